@@ -194,7 +194,8 @@ def environment(requirements: str | None) -> str:
 def ask(what: str, file: str, requirements: str | None, options: dict[str, Any]) -> dict[str, Any]:
     """Call ``what`` of a peer in a process of its own; its last line is the answer."""
     command = [environment(requirements), str(HERE / "peers" / f"{file}.py"), what, json.dumps(options)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    alone = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}  # numpy's own threads would spin on beside what is timed
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=alone)
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
     if done.returncode == 0 and lines:
         answer: dict[str, Any] = json.loads(lines[-1])

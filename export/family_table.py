@@ -146,6 +146,10 @@ and times, and for chats with a video the template that its processor takes in p
 fitted as pictures are (`--fit stretch` is what these two processors do), and a template that puts a message's pictures
 before its videos refuses a message that has them the other way round.
 
+LLaVA-OneVision pools frames, to 14x14 units of 27x27, and not pictures. So its clips have plans and vision graphs of
+their own (`--joint-frames N`, which then makes `none@video` too), in which nothing merges or leaves before the
+pooling; questions that show pictures beside videos, videos without such a plan, and searches for one are refused.
+
 Each image, a frame or a pair of them, has a budget of its own. `--joint-frames N` adds a plan `NAME@video` in which N
 frames share one budget: the best tokens of the whole video stay, wherever in time they are, and their number is as
 fixed as before. Scores are those of single images until the first prune; later prunes filter all that is left as one

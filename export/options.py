@@ -84,6 +84,14 @@ def check_size(checkpoint: Checkpoint, plans: Mapping[str, Plan], options: Optio
             expected="a family of docs/families.md that does",
             fix="leave --video out and ask about frames as pictures",
         )
+    video = checkpoint.family.video(checkpoint.config) if options.video else None
+    if video is not None and video.pooled and not any(plan.sharing.kind == "clip" for plan in plans.values()):
+        raise UsageError(
+            f"{checkpoint.family.model_type} pools frames, so its videos have plans of their own",
+            where="--video",
+            got="plans for pictures",
+            expected="--joint-frames N, which makes NAME@video beside them",
+        )
     if options.round_activations and checkpoint.method is None:
         raise UsageError(
             "activations are rounded for products of codes, and this checkpoint has none",
@@ -150,10 +158,21 @@ def _check_plan(checkpoint: Checkpoint, name: str, plan: Plan, size: tuple[int, 
             expected=f"multiples of {unit}",
             fix=f"--image-size {nearest[0]}x{nearest[1]}",
         )
-    if plan.grid != (height // unit, width // unit):
+    video = checkpoint.family.video(checkpoint.config)
+    pooled = video.pooled if video is not None and plan.encoder.pooled_from is not None else None
+    if plan.encoder.tower_grid != (height // unit, width // unit) or (pooled is not None and plan.grid != pooled):
         raise PlanError(
             "the plan is for another image size",
             where=name,
-            got=f"grid {plan.grid}",
+            got=f"grid {plan.encoder.tower_grid}",
             expected=f"{(height // unit, width // unit)} for {height}x{width}",
+        )
+    if (plan.encoder.pooled_from is not None) != (
+        plan.sharing.kind == "clip" and video is not None and bool(video.pooled)
+    ):
+        raise PlanError(
+            "the plan is not for what this model makes of frames",
+            where=name,
+            got="pooled frames" if plan.encoder.pooled_from else "frames that are not pooled",
+            expected="--joint-frames of a model that pools frames, such as LLaVA-OneVision, and of no other",
         )

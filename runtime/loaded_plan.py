@@ -154,8 +154,8 @@ class LoadedPlan:
 
     @cached_property
     def _in_turn(self) -> Unloading | None:
-        """The back-end, where it takes turns: of a plan with buckets or a bucket, with weights of its own."""
-        beside = self.plan.encoder.takes_units or self.bundle.buckets_of(self.plan_name)
+        """The back-end, where it takes turns with weights of its own: of a plan with buckets, a bucket, or of any."""
+        beside = self.turns.everywhere or self.plan.encoder.takes_units or self.bundle.buckets_of(self.plan_name)
         return self.backend if beside and isinstance(self.backend, Unloading) and self.backend.packs_weights else None
 
     def request(self, asked: OpenedQuestion) -> Request:

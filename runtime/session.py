@@ -46,8 +46,9 @@ class Session:
     Arguments and errors: see ``LoadedPlan``, and:
 
     Args:
-        open_plans: Of a plan and its buckets, how many are loaded at a time where back-ends pack weights for each; more
-            take more memory, and a picture for another bucket waits less often.
+        open_plans: How many plans (for sizes, clips, tiles, buckets) are loaded at a time where back-ends pack weights
+            for each; more take more memory, and a picture for another one waits less often. None for one of a plan and
+            its buckets, and as many of the others as memory holds.
         image_tokens: Most visual tokens that a picture may become before compression, of every question: the
             bundle's sizes of more are not used. None for no ceiling.
         remember: Groups of images (pictures, or whole clips) of the last questions whose visual features are kept for
@@ -71,7 +72,7 @@ class Session:
         threads: int | None = None,
         debug: bool = False,
         arithmetic: str = "auto",
-        open_plans: int = 1,
+        open_plans: int | None = None,
         image_tokens: int | None = None,
         speculate: str | None = None,
         lora: Mapping[str, str | os.PathLike[str]] | None = None,

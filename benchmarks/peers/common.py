@@ -6,8 +6,11 @@ No run asks what another run has asked: a peer that keeps prefixes or pictures w
 from __future__ import annotations
 
 import json
+import os
+import statistics
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -72,6 +75,35 @@ def timed(ask: Callable[[int, int], Any]) -> tuple[list[float], list[float]]:
     return ttft, speed
 
 
+def stepped(ask: Callable[[int, int], Sequence[float]]) -> dict[str, Any]:
+    """First tokens and steps after them, seconds, and the memory's bandwidth after each run, GB/s.
+
+    ``ask(run, count)`` makes ``count`` tokens and returns when it began and when it had each; one run warms up. A
+    run's step is the mean over its tokens.
+    """
+    ttft, steps, rates = [], [], []
+    for run in range(1 + RUNS):
+        begin, first, *_, last = ask(run, NEW)
+        if run:
+            ttft.append(first - begin)
+            steps.append((last - first) / (NEW - 1))
+            rates.append(read_rate())
+    return {"ttft_s": ttft, "steps_s": steps, "read_gb_s": rates, "peak_gib": peak_gib()}
+
+
+def read_rate() -> float:
+    """GB/s of reading 1.5 GB by all threads, the median of five; numpy must not have threads of its own."""
+    threads, wide = len(os.sched_getaffinity(0)), 4096
+    parts = [np.ones((1_500_000_000 // 4 // wide // threads, wide), np.float32) for _ in range(threads)]
+    vector, spent = np.ones(wide, np.float32), []
+    with ThreadPoolExecutor(threads) as pool:
+        for _ in range(5):
+            begin = perf_counter()
+            list(pool.map(lambda part: part @ vector, parts))
+            spent.append(perf_counter() - begin)
+    return sum(part.nbytes for part in parts) / statistics.median(spent) / 1e9
+
+
 def answer(
     version: str, visual: float, ttft: list[float] | None, speed: list[float], prefill: list[float] | None = None
 ) -> dict[str, Any]:
@@ -82,8 +114,8 @@ def answer(
 
 def main(prepare: Callable[[dict[str, Any]], None], times: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
     """Run what the command line asks for; the last line of output is the answer."""
-    global RUNS
+    global RUNS, NEW
     what, options = sys.argv[1], json.loads(sys.argv[2])
-    RUNS = options.get("runs", RUNS)
+    RUNS, NEW = options.get("runs", RUNS), options.get("new", NEW)
     made = times(options) if what == "times" else (prepare(options) or {})
     print("\n" + json.dumps(made), flush=True)

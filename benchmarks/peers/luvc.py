@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import common
@@ -40,6 +43,10 @@ def prepare(options: dict[str, Any]) -> None:
             text_capacity=512,
             weights="reference",
         )
+    if options.get("codes") and not (codes(options) / "luvc.json").is_file():
+        halves = str(Path(__file__).parents[1] / "measure" / "times" / "halves.py")
+        made = [str(codes(options)), str(folder(options)), options["plan"], "--prepare", "--head"]
+        subprocess.run([sys.executable, halves, *made], check=True)
 
 
 def folder(options: dict[str, Any]) -> Path:
@@ -65,8 +72,13 @@ def clip_times(options: dict[str, Any]) -> dict[str, Any]:
     return common.answer(f"{luvc_export.__version__}, {how}", sum(visual) / len(visual), ttft, speed, prefill)
 
 
+def codes(options: dict[str, Any]) -> Path:
+    """The bundle whose LLM, head included, is in 8 and 4 bits too."""
+    return Path(options["out"]) / f"codes-{options['plan']}"
+
+
 def times(options: dict[str, Any]) -> dict[str, Any]:
-    """Time one plan."""
+    """Time one plan, or the one that ``codes`` names."""
     if options.get("clip"):
         return clip_times(options)
     import luvc_export
@@ -75,21 +87,31 @@ def times(options: dict[str, Any]) -> dict[str, Any]:
 
     backend, arithmetic = options.get("backend", "openvino"), options.get("arithmetic", "auto")
     case = BenchCase(
-        folder(options),
-        options["plan"],
+        codes(options) if options.get("codes") else folder(options),
+        options.get("codes", options["plan"]),
         text=common.TEXT,
         new_tokens=common.NEW,
         backend=backend,
         arithmetic=arithmetic,
     )
     runner = LoadedCase(case)
+    version = luvc_export.__version__
+    if options.get("steps"):
+
+        def ask(run: int, count: int) -> list[float]:
+            begin, sample = perf_counter(), runner.run(case)
+            first = begin + sample.ttft_ms / 1000
+            return [begin, first, first + (count - 1) / sample.tokens_per_s]
+
+        measured, facts = common.stepped(ask), runner.facts(case)
+        return {**measured, "version": f"{version}, {facts.backend} {facts.arithmetic}", "bytes": facts.decode_bytes}
     runner.run(case)
     samples = [runner.run(case) for _ in range(common.RUNS)]
     keep = runner.session.plan.keep
     ttft, speed = [s.ttft_ms / 1000 for s in samples], [s.tokens_per_s for s in samples]
     prefill = [s.prefill_ms / 1000 for s in samples]
     facts = runner.facts(case)
-    version = f"{luvc_export.__version__}, {facts.backend} {facts.arithmetic}"
+    version = f"{version}, {facts.backend} {facts.arithmetic}"
     made = common.answer(version, sum(keep) / len(keep), ttft, speed, prefill)
     return made | {
         "load_s": facts.load_ms / 1000,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import common
@@ -12,11 +13,17 @@ import common
 
 def prepare(options: dict[str, Any]) -> None:
     """Convert with optimum-intel: fp32, or fp16 where the checkpoint stores half precision."""
-    made = Path(options["out"]) / "openvino"
+    made = folder(options)
     if not made.is_dir():
         tool = [str(Path(sys.executable).with_name("optimum-cli")), "export", "openvino", "-m", options["checkpoint"]]
         stored = "fp32" if options.get("dtype_stored", "fp32") == "fp32" else "fp16"
+        stored = options.get("weights", stored)
         subprocess.run([*tool, "--task", "image-text-to-text", "--weight-format", stored, str(made)], check=True)
+
+
+def folder(options: dict[str, Any]) -> Path:
+    """The converted model; ``weights`` (int8, int4) as optimum-intel compresses them by default."""
+    return Path(options["out"]) / "-".join(["openvino", *([options["weights"]] if "weights" in options else [])])
 
 
 def times(options: dict[str, Any]) -> dict[str, Any]:
@@ -26,9 +33,8 @@ def times(options: dict[str, Any]) -> dict[str, Any]:
     import openvino
     import openvino_genai
 
-    folder = Path(options["out"]) / "openvino"
     hint = {"INFERENCE_PRECISION_HINT": "f32"} if options.get("fp32") else {}
-    pipe = openvino_genai.VLMPipeline(str(folder), "CPU", **hint)
+    pipe = openvino_genai.VLMPipeline(str(folder(options)), "CPU", **hint)
     config = pipe.get_generation_config()
     config.do_sample, config.ignore_eos = False, True
     visual = float(common.CLIP_VISUAL if options.get("clip") else common.VISUAL)
@@ -49,6 +55,20 @@ def times(options: dict[str, Any]) -> dict[str, Any]:
         seen.append(done.perf_metrics)
         return done
 
+    if options.get("steps"):
+
+        def ask(run: int, count: int) -> list[float]:
+            begin, metrics = perf_counter(), generate(run, count).perf_metrics
+            first = begin + metrics.get_ttft().mean / 1000
+            return [begin, first, first + (count - 1) * metrics.get_tpot().mean / 1000]
+
+        stored = (folder(options) / "openvino_language_model.bin").stat().st_size
+        narrowed = 2 if "weights" not in options else 1  # fp32 on disk, bf16 when it computes
+        return {
+            **common.stepped(ask),
+            "version": f"openvino-genai {openvino_genai.__version__.partition('-')[0]}",
+            "bytes": stored // narrowed,
+        }
     ttft, speed = common.timed(generate)
     last = seen[-1]
     print(f"input tokens {last.get_num_input_tokens()}, generated {last.get_num_generated_tokens()}", file=sys.stderr)

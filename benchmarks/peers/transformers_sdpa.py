@@ -71,6 +71,30 @@ def times(options: dict[str, Any]) -> dict[str, Any]:
         with torch.inference_mode():
             return model.generate(**given, max_new_tokens=count, min_new_tokens=count, do_sample=False)
 
+    if options.get("steps"):
+
+        def ask(run: int, count: int) -> list[float]:
+            marks = [perf_counter()]
+
+            def mark(ids: Any, scores: Any) -> Any:
+                marks.append(perf_counter())
+                return scores
+
+            asked = question(run, dtype)
+            with torch.inference_mode():
+                model.generate(
+                    **asked, max_new_tokens=count, min_new_tokens=count, do_sample=False, logits_processor=[mark]
+                )
+            return marks
+
+        head = model.lm_head.weight.numel()
+        weights = sum(part.numel() for part in model.model.language_model.layers.parameters()) + head
+        return {
+            **common.stepped(ask),
+            "version": f"transformers {transformers.__version__}, torch {torch.__version__}, {dtype}",
+            "bytes": weights * model.lm_head.weight.element_size(),
+        }
+
     llm: list[float] = []
     model.model.language_model.register_forward_pre_hook(lambda *_: llm.append(-perf_counter()))
     model.model.language_model.register_forward_hook(lambda *_: llm.append(llm.pop() + perf_counter()))

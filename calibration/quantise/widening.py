@@ -16,8 +16,8 @@ from luvc_export.core.progress import Progress
 
 #: Cases whose predictions say how far a choice of widths moves them.
 OBSERVED = 32
-#: Share of the divergence asked for that blocks may add up to whose products are not looked at one by one.
-_REST = 0.5
+#: Share of the divergence asked for that a block may move alone before its products are looked at one by one.
+_MUCH = 0.25
 #: How near a choice must come to eight bits everywhere where those move predictions further than asked already.
 _NEAR = 1.25
 _BLOCK = re.compile(r".*?\.\d+(?=\.)")
@@ -64,9 +64,9 @@ def _ranked(
     for number, (block_name, names) in enumerate(blocks.items()):
         damage[block_name] = alone(tuple(names))
         progress("ranking what rounding each block moves", (number + 1) / len(blocks))
-    left, single = sorted(blocks, key=lambda block_name: -damage[block_name]), list[str]()
-    while left and sum(damage[block_name] for block_name in left) > _REST * wanted:
-        single += blocks[left.pop(0)]
+    left = [block_name for block_name in blocks if damage[block_name] <= _MUCH * wanted]
+    single = [name for block_name, names in blocks.items() if block_name not in left for name in names]
+    left.sort(key=lambda block_name: -damage[block_name] / sum(sizes[name] for name in blocks[block_name]))
     each: dict[str, float] = {}
     for number, name in enumerate(single):
         each[name] = alone((name,))

@@ -36,7 +36,10 @@ def canvas(
     context = checkpoint.family.decoder_shape(checkpoint.config).context
     options = Options(image_size, fit, text_capacity=context, tiles=tiles, video=video)
     none = uncompressed(checkpoint, image_size)
-    check_size(checkpoint, {"none": none}, options)
+    shown, own = {"none": none}, checkpoint.family.video(checkpoint.config) if video else None
+    if own is not None and own.pooled is not None:
+        shown["none@video"] = uncompressed(checkpoint, image_size, Sharing(2))
+    check_size(checkpoint, shown, options)
     entry = PlanEntry(none, "", "", size=image_size, precision=options.dtype)
     manifest = make_manifest(checkpoint, options, {"none": entry}, "none", {}, set(), {})
     return dataclasses.replace(manifest, prompt=dataclasses.replace(manifest.prompt, position_copies=POSITION_COPIES))
@@ -74,9 +77,12 @@ def prepare(case: Case, encoder: PromptEncoder, manifest: Manifest, plan: Plan) 
 
 def uncompressed(checkpoint: Checkpoint, size: tuple[int, int], sharing: Sharing = Sharing()) -> Plan:
     """The plan that changes nothing, for images, whole videos or pictures in tiles."""
-    unit = checkpoint.family.unit_pixels(checkpoint.config)
+    unit, video = checkpoint.family.unit_pixels(checkpoint.config), checkpoint.family.video(checkpoint.config)
     rows, columns = (max(1, side // unit) for side in size)
+    pooled_from = None
+    if sharing.kind == "clip" and video is not None and video.pooled is not None:
+        pooled_from, (rows, columns) = (rows, columns), video.pooled
     shape = checkpoint.family.decoder_shape(checkpoint.config)
     keep = unshared((rows * columns * sharing.images,) * shape.layers, shape)
     llm = LlmPlan(keep, last_layer="full", shared=shape.shared)
-    return Plan(EncoderPlan((rows, columns)), llm, sharing.without_quota(), "none")
+    return Plan(EncoderPlan((rows, columns), pooled_from=pooled_from), llm, sharing.without_quota(), "none")

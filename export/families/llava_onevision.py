@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration
 
-from luvc_export.core.plan import Plan
-from luvc_export.core.tiling import ClipImages, Tiling
+from luvc_export.core.plan import LlmPlan, Plan
+from luvc_export.core.planning import unshared
+from luvc_export.core.tiling import ClipImages, Tiling, Video
 from luvc_export.errors import UsageError
-from luvc_export.export.families.base import HALF
+from luvc_export.export.compression import oim
+from luvc_export.export.families.base import HALF, POSITION_COPIES, Normalise, channels_first
 from luvc_export.export.families.llava import Llava
 from luvc_export.export.llm.decoder import Decoder
+from luvc_export.export.llm.rope import merged_positions
+from luvc_export.export.towers.unit_tower import Seen
 
 
 class NewlineDecoder(Decoder):
@@ -30,16 +35,65 @@ class NewlineDecoder(Decoder):
         return torch.where((input_ids == rows)[:, :, None], self.newline, known)
 
 
+class PooledVision(nn.Module):
+    """Frames of a clip: each pooled by bilinear interpolation, which is a product with a matrix.
+
+    Args:
+        tower: What gives the units of the tower's own grid.
+        plan: Whose grid they are pooled to.
+    """
+
+    pool: Tensor
+
+    def __init__(self, tower: nn.Module, plan: Plan) -> None:
+        super().__init__()
+        assert plan.encoder.pooled_from is not None
+        self.tower, self.plan = tower, plan
+        sides = zip(plan.encoder.pooled_from, plan.grid, strict=True)
+        self.register_buffer("pool", torch.kron(*(shrinking(side, left) for side, left in sides)), persistent=False)
+
+    def forward(self, image: Tensor, beside: Tensor | None = None) -> Seen:
+        """uint8 [n, 1, H, W, 3] -> embeddings [n, N_0, D], positions [n, N_0, 2 * copies], merged_into [n, N_0]."""
+        embeds = self.tower(image)[0]
+        pooled = self.pool.to(embeds.dtype) @ embeds
+        copies = POSITION_COPIES if self.plan.encoder.positions == "multi" else 1
+        units = oim.start(pooled.unflatten(1, self.plan.grid), copies)
+        return pooled, merged_positions(units, self.plan).flatten(1, 2), units.merged_into
+
+
+def shrinking(side: int, left: int) -> Tensor:
+    """One axis of bilinear interpolation without aligned corners, fp32 [left, side]."""
+    return nn.functional.interpolate(torch.eye(side)[None], size=left, mode="linear")[0].T.contiguous()
+
+
 class LlavaOnevision(Llava):
     """LLaVA-OneVision. Several pictures are one tile each; a lone one may be cut, see ``cuts``."""
 
     model_type = "llava_onevision"
-    limits: tuple[str, ...] = ("video",)
+    limits: tuple[str, ...] = ("videos of single frames, or beside pictures in one question",)
     pixels = HALF
 
     def build(self, config: Any) -> nn.Module:
         """LlavaOnevisionForConditionalGeneration."""
         return LlavaOnevisionForConditionalGeneration(config)
+
+    def video(self, config: Any) -> Video | None:
+        """Frames whose units are pooled to half as many a side, and a newline after the last of them."""
+        rows, columns = (-(-side // 2) for side in self.grid(config))
+        newline = config.text_config.vocab_size
+        return Video("<video>", 1, (self.image_token_id(config),), closing=newline, pooled=(rows, columns))
+
+    def vision(self, model: Any, plan: Plan, normalise: Normalise) -> nn.Module:
+        """The tower with the plan's merges, or of a clip's plan what it gives, pooled."""
+        if plan.encoder.pooled_from is None:
+            return super().vision(model, plan, normalise)
+        whole = replace(plan.encoder, grid=plan.encoder.pooled_from, pooled_from=None)
+        units = whole.units * plan.sharing.images
+        keep = unshared((units,) * plan.layers, self.decoder_shape(model.config))
+        tower = super().vision(
+            model, Plan(whole, LlmPlan(keep, last_layer="full"), plan.sharing.without_quota()), normalise
+        )
+        return PooledVision(tower, plan)
 
     def decoder(self, model: Any, plan: Plan) -> Decoder:
         """The language model with the plan's prunes and the newline vector. Newlines are text: never pruned."""
@@ -90,8 +144,19 @@ class LlavaOnevision(Llava):
         tiles: Sequence[tuple[int, int]] = (),
         clips: Sequence[ClipImages] = (),
     ) -> dict[str, Any]:
-        """Newlines count as part of the picture in transformers."""
+        """Newlines count as part of the picture in transformers, or of the video."""
         image, newline = self.image_token_id(config), config.text_config.vocab_size
+        video = self.video(config)
+        if clips and video is not None and video.pooled is not None:
+            kinds = [config.video_token_id if token in (image, newline) else token for token in token_ids]
+            newlines = iter([token == newline for token in token_ids if token in (image, newline)])
+            ids = [
+                one
+                for token in kinds
+                for one in ([token] * (1 if token != config.video_token_id or next(newlines) else prod(video.pooled)))
+            ]
+            frames = channels_first(pixels).unflatten(0, (len(clips), -1))
+            return {"input_ids": torch.tensor([ids]), "pixel_values_videos": frames}
         inputs = super().reference_inputs(config, pixels, token_ids)
         inputs["input_ids"] = torch.where(inputs["input_ids"] == newline, image, inputs["input_ids"])
         if not len(pixels):

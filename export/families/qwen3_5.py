@@ -12,7 +12,6 @@ from transformers.activations import ACT2FN
 
 from luvc_export.core.plan import Plan
 from luvc_export.core.shapes import DecoderShape, LayerShape, State
-from luvc_export.core.tiling import Video
 from luvc_export.export.families.base import POSITION_COPIES, Normalise, context, rotary_embedding
 from luvc_export.export.families.qwen3_vl import Qwen3VL, Vision
 from luvc_export.export.layers import rms_norm, split_heads
@@ -100,13 +99,12 @@ def _repeated(x: Tensor, times: int) -> Tensor:
 
 
 class Qwen35(Qwen3VL):
-    """Qwen3.5, dense. Several tokens ahead (``mtp``) are left out."""
+    """Qwen3.5, dense, without several tokens ahead (``mtp``). Videos are Qwen3-VL's: both have one processor."""
 
     model_type = "qwen3_5"
     also = ()
     limits = (
         "mixtures of experts, which are qwen3_5_moe",
-        "videos",
         f"contexts above {delta_rule.MOST_ROWS:,} tokens",
         "compression inside transformers",
     )
@@ -145,10 +143,6 @@ class Qwen35(Qwen3VL):
             per_layer=tuple(layers),
             states=tuple(states),
         )
-
-    def video(self, config: Any) -> Video | None:
-        """None: how its makers wrote times around moments is not known here."""
-        return None
 
     def vision(self, model: Any, plan: Plan, normalise: Normalise) -> nn.Module:
         """The encoder with the plan's merges."""

@@ -210,8 +210,11 @@ def chat_template(preset: Preset) -> str:
     return (
         "{% for m in messages %}{{ '" + turn + "' + m['role'] + '\n' }}"
         "{% if m['content'] is string %}{{ m['content'] }}{% else %}{% for c in m['content'] %}"
-        "{% if c['type'] == 'image' %}{{ '" + preset.image + "' }}"
-        "{% elif c['type'] == 'text' %}{{ c['text'] }}{% endif %}{% endfor %}{% endif %}"
+        "{% if c['type'] == 'image' %}{{ '"
+        + preset.image
+        + "' }}"
+        + ("{% elif c['type'] == 'video' %}{{ '" + preset.video + "' }}" if preset.video else "")
+        + "{% elif c['type'] == 'text' %}{{ c['text'] }}{% endif %}{% endfor %}{% endif %}"
         "{{ '" + preset.end + "\n' }}{% endfor %}"
         "{% if add_generation_prompt %}{{ '" + turn + "assistant\n' }}{% endif %}"
     ).replace("\n", "\\n")

@@ -17,6 +17,7 @@ class Preset:
         image: What the chat template writes for an image; empty where the model has no chat template.
         end: Token that ends a turn.
         processor: Content of ``preprocessor_config.json``.
+        video: What the chat template writes for a video; empty where it has none.
     """
 
     source: str
@@ -25,6 +26,7 @@ class Preset:
     image: str
     end: str
     processor: dict[str, Any]
+    video: str = ""
 
 
 def sizes(hidden: int, intermediate: int, layers: int, heads: int, kv_heads: int, **more: Any) -> dict[str, Any]:

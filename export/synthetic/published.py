@@ -75,7 +75,8 @@ def _qwen(source: str, text: dict[str, Any], tied: bool) -> Preset:
         "image_mean": [0.48145466, 0.4578275, 0.40821073],
         "image_std": [0.26862954, 0.26130258, 0.27577711],
     }
-    return Preset(source, config, tokens, "<|vision_start|><|image_pad|><|vision_end|>", "<|im_end|>", processor)
+    around = "<|vision_start|>{}<|vision_end|>".format
+    return Preset(source, config, tokens, around("<|image_pad|>"), "<|im_end|>", processor, around("<|video_pad|>"))
 
 
 def _internvl(source: str, text: dict[str, Any]) -> Preset:
@@ -136,7 +137,7 @@ def _internvl(source: str, text: dict[str, Any]) -> Preset:
         "image_mean": [0.485, 0.456, 0.406],
         "image_std": [0.229, 0.224, 0.225],
     }
-    return Preset(source, config, tokens, "<IMG_CONTEXT>", "<|im_end|>", processor)
+    return Preset(source, config, tokens, "<IMG_CONTEXT>", "<|im_end|>", processor, "<video>")
 
 
 def _smolvlm() -> Preset:
@@ -299,7 +300,7 @@ def _cosmos() -> Preset:
         "image_mean": [0.5, 0.5, 0.5],
         "image_std": [0.5, 0.5, 0.5],
     }
-    return Preset("nvidia/Cosmos-Reason2-2B", config, shared.tokens, shared.image, shared.end, processor)
+    return Preset("nvidia/Cosmos-Reason2-2B", config, shared.tokens, shared.image, shared.end, processor, shared.video)
 
 
 PRESETS: dict[str, Preset] = {

@@ -64,7 +64,7 @@ def _encoder_part(request: PlanRequest, grid: tuple[int, int], encoder: EncoderS
         share = MERGE_KEEP if merging and prune is None and encoder.blocks else 1.0
     if not encoder.blocks and (share != 1 or wanted.merge_at or prune is not None):
         raise PlanError(
-            "this encoder is convolutional: nothing merges or leaves inside it",
+            "this encoder is convolutional, or its output is pooled: nothing merges or leaves inside it",
             where="--encoder-keep" if prune is not None else "--merge-keep",
             got=share if prune is None else prune.keep,
             expected="1, or nothing: tokens leave in the LLM",

@@ -71,7 +71,8 @@ class Video:
         opening: Stands before the first image; ``{count}`` is how many there are in words, ``{duration}`` how long the
             video is, in hours, minutes and seconds.
         between: Stands between two images.
-        closing: Stands behind the last image.
+        closing: Stands behind the last image: text, or an id beyond the tokenizer, as in ``Tiling.written``.
+        pooled: Units (rows, columns) of one image where the model pools frames and not pictures: a plan is for either.
         template: The chat template of chats with a video, where the processor takes another one for them.
     """
 
@@ -82,7 +83,8 @@ class Video:
     step_of: Literal["image", "second"] = "image"
     opening: str = ""
     between: str = ""
-    closing: str = ""
+    closing: str | int = ""
+    pooled: tuple[int, int] | None = None
     template: str | None = None
 
 

@@ -65,7 +65,12 @@ def make_plan(
     size = image_size or default_image_size(checkpoint)
     grid = (max(1, size[0] // unit), max(1, size[1] // unit))
     asked = request_of(schedule, choices, request)
-    plan = scores.described(solve(asked, grid, family.decoder_shape(config), family.encoder_shape(config)))
+    encoder, video = family.encoder_shape(config), family.video(config)
+    if asked.sharing.kind == "clip" and video is not None and video.pooled is not None:
+        pooled = solve(asked, video.pooled, family.decoder_shape(config), replace(encoder, blocks=0))
+        plan = scores.described(replace(pooled, encoder=replace(pooled.encoder, pooled_from=grid)))
+    else:
+        plan = scores.described(solve(asked, grid, family.decoder_shape(config), encoder))
     check_scorer(plan, family.decoder_shape(config).hidden)
     check_grid(checkpoint, plan, size)
     return plan
@@ -142,6 +147,8 @@ def make_plans(
         choices["merge_keep"] = 1.0
     quota = choices.pop("quota", asked.sharing.quota)
     checkpoint = open_model(model, revision, weights=False)
+    video = checkpoint.family.video(checkpoint.config)
+    own_frames = video is not None and video.pooled is not None  # no plan for pictures takes them
     named = sources if isinstance(sources, Mapping) else {name: name for name in sources}
     fixed = [name for name, source in named.items() if not isinstance(source, str)]
     joint = {"--joint-frames": joint_frames, "--joint-tiles": joint_tiles}
@@ -162,7 +169,7 @@ def make_plans(
     plans, variants = dict[str, Plan](), dict[str, Variant]()
     for sharing in shared:
         for name, source in named.items():
-            if source == "none" and sharing is not shared[0]:
+            if source == "none" and sharing is not shared[0] and not (own_frames and sharing.kind == "clip"):
                 continue
             own, options = replace(asked, sharing=sharing), choices
             if source == "none":

@@ -144,7 +144,7 @@ def open_models(
     arithmetic: str = "auto",
     verify: bool = False,
     progress: Progress | None = None,
-    open_plans: int = 1,
+    open_plans: int | None = None,
     image_tokens: int | None = None,
     speculate: str | None = None,
     lora: Mapping[str, Path] | None = None,

@@ -24,6 +24,8 @@ _ROOT = str(Path(__file__).parents[3])
 #: Seconds until a helper must have imported its task; a busy board may take five.
 _START = 60.0
 _CLOCK = 9.0
+#: Times that the clock starts anew for a helper that would compute and is not let: stopped, or a core is not free.
+_PATIENT = 20
 _MEMORY = "more memory than it may have"
 #: Signals by which a process ends that gets none, or all there is: SIGABRT, SIGBUS, SIGKILL, SIGSEGV.
 _BY_MEMORY = (-6, -7, -9, -11)
@@ -51,7 +53,8 @@ class Helpers:
     Args:
         module: Has ``task(said, data) -> (reply, data)``; imported by each helper when it starts.
         memory: Bytes that a helper may take beyond its imports.
-        seconds: Of computing, for one call; the clock may show three times as many, and 9 on a busy machine.
+        seconds: Of computing, for one call; the clock may show three times as many, and 9 at least. Where Linux says
+            that the helper waits for nothing but a core, the clock starts anew.
         most: Helpers at once; further threads wait.
         clock: Seconds that the clock may show, where not as above.
     """
@@ -137,7 +140,7 @@ class _Helper:
         assert asked is not None and replies is not None
         if not self._ready:
             self._wait_ready(replies)
-        with self._clock(self._patience) as late:
+        with self._clock(self._patience, self._computed()) as late:
             try:
                 frames.send(asked, request, data)
                 reply = frames.receive(replies)
@@ -156,21 +159,48 @@ class _Helper:
         self._ready = True
 
     @contextmanager
-    def _clock(self, seconds: float) -> Iterator[threading.Event]:
-        """Kill the helper when the clock says so; tells whether it did."""
-        late = threading.Event()
+    def _clock(self, seconds: float, begun: float | None = None) -> Iterator[threading.Event]:
+        """Kill the helper when the clock says so; tells whether it did.
 
-        def end() -> None:
+        ``begun`` are the seconds that it had computed before: while it has not had its own and is not asleep, it waits
+        for a core.
+        """
+        late, answered = threading.Event(), threading.Event()
+
+        def watch() -> None:
+            for _ in range(_PATIENT):
+                if answered.wait(seconds):
+                    return
+                if begun is None or not self._waits_for_a_core(begun):
+                    break
             late.set()
             self._process.kill()
 
-        timer = threading.Timer(seconds, end)
-        timer.daemon = True
-        timer.start()
+        watching = threading.Thread(target=watch, daemon=True)
+        watching.start()
         try:
             yield late
         finally:
-            timer.cancel()
+            answered.set()
+            watching.join()
+
+    def _status(self) -> list[str]:
+        """What ``/proc/PID/stat`` has after the name, the state first (proc(5)); nothing where no Linux says."""
+        try:
+            text = Path(f"/proc/{self._process.pid}/stat").read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return []
+        return text.rpartition(")")[2].split()
+
+    def _computed(self) -> float | None:
+        """Seconds that the helper has computed, None where nobody says."""
+        status = self._status()
+        return (int(status[11]) + int(status[12])) / os.sysconf("SC_CLK_TCK") if status else None
+
+    def _waits_for_a_core(self, begun: float) -> bool:
+        """Whether it would go on if it were let, and has computed less than it may since ``begun``."""
+        status, computed = self._status(), self._computed()
+        return bool(status) and status[0] in "RTD" and computed is not None and computed - begun < self._seconds
 
     def _how_ended(self, late: bool) -> TooMuchError:
         with contextlib.suppress(subprocess.TimeoutExpired):

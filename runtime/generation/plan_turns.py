@@ -1,6 +1,7 @@
 """Back-ends that pack weights for each plan take turns: of a plan and its buckets, so many are loaded at a time.
 
-Other plans of a session, such as those for other sizes of pictures, stay loaded until memory is short.
+Other plans of a session, such as those for other sizes of pictures, stay loaded until memory is short, or take turns as
+well where a number is asked for.
 """
 
 from __future__ import annotations
@@ -16,18 +17,23 @@ class PlanTurns:
     """Which back-ends of a plan and its buckets are loaded; what answered least lately is unloaded first.
 
     Args:
-        most: How many at a time.
+        most: How many at a time, of all plans of a session; None for one of a plan and its buckets, and as many of the
+            others as memory holds.
+
+    Attributes:
+        everywhere: Whether plans without buckets take turns too.
 
     Raises:
         UsageError: ``most`` is no number above 0.
     """
 
-    def __init__(self, most: int = 1) -> None:
-        if type(most) is not int or most < 1:
-            fix = "1 loads each when it is needed; as many as there are buckets, and the plan, load each once"
+    def __init__(self, most: int | None = None) -> None:
+        if most is not None and (type(most) is not int or most < 1):
+            fix = "1 loads each when it is needed; as many as there are buckets and sizes, and the plan, load each once"
             what = "at least one plan of a bundle must be loaded to answer"
             raise UsageError(what, where="open_plans", got=repr(most), expected="1 or more", fix=fix)
-        self._most, self._changing = most, threading.Lock()
+        self.everywhere = most is not None
+        self._most, self._changing = most or 1, threading.Lock()
         self._held: list[Unloading] = []
         #: All that were loaded and pack weights of their own, what answered least lately first.
         self._loaded: list[Unloading] = []

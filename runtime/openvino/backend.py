@@ -28,6 +28,7 @@ from luvc_export.runtime.adapters.factors import with_empty_slots
 from luvc_export.runtime.backend import Array, Cache
 from luvc_export.runtime.media.unit_choice import beside_image
 from luvc_export.runtime.openvino import device as devices
+from luvc_export.runtime.openvino.bare_slots import without_slots
 from luvc_export.runtime.openvino.compiling import Compiled, compile_graph
 from luvc_export.runtime.openvino.model import GraphReader
 from luvc_export.runtime.product_check import engines as product_check
@@ -123,6 +124,8 @@ class OpenVinoBackend:
         self.compile_seconds = 0.0
         #: Of graphs loaded from now on: in fp32, products whose weights are floats are computed in bf16 all the same.
         self.narrow_floats = False
+        #: Whether an adapter was asked for: until then the decoder is compiled without slots.
+        self._adapted = False
         #: Prefix of the profile files of graphs loaded from now on; None for none.
         self.profile: str | None = None
 
@@ -147,6 +150,8 @@ class OpenVinoBackend:
     def decode(self, feeds: Mapping[str, Array], cache: Cache | None) -> tuple[dict[str, Array], OpenVinoCache]:
         """See ``Backend.decode``."""
         feeds, rows = with_empty_slots(feeds, self._bundle.manifest.lora), len(feeds[graph_io.INPUT_IDS])
+        if graph_io.LORA_ROWS in feeds and feeds[graph_io.LORA_ROWS].shape[1]:
+            self._take_slots()
         past = cache.values if isinstance(cache, OpenVinoCache) else self.adopt(empty_states(self.states, rows)).values
         kept = {state.past: value for state, value in zip(self.states, past, strict=True)}
         outputs = self._run(self._decoder, feeds, kept)
@@ -190,6 +195,9 @@ class OpenVinoBackend:
 
     def ready(self, arrays: Mapping[str, Array]) -> dict[str, Any]:
         """See ``adapters.factors.ReadyInputs``."""
+        if not any(array.size for array in arrays.values()):
+            return dict(arrays)  # of rank 0: they weigh nothing, and the decoder may not know them yet
+        self._take_slots()
         library, kinds = devices.load_library(), self._decoder.inputs
         return {name: _tensor(library, array, *kinds[name]) for name, array in arrays.items() if name in kinds}
 
@@ -228,6 +236,13 @@ class OpenVinoBackend:
     def _decoder(self) -> Compiled:
         return self._compile(self._decoder_file)
 
+    def _take_slots(self) -> None:
+        """Have a decoder with slots, compiled in the place of the one without, when the first adapter is asked for."""
+        if not self._adapted:
+            self._adapted = True
+            self.__dict__.pop("_decoder", None)
+            memory.give_back()
+
     def _compile(self, name: str) -> Compiled:
         graph = self._reader.read(name)
         where = str(self._bundle.path(name))
@@ -238,7 +253,10 @@ class OpenVinoBackend:
             f"for weights of {memory.gib(graph.weight_bytes)}, packed for {self.arithmetic}",
             "use a machine with more memory, close other programs, or export a smaller model",
         )
+        slots = self._bundle.manifest.lora
         with self._explained(where):
+            if slots is not None and not self._adapted:
+                without_slots(graph.model, slots.inputs)
             caches = [name for state in self.states if not state.dtype for name in (state.past, state.present)]
             begin, counted = perf_counter(), self.profile is not None
             settings = self._int8.settings if self._int8 else {}

@@ -219,8 +219,9 @@ def _novelty(images: NDArray[np.uint8], manifest: Manifest, plan: Plan) -> NDArr
 
 def _padding(prepared: list[Prepared], spec: ImageInput, plan: Plan) -> NDArray[np.bool_]:
     """Units of each image that show padding alone, bool [n, H0, W0]."""
-    height, width = spec.size
-    unit = (spec.unit, spec.unit) if spec.unit else (height / plan.grid[0], width / plan.grid[1])
+    (height, width), tower = spec.size, plan.encoder.tower_grid
+    unit = (float(spec.unit), float(spec.unit)) if spec.unit else (height / tower[0], width / tower[1])
+    unit = (unit[0] * tower[0] / plan.grid[0], unit[1] * tower[1] / plan.grid[1])
     padded = [padding_units(one.boxes, plan.grid, unit) for one in prepared]
     return np.stack(padded) if padded else all_picture(0, plan.grid)
 
@@ -257,6 +258,14 @@ def _video(manifest: Manifest, plan: Plan) -> Video:
             got=f"a bundle of {manifest.source.model_type}",
             expected="one exported with --video, of a family that has it (docs/families.md)",
             fix="export it again with --video, or ask about single frames as pictures",
+        )
+    if manifest.prompt.video.pooled is not None and plan.encoder.pooled_from is None:
+        raise UsageError(
+            "this model pools the frames of videos, which plans for pictures do not",
+            where="video",
+            got="a plan for pictures",
+            expected="a question about videos alone, and a bundle exported with --joint-frames N",
+            fix="ask about the pictures and the videos apart",
         )
     return manifest.prompt.video
 

@@ -85,3 +85,13 @@ def test_a_plan_that_does_not_fit_beside_another_takes_its_place(
     monkeypatch.setattr(memory, "available_bytes", lambda: 0)
     with pytest.raises(MachineError, match="there is not enough memory"):
         one.load()
+
+
+def test_a_number_of_open_plans_counts_those_without_buckets(demo_bundle: Bundle) -> None:
+    for most, kept in ((None, True), (2, True), (1, False)):
+        one, other = (LoadedPlan(demo_bundle, "cpu", plan, threads=1) for plan in ("none", "thirds"))
+        one.turns = other.turns = PlanTurns(most)
+        for plan in (one, other):
+            plan.load(images=False)
+        assert ("_decoder" in one.backend.__dict__) == kept and "_decoder" in other.backend.__dict__
+        assert not other.waits_for([one]) and one.waits_for([other]) == (not kept)

@@ -32,8 +32,6 @@ OUTPUT = HERE / "docs" / "results" / "families.json"
 #: Frames that share a budget in a joint plan.
 FRAMES = 4
 TOKENS = 24
-#: What ``build`` and ``pack`` say of models with states beside keys and values.
-WITH_STATES = "this model has other states beside them"
 
 
 class FailedError(Exception):
@@ -137,18 +135,8 @@ def plain(name: str, folder: Path, model: Path, size: str) -> Iterator[tuple[str
     searched(model, cases, size)
     yield "plan --data", "yes"
     if find_spec("tensorrt_rtx"):
-        yield "build rtx", built(bundle)
-
-
-def built(bundle: Path) -> str:
-    """Whether an engine is built; models with states beside keys and values are refused by name."""
-    try:
         command("build", bundle, "--target", "rtx-ada", "--plan", "even", "--precision", "fp16", "--json")
-    except FailedError as error:
-        if WITH_STATES not in str(error):
-            raise
-        return "refused"
-    return "yes"
+        yield "build rtx", "yes"
 
 
 def tiles(name: str, folder: Path, model: Path, size: str) -> Iterator[tuple[str, str]]:
@@ -161,14 +149,19 @@ def tiles(name: str, folder: Path, model: Path, size: str) -> Iterator[tuple[str
 
 
 def videos(name: str, folder: Path, model: Path, size: str) -> Iterator[tuple[str, str]]:
-    """Two cells: videos with a budget for each image, and with one for all."""
+    """Two cells: videos with a budget for each image, and with one for all; pooled frames have the second alone."""
     bundle, cases = folder / "bundle", write_cases(folder, name, "videos")
-    [*checked(model, bundle, cases)]
-    searched(model, cases, size, "--video")
-    yield "video", "yes"
+    pooled = small(name).family.video(small(name).config).pooled  # type: ignore[union-attr]
+    if not pooled:
+        [*checked(model, bundle, cases)]
+        searched(model, cases, size, "--video")
+        yield "video", "yes"
     command("run", bundle, "--video", folder / "videos0", "--prompt", "Hi", "--max-new-tokens", 4, "--json")
+    if pooled:
+        command("parity", f"hf:{model}", f"{bundle}#none@video", "--cases", cases, "--max-new-tokens", TOKENS, "--json")
     [*checked(model, bundle, cases, "even@video", "even@video")]
-    searched(model, cases, size, "--joint-frames", FRAMES)
+    if not pooled:
+        searched(model, cases, size, "--joint-frames", FRAMES)
     yield "joint", "yes"
 
 

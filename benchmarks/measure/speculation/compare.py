@@ -2,7 +2,8 @@
 
 Run: ``python benchmarks/measure/speculation/compare.py answers BUNDLE[#PLAN][@BACKEND] OUT.json [--count 250]``, BUNDLE
 of what ``answerer.py`` trained: every answer with drafts and without, in turns, on ONNX Runtime unless told. An answer
-departs at its first other token; those before it are what was compared. Then
+departs at its first other token; those before it are what was compared. With ``--schema`` the task ``json`` alone,
+held to its schema, whose grammar drafts what it leaves no choice about. Then
 ``python benchmarks/measure/speculation/compare.py replay OUT.json BUNDLE#PLAN[@BACKEND]``: the same tokens, drafted and
 accepted as they were, at the cost of another model's steps (a row takes what was recorded, whatever the logits say).
 Both print Markdown, a line a task.
@@ -26,6 +27,16 @@ from luvc_export.runtime.generation.timing import DraftCounts
 from luvc_export.runtime.session import Session
 from luvc_export.runtime.speculation.rows import single_row
 
+#: Of the task ``json``: what colours are called and which digits there are is the model's to choose.
+SCHEMA = {
+    "type": "array",
+    "items": {
+        "type": "object",
+        "properties": {"colour": {"type": "string"}, "digit": {"type": "string"}},
+        "required": ["colour", "digit"],
+        "additionalProperties": False,
+    },
+}
 HEADS = (
     "task",
     "answers",
@@ -68,16 +79,19 @@ def alike(one: list[int], other: list[int]) -> int:
     )
 
 
-def answers(bundle: str, out: Path, count: int, threads: int, drafts: str) -> None:
+def answers(bundle: str, out: Path, count: int, threads: int, drafts: str, schema: bool) -> None:
     """Ask about ``count`` held-out pictures, every task, and keep what was said."""
+    tasks, more = (["json"], {"json_schema": SCHEMA}) if schema else ([*QUESTIONS], {})
     plain, drafting = opened(bundle, "cpu", drafts, threads)
-    kept: dict[str, list[dict[str, Any]]] = {kind: [] for kind in QUESTIONS}
-    counts = dict.fromkeys(QUESTIONS, DraftCounts())
+    kept: dict[str, list[dict[str, Any]]] = {kind: [] for kind in tasks}
+    counts = dict.fromkeys(tasks, DraftCounts())
     for index in range(count):
         image, scene = render(generator("heldout", 78, index), "heldout")
-        for kind in QUESTIONS:
+        for kind in tasks:
             question, wanted = task(kind, scene, np.random.default_rng([6, index]))
-            one, other = (s.generate(image, question, max_new_tokens=120, greedy=True) for s in (plain, drafting))
+            one, other = (
+                s.generate(image, question, max_new_tokens=120, greedy=True, **more) for s in (plain, drafting)
+            )
             counts[kind] += other.timings.drafts or DraftCounts()
             facts = {"ids": one.token_ids, "prompt": plain.prepare(image, question).token_ids}
             facts |= {"plain": one.timings.decode_ms / 1000, "drafted": other.timings.decode_ms / 1000}
@@ -151,11 +165,12 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=250, help="answers a task")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--speculate", default="lookup")
+    parser.add_argument("--schema", action="store_true")
     args = parser.parse_args()
     heads = (*HEADS, *TIMES)
     print("| " + " | ".join(heads) + " |\n" + "|---" * len(heads) + "|", flush=True)
     if args.what == "answers":
-        answers(args.first, Path(args.second), args.count, args.threads, args.speculate)
+        answers(args.first, Path(args.second), args.count, args.threads, args.speculate, args.schema)
     else:
         replay(Path(args.first), args.second, args.count, args.speculate)
 

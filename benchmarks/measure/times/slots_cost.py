@@ -4,7 +4,7 @@ Run: python benchmarks/measure/times/slots_cost.py PLAIN SLOTS [--backend cpu] [
 
 Prints Markdown. A pair of a plain step and a step with slots stands beside each other, as a shared machine's pace
 moves; the ratio is the median of the pairs', with their middle half. With adapters: one of full rank beside every
-product, then three of them in the batch of the call.
+product, three of them in the batch of the call, and none again: OpenVINO compiles slots for the first adapter.
 """
 
 from __future__ import annotations
@@ -80,6 +80,7 @@ def main() -> None:
     print("| rows | adapters | prompt of 64 tokens, by plain | step, by plain (middle half) | plain step ms |")
     print("|---:|---|---:|---:|---:|")
     rows: list[tuple[str, list[Adapter | None]]] = [("none", [None]), ("one", [one]), ("three", [one, *rest])]
+    rows.append(("none, after them", [None]))
     for name, asked in rows:
         prompts, (middle, *ratios) = pairs(base, other, asked, given.steps)
         low, half, high = statistics.quantiles(ratios, n=4)

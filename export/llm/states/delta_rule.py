@@ -9,9 +9,9 @@ sum of too, are lost in rounding where keys are alike, as those of flat pictures
 (``tests/export/llm/states/test_delta_rule.py``).
 
 Between chunks the state goes S <- D_c S + B_c. In torch that is a loop. In ONNX it is neither Loop nor Scan: bundles
-hold no graphs within graphs, and a Scan of no steps ends ONNX Runtime and OpenVINO with a division by zero. Prefixes
-of (D_c, B_c) are made in groups of four, groups in groups of four again, ``DEPTH`` times: so many rows a call takes.
-``FEW`` rows or less, a step of decoding, are one chunk of so many.
+hold no graphs within graphs, and a Scan of no steps ends ONNX Runtime and OpenVINO with a division by zero. Chunks are
+joined in pairs, pairs in pairs again, ``DEPTH`` times, and then taken apart (Blelloch's prefixes): so many rows a call
+takes. One row, a step of decoding, follows the rule itself.
 
 Shapes: B rows of a batch, H heads, S rows, Dk and Dv sizes of keys and values; all fp32.
 """
@@ -23,12 +23,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-#: Rows of a chunk, and of the chunk that short calls are.
-CHUNK, FEW = 64, 8
-#: Chunks that are joined at once, and how often.
-GROUP, DEPTH = 4, 4
+#: Rows of a chunk, and how often two neighbours are joined.
+CHUNK, DEPTH = 64, 8
 #: Rows of a call at most.
-MOST_ROWS = CHUNK * GROUP**DEPTH
+MOST_ROWS = CHUNK * 2**DEPTH
 #: The operator in a trace; its body is ``surgeon.fused.delta_body``.
 DOMAIN, NAME = "luvc", "GatedDeltaRule"
 
@@ -69,11 +67,9 @@ def gated_delta_rule(rows: Rows, state: Tensor, order: Tensor) -> tuple[Tensor, 
             version=1,
         )
         return out, after
-    count = rows.query.shape[2]
-    size = FEW if count <= FEW else CHUNK
     parts = []
-    for first in range(0, count, size):
-        chunk = Rows(*(part[:, :, first : first + size] for part in rows))
+    for first in range(0, rows.query.shape[2], CHUNK):
+        chunk = Rows(*(part[:, :, first : first + CHUNK] for part in rows))
         out, state = one_chunk(chunk, state)
         parts.append(out)
     return torch.cat(parts, 2), state

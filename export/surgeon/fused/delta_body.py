@@ -1,6 +1,7 @@
 """ONNX body of luvc::GatedDeltaRule (``llm.states.delta_rule``) in standard operators, for any number of rows.
 
-Few rows are one small chunk, more are chunks of ``CHUNK``; whichever it is not has no chunks, and computes nothing.
+One row follows the rule as it stands, more are chunks of ``CHUNK``; whichever it is not has no rows, and computes
+nothing. What follows from the number of rows alone is made of ``order``, which all layers share, and so are its nodes.
 """
 
 from __future__ import annotations
@@ -12,9 +13,16 @@ import onnx
 import onnx_ir as ir
 from onnx import helper, numpy_helper
 
-from luvc_export.export.llm.states.delta_rule import CHUNK, DEPTH, DOMAIN, FEW, GROUP, NAME, block_masks
+from luvc_export.export.llm.states.delta_rule import CHUNK, DEPTH, DOMAIN, NAME, block_masks
 
 _OPSET = 23
+#: Behind every place of an axis.
+_END = 2**62
+#: A decay whose logarithm is less counts as whole: products of two such shares would be subnormal numbers, with which
+#: CPUs multiply a hundred times slower.
+_LEAST = np.float32(-39)
+#: Of nothing.
+_NOTHING = np.float32(-1e30)
 INPUTS = ("query", "key", "value", "decay", "beta", "state", "order")
 OUTPUTS = ("out", "after")
 
@@ -35,167 +43,180 @@ class _Body:
     def constant(self, value: Any) -> str:
         """The name of a tensor."""
         array = np.asarray(value)
-        array = array.astype(np.int64 if array.dtype.kind == "i" else np.float32)
+        array = array if array.dtype.kind == "b" else array.astype(np.int64 if array.dtype.kind == "i" else np.float32)
         key = f"{array.dtype}{array.shape}{array.tobytes()!r}"
         if key not in self._constants:
             self._constants[key] = self.op("Constant", value=numpy_helper.from_array(array))
         return self._constants[key]
 
-    def size(self, tensor: str, axis: int) -> str:
-        """A size, int64 [1]."""
-        return self.op("Shape", tensor, start=axis, end=axis + 1)
+    def span(self, tensor: str, start: int | str, end: int | str, axis: int = 2, step: int = 1) -> str:
+        """From ``start`` to before ``end`` along an axis; a name is of an int64 [1]."""
+        places = [self.constant([place]) if isinstance(place, int) else place for place in (start, end)]
+        return self.op("Slice", tensor, *places, self.constant([axis]), self.constant([step]))
 
-    def first(self, tensor: str, count: str, axis: int = 2) -> str:
-        """The first ``count`` along an axis."""
-        return self.op("Slice", tensor, self.constant([0]), count, self.constant([axis]))
+    def shaped(self, tensor: str, *sizes: int | str) -> str:
+        """To these sizes: 0 is the size of before, a name is of an int64 [1]."""
+        parts = [self.constant([size]) if isinstance(size, int) else size for size in sizes]
+        return self.op("Reshape", tensor, self.op("Concat", *parts, axis=0))
 
-    def last(self, tensor: str) -> str:
-        """The last of axis 2, or none of none."""
-        return self.op("Slice", tensor, self.constant([-1]), self.constant([2**62]), self.constant([2]))
+    def wider(self, tensor: str, *axes: int) -> str:
+        """With new axes of 1."""
+        return self.op("Unsqueeze", tensor, self.constant([*axes]))
 
-    def reshape(self, tensor: str, *sizes: str) -> str:
-        """To sizes, each int64 [k]; 0 is a size."""
-        return self.op("Reshape", tensor, self.op("Concat", *sizes, axis=0), allowzero=1)
+    def share(self, logarithm: str) -> str:
+        """What a decay leaves."""
+        is_whole = self.op("Less", logarithm, self.constant(_LEAST))
+        return self.op("Exp", self.op("Where", is_whole, self.constant(_NOTHING), logarithm))
 
-    def longer(self, tensor: str, more: str, rank: int) -> str:
-        """With ``more`` zeros behind axis 2."""
-        before, behind = self.constant([0] * (rank + 2)), self.constant([0] * (rank - 3))
-        pads = self.op("Concat", before, more, behind, axis=0) if rank > 3 else self.op("Concat", before, more, axis=0)
-        return self.op("Pad", tensor, pads)
+    def turned(self, tensor: str) -> str:
+        """The last two of five axes exchanged."""
+        return self.op("Transpose", tensor, perm=[0, 1, 2, 4, 3])
 
-    def each(self, tensor: str) -> str:
-        """[...] -> [..., 1]."""
-        return self.op("Unsqueeze", tensor, self.constant([-1]))
-
-    def turned(self, tensor: str, rank: int) -> str:
-        """The last two axes exchanged."""
-        return self.op("Transpose", tensor, perm=[*range(rank - 2), rank - 1, rank - 2])
+    def product(self, *factors: str) -> str:
+        """Of matrices, from the left."""
+        product, *others = factors
+        for factor in others:
+            product = self.op("MatMul", product, factor)
+        return product
 
 
 class _Chunks:
-    """Chunks of ``side`` rows, ``count`` int64 [1] of them, perhaps none: what is alike in all of them."""
+    """``count`` chunks of ``CHUNK`` rows, int64 [1], perhaps none; ``rows`` int64 [1] are in them."""
 
-    def __init__(self, body: _Body, side: int, count: str, rows: str) -> None:
-        self.body, self.side, self.count, self.rows = body, side, count, rows
-        self.whole = body.op("Mul", count, body.constant([side]))
-        self.taken = body.op("Min", rows, self.whole)
-        self.more = body.op("Sub", self.whole, self.taken)
-        query, key, value = (self._split(name, 4) for name in ("query", "key", "value"))
-        decay, beta = (self._split(name, 3) for name in ("decay", "beta"))
-        faded = body.op("MatMul", decay, body.constant(np.triu(np.ones((side, side), np.float32))))
-        behind = body.op("Sub", body.each(faded), body.op("Unsqueeze", faded, body.constant([-2])))
-        lower = np.tril(np.ones((side, side), np.float32))
-        hidden = body.constant((1 - lower) * np.float32(-1e30))
-        between = body.op("Exp", body.op("Add", body.op("Mul", behind, body.constant(lower)), hidden))
-        keys = body.op("Mul", key, body.each(beta))
-        self.turned_key = body.turned(key, 5)
-        alike = body.op("Mul", body.op("MatMul", keys, self.turned_key), between)
-        inverse = self._inverse(alike)
-        grown = body.each(body.op("Exp", faded))
-        self.values = body.op("MatMul", inverse, body.op("Mul", value, body.each(beta)))
-        self.read = body.op("MatMul", inverse, body.op("Mul", keys, grown))
+    def __init__(self, body: _Body, heads: int, sizes: tuple[int, int], rows: str, count: str) -> None:
+        self.body, self.heads, self.sizes, self.rows, self.count = body, heads, sizes, rows, count
+        self.whole = body.op("Mul", count, body.constant([CHUNK]))
+        query, key, value = (self._split(name, size) for name, size in zip(INPUTS, (sizes[0], *sizes), strict=False))
+        decay, beta = self._split("decay"), body.wider(self._split("beta"), -1)
+        faded = body.product(decay, body.constant(np.triu(np.ones((CHUNK, CHUNK), np.float32))))
+        behind = body.op("Sub", body.wider(faded, -1), body.wider(faded, -2))
+        lower = body.constant(np.tril(np.ones((CHUNK, CHUNK), bool)))
+        near = body.op("And", lower, body.op("Greater", behind, body.constant(_LEAST)))
+        between = body.op("Exp", body.op("Where", near, behind, body.constant(_NOTHING)))
+        keys, turned_key = body.op("Mul", key, beta), body.turned(key)
+        inverse = self._inverse(body.op("Mul", body.product(keys, turned_key), between))
+        grown = body.wider(body.share(faded), -1)
+        self.values = body.product(inverse, body.op("Mul", value, beta))
+        self.read = body.product(inverse, body.op("Mul", keys, grown))
         self.query = body.op("Mul", query, grown)
-        self.seen = body.op("Mul", body.op("MatMul", query, self.turned_key), between)
-        end = body.op("Gather", faded, body.constant([side - 1]), axis=-1)
-        self.stays = body.each(body.op("Exp", end))
-        left = body.op("Mul", key, body.each(body.op("Exp", body.op("Sub", end, faded))))
-        self.left = body.turned(left, 5)
+        self.seen = body.op("Mul", body.product(query, turned_key), between)
+        end = body.span(faded, CHUNK - 1, CHUNK, axis=3)
+        self.end, self.stays = body.wider(end, -1), body.wider(body.share(end), -1)
+        left = body.op("Mul", key, body.wider(body.share(body.op("Sub", end, faded)), -1))
+        self.left = body.turned(left)
 
-    def _split(self, name: str, rank: int) -> str:
-        """Rows [B, H, S, ...] -> [B, H, chunks, side, ...]."""
-        body = self.body
-        padded = body.longer(body.first(name, self.taken), self.more, rank)
-        sizes = [body.size(name, 0), body.size(name, 1), self.count, body.constant([self.side])]
-        return body.reshape(padded, *sizes, *([body.size(name, 3)] if rank == 4 else []))
+    def _split(self, name: str, *size: int) -> str:
+        """Rows [B, H, S, ...] -> [B, H, chunks, CHUNK, ...]."""
+        body, rank = self.body, 3 + len(size)
+        more = body.op("Sub", self.whole, self.rows)
+        pads = body.op("Concat", body.constant([0] * (rank + 2)), more, *[body.constant([0])] * len(size), axis=0)
+        padded = body.op("Pad", body.span(name, 0, self.rows), pads)
+        return body.shaped(padded, 0, 0, self.count, CHUNK, *size)
 
     def _inverse(self, alike: str) -> str:
-        body, inverse = self.body, ""
-        for mask in block_masks(self.side):
-            part = body.op("Mul", alike, body.constant(mask.numpy()))
+        """Of I + ``alike``'s strictly lower part: of both halves beside each other, then of what joins them."""
+        body, half = self.body, CHUNK // 2
+        upper, lower = (body.span(body.span(alike, at, at + half, 3), at, at + half, 4) for at in (0, half))
+        halves, inverse = body.op("Concat", upper, lower, axis=1), ""
+        for mask in block_masks(half):
+            part = body.op("Mul", halves, body.constant(mask.numpy()))
             if not inverse:
-                inverse = body.op("Sub", body.constant(np.eye(self.side, dtype=np.float32)), part)
+                inverse = body.op("Sub", body.constant(np.eye(half, dtype=np.float32)), part)
                 continue
-            step = body.op("MatMul", body.op("MatMul", inverse, part), inverse)
-            inverse = body.op("Sub", inverse, step)
-        return inverse
+            inverse = body.op("Sub", inverse, body.product(inverse, part, inverse))
+        first, second = (body.span(inverse, at, at + self.heads, 1) for at in (0, self.heads))
+        joining = body.span(body.span(alike, half, CHUNK, 3), 0, half, 4)
+        below = body.op("Neg", body.product(second, joining, first))
+        above = body.op("Pad", first, body.constant([0] * 9 + [half]))
+        return body.op("Concat", above, body.op("Concat", below, second, axis=4), axis=3)
 
     def finish(self, starts: str) -> tuple[str, str]:
         """From the states [B, H, chunks, Dk, Dv] that chunks begin with: what rows read, and the state at the end.
 
-        The rows are [B, H, rows taken, Dv], the state [B, H, 1, Dk, Dv], or none of either.
+        The rows are [B, H, rows, Dv], the state [B, H, 1, Dk, Dv], or none of either.
         """
         body = self.body
-        new = body.op("Sub", self.values, body.op("MatMul", self.read, starts))
-        out = body.op("Add", body.op("MatMul", self.query, starts), body.op("MatMul", self.seen, new))
-        flat = body.reshape(out, *(body.size("value", axis) for axis in (0, 1)), self.whole, body.size("value", 3))
-        faded = body.op("Mul", body.last(starts), body.last(self.stays))
-        after = body.op("Add", faded, body.op("MatMul", body.last(self.left), body.last(new)))
-        return body.first(flat, self.taken), after
+        new = body.op("Sub", self.values, body.product(self.read, starts))
+        out = body.op("Add", body.product(self.query, starts), body.product(self.seen, new))
+        flat = body.shaped(out, 0, 0, self.whole, self.sizes[1])
+        last = [body.span(one, -1, _END) for one in (starts, self.stays, self.left, new)]
+        after = body.op("Add", body.op("Mul", *last[:2]), body.product(*last[2:]))
+        return body.span(flat, 0, self.rows), after
+
+    def starts(self, begin: str) -> str:
+        """The state that each chunk begins with, [B, H, chunks, Dk, Dv], of that before the first."""
+        body = self.body
+        faded = body.op("Mul", self.stays, body.constant(np.eye(self.sizes[0], dtype=np.float32)))
+        factor = body.op("Sub", faded, body.product(self.left, self.read))
+        step = factor, body.product(self.left, self.values), self.end
+        return _starts(body, step, self.count, begin, -1)
 
 
-def gated_delta_rule() -> onnx.FunctionProto:
-    """The body; inputs and outputs as ``delta_rule.gated_delta_rule`` has them."""
+def gated_delta_rule(heads: int, key_size: int, value_size: int) -> onnx.FunctionProto:
+    """The body for so many heads of such keys and values; inputs and outputs as ``delta_rule.gated_delta_rule``."""
     body = _Body()
-    rows = body.size("order", 1)
-    is_few = body.op("Cast", body.op("LessOrEqual", rows, body.constant([FEW])), to=onnx.TensorProto.INT64)
-    chunks = body.op("Div", body.op("Add", rows, body.constant([CHUNK - 1])), body.constant([CHUNK]))
-    many = _Chunks(body, CHUNK, body.op("Mul", chunks, body.op("Sub", body.constant([1]), is_few)), rows)
-    few = _Chunks(body, FEW, is_few, rows)
-    begin = body.op("Unsqueeze", "state", body.constant([2]))
-    factor, added = _steps(body, many)
-    parts = [many.finish(_starts(body, factor, added, many.count, begin)), few.finish(body.first(begin, few.count))]
+    rows = body.op("Shape", "order", start=1, end=2)
+    single = body.op("Cast", body.op("Equal", rows, body.constant([1])), to=onnx.TensorProto.INT64)
+    several = body.op("Sub", body.constant([1]), single)
+    count = body.op("Div", body.op("Add", rows, body.constant([CHUNK - 1])), body.constant([CHUNK]))
+    count, rows = (body.op("Mul", number, several) for number in (count, rows))
+    begin = body.wider("state", 2)
+    chunks = _Chunks(body, heads, (key_size, value_size), rows, count)
+    parts = [chunks.finish(chunks.starts(begin)), _one_row(body, single, begin)]
     body.nodes.append(helper.make_node("Concat", [out for out, _ in parts], [OUTPUTS[0]], axis=2))
-    ends = body.op("Concat", begin, *(after for _, after in parts), axis=2)
-    body.nodes.append(helper.make_node("Squeeze", [body.last(ends), body.constant([2])], [OUTPUTS[1]]))
+    after = body.op("Concat", *(after for _, after in parts), axis=2)
+    body.nodes.append(helper.make_node("Squeeze", [after, body.constant([2])], [OUTPUTS[1]]))
     opset = [helper.make_opsetid("", _OPSET)]
     return helper.make_function(DOMAIN, NAME, INPUTS, OUTPUTS, body.nodes, opset)
 
 
+def _one_row(body: _Body, single: str, begin: str) -> tuple[str, str]:
+    """What the only row reads, [B, H, 1, Dv], and the state [B, H, 1, Dk, Dv] after it; none where there are more."""
+    query, key, value, decay, beta = (body.span(name, 0, single) for name in INPUTS[:5])
+    state = body.op("Mul", body.span(begin, 0, single), body.wider(body.op("Exp", decay), -1, -2))
+    known = body.product(body.wider(key, 3), state)
+    new = body.op("Mul", body.op("Sub", body.wider(value, 3), known), body.wider(beta, -1, -2))
+    after = body.op("Add", state, body.product(body.wider(key, 4), new))
+    out = body.product(body.wider(query, 3), after)
+    return body.op("Squeeze", out, body.constant([3])), after
+
+
 def attach(model: ir.Model) -> None:
-    """Give ``model`` the body, if it has the operator."""
-    if any(node.domain == DOMAIN and node.op_type == NAME for node in model.graph):
-        function = ir.from_proto(gated_delta_rule())
-        model.functions[function.identifier()] = function
-        model.opset_imports[DOMAIN] = 1
+    """Give ``model`` the body, if it has the operator; all layers of one model have the same sizes."""
+    states = [node.inputs[5] for node in model.graph if node.domain == DOMAIN and node.op_type == NAME]
+    if not states:
+        return
+    shapes = {tuple(state.shape)[1:] for state in states if state is not None and state.shape is not None}
+    (sizes,) = shapes
+    heads, key_size, value_size = (int(str(size)) for size in sizes)
+    function = ir.from_proto(gated_delta_rule(heads, key_size, value_size))
+    model.functions[function.identifier()] = function
+    model.opset_imports[DOMAIN] = 1
 
 
-def _steps(body: _Body, chunks: _Chunks) -> tuple[str, str]:
-    """What each chunk does to the state: the factor [B, H, chunks, Dk, Dk] and what is added [B, H, chunks, Dk, Dv]."""
-    size = body.size("key", 3)
-    places = body.op("Range", body.constant(0), body.op("Squeeze", size), body.constant(1))
-    same = body.op("Equal", body.each(places), places)
-    identity = body.op("Cast", same, to=onnx.TensorProto.FLOAT)
-    faded = body.op("Mul", chunks.stays, identity)
-    factor = body.op("Sub", faded, body.op("MatMul", chunks.left, chunks.read))
-    return factor, body.op("MatMul", chunks.left, chunks.values)
+def _starts(
+    body: _Body, step: tuple[str, str, str], count: str, begin: str, beyond: int = _END, depth: int = DEPTH
+) -> str:
+    """The state that each of ``count`` steps begins with, [B, H, count, Dk, Dv], ``begin`` first.
 
-
-def _starts(body: _Body, factor: str, added: str, count: str, begin: str, depth: int = DEPTH) -> str:
-    """The state that each of ``count`` steps begins with, [B, H, count, Dk, Dv], of what they do, ``begin`` first."""
-    above = body.constant([GROUP - 1])
-    groups = body.op("Div", body.op("Add", count, above), body.constant([GROUP]))
-    whole = body.op("Mul", groups, body.constant([GROUP]))
-    more = body.op("Sub", whole, count)
-
-    def grouped(tensor: str) -> list[str]:
-        """The first, second, ... of every group."""
-        sizes = [body.size(tensor, 0), body.size(tensor, 1), groups, body.constant([GROUP]), body.size(tensor, 3)]
-        apart = body.reshape(body.longer(tensor, more, 5), *sizes, body.size(tensor, 4))
-        return [body.op("Gather", apart, body.constant(place), axis=3) for place in range(GROUP)]
-
-    factors, sums = grouped(factor), grouped(added)
-    for place in range(1, GROUP):
-        step = factors[place]
-        factors[place] = body.op("MatMul", step, factors[place - 1])
-        sums[place] = body.op("Add", body.op("MatMul", step, sums[place - 1]), sums[place])
-    if depth == 1:
-        group_starts = body.first(begin, groups)
-    else:
-        group_starts = _starts(body, factors[-1], sums[-1], groups, begin, depth - 1)
-    starts = [group_starts]
-    for place in range(GROUP - 1):
-        starts.append(body.op("Add", body.op("MatMul", factors[place], group_starts), sums[place]))
-    joined = body.op("Concat", *(body.op("Unsqueeze", one, body.constant([3])) for one in starts), axis=3)
-    sizes = [body.size(begin, axis) for axis in (0, 1, 3, 4)]
-    flat = body.reshape(joined, *sizes[:2], whole, *sizes[2:])
-    return body.first(flat, count)
+    A step makes F S + A of S: F [B, H, count - 1, Dk, Dk], A [B, H, count - 1, Dk, Dv], and the logarithm of
+    its decay [B, H, count - 1, 1, 1]. What the last step does is not asked for: where it is there, ``beyond`` is -1.
+    """
+    if not depth:
+        return body.span(begin, 0, count)
+    less = -1 if beyond == _END else beyond - 1
+    first = [body.span(one, 0, beyond, step=2) for one in step[:2]]
+    early = [body.span(one, 0, less, step=2) for one in step]
+    late = [body.span(one, 1, beyond, step=2) for one in step]
+    odd = body.op("Div", count, body.constant([2]))
+    even = body.op("Sub", count, odd)
+    decay = body.op("Add", late[2], early[2])
+    stays = body.op("Cast", body.op("Greater", decay, body.constant(_LEAST)), to=onnx.TensorProto.FLOAT)
+    both = body.op("Mul", body.product(late[0], early[0]), stays)
+    total = body.op("Add", body.product(late[0], early[1]), late[1])
+    even_starts = _starts(body, (both, total, decay), even, begin, depth=depth - 1)
+    odd_starts = body.op("Add", body.product(first[0], body.span(even_starts, 0, odd)), first[1])
+    places = body.op("Range", body.constant(0), body.op("Squeeze", count), body.constant(1))
+    halves, rest = (body.op(kind, places, body.constant(2)) for kind in ("Div", "Mod"))
+    order = body.op("Add", halves, body.op("Mul", rest, even))
+    return body.op("Gather", body.op("Concat", even_starts, odd_starts, axis=2), order, axis=2)

@@ -55,11 +55,14 @@ def serve(
         str, typer.Option("--image-cache", help="Memory for encoded pictures and their keys and values; 0 for none.")
     ] = "256MiB",
     open_plans: Annotated[
-        int,
+        int | None,
         typer.Option(
-            "--open-plans", min=1, max=100, help="Of a plan and its buckets, loaded at a time where each packs weights."
+            "--open-plans",
+            min=1,
+            max=100,
+            help="Plans loaded at a time where each packs weights; default: 1 of buckets.",
         ),
-    ] = 1,
+    ] = None,
     greedy: Annotated[
         bool, typer.Option("--greedy", help="What a request leaves open is greedy, not as the model's makers meant it.")
     ] = False,

@@ -19,7 +19,7 @@ def encoder_flops(encoder: EncoderPlan, shape: EncoderShape) -> tuple[int, ...]:
     if not shape.blocks:
         return (encoder.units * shape.flops,)
     counts, passes, prune = [], list(encoder.merge_passes), encoder.prune
-    axes, kept = whole(encoder.grid), encoder.computed_units if encoder.takes_units else None
+    axes, kept = whole(encoder.tower_grid), encoder.computed_units if encoder.takes_units else None
     for block in range(shape.blocks):
         full = block in shape.full_attention or not shape.window
         units = axes[0].units * axes[1].units
@@ -51,7 +51,7 @@ def encoder_flops(encoder: EncoderPlan, shape: EncoderShape) -> tuple[int, ...]:
 
 def encoder_ratio(encoder: EncoderPlan, shape: EncoderShape) -> float:
     """FLOPs of the encoder's blocks uncompressed, divided by the plan's."""
-    plain = EncoderPlan(encoder.grid)
+    plain = EncoderPlan(encoder.grid, pooled_from=encoder.pooled_from)
     return sum(encoder_flops(plain, shape)) / sum(encoder_flops(encoder, shape))
 
 

@@ -36,6 +36,8 @@ class EncoderPlan:
         padding: The graphs are told which units show padding alone: those are the last that a prune keeps and never
             merge with the picture. An export sets it by its fit rule; bundles of 0.1.0 have it not.
         time: Frames of a clip that merge; None for none, as of pictures.
+        pooled_from: The tower's own units (rows, columns) where the model pools what leaves it to ``grid``, as
+            LLaVA-OneVision does with frames; None where each unit of the tower is one of ``grid``.
     """
 
     grid: tuple[int, int]
@@ -48,6 +50,12 @@ class EncoderPlan:
     size_bias: bool = False
     padding: bool = False
     time: TimeMerge | None = None
+    pooled_from: tuple[int, int] | None = None
+
+    @property
+    def tower_grid(self) -> tuple[int, int]:
+        """Units (rows, columns) of one image inside the tower, before merging."""
+        return self.pooled_from or self.grid
 
     @property
     def units(self) -> int:
@@ -131,6 +139,11 @@ class EncoderPlan:
             lines += reading.below("time", self.time.problems())
             if self.merges_units or self.prune is not None or self.bucket:
                 lines.append("time: frames merge where no unit merges, leaves or is left out: one of them")
+        if self.pooled_from is not None:
+            if len(self.pooled_from) != 2 or any(a < b for a, b in zip(self.pooled_from, self.grid, strict=True)):
+                lines.append(f"pooled_from: got {self.pooled_from}, expected rows and columns of at least {self.grid}")
+            if self.merges_units or self.prune is not None or self.bucket or self.time is not None:
+                lines.append("pooled_from: nothing merges, leaves or is left out of units that the model pools")
         return lines if lines or not self.bucket else self._bucket_problems()
 
     def _prune_problems(self, prune: EncoderPrune, topk_limit: int | None) -> list[str]:
@@ -156,9 +169,10 @@ class EncoderPlan:
         return lines
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data that ``from_json`` turns back into an equal part; ``time`` only where used."""
+        """Plain data that ``from_json`` turns back into an equal part; what frames alone have only where used."""
         data = {**asdict(self), "grid": [*self.grid], "merges": [step.to_json() for step in self.merges]}
-        return {name: value for name, value in data.items() if value or name != "time"}
+        data["pooled_from"] = list(self.pooled_from or ())
+        return {name: value for name, value in data.items() if value or name not in ("time", "pooled_from")}
 
     @classmethod
     def from_json(cls, data: object, where: str) -> EncoderPlan:
@@ -177,5 +191,9 @@ class EncoderPlan:
             values["prune"] = EncoderPrune.from_json(values["prune"], f"{where}.prune")
         if values.get("time") is not None:
             values["time"] = TimeMerge.from_json(values["time"], f"{where}.time")
+        if values.get("pooled_from") is not None:
+            values["pooled_from"] = reading.whole_numbers(values["pooled_from"], f"{where}.pooled_from")
+            if max(values["pooled_from"], default=0) > reading.MOST_SIDE:
+                raise reading.too_large(f"{where}.pooled_from", values["pooled_from"], reading.MOST_SIDE)
         values["bucket"] = reading.whole(values.get("bucket", 0), f"{where}.bucket")
         return cls(**values)

@@ -15,12 +15,15 @@ from luvc_export.calibration.budgets.run import budgets
 from luvc_export.calibration.parity.run import parity
 from luvc_export.calibration.runners.canvas import canvas, uncompressed
 from luvc_export.core.plan import Sharing
+from luvc_export.errors import UsageError
 from luvc_export.export import families
 from luvc_export.export.checkpoint import Checkpoint, open_checkpoint
 
 FAMILIES = MADE_HERE
 FOUND = {name: families.find(name, "test") for name in FAMILIES}
-VIDEO = [name for name, family in FOUND.items() if family.video(family.tiny_config())]
+VIDEO = [
+    name for name, family in FOUND.items() if (own := family.video(family.tiny_config())) is not None and not own.pooled
+]
 #: Images that share a budget in a joint plan, two frames each.
 MOMENTS = 2
 
@@ -50,7 +53,7 @@ def shared(kind: str) -> Sharing:
     return Sharing(MOMENTS if kind == "joint" else 1)
 
 
-ALL = [*KINDS, *((name, "joint") for name in VIDEO), ("llava_onevision", "whole")]
+ALL = [*KINDS, *((name, "joint") for name in (*VIDEO, "llava_onevision")), ("llava_onevision", "whole")]
 
 
 @pytest.mark.parametrize(("name", "kind"), ALL)
@@ -108,3 +111,9 @@ def test_budgets_are_searched(name: str, kind: str, saved: Any) -> None:
     assert found.none.keep[0] == small(name).plan.units * sharing.images
     assert found.chosen.plan.sharing == sharing
     assert found.chosen.flops < found.flops
+
+
+def test_no_plan_is_searched_for_pooled_frames(saved: Any) -> None:
+    checkpoint, data = saved("llava_onevision"), few(questions("llava_onevision", "videos"))
+    with pytest.raises(UsageError, match=r"frames that the model pools(.|\n)*--plan film"):
+        budgets(checkpoint, data, small("llava_onevision").size, video=True, sharing=shared("joint"), retention=0.05)

@@ -15,6 +15,7 @@ from luvc_export.demo import IMAGE_SIZE
 from luvc_export.errors import UsageError
 from luvc_export.runtime.adapters.factors import Factors
 from luvc_export.runtime.openvino import device as devices
+from luvc_export.runtime.openvino.backend import OpenVinoBackend
 from luvc_export.runtime.session import Session
 from luvc_export.runtime.state import Passage
 
@@ -74,6 +75,29 @@ def test_an_adapter_is_what_its_merged_weights_are(
         scale = np.abs(whole).max()
         assert np.abs(own - whole).max() < tolerance * scale
         assert np.abs(base - whole).max() > 0.05 * scale, "the adapter changes answers"
+
+
+def test_openvino_compiles_slots_when_an_adapter_asks_for_them(lora: Path, picture: NDArray[np.uint8]) -> None:
+    """Without them products are fused as in a bundle that has none; what was answered goes on after it."""
+    session, plain = open_session(lora, "slots", "openvino"), open_session(lora, "plain", "openvino")
+    before, request = logits(session, picture), session.prepare(picture, "left of 5")
+    for own, whole in zip(before, logits(plain, picture), strict=True):
+        np.testing.assert_array_equal(own, whole)
+    assert products(session) == products(plain)
+    state = session.default.run(request.token_ids, session.default.encode_images(*request.shown())).state
+    adapted = logits(session, picture, "loud")
+    assert not np.array_equal(adapted[0], before[0]) and products(session) != products(plain)
+    after = [session.default.run([40], state=state).logits, *logits(session, picture)]
+    for own, whole in zip(after, [before[1], *before], strict=True):
+        np.testing.assert_allclose(own, whole, atol=0.03 * np.abs(whole).max())
+
+
+def products(session: Session) -> dict[str, int]:
+    """How many products of each kind the compiled decoder has."""
+    backend = session.backend
+    assert isinstance(backend, OpenVinoBackend)
+    kinds = backend.precisions()["decoder"]
+    return {kind: sum(kinds[kind].values()) for kind in ("FullyConnected", "MatMul", "LLMMLP") if kind in kinds}
 
 
 @pytest.mark.parametrize("backend", ["cpu", "openvino"])

@@ -82,6 +82,36 @@ def test_the_next_rendering_works_and_says_the_same() -> None:
         render("{{ raise_exception('no') }}")
 
 
+def test_a_helper_that_waits_for_a_core_is_not_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine the clock refused templates that had not computed for a tenth of their seconds."""
+    patient = Helpers(RENDERING, 2**27, 2, clock=0.2)
+    monkeypatch.setattr(template, "_helpers", patient)
+    assert render("a") == "a"
+    process = patient._idle[0]._process.pid
+    os.kill(process, signal.SIGSTOP)
+    later = threading.Timer(0.7, os.kill, (process, signal.SIGCONT))
+    later.start()
+    assert render("b") == "b"
+    later.join()
+    monkeypatch.setattr(helpers, "_PATIENT", 2)
+    os.kill(process, signal.SIGSTOP)
+    with pytest.raises(UsageError, match=r"takes too much(.|\n)*more than 0\.2 s"):
+        render("c")
+    patient.close()
+
+
+def test_a_helper_that_sleeps_is_ended_by_the_clock(short: Helpers) -> None:
+    """Sabotage: it computes nothing and answers nothing."""
+    assert render("a") == "a"
+    helper = short._idle[0]
+    until = time.monotonic() + 30
+    while helper._status()[0] != "S" and time.monotonic() < until:  # it goes to sleep where a core is free for that
+        time.sleep(0.01)
+    begun = helper._computed()
+    assert begun is not None and not helper._waits_for_a_core(begun), "it sleeps until it is asked"
+    assert not helper._waits_for_a_core(begun - 1), "it had its seconds"
+
+
 def test_the_limits_are_what_ends_them(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sabotage: with limits that nothing reaches, one attack goes on and the other fills memory and answers."""
     endless = Helpers(RENDERING, 2**40, 3600)

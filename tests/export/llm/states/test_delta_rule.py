@@ -14,11 +14,11 @@ from torch import Tensor
 from transformers.models.qwen3_5.modeling_qwen3_5 import torch_recurrent_gated_delta_rule
 
 from luvc_export.export.llm.states import delta_rule
-from luvc_export.export.llm.states.delta_rule import CHUNK, FEW, Rows
+from luvc_export.export.llm.states.delta_rule import CHUNK, Rows
 from luvc_export.export.surgeon.fused import delta_body
 
-#: Rows of a call: a step, the small chunk, one row more, a whole chunk, more groups of chunks than one.
-COUNTS = (1, 3, FEW, FEW + 1, CHUNK, CHUNK + 1, 4 * CHUNK + 3)
+#: Rows of a call: a step, part of a chunk, a whole one, one row more, chunks without a partner at one level or two.
+COUNTS = (1, 3, CHUNK, CHUNK + 1, 3 * CHUNK, 4 * CHUNK + 3, 5 * CHUNK + 1)
 SIZES = (2, 2, 16, 12)
 #: Relative L2: fp32, sums in another order.
 LIMIT = 5e-6
@@ -65,7 +65,7 @@ def graph() -> onnxruntime.InferenceSession:
     node = helper.make_node(delta_rule.NAME, delta_body.INPUTS, delta_body.OUTPUTS, domain=delta_rule.DOMAIN)
     opsets = [helper.make_opsetid("", 23), helper.make_opsetid(delta_rule.DOMAIN, 1)]
     made = helper.make_graph([node], "rule", inputs, outputs)
-    functions = [delta_body.gated_delta_rule()]
+    functions = [delta_body.gated_delta_rule(*SIZES[1:])]
     model = helper.make_model(made, functions=functions, opset_imports=opsets, ir_version=10)
     onnx.checker.check_model(model)
     return onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
