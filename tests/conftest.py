@@ -24,6 +24,7 @@ from hypothesis import settings
 from native_kernels import LIBRARY_NAME, LIBRARY_VARIABLE, Native
 
 from luvc_export.bundle.folder import Bundle
+from luvc_export.runtime.speed_probe import one_row
 
 settings.register_profile("repo", deadline=None, derandomize=True, max_examples=60)
 settings.load_profile("repo")
@@ -66,8 +67,12 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """What is remembered of hashed files goes to a folder of this run, not to the user's."""
+    """What is remembered of files and of products' times goes to a folder of this run, not to the user's.
+
+    Times are kept though the machine is busy, else each run of ``doctor`` and of the choice of a back-end takes them.
+    """
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(one_row, "busy", lambda: False)
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
 

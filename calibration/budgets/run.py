@@ -234,8 +234,10 @@ def budgets(
         for name in DEFAULTS if whole == 0 else ():
             request = PlanRequest(LlmRequest(name, method=method), EncoderRequest(merge_keep), sharing)
             defaults[name] = scores.described(solve(request, grid, llm, encoder)).changed(**switches)
-        some, reach = settings.candidates(score, rho, scorer, steps), min(llm.cached, llm.layers - 1) if freeze else 0
-        return _search(trials, fresh, space, defaults, parts[0], some, reach, speedup, counted, images, about, progress)
+        some = settings.candidates(score, rho, scorer, steps, keyed=not llm.keyless)
+        freezable = [layer for layer in range(min(llm.cached, llm.layers - 1)) if freeze and layer not in llm.keyless]
+        facts = speedup, counted, images, about, progress
+        return _search(trials, fresh, space, defaults, parts[0], some, freezable, *facts)
 
 
 def _search(
@@ -245,7 +247,7 @@ def _search(
     defaults: dict[str, Plan],
     part: Part,
     some: list[dict[str, Any]],
-    reach: int,
+    freezable: list[int],
     speedup: float | None,
     text: int,
     images: int,
@@ -267,7 +269,7 @@ def _search(
     progress("score and filter", 0.0)
     ranked = settings.choose(trials, space, some)
     progress("score and filter", 1.0)
-    order = _order(trials, part, space, min(reach, seen.layer), progress)
+    order = _order(trials, part, space, [layer for layer in freezable if layer < seen.layer], progress)
     frozen = tuple(item.layer for item in order)
     ranks = {"method": settings.method(ranked[0].switches)}
     space = dataclasses.replace(space, switches={**space.switches, **ranks}, order=frozen)
@@ -315,8 +317,8 @@ def _search(
     )
 
 
-def _order(trials: Trials, part: Part, space: Space, reach: int, progress: Progress) -> list[freezing.Frozen]:
-    """Layers before ``reach`` in the order in which to freeze them, measured with every token up to the horizon."""
+def _order(trials: Trials, part: Part, space: Space, layers: list[int], progress: Progress) -> list[freezing.Frozen]:
+    """``layers`` in the order in which to freeze them, measured with every token up to the horizon."""
     full = space.plan((), space.full(()))
 
     def divergence(frozen: tuple[int, ...]) -> float:
@@ -324,7 +326,7 @@ def _order(trials: Trials, part: Part, space: Space, reach: int, progress: Progr
         key = ["divergence", freezing.SAMPLES, plan_key(plan)]
         return float(trials.store.of(key, lambda: part.divergence(plan, freezing.SAMPLES)))
 
-    return freezing.order(divergence, range(reach), max(1, round(space.layers / 9)), progress)
+    return freezing.order(divergence, layers, max(1, round(space.layers / 9)), progress)
 
 
 def _shares(merge_keep: float | None) -> tuple[float, ...]:

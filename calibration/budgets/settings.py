@@ -16,6 +16,8 @@ RHOS = (0.1, 0.25, 0.5)
 
 #: Scores that are tried where none is named: none reads the question, all prune before layer 0, each won somewhere.
 SCORES = ("residual", "scope", "maxmin", "dart")
+#: Of these, what looks at keys: not for models some of whose layers have none.
+READS_KEYS = ("dart",)
 
 #: Shares of the encoded tokens, in every layer up to the horizon, at which settings are compared.
 SHARES = (0.5, 0.25)
@@ -47,11 +49,15 @@ def method(switches: dict[str, Any]) -> Method:
 
 
 def candidates(
-    score: str | None, rho: float | None, scorer: str = "", steps: int | None = None
+    score: str | None, rho: float | None, scorer: str = "", steps: int | None = None, keyed: bool = True
 ) -> list[dict[str, Any]]:
-    """What may be chosen where ``score`` and ``rho`` are given (or not, None), and a learned scorer by its hash."""
+    """What may be chosen where ``score`` and ``rho`` are given (or not, None), and a learned scorer by its hash.
+
+    ``keyed``: every layer of the model has keys.
+    """
     choices: list[dict[str, Any]] = []
-    for name in SCORES if score is None else (score,):
+    fitting = [name for name in SCORES if keyed or name not in READS_KEYS]
+    for name in fitting if score is None else (score,):
         widths = (RHOS if rho is None else (rho,)) if scores.find(name).reads_spectrum else ()
         choices += [{"score": name, "rho": width} for width in widths] or [{"score": name}]
     if steps is not None:

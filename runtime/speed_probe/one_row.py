@@ -98,12 +98,13 @@ def timed(open_way: Callable[[bytes], Run], coded: Coded) -> float | None:
         raise
     if not error <= MOST_ERROR:
         return None
-    spent: list[float] = []
-    while len(spent) < RUNS or sum(spent) < SECONDS:
+    runs, total, shortest = 0, 0.0, float("inf")
+    while runs < RUNS or total < SECONDS:
         begun = time.perf_counter()
         run(coded.given)
-        spent.append(time.perf_counter() - begun)
-    return min(spent)
+        spent = time.perf_counter() - begun
+        runs, total, shortest = runs + 1, total + spent, min(shortest, spent)
+    return shortest
 
 
 def busy() -> bool:

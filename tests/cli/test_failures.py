@@ -53,6 +53,8 @@ class Hidden(MetaPathFinder):
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 sys.meta_path.insert(0, Hidden())
 from luvc_export.cli import main
+from luvc_export.runtime.speed_probe import one_row
+one_row.busy = lambda: False  # what doctor timed stays known to the others
 found = {}
 for verb, words in json.loads(sys.argv[1]).items():
     sys.argv, said = ["luvc-export", verb, *words], io.StringIO()

@@ -1,4 +1,4 @@
-"""Modules that read a field of a plan, counted by their syntax: ``python tests/docs/plan_field_readers.py``.
+"""Modules that read a field of a plan, counted by their syntax: ``python tests/docs/plan_field_readers.py [TREE]``.
 
 A read is an attribute of that name, or of its name in the plan's part, on anything called a plan or a part; the owners,
 ``core/plan`` and the requests that make a plan, are left out.
@@ -7,6 +7,7 @@ A read is an attribute of that name, or of its name in the plan's part, on anyth
 from __future__ import annotations
 
 import ast
+import sys
 from pathlib import Path
 
 import luvc_export
@@ -20,17 +21,23 @@ FIELDS = {
     "encoder_prune": ("encoder", "prune"),
     "aggregate": ("llm", "aggregate"),
 }
-OWNERS = ("luvc_export/core/plan/", "luvc_export/core/plan/request.py", "luvc_export/core/planning.py")
+#: The second was the whole plan before it had parts.
+OWNERS = (
+    "luvc_export/core/plan/",
+    "luvc_export/core/plan.py",
+    "luvc_export/core/plan/request.py",
+    "luvc_export/core/planning.py",
+)
 MOST = 8
 
 
-def readers() -> dict[str, list[str]]:
-    """Field -> modules that read it."""
+def readers(root: Path = ROOT) -> dict[str, list[str]]:
+    """Field -> modules of the tree that read it."""
     found: dict[str, set[str]] = {name: set() for name in FIELDS}
     for room in ("luvc_export", "export", "engines", "runtime", "calibration"):
-        for path in sorted((ROOT / room).rglob("*.py")):
-            where = path.relative_to(ROOT).as_posix()
-            if path.resolve() != ROOT.joinpath(where) or where.startswith(OWNERS):
+        for path in sorted((root / room).rglob("*.py")):
+            where = path.relative_to(root).as_posix()
+            if path.resolve() != root.joinpath(where) or where.startswith(OWNERS):
                 continue  # seen through a link, or the field's own
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
                 if not isinstance(node, ast.Attribute) or not isinstance(node.ctx, ast.Load):
@@ -44,5 +51,5 @@ def readers() -> dict[str, list[str]]:
 
 
 if __name__ == "__main__":
-    for field, modules in readers().items():
+    for field, modules in readers(*(Path(word).resolve() for word in sys.argv[1:2])).items():
         print(f"{field}: {len(modules)}\n  " + "\n  ".join(modules))

@@ -240,6 +240,7 @@ def test_the_score_that_agrees_best_is_taken(tmp_path: Path) -> None:
     assert {each["score"] for each in some} == set(settings_.SCORES) and some[0] == {"score": "residual", "rho": 0.1}
     assert settings_.candidates("residual", None) == [{"score": "residual", "rho": rho} for rho in settings_.RHOS]
     assert settings_.candidates("dart", 0.3) == [{"score": "dart"}]
+    assert [each for each in some if each not in settings_.candidates(None, None, keyed=False)] == [{"score": "dart"}]
     asked = Freezable([[6, 6, 6, 6, 0]] * 80, sees=("scope",))
     trials = Trials(asked, 0.9, frozen_cost, Store(tmp_path / "s.json", {}))
     ranked = settings_.choose(trials, SPACE, some)

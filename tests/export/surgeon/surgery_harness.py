@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -48,10 +49,16 @@ class Traced:
 
 
 def session(model: onnx.ModelProto) -> Any:
+    return _session(model.SerializeToString())
+
+
+@lru_cache(maxsize=16)
+def _session(model: bytes) -> Any:
+    """Made once for a graph that is run case by case, and for one that many others are compared with."""
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = 1
-    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 def feeds(model: onnx.ModelProto, plan: Plan, case: tuple[int, int, int, int, int], seed: int = 0) -> Arrays:
