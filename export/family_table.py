@@ -49,7 +49,7 @@ padded. `parity hf` is the bundle's plan `none` against transformers through ONN
 any tensor (1e-4 is the limit), 24 greedy tokens being equal. `parity torch` is the bundle's `even` against the
 compressed torch modules. `tiles`, `video` and `joint` are export, run, both parities, calibrate and `plan --data`
 with those; for `joint` transformers' side is judged by retention alone. `build rtx` is an engine of TensorRT-RTX,
-built without a GPU; `refused` is from before engines took states (tests build and pack them now).
+built without a GPU.
 Weights being random, either verdict of a search on the held-out part counts. An empty cell: the family has none of it.
 
 """

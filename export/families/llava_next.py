@@ -39,6 +39,9 @@ class LlavaNext(LlavaOnevision):
         tilings = super().cuts(config, grids)
         return tilings if len(tilings) == 1 else tuple(replace(cut, used="always") for cut in tilings[1:])
 
+    def video(self, config: Any) -> None:
+        """It was trained on pictures alone."""
+
     def as_trained(self, model: Any) -> Any:
         """Pictures that are not cut: see ``take_whole_pictures``."""
         return take_whole_pictures(model)

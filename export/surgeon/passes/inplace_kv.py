@@ -238,7 +238,7 @@ def _parts(mask: gs.Tensor) -> tuple[gs.Tensor, gs.Tensor | None]:
 
 def _orders(mask: gs.Tensor) -> tuple[gs.Tensor, gs.Tensor]:
     """Order ids that a mask was made from: of the queries [B, Q], and of the new keys [B, S]."""
-    both = up(strip(mask, "Unsqueeze"), "And")
+    both = up(strip(mask, "Slice", "Unsqueeze"), "And")
     compared = next((n for t in both.inputs if (n := up(t, "LessOrEqual"))), None) if both is not None else None
     if compared is None:
         raise CheckFailed("a mask is not made of orders", where=getattr(source(mask), "name", None))
