@@ -46,9 +46,8 @@ class Session:
     Arguments and errors: see ``LoadedPlan``, and:
 
     Args:
-        open_plans: How many plans (for sizes, clips, tiles, buckets) are loaded at a time where back-ends pack weights
-            for each; more take more memory, and a picture for another one waits less often. None for one of a plan and
-            its buckets, and as many of the others as memory holds.
+        open_plans: How many plans (sizes, clips, tiles, buckets) are loaded at a time where back-ends pack weights for
+            each. None for one of a plan and its buckets, and as many of the others as memory holds.
         image_tokens: Most visual tokens that a picture may become before compression, of every question: the
             bundle's sizes of more are not used. None for no ceiling.
         remember: Groups of images (pictures, or whole clips) of the last questions whose visual features are kept for

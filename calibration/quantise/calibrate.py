@@ -266,10 +266,8 @@ def replaced(manifest: Manifest, name: str) -> tuple[dict[str, PlanEntry], set[s
     A plan that reads a file of the old one goes too: its own numbers are of weights that are no more.
     """
     old = manifest.plans.get(name)
-    if old is None:
-        return dict(manifest.plans), set()
-    own = _files(old)
-    stay = {other: entry for other, entry in manifest.plans.items() if not own & _files(entry)}
+    own = _files(old) if old and old.quantised else set()  # files of other plans may serve several
+    stay = {other: entry for other, entry in manifest.plans.items() if other != name and not own & _files(entry)}
     kept = {file for entry in stay.values() for file in _files(entry)}
     return stay, {file for other, entry in manifest.plans.items() if other not in stay for file in _files(entry)} - kept
 

@@ -21,7 +21,7 @@ from luvc_export.calibration import datasets
 from luvc_export.calibration.datasets import CalibrationSet
 from luvc_export.calibration.quantise import ranges
 from luvc_export.calibration.quantise.cache_calibration import calibrate_caches
-from luvc_export.calibration.quantise.calibrate import calibrate
+from luvc_export.calibration.quantise.calibrate import calibrate, replaced
 from luvc_export.calibration.quantise.quantiser import Quantiser
 from luvc_export.calibration.quantise.recipe import Recipe
 from luvc_export.calibration.quantise.sites import sites
@@ -357,3 +357,12 @@ def test_the_command_says_what_it_did(copied_bundle: Path) -> None:
     assert f"decoder.{PLAN}_quantized.onnx" in contents(copied_bundle)
     quantised = bundles.load(copied_bundle).entry(said["plan"]).quantised
     assert quantised is not None and quantised.layers["model.language_model.embed_tokens"] == "q8"
+
+
+def test_a_plan_of_that_name_that_is_not_quantised_takes_no_other_along(demo_bundle: Bundle) -> None:
+    manifest = demo_bundle.manifest
+    shared = dataclasses.replace(manifest.plans["even"], vision=manifest.plans["none"].vision)
+    others, gone = replaced(
+        dataclasses.replace(manifest, plans=manifest.plans | {"none_quantized": shared}), "none_quantized"
+    )
+    assert others == manifest.plans and not gone
