@@ -154,8 +154,8 @@ class Watch:
         self.decoder.score = self._score
         del self.decoder._layer
 
-    def _scored(self, given: Any) -> Tensor:
-        score = self._score(given)
+    def _scored(self, score_input: Any) -> Tensor:
+        score = self._score(score_input)
         self.scores.append(score.float().numpy())
         return score
 
