@@ -197,14 +197,14 @@ def test_triton_answers_about_a_clip_as_session_does(
         f'video" value {{ data_type: TYPE_STRING dims: [ {2 * MOMENTS} ]'
         in (tmp_path / name / "config.pbtxt").read_text()
     )
-    told = {
+    parameters = {
         "bundle": str(bundle.folder),
         "backend": "cpu",
         "arithmetic": "fp32",
         "threads": "1",
         "plan": "thirds@video",
     }
-    config = {"parameters": {key: {"string_value": value} for key, value in told.items()}}
+    config = {"parameters": {key: {"string_value": value} for key, value in parameters.items()}}
     model = TritonPythonModel()
     model.initialize(
         {
