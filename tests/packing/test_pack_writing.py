@@ -73,12 +73,12 @@ def test_weights_of_a_checkpoint_are_copied_into_the_pack(copied_bundle: Path, t
 
 
 def test_a_case_that_does_not_fit_the_engines_names_the_flag() -> None:
-    made = Answer((5, 9, 9, 1), (2, 3), "", np.zeros((2, 4), np.float32), {})
-    check_room(made, 9, Capacity(text=4, groups=2), "case 0")
+    answer = Answer((5, 9, 9, 1), (2, 3), "", np.zeros((2, 4), np.float32), {})
+    check_room(answer, 9, Capacity(text=4, groups=2), "case 0")
     with pytest.raises(UsageError, match="--text-capacity 4"):
-        check_room(made, 9, Capacity(text=3, groups=2), "case 0")
+        check_room(answer, 9, Capacity(text=3, groups=2), "case 0")
     with pytest.raises(UsageError, match="--images 2"):
-        check_room(made, 9, Capacity(text=4, groups=1), "case 0")
+        check_room(answer, 9, Capacity(text=4, groups=1), "case 0")
 
 
 @pytest.mark.parametrize(
@@ -105,8 +105,8 @@ def test_bad_usage_writes_nothing(
     arguments: tuple[str, ...],
     text: str,
 ) -> None:
-    given = ("luvc-export", "pack", str(demo_bundle.folder), "-o", str(tmp_path / "pack"), *arguments)
-    monkeypatch.setattr(sys, "argv", list(given))
+    words = ("luvc-export", "pack", str(demo_bundle.folder), "-o", str(tmp_path / "pack"), *arguments)
+    monkeypatch.setattr(sys, "argv", list(words))
     with pytest.raises(SystemExit) as stop:
         main()
     err = capsys.readouterr().err
