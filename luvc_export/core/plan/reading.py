@@ -82,12 +82,12 @@ def entries(values: object, where: str) -> list[Any]:
 
 
 @functools.cache
-def _hints(part: type[Any]) -> dict[str, Any]:
+def _hints(part: Any) -> dict[str, Any]:
     """Types of a part's fields: to read them from its source's words takes longer than to check a plan."""
     return get_type_hints(part)
 
 
-def wrong_choices(part: object) -> list[str]:
+def wrong_choices(part: Any) -> list[str]:
     """A line for each field that may hold a few words (``Literal``) or a bool, and holds something else."""
     lines = []
     for name, hint in _hints(type(part)).items():
