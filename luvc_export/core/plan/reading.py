@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 from collections.abc import Iterable
 from typing import Any, get_args, get_type_hints
@@ -81,16 +80,17 @@ def entries(values: object, where: str) -> list[Any]:
     return values
 
 
-@functools.cache
-def _hints(part: Any) -> dict[str, Any]:
-    """Types of a part's fields: to read them from its source's words takes longer than to check a plan."""
-    return get_type_hints(part)
+#: Types of a part's fields: to read them from its source's words takes longer than to check a plan.
+_hints: dict[type[Any], dict[str, Any]] = {}
 
 
-def wrong_choices(part: Any) -> list[str]:
+def wrong_choices(part: object) -> list[str]:
     """A line for each field that may hold a few words (``Literal``) or a bool, and holds something else."""
     lines = []
-    for name, hint in _hints(type(part)).items():
+    kind = type(part)
+    if kind not in _hints:
+        _hints[kind] = get_type_hints(kind)
+    for name, hint in _hints[kind].items():
         value, words = getattr(part, name, None), [word for word in get_args(hint) if isinstance(word, str)]
         if words and value not in words:
             lines.append(f"{name}: got {value!r}, expected one of {', '.join(words)}")
