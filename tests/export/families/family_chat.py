@@ -86,7 +86,7 @@ NAMED = {
     "paligemma": {"image_token": "<image>"},
 }
 #: What the templates of repositories other than Qwen's write for a video.
-VIDEO = {"internvl": "<video>\n", "llava_onevision": "<video>\n", "smolvlm": "<video>"}
+VIDEO = {"gemma4": "<|video|>", "internvl": "<video>\n", "llava_onevision": "<video>\n", "smolvlm": "<video>"}
 BOS = ("gemma3", "gemma4", "paligemma")
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}<{{ m.role }}>\n{% if m.content is string %}{{ m.content }}{% else %}"

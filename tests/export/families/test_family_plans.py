@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from luvc_export.bundle.folder import Bundle
 from luvc_export.cli import main
 from luvc_export.core import graph_io
 from luvc_export.core.plan import Plan
+from luvc_export.runtime.prompt.encoder import VideoClip
 from luvc_export.runtime.session import Session
 from luvc_export.serve.models import Models, ServedModel
 
@@ -176,6 +178,74 @@ def test_a_film_is_answered_alike_by_session_batch_and_server(
         damaged = client.call("POST", "/v1/chat/completions", json.dumps(asked).encode())
         assert damaged.status == 400 and "film" in json.loads(damaged.body)["error"]["message"]
     assert len(told.selection.placements) == MOMENTS
+
+
+def test_triton_answers_about_a_clip_as_session_does(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A plan for whole clips, warmed up with one: frames as tensors, as one address, and as what a chat speaks of."""
+    monkeypatch.syspath_prepend(ROOT / "tests" / "triton_model")
+    from triton_python_backend_utils import Request, bytes_array
+
+    from luvc_export.triton.inputs import question_from
+    from luvc_export.triton.model import TritonPythonModel
+    from luvc_export.triton.repository import RepositoryOptions, write_repository
+
+    (name,) = write_repository(tmp_path, [f"{bundle.folder}#thirds@video"], RepositoryOptions("cpu", threads=1))
+    warm = (tmp_path / name / "warmup" / "video").read_bytes()
+    assert (
+        f'video" value {{ data_type: TYPE_STRING dims: [ {2 * MOMENTS} ]'
+        in (tmp_path / name / "config.pbtxt").read_text()
+    )
+    told = {
+        "bundle": str(bundle.folder),
+        "backend": "cpu",
+        "arithmetic": "fp32",
+        "threads": "1",
+        "plan": "thirds@video",
+    }
+    config = {"parameters": {key: {"string_value": value} for key, value in told.items()}}
+    model = TritonPythonModel()
+    model.initialize(
+        {
+            "model_config": json.dumps(config),
+            "model_repository": str(tmp_path),
+            "model_name": name,
+            "model_instance_kind": "CPU",
+            "model_instance_device_id": "0",
+        }
+    )
+
+    def ask(**inputs: Any) -> dict[str, Any]:
+        request = Request(
+            {"max_tokens": np.array([LENGTH], np.int32), "temperature": np.zeros(1, np.float32), **inputs}
+        )
+        model.execute([request])
+        ((response, _),) = request.sent
+        assert response.error is None, response.error
+        return response.said()
+
+    shown = frames(small(FAMILY, LAYERS), 2 * MOMENTS)
+    files = []
+    for frame in shown:
+        file = io.BytesIO()
+        Image.fromarray(frame).save(file, "PNG")
+        files.append(file.getvalue())
+    own = Session(bundle, "cpu", "thirds@video", 1, arithmetic="fp32")
+    right = own.generate(prompt=QUESTION, video=shown, fps=FPS, max_new_tokens=LENGTH, greedy=True)
+    asked, rate = bytes_array(QUESTION), np.array([FPS], np.float32)
+    answer = ask(prompt=asked, video=bytes_array(*files), fps=rate)
+    units = MOMENTS * own.plan.units
+    text = len(own.prepare(prompt=QUESTION, video=shown, fps=FPS).token_ids) - MOMENTS
+    assert (answer["text"], answer["prompt_tokens"]) == (right.text, text + units)
+    address = b"data:video/png;base64," + b",".join(map(base64.b64encode, files))
+    assert ask(prompt=asked, video=bytes_array(address), fps=rate) == answer
+    chat = [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": QUESTION}]}]
+    assert ask(messages=bytes_array(json.dumps(chat)), video=bytes_array(*files), fps=rate) == answer
+    (clip,) = question_from({"prompt": [QUESTION], "video": files, "fps": rate}.get).media
+    assert isinstance(clip, VideoClip) and (clip.frames, clip.fps) == (tuple(files), pytest.approx(FPS))
+    lengths = [int.from_bytes(warm[:4], "little")] * (2 * MOMENTS)
+    assert len(warm) == sum(4 + length for length in lengths)
 
 
 def test_a_bundle_for_videos_builds_without_a_gpu(bundle: Bundle) -> None:

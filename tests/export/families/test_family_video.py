@@ -52,6 +52,8 @@ def theirs(tiny: Case, shown: list[Any]) -> dict[str, Any]:
     pixels = tiny.normalise()(torch.from_numpy(np.stack(whole)))
     metadata = VideoMetadata(len(shown), FPS, duration=len(shown) / FPS, frames_indices=[*range(len(shown))])
     text, inputs = made.apply_chat_template(CHAT, add_generation_prompt=True), {"video_metadata": [metadata]}
+    if str(tiny) == "gemma4":
+        return theirs_of_gemma4(tiny, made, text, inputs, pixels)
     if per_image == 1:
         stacked = pixels.permute(0, 3, 1, 2).contiguous()[None]
         with mock.patch.object(processing_smolvlm, "num2words", {4: "four", 7: "seven"}.get):
@@ -79,6 +81,21 @@ def theirs(tiny: Case, shown: list[Any]) -> dict[str, Any]:
     return given | ({"second_per_grid_ts": [2 / FPS]} if str(tiny) == "qwen2_5_vl" else {})
 
 
+def theirs_of_gemma4(tiny: Case, processor: Any, text: str, inputs: dict[str, Any], pixels: torch.Tensor) -> Any:
+    """Patches of each frame, its units named by the token of videos."""
+    units = tiny.plan.units
+    expanded = processor.replace_video_token(inputs | {"num_soft_tokens_per_video": [units]}, 0)
+    ids = torch.tensor([processor.tokenizer(text.replace("<|video|>", expanded))["input_ids"]])
+    of_pictures = tiny.family.reference_inputs(tiny.config, pixels[:, None], [tiny.config.image_token_id] * len(pixels))
+    return {
+        "input_ids": ids,
+        "pixel_values_videos": of_pictures["pixel_values"],
+        "video_position_ids": of_pictures["image_position_ids"],
+        "num_frames_per_video": torch.tensor([len(pixels)]),
+        "mm_token_type_ids": 2 * (ids == tiny.config.video_token_id).long(),
+    }
+
+
 @pytest.mark.parametrize("count", [4, 7])
 @pytest.mark.parametrize("name", VIDEO)
 def test_a_video_is_answered_as_by_transformers(name: str, count: int, tmp_path: Path) -> None:
@@ -88,7 +105,7 @@ def test_a_video_is_answered_as_by_transformers(name: str, count: int, tmp_path:
     given, per_image = theirs(tiny, shown), tiny.family.video(tiny.config).frames  # type: ignore[union-attr]
     request = ours.prepare(messages=CHAT, video=shown, fps=FPS)
     assert request.images.shape == (-(-count // per_image), per_image, *tiny.size, 3)
-    videos = tiny.config.video_token_id if per_image > 1 else None
+    videos = tiny.config.video_token_id if per_image > 1 or name == "gemma4" else None
     prompt = [250 if token == videos else token for token in given["input_ids"][0].tolist()]
     assert family_chat.expanded(tiny, request.token_ids) == prompt
     found = ours.generate(messages=CHAT, video=shown, fps=FPS, max_new_tokens=GREEDY)
