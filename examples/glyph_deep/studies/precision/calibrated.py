@@ -157,7 +157,7 @@ def _symmetric(rounded: blocks.Rounded, bits: int) -> Codes:
 
 
 def awq(weight: Floats, seen: Statistics, factor: Floats) -> Product:
-    """Codes with zeros of a weight [N, K] times its factor; a group's range is cut at its ends where that loses less."""
+    """Codes with zeros of a weight [N, K] times its factor; ends of a group's range are cut where that loses less."""
     scaled = torch.from_numpy(weight * factor).unflatten(1, (-1, GROUP))
     importance = torch.from_numpy(np.square(seen.sample / factor).mean(0)).unflatten(0, (-1, GROUP))
     best = torch.full(scaled.shape[:2], torch.inf)
