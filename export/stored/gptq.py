@@ -8,7 +8,7 @@ Layout: https://github.com/ModelCloud/GPTQModel/blob/main/gptqmodel/nn_modules/q
 ``checkpoint_format`` is wrong in the wild (vllm-project/vllm#38966): where every zero is the same, that zero decides.
 
 ``dynamic`` gives modules other bits or groups, by patterns matched from a name's beginning, the first that does; ``-:``
-before one leaves its modules in 16 bits (gptqmodel/quantization/config.py, ``dynamic_get``).
+before one leaves its modules in 16 bits (GPTQModel's ``dynamic_get``).
 """
 
 from __future__ import annotations
