@@ -41,10 +41,11 @@ def outcomes(demo_bundle: Bundle) -> dict[str, tuple[int, str]]:
     command = [sys.executable, "-W", "ignore", "-c", ALL, words]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=500, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
-    outcomes_read: dict[str, tuple[int, str]] = json.loads(done.stdout.splitlines()[-1])
-    return outcomes_read
+    by_name: dict[str, tuple[int, str]] = json.loads(done.stdout.splitlines()[-1])
+    return by_name
 
 
+@pytest.mark.slow
 def test_killed_at_each_rename_or_by_chance_nothing_is_lost_and_nothing_left(
     outcomes: dict[str, tuple[int, str]],
 ) -> None:
@@ -55,12 +56,14 @@ def test_killed_at_each_rename_or_by_chance_nothing_is_lost_and_nothing_left(
     assert all(int(line.split()[1]) >= 2 for line in lines if "by renames" in line), "before and after each at least"
 
 
+@pytest.mark.slow
 def test_a_file_written_in_place_is_seen(outcomes: dict[str, tuple[int, str]]) -> None:
     """Sabotage: half a plan and half a page lie there after a kill."""
     code, out = outcomes["careless kills"]
     assert code == 1 and "JSONDecodeError" in out, out
 
 
+@pytest.mark.slow
 def test_links_at_the_names_that_are_written_are_not_followed_and_it_is_seen_if_one_is(
     outcomes: dict[str, tuple[int, str]],
 ) -> None:
