@@ -123,7 +123,7 @@ def test_strict_packs_refuse_other_numbers(
     codes = {"codes": SimpleNamespace(bytes=2**30)}
     graph = SimpleNamespace(rewrites=[SimpleNamespace(precision="fp16", places=codes)])
     prepared = SimpleNamespace(graphs=[graph], plan="none", capacity=None)
-    monkeypatch.setattr(write, "prepare_build", lambda *given, **more: prepared)
+    monkeypatch.setattr(write, "prepare_build", lambda *arguments, **more: prepared)
     target = jetson_root.TARGETS["6.2"]
     with pytest.raises(UsageError, match=r"1 FP8 weights, 1\.00 GiB in fp16[\s\S]*fix:"):
         write.write_pack(demo_bundle, target, tmp_path / "pack", _nothing, strict=True)
@@ -133,5 +133,5 @@ def test_strict_packs_refuse_other_numbers(
     assert list(tmp_path.iterdir()) == []
 
 
-def _nothing(*given: Any) -> Any:
+def _nothing(*arguments: Any) -> Any:
     raise AssertionError("asked")
