@@ -90,8 +90,10 @@ class Uncut:
 def image_processor(name: str, **changes: Any) -> Any:
     """Without torchvision transformers works on PIL images; so does this test, whatever is installed."""
     module, options = PROCESSORS[name]
-    found = importlib.import_module(f"transformers.models.{module}.image_processing_pil_{module}")
+    implementation = importlib.import_module(f"transformers.models.{module}.image_processing_pil_{module}")
     classes = [
-        value for key, value in vars(found).items() if key.lower() == f"{module.replace('_', '')}imageprocessorpil"
+        value
+        for key, value in vars(implementation).items()
+        if key.lower() == f"{module.replace('_', '')}imageprocessorpil"
     ]
     return classes[0](**options | changes)
