@@ -52,6 +52,15 @@ def test_every_config_parses(backend: str, kind: str, warm_up: bool) -> None:
             parse(text + sabotage)
 
 
+def test_a_plan_for_clips_is_warmed_up_with_one() -> None:
+    """As many frames as the configuration says there are; others ask a picture."""
+    for frames, name, count in ((6, "video", 6), (0, "image", 1)):
+        inputs = parse(ModelConfig("m", "cpu", frames=frames).text()).model_warmup[0].inputs
+        assert set(inputs) == {"prompt", name, "max_tokens"} == set(warm_up_files(b"png", frames))
+        assert [*inputs[name].dims] == [count]
+        assert warm_up_files(b"png", frames)[name] == b"\x03\0\0\0png" * count
+
+
 @given(value=st.text(st.characters(exclude_categories=["Cs"]), min_size=1))
 def test_any_path_comes_back(value: str) -> None:
     text = ModelConfig("m", "cpu", parameters={"bundle": value}).text()

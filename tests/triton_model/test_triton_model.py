@@ -123,6 +123,15 @@ def test_who_cancels_gets_no_more(model: TritonPythonModel) -> None:
         ({"messages": b'[{"role": "user", "content": [{"type": "image", "path": "/x"}]}]'}, "not understood"),
         ({"messages": b'[{"role": "user", "content": [{"type": "image_url", "image_url": "file:///x"}]}]'}, "base64"),
         ({"prompt": b"row " * 5000}, "longer than"),
+        ({"prompt": b"x", "video": b"GIF89a no"}, "no film that is read"),
+        ({"prompt": b"x", "video": b"/etc/hostname"}, "no film that is read"),
+        ({"prompt": b"x", "video": b"data:video/jpeg;base64,AAAA,AAAA"}, "not an image"),
+        ({"prompt": b"x", "video": b"data:video/jpeg;base64," + b",".join([b"AAAA"] * 257)}, "too many frames"),
+        ({"messages": b'[{"role": "user", "content": [{"type": "video"}]}]'}, "fewer clips"),
+        (
+            {"messages": b'[{"role": "user", "content": "x"}]', "video": b"data:video/jpeg;base64,AAAA,AAAA"},
+            "no video part stands for the clip",
+        ),
     ],
 )
 def test_what_is_wrong_is_said_and_the_next_is_answered(
@@ -131,6 +140,17 @@ def test_what_is_wrong_is_said_and_the_next_is_answered(
     ((response, _),) = ask(model, **{name: bytes_array(value) for name, value in given.items()})
     assert response.error.code == "INVALID_ARG" and said in str(response.error)
     assert ask(model, prompt=bytes_array("colour of 3?"))[0][0].error is None
+
+
+def test_a_clip_is_refused_where_the_bundle_takes_none(model: TritonPythonModel) -> None:
+    ((response, _),) = ask(model, prompt=bytes_array("x"), video=bytes_array(*[png(CASE.images[0])] * 2))
+    assert response.error.code == "INVALID_ARG" and "takes no video" in str(response.error)
+
+
+def test_fps_is_of_a_clip(model: TritonPythonModel) -> None:
+    for fps, said in ((2.0, "there is none"), (-1.0, "a number above 0")):
+        ((response, _),) = ask(model, prompt=bytes_array("x"), fps=np.array([fps], np.float32))
+        assert response.error.code == "INVALID_ARG" and said in str(response.error)
 
 
 def test_a_bundle_that_cannot_be_opened_leaves_the_model_unavailable(tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ NAMED = {
     "paligemma": {"image_token": "<image>"},
 }
 #: What the templates of repositories other than Qwen's write for a video.
-VIDEO = {"internvl": "<video>\n", "llava_onevision": "<video>\n", "smolvlm": "<video>"}
+VIDEO = {"gemma4": "<|video|>", "internvl": "<video>\n", "llava_onevision": "<video>\n", "smolvlm": "<video>"}
 BOS = ("gemma3", "gemma4", "paligemma")
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}<{{ m.role }}>\n{% if m.content is string %}{{ m.content }}{% else %}"
@@ -107,11 +107,11 @@ class Still:
 def still(kind: type[Any]) -> type[Any]:
     """``kind`` without the checks of those."""
 
-    def check(self: Any, name: str, given: Any) -> Any:
+    def check(self: Any, name: str, part: Any) -> Any:
         return (
             None
-            if name in ("video_processor", "feature_extractor") or isinstance(given, Lfm2VlPictures)
-            else kind.check_argument_for_proper_class(self, name, given)
+            if name in ("video_processor", "feature_extractor") or isinstance(part, Lfm2VlPictures)
+            else kind.check_argument_for_proper_class(self, name, part)
         )
 
     return type(kind.__name__, (kind,), {"check_argument_for_proper_class": check, "__init__": kind.__init__})
@@ -133,13 +133,13 @@ def tokenizer(name: str) -> Tokenizer:
     joined = [("\n", "\n"), ("\n\n", "\n"), ("\n\n", "\n\n")]
     if name == "qwen3_5":  # transformers makes its tokenizer anew, of bytes
         vocabulary = {_bytes(token): index for token, index in vocabulary.items()}
-        made = Tokenizer(models.BPE(vocabulary, [(_bytes(one), _bytes(other)) for one, other in joined]))
-        made.decoder, made.pre_tokenizer = decoders.ByteLevel(), pre_tokenizers.ByteLevel(False, use_regex=False)
+        fast = Tokenizer(models.BPE(vocabulary, [(_bytes(one), _bytes(other)) for one, other in joined]))
+        fast.decoder, fast.pre_tokenizer = decoders.ByteLevel(), pre_tokenizers.ByteLevel(False, use_regex=False)
     else:
-        made = Tokenizer(models.BPE(vocabulary, joined, unk_token="<t0>"))
-        made.decoder = decoders.Fuse()
-    made.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL[name][0]])
-    return made
+        fast = Tokenizer(models.BPE(vocabulary, joined, unk_token="<t0>"))
+        fast.decoder = decoders.Fuse()
+    fast.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL[name][0]])
+    return fast
 
 
 def _bytes(token: str) -> str:
@@ -161,56 +161,56 @@ def processor(tiny: Case, **images: Any) -> Any:
         pad_token="<t0>" if name == "gemma4" else None,
         extra_special_tokens=NAMED.get(name, {}),
     )
-    given = {"image_processor": image_processor(name, **images), "tokenizer": fast, "chat_template": template(name)}
+    parts = {"image_processor": image_processor(name, **images), "tokenizer": fast, "chat_template": template(name)}
     tokens = tiny.plan.units
     if name == "gemma3":
-        return Gemma3Processor(**given, image_seq_length=tokens)
+        return Gemma3Processor(**parts, image_seq_length=tokens)
     if name == "idefics3":
-        return Idefics3Processor(**given, image_seq_len=tokens)
+        return Idefics3Processor(**parts, image_seq_len=tokens)
     if name == "lfm2_vl":
-        return still(Lfm2VlProcessor)(**given | {"image_processor": Lfm2VlPictures(given["image_processor"])})
+        return still(Lfm2VlProcessor)(**parts | {"image_processor": Lfm2VlPictures(parts["image_processor"])})
     if name == "llava":
         return LlavaProcessor(
-            **given, patch_size=12, vision_feature_select_strategy="default", num_additional_image_tokens=1
+            **parts, patch_size=12, vision_feature_select_strategy="default", num_additional_image_tokens=1
         )
     if name == "llava_next":
         return LlavaNextProcessor(
-            **given, patch_size=12, vision_feature_select_strategy="default", num_additional_image_tokens=1
+            **parts, patch_size=12, vision_feature_select_strategy="default", num_additional_image_tokens=1
         )
     if name == "fast_vlm":
         unit = tiny.family.unit_pixels(tiny.config)
-        return LlavaProcessor(**given, patch_size=unit, vision_feature_select_strategy="full")
+        return LlavaProcessor(**parts, patch_size=unit, vision_feature_select_strategy="full")
     if name == "paddleocr_vl":
-        return PaddleOCRVLProcessor(**given)
+        return PaddleOCRVLProcessor(**parts)
     if name == "paligemma":
-        given["image_processor"].image_seq_length = tokens
-        return PaliGemmaProcessor(**given)
+        parts["image_processor"].image_seq_length = tokens
+        return PaliGemmaProcessor(**parts)
     if name == "mistral3":
-        return beside_pillow("pixtral", "PixtralProcessor")(**given, patch_size=8, spatial_merge_size=2)
-    given["video_processor"] = Still()
+        return beside_pillow("pixtral", "PixtralProcessor")(**parts, patch_size=8, spatial_merge_size=2)
+    parts["video_processor"] = Still()
     if name == "gemma4":
-        return still(beside_pillow("gemma4", "Gemma4Processor"))(**given, feature_extractor=Still())
+        return still(beside_pillow("gemma4", "Gemma4Processor"))(**parts, feature_extractor=Still())
     if name == "internvl":
-        return still(InternVLProcessor)(**given, image_seq_length=tokens)
+        return still(InternVLProcessor)(**parts, image_seq_length=tokens)
     if name == "smolvlm":
         with mock.patch.object(processing_smolvlm, "num2words", str):  # writes numbers of video frames
-            return still(processing_smolvlm.SmolVLMProcessor)(**given, image_seq_len=tokens)
+            return still(processing_smolvlm.SmolVLMProcessor)(**parts, image_seq_len=tokens)
     if name == "llava_onevision":
-        return still(LlavaOnevisionProcessor)(**given, num_image_tokens=tokens, vision_feature_select_strategy="full")
+        return still(LlavaOnevisionProcessor)(**parts, num_image_tokens=tokens, vision_feature_select_strategy="full")
     kinds = {"qwen2_vl": Qwen2VLProcessor, "qwen2_5_vl": Qwen2_5_VLProcessor, "qwen3_vl": Qwen3VLProcessor}
     kinds["qwen3_5"] = Qwen3VLProcessor
-    return still(kinds[name])(**given)
+    return still(kinds[name])(**parts)
 
 
-def ask(tiny: Case, made: Any, messages: list[Any], pictures: list[Any]) -> dict[str, Any]:
-    """What ``made`` turns a chat into, as ``generate`` takes it."""
-    text = made.apply_chat_template(messages, add_generation_prompt=True)
+def ask(tiny: Case, processor: Any, messages: list[Any], pictures: list[Any]) -> dict[str, Any]:
+    """What ``processor`` turns a chat into, as ``generate`` takes it."""
+    text = processor.apply_chat_template(messages, add_generation_prompt=True)
     nested = [pictures] if str(tiny) == "llava_onevision" else pictures  # one prompt's pictures, so that it counts them
     with warnings.catch_warnings():  # PaliGemma's makes an array of a tensor in a way that numpy will not take
         warnings.simplefilter("ignore", DeprecationWarning)
-        found = dict(made(images=nested if pictures else None, text=[text], return_tensors="pt"))
-    found.pop("labels", None)
-    return found
+        inputs = dict(processor(images=nested if pictures else None, text=[text], return_tensors="pt"))
+    inputs.pop("labels", None)
+    return inputs
 
 
 def expanded(tiny: Case, token_ids: Sequence[int]) -> list[int]:

@@ -78,8 +78,8 @@ def lfm2_vl_rules() -> Any:
     importlib.import_module("transformers.image_processing_backends")
     names = [f"torchvision{part}" for part in ("", ".transforms", ".transforms.v2", ".transforms.v2.functional")]
     with mock.patch.dict(sys.modules, dict.fromkeys(names, mock.MagicMock())):
-        found = importlib.import_module("transformers.models.lfm2_vl.image_processing_lfm2_vl").Lfm2VlImageProcessor
-    return found.__new__(found)
+        kind = importlib.import_module("transformers.models.lfm2_vl.image_processing_lfm2_vl").Lfm2VlImageProcessor
+    return kind.__new__(kind)
 
 
 class Lfm2VlPictures:
@@ -124,8 +124,10 @@ class Lfm2VlPictures:
 def image_processor(name: str, **changes: Any) -> Any:
     """Without torchvision transformers works on PIL images; so does this test, whatever is installed."""
     module, options = PROCESSORS[name]
-    found = importlib.import_module(f"transformers.models.{module}.image_processing_pil_{module}")
+    implementation = importlib.import_module(f"transformers.models.{module}.image_processing_pil_{module}")
     classes = [
-        value for key, value in vars(found).items() if key.lower() == f"{module.replace('_', '')}imageprocessorpil"
+        value
+        for key, value in vars(implementation).items()
+        if key.lower() == f"{module.replace('_', '')}imageprocessorpil"
     ]
     return classes[0](**options | changes)

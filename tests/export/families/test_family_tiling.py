@@ -38,8 +38,8 @@ def sizes() -> list[tuple[int, int]]:
 
 
 def _best_resolution(width: int, height: int) -> tuple[int, int]:
-    found = select_best_resolution((height, width), [(rows * TILE, columns * TILE) for rows, columns in GRIDS])
-    return found[0] // TILE, found[1] // TILE
+    resolution = select_best_resolution((height, width), [(rows * TILE, columns * TILE) for rows, columns in GRIDS])
+    return resolution[0] // TILE, resolution[1] // TILE
 
 
 def _closest_ratio(width: int, height: int) -> tuple[int, int]:
@@ -82,9 +82,9 @@ def test_a_rule_is_that_of_transformers(rule: Any) -> None:
     cuts = [Tiling((index,), grid) for index, grid in enumerate(grids)]
     chosen = set()
     for width, height in sizes()[:: 3 if rule == "longest_edge" else 1]:
-        found = choose_tiling(cuts, (width, height), (TILE, TILE), 1, rule).tiles
-        assert found == THEIRS[rule](width, height), (width, height)
-        chosen.add(found)
+        tiles = choose_tiling(cuts, (width, height), (TILE, TILE), 1, rule).tiles
+        assert tiles == THEIRS[rule](width, height), (width, height)
+        chosen.add(tiles)
     assert len(chosen) > len(grids) // 2
 
 
@@ -112,7 +112,7 @@ def test_families_name_the_rule_of_their_processor() -> None:
         "get_optimal_tiled_canvas": "closest_ratio",
         "resize_for_vision_encoder": "longest_edge",
     }
-    found = {}
+    rule_of = {}
     processors = {name: IMAGE_PROCESSOR_MAPPING_NAMES.get(name, {}) for name in families.built_in()}
     assert [name for name, kinds in processors.items() if kinds and "pil" not in kinds] == ["lfm2_vl"]  # torchvision
     for name, kinds in processors.items():
@@ -121,9 +121,9 @@ def test_families_name_the_rule_of_their_processor() -> None:
         processor = get_image_processor_class_from_name(kinds["pil"])
         source = inspect.getsource(sys.modules[processor.__module__])
         if rules := [rule for call, rule in calls.items() if f"{call}(" in source]:
-            (found[name],) = rules
-    assert {*found.values(), families.find("lfm2_vl", "test").tiling} == set(THEIRS)
-    assert found == {name: families.find(name, "test").tiling for name in found}
+            (rule_of[name],) = rules
+    assert {*rule_of.values(), families.find("lfm2_vl", "test").tiling} == set(THEIRS)
+    assert rule_of == {name: families.find(name, "test").tiling for name in rule_of}
 
 
 def test_pictures_that_a_bundle_cuts_in_no_way_are_refused() -> None:
