@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -119,3 +120,10 @@ def search(rows, *, given=None, **told):
     assert nameless(source) == {"found": both, "given": [outer], "made": both, "said": both, "told": [outer]}
     assert nameless("def score(self, given: scores.ScoreInput, found: int): pass") == {"found": ["score (line 1)"]}
     assert nameless("found = 1\ndef search(bundle): return bundle.found(said=bundle.made)") == {}
+
+
+def test_ci_runs_what_is_marked_slow() -> None:
+    """``make test`` leaves it out; two words of make and one mark, so that none is left out by both."""
+    words = dict(re.findall(r"^(test|slow):.*\n\t.* -m pytest (.*)", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert words["test"] == words["slow"].replace("-m slow", '-m "not slow"') != words["slow"]
+    assert {"make test", "make slow"} <= set((ROOT / ".ci/run").read_text().splitlines())
