@@ -76,8 +76,8 @@ Held-out questions on ONNX Runtime, one thread. Lost points are paired with the 
 with questions about one picture as a cluster. Within: at most 0.5 points lost, the upper end at most 1.0. `_kv8` is
 `calibrate --kv int8`, `_q4` is `calibrate --precision q4` with nothing kept high but the defaults, and `four` the same
 with `--divergence inf`: 4 bits alone, as it was before ([which products get 8](../calibration.md#ranges)). `awq`,
-`gptq` and `compressed-tensors` are checkpoints whose text layers were rounded to nearest in groups of 64 and written by each
-format's layout: what they lose is what such rounding costs this model, not what reading it does
+`gptq` and `compressed-tensors` are checkpoints whose text layers were rounded to nearest in groups of 64 and written by
+each format's layout: what they lose is what such rounding costs this model, not what reading it does
 ([tested](../quantised-checkpoints.md)). `calibrated` ones hold what makers' tools write, from this package's own
 calibration on search splits: groups of 32, AWQ's factors in the layers before and zeros, codes of GPTQ and
 compressed-tensors (the same ones) that make up for each other. The products that move predictions most are left in 16
