@@ -22,6 +22,8 @@ from typing import Any
 import onnx_ir as ir
 import torch
 from torch import fx
+from torch.fx.experimental import proxy_tensor
+from torch.fx.passes import shape_prop
 from torch.onnx._internal.exporter._registration import ONNXRegistry
 from torch.onnx._internal.fx.passes import type_promotion
 
@@ -74,7 +76,8 @@ def without_repeats() -> Iterator[None]:
 
     It reads the whole of torchlib for every graph (0.8 s), an operator's signature for every node of it, and a node's
     place in the source, which names folders of this machine. The cache of fake tensors costs more than it gives in
-    graphs of few layers (six: a fifth of the time; 24: nothing either way).
+    graphs of few layers (six: a fifth of the time; 24: nothing either way). Which order in memory a tensor has
+    is asked of symbolic sizes, and no graph says it.
     """
     threshold = gc.get_threshold()
     gc.set_threshold(max(_YOUNG, threshold[0]), *threshold[1:])
@@ -83,6 +86,7 @@ def without_repeats() -> Iterator[None]:
             _replaced(ONNXRegistry, "from_torchlib", staticmethod(_registry)),
             _replaced(ir.schemas.OpSignature, "from_op_schema", staticmethod(_signature)),
             _replaced(fx.config, "do_not_emit_stack_traces", True),
+            _replaced(proxy_tensor, "_extract_tensor_metadata", _metadata),
             torch._dynamo.config.patch(fake_tensor_cache_enabled=False),
         ):
             yield
@@ -102,6 +106,7 @@ def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
 
 
 _registry = functools.cache(ONNXRegistry.from_torchlib)
+_metadata = functools.partial(shape_prop._extract_tensor_metadata, include_contiguity=False)
 _read_signature = ir.schemas.OpSignature.from_op_schema
 _signatures: dict[tuple[str, str, int], Any] = {}
 

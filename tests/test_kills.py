@@ -45,6 +45,7 @@ def told(demo_bundle: Bundle) -> dict[str, tuple[int, str]]:
     return made
 
 
+@pytest.mark.slow
 def test_killed_at_each_rename_or_by_chance_nothing_is_lost_and_nothing_left(told: dict[str, tuple[int, str]]) -> None:
     code, out = told["kills"]
     assert code == 0, out
@@ -53,12 +54,14 @@ def test_killed_at_each_rename_or_by_chance_nothing_is_lost_and_nothing_left(tol
     assert all(int(line.split()[1]) >= 2 for line in said if "by renames" in line), "before and after each at least"
 
 
+@pytest.mark.slow
 def test_a_file_written_in_place_is_seen(told: dict[str, tuple[int, str]]) -> None:
     """Sabotage: half a plan and half a page lie there after a kill."""
     code, out = told["careless kills"]
     assert code == 1 and "JSONDecodeError" in out, out
 
 
+@pytest.mark.slow
 def test_links_at_the_names_that_are_written_are_not_followed_and_it_is_seen_if_one_is(
     told: dict[str, tuple[int, str]],
 ) -> None:

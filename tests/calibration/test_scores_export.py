@@ -111,7 +111,6 @@ def outside(tmp_path: Path) -> Iterator[str]:
         yield name
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("reducer", ["prune", "merge"])
 def test_onnx_does_what_torch_does(reducer: str, tmp_path: Path, outside: str) -> None:
     names = scores.names()

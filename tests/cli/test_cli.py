@@ -50,10 +50,12 @@ def test_run_answers_streams_and_draws(cli: Cli, demo_bundle: Bundle, picture: P
     code, out, err = cli(*args, "--plan", "thirds", "--show-kept", kept)
     assert (code, out.strip()) == (0, case.answer)
     assert "visual tokens by layer 80 80 40 40 20 0" in err
+    assert "plan thirds" not in err
     with Image.open(kept) as sheet:
         assert sheet.width > 1000
-    code, out, _ = cli(*args, "--plan", "none", "--json")
+    code, out, err = cli(*args, "--plan", "none", "--json", "--verbose")
     data = json.loads(out)
+    assert "plan none, products in fp32, images of" in err and "answers are written with all" in err
     assert code == 0 and data["text"] == case.answer and data["timings"]["visual_tokens"] == [108] * 6
 
 

@@ -54,8 +54,8 @@ class Promotions(nn.Module):
 
 def traced(module: nn.Module) -> ir.Model:
     axes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("groups")}
-    given = torch.zeros(2, 3, 4, 6), torch.ones(2, 3, 4, dtype=torch.bool)
-    return trace._trace(module, given, (axes, axes), ["x", "mask"], ["y", "seen"], marked=False)
+    inputs = torch.zeros(2, 3, 4, 6), torch.ones(2, 3, 4, dtype=torch.bool)
+    return trace._trace(module, inputs, (axes, axes), ["x", "mask"], ["y", "seen"], marked=False)
 
 
 def canonical(model: ir.Model) -> Any:
@@ -112,11 +112,11 @@ def test_the_graph_is_that_of_torchs_decomposition(replaced: list[bool], monkeyp
             values, seen = super().forward(x, mask)
             return -values, seen
 
-    found = canonical(traced(Shapes()))
-    assert canonical(traced(Other())) != found
+    substituted = canonical(traced(Shapes()))
+    assert canonical(traced(Other())) != substituted
     assert replaced == [True, True]
     monkeypatch.setattr(trace, "by_substitution", nullcontext)
-    assert canonical(traced(Shapes())) == found
+    assert canonical(traced(Shapes())) == substituted
     assert replaced == [True, True]
 
 
@@ -155,15 +155,15 @@ def test_the_exporter_is_as_before_afterwards(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_what_is_made_once_changes_no_graph_and_no_folder_is_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = traced(Shapes())
-    assert Path(__file__).name not in str(ir.to_proto(found))
-    assert all(node.metadata_props["namespace"] for node in found.graph)
+    once = traced(Shapes())
+    assert Path(__file__).name not in str(ir.to_proto(once))
+    assert all(node.metadata_props["namespace"] for node in once.graph)
     with monkeypatch.context() as patch:
         patch.setattr(trace, "without_repeats", nullcontext)
         patch.setattr(trace, "_forget_sources", lambda model: None)
         plain = traced(Shapes())
     assert Path(__file__).name in str(ir.to_proto(plain)), "else nothing is kept out"
-    assert canonical(plain) == canonical(found)
+    assert canonical(plain) == canonical(once)
 
 
 def test_promotions_are_those_of_the_exporter(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -150,7 +150,7 @@ def test_weights_of_four_bits_share_bytes() -> None:
         (onnx.TensorProto.FLOAT16, ["Transpose"], 6),
         (onnx.TensorProto.FLOAT, ["Cast"], 4),
         (onnx.TensorProto.BFLOAT16, ["Cast"], 4),
-        (onnx.TensorProto.BFLOAT16, ["Cast", "Transpose"], 8),
+        (onnx.TensorProto.BFLOAT16, ["Cast", "Transpose"], 6),
         (onnx.TensorProto.BFLOAT16, ["Transpose", "Cast"], 6),
         (onnx.TensorProto.INT8, [], 1),
     ],

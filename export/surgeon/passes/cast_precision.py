@@ -24,6 +24,7 @@ import onnx_graphsurgeon as gs
 from luvc_export.core import graph_io
 from luvc_export.core.element_types import BY_PRECISION
 from luvc_export.errors import CheckFailed
+from luvc_export.export.surgeon import node_order
 from luvc_export.export.surgeon.fused.node import schema_of
 from luvc_export.export.surgeon.graph import DOMAIN, Surgery, is_external, is_weight, kind_of, readers, value
 
@@ -115,7 +116,7 @@ class _Retyping:
     def run(self) -> int:
         """Retype weights, then nodes, then outputs; return nodes that changed."""
         graph = self.surgery.graph
-        graph.toposort()
+        node_order.sort(graph)
         order = list(graph.nodes)
         self._weights()
         for tensor in graph.inputs:

@@ -168,7 +168,7 @@ def test_scales_hold_whatever_the_position(turned: int) -> None:
     assert scales_of(np.zeros((1, 2), np.float32)).tolist() == [[1.0] * 2]
 
 
-def rotated_graph(turned: int, attributes: dict[str, int] | None = None) -> ir.Graph:
+def rotated_graph(turned: int, attributes: dict[str, int] | None = None, between: str = "Identity") -> ir.Graph:
     """Keys of which the first ``turned`` channels of each head are rotated, before a cache."""
     nodes, shape = [], lambda *sizes: ("b", *sizes)
     halves = {"rotated": (0, turned), "rest": (turned, SIZE)}
@@ -178,7 +178,8 @@ def rotated_graph(turned: int, attributes: dict[str, int] | None = None) -> ir.G
             constants.append(numpy_helper.from_array(np.array([bound]), f"{name}.{which}"))
         nodes.append(helper.make_node("Slice", ["key", f"{name}.from", f"{name}.to", "axis"], [f"{name}.in"]))
     if turned:
-        nodes.append(helper.make_node("RotaryEmbedding", ["rotated.in", "cos", "sin"], ["rotated"], **attributes or {}))
+        nodes.append(helper.make_node("RotaryEmbedding", ["rotated.in", "cos", "sin"], ["turned"], **attributes or {}))
+        nodes.append(helper.make_node(between, ["turned"], ["rotated"]))
     parts = ["rotated", "rest.in"] if turned else ["rest.in"]
     nodes.append(helper.make_node("Concat", parts, ["whole"], axis=3))
     nodes.append(helper.make_node("Concat", ["past_key_values.0.key", "whole"], ["present.0.key"], axis=2))
@@ -202,6 +203,25 @@ def test_pairs_that_are_not_known_are_refused() -> None:
     words = r"(?s)pairs that are not known.*past_key_values\.0\.key.*interleaved channels"
     with pytest.raises(CheckFailed, match=words):
         turned_channels(rotated_graph(8, {"interleaved": 1}), "past_key_values.0.key")
+
+
+@pytest.mark.parametrize("between", ["Neg", "Softsign"])
+def test_what_is_not_known_behind_a_rotation_is_refused(between: str) -> None:
+    words = rf"(?s)between a rotation of keys and their cache is not known.*past_key_values\.0\.key.*got: +{between}"
+    with pytest.raises(CheckFailed, match=words):
+        turned_channels(rotated_graph(8, between=between), "past_key_values.0.key")
+
+
+def test_what_is_not_known_before_a_rotation_or_without_one_is_followed() -> None:
+    for turned in (8, 0):
+        graph = rotated_graph(turned)
+        first = next(node for node in graph if node.op_type == "Slice")
+        negated = ir.node("Neg", [first.inputs[0]])
+        graph.insert_before(first, negated)
+        for node in graph:
+            if node.op_type == "Slice":
+                node.replace_input_with(0, negated.outputs[0])
+        assert turned_channels(graph, "past_key_values.0.key") == turned
 
 
 def test_a_cache_that_something_else_reads_is_refused() -> None:

@@ -90,7 +90,6 @@ BUILT = {("int8", "vision"), ("int8", "decoder"), ("fp8", "decoder"), ("int4", "
          ("nvfp4a16", "vision")}  # fmt: skip
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("half", ["vision", "decoder"])
 def test_tensorrt_rtx_takes_it(demo_bundle: Bundle, graphs: tuple[str, dict[str, Path]], half: str) -> None:
     trt = pytest.importorskip("tensorrt_rtx", reason="pip install 'luvc-export[rtx]' to build engines")

@@ -95,8 +95,8 @@ def test_a_plan_says_what_does_not_fit() -> None:
     llm = LlmPlan((96, 0))
     plan = Plan(EncoderPlan((4, 4), time=HOW), llm, Sharing(6))
     assert Plan.from_json(plan.to_json()) == plan and "time" not in EncoderPlan((4, 4)).to_json()
-    for sharing, told in ((Sharing(), "6 frames of a clip; 1 images"), (Sharing(4), "4 images of a clip")):
-        with pytest.raises(PlanError, match=told):
+    for sharing, refusal in ((Sharing(), "6 frames of a clip; 1 images"), (Sharing(4), "4 images of a clip")):
+        with pytest.raises(PlanError, match=refusal):
             Plan(EncoderPlan((4, 4), time=HOW), LlmPlan((16, 0)), sharing)
     with pytest.raises(PlanError, match="expected at least 1 and fewer than all"):
         Plan(EncoderPlan((4, 4), time=TimeMerge(0, 6, 6)), llm, Sharing(6))
