@@ -79,21 +79,21 @@ def watched_home(faults: list[str]) -> Iterator[Path]:
 
 
 def _contents(home: Path) -> dict[str, str]:
-    found = {}
+    contents = {}
     for path in home.rglob("*"):
         link = path.is_symlink()
-        found[str(path.relative_to(home))] = (
+        contents[str(path.relative_to(home))] = (
             "a link" if link else hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "a folder"
         )
-    return found
+    return contents
 
 
 def files(kind: str, seed: int, count: int) -> list[str]:
     """Faults of ``count`` cases of a kind, each under watch in another process."""
     with tempfile.TemporaryDirectory(prefix="luvc-fuzz-") as folder:
         case_of = fuzz.cases(kind, Path(folder))
-        found = fuzz_guard.watched(case_of, range(seed, seed + count))
-        return [f"{kind} --seed {number}: {one}" for number, one in found]
+        outcomes = fuzz_guard.watched(case_of, range(seed, seed + count))
+        return [f"{kind} --seed {number}: {one}" for number, one in outcomes]
 
 
 def exported(folder: Path) -> Path:
@@ -150,26 +150,30 @@ def main() -> int:
     parser.add_argument("--only", choices=(*COUNTS, "requests"), action="append")
     parser.add_argument("--bundle", type=Path, help="of the server; default: the demo's, exported here")
     parser.add_argument("--careless", action="store_true")
-    given, faults = parser.parse_args(), list[str]()
-    if given.careless:
+    options, faults = parser.parse_args(), list[str]()
+    if options.careless:
         fuzz.be_careless()
     fuzz_guard.SECONDS, fuzz_guard.MEMORY, fuzz_guard.CLOCK = SECONDS, MEMORY, 6 * SECONDS
-    share = lambda count: max(1, round(given.share * count))  # noqa: E731
+    share = lambda count: max(1, round(options.share * count))  # noqa: E731
     with watched_home(faults) as root:
         for kind, count in COUNTS.items():
-            if given.only is None or kind in given.only:
-                begin, found = time.monotonic(), files(kind, given.seed * 10**6, share(count))
-                faults += found
+            if options.only is None or kind in options.only:
+                begin, outcomes = time.monotonic(), files(kind, options.seed * 10**6, share(count))
+                faults += outcomes
                 spent = time.monotonic() - begin
-                print(f"{share(count)} {kind}: {len(found)} faults, {spent:.0f} s", *found, sep="\n  ", flush=True)
-        if given.only is None or "requests" in given.only:
-            bundle = given.bundle or exported(root / "bundle")
+                print(
+                    f"{share(count)} {kind}: {len(outcomes)} faults, {spent:.0f} s", *outcomes, sep="\n  ", flush=True
+                )
+        if options.only is None or "requests" in options.only:
+            bundle = options.bundle or exported(root / "bundle")
             begin = time.monotonic()
-            found = requests(bundle, given.seed, share(BODIES), share(SAMPLERS), share(ORDINARY))
-            faults += found
-            told = f"{share(BODIES)} bodies, {share(SAMPLERS)} hostile samplers beside {share(ORDINARY)} requests"
-            print(f"{told}: {len(found)} faults, {time.monotonic() - begin:.0f} s", *found, sep="\n  ", flush=True)
-    print(json.dumps({"seed": given.seed, "share": given.share, "faults": len(faults)}))
+            outcomes = requests(bundle, options.seed, share(BODIES), share(SAMPLERS), share(ORDINARY))
+            faults += outcomes
+            note = f"{share(BODIES)} bodies, {share(SAMPLERS)} hostile samplers beside {share(ORDINARY)} requests"
+            print(
+                f"{note}: {len(outcomes)} faults, {time.monotonic() - begin:.0f} s", *outcomes, sep="\n  ", flush=True
+            )
+    print(json.dumps({"seed": options.seed, "share": options.share, "faults": len(faults)}))
     for fault in faults:
         print(fault, file=sys.stderr)
     return 1 if faults else 0

@@ -23,18 +23,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--count", type=int, default=2000)
-    given = parser.parse_args()
+    options = parser.parse_args()
     counts: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as folder:
         whole = mutated_quantised.originals(Path(folder))
         meant = {name: mutated_quantised.meaning(path) for name, path in whole.items()}
         names = sorted(whole)
-        for number in range(given.count):
+        for number in range(options.count):
             name = names[number % len(names)]
-            ended = mutated_quantised.attempt(whole[name], meant[name], given.seed * 1_000_000 + number)
+            ended = mutated_quantised.attempt(whole[name], meant[name], options.seed * 1_000_000 + number)
             counts[ended.partition(":")[0]] += 1
             if ended.startswith("WRONG"):
-                print(f"{name}, seed {given.seed * 1_000_000 + number}: {ended}", flush=True)
+                print(f"{name}, seed {options.seed * 1_000_000 + number}: {ended}", flush=True)
     print(", ".join(f"{count} {ended}" for ended, count in sorted(counts.items())))
     return int(counts["WRONG"] > 0)
 

@@ -84,51 +84,51 @@ def main() -> None:
     parser.add_argument("--again", action="store_true", help="Forget the times that are in --results.")
     parser.add_argument("--page", action="store_true", help="Put the table into docs/results/performance.md too.")
     parser.add_argument("--figures", action="store_true", help="Put the times of named plans beside what they keep.")
-    given = parser.parse_args()
-    given.out.mkdir(parents=True, exist_ok=True)
-    common: dict[str, Any] = {"checkpoint": str(given.out / "checkpoint"), "out": str(given.out), "runs": given.runs}
-    common |= {"dtype_stored": given.dtype, "clip": given.clip}
-    if given.clip and given.figures:
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    common: dict[str, Any] = {"checkpoint": str(args.out / "checkpoint"), "out": str(args.out), "runs": args.runs}
+    common |= {"dtype_stored": args.dtype, "clip": args.clip}
+    if args.clip and args.figures:
         sys.exit("--figures is of pictures: the record has no place for times of clips")
-    if not (given.out / "checkpoint").is_dir():
-        sizes = ["--layers", str(given.layers), "--encoder-blocks", str(given.encoder_blocks), "--dtype", given.dtype]
+    if not (args.out / "checkpoint").is_dir():
+        sizes = ["--layers", str(args.layers), "--encoder-blocks", str(args.encoder_blocks), "--dtype", args.dtype]
         command = [sys.executable, "-m", "luvc_export", "make-random", "qwen2.5-vl-3b", "-o", common["checkpoint"]]
         subprocess.run([*command, *sizes], check=True)
-    chosen = [peer for peer in (CLIPS if given.clip else PEERS) if not given.only or peer[0] in given.only]
-    results: Path = given.out / (given.results or ("clips.json" if given.clip else "results.json"))
-    known = {} if given.again or not results.is_file() else json.loads(results.read_text())
+    chosen = [peer for peer in (CLIPS if args.clip else PEERS) if not args.only or peer[0] in args.only]
+    results: Path = args.out / (args.results or ("clips.json" if args.clip else "results.json"))
+    known = {} if args.again or not results.is_file() else json.loads(results.read_text())
     if known.get("cpu", cpu()) != cpu():
         sys.exit(f"{results} has times of another machine ({known['cpu']}): give --again, or --results another file")
-    found: dict[str, list[dict[str, Any]]] = known.get("runs", {})
+    runs_of: dict[str, list[dict[str, Any]]] = known.get("runs", {})
     errors: dict[str, str] = {}
     for name, file, requirements, options in chosen:
-        made = ask("prepare", file, requirements, {**common, **options})
-        if "error" in made:
-            errors[name] = made["error"]
-    if given.prepare:
+        prepared = ask("prepare", file, requirements, {**common, **options})
+        if "error" in prepared:
+            errors[name] = prepared["error"]
+    if args.prepare:
         print(json.dumps(errors, indent=1))
         return
-    for number in range(given.rounds):
+    for number in range(args.rounds):
         for name, file, requirements, options in chosen:
-            if name in errors or len(found.get(name, [])) > number:
+            if name in errors or len(runs_of.get(name, [])) > number:
                 continue
-            made = ask("times", file, requirements, {**common, **options})
-            if "error" in made:
-                errors[name] = made["error"]
+            measured = ask("times", file, requirements, {**common, **options})
+            if "error" in measured:
+                errors[name] = measured["error"]
             else:
-                found.setdefault(name, []).append(made)
-            whole = {"runs": found, "errors": errors, "cpu": cpu()}
+                runs_of.setdefault(name, []).append(measured)
+            whole = {"runs": runs_of, "errors": errors, "cpu": cpu()}
             results.with_suffix(".part").write_text(json.dumps(whole, indent=1))
             results.with_suffix(".part").replace(results)
-    text = f"{cpu()}\n\n{table([name for name, *_ in chosen], found, errors)}"
+    text = f"{cpu()}\n\n{table([name for name, *_ in chosen], runs_of, errors)}"
     print(text)
-    if given.page:
-        put(PAGE, f"{given.layers} + {given.encoder_blocks}{', clips' * given.clip}", text)
-    if given.figures:
-        record_times(given.out, f"{given.layers} layers and {given.encoder_blocks} blocks", found)
+    if args.page:
+        put(PAGE, f"{args.layers} + {args.encoder_blocks}{', clips' * args.clip}", text)
+    if args.figures:
+        record_times(args.out, f"{args.layers} layers and {args.encoder_blocks} blocks", runs_of)
 
 
-def record_times(out: Path, shapes: str, found: dict[str, list[dict[str, Any]]]) -> None:
+def record_times(out: Path, shapes: str, runs_of: dict[str, list[dict[str, Any]]]) -> None:
     """Put the medians and ranges of first tokens into the record of named plans; plans of other recipes are refused."""
     from luvc_export.bundle import folder as bundles
     from luvc_export.core.named_plans import FIGURES, NAMED
@@ -136,7 +136,7 @@ def record_times(out: Path, shapes: str, found: dict[str, list[dict[str, Any]]])
     from luvc_export.core.planning import recipe_of
 
     rows: list[dict[str, Any]] = []
-    for name, runs in found.items():
+    for name, runs in runs_of.items():
         plan = name.removeprefix("luvc-export ")
         if plan != name and plan not in ("none", *NAMED):
             continue
@@ -163,9 +163,9 @@ def record_times(out: Path, shapes: str, found: dict[str, list[dict[str, Any]]])
 def put(page: Path, name: str, text: str) -> None:
     """Replace what stands in ``page`` between the comments ``peers NAME`` and ``end of peers NAME``."""
     begin, end = f"<!-- peers {name} -->\n", f"<!-- end of peers {name} -->\n"
-    before, found, rest = page.read_text(encoding="utf-8").partition(begin)
+    before, marker, rest = page.read_text(encoding="utf-8").partition(begin)
     _, ends, after = rest.partition(end)
-    if not found or not ends:
+    if not marker or not ends:
         sys.exit(f"{page} has no place for this table: no {begin.strip()} with {end.strip()} after it")
     page.write_text(f"{before}{begin}\n{text}\n\n{end}{after}", encoding="utf-8")
 
@@ -204,7 +204,7 @@ def ask(what: str, file: str, requirements: str | None, options: dict[str, Any])
     return {"error": last[0][:200]}
 
 
-def table(names: list[str], found: dict[str, list[dict[str, Any]]], errors: dict[str, str]) -> str:
+def table(names: list[str], runs_of: dict[str, list[dict[str, Any]]], errors: dict[str, str]) -> str:
     """Markdown: medians, and each time to first token and of the LLM by that of the first of ``names``."""
     heads = ["", "version", "visual tokens a layer", "first token s", f"by {names[0]}", "LLM s", f"by {names[0]}"]
     heads += ["decode tokens/s", "load s", "first answer s", "peak GiB"]
@@ -213,11 +213,11 @@ def table(names: list[str], found: dict[str, list[dict[str, Any]]], errors: dict
         if name in errors:
             rows.append(f"| {name} | | | cannot run: {errors[name]} |" + " |" * (len(heads) - 4))
             continue
-        runs = found[name]
+        runs = runs_of[name]
         cells = [name, runs[0]["version"], f"{runs[0]['visual_tokens']:.0f}"]
         for what in ("ttft_s", "prefill_s"):
             cells += spread(
-                [t for run in runs for t in run[what]], [t for run in found.get(names[0], []) for t in run[what]]
+                [t for run in runs for t in run[what]], [t for run in runs_of.get(names[0], []) for t in run[what]]
             )
         speed = [s for run in runs for s in run["tokens_per_s"]]
         peak = max(run["peak_gib"] for run in runs)

@@ -40,7 +40,7 @@ RECIPES = {"luvc_export/core/named_plans.py"}
 #: Names of parameters and variables that do not say what they hold. A score is ``given`` its input: that is documented.
 NAMELESS = {"found", "given", "made", "said", "told"}
 #: Beside the rooms: their functions have none of them either.
-NAMED = ("tests",)
+NAMED = ("benchmarks", "examples", "tests")
 
 
 def modules(rooms: tuple[str, ...] = ROOMS) -> list[Path]:

@@ -54,17 +54,17 @@ def resident(process: int) -> float:
 
 def decoders(parent: int) -> list[int]:
     """Children that decode a camera."""
-    found = []
+    processes = []
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
             try:
-                told = (folder / "stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
+                fields = (folder / "stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
                 command = (folder / "cmdline").read_bytes()
             except OSError:
                 continue
-            if int(told[1]) == parent and b"camera_task" in command:
-                found.append(int(folder.name))
-    return found
+            if int(fields[1]) == parent and b"camera_task" in command:
+                processes.append(int(folder.name))
+    return processes
 
 
 def main() -> None:

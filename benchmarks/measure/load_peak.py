@@ -36,10 +36,10 @@ def main(folder: str, plan: str = "", turned: str = "") -> None:
     for word in ("no", "yes"):
         command = [sys.executable, __file__, folder, plan, word]
         peak, own, count = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-        told = (
+        figure = (
             f"{peak / count:.2f} bytes a parameter at the peak ({peak / 2**30:.2f} GiB), {own / count:.2f} once loaded"
         )
-        print(f"{'turned' if word == 'yes' else 'widened'} first, {count / 1e6:,.0f} M parameters: {told}")
+        print(f"{'turned' if word == 'yes' else 'widened'} first, {count / 1e6:,.0f} M parameters: {figure}")
 
 
 if __name__ == "__main__":

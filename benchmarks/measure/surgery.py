@@ -54,18 +54,18 @@ def session(path: Path) -> Any:
     return ort.InferenceSession(str(path), options)
 
 
-def race(first: Path, second: Path, given: dict[str, Any], other: dict[str, Any] | None = None) -> str:
+def race(first: Path, second: Path, feeds: dict[str, Any], other: dict[str, Any] | None = None) -> str:
     """Largest difference of the outputs they share, and paired times."""
-    a, b, other = session(first), session(second), other or given
-    old = dict(zip([o.name for o in a.get_outputs()], a.run(None, given), strict=True))
+    a, b, other = session(first), session(second), other or feeds
+    old = dict(zip([o.name for o in a.get_outputs()], a.run(None, feeds), strict=True))
     new = dict(zip([o.name for o in b.get_outputs()], b.run(None, other), strict=True))
     same = [n for n in old if old[n].shape == new[n].shape and old[n].size]
     worst = max(float(np.abs(old[n].astype(np.float64) - new[n]).max()) for n in same)
     times: list[list[float]] = [[], []]
     for _ in range(RUNS):
-        for index, (made, feed) in enumerate(((a, given), (b, other))):
+        for index, (ran, feed) in enumerate(((a, feeds), (b, other))):
             begin = time.thread_time()
-            made.run(None, feed)
+            ran.run(None, feed)
             times[index].append(1000 * (time.thread_time() - begin))
     ratio = np.median(np.array(times[0]) / np.array(times[1]))
     return f"difference {worst:.1e}, {np.median(times[0]):.2f} -> {np.median(times[1]):.2f} ms, {ratio:.2f}x"
@@ -85,15 +85,15 @@ def main(folder: Path) -> None:
         path = traced / f"{half}.{plan}.onnx"
         plain = onnx.load(path, load_external_data=False)
         model = onnx.load(source / path.name, load_external_data=False)
-        made = {}
+        graphs = {}
         for target in (ORT_CPU, INLINED, CONCAT):
-            made[target.name] = source / f"{half}.{plan}.{target.name}.onnx"
-            made[target.name].write_bytes(run_passes(model, target)[0].SerializeToString())
-        inlined = onnx.load(made["inlined"], load_external_data=False)
+            graphs[target.name] = source / f"{half}.{plan}.{target.name}.onnx"
+            graphs[target.name].write_bytes(run_passes(model, target)[0].SerializeToString())
+        inlined = onnx.load(graphs["inlined"], load_external_data=False)
         before = slimmed(path)
         print(f"{path.name}: traced {size(plain)}, after onnxslim {before}, after surgery with functions inlined"
               f" {size(inlined)} ({100 - 100 * size(inlined) / before:.0f} % fewer), that after onnxslim"
-              f" {slimmed(made['inlined'])}")  # fmt: skip
+              f" {slimmed(graphs['inlined'])}")  # fmt: skip
         report = json.loads({item.key: item.value for item in model.metadata_props}[REPORT_KEY])[0]
         passes = (step for step in report["passes"] if step["fired"])
         steps = ", ".join(f"{step['name']} {step['fired']} ({step['before']} -> {step['after']})" for step in passes)
@@ -103,9 +103,9 @@ def main(folder: Path) -> None:
             cases = {"one picture": inputs(model, plan_)["1 images"]}
         else:
             cases = {"prefill": feeds(model, plan_, TEXT), "decode": feeds(model, plan_, STEP)}
-        for name, given in cases.items():
-            print(f"  {name}, before -> after: {race(path, made['cpu'], given)}")
-            print(f"  {name}, inlined beforehand -> fused nodes: {race(made['inlined'], made['cpu'], given)}")
+        for name, feed in cases.items():
+            print(f"  {name}, before -> after: {race(path, graphs['cpu'], feed)}")
+            print(f"  {name}, inlined beforehand -> fused nodes: {race(graphs['inlined'], graphs['cpu'], feed)}")
     inplace(source)
     rtx(source)
 
@@ -116,23 +116,23 @@ def inplace(source: Path, capacity: int = 64) -> None:
         path = source / f"decoder.{plan}.onnx"
         model = onnx.load(path, load_external_data=False)
         fixed = source / f"decoder.{plan}.inplace.onnx"
-        made = run_passes(model, INPLACE, text_capacity=capacity)[0]
-        fixed.write_bytes(made.SerializeToString())
+        inplace_graph = run_passes(model, INPLACE, text_capacity=capacity)[0]
+        fixed.write_bytes(inplace_graph.SerializeToString())
         plan_ = make_plan(str(CHECKPOINT), plan, image_size=IMAGE_SIZE)
         for name, case in (("prefill", TEXT), ("decode", STEP)):
-            given = feeds(model, plan_, case)
-            text, past = given["input_ids"].shape[1], case[4]
-            other = {key: item for key, item in given.items() if not key.startswith("past_key")}
+            inputs = feeds(model, plan_, case)
+            text, past = inputs["input_ids"].shape[1], case[4]
+            other = {key: item for key, item in inputs.items() if not key.startswith("past_key")}
             other |= {"past_text": np.array([past]), "past_groups": np.array([case[3]])}
             other["text_mask"] = np.arange(capacity)[None] < past + text
-            for item in made.graph.input:
+            for item in inplace_graph.graph.input:
                 if item.name.startswith("past_key"):
                     held = np.zeros([d.dim_value or 1 for d in item.type.tensor_type.shape.dim], np.float32)
-                    held[:, :, : given[item.name].shape[2]] = given[item.name]
+                    held[:, :, : inputs[item.name].shape[2]] = inputs[item.name]
                     other[item.name] = held
             for form in ("concat", "cpu"):
                 print(f"decoder.{plan} {name}, {form} -> in place: "
-                      f"{race(source / f'decoder.{plan}.{form}.onnx', fixed, given, other)}")  # fmt: skip
+                      f"{race(source / f'decoder.{plan}.{form}.onnx', fixed, inputs, other)}")  # fmt: skip
 
 
 def rtx(source: Path) -> None:

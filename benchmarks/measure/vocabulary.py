@@ -61,23 +61,23 @@ def answers(folder: Path) -> list[dict[str, Any]]:
     learned = islice(cases("train", LEARNED_FROM), LEARNED_FROM)
     lines = [json.dumps({"prompt": one.prompt, "answer": one.answer}) for one in learned]
     data.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    questions, records, said = list(cases("heldout", ASKED)), list[dict[str, Any]](), list[tuple[int, ...]]()
+    questions, records, first = list(cases("heldout", ASKED)), list[dict[str, Any]](), list[tuple[int, ...]]()
     for rows in (None, *SMALL):
         bundle = folder / f"demo-{rows}"
         if not bundle.is_dir():
             choice = {} if rows is None else {"vocab": rows, "vocab_data": data}
             export_bundle(str(CHECKPOINT), bundle, "none", **choice)  # type: ignore[arg-type]
         session = Session(bundle, "cpu", arithmetic="fp32")
-        found = [session.generate(list(one.images), one.prompt, max_new_tokens=8, greedy=True) for one in questions]
-        said = said or [one.token_ids for one in found]
+        generated = [session.generate(list(one.images), one.prompt, max_new_tokens=8, greedy=True) for one in questions]
+        first = first or [one.token_ids for one in generated]
         surprise = [_surprise(session, one.images, one.prompt, one.answer) for one in questions]
         within = [one for one in surprise if max(one) < -ABSENT / 2]
         records.append(
             {
                 "rows": session.bundle.manifest.head_rows,
                 "of": session.bundle.manifest.decoder.vocab,
-                "right": sum(a.text.strip() == q.answer for a, q in zip(found, questions, strict=True)) / ASKED,
-                "equal": sum(a.token_ids == full for a, full in zip(found, said, strict=True)) / ASKED,
+                "right": sum(a.text.strip() == q.answer for a, q in zip(generated, questions, strict=True)) / ASKED,
+                "equal": sum(a.token_ids == full for a, full in zip(generated, first, strict=True)) / ASKED,
                 "written": len(within) / ASKED,
                 "perplexity": math.exp(sum(map(sum, within)) / sum(map(len, within))),
             }
@@ -148,13 +148,13 @@ def decode(folder: Path) -> list[dict[str, Any]]:
     for rows in KEPT:
         shape = ("--images", 0, "--text", 16, "--new-tokens", STEPS + 1, "--repeats", 5, "--arithmetic", "fp32")
         words = ("bench", folder / "random-None", "--vs", folder / f"random-{rows}", *shape, "--json")
-        found = json.loads(_command(*words))
+        record = json.loads(_command(*words))
         full, small = (
             {"bytes": case["facts"]["decode_bytes"], "step_ms": case["stats"]["decode_ms"]["median"] / STEPS}
-            for case in found["cases"]
+            for case in record["cases"]
         )
-        backend = found["cases"][0]["facts"]["backend"]
-        records.append({"rows": rows, "small": small, "full": full, "backend": backend, "machine": found["machine"]})
+        backend = record["cases"][0]["facts"]["backend"]
+        records.append({"rows": rows, "small": small, "full": full, "backend": backend, "machine": record["machine"]})
     return records
 
 
@@ -166,7 +166,7 @@ def page(asked: list[dict[str, Any]], timed: list[dict[str, Any]]) -> str:
         for one in asked
     ]
     machine, backend = timed[0]["machine"], timed[0]["backend"]
-    told = f"{backend}, {machine['threads']} threads, {', '.join(machine['cpu_features'])}."
+    note = f"{backend}, {machine['threads']} threads, {', '.join(machine['cpu_features'])}."
     steps = [(ROWS, timed[0]["full"], timed[0]["full"]), *((one["rows"], one["small"], one["full"]) for one in timed)]
     speeds = [
         f"| {rows:,} | {one['bytes'] / 1e6:.0f} | {one['bytes'] / full['bytes']:.2f} | {one['step_ms']:.1f} |"
@@ -174,7 +174,7 @@ def page(asked: list[dict[str, Any]], timed: list[dict[str, Any]]) -> str:
         for rows, one, full in steps
     ]
     first = HEAD.format(asked=ASKED, learned=LEARNED_FROM) + "\n".join(lines) + "\n"
-    return first + SPEED.format(machine=told) + "\n".join(speeds) + "\n"
+    return first + SPEED.format(machine=note) + "\n".join(speeds) + "\n"
 
 
 def _command(*words: object) -> str:
@@ -190,8 +190,8 @@ if __name__ == "__main__":
     large(root)
     known = json.loads(figures.read_text(encoding="utf-8")) if figures.is_file() else []
     for part in sys.argv[2:] or ("answers", "decode"):
-        made = {"answers": answers, "decode": decode}[part](root)
-        known = [one for one in known if one["part"] != part] + [{"part": part, **one} for one in made]
+        measured = {"answers": answers, "decode": decode}[part](root)
+        known = [one for one in known if one["part"] != part] + [{"part": part, **one} for one in measured]
     figures.write_text("[\n" + ",\n".join(map(json.dumps, known)) + "\n]\n", encoding="utf-8")
     halves = [[one for one in known if one["part"] == part] for part in ("answers", "decode")]
     if all(halves):

@@ -117,5 +117,5 @@ def main(prepare: Callable[[dict[str, Any]], None], times: Callable[[dict[str, A
     global RUNS, NEW
     what, options = sys.argv[1], json.loads(sys.argv[2])
     RUNS, NEW = options.get("runs", RUNS), options.get("new", NEW)
-    made = times(options) if what == "times" else (prepare(options) or {})
-    print("\n" + json.dumps(made), flush=True)
+    result = times(options) if what == "times" else (prepare(options) or {})
+    print("\n" + json.dumps(result), flush=True)

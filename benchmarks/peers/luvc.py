@@ -45,8 +45,8 @@ def prepare(options: dict[str, Any]) -> None:
         )
     if options.get("codes") and not (codes(options) / "luvc.json").is_file():
         halves = str(Path(__file__).parents[1] / "measure" / "times" / "halves.py")
-        made = [str(codes(options)), str(folder(options)), options["plan"], "--prepare", "--head"]
-        subprocess.run([sys.executable, halves, *made], check=True)
+        words = [str(codes(options)), str(folder(options)), options["plan"], "--prepare", "--head"]
+        subprocess.run([sys.executable, halves, *words], check=True)
 
 
 def folder(options: dict[str, Any]) -> Path:
@@ -112,8 +112,8 @@ def times(options: dict[str, Any]) -> dict[str, Any]:
     prefill = [s.prefill_ms / 1000 for s in samples]
     facts = runner.facts(case)
     version = f"{version}, {facts.backend} {facts.arithmetic}"
-    made = common.answer(version, sum(keep) / len(keep), ttft, speed, prefill)
-    return made | {
+    record = common.answer(version, sum(keep) / len(keep), ttft, speed, prefill)
+    return record | {
         "load_s": facts.load_ms / 1000,
         "first_answer_s": facts.first_ms / 1000,
         "prefill_flops": facts.prefill_flops,

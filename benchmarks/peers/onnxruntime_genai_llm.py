@@ -15,11 +15,11 @@ import common
 
 def prepare(options: dict[str, Any]) -> None:
     """Build the LLM with token ids as input, in fp32 or ``weights``."""
-    made = folder(options)
-    if not (made / "genai_config.json").is_file():
-        tool = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-i", options["checkpoint"], "-o", str(made)]
+    place = folder(options)
+    if not (place / "genai_config.json").is_file():
+        tool = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-i", options["checkpoint"], "-o", str(place)]
         subprocess.run(
-            [*tool, "-p", options.get("weights", "fp32"), "-e", "cpu", "-c", str(made / "cache")], check=True
+            [*tool, "-p", options.get("weights", "fp32"), "-e", "cpu", "-c", str(place / "cache")], check=True
         )
 
 

@@ -13,12 +13,12 @@ import common
 
 def prepare(options: dict[str, Any]) -> None:
     """Convert with optimum-intel: fp32, or fp16 where the checkpoint stores half precision."""
-    made = folder(options)
-    if not made.is_dir():
+    place = folder(options)
+    if not place.is_dir():
         tool = [str(Path(sys.executable).with_name("optimum-cli")), "export", "openvino", "-m", options["checkpoint"]]
         stored = "fp32" if options.get("dtype_stored", "fp32") == "fp32" else "fp16"
         stored = options.get("weights", stored)
-        subprocess.run([*tool, "--task", "image-text-to-text", "--weight-format", stored, str(made)], check=True)
+        subprocess.run([*tool, "--task", "image-text-to-text", "--weight-format", stored, str(place)], check=True)
 
 
 def folder(options: dict[str, Any]) -> Path:
@@ -73,8 +73,8 @@ def times(options: dict[str, Any]) -> dict[str, Any]:
     last = seen[-1]
     print(f"input tokens {last.get_num_input_tokens()}, generated {last.get_num_generated_tokens()}", file=sys.stderr)
     computed = "fp32" if options.get("fp32") else "as it comes"
-    made = common.answer(f"openvino-genai {openvino_genai.__version__}, {computed}", visual, ttft, speed)
-    return made | {"input_tokens": last.get_num_input_tokens()}
+    record = common.answer(f"openvino-genai {openvino_genai.__version__}, {computed}", visual, ttft, speed)
+    return record | {"input_tokens": last.get_num_input_tokens()}
 
 
 if __name__ == "__main__":

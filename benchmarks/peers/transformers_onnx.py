@@ -24,11 +24,11 @@ def prepare(options: dict[str, Any]) -> None:
     folder = Path(options["out"]) / "transformers-onnx"
     if (folder / "inputs.pt").is_file():
         return
-    model, given = load(options["checkpoint"]), question(0)
+    model, inputs = load(options["checkpoint"]), question(0)
     config = OnnxConfig(ort_fusions="cpu")
     with torch.inference_mode():
-        parts = decompose_for_generation(model, given)
-    OnnxExporter().export_for_generation(model, given, config).save_pretrained(folder)
+        parts = decompose_for_generation(model, inputs)
+    OnnxExporter().export_for_generation(model, inputs, config).save_pretrained(folder)
     torch.save({name: inputs for name, (_, inputs) in parts.items()}, folder / "inputs.pt")
 
 
@@ -43,9 +43,9 @@ def times(options: dict[str, Any]) -> dict[str, Any]:
     inputs = torch.load(folder / "inputs.pt", weights_only=False)
     exported = ExportedModel.from_pretrained(folder)
     seconds: dict[str, list[float]] = {}
-    for name, given in inputs.items():
+    for name, tensor in inputs.items():
         runner = exported.runners[name]
-        kept = {key: value for key, value in given.items() if key in runner.metadata.kwargs}
+        kept = {key: value for key, value in tensor.items() if key in runner.metadata.kwargs}
         for _ in range(common.RUNS + 1):
             begin = perf_counter()
             runner(**kept)

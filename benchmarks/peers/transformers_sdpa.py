@@ -67,9 +67,9 @@ def times(options: dict[str, Any]) -> dict[str, Any]:
     asks, visual = (clip_question, common.CLIP_VISUAL) if options.get("clip") else (question, common.VISUAL)
 
     def generate(run: int, count: int) -> Any:
-        given = asks(run, dtype)
+        inputs = asks(run, dtype)
         with torch.inference_mode():
-            return model.generate(**given, max_new_tokens=count, min_new_tokens=count, do_sample=False)
+            return model.generate(**inputs, max_new_tokens=count, min_new_tokens=count, do_sample=False)
 
     if options.get("steps"):
 

@@ -28,8 +28,21 @@ ROWS, SHARD = 400, 8
 
 def words(folder: Path, source: Path, out: Path) -> list[str]:
     """The command."""
-    made = [sys.executable, "-m", "luvc_export", "batch", str(folder), "--input", str(source), "-o", str(out)]
-    return [*made, "--plan", PLAN, "--backend", "cpu", "--workers", "2", "--shard", str(SHARD), "--rows", "2", "--json"]
+    command = [sys.executable, "-m", "luvc_export", "batch", str(folder), "--input", str(source), "-o", str(out)]
+    return [
+        *command,
+        "--plan",
+        PLAN,
+        "--backend",
+        "cpu",
+        "--workers",
+        "2",
+        "--shard",
+        str(SHARD),
+        "--rows",
+        "2",
+        "--json",
+    ]
 
 
 def written(out: Path) -> list[dict[str, Any]]:
@@ -50,12 +63,12 @@ def killed(command: list[str], out: Path, after: float, number: int, working: bo
         while working and process.poll() is None and len([*out.glob("part-*")]) == before:
             time.sleep(0.01)
         try:
-            _, said = process.communicate(timeout=after)
+            _, err = process.communicate(timeout=after)
         except subprocess.TimeoutExpired:
             process.send_signal(number)
             process.communicate()
             return True
-        assert process.returncode == 0, said
+        assert process.returncode == 0, err
     return False
 
 
@@ -66,22 +79,22 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--longest", type=float, default=12.0, help="seconds from the start to a kill, at most")
     parser.add_argument("--full", type=Path, help="a folder on a disk with room for some shards alone")
-    given = parser.parse_args()
+    options = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    dice, kills, rounds, faults = random.Random(given.seed), Counter[str](), 0, 0
+    dice, kills, rounds, faults = random.Random(options.seed), Counter[str](), 0, 0
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
         root = Path(scratch)
         folder = bundle(root)
         write_cases(root, ROWS)
         own = session(folder)
         texts = [own.generate([*map(png, case.images)], case.prompt).text for case in questions(ROWS)]
-        while kills.total() < given.kills:
+        while kills.total() < options.kills:
             command, rounds = words(folder, root / "cases.jsonl", root / f"out-{rounds}"), rounds + 1
             out, running = Path(command[command.index("-o") + 1]), True
-            while running and kills.total() < given.kills:
+            while running and kills.total() < options.kills:
                 number = dice.choice((signal.SIGKILL, signal.SIGKILL, signal.SIGKILL, signal.SIGTERM))
                 working = dice.random() < 0.7
-                moment = dice.uniform(0, 4 if working else given.longest)
+                moment = dice.uniform(0, 4 if working else options.longest)
                 running = killed(command, out, moment, number, working)
                 kills[number.name] += running
                 since = "its first shard" if working else "its start"
@@ -93,8 +106,8 @@ def main() -> None:
             right = sum(row["text"] == text for row, text in zip(rows, texts, strict=True)) if once else 0
             faults += not once or right != ROWS
             print(f"round {rounds}: {len(rows)} rows, each once: {once}, {right} as Session", flush=True)
-        if given.full:
-            faults += not full(words(folder, root / "cases.jsonl", given.full / "out"), given.full / "out")
+        if options.full:
+            faults += not full(words(folder, root / "cases.jsonl", options.full / "out"), options.full / "out")
     print(f"{dict(kills)}, {rounds} rounds, {faults} faults")
     sys.exit(bool(faults))
 
@@ -102,13 +115,14 @@ def main() -> None:
 def full(command: list[str], out: Path) -> bool:
     """Whether a batch on a disk that is full ends as it should."""
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    said = json.loads(done.stderr.splitlines()[-1])["error"]
+    error = json.loads(done.stderr.splitlines()[-1])["error"]
     rows = written(out)
     left = [path.name for path in out.iterdir() if path.name.startswith(".")]
     print(
-        f"exit code {done.returncode}: {said['what']}, {said['where']}; {len(rows)} rows in whole shards, left: {left}"
+        f"exit code {done.returncode}: {error['what']}, {error['where']}; "
+        f"{len(rows)} rows in whole shards, left: {left}"
     )
-    return done.returncode == 2 and "space" in said["what"] and 0 < len(rows) < ROWS and not left
+    return done.returncode == 2 and "space" in error["what"] and 0 < len(rows) < ROWS and not left
 
 
 if __name__ == "__main__":

@@ -44,8 +44,8 @@ def run(folder: Path, source: Path, out: Path) -> dict[str, float]:
     began = time.monotonic()
     result = run_batch(job, local(1, ("-c", STUB)))
     peaks = [resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    made = {"rows": result.rows, "errors": result.errors, "seconds": round(time.monotonic() - began, 1)}
-    return {**made, "writer_mib": round(peaks[0], 1), "worker_mib": round(peaks[1], 1)}
+    record = {"rows": result.rows, "errors": result.errors, "seconds": round(time.monotonic() - began, 1)}
+    return {**record, "writer_mib": round(peaks[0], 1), "worker_mib": round(peaks[1], 1)}
 
 
 def repeated(source: Path, rows: int) -> Path:
@@ -62,22 +62,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("rows", type=int, nargs="+")
     parser.add_argument("--child", nargs=3, type=Path, help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.child:
-        print(json.dumps(run(*given.child)))
+    options = parser.parse_args()
+    if options.child:
+        print(json.dumps(run(*options.child)))
         return
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    found = []
+    records = []
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
         root = Path(scratch)
         folder = bundle(root)
         write_cases(root, 100)
-        for rows in given.rows:
+        for rows in options.rows:
             places = [str(folder), str(repeated(root / "cases.jsonl", rows)), str(root / f"out-{rows}")]
             words = [sys.executable, __file__, "0", "--child", *places]
-            found.append(json.loads(subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True).stdout))
-            print(json.dumps(found[-1]), flush=True)
-    more = {name: round(100 * (found[-1][name] / found[0][name] - 1), 1) for name in ("writer_mib", "worker_mib")}
+            records.append(json.loads(subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True).stdout))
+            print(json.dumps(records[-1]), flush=True)
+    more = {name: round(100 * (records[-1][name] / records[0][name] - 1), 1) for name in ("writer_mib", "worker_mib")}
     print(json.dumps({"more_percent": more}))
     sys.exit(max(more.values()) > 10)
 

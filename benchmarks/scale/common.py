@@ -23,8 +23,8 @@ PLAN = "even"
 
 def bundle(folder: Path) -> Path:
     """The bundle of ``$LUVC_BUNDLE``, or one exported to ``folder``."""
-    if given := os.environ.get("LUVC_BUNDLE"):
-        return Path(given)
+    if place := os.environ.get("LUVC_BUNDLE"):
+        return Path(place)
     plan = make_plan(str(CHECKPOINT), PLAN, image_size=IMAGE_SIZE)
     export_bundle(str(CHECKPOINT), folder / "demo", {PLAN: plan}, image_size=IMAGE_SIZE, text_capacity=256)
     return folder / "demo"

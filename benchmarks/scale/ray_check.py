@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "on_ray"
-told = json.load(sys.stdin)
-FOLDER, TEXTS = Path(told["folder"]), told["texts"]
+facts = json.load(sys.stdin)
+FOLDER, TEXTS = Path(facts["folder"]), facts["texts"]
 wrong: list[str] = []
 
 
@@ -37,20 +37,20 @@ def compare(name: str, table: pa.Table) -> None:
         wrong.append(name)
 
 
-whole = pa.Table.from_pylist(told["rows"])
+whole = pa.Table.from_pylist(facts["rows"])
 pq.write_table(whole, FOLDER / "paths.parquet")
-options = ("--plan", told["plan"], "--backend", "cpu")
-example("parquet.py", told["bundle"], FOLDER / "paths.parquet", FOLDER / "out", *options)
+options = ("--plan", facts["plan"], "--backend", "cpu")
+example("parquet.py", facts["bundle"], FOLDER / "paths.parquet", FOLDER / "out", *options)
 answered = pq.read_table(FOLDER / "out")
 compare("Parquet in, Parquet out", answered)
 broken = next(row for row in answered.to_pylist() if row["name"] == "broken")
 if broken["text"] is not None or "not an image" not in broken["error"]:
     wrong.append(f"the broken row: {broken}")
 
-good = [row for row in told["rows"] if row["name"] in TEXTS]
+good = [row for row in facts["rows"] if row["name"] in TEXTS]
 pictures = [{**row, "image": Path(row["image"]).read_bytes()} for row in good]
 pq.write_table(pa.Table.from_pylist(pictures), FOLDER / "pictures.parquet")
-example("ask_server.py", told["address"], told["model"], FOLDER / "pictures.parquet", FOLDER / "served")
+example("ask_server.py", facts["address"], facts["model"], FOLDER / "pictures.parquet", FOLDER / "served")
 compare("Ray's HTTP processor against luvc-export serve", pq.read_table(FOLDER / "served"))
 print("\n".join(wrong))
 sys.exit(bool(wrong))

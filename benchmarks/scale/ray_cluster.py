@@ -32,23 +32,23 @@ MARK = "LUVC_RAY_CHECK"
 failed: list[str] = []
 
 
-def check(name: str, good: bool, said: object = "") -> None:
+def check(name: str, good: bool, detail: object = "") -> None:
     """One line, and whether all is well so far."""
-    print(f"{'ok' if good else 'FAILED'}: {name} {said}".rstrip(), flush=True)
+    print(f"{'ok' if good else 'FAILED'}: {name} {detail}".rstrip(), flush=True)
     if not good:
         failed.append(name)
 
 
 def actors(mark: str) -> list[int]:
     """Processes of this run's actors that have loaded a bundle."""
-    found = []
+    listed = []
     for place in Path("/proc").iterdir():
         if place.name.isdigit():
             with contextlib.suppress(OSError):
                 words, variables = (place / "cmdline").read_bytes(), (place / "environ").read_bytes()
                 if b"MapWorker(MapBatches(LineAnswerer))" in words and f"{MARK}={mark}".encode() in variables:
-                    found.append(int(place.name))
-    return found
+                    listed.append(int(place.name))
+    return listed
 
 
 def batch(python: Path, root: Path, folder: Path, rows: int) -> None:
@@ -60,14 +60,14 @@ def batch(python: Path, root: Path, folder: Path, rows: int) -> None:
     began, killed = time.monotonic(), None
     with subprocess.Popen(words, env={**os.environ, MARK: mark}, stdout=subprocess.PIPE, text=True) as process:
         while process.poll() is None:
-            found = actors(mark)
-            if killed is None and len(list(out.glob("part-*"))) >= rows // 32 // 4 and len(found) == WORKERS:
-                killed = found[0]
+            listed = actors(mark)
+            if killed is None and len(list(out.glob("part-*"))) >= rows // 32 // 4 and len(listed) == WORKERS:
+                killed = listed[0]
                 os.kill(killed, signal.SIGKILL)
             time.sleep(0.2)
         assert process.stdout is not None
-        said = process.stdout.read()
-    lines = said.strip().splitlines()
+        printed = process.stdout.read()
+    lines = printed.strip().splitlines()
     check("the batch ends well", process.returncode == 0 and json.loads(lines[0])["errors"] == 0, lines[0])
     check("it prints JSON alone", len(lines) == 1, lines[1:])
     check("a worker was killed in the middle", killed is not None, f"process {killed}")
@@ -95,30 +95,30 @@ def serving(folder: Path) -> Iterator[tuple[str, str]]:
     words = [sys.executable, "-m", "luvc_export", "serve", f"{folder}#{PLAN}", "--backend", "cpu", "--threads", "1"]
     with subprocess.Popen([*words, "--port", "0", "--json", "--queue", "64"], stdout=subprocess.PIPE, text=True) as run:
         assert run.stdout is not None
-        said = json.loads(run.stdout.readline())
+        ready = json.loads(run.stdout.readline())
         try:
-            yield said["address"], said["models"][0]
+            yield ready["address"], ready["models"][0]
         finally:
             run.terminate()
 
 
 def tables(python: Path, root: Path, folder: Path) -> None:
     """Parquet in and out: through the actor, and through our server."""
-    told = [
+    rows = [
         {"name": f"q{index}", "image": str(root / f"{index}.png"), "prompt": case.prompt}
         for index, case in enumerate(questions(48))
         if len(case.images) == 1
     ]
     own, texts = session(folder), {}
-    for one, case in zip(told, (case for case in questions(48) if len(case.images) == 1), strict=True):
+    for one, case in zip(rows, (case for case in questions(48) if len(case.images) == 1), strict=True):
         Path(one["image"]).write_bytes(png(case.images[0]))
         texts[one["name"]] = own.generate(one["image"], case.prompt).text
-    told.append({"name": "broken", "image": str(root / "cases.jsonl"), "prompt": "what?"})
+    rows.append({"name": "broken", "image": str(root / "cases.jsonl"), "prompt": "what?"})
     with serving(folder) as (address, model):
-        given: dict[str, Any] = {"rows": told, "texts": texts, "bundle": str(folder), "plan": PLAN, "folder": str(root)}
-        given |= {"address": address, "model": model}
+        facts: dict[str, Any] = {"rows": rows, "texts": texts, "bundle": str(folder), "plan": PLAN, "folder": str(root)}
+        facts |= {"address": address, "model": model}
         words = [str(python), str(ROOT / "benchmarks/scale/ray_check.py")]
-        done = subprocess.run(words, input=json.dumps(given), text=True, check=False, timeout=300)
+        done = subprocess.run(words, input=json.dumps(facts), text=True, check=False, timeout=300)
     check("Parquet and HTTP", done.returncode == 0)
 
 
@@ -127,18 +127,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("environment", type=Path)
     parser.add_argument("--count", type=int, default=2000)
-    given = parser.parse_args()
+    options = parser.parse_args()
     os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
-    python = given.environment.absolute() / "bin" / "python"
+    python = options.environment.absolute() / "bin" / "python"
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
         root = Path(scratch)
         folder = bundle(root)
-        write_cases(root, given.count)
+        write_cases(root, options.count)
         tables(python, root, folder)
         words = [str(python), str(ROOT / "benchmarks/scale/ray_dying.py")]
         done = subprocess.run(words, stdout=subprocess.DEVNULL, check=False, timeout=300)
         check("rows that end whoever answers them", done.returncode == 0)
-        batch(python, root, folder, given.count)
+        batch(python, root, folder, options.count)
     print("failed: " + ", ".join(failed) if failed else "Ray: all checks pass")
     sys.exit(bool(failed))
 

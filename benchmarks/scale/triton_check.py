@@ -18,14 +18,14 @@ from typing import Any
 import numpy as np
 import tritonclient.grpc as grpc
 
-told = json.load(sys.stdin)
-MODEL, (HTTP, GRPC, METRICS), QUESTIONS = told["model"], told["ports"], told["questions"]
+facts = json.load(sys.stdin)
+MODEL, (HTTP, GRPC, METRICS), QUESTIONS = facts["model"], facts["ports"], facts["questions"]
 failed: list[str] = []
 
 
-def check(name: str, good: bool, said: object = "") -> None:
+def check(name: str, good: bool, detail: object = "") -> None:
     """One line, and whether all is well so far."""
-    print(f"{'ok' if good else 'FAILED'}: {name} {said}".rstrip(), flush=True)
+    print(f"{'ok' if good else 'FAILED'}: {name} {detail}".rstrip(), flush=True)
     if not good:
         failed.append(name)
 
@@ -36,16 +36,16 @@ def call(method: str, path: str, body: Any = None, port: int = HTTP) -> tuple[in
     data = None if body is None else json.dumps(body)
     connection.request(method, path, data, {"content-type": "application/json"} if data else {})
     answer = connection.getresponse()
-    found = answer.status, answer.read()
+    reply = answer.status, answer.read()
     connection.close()
-    return found
+    return reply
 
 
 def generate(body: dict[str, Any]) -> dict[str, Any]:
     """The answer over HTTP."""
     status, data = call("POST", f"/v2/models/{MODEL}/generate", body)
-    found = json.loads(data)
-    return {"status": status, **found}
+    fields = json.loads(data)
+    return {"status": status, **fields}
 
 
 def events(body: dict[str, Any]) -> list[dict[str, Any]]:
@@ -60,14 +60,14 @@ _TYPES = {"max_tokens": ("INT32", np.int32), "temperature": ("FP32", np.float32)
 
 def tensors(asked: dict[str, Any]) -> list[grpc.InferInput]:
     """Inputs of a gRPC request."""
-    made = []
+    arrays = []
     for name, value in asked.items():
         kind, dtype = _TYPES.get(name, ("BOOL", np.bool_) if name == "stream" else ("BYTES", np.object_))
         items = value if isinstance(value, list) else [value]
         array = np.array([one.encode() if isinstance(one, str) else one for one in items], dtype)
-        made.append(grpc.InferInput(name, array.shape, kind))
-        made[-1].set_data_from_numpy(array)
-    return made
+        arrays.append(grpc.InferInput(name, array.shape, kind))
+        arrays[-1].set_data_from_numpy(array)
+    return arrays
 
 
 class Caller:
@@ -84,17 +84,19 @@ class Caller:
 
     def pieces(self) -> list[dict[str, Any]]:
         """All responses of one request."""
-        made = []
+        pieces = []
         while True:
             result, error = self.found.get(timeout=120)
             if error is not None:
-                made.append({"error": str(error)})
-                return made
+                pieces.append({"error": str(error)})
+                return pieces
             response = result.get_response()
             if response.outputs:
-                made.append({name: result.as_numpy(name)[0] for name in ("text", "finish_reason", "completion_tokens")})
+                pieces.append(
+                    {name: result.as_numpy(name)[0] for name in ("text", "finish_reason", "completion_tokens")}
+                )
             if response.parameters["triton_final_response"].bool_param:
-                return made
+                return pieces
 
     def close(self, cancel: bool = False) -> None:
         """End the stream; with ``cancel``, its requests too."""
@@ -121,8 +123,8 @@ check("it names its inputs", {"prompt", "image", "messages"} <= {one["name"] for
 
 right = 0
 for one in QUESTIONS:
-    found = generate({"prompt": one["prompt"], "image": one["images"]})
-    right += found.get("text") == one["text"] and found["finish_reason"] == "stop"
+    reply = generate({"prompt": one["prompt"], "image": one["images"]})
+    right += reply.get("text") == one["text"] and reply["finish_reason"] == "stop"
 check("HTTP answers as Session does", right == len(QUESTIONS), f"{right} of {len(QUESTIONS)}")
 
 caller, right, pieces = Caller(), 0, 0
@@ -156,8 +158,8 @@ for name, body in {
     "messages that are none": {"messages": "{"},
     "a prompt that is too long": {"prompt": "row " * 5000},
 }.items():
-    found = generate(body)
-    check(f"{name} is refused", found["status"] == 400 and "error" in found, found.get("error", found))
+    reply = generate(body)
+    check(f"{name} is refused", reply["status"] == 400 and "error" in reply, reply.get("error", reply))
 
 caller = Caller()
 caller.send({"prompt": first["prompt"], "regex": LONG, "stream": True})

@@ -31,9 +31,9 @@ PATIENCE = 120
 
 def free_ports(count: int) -> list[int]:
     """Ports that nobody listened at a moment ago."""
-    made = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [one.getsockname()[1] for one in made]
-    for one in made:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
         one.close()
     return ports
 
@@ -85,10 +85,10 @@ def main() -> None:
         with (root / "server.log").open("w+b") as log:
             server = subprocess.Popen(words, env=variables, stdout=log, stderr=subprocess.STDOUT)
             try:
-                told = {"model": name, "ports": ports, "questions": asked(folder, QUESTIONS)}
+                facts = {"model": name, "ports": ports, "questions": asked(folder, QUESTIONS)}
                 print(f"tritonserver was ready after {wait_ready(server, ports[0]):.1f} s", flush=True)
                 check = [str(environment / "bin" / "python"), str(HERE / "triton_check.py")]
-                code = subprocess.run(check, input=json.dumps(told), text=True, check=False, timeout=420).returncode
+                code = subprocess.run(check, input=json.dumps(facts), text=True, check=False, timeout=420).returncode
                 if code == 0 and server.poll() is not None:
                     code = 1
                     print("the server did not outlive its checks")

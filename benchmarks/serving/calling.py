@@ -100,9 +100,9 @@ class Client:
 
 def data_uri(pixels: NDArray[np.uint8]) -> str:
     """uint8 [H, W, 3] as a ``data:`` address, PNG."""
-    made = io.BytesIO()
-    Image.fromarray(pixels).save(made, "PNG", compress_level=1)
-    return "data:image/png;base64," + base64.b64encode(made.getvalue()).decode()
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def picture_part(pixels: NDArray[np.uint8]) -> dict[str, Any]:

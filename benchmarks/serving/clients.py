@@ -35,8 +35,8 @@ PATIENCE = 120
 
 def bundle(folder: Path) -> Path:
     """The bundle of ``$LUVC_BUNDLE``, or one exported to ``folder``."""
-    if given := os.environ.get("LUVC_BUNDLE"):
-        return Path(given)
+    if place := os.environ.get("LUVC_BUNDLE"):
+        return Path(place)
     plan = make_plan(str(CHECKPOINT), "even", image_size=IMAGE_SIZE)
     export_bundle(str(CHECKPOINT), folder / "demo", {"even": plan}, image_size=IMAGE_SIZE, text_capacity=256)
     return folder / "demo"
@@ -61,7 +61,7 @@ def main() -> None:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         client = stack.enter_context(serving(f"{bundle(folder)}#even", "cpu", 1))
         case = next(cases("heldout", 1, 0, ("where_is",)))
-        told = {
+        facts = {
             "url": f"http://127.0.0.1:{client.port}/v1",
             "model": client.call("GET", "/v1/models").json()["data"][0]["id"],
             "picture": data_uri(case.images[0]),
@@ -75,7 +75,7 @@ def main() -> None:
                 continue
             begun = time.monotonic()
             done = subprocess.run(
-                words, input=json.dumps(told), text=True, check=False, env={**os.environ, **NOTHING}, timeout=PATIENCE
+                words, input=json.dumps(facts), text=True, check=False, env={**os.environ, **NOTHING}, timeout=PATIENCE
             )
             failed += [name] if done.returncode else []
             print(f"{name}: {'FAILED' if done.returncode else 'ok'}, {time.monotonic() - begun:.1f} s", flush=True)

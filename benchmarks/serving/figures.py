@@ -26,9 +26,9 @@ from luvc_export.serve.server import Server
 
 
 @contextmanager
-def serving(session: Session, **told: Any) -> Iterator[tuple[Server, Client]]:
+def serving(session: Session, **options: Any) -> Iterator[tuple[Server, Client]]:
     """A server in this process."""
-    server = Server(ServeOptions(port=0, **told), Models([ServedModel("model", session)]))
+    server = Server(ServeOptions(port=0, **options), Models([ServedModel("model", session)]))
     listening, up = server.listen(), threading.Event()
     thread = threading.Thread(target=server.run, args=(listening, up.set))
     thread.start()
@@ -86,8 +86,8 @@ def decode(session: Session, tokens: int, rounds: int) -> dict[str, Any]:
         def spent(workers: int) -> tuple[float, float]:
             before = client.metric("luvc_inter_token_seconds_sum"), client.metric("luvc_inter_token_seconds_count")
             with ThreadPoolExecutor(workers) as pool:
-                made = sum(pool.map(ask, range(8)))
-            assert made == 8 * tokens, made
+                lengths = sum(pool.map(ask, range(8)))
+            assert lengths == 8 * tokens, lengths
             after = client.metric("luvc_inter_token_seconds_sum"), client.metric("luvc_inter_token_seconds_count")
             return after[0] - before[0], after[1] - before[1]
 
@@ -113,23 +113,23 @@ def cached(session: Session, rounds: int) -> dict[str, Any]:
         for number in range(rounds + 1):
             picture = random.integers(0, 256, (height, width, 3)).astype(np.uint8)
             for wanted, text in (("none", "What is this?"), ("prefix", "And what is that?")):
-                told = client.chat(model="model", messages=user(text, picture), max_tokens=1).json()["timings"]
-                assert told["cache"] == wanted, told
+                timings = client.chat(model="model", messages=user(text, picture), max_tokens=1).json()["timings"]
+                assert timings["cache"] == wanted, timings
                 if number:
-                    times[wanted].append(told["vision_ms"] + told["prefix_ms"] + told["question_ms"])
+                    times[wanted].append(timings["vision_ms"] + timings["prefix_ms"] + timings["question_ms"])
     split, whole = [], []
     for _ in range(rounds):
         request = session.prepare(random.integers(0, 256, (height, width, 3)).astype(np.uint8), "What is this?")
         seen = session.default.encode_images(request.images)
         cut = request.token_ids.index(session.bundle.manifest.prompt.image_token_id) + 2
-        for found, parts in (
+        for prefix, parts in (
             (whole, (request.token_ids,)),
             (split, (request.token_ids[:cut], request.token_ids[cut:])),
         ):
             begin, state = time.process_time(), None
             for number, ids in enumerate(parts):
                 state = session.default.run(ids, None if number else seen, state).state
-            found.append(time.process_time() - begin)
+            prefix.append(time.process_time() - begin)
     return {
         "first_token_ms_new": median(times["none"]),
         "first_token_ms_hit": median(times["prefix"]),
@@ -187,41 +187,41 @@ def schema(session: Session, count: int) -> dict[str, Any]:
         def ask(number: int) -> bool:
             case = asked[number]
             drawn = {"temperature": 1.0, "seed": number, "response_format": shape, "max_tokens": 120}
-            said = json.loads(client.chat(model="model", messages=user(case.prompt, *case.images), **drawn).text)
-            good = said["colour"] in ("red", "green", "blue", "black") and 0 <= said["digit"] <= 9
-            return good and isinstance(said["sure"], bool) and 1 <= len(said["places"]) <= 2 and len(said) == 4
+            value = json.loads(client.chat(model="model", messages=user(case.prompt, *case.images), **drawn).text)
+            good = value["colour"] in ("red", "green", "blue", "black") and 0 <= value["digit"] <= 9
+            return good and isinstance(value["sure"], bool) and 1 <= len(value["places"]) <= 2 and len(value) == 4
 
         with ThreadPoolExecutor(8) as pool:
             parsed = sum(pool.map(ask, range(count)))
         for case in asked[:20]:
-            told = {"model": "model", "messages": user(case.prompt, *case.images)}
-            masked = client.chat(**told, response_format={"type": "regex", "regex": "(?s:.*)"}).text
-            same += client.chat(**told).text == masked
+            request = {"model": "model", "messages": user(case.prompt, *case.images)}
+            masked = client.chat(**request, response_format={"type": "regex", "regex": "(?s:.*)"}).text
+            same += client.chat(**request).text == masked
     return {"asked": count, "parse_and_fit": parsed, "greedy_text_unchanged": f"{same} of 20"}
 
 
 def main() -> None:
     """Measure one thing and print it as JSON."""
-    told = argparse.ArgumentParser(description=__doc__)
-    told.add_argument("what", choices=("equal", "decode", "cached", "late", "schema"))
-    told.add_argument("bundle")
-    told.add_argument("--plan")
-    told.add_argument("--backend", default="cpu")
-    told.add_argument("--threads", type=int)
-    told.add_argument("--count", type=int, default=504)
-    told.add_argument("--tokens", type=int, default=64)
-    told.add_argument("--rounds", type=int, default=5)
-    given = told.parse_args()
-    session = Session(given.bundle, given.backend, given.plan, given.threads)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=("equal", "decode", "cached", "late", "schema"))
+    parser.add_argument("bundle")
+    parser.add_argument("--plan")
+    parser.add_argument("--backend", default="cpu")
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--count", type=int, default=504)
+    parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    session = Session(options.bundle, options.backend, options.plan, options.threads)
     ways: dict[str, Callable[[], dict[str, Any]]] = {
-        "equal": lambda: equal(session, given.count),
-        "decode": lambda: decode(session, given.tokens, given.rounds),
-        "cached": lambda: cached(session, given.rounds),
-        "late": lambda: late(session, given.tokens),
-        "schema": lambda: schema(session, given.count),
+        "equal": lambda: equal(session, options.count),
+        "decode": lambda: decode(session, options.tokens, options.rounds),
+        "cached": lambda: cached(session, options.rounds),
+        "late": lambda: late(session, options.tokens),
+        "schema": lambda: schema(session, options.count),
     }
-    facts = {"what": given.what, "plan": session.plan_name, "backend": session.backend.name}
-    print(json.dumps({**facts, "arithmetic": session.backend.arithmetic, **ways[given.what]()}))
+    facts = {"what": options.what, "plan": session.plan_name, "backend": session.backend.name}
+    print(json.dumps({**facts, "arithmetic": session.backend.arithmetic, **ways[options.what]()}))
 
 
 if __name__ == "__main__":

@@ -38,10 +38,10 @@ def body(seed: int, model: str) -> bytes:
     }
     for _ in range(chance.randint(0, 4)):
         _change(request, chance)
-    said = json.dumps(request).encode()
+    data = json.dumps(request).encode()
     if chance.random() < 0.2:
-        said = _damaged(said, chance)
-    return said
+        data = _damaged(data, chance)
+    return data
 
 
 def _change(data: Any, chance: random.Random) -> None:
@@ -60,16 +60,16 @@ def _change(data: Any, chance: random.Random) -> None:
         data.insert(0, copy.deepcopy(chance.choice(_ODD)))
 
 
-def _damaged(said: bytes, chance: random.Random) -> bytes:
-    at = chance.randrange(len(said))
+def _damaged(data: bytes, chance: random.Random) -> bytes:
+    at = chance.randrange(len(data))
     way = chance.randrange(4)
     if way == 0:
-        return said[:at]
+        return data[:at]
     if way == 1:
-        return said[:at] + bytes([chance.randrange(256)]) + said[at + 1 :]
+        return data[:at] + bytes([chance.randrange(256)]) + data[at + 1 :]
     if way == 2:
-        return said[:at] + said[at : at + 20] * chance.randint(2, 50) + said[at:]
-    return chance.randbytes(len(said))
+        return data[:at] + data[at : at + 20] * chance.randint(2, 50) + data[at:]
+    return chance.randbytes(len(data))
 
 
 def send(client: Client, count: int, seed: int, model: str) -> Counter[int]:

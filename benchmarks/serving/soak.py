@@ -39,8 +39,8 @@ def serving(bundle: str, backend: str, threads: int) -> Iterator[Client]:
     words += ["--port", "0", "--json", "--quiet", "--image-cache", "8MiB"]
     with subprocess.Popen([sys.executable, *words], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        told = json.loads(process.stdout.readline())
-        client = Client("127.0.0.1", int(told["address"].rpartition(":")[2]))
+        ready = json.loads(process.stdout.readline())
+        client = Client("127.0.0.1", int(ready["address"].rpartition(":")[2]))
         while client.call("GET", "/ready").status != 200:
             time.sleep(0.2)
         try:
@@ -142,7 +142,7 @@ def soak(bundle: str, backend: str, threads: int, count: int) -> dict[str, Any]:
                 print(f"{first + 200} of {count}: {memory[-1]:.1f} MiB", file=sys.stderr, flush=True)
         time.sleep(1)
         left = client.metric("luvc_rows"), client.metric("luvc_queue")
-        told, status = asked[0][1], run.whole(*asked[0])
+        body, status = asked[0][1], run.whole(*asked[0])
     filled = memory[min(FILL // 200, len(memory)) - 1]
     growth = memory[-1] / filled - 1
     good = not run.wrong and left == (0, 0) and abs(growth) < 0.05 and status is None
@@ -151,7 +151,7 @@ def soak(bundle: str, backend: str, threads: int, count: int) -> dict[str, Any]:
         **facts,
         "memory_mib": memory,
         "growth": growth,
-        "answers_after": told if status is None else status,
+        "answers_after": body if status is None else status,
         "good": good,
     }
 
@@ -175,17 +175,17 @@ def fuzz(bundle: str, backend: str, threads: int, count: int) -> dict[str, Any]:
 
 def main() -> None:
     """Run one and print it as JSON."""
-    told = argparse.ArgumentParser(description=__doc__)
-    told.add_argument("bundle")
-    told.add_argument("--requests", type=int, default=2000)
-    told.add_argument("--fuzz", type=int)
-    told.add_argument("--backend", default="cpu")
-    told.add_argument("--threads", type=int, default=1)
-    given = told.parse_args()
-    ways = (fuzz, given.fuzz) if given.fuzz else (soak, given.requests)
-    found = ways[0](given.bundle, given.backend, given.threads, ways[1])
-    print(json.dumps(found))
-    sys.exit(not found["good"])
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("bundle")
+    parser.add_argument("--requests", type=int, default=2000)
+    parser.add_argument("--fuzz", type=int)
+    parser.add_argument("--backend", default="cpu")
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    ways = (fuzz, options.fuzz) if options.fuzz else (soak, options.requests)
+    result = ways[0](options.bundle, options.backend, options.threads, ways[1])
+    print(json.dumps(result))
+    sys.exit(not result["good"])
 
 
 if __name__ == "__main__":

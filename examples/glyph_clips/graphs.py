@@ -98,9 +98,9 @@ def seen(bundle: bundles.Bundle, name: str, case: Any) -> np.ndarray:
     step = session.default.run(request.token_ids, session.default.encode_images(request.images), blocks=request.blocks)
     if not step.kept:
         return np.ones((MOMENTS, *GRID), bool)
-    found = np.zeros(MOMENTS * GRID[0] * GRID[1], bool)
-    found[step.kept[max(step.kept)].reshape(-1)] = True
-    return found.reshape(MOMENTS, *GRID)
+    units = np.zeros(MOMENTS * GRID[0] * GRID[1], bool)
+    units[step.kept[max(step.kept)].reshape(-1)] = True
+    return units.reshape(MOMENTS, *GRID)
 
 
 def main() -> None:
@@ -116,10 +116,10 @@ def main() -> None:
     if set(some) == set(CLIPS):
         strip(some).save(args.output / "clip-plans.png", optimize=True)
     file = args.output / "clip-graphs.json"
-    found = {row["plan"]: row for row in json.loads(file.read_text(encoding="utf-8"))["rows"]} if file.is_file() else {}
+    rows = {row["plan"]: row for row in json.loads(file.read_text(encoding="utf-8"))["rows"]} if file.is_file() else {}
     for name in [] if args.draw else some:
-        found[name] = record(some[name], name, args.count)
-        lines = ",\n".join(json.dumps(found[one]) for one in CLIPS if one in found)
+        rows[name] = record(some[name], name, args.count)
+        lines = ",\n".join(json.dumps(rows[one]) for one in CLIPS if one in rows)
         file.write_text(f'{{"rows": [\n{lines}\n]}}\n', encoding="utf-8")
 
 

@@ -109,19 +109,19 @@ def prefix(
 
 def labels(film: Film) -> np.ndarray:
     """Return int64 [288, 3]: see `LABELS`, as far as the film has gone at the token's moment; -1 where no actor is."""
-    names, told = list(DIRECTIONS), np.full((MOMENTS, *GRID, len(LABELS)), -1, np.int64)
+    names, targets = list(DIRECTIONS), np.full((MOMENTS, *GRID, len(LABELS)), -1, np.int64)
     for moment in range(MOMENTS):
         for rank, actor in enumerate(film.actors):
             if moment < actor.comes:
                 continue
             gone = actor.steps[moment] > actor.steps[actor.comes]
             digits = actor.digits[actor.comes : moment + 1]
-            told[moment][film.owner[moment] == rank] = (
+            targets[moment][film.owner[moment] == rank] = (
                 rank,
                 names.index(actor.direction if gone else "none"),
                 sum(a != b for a, b in pairwise(digits)),
             )
-    return told.reshape(-1, len(LABELS))
+    return targets.reshape(-1, len(LABELS))
 
 
 assert FRAMES == 2 * MOMENTS

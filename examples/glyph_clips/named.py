@@ -34,7 +34,7 @@ MODEL, GROUND = plan_figures.FILMS[0][:2]
 TEXT = 64  # tokens that costs count, as `luvc-export plan` does
 
 
-def made(name: str, checkpoint: Checkpoint) -> Plan:
+def plan_of(name: str, checkpoint: Checkpoint) -> Plan:
     """Return the plan of that name for a whole film."""
     if name == "none":
         return nothing()
@@ -48,9 +48,9 @@ def rows(study: Study) -> Iterator[dict[str, Any]]:
     checkpoint, films = study.checkpoint, [case.picture for case in study.asked]
     family, config = checkpoint.family, checkpoint.config
     llm, encoder = family.decoder_shape(config), family.encoder_shape(config)
-    full = study.of(made("none", checkpoint))
+    full = study.of(plan_of("none", checkpoint))
     for name in ("none", *NAMED):
-        plan = made(name, checkpoint)
+        plan = plan_of(name, checkpoint)
         right, costs = study.of(plan), cost(plan, llm, TEXT, encoder=encoder)
         yield {
             "plan": name,
@@ -74,13 +74,13 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     study = Study(open_checkpoint(str(CHECKPOINT)), list(cases("heldout", args.questions)))
-    found = list[dict[str, Any]]()
+    records = list[dict[str, Any]]()
     for row in rows(study):
         print(row, flush=True)
-        found.append(row)
+        records.append(row)
     record = json.loads((args.output if args.output.is_file() else FIGURES).read_text(encoding="utf-8"))
     record["about"]["weights"][MODEL] = weights_hash(CHECKPOINT)[:16]
-    record["rows"] = [*(row for row in record["rows"] if row["model"] != MODEL), *found]
+    record["rows"] = [*(row for row in record["rows"] if row["model"] != MODEL), *records]
     args.output.write_text(plan_figures.written(record), encoding="utf-8")
 
 

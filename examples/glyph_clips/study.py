@@ -185,9 +185,9 @@ def rows(study: Study, split: str, count: int) -> Iterator[dict[str, object]]:
         yield study.row(f"{score}, as many as safe", kept, study.of(replace(recipe, llm=llm)), full)
 
 
-def verdict(found: Sequence[dict[str, Any]]) -> str:
+def verdict(records: Sequence[dict[str, Any]]) -> str:
     """Whether these rows make an instrument of the model: what it answers of films, and of one frame."""
-    by = {row["plan"]: row for row in found}
+    by = {row["plan"]: row for row in records}
     whole, alone = (by[name]["accuracy"][0] for name in ("none", ALONE))
     bars = (
         f"It answers {whole:.3f} of whole films (bar: at least {LEAST:.2f})"
@@ -199,7 +199,7 @@ def verdict(found: Sequence[dict[str, Any]]) -> str:
     return f"{bars}: it is an instrument." + (f" Below the bar when taken alone: {weak}." if weak else "")
 
 
-def page(found: Sequence[dict[str, Any]], split: str, weights: str) -> str:
+def page(records: Sequence[dict[str, Any]], split: str, weights: str) -> str:
     """Return the document."""
     kinds = KINDS
     lines = [
@@ -208,9 +208,9 @@ def page(found: Sequence[dict[str, Any]], split: str, weights: str) -> str:
         "Written by `python -m glyph_clips.study` in `examples`. Do not edit: run it again.",
         "",
         f"`glyph_clips` (examples/glyph_clips/MODEL_CARD.md), checkpoint sha256 `{weights}`, split `{split}`,"
-        f" {found[0]['questions']} questions, three about each film of 16 frames.",
+        f" {records[0]['questions']} questions, three about each film of 16 frames.",
         "",
-        verdict(found),
+        verdict(records),
         "",
         "Intervals are 95 %, clustered by film; retention is against the uncompressed model on the same"
         " questions. Plans keep every token in layer 0 and the number below from layer 1 of 6 on. A single frame"
@@ -223,7 +223,7 @@ def page(found: Sequence[dict[str, Any]], split: str, weights: str) -> str:
         f"| plan | tokens | accuracy | retention | against {BASELINE} | {' | '.join(kinds)} |",
         f"|---|---:|---:|---:|---:|{'---:|' * len(kinds)}",
     ]
-    for row in found:
+    for row in records:
         accuracy, retention = ("{:.3f} ({:.3f} to {:.3f})".format(*row[name]) for name in ("accuracy", "retention"))
         parts = " | ".join(f"{row[kind]:.3f}" for kind in kinds)
         gap = "{:+.3f} ({:+.3f} to {:+.3f})".format(*row["against"]) if "against" in row else ""
@@ -242,16 +242,16 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     study = Study(open_checkpoint(str(args.checkpoint)), list(cases(args.split, args.questions)))
-    found = []
+    records = []
     for row in rows(study, args.split, args.questions):
         print(row, flush=True)
-        found.append(row)
+        records.append(row)
     weights = weights_hash(args.checkpoint)[:16]
     args.output.mkdir(parents=True, exist_ok=True)
-    lines = ",\n".join(json.dumps(row) for row in found)
+    lines = ",\n".join(json.dumps(row) for row in records)
     text = f'{{"weights": "{weights}", "split": "{args.split}", "rows": [\n{lines}\n]}}\n'
     (args.output / "glyph-clips.json").write_text(text, encoding="utf-8")
-    (args.output / "glyph-clips.md").write_text(page(found, args.split, weights), encoding="utf-8")
+    (args.output / "glyph-clips.md").write_text(page(records, args.split, weights), encoding="utf-8")
 
 
 if __name__ == "__main__":

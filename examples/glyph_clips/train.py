@@ -79,13 +79,13 @@ class Answers:
         text, rows = self.model.model.language_model, [questions(film) for film in films]
         ids, targets = self.pack(rows)
         states: dict[int, Tensor | None] = {READER_LAYER: None}
-        told = torch.from_numpy(np.stack([self.told[n] for n in numbers]))
+        labels = torch.from_numpy(np.stack([self.told[n] for n in numbers]))
         shown = None
         if self.args.units < UNITS:
-            chance = torch.rand(told.shape[:2], generator=torch.Generator().manual_seed(step))
-            shown = (chance + (told[..., 0] >= 0)).topk(self.args.units, 1).indices.sort(1).values
-            told = told.gather(1, shown[..., None].expand(-1, -1, told.shape[-1]))
-        told = told.flatten(0, 1)
+            chance = torch.rand(labels.shape[:2], generator=torch.Generator().manual_seed(step))
+            shown = (chance + (labels[..., 0] >= 0)).topk(self.args.units, 1).indices.sort(1).values
+            labels = labels.gather(1, shown[..., None].expand(-1, -1, labels.shape[-1]))
+        labels = labels.flatten(0, 1)
         before = prefix(self.model, self.tokenizer, visual, shown)
         hidden = decode(text, before, text.embed_tokens(ids), entering=states)
         wanted = targets >= 0
@@ -97,13 +97,13 @@ class Answers:
         asked = (question for row in rows for question in row)
         for question, right in zip(asked, hit.all(-1).flatten().tolist(), strict=True):
             figures.setdefault(question.kind, []).append(right)
-        on = told[:, 0] >= 0
+        on = labels[:, 0] >= 0
         state = text.layers[READER_LAYER].input_layernorm(states[READER_LAYER])
         read = self.reader(state[:, before.visual].flatten(0, 1)[on]).float()
         known = {}
         for index, (name, part) in enumerate(zip(LABELS, read.split(list(LABELS.values()), -1), strict=True)):
-            loss = loss + self.args.reader * cross_entropy(part, told[on, index])
-            known[name] = (part.argmax(-1) == told[on, index]).float().mean().item()
+            loss = loss + self.args.reader * cross_entropy(part, labels[on, index])
+            known[name] = (part.argmax(-1) == labels[on, index]).float().mean().item()
         return loss, {**{kind: sum(v) / len(v) for kind, v in figures.items()}, **known}
 
     def state_dict(self) -> dict:

@@ -64,8 +64,8 @@ class Asker:
             rows = [members for key, members in by_pictures.items() if len(key) == count]
             for first in range(0, len(rows), batch):
                 some = rows[first : first + batch]
-                said = self.converse([[cases[i] for i in row] for row in some])
-                for i, answer in zip((i for row in some for i in row), said, strict=True):
+                batch_answers = self.converse([[cases[i] for i in row] for row in some])
+                for i, answer in zip((i for row in some for i in row), batch_answers, strict=True):
                     answers[i] = answer
         return answers
 

@@ -66,21 +66,21 @@ class Packer:
         for question in (q for row in rows for q in row):
             prompt = self.tokenizer.encode(question.text).ids
             answer = [*self.tokenizer.encode(question.answer).ids, self.end]
-            found = [i for i, token in enumerate(prompt) if token in self.keys]
-            if question.trail and len(found) != len(question.trail):
-                raise ValueError(f"{question.text!r} has {len(found)} key words, its trail {len(question.trail)}")
-            for at, mark in zip(found, question.trail, strict=False):
+            places = [i for i, token in enumerate(prompt) if token in self.keys]
+            if question.trail and len(places) != len(question.trail):
+                raise ValueError(f"{question.text!r} has {len(places)} key words, its trail {len(question.trail)}")
+            for at, mark in zip(places, question.trail, strict=False):
                 if mark is not None:
                     anchors.append((len(sequences), at))
                     trail.append((mark.digit, NAMES.index(mark.colour), mark.row, mark.column))
                     by_digit.append(prompt[at] == self.next)
-                    hops.append(found.index(at) if question.kind in DEPENDENT else 0)
+                    hops.append(places.index(at) if question.kind in DEPENDENT else 0)
             if question.kind == "count" and question.trail:
-                counted.append((len(sequences), found[0]))
+                counted.append((len(sequences), places[0]))
                 among.append([float(any(m.digit == d for m in question.among)) for d in range(10)])
             if question.kind in CHAINS and question.trail:
                 spoken.append((len(sequences), len(prompt) + len(self.suffix) - 1))
-                last.append(found[-1])
+                last.append(places[-1])
             answers.append((len(prompt) + len(self.suffix) - 1, len(answer)))
             sequences.append(prompt + self.suffix + answer)
         ids, targets = aligned(sequences, answers, self.pad)
@@ -89,9 +89,9 @@ class Packer:
         flat, colours, speakers = (
             torch.tensor([i * length + at for i, at in x]).long() for x in (anchors, counted, spoken)
         )
-        given, wanted = torch.from_numpy(ids).view(shape), torch.from_numpy(targets).view(shape)
+        packed, wanted = torch.from_numpy(ids).view(shape), torch.from_numpy(targets).view(shape)
         words = (torch.tensor(trail).long(), torch.tensor(hops).long(), torch.tensor(by_digit).bool())
-        return Packed(given, wanted, flat, *words, colours, torch.tensor(among), speakers, torch.tensor(last).long())
+        return Packed(packed, wanted, flat, *words, colours, torch.tensor(among), speakers, torch.tensor(last).long())
 
 
 def aligned(

@@ -31,11 +31,11 @@ def begin(stage: See, starts: list[Path]) -> None:
     state = stage.state_dict()
     for folder in starts:
         earlier = torch.load(folder / "state.pt", map_location="cpu")
-        name, given = earlier["stage"], earlier["state"]
-        for key, value in given.pop("model").items():
+        name, saved = earlier["stage"], earlier["state"]
+        for key, value in saved.pop("model").items():
             if name == "join" or ("visual" in key) == (name == "see"):
                 state["model"][key] = value
-        state.update(given)
+        state.update(saved)
     stage.load_state_dict(state)
 
 

@@ -48,7 +48,7 @@ def compared(study: studies.Study, share: float) -> dict[str, Any]:
     return {"keep": plan.keep[0], "rows": rows, "best": best, "ahead": intervals.difference(*right, pictures)}
 
 
-def page(found: dict[str, Any], about: dict[str, Any]) -> str:
+def page(figures: dict[str, Any], about: dict[str, Any]) -> str:
     """Return the document; every figure in it was measured by the run that writes it."""
     lines = [
         "# A learned score against those that need no training: measurements",
@@ -65,7 +65,7 @@ def page(found: dict[str, Any], about: dict[str, Any]) -> str:
         "## In short",
         "",
     ]
-    for ground, shares in found.items():
+    for ground, shares in figures.items():
         for share, parts in shares.items():
             rows = {row.name: row for row in parts["rows"]}
             lines.append(
@@ -73,7 +73,7 @@ def page(found: dict[str, Any], about: dict[str, Any]) -> str:
                 f"({parts['best']}) {interval(rows[parts['best']].accuracy)}, paired difference "
                 f"{interval(parts['ahead'])}."
             )
-    for ground, shares in found.items():
+    for ground, shares in figures.items():
         for share, parts in shares.items():
             body = [
                 [" ".join((row.name, row.remark)).strip(), interval(row.accuracy), interval(row.retention)]
@@ -87,8 +87,8 @@ def page(found: dict[str, Any], about: dict[str, Any]) -> str:
 def learned_by(scorer: Scorer) -> str:
     """Return the trainer's command as the file's metadata tells it."""
     length = int.from_bytes(scorer.data[:8], "little")
-    said = json.loads(scorer.data[8 : 8 + length]).get("__metadata__", {}).get("command", "unknown")
-    return str(said)
+    words = json.loads(scorer.data[8 : 8 + length]).get("__metadata__", {}).get("command", "unknown")
+    return str(words)
 
 
 def main() -> None:
@@ -103,10 +103,10 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     scorer = open_scorer(args.scorer)
-    found = {}
+    figures = {}
     for ground in args.grounds:
         study = study_of(ground, args.output, args.checkpoint, args.count, args.count, scorer.sha256)
-        found[ground] = {f"{share:.0%}": compared(study, share) for share in SHARES}
+        figures[ground] = {f"{share:.0%}": compared(study, share) for share in SHARES}
     usual = args.count == parser.get_default("count")
     about = {
         "command": f"python -m learned_scorer.compare {args.scorer} -o ../docs/results"
@@ -118,7 +118,7 @@ def main() -> None:
         "learned_by": learned_by(scorer),
         "count": args.count,
     }
-    (args.output / "learned.json").write_text(lines_of({"about": about, **studies.plain(found)}))
+    (args.output / "learned.json").write_text(lines_of({"about": about, **studies.plain(figures)}))
     write_page(args.output)
 
 

@@ -65,40 +65,40 @@ def lesson(checkpoint: Any, model: Any, ground: str, count: int, share: str = "t
     seen = engine.encode_images(calls)
     wanted = engine.predictions(none, range(len(asked)))
     feeds, own = [], []
-    for question, said in zip(engine.asked(none), wanted, strict=True):
-        if said.argmax(-1).tolist() != question.answer:
+    for question, logits in zip(engine.asked(none), wanted, strict=True):
+        if logits.argmax(-1).tolist() != question.answer:
             continue
         shown = seen.some(question.pictures)
         passage = Passage([*question.prompt, *question.answer[:-1]], question.blocks)
         (layout,), _ = engine.feeds(none, [passage], shown)
         feeds.append((layout, shown.embeds, len(question.answer)))
-        own.append(said)
+        own.append(logits)
     return Lesson(calls, feeds, own, rows * columns)
 
 
 def some(split: str, count: int, seed: int) -> Iterator[GlyphCase]:
     """Yield `count` questions of a split, one or two kinds a picture, so that there are many pictures."""
     random = np.random.default_rng([seed, 7])
-    made = 0
+    taken = 0
     for case in cases(split, 1 << 40, seed):
-        if made == count:
+        if taken == count:
             return
         if random.random() < 0.2:
-            made += 1
+            taken += 1
             yield case
 
 
 def ask(taught: Lesson, chosen: Sequence[int]) -> tuple[Tensor, Tensor]:
     """Return log probabilities [n, vocabulary] of the model as it is now at the chosen answers, and what is wanted."""
     layouts = [taught.feeds[index][0] for index in chosen]
-    given = batching.feeds(layouts, np.stack([taught.feeds[index][1] for index in chosen]))
+    inputs = batching.feeds(layouts, np.stack([taught.feeds[index][1] for index in chosen]))
     lengths = [taught.feeds[index][2] for index in chosen]
-    last, longest = given[graph_io.TEXT_MASK].sum(1), max(lengths)
+    last, longest = inputs[graph_io.TEXT_MASK].sum(1), max(lengths)
     rows = [[last[i] - n + min(j, n - 1) for j in range(longest)] for i, n in enumerate(lengths)]
-    given[graph_io.LOGITS_INDICES] = np.array(rows)
-    logits = taught.calls.decode_tensors(given, taught.calls.empty(len(chosen)))[0]
-    said = torch.cat([logits[row, :n] for row, n in enumerate(lengths)])
-    return said.log_softmax(-1), torch.cat([taught.wanted[index] for index in chosen])
+    inputs[graph_io.LOGITS_INDICES] = np.array(rows)
+    logits = taught.calls.decode_tensors(inputs, taught.calls.empty(len(chosen)))[0]
+    answer_logits = torch.cat([logits[row, :n] for row, n in enumerate(lengths)])
+    return answer_logits.log_softmax(-1), torch.cat([taught.wanted[index] for index in chosen])
 
 
 def learn(
@@ -133,8 +133,8 @@ def learn(
             return soften(scores(maps, normed), keep, temperature)
 
         with gated(taught.calls.decoder, layer, taught.units, choose, min(8.0, max(2.0, 0.8 / temperature))):
-            said, wanted = ask(taught, chosen)
-        loss = (wanted.exp() * (wanted - said)).sum(-1).mean()
+            logits, wanted = ask(taught, chosen)
+        loss = (wanted.exp() * (wanted - logits)).sum(-1).mean()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -146,12 +146,12 @@ def learn(
 
 def command(parser: argparse.ArgumentParser, args: argparse.Namespace) -> str:
     """Return the command line that learns the same again."""
-    said = f"python -m learned_scorer.train -o {args.output.name}"
+    words = f"python -m learned_scorer.train -o {args.output.name}"
     for name, value in vars(args).items():
         usual = parser.get_default(name)
         if name not in ("output", "checkpoint", "threads") and value != usual:
-            said += f" --{name} {' '.join(map(str, value)) if isinstance(value, list | tuple) else value}"
-    return said
+            words += f" --{name} {' '.join(map(str, value)) if isinstance(value, list | tuple) else value}"
+    return words
 
 
 def main() -> None:
@@ -178,10 +178,10 @@ def main() -> None:
     print(f"{sum(len(each.feeds) for each in lessons)} questions, {time.time() - begun:.0f} s", flush=True)
     tensors = {}
     for layer in args.layers or [0]:
-        made = learn(lessons, layer, args.inner, args.steps, args.batch, args.seed, args.rate, tuple(args.shares),
+        learned = learn(lessons, layer, args.inner, args.steps, args.batch, args.seed, args.rate, tuple(args.shares),
                      tuple(args.temperatures))  # fmt: skip
         suffix = f".{layer}" if args.layers else ""
-        tensors |= {f"{name}{suffix}": part.clone() for name, part in zip(("query", "key"), made, strict=True)}
+        tensors |= {f"{name}{suffix}": part.clone() for name, part in zip(("query", "key"), learned, strict=True)}
     write_whole(args.output, save(tensors, {"command": command(parser, args), "checkpoint": checkpoint.sha256}))
     print(f"wrote {args.output}, {(time.time() - begun) / 60:.1f} minutes", flush=True)
 

@@ -26,17 +26,17 @@ def main() -> None:
     parser.add_argument("--backend", default="auto")
     parser.add_argument("--actors", type=int, default=1)
     parser.add_argument("--num-gpus", type=float, default=0.0)
-    given = parser.parse_args()
+    options = parser.parse_args()
     dataset = answer_dataset(
-        ray.data.read_parquet(given.source),
-        given.bundle,
-        actors=given.actors,
-        num_gpus=given.num_gpus,
-        plan=given.plan,
-        backend=given.backend,
+        ray.data.read_parquet(options.source),
+        options.bundle,
+        actors=options.actors,
+        num_gpus=options.num_gpus,
+        plan=options.plan,
+        backend=options.backend,
         sampling={"max_new_tokens": 64},
     )
-    dataset.write_parquet(given.target)
+    dataset.write_parquet(options.target)
 
 
 if __name__ == "__main__":

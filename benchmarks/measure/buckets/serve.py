@@ -64,19 +64,19 @@ def main(folder: str, backend: str, open_plans: str = "1") -> None:
             sent = urllib.request.Request(
                 f"{address}/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
             )
-            found: dict[str, Any] = json.load(urllib.request.urlopen(sent, timeout=600))
-            return found
+            reply: dict[str, Any] = json.load(urllib.request.urlopen(sent, timeout=600))
+            return reply
 
         begin = time.perf_counter()
         with ThreadPoolExecutor(AT_ONCE) as pool:
             answers = list(pool.map(ask, asked))
         spent = time.perf_counter() - begin
         first = [answer["timings"]["ttft_ms"] / 1000 for answer in answers]
-        told = dict(
+        fields = dict(
             line.split(":", 1)
             for line in Path(f"/proc/{server.pid}/smaps_rollup").read_text(encoding="ascii").splitlines()[1:]
         )
-        own, files = (int(told[name].split()[0]) / 1024 for name in ("Pss_Anon", "Pss_File"))
+        own, files = (int(fields[name].split()[0]) / 1024 for name in ("Pss_Anon", "Pss_File"))
         taken = {str(answer["usage"]["luvc"]["visual_tokens"]) for answer in answers}
         times = f"{spent:.1f} | {median(first):.1f}, {max(first):.1f}"
         print(f"| {backend} | {open_plans} | {times} | {own:.0f}, {files:.0f} | {len(taken)} |")

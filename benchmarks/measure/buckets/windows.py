@@ -30,14 +30,14 @@ RUN = 16
 GAPS = pruned_windows.of_units
 
 
-def runs(stage: EncoderState, given: Tensor, chosen: Tensor, patches: int) -> PrunedState:
+def runs(stage: EncoderState, raster: Tensor, chosen: Tensor, patches: int) -> PrunedState:
     """In place of `pruned_windows.of_units`: units that stand in window order already, cut every 16."""
-    state, found = GAPS(stage, given, chosen, patches), list[Window]()
+    state, windows = GAPS(stage, raster, chosen, patches), list[Window]()
     (whole,) = state.whole
     for begin in range(0, whole.length, RUN * patches):
         end = min(begin + RUN * patches, whole.length)
-        found.append(Window(begin, end, end - begin, whole.cos[:, begin:end], whole.sin[:, begin:end], None))
-    return state._replace(windows=found, place=None)
+        windows.append(Window(begin, end, end - begin, whole.cos[:, begin:end], whole.sin[:, begin:end], None))
+    return state._replace(windows=windows, place=None)
 
 
 class Encoder:
@@ -56,8 +56,8 @@ class Encoder:
             order, back = beside[:, place], place.argsort()
         pruned_windows.of_units = runs if self.cut else GAPS
         with torch.no_grad():
-            found = self.module(torch.tensor(images), *([] if beside is None else [torch.tensor(order)]))
-        embeds, positions, merged = (value.numpy() for value in found)
+            outputs = self.module(torch.tensor(images), *([] if beside is None else [torch.tensor(order)]))
+        embeds, positions, merged = (value.numpy() for value in outputs)
         if back is not None:
             embeds, positions, merged = embeds[:, back], positions[:, back], merged
         self.embeds = embeds
@@ -90,9 +90,9 @@ def main(folder: str, count: int = 96) -> None:
     for case in cases("wide-bare", count):
         answers = {}
         for name, (session, encoder) in ways.items():
-            made = session.generate(list(case.images), case.prompt, max_new_tokens=LONGEST)
-            answers[name] = made.text
-            merged = made.selection.merged_into
+            answer = session.generate(list(case.images), case.prompt, max_new_tokens=LONGEST)
+            answers[name] = answer.text
+            merged = answer.selection.merged_into
             whole = ways["whole"][1].embeds[0]
             kept = np.arange(len(whole)) if merged is None or name == "whole" else np.flatnonzero(merged[0] >= 0)
             one, other = whole[kept], encoder.embeds[0]

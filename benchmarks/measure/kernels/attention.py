@@ -43,9 +43,9 @@ def main() -> None:
         times: list[list[float]] = [[], []]
         outputs: list[Any] = [None, None]
         for _ in range(ROUNDS):
-            for side, (session, given) in enumerate(sides):
+            for side, (session, inputs) in enumerate(sides):
                 begin = perf_counter()
-                outputs[side] = session.run(None, given)[0]
+                outputs[side] = session.run(None, inputs)[0]
                 times[side].append(1000 * (perf_counter() - begin))
         ours, theirs = (statistics.median(side[2:]) for side in times)
         apart = float(np.abs(outputs[0] - outputs[1]).max())

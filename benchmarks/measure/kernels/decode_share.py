@@ -53,12 +53,12 @@ def times(asked: str) -> dict[str, Any]:
     return {"turns": turns[WARM:], "bytes": facts.decode_bytes, "backend": f"{facts.backend} {facts.arithmetic}"}
 
 
-def row(asked: str, found: dict[str, Any]) -> str:
+def row(asked: str, figures: dict[str, Any]) -> str:
     """Of the table: medians and the middle half of the shares."""
-    passes, steps = zip(*found["turns"], strict=True)
-    shares = statistics.quantiles((read / step for read, step in found["turns"]), n=4)
-    step, read, size = statistics.median(steps), statistics.median(passes), found["bytes"] / 1e9
-    cells = [Path(asked.partition("@")[0]).name, found["backend"], f"{size:.2f}", f"{1000 * step:.0f}"]
+    passes, steps = zip(*figures["turns"], strict=True)
+    shares = statistics.quantiles((read / step for read, step in figures["turns"]), n=4)
+    step, read, size = statistics.median(steps), statistics.median(passes), figures["bytes"] / 1e9
+    cells = [Path(asked.partition("@")[0]).name, figures["backend"], f"{size:.2f}", f"{1000 * step:.0f}"]
     cells += [f"{size / step:.1f}", f"{size / read:.1f}", f"{shares[1]:.2f} ({shares[0]:.2f} to {shares[2]:.2f})"]
     return "| " + " | ".join(cells) + " |"
 

@@ -81,16 +81,16 @@ def main() -> None:
     request = core.compile_model(core.read_model(model), "CPU", settings).create_infer_request()
     print("| rows | ONNX Runtime | OpenVINO | transformers |\n|---|---|---|---|")
     for rows in asked.rows:
-        given = feeds(rows)
-        parts = [torch.from_numpy(given[name]).transpose(1, 2) for name in delta_body.INPUTS[:5]]
+        inputs = feeds(rows)
+        parts = [torch.from_numpy(inputs[name]).transpose(1, 2) for name in delta_body.INPUTS[:5]]
         rule = theirs.torch_chunk_gated_delta_rule if rows > 1 else theirs.torch_recurrent_gated_delta_rule
-        rest = {"g": parts[3], "beta": parts[4], "initial_state": torch.from_numpy(given["state"])}
+        rest = {"g": parts[3], "beta": parts[4], "initial_state": torch.from_numpy(inputs["state"])}
 
         def torchs(rule: Any = rule, parts: Any = parts, rest: Any = rest) -> None:
             with torch.inference_mode():
                 rule(*parts[:3], **rest, output_final_state=True)
 
-        calls = [lambda given=given: session.run(None, given), lambda given=given: request.infer(given), torchs]
+        calls = [lambda inputs=inputs: session.run(None, inputs), lambda inputs=inputs: request.infer(inputs), torchs]
         print(f"| {rows:,} | " + " | ".join(f"{best(call):.2f}" for call in calls) + " |", flush=True)
 
 

@@ -43,9 +43,9 @@ def graph(folder: Path, way: str, rows: int, width: int) -> Path:
         [helper.make_tensor_value_info("ids", TensorProto.INT64, ["n"])],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", width])],
     )
-    made = helper.make_graph(nodes, "g", *ends, [table])
+    body = helper.make_graph(nodes, "g", *ends, [table])
     path = folder / f"{way}.onnx"
-    save(helper.make_model(made, opset_imports=[helper.make_opsetid("", 23)], ir_version=10), str(path))
+    save(helper.make_model(body, opset_imports=[helper.make_opsetid("", 23)], ir_version=10), str(path))
     return path
 
 
@@ -96,17 +96,17 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=2560)
     parser.add_argument("--way", choices=WAYS)
     parser.add_argument("--folder", type=Path)
-    told = parser.parse_args()
-    if told.way:
-        print(json.dumps(one(told.folder, told.way, told.rows, told.width)))
+    options = parser.parse_args()
+    if options.way:
+        print(json.dumps(one(options.folder, options.way, options.rows, options.width)))
         return
     with tempfile.TemporaryDirectory() as scratch:
-        block = np.random.default_rng(0).standard_normal((1024, told.width), np.float32).view(np.uint32) >> 16
+        block = np.random.default_rng(0).standard_normal((1024, options.width), np.float32).view(np.uint32) >> 16
         with (Path(scratch) / "table").open("wb") as out:
-            for _ in range(told.rows // 1024):
+            for _ in range(options.rows // 1024):
                 out.write(block.astype(np.uint16).tobytes())
         for way in WAYS:
-            words = ["--way", way, "--folder", scratch, "--rows", str(told.rows), "--width", str(told.width)]
+            words = ["--way", way, "--folder", scratch, "--rows", str(options.rows), "--width", str(options.width)]
             subprocess.run([sys.executable, __file__, *words], check=True)
 
 

@@ -75,8 +75,8 @@ def openvino_chain(bits: int, group: int, hint: str, shapes: list[tuple[int, int
         out = ops.matmul(out, weight, False, True)
     settings = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"}
     request = ov.Core().compile_model(ov.Model([out], [row]), "CPU", settings).create_infer_request()
-    given = random.standard_normal((1, HIDDEN), np.float32)
-    return lambda: request.infer([given])
+    activation = random.standard_normal((1, HIDDEN), np.float32)
+    return lambda: request.infer([activation])
 
 
 def _ov_codes(ov: Any, ops: Any, random: Any, bits: int, group: int, inner: int, columns: int) -> Any:
@@ -137,8 +137,8 @@ def onnx_chain(bits: int, group: int, shapes: list[tuple[int, int]]) -> Callable
     graph = helper.make_graph(nodes, "chain", ends[:1], ends[1:], tensors)
     model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    given = random.standard_normal((1, HIDDEN), np.float32)
-    return lambda: (session.run(None, {"x": given}), kept)
+    activation = random.standard_normal((1, HIDDEN), np.float32)
+    return lambda: (session.run(None, {"x": activation}), kept)
 
 
 def times(way: str, mib: int) -> dict[str, Any]:

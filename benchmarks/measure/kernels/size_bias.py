@@ -50,14 +50,16 @@ def main() -> None:
         exact: Any = None
         for arithmetic in ("f32", "bf16"):
             options = {"INFERENCE_PRECISION_HINT": arithmetic, "INFERENCE_NUM_THREADS": 1}
-            made = {kind: core.compile_model(model(library, kind, windows, length), "CPU", options) for kind in KINDS}
-            requests = {kind: compiled.create_infer_request() for kind, compiled in made.items()}
+            compiled = {
+                kind: core.compile_model(model(library, kind, windows, length), "CPU", options) for kind in KINDS
+            }
+            requests = {kind: compiled.create_infer_request() for kind, compiled in compiled.items()}
             taken: dict[str, list[float]] = {kind: [] for kind in KINDS}
             for _ in range(ROUNDS + 1):
                 for kind, request in requests.items():
-                    given = {at: values[PARTS[at]] for at in range(len(made[kind].inputs))}
+                    inputs = {at: values[PARTS[at]] for at in range(len(compiled[kind].inputs))}
                     begin = time.process_time()
-                    request.infer(given)
+                    request.infer(inputs)
                     taken[kind].append(1000 * (time.process_time() - begin))
             outputs = {kind: np.array(request.get_output_tensor(0).data) for kind, request in requests.items()}
             exact = outputs["mask"] if exact is None else exact

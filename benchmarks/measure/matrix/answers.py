@@ -74,7 +74,7 @@ def expected(torch: Session, asked: Questions, reads_text: bool) -> dict[str, li
     With a score that ``reads_text`` a second turn meets what the first question left, and not what the last one would
     have: it is from the caches here too (docs/families.md, several turns).
     """
-    made: dict[str, list[Generation] | LuvcError] = {}
+    answers: dict[str, list[Generation] | LuvcError] = {}
     ways: dict[str, Callable[[], list[Generation]]] = {
         "first": lambda: [ask(torch, chat) for chat in asked.alone[:-1]],
         "turn": lambda: [_second(torch, asked, cached=reads_text)],
@@ -83,17 +83,17 @@ def expected(torch: Session, asked: Questions, reads_text: bool) -> dict[str, li
     }
     for way, answer in ways.items():
         try:
-            made[way] = answer()
+            answers[way] = answer()
         except LuvcError as error:
-            made[way] = error
-    return made
+            answers[way] = error
+    return answers
 
 
 def _second(session: Session, asked: Questions, cached: bool) -> Generation:
     chat = asked.alone[0]
     first = ask(session, chat, **LETTERS)
-    said = {"role": "assistant", "content": [{"type": "text", "text": first.text}]}
-    answer = ask(session, [*chat, said, asked.more], first if cached else None)
+    answered = {"role": "assistant", "content": [{"type": "text", "text": first.text}]}
+    answer = ask(session, [*chat, answered, asked.more], first if cached else None)
     if cached and not answer.reused:
         raise AssertionError("the second turn was not read from the caches")
     return answer

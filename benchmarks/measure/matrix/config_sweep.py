@@ -171,7 +171,7 @@ def _turn(draw: random.Random, text: Any, changed: dict[str, Any]) -> None:
     if not isinstance(stated, dict) or draw.random() < 0.4:
         return
     own = {kind: one for kind, one in stated.items() if isinstance(one, dict)}
-    made: dict[str, Any] = {}
+    turned: dict[str, Any] = {}
     for kind, one in (own or {"": stated}).items():
         base = {"rope_theta": one.get("rope_theta", 10000.0)}
         if "mrope_section" in one:
@@ -181,8 +181,8 @@ def _turn(draw: random.Random, text: Any, changed: dict[str, Any]) -> None:
             base["mrope_section"] = draw.choice([one["mrope_section"], fitting, fitting, [1, 1, 1]])
         if "mrope_interleaved" in one:
             base["mrope_interleaved"] = one["mrope_interleaved"]
-        made[kind] = {**draw.choice(_ROPES), **base}
-    text.rope_parameters = made if own else made[""]
+        turned[kind] = {**draw.choice(_ROPES), **base}
+    text.rope_parameters = turned if own else turned[""]
     changed["text.rope_parameters"] = text.rope_parameters
 
 
@@ -207,8 +207,8 @@ def outcome(name: str, number: int, raising: bool = False) -> dict[str, Any] | N
         decoder = family.decoder(tiny.model, tiny.plan)
         embeds, positions, _ = harness.encode_images(tiny, tiny.plan, images)
         run = harness.lay_out(tiny, tiny.plan, ids, embeds, positions)
-        found = harness.logits(tiny, decoder, run)
-        apart = float((found - wanted).norm() / wanted.norm()) if found.shape == wanted.shape else float("inf")
+        logits = harness.logits(tiny, decoder, run)
+        apart = float((logits - wanted).norm() / wanted.norm()) if logits.shape == wanted.shape else float("inf")
         kind, why = ("equal" if apart <= LIMIT else "differs"), f"{apart:.1e}"
     except LuvcError as error:
         kind, why = "refused", error.what.splitlines()[0]
@@ -219,19 +219,19 @@ def outcome(name: str, number: int, raising: bool = False) -> dict[str, Any] | N
     return {"family": name, "number": number, "outcome": kind, "why": why, "changed": changed}
 
 
-def page(found: dict[str, dict[str, Any]]) -> str:
+def page(records: dict[str, dict[str, Any]]) -> str:
     """The page beside the figures."""
     lines = []
-    for name, one in found.items():
+    for name, one in records.items():
         whys = sorted(one["refused"].items(), key=lambda item: -len(item[1]))
-        said = "; ".join(f"{why} ({len(numbers)})" for why, numbers in whys)
+        reasons = "; ".join(f"{why} ({len(numbers)})" for why, numbers in whys)
         refused = sum(len(numbers) for _, numbers in whys)
         counts = [
             one["equal"] + refused + len(one["differs"]) + len(one["crashed"]),
             one["equal"],
             f"{one['worst']:.0e}",
         ]
-        counts += [refused, len(one["differs"]), len(one["crashed"]), said]
+        counts += [refused, len(one["differs"]), len(one["crashed"]), reasons]
         lines.append(f"| `{name}` | " + " | ".join(map(str, counts)) + " |")
     return _HEAD + "\n".join(lines) + "\n"
 
@@ -259,33 +259,33 @@ def main() -> int:
     parser.add_argument("--family", action="append", choices=DRAWN)
     parser.add_argument("--minutes", type=float, default=600.0)
     parser.add_argument("--only", help="FAMILY:NUMBER")
-    told = parser.parse_args()
+    options = parser.parse_args()
     torch.set_num_threads(1)
-    if told.only:
-        name, _, number = told.only.partition(":")
+    if options.only:
+        name, _, number = options.only.partition(":")
         print(json.dumps(outcome(name, int(number), raising=True), indent=1))
         return 0
-    found = json.loads(FIGURES.read_text(encoding="utf-8")) if FIGURES.is_file() else {}
-    ends = time.monotonic() + 60 * told.minutes
-    left = list(told.family or DRAWN)
+    records = json.loads(FIGURES.read_text(encoding="utf-8")) if FIGURES.is_file() else {}
+    ends = time.monotonic() + 60 * options.minutes
+    left = list(options.family or DRAWN)
     for name in left:
-        found.setdefault(name, {"next": 0, "equal": 0, "worst": 0.0, "refused": {}, "differs": {}, "crashed": {}})
+        records.setdefault(name, {"next": 0, "equal": 0, "worst": 0.0, "refused": {}, "differs": {}, "crashed": {}})
     while left and time.monotonic() < ends:
         for name in list(left):
-            one = found[name]
-            if legal(one) >= told.count:
+            one = records[name]
+            if legal(one) >= options.count:
                 left.remove(name)
                 continue
             record = outcome(name, one["next"])
             one["next"] += 1
             if record is not None:
                 add(one, record)
-    found = dict(sorted(found.items()))
-    lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(one)}" for name, one in found.items())
+    records = dict(sorted(records.items()))
+    lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(one)}" for name, one in records.items())
     FIGURES.write_text("{\n" + lines + "\n}\n", encoding="utf-8")
-    PAGE.write_text(page(found), encoding="utf-8")
-    faults = sum(len(one["differs"]) + len(one["crashed"]) for one in found.values())
-    print(f"{sum(map(legal, found.values()))} legal configs, {faults} faults")
+    PAGE.write_text(page(records), encoding="utf-8")
+    faults = sum(len(one["differs"]) + len(one["crashed"]) for one in records.values())
+    print(f"{sum(map(legal, records.values()))} legal configs, {faults} faults")
     return int(faults > 0)
 
 

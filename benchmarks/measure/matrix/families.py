@@ -44,15 +44,15 @@ def command(*words: object) -> str:
     Raises:
         FailedError: It ended with another code than 0.
     """
-    said, blamed = io.StringIO(), io.StringIO()
+    printed, blamed = io.StringIO(), io.StringIO()
     sys.argv = ["luvc-export", *map(str, words)]
-    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(blamed):
+    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(blamed):
         try:
             main()
         except SystemExit as stop:
             if stop.code not in (0, None):
                 raise FailedError(f"{words[0]}: {_why(blamed.getvalue()) or stop.code}") from stop
-    return said.getvalue()
+    return printed.getvalue()
 
 
 def _why(blamed: str) -> str | None:
@@ -91,8 +91,8 @@ def checked(
     """Both parities and calibrate of a bundle; (cell, what it shows)."""
     common = ("--cases", cases, "--max-new-tokens", TOKENS, "--json")
     compressed = ("--retention", 0) if none != "none" else ()
-    found = json.loads(command("parity", f"hf:{model}", f"{bundle}#{none}", *common, *compressed))
-    worst = max((step["rel_l2"] for step in found["tensors"]), default=0.0) if not compressed else None
+    report = json.loads(command("parity", f"hf:{model}", f"{bundle}#{none}", *common, *compressed))
+    worst = max((step["rel_l2"] for step in report["tensors"]), default=0.0) if not compressed else None
     yield "parity hf", "yes" if worst is None else f"{worst:.0e}"
     command("parity", f"torch:{model}", f"{bundle}#{plan}", *common)
     yield "parity torch", "yes"

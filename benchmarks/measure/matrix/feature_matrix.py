@@ -81,7 +81,7 @@ def compared(bundle: Bundle, plan: str, tiny: Case, shared: str) -> Record:
         for way, answer in answers(session, questions):
             cell, expects = f"{backend}, {way}", wanted[way]
             try:
-                made = answer()
+                answered = answer()
             except LuvcError as error:
                 alike = isinstance(expects, LuvcError) and expects.what == error.what
                 record.setdefault("refused" if alike or backend != "torch" else "differs", {})[cell] = error.what
@@ -93,10 +93,10 @@ def compared(bundle: Bundle, plan: str, tiny: Case, shared: str) -> Record:
             if isinstance(expects, LuvcError):
                 record.setdefault("differs", {})[cell] = f"an answer, where torch says: {expects.what}"
                 continue
-            found = [apart(mine, other) for mine, other in zip(made, expects, strict=True)]
-            record["worst"] = max(record["worst"], *(worst for _, worst in found))
-            if said := next((text for text, _ in found if text), None):
-                record.setdefault("differs", {})[cell] = said
+            differences = [apart(mine, other) for mine, other in zip(answered, expects, strict=True)]
+            record["worst"] = max(record["worst"], *(worst for _, worst in differences))
+            if reason := next((text for text, _ in differences if text), None):
+                record.setdefault("differs", {})[cell] = reason
             else:
                 record["equal"] += 1
     return {**record, "worst": float(f"{record['worst']:.1e}")}
@@ -129,16 +129,16 @@ def tried(chosen: list[Feature], tiny: Case, checkpoint: Path, folder: Path) -> 
 def together(plans: Mapping[Feature, Mapping[str, Plan]]) -> list[list[Feature]]:
     """Features whose plans have one encoder and share budgets alike: a bundle each."""
     groups: dict[tuple[Any, ...], list[Feature]] = {}
-    for feature, made in plans.items():
-        one = next(iter(made.values()))
+    for feature, plan in plans.items():
+        one = next(iter(plan.values()))
         groups.setdefault((one.encoder, feature.shared, feature.bucket), []).append(feature)
     return [group[first : first + MOST] for group in groups.values() for first in range(0, len(group), MOST)]
 
 
 def read() -> list[Record]:
     """What was run before."""
-    made: list[Record] = json.loads(OUTPUT.read_text(encoding="utf-8")) if OUTPUT.is_file() else []
-    return made
+    records: list[Record] = json.loads(OUTPUT.read_text(encoding="utf-8")) if OUTPUT.is_file() else []
+    return records
 
 
 def write(records: list[Record]) -> None:
@@ -168,11 +168,11 @@ def main() -> int:
     parser.add_argument("--family", action="append", help=f"default: {', '.join(FAMILIES)}")
     parser.add_argument("--feature", action="append", default=[], help="those whose name holds it")
     parser.add_argument("--again", action="store_true", help="also those that stand there")
-    given = parser.parse_args()
+    options = parser.parse_args()
     torch.set_num_threads(1)
     quicken()
     order = [feature.name for feature in features()]
-    for record in run(given.family or list(FAMILIES), given.feature, given.again, given.folder):
+    for record in run(options.family or list(FAMILIES), options.feature, options.again, options.folder):
         print(json.dumps(record), flush=True)
         key = (record["family"], record["feature"])
         records = [one for one in read() if (one["family"], one["feature"]) != key] + [record]

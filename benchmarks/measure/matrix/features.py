@@ -46,9 +46,9 @@ class Feature:
 
 def features() -> list[Feature]:
     """Every choice there is; a score that is added is here by itself."""
-    made = [Feature(name, name) for name in ("none", "safe", "luvc", "luvc-literal")]
-    made += [Feature(f"score {name}", choices={"score": name}) for name in scores.built_in()]
-    made += [
+    listed = [Feature(name, name) for name in ("none", "safe", "luvc", "luvc-literal")]
+    listed += [Feature(f"score {name}", choices={"score": name}) for name in scores.built_in()]
+    listed += [
         Feature("axis channel", choices={"axis": "channel"}),
         Feature("spectrum 1d", choices={"spectrum": "1d"}),
         Feature("reducer merge", choices={"reducer": "merge"}),
@@ -57,28 +57,28 @@ def features() -> list[Feature]:
         Feature("last layer kv_only", (1, 0.5, 0.5), {"last_layer": "kv_only"}),
         Feature("last layer full", (1, 0.5, 0.25), {"last_layer": "full"}),
     ]
-    made += [
+    listed += [
         Feature(f"merge {where}", choices={"merge_keep": 0.5, "merge_schedule": where})
         for where in ("late", "gradual", "early", "windows")
     ]
-    made += [
+    listed += [
         Feature("merge, size bias", choices={"merge_keep": 0.5, "size_bias": True}),
         Feature("merge in the LLM", choices={"merge_keep": 0.5, "reducer": "merge"}),
     ]
     leaves = {"prune": EncoderPruneRequest(0.5, 0, "none"), "spectrum": "1d"}
-    made += [
+    listed += [
         Feature("encoder keep, restore all", choices={"prune": EncoderPruneRequest(0.5, 0, "all")}),
         Feature("encoder keep, restore none", (0.5, 0.25, 0), leaves),
     ]
-    made.append(Feature("bucket by name", choices={"merge_keep": 1.0}, bucket=50))
+    listed.append(Feature("bucket by name", choices={"merge_keep": 1.0}, bucket=50))
     for shared, choices in (("frames", {"frames": FRAMES}), ("tiles", {"joint_tiles": TILES})):
         for quota in ("none", "uniform", "spread", "v-cast"):
-            made.append(Feature(f"joint {shared}, quota {quota}", SHARED, {**choices, "quota": quota}))
-        made += [
+            listed.append(Feature(f"joint {shared}, quota {quota}", SHARED, {**choices, "quota": quota}))
+        listed += [
             Feature(f"joint {shared}, quota spread, {score}", SHARED, {**choices, "quota": "spread", "score": score})
             for score in ("scope", "maxmin")
         ]
-    return made
+    return listed
 
 
 def asked(feature: Feature, checkpoint: Checkpoint, units: int, hidden: int) -> tuple[str | list[int], dict[str, Any]]:

@@ -70,7 +70,7 @@ def files(folder: Path) -> dict[str, Path]:
     turned = Image.Exif()
     turned[0x0112] = 6
     deep = (np.mgrid[:60, :80][0] * 1000 % 65536).astype(np.uint16)
-    made: dict[str, tuple[Image.Image, str, dict[str, Any]]] = {
+    pictures: dict[str, tuple[Image.Image, str, dict[str, Any]]] = {
         "9:1": (Image.fromarray(noise(40, 360)), "png", {}),
         "1:9": (Image.fromarray(noise(360, 40)), "png", {}),
         "10x10": (Image.fromarray(noise(10, 10)), "png", {}),
@@ -81,7 +81,7 @@ def files(folder: Path) -> dict[str, Path]:
         "EXIF": (Image.fromarray(noise(60, 80)), "jpg", {"quality": 95, "exif": turned}),
     }
     paths = {}
-    for number, (kind, (image, ending, how)) in enumerate(made.items()):
+    for number, (kind, (image, ending, how)) in enumerate(pictures.items()):
         paths[kind] = folder / f"{number}.{ending}"
         image.save(paths[kind], **how)
     return paths
@@ -101,9 +101,9 @@ def chats(paths: dict[str, Path]) -> dict[str, tuple[list[Any], list[Any]]]:
         kind: ([path], [asks(path, "What is it?")]) for kind, path in paths.items()
     }
     wide, tall = paths["9:1"], paths["1:9"]
-    said = {"role": "assistant", "content": [{"type": "text", "text": SAID}]}
+    answered = {"role": "assistant", "content": [{"type": "text", "text": SAID}]}
     columns["two"] = [wide, tall], [asks("Of", wide, "and", tall, "?")]
-    columns["second turn"] = [wide, tall], [asks(wide, "Hi"), said, asks("and", tall, "?")]
+    columns["second turn"] = [wide, tall], [asks(wide, "Hi"), answered, asks("and", tall, "?")]
     columns["text"] = [], [asks("2 + 2?")]
     return columns
 
@@ -138,24 +138,24 @@ class Family:
         cut = bool(shown) if self.name == CUTS_ALL else len(shown) == 1 and self.name == CUTS_ONE
         cut |= self.name == NEEDS_ONE and not shown
         if not cut:
-            given = family_chat.ask(tiny, family_chat.processor(tiny), plain(chat), canvases)
-            if family_chat.expanded(tiny, request.token_ids) != given["input_ids"][0].tolist():
+            inputs = family_chat.ask(tiny, family_chat.processor(tiny), plain(chat), canvases)
+            if family_chat.expanded(tiny, request.token_ids) != inputs["input_ids"][0].tolist():
                 return "ids"
         seen = np.stack(canvases) if canvases else np.zeros((0, *tiny.size, 3), np.uint8)
         if len(chat) > 1 and self.bundle.manifest.prompt.prefix is not None:
             return self.refused(chat)
-        given = harness.reference(tiny, list(request.token_ids), torch.from_numpy(seen)[:, None])
-        theirs = harness.reference_greedy(tiny, given, TOKENS)
+        inputs = harness.reference(tiny, list(request.token_ids), torch.from_numpy(seen)[:, None])
+        theirs = harness.reference_greedy(tiny, inputs, TOKENS)
         for plan in PLANS:
             wanted = ask(self.torch[plan], chat, max_new_tokens=TOKENS)
             for backend in BACKENDS:
                 session = self.sessions[plan, backend]
                 first = ask(session, chat[:1], max_new_tokens=2) if len(chat) > 1 else None
-                made = ask(session, chat, after=first, max_new_tokens=TOKENS)
-                if plan == "none" and list(made.token_ids) != theirs:
-                    return f"{backend}: transformers says {theirs}, we say {list(made.token_ids)}"
-                if said := apart(made, wanted)[0]:
-                    return f"{plan}, {backend}: {said}"
+                answer = ask(session, chat, after=first, max_new_tokens=TOKENS)
+                if plan == "none" and list(answer.token_ids) != theirs:
+                    return f"{backend}: transformers says {theirs}, we say {list(answer.token_ids)}"
+                if difference := apart(answer, wanted)[0]:
+                    return f"{plan}, {backend}: {difference}"
         return None
 
     def refused(self, chat: list[Any]) -> str:
@@ -183,8 +183,11 @@ class Family:
         with soak.serving(plan, "cpu", 1) as client:
             model = client.call("GET", "/v1/models").json()["data"][0]["id"]
             shown = np.asarray(Image.open(path).convert("RGB"))
-            said = client.chat(model=model, messages=calling.user("Hi", shown), max_tokens=4, temperature=0)
-        yield "serve", "yes" if said.status == 200 and said.text == wanted else f"{said.status}: {said.body[:200]!r}"
+            reply = client.chat(model=model, messages=calling.user("Hi", shown), max_tokens=4, temperature=0)
+        yield (
+            "serve",
+            "yes" if reply.status == 200 and reply.text == wanted else f"{reply.status}: {reply.body[:200]!r}",
+        )
         rows = self.folder / "rows.jsonl"
         asked: list[dict[str, str]] = [{"image": str(path), "prompt": "Hi"}, {"prompt": "2 + 2?"}]
         rows.write_text("".join(json.dumps(row) + "\n" for row in asked), encoding="utf-8")
@@ -232,8 +235,8 @@ def row(name: str, folder: Path) -> dict[str, Any]:
 
 def read() -> dict[str, dict[str, Any]]:
     """What was run before, by family."""
-    made = json.loads(OUTPUT.read_text(encoding="utf-8")) if OUTPUT.is_file() else []
-    return {record["family"]: record for record in made}
+    rows = json.loads(OUTPUT.read_text(encoding="utf-8")) if OUTPUT.is_file() else []
+    return {record["family"]: record for record in rows}
 
 
 def main() -> int:
@@ -242,13 +245,13 @@ def main() -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("families", nargs="*", default=families.built_in())
     parser.add_argument("--again", action="store_true", help="also those that stand there")
-    given = parser.parse_args()
+    options = parser.parse_args()
     torch.set_num_threads(1)
     quicken()
-    for name in given.families:
-        if given.again or name not in read():
-            made = row(name, given.folder / name)
-            records = {**read(), name: made}
+    for name in options.families:
+        if options.again or name not in read():
+            record = row(name, options.folder / name)
+            records = {**read(), name: record}
             lines = ",\n".join(json.dumps(records[each]) for each in sorted(records))
             OUTPUT.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
     cells = [text for record in read().values() for key, text in record.items() if key not in ABOUT]

@@ -22,8 +22,8 @@ from luvc_export.runtime.openvino.model import GraphReader
 def spent(work: Callable[[], Any]) -> tuple[Any, str]:
     """Its result, and "wall (CPU)" seconds."""
     wall, cpu = time.perf_counter(), time.process_time()
-    made = work()
-    return made, f"{time.perf_counter() - wall:.2f} ({time.process_time() - cpu:.2f})"
+    result = work()
+    return result, f"{time.perf_counter() - wall:.2f} ({time.process_time() - cpu:.2f})"
 
 
 def main() -> None:
@@ -40,8 +40,8 @@ def main() -> None:
         checked = read_graph(bundle, name)
         _, out = spent(lambda checked=checked: write_out(checked, lambda tensor: b""))
         graph, read = spent(lambda name=name: GraphReader(bundle).read(name))
-        made, compiled = spent(lambda graph=graph: compile_graph(graph, device, arithmetic, caches=caches))
-        blob, exported = spent(made.model.export_model)
+        compiled_graph, compiled = spent(lambda graph=graph: compile_graph(graph, device, arithmetic, caches=caches))
+        blob, exported = spent(compiled_graph.model.export_model)
         size = len(blob.getvalue()) / 1e9
         _, imported = spent(lambda blob=blob: devices.core().import_model(blob.getvalue(), device.name))
         print(

@@ -40,10 +40,12 @@ def prepare(out: Path, source: str, plan: str, variant: str) -> None:
     bundle = bundles.load(source)
     name, encoder = VARIANTS[variant]
     entry = bundle.entry(plan)
-    found = {file: sites(load(bundle, file).graph) for file in (entry.vision, entry.decoder)}
-    seen = {site: Statistics(rows=1, largest=np.array([RANGE], np.float32)) for file in found for site in found[file]}
+    products = {file: sites(load(bundle, file).graph) for file in (entry.vision, entry.decoder)}
+    seen = {
+        site: Statistics(rows=1, largest=np.array([RANGE], np.float32)) for file in products for site in products[file]
+    }
     recipe = Recipe(PRECISIONS[name], smooth=0.0, aware=False)
-    quantiser = Quantiser(bundle, plan, recipe, seen, folder, tuple(found[entry.decoder]) if encoder else ())
+    quantiser = Quantiser(bundle, plan, recipe, seen, folder, tuple(products[entry.decoder]) if encoder else ())
     quantiser.trial((), CalibrationData("one range for all", "0" * 64, 0, 0))
 
 
@@ -83,17 +85,17 @@ def _products(nodes: dict[str, dict[str, int]]) -> dict[str, int]:
     return {f"{kind} {precision}": count for kind in kinds for precision, count in nodes.get(kind, {}).items()}
 
 
-def row(name: str, found: dict[str, Any]) -> str:
+def row(name: str, figures: dict[str, Any]) -> str:
     """Of the table: medians, ranges where they matter."""
 
-    def said(values: list[float]) -> str:
+    def printed(values: list[float]) -> str:
         return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
 
     kinds = "; ".join(
-        f"{graph}: {', '.join(f'{n} {k}' for k, n in nodes.items())}" for graph, nodes in found["products"].items()
+        f"{graph}: {', '.join(f'{n} {k}' for k, n in nodes.items())}" for graph, nodes in figures["products"].items()
     )
-    cells = [name, *(said(found[what]) for what in ("ttft_s", "vision_s", "prefill_s", "tokens_per_s"))]
-    return "| " + " | ".join([*cells, f"{found['gb_a_step']:.2f}", said(found["share"]), kinds]) + " |"
+    cells = [name, *(printed(figures[what]) for what in ("ttft_s", "vision_s", "prefill_s", "tokens_per_s"))]
+    return "| " + " | ".join([*cells, f"{figures['gb_a_step']:.2f}", printed(figures["share"]), kinds]) + " |"
 
 
 def main() -> None:
@@ -104,13 +106,13 @@ def main() -> None:
     parser.add_argument("plan")
     parser.add_argument("--prepare", action="store_true")
     parser.add_argument("--one", action="store_true")
-    given = parser.parse_args()
-    if given.one:
-        print(json.dumps(times(given.bundle, given.plan)))
+    options = parser.parse_args()
+    if options.one:
+        print(json.dumps(times(options.bundle, options.plan)))
         return
     for variant in VARIANTS:
-        prepare(given.out, given.bundle, given.plan, variant)
-    if given.prepare:
+        prepare(options.out, options.bundle, options.plan, variant)
+    if options.prepare:
         return
     heads = (
         "plan",
@@ -124,11 +126,14 @@ def main() -> None:
     )
     print("| " + " | ".join(heads) + " |")
     print("|---|---|---|---|---|---|---|---|")
-    for name, folder in ((given.plan, given.bundle), *((v, str(given.out / v.replace(" ", "-"))) for v in VARIANTS)):
-        plan = given.plan if name == given.plan else bundles.load(folder).manifest.default_plan
-        kept = given.out / f"times.{name.replace(' ', '-')}.json"
+    for name, folder in (
+        (options.plan, options.bundle),
+        *((v, str(options.out / v.replace(" ", "-"))) for v in VARIANTS),
+    ):
+        plan = options.plan if name == options.plan else bundles.load(folder).manifest.default_plan
+        kept = options.out / f"times.{name.replace(' ', '-')}.json"
         if not kept.is_file():
-            command = [sys.executable, __file__, str(given.out), folder, plan, "--one"]
+            command = [sys.executable, __file__, str(options.out), folder, plan, "--one"]
             done = subprocess.run(command, check=True, capture_output=True, text=True)
             kept.write_text(done.stdout.splitlines()[-1], encoding="utf-8")
         print(row(name, json.loads(kept.read_text(encoding="utf-8"))), flush=True)

@@ -81,23 +81,23 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|")
     for plan in PLANS:
         base = answers(Session(loaded, backend(loaded, plan, "onnxruntime"), plan), cases)
-        right = [_right(said, case) for said, case in zip(base, cases, strict=True)]
+        right = [_right(answer, case) for answer, case in zip(base, cases, strict=True)]
         print(f"| {plan} | (ONNX Runtime, fp32) | {np.mean(right):.4f} | | | | |", flush=True)
         for variant in variants:
-            found = answers(Session(loaded, backend(loaded, plan, variant), plan), cases)
-            good = [_right(said, case) for said, case in zip(found, cases, strict=True)]
+            answered = answers(Session(loaded, backend(loaded, plan, variant), plan), cases)
+            good = [_right(answer, case) for answer, case in zip(answered, cases, strict=True)]
             kept = intervals.retention(good, right, clusters)
-            same = np.mean([one.token_ids == other.token_ids for one, other in zip(base, found, strict=True)])
+            same = np.mean([one.token_ids == other.token_ids for one, other in zip(base, answered, strict=True)])
             print(
                 f"| {plan} | {variant} | {np.mean(good):.4f} | {kept.value:.4f} ({kept.low:.4f} to {kept.high:.4f}) "
-                f"| {same:.4f} | {overlap(base, found):.4f} | {merged(base, found):.4f} |",
+                f"| {same:.4f} | {overlap(base, answered):.4f} | {merged(base, answered):.4f} |",
                 flush=True,
             )
 
 
-def _right(said: Generation, case: Case) -> float:
+def _right(answer: Generation, case: Case) -> float:
     """1.0 for the right text, ended."""
-    return float(said.text.strip() == case.answer and said.finish_reason == "stop")
+    return float(answer.text.strip() == case.answer and answer.finish_reason == "stop")
 
 
 if __name__ == "__main__":

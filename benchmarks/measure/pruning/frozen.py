@@ -51,22 +51,22 @@ def measure(folder: str) -> dict[str, Any]:
                 print(name, round(taken[name][-1], 3), file=sys.stderr, flush=True)
             del session
             gc.collect()
-    found = {}
+    figures = {}
     for name in PLANS:
         plan = bundle.entry(name).plan
-        found[name] = {
+        figures[name] = {
             "plan": {"keep": list(plan.keep), "kv_only": list(plan.llm.kv_only), "last_layer": plan.llm.last_layer},
             "flops": cost(plan, bundle.manifest.decoder, TEXT).flops,
             "seconds": statistics.median(taken[name]),
             "text": statistics.median(taken[f"{name}, text"]),
             "turns": [round(value, 4) for value in taken[name]],
         }
-    return found
+    return figures
 
 
-def page(found: dict[str, Any]) -> str:
+def page(figures: dict[str, Any]) -> str:
     """Return the document; every figure in it was measured by the run that wrote the data."""
-    none = found["none"]
+    none = figures["none"]
     lines = [
         "# Frozen layers in time: measurements",
         "",
@@ -80,7 +80,7 @@ def page(found: dict[str, Any]) -> str:
         "| plan | visual tokens by layer | frozen | seconds | without the picture | faster | FLOPs fewer | of that |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for name, row in found.items():
+    for name, row in figures.items():
         faster, fewer = none["seconds"] / row["seconds"], none["flops"] / row["flops"]
         keep, still = (" ".join(map(str, row["plan"][part])) for part in ("keep", "kv_only"))
         still += " and the last" if row["plan"]["last_layer"] == "kv_only" else ""
@@ -88,7 +88,9 @@ def page(found: dict[str, Any]) -> str:
             f"| {name} | {keep} | {still} | {row['seconds']:.3f} | {row['text']:.3f} | {faster:.2f}x | {fewer:.2f}x | "
             f"{faster / fewer:.2f} |"
         )
-    share = (found["frozen"]["seconds"] - found["frozen"]["text"]) / (found["full"]["seconds"] - found["full"]["text"])
+    share = (figures["frozen"]["seconds"] - figures["frozen"]["text"]) / (
+        figures["full"]["seconds"] - figures["full"]["text"]
+    )
     return "\n".join(
         [*lines, "", f"A frozen layer takes {share:.1%} of the time that its visual tokens take else.", ""]
     )
@@ -96,10 +98,10 @@ def page(found: dict[str, Any]) -> str:
 
 def main(folder: str, output: str) -> None:
     """Measure and write."""
-    found = measure(folder)
-    Path(output, "frozen.json").write_text(json.dumps(found, indent=1) + "\n")
-    Path(output, "frozen.md").write_text(page(found), encoding="utf-8")
-    print(page(found))
+    figures = measure(folder)
+    Path(output, "frozen.json").write_text(json.dumps(figures, indent=1) + "\n")
+    Path(output, "frozen.md").write_text(page(figures), encoding="utf-8")
+    print(page(figures))
 
 
 if __name__ == "__main__":

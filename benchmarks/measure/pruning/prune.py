@@ -81,7 +81,7 @@ def seen(ground: str) -> tuple[tuple[int, int], Tensor]:
 
 def gain() -> list[dict[str, Any]]:
     """Return a row a ground and share."""
-    found = []
+    gains = []
     for ground in GROUNDS:
         grid, normed = seen(ground)
         for share in SHARES:
@@ -90,14 +90,14 @@ def gain() -> list[dict[str, Any]]:
             top, exact, *rounds = sums.sum(0).tolist()
             row = {"ground": ground, "tokens": grid[0] * grid[1], "keep": keep, "pictures": len(normed) - 1}
             kept = {name(*how): (each - top) / (exact - top) for how, each in zip(STEPS, rounds, strict=True)}
-            found.append({**row, "topk": top, "greedy": exact, "kept": kept})
-            print(json.dumps(found[-1]), flush=True)
-    return found
+            gains.append({**row, "topk": top, "greedy": exact, "kept": kept})
+            print(json.dumps(gains[-1]), flush=True)
+    return gains
 
 
 def shared() -> list[dict[str, Any]]:
     """Return what a quarter of three pictures and an empty one covers, by quota: of the pictures, and the least one."""
-    found = []
+    shares = []
     for ground in GROUNDS:
         grid, normed = seen(ground)
         tokens, keep = grid[0] * grid[1], grid[0] * grid[1]
@@ -121,9 +121,9 @@ def shared() -> list[dict[str, Any]]:
                 covered.append([float(one.amax(1).mean()) if one.shape[1] else 0.0 for one in alike])
             row = {"ground": ground, "quota": quota, "keep": keep, "groups": len(kept)}
             row |= {"kept": np.mean(np.sort(np.array(kept)[:, :3]), 0).tolist(), "empty": float(np.mean(kept, 0)[3])}
-            found.append({**row, "covered": float(np.mean(covered)), "least": float(np.mean(np.min(covered, 1)))})
-            print(json.dumps(found[-1]), flush=True)
-    return found
+            shares.append({**row, "covered": float(np.mean(covered)), "least": float(np.mean(np.min(covered, 1)))})
+            print(json.dumps(shares[-1]), flush=True)
+    return shares
 
 
 def name(steps: int, how: _greedy.Rounds) -> str:
@@ -134,9 +134,9 @@ def name(steps: int, how: _greedy.Rounds) -> str:
 def _gained(normed: Tensor, grid: tuple[int, int], keep: int) -> list[float]:
     """Return what TopK, the greedy loop and the rounds reach on one picture [1, 1, N, D]."""
     plan = Plan(EncoderPlan(grid), LlmPlan((keep,), scores.method("scope", rho=0.5), last_layer="full"))
-    given = scores.ScoreInput(normed, _spectrum.basis(plan, normed.shape[2], normed.shape[3]), "token", keep)
-    given = replace(given, grid=grid)
-    saliency = (normed - _spectrum.filtered(given))[0, 0].norm(dim=1)
+    inputs = scores.ScoreInput(normed, _spectrum.basis(plan, normed.shape[2], normed.shape[3]), "token", keep)
+    inputs = replace(inputs, grid=grid)
+    saliency = (normed - _spectrum.filtered(inputs))[0, 0].norm(dim=1)
     along = _greedy.unit(normed)[0, 0]
     alike = (along @ along.T).clamp(min=0)
     cover, taken = torch.zeros(len(saliency)), list[int]()
@@ -145,7 +145,7 @@ def _gained(normed: Tensor, grid: tuple[int, int], keep: int) -> list[float]:
         more[taken] = -1.0
         taken.append(int(more.argmax()))
         cover = torch.maximum(cover, alike[taken[-1]])
-    every_score = (replace(given, settings={"steps": min(steps, keep), "rounds": how}) for steps, how in STEPS)
+    every_score = (replace(inputs, settings={"steps": min(steps, keep), "rounds": how}) for steps, how in STEPS)
     ranked = [scores.find("scope").score(each) for each in every_score]
     top = spu.select(saliency[None, None], keep)[0, 0].tolist()
     every = [top, taken, *(spu.select(score, keep)[0, 0].tolist() for score in ranked)]
@@ -168,8 +168,8 @@ class Prune(nn.Module):
         context = scores.LayerContext(normed, None, lambda earlier: normed[..., 0], lambda: self.keys(normed))
         settings = dict(self.plan.llm.method.settings)
         settings = dict(self.plan.llm.method.settings)
-        given = scores.ScoreInput(normed, self.basis, "token", keep, context, self.plan.grid, settings=settings)
-        score = scores.find(self.plan.llm.method.name).score(given)
+        inputs = scores.ScoreInput(normed, self.basis, "token", keep, context, self.plan.grid, settings=settings)
+        score = scores.find(self.plan.llm.method.name).score(inputs)
         if self.plan.sharing.quota != "none":
             own = quotas.members(order[:, None], self.plan.sharing.images, self.plan.units, padded=False)
             share = quotas.weights(self.plan.sharing.quota, normed, own)
@@ -234,7 +234,7 @@ def price() -> dict[str, Any]:
     maps = {name: torch.randn(WIDTH // 8 * 7, WIDTH) for name in ("query", "key")}  # VisionSelector's 1,792
     scorer = remember(save(maps), "made here").sha256
     inputs = (x, torch.randn(1, units, HEAD // 2), torch.randn(1, units, HEAD // 2), torch.arange(units)[None])
-    found = {}
+    prices = {}
     for name, switches in COST.items():
         more = {"scorer": scorer} if name == "learned" else {}
         own: dict[str, Any] = {**switches, **more}
@@ -242,9 +242,9 @@ def price() -> dict[str, Any]:
         sharing = Sharing(own.pop("joint_images", 1), quota=own.pop("quota", "none"))
         method = scores.method(own.pop("score", scores.DEFAULT), **own)
         plan = Plan(encoder, LlmPlan((units // 2,), method, last_layer="full"), sharing)
-        found[name] = seconds(session(Prune(plan), inputs), inputs, ROUNDS)
-        print(json.dumps({name: found[name]}), flush=True)
-    return {"units": units, "keep": units // 2, "layers": LAYERS, "layer": layer, "prunes": found}
+        prices[name] = seconds(session(Prune(plan), inputs), inputs, ROUNDS)
+        print(json.dumps({name: prices[name]}), flush=True)
+    return {"units": units, "keep": units // 2, "layers": LAYERS, "layer": layer, "prunes": prices}
 
 
 def page(data: dict[str, Any]) -> str:

@@ -37,7 +37,7 @@ SIMULATED = {"even": ("nvfp4", "nvfp4a16")}
 RUNS = 30
 
 
-def made(folder: Path) -> Path:
+def exported(folder: Path) -> Path:
     """The bundle with every precision."""
     target, checkpoint = folder / "bundle", str(TASK.checkpoint)
     if not (target / bundles.MANIFEST).is_file():
@@ -72,12 +72,12 @@ def stand_in(folder: Path, bundle: bundles.Bundle, plan: str, name: str) -> bund
 
 def right(folder: Path, plan: str, cases: list[Any]) -> list[bool]:
     """Whether each case is answered right, greedily."""
-    runner, found = open_bundle(str(folder), plan, 1), []
+    runner, answers = open_bundle(str(folder), plan, 1), []
     for first in range(0, len(cases), 16):
         some = cases[first : first + 16]
-        for case, said in zip(some, runner.answer(some, TASK.longest), strict=True):
-            found.append(said.text.strip() == case.answer and said.ended)
-    return found
+        for case, answer in zip(some, runner.answer(some, TASK.longest), strict=True):
+            answers.append(answer.text.strip() == case.answer and answer.ended)
+    return answers
 
 
 def times(folder: Path, plan: str, cases: list[Any]) -> dict[str, float]:
@@ -112,7 +112,7 @@ def size(bundle: bundles.Bundle, plan: str) -> float:
 
 def main(folder: Path, count: int) -> None:
     """Measure and write the page."""
-    target = made(folder)
+    target = exported(folder)
     bundle = bundles.load(target)
     cases = list(TASK.cases(TASK.report[0], count, TASK.report[1]))
     single = [case for case in cases if len(case.images) == 1][: RUNS + 5]

@@ -32,16 +32,16 @@ def parts(form: str, name: str, shape: tuple[int, ...]) -> dict[str, tuple[str, 
         return {name: ("BF16", shape)}
     rows, channels = shape
     if form == "awq":
-        made = {
+        stored = {
             "qweight": ("I32", (channels, rows // 8)), "qzeros": ("I32", (channels // GROUP, rows // 8)),
             "scales": ("F16", (channels // GROUP, rows)),
         }  # fmt: skip
     else:
-        made = {
+        stored = {
             "weight_packed": ("I32", (rows, channels // 8)), "weight_scale": ("F16", (rows, channels // GROUP)),
             "weight_shape": ("I64", (2,)),
         }  # fmt: skip
-    return {f"{module}.{part}": one for part, one in made.items()}
+    return {f"{module}.{part}": one for part, one in stored.items()}
 
 
 def write(form: str, preset_name: str, folder: Path) -> int:
@@ -111,12 +111,12 @@ def main() -> None:
     parser.add_argument("--form", action="append", choices=("awq", "pack4"), required=True)
     parser.add_argument("--preset", default="qwen2.5-vl-3b")
     parser.add_argument("--folder", type=Path, required=True)
-    given = parser.parse_args()
-    for form in given.form:
-        folder = given.folder / form
+    options = parser.parse_args()
+    for form in options.form:
+        folder = options.folder / form
         shutil.rmtree(folder, ignore_errors=True)
         (folder / "model").mkdir(parents=True)
-        size = write(form, given.preset, folder / "model")
+        size = write(form, options.preset, folder / "model")
         command = [
             sys.executable,
             "-c",
@@ -126,10 +126,11 @@ def main() -> None:
             str(Path(__file__).parent),
         ]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
-        made = json.loads(done.stdout.splitlines()[-1])
-        ratio = round(made["peak"] / size, 3)
+        record = json.loads(done.stdout.splitlines()[-1])
+        ratio = round(record["peak"] / size, 3)
         print(
-            json.dumps({"form": form, "preset": given.preset, "checkpoint": size, "ratio": ratio, **made}), flush=True
+            json.dumps({"form": form, "preset": options.preset, "checkpoint": size, "ratio": ratio, **record}),
+            flush=True,
         )
         shutil.rmtree(folder)
 

@@ -39,11 +39,11 @@ def main(folder: str, count: str) -> None:
             trials.clear()
             first, wall, own = not ranges.exists(), time.perf_counter(), time.process_time()
             output, recipe = Path(scratch) / "quantised", Recipe(PRECISIONS["q4"], divergence=divergence)
-            made = calibrate(
+            report = calibrate(
                 bundle, data, recipe, min_agreement=0, output=output, ranges_file=ranges, overwrite=True, threads=1
             )
             spent = f"{time.perf_counter() - wall:.0f} s ({time.process_time() - own:.0f} s of CPU)"
-            quantised = made.bundle.entry(made.plan).quantised
+            quantised = report.bundle.entry(report.plan).quantised
             assert quantised is not None
             wide = sum(value == "int8" for value in quantised.layers.values())
             what = "ranges, and " if first else ""

@@ -24,13 +24,13 @@ def count(source: str) -> int:
 def by_folder(revision: str | None) -> Counter[str]:
     """Assertions of every folder of tests, of the files git knows."""
     listing = ["ls-tree", "-r", "--name-only", revision] if revision else ["ls-files"]
-    found = Counter[str]()
+    counts = Counter[str]()
     for name in _git(*listing).splitlines():
         path = PurePosixPath(name)
         if path.suffix == ".py" and "tests" in path.parts:
             source = _git("show", f"{revision}:{name}") if revision else (ROOT / name).read_text(encoding="utf-8")
-            found[str(path.parent)] += count(source)
-    return found
+            counts[str(path.parent)] += count(source)
+    return counts
 
 
 def _git(*words: str) -> str:

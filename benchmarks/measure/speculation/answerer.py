@@ -46,14 +46,14 @@ def task(kind: str, scene: Scene, rng: np.random.Generator) -> tuple[str, str]:
     if kind == "check":
         marks = _marks(scene)
         wrong = set(rng.choice(len(marks), 2, replace=False).tolist())
-        told = [
+        cells = [
             _cell(mark, NAMES[int(rng.integers(len(NAMES)))] if place in wrong else mark.colour, mark.digit)
             for place, mark in enumerate(marks)
         ]
-        return f"{' '.join(told)}. {QUESTIONS[kind]}", aloud(scene)
+        return f"{' '.join(cells)}. {QUESTIONS[kind]}", aloud(scene)
     row = int(rng.integers(3))
-    found = [{"colour": mark.colour, "digit": str(mark.digit)} for mark in _marks(scene) if mark.row == row]
-    return f"{QUESTIONS[kind]} {NUMBER[row]}?", json.dumps(found)
+    listed = [{"colour": mark.colour, "digit": str(mark.digit)} for mark in _marks(scene) if mark.row == row]
+    return f"{QUESTIONS[kind]} {NUMBER[row]}?", json.dumps(listed)
 
 
 def _marks(scene: Scene) -> list[Any]:
@@ -80,16 +80,16 @@ class Pictures:
     def __init__(self, model: Any, count: int, file: Path) -> None:
         self.scenes = []
         self.features = torch.load(file) if file.is_file() else None
-        made = []
+        pictures = []
         for index in range(count):
             image, scene = render(generator("train", 77, index), "train")
             self.scenes.append(scene)
             if self.features is None:
                 with torch.no_grad():
                     out = model.model.get_image_features(pixels(image), torch.tensor([GRID]))
-                made.append(out.pooler_output[0])
+                pictures.append(out.pooler_output[0])
         if self.features is None:
-            self.features = torch.stack(made)
+            self.features = torch.stack(pictures)
             torch.save(self.features, file)
 
 

@@ -49,8 +49,8 @@ def bundle_of(out: Path, block: int | None, keep: int) -> Path:
     folder, checkpoint = out / f"merged-{block}-{keep}", out / "checkpoint"
     if not checkpoint.is_dir():
         sizes = ["--layers", "1", "--encoder-blocks", str(BLOCKS), "--dtype", "fp32"]
-        made = [sys.executable, "-m", "luvc_export", "make-random", "qwen2.5-vl-3b", "-o", str(checkpoint), *sizes]
-        subprocess.run(made, check=True)
+        command = [sys.executable, "-m", "luvc_export", "make-random", "qwen2.5-vl-3b", "-o", str(checkpoint), *sizes]
+        subprocess.run(command, check=True)
     if not folder.is_dir():
         plan = make_plan(str(checkpoint), "none", image_size=(SIDE, SIDE), joint_images=MOMENTS)
         if block is not None:

@@ -62,12 +62,12 @@ def main(folder: str, names: list[str], how: str = "", rounds: int = 4) -> None:
     first = 0.0
     for name in names:
         ratios = [first / own for first, own in zip(times[names[0]], times[name], strict=True)]
-        said = ""
+        saved = ""
         if not how:
             own, every = choosing(bundle, name, how, image)
             first = own if name == names[0] else first
-            said = f"{(own - first) / every:.1%}"
-        cells = f"{median(times[name]):.0f} | {median(ratios):.2f}x | {min(ratios):.2f}, {max(ratios):.2f} | {said}"
+            saved = f"{(own - first) / every:.1%}"
+        cells = f"{median(times[name]):.0f} | {median(ratios):.2f}x | {min(ratios):.2f}, {max(ratios):.2f} | {saved}"
         print(f"| {name} | {cells} |", flush=True)
 
 

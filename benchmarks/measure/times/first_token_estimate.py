@@ -36,10 +36,10 @@ def main() -> None:
     print("|---|---:|---:|---:|")
     for name in sorted(timed, key=lambda name: [*runs].index(f"luvc-export {name}")):
         plan = bundles.load(options.out / f"bundle-{name}").entry(name).plan
-        told = [predicted(plan, llm, encoder, TEXT, speed) for speed in speeds]
+        predictions = [predicted(plan, llm, encoder, TEXT, speed) for speed in speeds]
         own = runs[f"luvc-export {name}"]
-        first = statistics.median(one.seconds for one in told)
-        halves = [statistics.median(getattr(one, half) for one in told) for half in ("encoder", "llm")]
+        first = statistics.median(one.seconds for one in predictions)
+        halves = [statistics.median(getattr(one, half) for one in predictions) for half in ("encoder", "llm")]
         seconds = statistics.median(value for run in own for value in run["ttft_s"])
         prefill = statistics.median(value for run in own for value in run["prefill_s"])
         print(

@@ -48,10 +48,12 @@ def prepare(out: Path, source: str, plan: str, head: bool = False) -> None:
     for name in ("q8", "q4"):
         recipe = Recipe(PRECISIONS[name], smooth=0.0, aware=False)
         quantiser = Quantiser(bundle, plan, recipe, seen, out, kept, too=too)
-        made = quantiser.write(out, (), CalibrationData("none", "0" * 64, 0, 0))
-        plans[quantiser.name] = made
-        assert made.quantised is not None
-        files |= {file: bundles.record(out / file) for file in (made.vision, made.decoder, made.quantised.weights)}
+        written = quantiser.write(out, (), CalibrationData("none", "0" * 64, 0, 0))
+        plans[quantiser.name] = written
+        assert written.quantised is not None
+        files |= {
+            file: bundles.record(out / file) for file in (written.vision, written.decoder, written.quantised.weights)
+        }
     weights = anchored(bundle)
     bundles.write_manifest(out, dataclasses.replace(manifest, plans=plans, files=files, weights=weights))
 

@@ -39,11 +39,11 @@ def one(bundle: str, plan: str, text: int) -> dict[str, Any]:
     backend.profile = str(Path(folder) / "p")
     backend.load(images=False)
     load = perf_counter() - begin
-    manifest, made = session.bundle.manifest, session.plan
+    manifest, own = session.bundle.manifest, session.plan
     random = np.random.default_rng(0)
-    rows, columns = np.unravel_index(np.arange(made.vision_tokens), made.grid)
+    rows, columns = np.unravel_index(np.arange(own.vision_tokens), own.grid)
     positions = np.stack([rows, columns], 1)[None].astype(np.float32)
-    embeds = 0.02 * random.standard_normal((1, made.vision_tokens, manifest.decoder.hidden)).astype(np.float32)
+    embeds = 0.02 * random.standard_normal((1, own.vision_tokens, manifest.decoder.hidden)).astype(np.float32)
     seen = VisualFeatures(embeds, positions)
     ids = [*map(int, random.integers(0, 1000, text))]
     ids = [*ids[: text // 2], manifest.prompt.image_token_id, *ids[text // 2 :]]
@@ -67,7 +67,7 @@ def one(bundle: str, plan: str, text: int) -> dict[str, Any]:
         "outside_prefill_s": outside[1:],
         "decode_s": decode[2:],
         "kv_mib": state.cache.nbytes / 2**20,
-        "flops": flops(manifest, made, 1, text),
+        "flops": flops(manifest, own, 1, text),
         "decode_bytes": weight_bytes(manifest, "cpu") + state.cache.nbytes,
         "prune_ms": profile.prune_ms,
         "kernels_ms": profile.total_ms,
@@ -85,17 +85,17 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--text", type=int, default=TEXT)
     parser.add_argument("--one", action="store_true")
-    given = parser.parse_args()
-    if given.one:
-        print(json.dumps(one(given.bundle, given.plans[0], given.text)))
+    options = parser.parse_args()
+    if options.one:
+        print(json.dumps(one(options.bundle, options.plans[0], options.text)))
         return
     from luvc_export.runtime.bench.machine import measure_machine
 
     machine = measure_machine()
     print(json.dumps({"gflops": machine.flops / 1e9, "gb_per_s": machine.bandwidth / 1e9}), flush=True)
-    for _ in range(given.rounds):
-        for plan in given.plans:
-            args = [sys.executable, __file__, given.bundle, "--one", "--plans", plan, "--text", str(given.text)]
+    for _ in range(options.rounds):
+        for plan in options.plans:
+            args = [sys.executable, __file__, options.bundle, "--one", "--plans", plan, "--text", str(options.text)]
             subprocess.run(args, check=True)
 
 

@@ -73,8 +73,8 @@ def prefill(path: Path, plan: str) -> list[float]:
     script = Path(__file__).with_name("performance.py")
     command = [sys.executable, script, path, "--one", "--plans", plan]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return list(found["prefill_s"])
+    record: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return list(record["prefill_s"])
 
 
 def slope(points: list[tuple[float, float]]) -> float:

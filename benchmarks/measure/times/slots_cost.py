@@ -70,9 +70,9 @@ def main() -> None:
     parser.add_argument("--arithmetic", default="auto")
     parser.add_argument("--plan")
     parser.add_argument("--steps", type=int, default=STEPS)
-    given = parser.parse_args()
-    how = {"backend": given.backend, "plan": given.plan, "arithmetic": given.arithmetic}
-    base, other = (Session(folder, **how) for folder in (given.plain, given.slots))
+    options = parser.parse_args()
+    how = {"backend": options.backend, "plan": options.plan, "arithmetic": options.arithmetic}
+    base, other = (Session(folder, **how) for folder in (options.plain, options.slots))
     record = other.bundle.manifest.lora
     assert record is not None, "the second bundle has slots"
     one, *rest = (adapter(record, seed) for seed in range(3))
@@ -82,7 +82,7 @@ def main() -> None:
     rows: list[tuple[str, list[Adapter | None]]] = [("none", [None]), ("one", [one]), ("three", [one, *rest])]
     rows.append(("none, after them", [None]))
     for name, asked in rows:
-        prompts, (middle, *ratios) = pairs(base, other, asked, given.steps)
+        prompts, (middle, *ratios) = pairs(base, other, asked, options.steps)
         low, half, high = statistics.quantiles(ratios, n=4)
         cells = f"{statistics.median(prompts):.3f} | {half:.3f} ({low:.3f} to {high:.3f}) | {1000 * middle:.1f}"
         print(f"| {len(asked)} | {name} | {cells} |", flush=True)

@@ -50,5 +50,5 @@ SHAPE: dict[str, Any] = {
 
 def facts() -> Facts:
     """Address, model, picture, question and right answer."""
-    told: Facts = json.load(sys.stdin)
-    return told
+    read: Facts = json.load(sys.stdin)
+    return read

@@ -17,8 +17,8 @@ def main(facts: Facts) -> None:
     assert any(piece.usage_metadata for piece in pieces)
     assert model.bind(stop=[" column"]).invoke(picture(facts)).content == facts["answer"].split(" column")[0]
     assert "logprobs" in model.bind(logprobs=True).invoke(picture(facts)).response_metadata
-    made = model.with_structured_output(SHAPE, method="json_schema")
-    assert made.invoke(picture(facts))["n"] in (1, 2)  # type: ignore[index]
+    structured = model.with_structured_output(SHAPE, method="json_schema")
+    assert structured.invoke(picture(facts))["n"] in (1, 2)  # type: ignore[index]
     try:
         model.bind(tools=[{"type": "function", "function": {"name": "f"}}]).invoke(picture(facts))
         raise AssertionError("tools were taken")
@@ -27,8 +27,8 @@ def main(facts: Facts) -> None:
     newer = ChatOpenAI(model=facts["model"], base_url=facts["url"], api_key="none", use_responses_api=True)  # type: ignore[arg-type]
     assert newer.invoke(picture(facts)).text == facts["answer"]
     assert "".join(piece.text for piece in newer.stream(picture(facts))) == facts["answer"]
-    made = newer.with_structured_output(SHAPE, method="json_schema")
-    assert made.invoke(picture(facts))["n"] in (1, 2)  # type: ignore[index]
+    structured = newer.with_structured_output(SHAPE, method="json_schema")
+    assert structured.invoke(picture(facts))["n"] in (1, 2)  # type: ignore[index]
 
 
 if __name__ == "__main__":

@@ -25,11 +25,11 @@ def completions(facts: Facts) -> None:
     assert "".join(piece.choices[0].delta.content or "" for piece in pieces if piece.choices) == facts["answer"]
     stopped = litellm.completion(**asked, stop=[" column"], seed=3, temperature=0)
     assert stopped.choices[0].message.content == facts["answer"].split(" column")[0]
-    told = litellm.completion(**asked, logprobs=True, top_logprobs=2)
-    assert len(told.choices[0].logprobs.content[0].top_logprobs) == 2
+    completion = litellm.completion(**asked, logprobs=True, top_logprobs=2)
+    assert len(completion.choices[0].logprobs.content[0].top_logprobs) == 2
     wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": SHAPE, "strict": True}}
-    said = litellm.completion(**asked, response_format=wanted).choices[0].message.content
-    assert json.loads(said)["n"] in (1, 2)
+    content = litellm.completion(**asked, response_format=wanted).choices[0].message.content
+    assert json.loads(content)["n"] in (1, 2)
     try:
         litellm.completion(**{**asked, "model": "openai/gone"})
         raise AssertionError("an unknown model was taken")
@@ -42,8 +42,8 @@ def responses(facts: Facts) -> None:
     asked: dict[str, Any] = {"model": f"openai/{facts['model']}", "input": parts(facts)}
     asked |= {"api_base": facts["url"], "api_key": "none"}
     whole = litellm.responses(**asked)
-    said = [part.text for item in whole.output if item.type == "message" for part in item.content]
-    assert (said, whole.status) == ([facts["answer"]], "completed") and whole.usage.output_tokens > 0
+    texts = [part.text for item in whole.output if item.type == "message" for part in item.content]
+    assert (texts, whole.status) == ([facts["answer"]], "completed") and whole.usage.output_tokens > 0
     events = list(litellm.responses(**asked, stream=True))
     assert "".join(event.delta for event in events if event.type == "response.output_text.delta") == facts["answer"]
     assert events[-1].type == "response.completed"

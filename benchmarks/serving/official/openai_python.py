@@ -34,7 +34,7 @@ class Twice(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def log_message(self, *told: object) -> None:
+    def log_message(self, *arguments: object) -> None:
         """Quiet."""
 
 
@@ -66,13 +66,13 @@ def chat(client: OpenAI, facts: Facts) -> None:
     assert clipped.choices[0].message.content == facts["answer"]
     drawn = [client.chat.completions.create(**asked, temperature=2, seed=7, max_tokens=6) for _ in range(2)]
     assert drawn[0].choices[0].message.content == drawn[1].choices[0].message.content
-    told = client.chat.completions.create(**asked, logprobs=True, top_logprobs=3, n=2)
-    logprobs = told.choices[1].logprobs
+    completion = client.chat.completions.create(**asked, logprobs=True, top_logprobs=3, n=2)
+    logprobs = completion.choices[1].logprobs
     assert logprobs is not None and logprobs.content is not None and len(logprobs.content[0].top_logprobs) == 3
     assert "".join(one.token for one in logprobs.content) == facts["answer"]
     wanted: Any = {"type": "json_schema", "json_schema": {"name": "x", "schema": SHAPE, "strict": True}}
-    said = client.chat.completions.create(**asked, response_format=wanted).choices[0].message.content
-    assert json.loads(said or "")["n"] in (1, 2)
+    content = client.chat.completions.create(**asked, response_format=wanted).choices[0].message.content
+    assert json.loads(content or "")["n"] in (1, 2)
     parsed = client.chat.completions.parse(**asked, response_format=Number).choices[0].message.parsed
     assert parsed is not None and parsed.n in (1, 2)
 
@@ -128,9 +128,9 @@ def errors(client: OpenAI, facts: Facts) -> None:
 
 
 if __name__ == "__main__":
-    told = facts()
-    official = OpenAI(base_url=told["url"], api_key="none", timeout=120)
-    assert [model.id for model in official.models.list()] == [told["model"]]
-    assert official.models.retrieve(told["model"]).owned_by == "luvc-export"
+    known = facts()
+    official = OpenAI(base_url=known["url"], api_key="none", timeout=120)
+    assert [model.id for model in official.models.list()] == [known["model"]]
+    assert official.models.retrieve(known["model"]).owned_by == "luvc-export"
     for check in (chat, responses, errors):
-        check(official, told)
+        check(official, known)

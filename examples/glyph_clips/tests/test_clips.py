@@ -69,9 +69,9 @@ def test_what_is_asked_is_what_the_frames_show() -> None:
                     assert (moved > 60) == (actor.digits[after] != actor.digits[before])
                 changes += actor.digits[after] != actor.digits[before]
             assert changes == actor.changes
-        said = {question.text: question.answer for question in questions(film)}
-        assert len(said) == 8
-        assert said["which came last?"] == max(film.actors, key=lambda actor: actor.comes).colour
+        answers = {question.text: question.answer for question in questions(film)}
+        assert len(answers) == 8
+        assert answers["which came last?"] == max(film.actors, key=lambda actor: actor.comes).colour
         assert {q.kind for q in reported(film, np.random.default_rng(0))} == {"came", "moved", "changed"}
 
 
@@ -85,11 +85,11 @@ def test_a_single_frame_is_one_frame_with_the_same_questions() -> None:
 
 def test_labels_know_the_film_as_far_as_it_has_gone(film: Film) -> None:
     """At the last moment they are the whole answer, before a digit moves or changes nothing."""
-    told = labels(film).reshape(MOMENTS, *film.owner.shape[1:], len(LABELS))
+    labelled = labels(film).reshape(MOMENTS, *film.owner.shape[1:], len(LABELS))
     for rank, actor in enumerate(film.actors):
-        assert (told[-1][film.owner[-1] == rank][:, [0, 2]] == [rank, actor.changes]).all()
-        assert (told[actor.comes][film.owner[actor.comes] == rank] == [rank, 0, 0]).all()
-    assert (told[film.owner < 0] == -1).all()
+        assert (labelled[-1][film.owner[-1] == rank][:, [0, 2]] == [rank, actor.changes]).all()
+        assert (labelled[actor.comes][film.owner[actor.comes] == rank] == [rank, 0, 0]).all()
+    assert (labelled[film.owner < 0] == -1).all()
 
 
 @torch.no_grad()
@@ -105,8 +105,8 @@ def test_training_sees_films_as_plans_do() -> None:
         ids = torch.tensor([tokenizer.encode(case.prompt + SUFFIX).ids + answer])
         before = prefix(model, tokenizer, embeddings(model, np.stack(case.video)[None]))
         hidden = decode(text, before, text.embed_tokens(ids[None]))
-        told = model.lm_head(hidden[0, 0, -len(answer) - 1 : -1]).argmax(-1).tolist()
-        verdicts.append(told == answer)
+        predicted = model.lm_head(hidden[0, 0, -len(answer) - 1 : -1]).argmax(-1).tolist()
+        verdicts.append(predicted == answer)
     assert verdicts == expected.tolist() and any(verdicts)
 
 
@@ -139,27 +139,27 @@ def test_plans_at_equal_tokens() -> None:
 def test_the_verdict_falls_with_either_figure() -> None:
     """A model below its bar, or one whose answers need no film, is called no instrument."""
 
-    def told(whole: float, alone: float, changed: float = 0.9) -> str:
+    def words_of(whole: float, alone: float, changed: float = 0.9) -> str:
         kinds = {"came": 0.9, "moved": 0.9, "changed": changed}
         return study.verdict(
             [{"plan": "none", "accuracy": [whole, 0, 1], **kinds}, {"plan": study.ALONE, "accuracy": [alone, 0, 1]}]
         )
 
-    assert told(0.9, 0.35).endswith("it is an instrument.")
-    assert told(0.9, 0.35, 0.89).endswith("it is an instrument. Below the bar when taken alone: `changed` (0.890).")
+    assert words_of(0.9, 0.35).endswith("it is an instrument.")
+    assert words_of(0.9, 0.35, 0.89).endswith("it is an instrument. Below the bar when taken alone: `changed` (0.890).")
     for whole, alone in ((0.899, 0.2), (0.95, 0.36)):
-        assert "not used as an instrument yet" in told(whole, alone)
+        assert "not used as an instrument yet" in words_of(whole, alone)
 
 
 def test_page_card_and_readme_are_of_these_weights() -> None:
     """A changed figure, page or checkpoint is seen."""
-    found = json.loads((study.RESULTS / "glyph-clips.json").read_text())
-    assert found["weights"] == study.weights_hash(CHECKPOINT)[:16]
-    expected = study.page(found["rows"], found["split"], found["weights"])
+    figures = json.loads((study.RESULTS / "glyph-clips.json").read_text())
+    assert figures["weights"] == study.weights_hash(CHECKPOINT)[:16]
+    expected = study.page(figures["rows"], figures["split"], figures["weights"])
     assert (study.RESULTS / "glyph-clips.md").read_text() == expected
     for name in ("MODEL_CARD.md", "README.md"):
-        assert study.verdict(found["rows"]) in " ".join((HERE / name).read_text().split())
-    assert found["split"] == "heldout"
+        assert study.verdict(figures["rows"]) in " ".join((HERE / name).read_text().split())
+    assert figures["split"] == "heldout"
 
 
 def test_pages_on_graphs_and_merging_are_of_these_weights() -> None:
@@ -167,11 +167,11 @@ def test_pages_on_graphs_and_merging_are_of_these_weights() -> None:
     rows = {row["plan"]: row for row in json.loads((study.RESULTS / "clip-graphs.json").read_text())["rows"]}
     assert set(rows) == set(CLIPS) and all(row["parity"] and row["built"] for row in rows.values())
     assert all(set(row["linted"]) == {"onnx", "primitive"} for row in rows.values())
-    found = json.loads((study.RESULTS / "clip-time.json").read_text())
-    assert found["weights"] == study.weights_hash(CHECKPOINT)[:16]
+    figures = json.loads((study.RESULTS / "clip-time.json").read_text())
+    assert figures["weights"] == study.weights_hash(CHECKPOINT)[:16]
     large = study.RESULTS / merged.LARGE
     times = json.loads(large.read_text())["rows"] if large.is_file() else []
-    assert (study.RESULTS / "clip-time.md").read_text() == merged.page(found["rows"], found["weights"], times)
+    assert (study.RESULTS / "clip-time.md").read_text() == merged.page(figures["rows"], figures["weights"], times)
 
 
 def test_the_verdict_on_merging_is_of_its_rows() -> None:

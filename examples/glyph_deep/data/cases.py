@@ -56,11 +56,11 @@ def cases(split: str, count: int, seed: int = 0, kinds: tuple[str, ...] | None =
     for kind in kinds or ():
         if kind not in known:
             raise UsageError("unknown kind", where="glyph-deep", got=repr(kind), expected=did_you_mean(kind, known))
-    made, number = 0, 0
-    while made < count:
+    drawn, number = 0, 0
+    while drawn < count:
         for case in of_picture(share, ground, seed, number, kinds or known):
-            if made < count:
-                made += 1
+            if drawn < count:
+                drawn += 1
                 yield case
         number += 1
 
@@ -71,10 +71,10 @@ def of_picture(share: str, ground: str, seed: int, number: int, kinds: tuple[str
         form, paper = PAGES[ground]
         which = (seed, list(page.FORMATS).index(form), number)
         fonts = page.OTHER_FONTS if ground == "fonts" else page.FONTS
-        image, made, _ = page.render(generator(share, "pages", *which), share, form, paper, fonts)
+        image, layout, _ = page.render(generator(share, "pages", *which), share, form, paper, fonts)
         for kind in kinds:
             rng = generator(share, "pages", *which, _QUESTION, list(PAGE).index(kind))
-            asked = PAGE[kind](rng, made)
+            asked = PAGE[kind](rng, layout)
             if asked is not None:
                 yield GlyphCase((image,), asked.text, asked.answer, kind, number)
         return

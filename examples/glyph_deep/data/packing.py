@@ -55,10 +55,12 @@ class Packer:
         for question in (q for row in rows for q in row):
             prompt = self.tokenizer.encode(question.text).ids
             answer = [*self.tokenizer.encode(question.answer).ids, self.end]
-            found = [i for i, token in enumerate(prompt) if token in self.words]
-            if question.looks and len(found) != len(question.looks):
-                raise ValueError(f"{question.text!r} has {len(found)} key words, its lookups are {len(question.looks)}")
-            for at, look in zip(found, question.looks, strict=False):
+            places = [i for i, token in enumerate(prompt) if token in self.words]
+            if question.looks and len(places) != len(question.looks):
+                raise ValueError(
+                    f"{question.text!r} has {len(places)} key words, its lookups are {len(question.looks)}"
+                )
+            for at, look in zip(places, question.looks, strict=False):
                 if look is not None:
                     anchors.append((len(sequences), at))
                     entry.append(look.entry)
@@ -66,7 +68,7 @@ class Packer:
                     sought.append([name in look.sought for name in self.fields])
             if question.looks:
                 spoken.append((len(sequences), len(prompt) + len(self.suffix) - 1))
-                last.append(found[-1])
+                last.append(places[-1])
             answers.append((len(prompt) + len(self.suffix) - 1, len(answer)))
             sequences.append(prompt + self.suffix + answer)
         ids, targets = aligned(sequences, answers, self.pad)
@@ -75,5 +77,5 @@ class Packer:
         flat, speakers = (torch.tensor([i * length + at for i, at in x]).long() for x in (anchors, spoken))
         numbers = (torch.tensor(x).long() for x in (entry, hops))
         wanted = torch.tensor(sought).bool().view(-1, len(self.fields))
-        given, targets_ = torch.from_numpy(ids).view(shape), torch.from_numpy(targets).view(shape)
-        return Packed(given, targets_, flat, *numbers, wanted, speakers, torch.tensor(last).long())
+        packed, targets_ = torch.from_numpy(ids).view(shape), torch.from_numpy(targets).view(shape)
+        return Packed(packed, targets_, flat, *numbers, wanted, speakers, torch.tensor(last).long())

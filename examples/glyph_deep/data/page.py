@@ -284,8 +284,8 @@ def furnish(sheet: Sheet, row: int, line: Line, page: Page, style: dict[str, boo
         heads, at = page.layout[3], dict(page.layout[4:])["table"]
         for head, column in zip(heads, at, strict=True):
             most = TEXT_COLUMNS * TOKEN - text_ink(sheet.font, sheet.size, HEADS[head]).shape[1] - 1
-            found = sheet.write(HEADS[head], row, min(most, column * TOKEN + int(rng.integers(-8, 2))))
-            units |= dict.fromkeys(found, head)
+            written = sheet.write(HEADS[head], row, min(most, column * TOKEN + int(rng.integers(-8, 2))))
+            units |= dict.fromkeys(written, head)
         sheet.rule(row, 1, TEXT_COLUMNS)
     elif line.kind in ("title", "heading"):
         title = TITLES[rng.integers(len(TITLES))]
@@ -299,6 +299,6 @@ def render(
     rng: np.random.Generator, split: str, form: str, paper: Paper = "grained", fonts: tuple[str, ...] = FONTS
 ) -> tuple[NDArray[np.uint8], Page, Shown]:
     """Return (uint8 picture, what the page holds, where it stands); its layout is one of the split's."""
-    page = draw_until(lambda: lay_out(rng, form), lambda made: made.layout, split)
+    page = draw_until(lambda: lay_out(rng, form), lambda drawing: drawing.layout, split)
     image, shown = draw(rng, page, paper, fonts)
     return image, page, shown

@@ -36,6 +36,6 @@ def belongs(layout: tuple, split: str) -> bool:
 
 def draw_until(make: Callable[[], T], layout: Callable[[T], tuple], split: str) -> T:
     """Return the first thing drawn whose layout is one of the split's."""
-    while not belongs(layout(made := make()), split):
+    while not belongs(layout(drawn := make()), split):
         pass
-    return made
+    return drawn

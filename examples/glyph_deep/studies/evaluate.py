@@ -126,15 +126,15 @@ def embedded(
     A unit that left becomes what empty units are taught to be: the LLM leans on those, and is not what is asked here.
     """
     images = list({id(image): image for case in chunk for image in case.images}.values())
-    found: dict[int, Tensor] = {}
+    embeds: dict[int, Tensor] = {}
     for first in range(0, len(images), 12):
         some = np.stack(images[first : first + 12])
-        made = change(some)
-        visual = encode(asker.model.model.visual, some, made)
-        if made is not None and made.stay is not None:
-            visual = torch.where(made.stay[..., None], visual, codebook()["none"])
-        found |= {id(image): visual[i] for i, image in enumerate(images[first : first + 12])}
-    return found
+        changed = change(some)
+        visual = encode(asker.model.model.visual, some, changed)
+        if changed is not None and changed.stay is not None:
+            visual = torch.where(changed.stay[..., None], visual, codebook()["none"])
+        embeds |= {id(image): visual[i] for i, image in enumerate(images[first : first + 12])}
+    return embeds
 
 
 def llm_horizon(asker: Asker, split: str, pictures: int, seed: int) -> dict:
@@ -153,11 +153,11 @@ def shown_units(split: str, seed: int, pictures: int) -> dict[bytes, Tensor]:
     """Return which units show a digit or a figure [units], by the bytes of a picture that is asked about alone."""
     share, ground = SPLITS[split]
     form = {"pages": "page"}.get(ground, ground)
-    found = {}
+    units = {}
     for number in range(pictures):
         image, _, seen = draw(form, seed, number, share)
-        found[image.tobytes()] = torch.from_numpy(seen.owner >= 0)
-    return found
+        units[image.tobytes()] = torch.from_numpy(seen.owner >= 0)
+    return units
 
 
 def encoder_horizon(asker: Asker, split: str, pictures: int, seed: int) -> dict:

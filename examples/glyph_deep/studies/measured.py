@@ -40,12 +40,12 @@ def read(parser: argparse.ArgumentParser, arguments: list[str] | None = None) ->
 
 def command(module: str, parser: argparse.ArgumentParser, args: argparse.Namespace) -> str:
     """Return the command that measures the same: every option that is not as it is by default, but for its places."""
-    said = [f"python -m glyph_deep.studies.{module} -o ../docs/results"]
+    parts = [f"python -m glyph_deep.studies.{module} -o ../docs/results"]
     for name, value in vars(args).items():
         if name not in _UNSAID and value != parser.get_default(name):
             words = value if isinstance(value, list) else [f"{value}" if isinstance(value, Path) else f"{value:g}"]
-            said.append(" ".join([f"--{name}", *words]))
-    return " ".join(said)
+            parts.append(" ".join([f"--{name}", *words]))
+    return " ".join(parts)
 
 
 def write(
@@ -53,11 +53,11 @@ def write(
     module: str,
     parser: argparse.ArgumentParser,
     args: argparse.Namespace,
-    found: dict[str, Any],
+    figures: dict[str, Any],
     page: Callable[[dict[str, Any], dict[str, Any]], str],
     **about: Any,
 ) -> None:
     """Write `NAME.json` and `NAME.md`, which `page` makes of what was found and of how it was measured."""
-    told = {"command": command(module, parser, args), "weights": weights_hash(args.checkpoint), **about}
-    (args.output / f"{name}.json").write_text(lines_of({"about": told, **plain(found)}))
-    (args.output / f"{name}.md").write_text(page(found, told), encoding="utf-8")
+    head = {"command": command(module, parser, args), "weights": weights_hash(args.checkpoint), **about}
+    (args.output / f"{name}.json").write_text(lines_of({"about": head, **plain(figures)}))
+    (args.output / f"{name}.md").write_text(page(figures, head), encoding="utf-8")

@@ -32,9 +32,9 @@ def test_splits_share_neither_picture_nor_layout():
     ):
         seen = {}
         for share in SHARES:
-            made = [render(generator(share, ground, 0, i), share) for i in range(12)]
-            assert all(belongs(layout(thing), share) for _, thing in made)
-            seen[share] = {image.tobytes() for image, _ in made}
+            drawings = [render(generator(share, ground, 0, i), share) for i in range(12)]
+            assert all(belongs(layout(thing), share) for _, thing in drawings)
+            seen[share] = {image.tobytes() for image, _ in drawings}
         assert len(set().union(*seen.values())) == sum(map(len, seen.values())) == 12 * len(SHARES)
     some = [("any", i) for i in range(80)]
     assert all(sum(belongs(layout, share) for share in SHARES) == 1 for layout in some)
@@ -50,14 +50,14 @@ def test_a_question_does_not_depend_on_the_other_kinds_asked():
 def board(number, split="heldout"):
     """A page as text alone: {line: (key, {column or "": figure}, reference)}."""
     form = list(page.FORMATS).index("page")
-    _, made, _ = page.render(generator(split, "pages", 0, form, number), split, "page")
-    found = {}
-    for entry in made.entries:
+    _, layout, _ = page.render(generator(split, "pages", 0, form, number), split, "page")
+    places = {}
+    for entry in layout.entries:
         name = page.HEADS[entry.head] if entry.head >= 0 else ""
         key = page.KEYS[entry.key]
-        figures = found.setdefault(entry.line, (key, {}, page.KEYS[entry.ref] if entry.ref >= 0 else None))[1]
+        figures = places.setdefault(entry.line, (key, {}, page.KEYS[entry.ref] if entry.ref >= 0 else None))[1]
         figures[name] = str(entry.figure)
-    return found
+    return places
 
 
 def solve(prompt, lines):
@@ -85,15 +85,15 @@ def test_answers_about_pages_are_right_by_another_computation():
 
 def test_a_page_has_text_in_at_least_25_lines_and_its_labels_stand_on_ink():
     for form in page.FORMATS:
-        image, made, shown = page.render(generator("train", "pages", 3, 1), "train", form)
+        image, layout, shown = page.render(generator("train", "pages", 3, 1), "train", form)
         dark = image.astype(int).sum(-1) < np.median(image.astype(int).sum(-1)) - 150
-        by_unit = dark.reshape(made.rows, 28, made.columns, 28).transpose(0, 2, 1, 3)[..., 2:-2, 2:-2].sum((2, 3))
-        labels = of_page(made, shown).labels.reshape(made.rows, made.columns, -1)
+        by_unit = dark.reshape(layout.rows, 28, layout.columns, 28).transpose(0, 2, 1, 3)[..., 2:-2, 2:-2].sum((2, 3))
+        labels = of_page(layout, shown).labels.reshape(layout.rows, layout.columns, -1)
         role = labels[..., NAMES_OF_FIELDS.index("role")]
         assert (by_unit[role == ROLES.index("figure")] >= 10).all()
         assert (by_unit.sum(1) > 20).all(), "every row of units has a line of text"
         assert 0.02 < shown.ink_share < 0.2
-        assert len({e.unit for e in made.entries}) == len(made.entries)
+        assert len({e.unit for e in layout.entries}) == len(layout.entries)
     assert (
         page.FORMATS["page"][0] >= 25 and np.prod(page.FORMATS["page"]) >= 256 and np.prod(page.FORMATS["wide"]) >= 400
     )
@@ -119,10 +119,10 @@ def test_textured_grounds_are_busier_than_plain_ones():
         return np.abs(np.diff(coarse, axis=1)).mean()
 
     marks = pictures.lay(np.random.default_rng(0), "train")
-    made = [textured(generator("train", "textured", i), marks) for i in range(8)]
+    grounds = [textured(generator("train", "textured", i), marks) for i in range(8)]
     pale = [busy(background(generator("train", "plain", i), False)) for i in range(8)]
-    assert np.mean([busy(ground) for ground, _ in made]) > 3 * np.mean(pale)
-    assert all(0.2 <= strength <= 1 for _, strength in made)
+    assert np.mean([busy(ground) for ground, _ in grounds]) > 3 * np.mean(pale)
+    assert all(0.2 <= strength <= 1 for _, strength in grounds)
 
 
 def test_lookups_lead_to_the_marks_that_the_bundled_trail_names():

@@ -22,11 +22,11 @@ def test_the_page_is_its_figures() -> None:
     """A figure that changes is seen in the text."""
     data = json.loads((RESULTS / "encoder.json").read_text(encoding="utf-8"))
     about = data.pop("about")
-    found = from_plain(data)
+    figures = from_plain(data)
     written = (RESULTS / "encoder.md").read_text(encoding="utf-8")
-    assert page(found, about) == written
-    found["pages"]["ratios"][3] += 1
-    assert page(found, about) != written
+    assert page(figures, about) == written
+    figures["pages"]["ratios"][3] += 1
+    assert page(figures, about) != written
 
 
 def test_variants_fit_towers_with_and_without_windows() -> None:
@@ -46,5 +46,5 @@ def test_a_recorded_command_says_what_is_not_as_by_default() -> None:
     parser.add_argument("--speedup", type=float, default=3.0)
     for words in ("", " --count 210", " --count 210 --grounds plain pages --speedup 2.5"):
         args = parser.parse_args(["-o", "here", "--threads", "1", *words.split()])
-        told = command("methods.past", parser, args)
-        assert told == f"python -m glyph_deep.studies.methods.past -o ../docs/results{words}"
+        line = command("methods.past", parser, args)
+        assert line == f"python -m glyph_deep.studies.methods.past -o ../docs/results{words}"

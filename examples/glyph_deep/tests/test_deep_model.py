@@ -54,11 +54,11 @@ def test_the_grown_model_begins_with_the_bundled_models_answers(grown):
     bundled, before = load(CHECKPOINT), AutoTokenizer.from_pretrained(CHECKPOINT)
     image = draw("plain", 0, 0)[0][None]
     text = "<|im_start|>user\n<|vision_start|>" + "<|image_pad|>" * 108 + "<|vision_end|>from red go right: colour?"
-    said = []
+    answers = []
     for some, ids in ((bundled, before(text).input_ids), (model, tokenizer.encode(text).ids)):
         row = torch.tensor([ids])
         with torch.no_grad():
-            said.append(
+            answers.append(
                 some(
                     input_ids=row, pixel_values=patchify(image), image_grid_thw=torch.tensor([[1, 18, 24]]),
                     mm_token_type_ids=(row == some.config.image_token_id).int(),
@@ -66,9 +66,9 @@ def test_the_grown_model_begins_with_the_bundled_models_answers(grown):
             )  # fmt: skip
     new = [tokenizer.token_to_id(before.convert_ids_to_tokens(i)) for i in range(len(before))]
     known = [i for i, token in enumerate(new) if token is not None]
-    assert len(known) > 400 and said[0].std() > 0.3
-    torch.testing.assert_close(said[1][:, [new[i] for i in known]], said[0][:, known], atol=1e-4, rtol=0)
-    assert [new[i] for i in said[0].argmax(-1).tolist()] == said[1].argmax(-1).tolist()
+    assert len(known) > 400 and answers[0].std() > 0.3
+    torch.testing.assert_close(answers[1][:, [new[i] for i in known]], answers[0][:, known], atol=1e-4, rtol=0)
+    assert [new[i] for i in answers[0].argmax(-1).tolist()] == answers[1].argmax(-1).tolist()
 
 
 @pytest.mark.parametrize("ground", ["textured", "short"])
@@ -202,10 +202,10 @@ def test_card_evaluation_and_weights_belong_together():
     weights = FOLDER / "checkpoint" / "model.safetensors"
     assert result["weights_sha256"] == hashlib.sha256(weights.read_bytes()).hexdigest()
     assert weights.stat().st_size <= 15 * 2**20
-    said = write(result, recipe)
-    assert said == (FOLDER / "MODEL_CARD.md").read_text()
+    text = write(result, recipe)
+    assert text == (FOLDER / "MODEL_CARD.md").read_text()
     result["accuracy"]["pages"]["mean"]["accuracy"] -= 0.01
-    assert write(result, recipe) != said
+    assert write(result, recipe) != text
 
 
 def test_the_committed_weights_answer_and_the_evaluations_verdicts_are_those_of_greedy_decoding():
@@ -223,14 +223,14 @@ def test_the_comparison_measures_every_section_and_goes_on_where_it_stopped(tmp_
     monkeypatch.setattr(compare, "SHARES", (0.5, 0.25, 0.1))
     monkeypatch.setattr(compare, "SIZES_DOWN", (0.5,))
     study = compare.study_of("plain", tmp_path, FOLDER / "checkpoint", compare.Counts(6, 2, 4))
-    found = compare.measure(study)
+    figures = compare.measure(study)
     about = {"command": "test", "weights": "0" * 64, "counts": [6, 2, 4]}
-    text = compare_page.page({"plain": found}, about)
-    assert found["none"].accuracy.value >= 0.8
+    text = compare_page.page({"plain": figures}, about)
+    assert figures["none"].accuracy.value >= 0.8
     assert "## Plain" in text and "### Down-sampling at equal time to first token" in text
     again = compare.study_of("plain", tmp_path, FOLDER / "checkpoint", compare.Counts(6, 2, 4))
     monkeypatch.setattr(again.engines["report"], "right", None)
-    assert compare.measure(again)["even 0.25"] == found["even 0.25"]
+    assert compare.measure(again)["even 0.25"] == figures["even 0.25"]
 
 
 def test_staged_budgets_fall_and_have_the_mean_they_are_asked_for():

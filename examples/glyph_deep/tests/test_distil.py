@@ -28,9 +28,9 @@ def test_the_pruned_encoder_is_the_exported_one() -> None:
     assert plan.encoder.prune == distil.prune_for((10, 10)) and fewer >= distil.FEWER
     seen = TorchCalls(opened, model, plan).vision(image[None, None], None)
     with torch.no_grad():
-        said, _ = pruned.encode(model.model.visual, image[None], plan.encoder.prune)
+        embeds, _ = pruned.encode(model.model.visual, image[None], plan.encoder.prune)
         other, _ = pruned.encode(model.model.visual, image[None], replace(plan.encoder.prune, keep=0.5))
-    np.testing.assert_allclose(said.numpy(), seen[0], atol=2e-4)
+    np.testing.assert_allclose(embeds.numpy(), seen[0], atol=2e-4)
     assert np.abs(other.numpy() - seen[0]).max() > 0.1
 
 

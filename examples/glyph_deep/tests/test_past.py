@@ -69,24 +69,24 @@ def test_what_a_search_found_is_measured_beside_a_method_with_its_frozen_layers(
     monkeypatch.setattr(past.past, "methods", lambda *values: methods(*values)[:1])
     monkeypatch.setattr(past, "defaults", lambda study: {})
     study = past.study_of("plain", tmp_path, Path(past.__file__).parents[2] / "checkpoint", 2, 1)
-    found = past.measure(study, Plan.from_json(json.loads((past.PLANS / "plain.json").read_text())), 3.0)
-    uncompressed, searched = found["searched"]
+    figures = past.measure(study, Plan.from_json(json.loads((past.PLANS / "plain.json").read_text())), 3.0)
+    uncompressed, searched = figures["searched"]
     assert searched.flops_ratio >= 3 > uncompressed.flops_ratio == 1
-    assert found["equal"][1].name.endswith(", frozen")
-    assert len(found["equal"]) == 2 and found["equal"][0].keep == searched.keep != found["equal"][1].keep
+    assert figures["equal"][1].name.endswith(", frozen")
+    assert len(figures["equal"]) == 2 and figures["equal"][0].keep == searched.keep != figures["equal"][1].keep
 
 
 def test_named_plans_are_measured_with_what_they_save_in_the_encoder(tmp_path: Path) -> None:
     """Plans that merge cost the encoder less, the default as much as none."""
     ground = next(iter(named_study.studies("bundled", 2, tmp_path)))
     assert ground[0] == named_study.OWN[0]
-    found = {}
+    plans = {}
     for row in named_study.records("bundled", 2, tmp_path, PICTURES):
         if row["ground"] != ground[0]:
             break
-        found[row["plan"]] = row
-    assert set(found) == {"none", *PICTURES} and found["none"]["flops"] == 1 and found["safe"]["flops"] > 1
-    assert found["safe"]["encoder_flops"] == 1 < found["lean"]["encoder_flops"]
+        plans[row["plan"]] = row
+    assert set(plans) == {"none", *PICTURES} and plans["none"]["flops"] == 1 and plans["safe"]["flops"] > 1
+    assert plans["safe"]["encoder_flops"] == 1 < plans["lean"]["encoder_flops"]
 
 
 def test_rows_that_were_not_measured_again_stay_while_the_weights_do(tmp_path: Path) -> None:
@@ -112,19 +112,19 @@ def test_the_page_says_what_the_rows_say() -> None:
     row = Row("scope", "9 tokens", (9,), 9.0, 40, sure, sure, {}, 3.21, 0, timing.Times(1.0, 2.5, 3.5))
     method = scores.method("residual", rho=0.5)
     plan = Plan(EncoderPlan((9, 12)), LlmPlan((108, 60, 0), method, kv_only=(1,)))
-    made = {"rows": [row] * 3, "gains": [sure] * 2}
+    solved = {"rows": [row] * 3, "gains": [sure] * 2}
     parts = {"text": 17, "plan": plan.to_json(), "searched": [row, row], "paired": sure, "equal": [row], "down": [row]}
-    found = {
-        "plain": {**parts, "defaults": {"even": made}, "command": "c"},
-        "bundled": {"defaults": {"even": made}, "command": "c"},
+    figures = {
+        "plain": {**parts, "defaults": {"even": solved}, "command": "c"},
+        "bundled": {"defaults": {"even": solved}, "command": "c"},
     }
-    text = past.page(found, {"weights": "0" * 64, "speedup": 3.0})
+    text = past.page(figures, {"weights": "0" * 64, "speedup": 3.0})
     assert "layers 1 frozen" in text and "**3.21x fewer prefill FLOPs, retention 0.987 (0.981 to 0.993)**" in text
     assert "| scope | 9 tokens | 3.21x |" in text and "| 3.5 | 0.987 |" in text
     assert "| scope | 9 tokens | 3.5 | 2.5 |" in text and text.count("| bundled |") == 1
     slower = replace(row, times=timing.Times(1.0, 2.5, 9.0))
     assert "| 9.0 | outside |" in past.page(
-        {"plain": {**found["plain"], "equal": [slower]}}, {"weights": "", "speedup": 3}
+        {"plain": {**figures["plain"], "equal": [slower]}}, {"weights": "", "speedup": 3}
     )
 
 

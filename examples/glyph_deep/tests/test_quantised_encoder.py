@@ -22,14 +22,14 @@ def test_the_page_says_whether_every_ground_keeps_enough() -> None:
 
 def test_won_and_lost_answers_are_counted_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As many of each leave the accuracy as it was, and only grounds asked for are asked."""
-    said = {"none": [True, True, False, True], "none_int8": [True, False, True, True]}
+    right = {"none": [True, True, False, True], "none_int8": [True, False, True, True]}
     monkeypatch.setattr(quantised_encoder, "PLANS", ("none",))
     monkeypatch.setattr(quantised_encoder, "bundle_of", lambda which, folder: folder)
     asked: list[str] = []
 
     def verdicts(store: object, bundle: Path, ground: str, plan: str, some: list[object]) -> object:
         asked.append(f"{ground} {plan}")
-        return quantised_encoder.np.array(said[plan])
+        return quantised_encoder.np.array(right[plan])
 
     monkeypatch.setattr(quantised_encoder, "verdicts", verdicts)
     (row,) = quantised_encoder.measure(tmp_path, 4, ["plain"])

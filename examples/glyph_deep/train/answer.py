@@ -59,15 +59,18 @@ class Hop:
         """Yield (grid, pictures a row, visual embeddings, what each row shows, questions) of the step."""
         rng, mix = np.random.default_rng([self.args.seed, step, 5]), self.args.mix
         for grounds in (("plain", "textured"), *((name,) for name in FORMATS)):
-            made = [draw(g, self.args.seed, step * mix[g] + i) for g in grounds for i in range(mix.get(g, 0))]
-            if not made:
+            drawings = [draw(g, self.args.seed, step * mix[g] + i) for g in grounds for i in range(mix.get(g, 0))]
+            if not drawings:
                 continue
-            images, labels = np.stack([m[0] for m in made]), torch.from_numpy(np.stack([m[2].labels for m in made]))
+            images, labels = (
+                np.stack([m[0] for m in drawings]),
+                torch.from_numpy(np.stack([m[2].labels for m in drawings])),
+            )
             visual = self.look(images, labels, step)
-            things, seen = [m[1] for m in made], [m[2] for m in made]
+            things, seen = [m[1] for m in drawings], [m[2] for m in drawings]
             grid = FORMATS.get(grounds[0], GRID)
             yield grid, 1, visual, seen, [self.ask_about(rng, thing) for thing in things]
-            if grounds[0] == "plain" and len(made) > 1 and step % 2:
+            if grounds[0] == "plain" and len(drawings) > 1 and step % 2:
                 pair = of_pair(rng, things[0], things[1], max(1, self.args.questions // 2))
                 both = Seen(np.concatenate([seen[0].labels, seen[1].labels]), join(*seen[:2]),
                             np.concatenate([seen[0].table, seen[1].table]))  # fmt: skip

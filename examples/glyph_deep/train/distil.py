@@ -51,12 +51,12 @@ def contrast(target: Tensor) -> Tensor:
     return (target - target.median(1, keepdim=True).values).square().sum(-1)
 
 
-def distance(said: Tensor, target: Tensor) -> Tensor:
+def distance(embeds: Tensor, target: Tensor) -> Tensor:
     """Return the squared distance of embeddings [B, units, D] to their target.
 
     Over all units, and once more weighted by their contrast: those that say something count as much as all the rest.
     """
-    missed, weight = (said.float() - target).square().sum(-1), contrast(target)
+    missed, weight = (embeds.float() - target).square().sum(-1), contrast(target)
     return missed.mean() + (missed * weight).sum() / weight.sum()
 
 
@@ -110,8 +110,8 @@ class Distil:
         for images, target in batches:
             grid = grid_of(images)
             prune = prune_for(grid)
-            said, scores = encode_pruned(self.model.model.visual, images, prune)
-            missed, ranks = distance(said, target), ranking(scores, target, prune.count(scores.shape[1]))
+            embeds, scores = encode_pruned(self.model.model.visual, images, prune)
+            missed, ranks = distance(embeds, target), ranking(scores, target, prune.count(scores.shape[1]))
             loss = loss + (missed + ranks) * (len(images) / count)
             name = "x".join(map(str, grid))
             figures |= {name: missed.item(), f"{name}_ranks": ranks.item()}

@@ -33,8 +33,8 @@ def deeper(special: dict[str, int], vocabulary: int = VOCABULARY) -> Qwen2_5_VLC
 def moved(name: str) -> str:
     """Return the grown model's name of a tensor of the bundled model."""
     for stem, places in (("visual.blocks.", ENCODER_BLOCKS), ("language_model.layers.", LLM_LAYERS)):
-        before, found, rest = name.partition(stem)
-        if found:
+        before, stem_part, rest = name.partition(stem)
+        if stem_part:
             number, _, tail = rest.partition(".")
             return f"{before}{stem}{places[int(number)]}.{tail}"
     return name

@@ -31,8 +31,8 @@ def draw(ground: str, seed: int, number: int, split: str = "train") -> tuple[np.
     """Return a picture (plain, textured) or a page (short, page, wide), what it holds and what its units show."""
     if ground in page.FORMATS:
         rng = generator(split, "pages", seed, list(page.FORMATS).index(ground), number)
-        image, made, shown = page.render(rng, split, ground)
-        return image, made, of_page(made, shown)
+        image, layout, shown = page.render(rng, split, ground)
+        return image, layout, of_page(layout, shown)
     image, scene = pictures.render(generator(split, ground, seed, number), split, ground)
     return image, scene, of_scene(scene)
 
@@ -82,12 +82,12 @@ def targets(labels: Tensor, grid: tuple[int, int]) -> list[tuple[Tensor, Tensor]
     same = row[:, None] == row
     figure, key, ref = (role == ROLES.index(name) for name in ("figure", "key", "ref"))
     names = (role < 0) & (head >= 0)
-    found = [
+    pairs = [
         (figure | ref, same & key[:, None]),
         (figure, same & ref[:, None]),
         (figure, (head[..., None] == head[:, None]) & names[:, None]),
     ]
-    return [(those & to.any(-1), to) for those, to in found]
+    return [(those & to.any(-1), to) for those, to in pairs]
 
 
 def binding_loss(weights: Tensor, labels: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -98,8 +98,8 @@ def binding_loss(weights: Tensor, labels: Tensor, grid: tuple[int, int]) -> Tens
         some = weights[:, index].unflatten(1, (-1, 4))[picture, back[unit]]  # [n, 4, 4 * units]
         mass = (some.unflatten(-1, (-1, 4)).float().sum(-1)[..., back] * to[picture, unit][:, None]).sum(-1)
         missed.append(-mass.clamp_min(1e-6).log().flatten())
-    found = torch.cat(missed)
-    return found.mean() if len(found) else weights.new_zeros((), dtype=torch.float32)
+    losses = torch.cat(missed)
+    return losses.mean() if len(losses) else weights.new_zeros((), dtype=torch.float32)
 
 
 class See:
@@ -122,13 +122,16 @@ class See:
         """Return the loss of a step and the accuracy of each field; grounds of one size run together."""
         loss, figures, pictures = torch.zeros(()), {}, sum(self.args.mix.values())
         for grounds in (("plain", "textured"), *((name,) for name in page.FORMATS)):
-            made = [
+            drawings = [
                 draw(ground, self.args.seed, step * self.args.mix[ground] + i)
                 for ground in grounds
                 for i in range(self.args.mix.get(ground, 0))
             ]
-            if made:
-                images, labels = np.stack([m[0] for m in made]), torch.from_numpy(np.stack([m[2].labels for m in made]))
+            if drawings:
+                images, labels = (
+                    np.stack([m[0] for m in drawings]),
+                    torch.from_numpy(np.stack([m[2].labels for m in drawings])),
+                )
                 watched = dict.fromkeys((MIDDLE, BINDING, BOUND))
                 visual = encode(self.model.model.visual, images, watched=watched)
                 part, right = see_loss(visual, labels, self.codes)
@@ -140,7 +143,7 @@ class See:
                 if grounds[0] in page.FORMATS:
                     bound = binding_loss(watched[BINDING][1], labels, page.FORMATS[grounds[0]])
                     part, right["bound"] = part + BINDING_WEIGHT * bound, bound.item()
-                loss = loss + part * (len(made) / pictures)
+                loss = loss + part * (len(drawings) / pictures)
                 figures |= {f"{grounds[-1]}_{k}": v for k, v in right.items()}
         return loss, figures
 

@@ -43,11 +43,11 @@ def begin(stage: object, starts: list[Path]) -> None:
             state["model"] = load(folder).state_dict()
             continue
         earlier = torch.load(folder / "state.pt", map_location="cpu")
-        name, given = earlier["stage"], earlier["state"]
-        for key, value in given.pop("model").items():
+        name, saved = earlier["stage"], earlier["state"]
+        for key, value in saved.pop("model").items():
             if ("visual" in key) == (name == "see"):
                 state["model"][key] = value
-        state.update({key: value for key, value in given.items() if key in state})
+        state.update({key: value for key, value in saved.items() if key in state})
     stage.load_state_dict(state)
 
 

@@ -70,14 +70,14 @@ def test_layers_that_are_frozen_by_position() -> None:
 
 def test_the_page_and_the_card_are_of_these_weights() -> None:
     """A changed figure, page or checkpoint is seen."""
-    found = json.loads((study.RESULTS / "glyph-shallow.json").read_text())
-    assert found["weights"] == study.weights_hash(HERE / "checkpoint")[:16]
-    assert (study.RESULTS / "glyph-shallow.md").read_text() == study.page(found["rows"], found["weights"])
+    figures = json.loads((study.RESULTS / "glyph-shallow.json").read_text())
+    assert figures["weights"] == study.weights_hash(HERE / "checkpoint")[:16]
+    assert (study.RESULTS / "glyph-shallow.md").read_text() == study.page(figures["rows"], figures["weights"])
     card = (HERE / "MODEL_CARD.md").read_text()
-    rows = {(row["ground"], row["variant"]): row for row in found["rows"]}
+    rows = {(row["ground"], row["variant"]): row for row in figures["rows"]}
     for ground in ("plain", "textured"):
         for variant in ("none", "every layer"):
             value, low, high = rows[ground, variant]["accuracy"]
             assert f"{value:.3f} ({low:.3f} to {high:.3f})" in card
-    counts = {row["ground"]: row["counts"] for row in found["rows"]}
+    counts = {row["ground"]: row["counts"] for row in figures["rows"]}
     assert counts["plain"] and not counts["textured"]

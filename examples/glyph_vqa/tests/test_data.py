@@ -139,7 +139,7 @@ def test_the_card_is_what_the_evaluation_of_the_bundled_weights_says() -> None:
     folder = Path(__file__).parents[1]
     result = json.loads((folder / "evaluation.json").read_text())
     assert result["weights_sha256"] == hashlib.sha256((CHECKPOINT / "model.safetensors").read_bytes()).hexdigest()
-    said = write(result, json.loads((folder / "recipe.json").read_text()))
-    assert said == (CHECKPOINT.parent / "MODEL_CARD.md").read_text()
+    text = write(result, json.loads((folder / "recipe.json").read_text()))
+    assert text == (CHECKPOINT.parent / "MODEL_CARD.md").read_text()
     result["accuracy"]["heldout"]["mean"]["accuracy"] -= 0.01
-    assert write(result, json.loads((folder / "recipe.json").read_text())) != said
+    assert write(result, json.loads((folder / "recipe.json").read_text())) != text

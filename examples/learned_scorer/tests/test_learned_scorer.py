@@ -49,7 +49,7 @@ def test_hard_gates_are_a_prune(taught: train.Lesson) -> None:
     chosen = range(len(taught.feeds))
     maps = scorer.of(0, taught.calls.decoder.hidden)
     with torch.no_grad(), gated(taught.calls.decoder, 0, 108, lambda n: soften(scores(maps, n), keep, 1e-5)):
-        said, wanted = train.ask(taught, chosen)
+        logits, wanted = train.ask(taught, chosen)
     learned = built_in_scores.method("learned", scorer=scorer.sha256)
     plan = taught.calls.plan.changed(keep=(keep,) * 8, method=learned)
     pruned = replace(taught, calls=TorchCalls.__new__(TorchCalls))
@@ -58,8 +58,8 @@ def test_hard_gates_are_a_prune(taught: train.Lesson) -> None:
     pruned.calls.decoder = checkpoint.family.decoder(load_model(checkpoint), plan).eval()
     with torch.no_grad():
         really, _ = train.ask(pruned, chosen)
-    torch.testing.assert_close(said, really, atol=1e-3, rtol=0)
-    assert (said - wanted).abs().max() > 0.01
+    torch.testing.assert_close(logits, really, atol=1e-3, rtol=0)
+    assert (logits - wanted).abs().max() > 0.01
     with torch.no_grad():
         torch.testing.assert_close(train.ask(taught, chosen)[0], wanted, atol=1e-4, rtol=0)  # the gates are gone
 

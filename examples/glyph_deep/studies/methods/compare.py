@@ -106,7 +106,7 @@ def measure(study: studies.Study) -> dict[str, Any]:
     best = max(zip(searched, some, strict=True), key=lambda pair: pair[0].accuracy.value)[1]
     tuned = scores.described(best.plans[0])
     chosen = scores.described(solve(PlanRequest(), shapes.grid, shapes.llm, shapes.encoder))
-    found: dict[str, Any] = {
+    figures: dict[str, Any] = {
         "grid": shapes.grid,
         "text": study.text,
         "none": study.rows("uncompressed", [Variant("uncompressed", (shapes.none(),))])[0],
@@ -118,10 +118,10 @@ def measure(study: studies.Study) -> dict[str, Any]:
         for share in SHARES:
             plan = make(shapes, share)
             rows = scores_of(study, plan, tuned, chosen, f"{name}, {share:.0%}")
-            found[f"{name} {share:g}"] = {"rows": rows, "apart": apart(study, rows, plan, tuned, chosen)}
-    found["encoder"] = {f"{share:g}": merges(study, share) for share in (0.75, 0.5)}
-    found["time"] = times(study, tuned)
-    return found
+            figures[f"{name} {share:g}"] = {"rows": rows, "apart": apart(study, rows, plan, tuned, chosen)}
+    figures["encoder"] = {f"{share:g}": merges(study, share) for share in (0.75, 0.5)}
+    figures["time"] = times(study, tuned)
+    return figures
 
 
 def compared(plan: Plan, tuned: Plan, chosen: Plan) -> list[Variant]:
@@ -175,9 +175,9 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=280, help="questions for the encoder and smaller pictures")
     args = read(parser)
     counts = Counts(args.count, args.search, args.side)
-    found = {g: measure(study_of(g, args.output, args.checkpoint, counts)) for g in args.grounds}
+    figures = {g: measure(study_of(g, args.output, args.checkpoint, counts)) for g in args.grounds}
     write(
-        "glyph-deep", "methods.compare", parser, args, found, page, counts=[counts.report, counts.search, counts.side]
+        "glyph-deep", "methods.compare", parser, args, figures, page, counts=[counts.report, counts.search, counts.side]
     )
 
 

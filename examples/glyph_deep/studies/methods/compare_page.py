@@ -13,7 +13,7 @@ from luvc_export.calibration.intervals import Interval
 DEFAULT = "SPU, the default's settings"
 
 
-def page(found: dict[str, Any], about: dict[str, Any]) -> str:
+def page(figures: dict[str, Any], about: dict[str, Any]) -> str:
     """Return the document of all grounds that were measured."""
     report, search, side = about["counts"]
     lines = [
@@ -30,31 +30,33 @@ def page(found: dict[str, Any], about: dict[str, Any]) -> str:
         "",
         "## In short",
         "",
-        *conclusions(found),
+        *conclusions(figures),
         "",
     ]
-    for ground, parts in found.items():
+    for ground, parts in figures.items():
         lines += section(ground, parts)
     return "\n".join(lines)
 
 
-def conclusions(found: dict[str, Any]) -> list[str]:
+def conclusions(figures: dict[str, Any]) -> list[str]:
     """Return sentences that follow from the rows alone."""
     lines, worse = [], []
-    for ground, parts in found.items():
+    for ground, parts in figures.items():
         for name in ("even 0.25", "staged 0.25"):
-            told, rows = parts[name]["apart"], {row.name: row for row in parts[name]["rows"]}
-            best, middle, own = rows[told["best"]], rows[told["median"]], rows[DEFAULT]
-            verdict = "apart" if told["intervals_apart"] else "not apart"
+            apart, rows = parts[name]["apart"], {row.name: row for row in parts[name]["rows"]}
+            best, middle, own = rows[apart["best"]], rows[apart["median"]], rows[DEFAULT]
+            verdict = "apart" if apart["intervals_apart"] else "not apart"
             lines.append(
                 f"- {ground}, {name.split()[0]}, 25 %: best {best.name} {interval(best.accuracy)}, "
                 f"median {middle.name} {interval(middle.accuracy)}: intervals {verdict}, "
-                f"paired difference {interval(told['difference'])}; the default's score {interval(own.accuracy)}."
+                f"paired difference {interval(apart['difference'])}; the default's score {interval(own.accuracy)}."
             )
             if own.accuracy.high < best.accuracy.low:
                 worse.append(f"{ground}, {name.split()[0]} ({best.name})")
-    if "textured" in found:
-        lines.append(f"- On textured grounds at 25 %, even, in order: {order(found['textured']['even 0.25']['rows'])}.")
+    if "textured" in figures:
+        lines.append(
+            f"- On textured grounds at 25 %, even, in order: {order(figures['textured']['even 0.25']['rows'])}."
+        )
     lines.append(
         "- The default's score is behind the best by more than the intervals on: " + "; ".join(worse) + "."
         if worse

@@ -65,17 +65,17 @@ def study_of(ground: str, folder: Path, checkpoint: Path, count: int, side: int,
     return studies.Study(engines, shapes, store, text, lambda stage, done: say(f"{ground}: {stage}", done), scorer)
 
 
-def measure(study: studies.Study, found: Plan, speedup: float) -> dict[str, Any]:
+def measure(study: studies.Study, plan: Plan, speedup: float) -> dict[str, Any]:
     """Return every section of one ground."""
     shapes, text = study.shapes, study.text
-    searched = Variant("searched", (found,), "plan --data, search split")
-    some = [searched, *past.methods(shapes, text, speedup, found.llm.kv_only, study.scorer)]
+    searched = Variant("searched", (plan,), "plan --data, search split")
+    some = [searched, *past.methods(shapes, text, speedup, plan.llm.kv_only, study.scorer)]
     equal, down = past.compared(study, some, "side")
     return {
         "text": text,
-        "plan": found.to_json(),
+        "plan": plan.to_json(),
         "searched": study.rows("searched", [Variant("uncompressed", (shapes.none(),)), searched]),
-        "paired": paired(study, shapes.none(), found),
+        "paired": paired(study, shapes.none(), plan),
         "equal": equal,
         "down": down,
         "defaults": defaults(study),
@@ -84,25 +84,25 @@ def measure(study: studies.Study, found: Plan, speedup: float) -> dict[str, Any]
 
 def defaults(study: studies.Study, split: str = "side") -> dict[str, Any]:
     """Return the package's plan by schedule at every width of its filter, and what each gains on the narrowest."""
-    shapes, found = study.shapes, dict[str, Any]()
+    shapes, figures = study.shapes, dict[str, Any]()
     for schedule in SCHEDULES:
-        made = scores.described(solve(PlanRequest(LlmRequest(schedule)), shapes.grid, shapes.llm, shapes.encoder))
-        plans = [made.changed(method=scores.method(made.llm.method.name, rho=rho)) for rho in RHOS]
+        solved = scores.described(solve(PlanRequest(LlmRequest(schedule)), shapes.grid, shapes.llm, shapes.encoder))
+        plans = [solved.changed(method=scores.method(solved.llm.method.name, rho=rho)) for rho in RHOS]
         some = [Variant(f"rho {rho:g}", (plan,)) for rho, plan in zip(RHOS, plans, strict=True)]
         rows = study.rows(f"plan {schedule}", some, split)
-        found[schedule] = {"rows": rows, "gains": [paired(study, plans[0], plan, split) for plan in plans[1:]]}
-    return found
+        figures[schedule] = {"rows": rows, "gains": [paired(study, plans[0], plan, split) for plan in plans[1:]]}
+    return figures
 
 
-def paired(study: studies.Study, none: Plan, found: Plan, split: str = "report") -> intervals.Interval:
+def paired(study: studies.Study, none: Plan, searched: Plan, split: str = "report") -> intervals.Interval:
     """Return accuracy of a plan minus that of another, paired by question."""
-    right = [np.asarray(study._right(split, plan), dtype=np.float64) for plan in (found, none)]
+    right = [np.asarray(study._right(split, plan), dtype=np.float64) for plan in (searched, none)]
     return intervals.difference(right[0], right[1], [case.picture for case in study.engines[split].cases])
 
 
-def page(found: dict[str, Any], about: dict[str, Any]) -> str:
+def page(figures: dict[str, Any], about: dict[str, Any]) -> str:
     """Return the document; every figure in it was measured by the runs that write it."""
-    commands = dict.fromkeys(parts["command"] for parts in found.values())
+    commands = dict.fromkeys(parts["command"] for parts in figures.values())
     lines = [
         "# Past the paper inside the LLM: measurements",
         "",
@@ -118,7 +118,7 @@ def page(found: dict[str, Any], about: dict[str, Any]) -> str:
         "is linear between measured sizes.",
         "",
     ]
-    for ground, parts in found.items():
+    for ground, parts in figures.items():
         if "searched" not in parts:
             continue
         plan = Plan.from_json(parts["plan"])
@@ -143,12 +143,12 @@ def page(found: dict[str, Any], about: dict[str, Any]) -> str:
         [
             ground,
             schedule,
-            str(made["rows"][0].questions),
-            *(interval(row.retention) for row in made["rows"]),
-            *(interval(gain) for gain in made["gains"]),
+            str(solved["rows"][0].questions),
+            *(interval(row.retention) for row in solved["rows"]),
+            *(interval(gain) for gain in solved["gains"]),
         ]
-        for ground, parts in found.items()
-        for schedule, made in parts["defaults"].items()
+        for ground, parts in figures.items()
+        for schedule, solved in parts["defaults"].items()
     ]
     return "\n".join(
         [
@@ -204,9 +204,9 @@ def main() -> None:
     parser.add_argument("--scorer", type=Path, help="learned scorer to compare too, .safetensors")
     args = read(parser)
     scorer = "" if args.scorer is None else open_scorer(args.scorer).sha256
-    said = command("methods.past", parser, args)
+    words = command("methods.past", parser, args)
     about = {"weights": weights_hash(args.checkpoint), "speedup": args.speedup}
-    found = measured(args.output / FIGURES, about)
+    figures = measured(args.output / FIGURES, about)
     for ground in args.grounds:
         study = study_of(ground, args.output, args.checkpoint, args.count, args.side, scorer)
         if ground == "bundled":
@@ -214,8 +214,8 @@ def main() -> None:
         else:
             plan = Plan.from_json(json.loads((PLANS / f"{ground}.json").read_text(encoding="utf-8")))
             parts = measure(study, plan, args.speedup)
-        found[ground] = {"command": said, **parts}
-        ordered = {name: found[name] for name in (*GROUNDS, "bundled") if name in found}
+        figures[ground] = {"command": words, **parts}
+        ordered = {name: figures[name] for name in (*GROUNDS, "bundled") if name in figures}
         file = args.output / FIGURES
         file.write_text(lines_of({"about": about, **studies.plain(ordered)}))
         file.with_suffix(".md").write_text(page(measured(file, about), about), encoding="utf-8")  # as rounded there
@@ -231,8 +231,8 @@ def measured(file: Path, about: dict[str, Any]) -> dict[str, Any]:
     for parts in data.values():
         if "paired" in parts:
             parts["paired"] = intervals.Interval(*parts["paired"])
-        for made in parts["defaults"].values():
-            made["gains"] = [intervals.Interval(*gain) for gain in made["gains"]]
+        for solved in parts["defaults"].values():
+            solved["gains"] = [intervals.Interval(*gain) for gain in solved["gains"]]
     return dict(data)
 
 

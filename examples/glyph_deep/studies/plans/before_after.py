@@ -37,11 +37,11 @@ def answers(folder: Path, some: list[GlyphCase]) -> dict[str, list[Generation]]:
     checkpoint, size = str(HERE / "checkpoint"), SIZES[GROUND]
     plans = make_plans(checkpoint, PLANS, image_size=size)
     export_bundle(checkpoint, folder, plans, image_size=size)
-    told = {}
+    answers_of = {}
     for plan in PLANS:
         session = load_bundle(folder, "cpu", plan)
-        told[plan] = [session.generate([Image.fromarray(case.images[0])], case.prompt) for case in some]
-    return told
+        answers_of[plan] = [session.generate([Image.fromarray(case.images[0])], case.prompt) for case in some]
+    return answers_of
 
 
 def survivors(answer: Generation) -> Image.Image:
@@ -53,11 +53,11 @@ def survivors(answer: Generation) -> Image.Image:
     return both.crop((both.width // 2, 0, both.width, both.height))
 
 
-def sheet(some: list[GlyphCase], told: dict[str, list[Generation]]) -> Image.Image:
+def sheet(some: list[GlyphCase], answers: dict[str, list[Generation]]) -> Image.Image:
     """Return the page, what each plan keeps of it, and the answers, side by side."""
     page = Image.fromarray(some[0].images[0])
     columns = [("the page", page)]
-    columns += [(f"--plan {plan}", survivors(told[plan][0])) for plan in PLANS if plan != "none"]
+    columns += [(f"--plan {plan}", survivors(answers[plan][0])) for plan in PLANS if plan != "none"]
     left = sum(each.width + MARGIN for _, each in columns) + MARGIN
     whole = Image.new("RGB", (left + 620, max(each.height for _, each in columns) + LINE + 2 * MARGIN), (255, 255, 255))
     write, small = ImageDraw.Draw(whole), ImageFont.load_default(15)
@@ -73,7 +73,7 @@ def sheet(some: list[GlyphCase], told: dict[str, list[Generation]]) -> Image.Ima
         top += LINE
         words = [(case.prompt, INK), (case.answer, INK)]
         for plan in PLANS:
-            answer = told[plan][number].text.strip()
+            answer = answers[plan][number].text.strip()
             words.append((answer, RIGHT if answer == case.answer else WRONG))
         for place, (text, colour) in zip(places, words, strict=True):
             write.text((place, top), text, colour, small)
@@ -87,11 +87,11 @@ def main() -> None:
     args = parser.parse_args()
     some = asked()
     with tempfile.TemporaryDirectory() as folder:
-        told = answers(Path(folder) / "bundle", some)
-    for plan, each in told.items():
+        answered = answers(Path(folder) / "bundle", some)
+    for plan, each in answered.items():
         right = sum(one.text.strip() == case.answer for one, case in zip(each, some, strict=True))
         print(f"{plan}: {right} of {len(some)} right")
-    sheet(some, told).quantize(96).save(args.output, optimize=True)
+    sheet(some, answered).quantize(96).save(args.output, optimize=True)
 
 
 if __name__ == "__main__":

@@ -55,8 +55,12 @@ def measured(split: str, count: int) -> dict[str, float | str | int]:
     """Return how a split's pictures would be sent."""
     shares = np.array([text_share(picture) for picture in islice(pictures(split), count)])
     low, middle, high = np.quantile(shares, (0, 0.5, 1))
-    told = {"least": low, "median": middle, "most": high, "to_page_plan": (shares >= LEAST).mean()}
-    return {"split": split, "pictures": len(shares), **{name: round(float(value), 4) for name, value in told.items()}}
+    shares_of = {"least": low, "median": middle, "most": high, "to_page_plan": (shares >= LEAST).mean()}
+    return {
+        "split": split,
+        "pictures": len(shares),
+        **{name: round(float(value), 4) for name, value in shares_of.items()},
+    }
 
 
 def page(rows: list[dict[str, float | str | int]]) -> str:

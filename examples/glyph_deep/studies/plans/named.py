@@ -71,7 +71,7 @@ def records(name: str, count: int, folder: Path, some_plans: Collection[str]) ->
         plans = {
             plan: solve(PlanRequest(LlmRequest(plan)), shapes.grid, shapes.llm, shapes.encoder) for plan in some_plans
         }
-        some = [Variant("none", (shapes.none(),)), *(Variant(plan, (made,)) for plan, made in plans.items())]
+        some = [Variant("none", (shapes.none(),)), *(Variant(plan, (solved,)) for plan, solved in plans.items())]
         for row in study.rows(f"{name}, {ground}", some):
             key = PICTURES[row.name].key if row.name in PICTURES else "none"
             encoder = encoder_ratio(plans[row.name].encoder, shapes.encoder) if row.name in PICTURES else 1.0

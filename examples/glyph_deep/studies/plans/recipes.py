@@ -75,7 +75,9 @@ def main() -> None:
     for ground in args.grounds:
         study = study_of(ground, args.count, args.output)
         shapes = study.shapes
-        plans = {name: solve(request(*told), shapes.grid, shapes.llm, shapes.encoder) for name, told in asked.items()}
+        plans = {
+            name: solve(request(*options), shapes.grid, shapes.llm, shapes.encoder) for name, options in asked.items()
+        }
         some = [Variant("none", (shapes.none(),)), *(Variant(name, (plan,)) for name, plan in plans.items())]
         for row in study.rows(f"search-{ground}", some):
             if row.name in rows:

@@ -30,7 +30,7 @@ TOKENS, CHUNK, WIDTH = 4096, 256, 256
 PLANS = ("none", "none_kv8")
 
 
-def made(folder: Path) -> Path:
+def exported(folder: Path) -> Path:
     """Return the bundle with both plans."""
     from luvc_export.calibration.quantise.cache_calibration import calibrate_caches
     from luvc_export.export.synthetic import checkpoint, presets
@@ -77,17 +77,17 @@ def main() -> None:
     parser.add_argument("--plan", help="measure this plan here and print it")
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
-    bundle = made(args.folder)
+    bundle = exported(args.folder)
     if args.plan:
         print(json.dumps(chat(bundle, args.plan)))
         return
     records = []
     for plan in PLANS:
         words = [sys.executable, "-m", "glyph_deep.studies.precision.cache_memory", str(args.folder), "--plan", plan]
-        said = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True).stdout
+        printed = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True).stdout
         shape = bundles.load(bundle).manifest.decoder
         foretold = sum(kv_bytes(shape, [0] * shape.layers, TOKENS, codes=plan != "none"))
-        records.append({**json.loads(said.splitlines()[-1]), "predicted_bytes": foretold})
+        records.append({**json.loads(printed.splitlines()[-1]), "predicted_bytes": foretold})
         print(records[-1], flush=True)
     file = args.output / FILE
     record = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}

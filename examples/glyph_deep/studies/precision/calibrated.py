@@ -113,7 +113,7 @@ class Model:
         shared = {name: Statistics() for name in self.products if not name.endswith(("k_proj", "v_proj", "up_proj"))}
         seen = {name: shared.get(name) or shared[_first(name)] for name in self.products}
         hooks = [
-            self.products[name].register_forward_pre_hook(lambda _, given, one=one: one.add(given[0].numpy()))
+            self.products[name].register_forward_pre_hook(lambda _, inputs, one=one: one.add(inputs[0].numpy()))
             for name, one in shared.items()
         ]
         try:
@@ -131,15 +131,15 @@ def _first(name: str) -> str:
 
 def statistics(model: Model, folder: Path) -> dict[str, Statistics]:
     """Return what enters each product while it answers cases of the search splits; kept in FOLDER."""
-    file, told = folder / "text.ranges.npz", {"model": model.checkpoint.sha256, "data": [*SPLITS, CASES]}
+    file, about = folder / "text.ranges.npz", {"model": model.checkpoint.sha256, "data": [*SPLITS, CASES]}
     if not file.is_file():
         with model.watched() as seen:
             for split in SPLITS:
                 runner = model.runners[SIZES[split.split("-")[1]]]
                 for case in cases(split, CASES, 0):
                     runner.answer([case], LONGEST)
-        save_ranges(file, told, seen)
-    return load_ranges(file, told)
+        save_ranges(file, about, seen)
+    return load_ranges(file, about)
 
 
 def gptq(weight: Floats, seen: Statistics) -> Product:

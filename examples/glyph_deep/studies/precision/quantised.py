@@ -148,7 +148,7 @@ def _by_picture(some: list[GlyphCase]) -> list[tuple[int, GlyphCase]]:
     return [(known.setdefault(case.images[0].tobytes(), len(known)), case) for case in some]
 
 
-def made(form: str, which: str, folder: Path, rows: Rows = ROWS) -> Path:
+def exported(form: str, which: str, folder: Path, rows: Rows = ROWS) -> Path:
     """Return the bundle of a form for one size of pictures, with the plans that ``rows`` name."""
     target, size = folder / f"{which}.{form.replace(' ', '-')}", SIZES[SETS[which][0][0]]
     if not (target / bundles.MANIFEST).is_file():
@@ -179,8 +179,8 @@ def right(bundle: Path, plan: str, asked: list[GlyphCase]) -> list[bool]:
     runner, answers = open_bundle(str(bundle), plan, 1), []
     for first in range(0, len(asked), 20):
         some = asked[first : first + 20]
-        for case, said in zip(some, runner.answer(some, LONGEST), strict=True):
-            answers.append(said.text.strip() == case.answer and said.ended)
+        for case, answer in zip(some, runner.answer(some, LONGEST), strict=True):
+            answers.append(answer.text.strip() == case.answer and answer.ended)
     return answers
 
 
@@ -204,7 +204,7 @@ def accuracy(folder: Path, count: int, rows: Rows = ROWS, known_alone: bool = Fa
         store = Store(folder / f"{which}-measurements.json", {"count": count})
         known: dict[tuple[str, str, str], list[bool]] = {}
         for form, plan, beside in rows:
-            bundle = made(form, which, folder, rows)
+            bundle = exported(form, which, folder, rows)
             entry, files = bundles.load(bundle).manifest.plans[plan], bundles.load(bundle).manifest.files
             weights = entry.quantised.weights if entry.quantised else "weights"
             key = [files[name].sha256 for name in (entry.vision, entry.decoder, weights)]
@@ -253,14 +253,14 @@ def timed(folder: Path) -> list[dict[str, Any]]:
     rows += [("fp32", plan, "openvino", kind) for plan in ("none", "none_kv8") for kind in ("fp32", "bf16")]
     rows += [(form, plan, "openvino", "bf16") for form, plan, _ in ROWS if "_q4" in plan or form.startswith("calib")]
     opened = [
-        Session(bundles.load(made(form, "pages", folder)), backend, plan, 2, arithmetic=arithmetic)
+        Session(bundles.load(exported(form, "pages", folder)), backend, plan, 2, arithmetic=arithmetic)
         for form, plan, backend, arithmetic in rows
     ]
     taken = np.array([[times(session, case) for session in opened] for case in cases("pages", TIMED + WARM, 0)])
     records = []
     for row, (prompt, token) in zip(rows, np.median(taken[WARM:], 0).tolist(), strict=True):
-        told = dict(zip(("form", "plan", "backend", "arithmetic"), row, strict=True))
-        records.append({**told, "prompt_ms": round(prompt, 2), "token_ms": round(token, 2)})
+        form = dict(zip(("form", "plan", "backend", "arithmetic"), row, strict=True))
+        records.append({**form, "prompt_ms": round(prompt, 2), "token_ms": round(token, 2)})
         print(records[-1], flush=True)
     return records
 
@@ -278,11 +278,19 @@ def page(record: dict[str, Any]) -> str:
     lines = HEAD.split("\n")
     for row in record.get("rows", []):
         lost = row.get("points_lost")
-        said, kept = "", ""
+        difference, kept = "", ""
         if lost is not None:
-            said, kept = f"{lost[0]:+.2f} ({lost[1]:+.2f} to {lost[2]:+.2f})", "yes"
+            difference, kept = f"{lost[0]:+.2f} ({lost[1]:+.2f} to {lost[2]:+.2f})", "yes"
             kept = "yes" if lost[0] <= BAR[0] and lost[2] <= BAR[1] else "**no**"
-        cells = [row["form"], row["plan"], row["ground"], f"{row['questions']:,}", f"{row['accuracy']:.4f}", said, kept]
+        cells = [
+            row["form"],
+            row["plan"],
+            row["ground"],
+            f"{row['questions']:,}",
+            f"{row['accuracy']:.4f}",
+            difference,
+            kept,
+        ]
         lines.append("| " + " | ".join(cells) + " |")
     grounds = [ground for some, _ in SETS.values() for ground in some]
     ran = {(row["form"], row["plan"], row["ground"]) for row in record.get("rows", [])}

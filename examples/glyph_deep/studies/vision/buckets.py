@@ -37,24 +37,24 @@ def study(
         backend: What answers.
         alone: What the plain plan answered to a ground's questions, which grows.
     """
-    told = replace(bundle.manifest, image=replace(bundle.manifest.image, unit_tolerance=tolerance))
-    ours, plain = (Session(Bundle(bundle.folder, told), backend, threads=1) for _ in range(2))
+    tolerant = replace(bundle.manifest, image=replace(bundle.manifest.image, unit_tolerance=tolerance))
+    ours, plain = (Session(Bundle(bundle.folder, tolerant), backend, threads=1) for _ in range(2))
     plain.plans = PlanRouter(plain.default, None)
     kept, right, plainly, clusters = list[bool](), list[bool](), list[bool](), list[int]()
     units, novel, computed, used = 0, 0, 0, Counter[str]()
     for number, case in enumerate(cases(ground, count)):
-        made = ours.generate(list(case.images), case.prompt, max_new_tokens=LONGEST)
+        answer = ours.generate(list(case.images), case.prompt, max_new_tokens=LONGEST)
         if (ground, number) not in alone:
             alone[ground, number] = plain.generate(list(case.images), case.prompt, max_new_tokens=LONGEST).text
         asked = alone[ground, number]
-        kept.append(made.text == asked)
-        right.append(made.text.strip() == case.answer)
+        kept.append(answer.text == asked)
+        right.append(answer.text.strip() == case.answer)
         plainly.append(asked.strip() == case.answer)
-        counts = bucket_counts(made.selection)
+        counts = bucket_counts(answer.selection)
         assert counts is not None
         if case.picture not in clusters:
             units, novel, computed = units + counts["all"], novel + counts["novel"], computed + counts["computed"]
-            used[made.past.loaded.plan_name] += 1
+            used[answer.past.loaded.plan_name] += 1
         clusters.append(case.picture)
     return {
         "ground": ground,
@@ -85,20 +85,20 @@ def main() -> None:
     parser.add_argument("--tolerance", type=int, nargs="+", default=[0])
     parser.add_argument("--backend", default="cpu")
     parser.add_argument("-o", "--output", type=Path, required=True)
-    given = parser.parse_args()
-    bundle = load(given.bundle)
+    options = parser.parse_args()
+    bundle = load(options.bundle)
     alone: dict[tuple[str, int], str] = {}
-    found = json.loads(given.output.read_text(encoding="utf-8")) if given.output.exists() else []
-    for ground in given.grounds:
-        for tolerance in given.tolerance:
-            wanted = (ground, tolerance, given.backend, given.count)
+    figures = json.loads(options.output.read_text(encoding="utf-8")) if options.output.exists() else []
+    for ground in options.grounds:
+        for tolerance in options.tolerance:
+            wanted = (ground, tolerance, options.backend, options.count)
             if any(
-                tuple(one[key] for key in ("ground", "tolerance", "backend", "questions")) == wanted for one in found
+                tuple(one[key] for key in ("ground", "tolerance", "backend", "questions")) == wanted for one in figures
             ):
                 continue
-            found.append(study(bundle, ground, given.count, tolerance, given.backend, alone))
-            given.output.write_text(dumps(found), encoding="utf-8")
-            print(found[-1], flush=True)
+            figures.append(study(bundle, ground, options.count, tolerance, options.backend, alone))
+            options.output.write_text(dumps(figures), encoding="utf-8")
+            print(figures[-1], flush=True)
 
 
 if __name__ == "__main__":

@@ -26,9 +26,9 @@ def ratio(shapes: Shapes, plan: Plan) -> float:
     return encoder_ratio(plan.encoder, shapes.encoder)
 
 
-def page(found: dict[str, Any], about: dict[str, Any]) -> str:
+def page(figures: dict[str, Any], about: dict[str, Any]) -> str:
     """Return the document: one row a variant, one column a ground, all from the rows measured."""
-    grounds = list(found)
+    grounds = list(figures)
     lines = [
         "# A cheaper encoder: measurements",
         "",
@@ -44,14 +44,14 @@ def page(found: dict[str, Any], about: dict[str, Any]) -> str:
         "| variant | where | encoder FLOPs | " + " | ".join(f"{ground}: retention" for ground in grounds) + " |",
         "|" + " --- |" * (3 + len(grounds)),
     ]
-    for index, row in enumerate(found[grounds[0]]["rows"]):
-        rows = [found[ground]["rows"][index] for ground in grounds]
-        fewer = sum(found[ground]["ratios"][index] for ground in grounds) / len(grounds)
+    for index, row in enumerate(figures[grounds[0]]["rows"]):
+        rows = [figures[ground]["rows"][index] for ground in grounds]
+        fewer = sum(figures[ground]["ratios"][index] for ground in grounds) / len(grounds)
         cells = " | ".join(interval(other.retention) for other in rows)
         where = row.remark if not row.name.startswith("smaller") else "before the processor"
         lines.append(f"| {row.name} | {where} | {fewer:.2f}x | {cells} |")
-    lines += ["", *fastest(found), ""]
-    timed = all(found[ground]["rows"][0].times.ttft for ground in grounds)  # figures of before have no times
+    lines += ["", *fastest(figures), ""]
+    timed = all(figures[ground]["rows"][0].times.ttft for ground in grounds)  # figures of before have no times
     for by, name in (("vision", "encoder time"), ("ttft", "time to first token")) if timed else ():
         lines += [
             f"## At equal {name}",
@@ -61,23 +61,23 @@ def page(found: dict[str, Any], about: dict[str, Any]) -> str:
             "",
         ]
         for ground in grounds:
-            lines += [f"### {ground.capitalize()}", "", *encoder_section.table(found[ground]["rows"], by)]
+            lines += [f"### {ground.capitalize()}", "", *encoder_section.table(figures[ground]["rows"], by)]
     return "\n".join(lines).rstrip("\n") + "\n"
 
 
-def fastest(found: dict[str, Any], bar: float = 0.99) -> list[str]:
+def fastest(figures: dict[str, Any], bar: float = 0.99) -> list[str]:
     """Return what has the fewest FLOPs of what keeps `bar` of the answers, on every ground and on each."""
     lines = []
-    grounds = list(found)
+    grounds = list(figures)
     for some in ([grounds] if len(grounds) > 1 else []) + [[ground] for ground in grounds]:
         fits: list[tuple[float, Row]] = []
-        for index, row in enumerate(found[some[0]]["rows"]):
-            if all(found[ground]["rows"][index].retention.value >= bar for ground in some):
-                fits.append((sum(found[ground]["ratios"][index] for ground in some) / len(some), row))
+        for index, row in enumerate(figures[some[0]]["rows"]):
+            if all(figures[ground]["rows"][index].retention.value >= bar for ground in some):
+                fits.append((sum(figures[ground]["ratios"][index] for ground in some) / len(some), row))
         best = max(fits, key=lambda fit: fit[0], default=None)
         name = "every ground" if len(some) > 1 else some[0]
-        said = "nothing" if best is None else f"{best[1].name} ({best[1].remark}), {best[0]:.2f}x"
-        lines.append(f"- Fewest FLOPs at a retention of {bar:g} or more on {name}: {said}.")
+        named = "nothing" if best is None else f"{best[1].name} ({best[1].remark}), {best[0]:.2f}x"
+        lines.append(f"- Fewest FLOPs at a retention of {bar:g} or more on {name}: {named}.")
     return lines
 
 
@@ -96,15 +96,15 @@ def main() -> None:
     """Read the command line, measure, write the page and its data."""
     parser = parser_of(__doc__, 420, "questions a ground")
     args = read(parser)
-    found: dict[str, Any] = {}
+    figures: dict[str, Any] = {}
     for ground in args.grounds:
         study = study_of(ground, args.output, args.checkpoint, Counts(args.count, 1, 1))
         some = [Variant("uncompressed", (study.shapes.none(),)), *encoder_variants.cheaper_encoders(study.shapes)]
-        said = answered(args.output / "encoder.json", args.checkpoint, args.count, ground)
-        rows = [said.get((v.name, v.remark)) or study.rows(v.name, [v])[0] for v in some]
+        answers = answered(args.output / "encoder.json", args.checkpoint, args.count, ground)
+        rows = [answers.get((v.name, v.remark)) or study.rows(v.name, [v])[0] for v in some]
         ratios = [ratio(study.shapes, v.plans[0]) for v in some]
-        found[ground] = {"rows": study.timed(rows, some), "ratios": ratios}
-    write("encoder", "vision.encoder", parser, args, found, page, count=args.count)
+        figures[ground] = {"rows": study.timed(rows, some), "ratios": ratios}
+    write("encoder", "vision.encoder", parser, args, figures, page, count=args.count)
 
 
 if __name__ == "__main__":

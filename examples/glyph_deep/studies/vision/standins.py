@@ -180,15 +180,15 @@ def per_patch(units: Tensor, patches: int) -> Tensor:
 
 def ways() -> dict[str, Callable[[Pictures, Any], Tensor]]:
     """Return every way by name, the uncompressed one first."""
-    found: dict[str, Callable[[Pictures, Any], Tensor]] = {"none": lambda how, shown: how.plain(shown)}
+    ways_of: dict[str, Callable[[Pictures, Any], Tensor]] = {"none": lambda how, shown: how.plain(shown)}
     for keep, block in STAND_INS:
         for mean, name in ((True, "one mean a window"), (False, "no stand-in")):
-            found[f"{keep:.0%} of every window after block {block}, {name}"] = (
+            ways_of[f"{keep:.0%} of every window after block {block}, {name}"] = (
                 lambda how, shown, keep=keep, block=block, mean=mean: how.stand_ins(shown, keep, block, mean)
             )
     for share in COARSE:
-        found[f"{share:.0%} of the 2 x 2 groups coarse"] = lambda how, shown, share=share: how.coarse(shown, share)
-    return found
+        ways_of[f"{share:.0%} of the 2 x 2 groups coarse"] = lambda how, shown, share=share: how.coarse(shown, share)
+    return ways_of
 
 
 def main() -> None:

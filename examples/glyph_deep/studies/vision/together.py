@@ -17,7 +17,7 @@ from luvc_export.core.plan import EncoderPrune, Plan
 from luvc_export.core.plan.merging import earliest, third
 
 
-def variants(found: Plan, blocks: int, window: int) -> list[Variant]:
+def variants(searched: Plan, blocks: int, window: int) -> list[Variant]:
     """Return `found` alone and behind encoders in which a share of the units goes on."""
     early, later = earliest(blocks), third(blocks)
     prunes = {
@@ -27,7 +27,7 @@ def variants(found: Plan, blocks: int, window: int) -> list[Variant]:
         "0.5 after a third": EncoderPrune(later, 0.5),
         "0.5 of every window after a third": EncoderPrune(later, 0.5, window=window),
     }
-    return [Variant(name, (found.changed(prune=prune),)) for name, prune in prunes.items()]
+    return [Variant(name, (searched.changed(prune=prune),)) for name, prune in prunes.items()]
 
 
 def main() -> None:
@@ -36,9 +36,9 @@ def main() -> None:
     print("| ground | encoder | accuracy | retention |\n| --- | --- | --- | --- |")
     for ground in args.grounds:
         study = study_of(ground, args.output, args.checkpoint, args.count, 1)
-        found = Plan.from_json(json.loads((PLANS / f"{ground}.json").read_text(encoding="utf-8")))
+        searched = Plan.from_json(json.loads((PLANS / f"{ground}.json").read_text(encoding="utf-8")))
         encoder = study.shapes.encoder
-        for row in study.rows(f"together-{ground}", variants(found, encoder.blocks, encoder.window)):
+        for row in study.rows(f"together-{ground}", variants(searched, encoder.blocks, encoder.window)):
             print(f"| {ground} | {row.name} | {interval(row.accuracy)} | {interval(row.retention)} |", flush=True)
 
 
