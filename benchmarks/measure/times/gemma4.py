@@ -5,9 +5,9 @@ Run: python benchmarks/measure/times/gemma4.py FOLDER [PART ...] [--layers 10]. 
 - ``memory``: the whole shape (10 GB of disk; 20 while weights are copied) exported with plan ``none``, weights referred
   to and copied; the largest resident set of the process that exports, beside the checkpoint's bytes.
 - ``budgets``: the first layers with ``--image-tokens auto``, five sizes in one bundle, beside a bundle of one.
-- ``exit``: the first layers, 1,089 visual tokens: FLOPs of the decoder's graph with the exit and without it (every row
+- ``exit``: all layers, 1,089 visual tokens: FLOPs of the decoder's graph with the exit and without it (every row
   goes through the layers that read other layers' caches, as the model is written).
-- ``apart``: how far their logits are apart in fp32 (12 GB of memory).
+- ``apart``: how far logits of the first layers are apart in fp32 (12 GB of memory).
 - ``times``: first tokens of both and of transformers, 76 tokens of text; nothing else may run beside it.
 
 Records go to docs/results/gemma4.json, the page beside it; parts left out keep theirs.
@@ -118,23 +118,19 @@ def prepare(folder: Path, layers: int | None) -> tuple[Path, Path]:
 
 
 def exits(folder: Path, layers: int) -> list[dict[str, Any]]:
-    """FLOPs of both graphs, of all layers and of the first."""
+    """FLOPs of both graphs, of all layers."""
     import onnx
 
     from luvc_export.bundle.folder import load
     from luvc_export.export.surgeon.flops import by_layer
 
-    records = list[dict[str, Any]]()
-    for wanted in (None, layers):
-        bundles, counted = prepare(folder, wanted), dict[str, int]()
-        for name, where in zip(("exit", "whole-rows"), bundles, strict=True):
-            manifest = load(where).manifest
-            entry = manifest.plans["none"]
-            graph = onnx.load(str(where / entry.decoder), load_external_data=False)
-            counted[name] = sum(row["flops"] for row in by_layer(graph, entry.plan))
-        shape = manifest.decoder
-        records.append({"layers": shape.layers, "shared": shape.shared, "flops": counted})
-    return records
+    counted = dict[str, int]()
+    for name, where in zip(("exit", "whole-rows"), prepare(folder, None), strict=True):
+        manifest = load(where).manifest
+        entry = manifest.plans["none"]
+        graph = onnx.load(str(where / entry.decoder), load_external_data=False)
+        counted[name] = sum(row["flops"] for row in by_layer(graph, entry.plan))
+    return [{"layers": manifest.decoder.layers, "shared": manifest.decoder.shared, "flops": counted}]
 
 
 def times(folder: Path, layers: int) -> list[dict[str, Any]]:
