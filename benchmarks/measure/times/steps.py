@@ -52,7 +52,7 @@ def main() -> None:
                 backend.arithmetic,
                 str(args.rows),
                 f"{middle} ({low} to {high})",
-                f"{bandwidth_reader()():.1f}",
+                f"{bandwidth_reader()() / 1e9:.0f}",
             ]
             print("| " + " | ".join(cells) + " |", flush=True)
             if args.profile:
