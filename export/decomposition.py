@@ -153,10 +153,19 @@ def _known(node: fx.Node, table: Mapping[Any, Any], known: set[Any]) -> bool:
     if target in _CHOICES:
         return node.args[3 - _CHOICES[target]].meta["val"].dtype == node.meta["val"].dtype  # type: ignore[union-attr]
     if target is _ATEN.sym_storage_offset.default:
-        return not node.users  # left by a slice that begins where a size says
+        return _only_asserted(node)  # left by a slice that begins where a size says
     if target in _RULES or target in _TRANSLATED or not isinstance(target, torch._ops.OpOverload):
         return True
     return not (target in table or _composite(target) or target._schema.is_mutable)
+
+
+def _only_asserted(node: fx.Node) -> bool:
+    """Whether nothing but assertions reads ``node``, as it is or computed with: with them it goes."""
+    return all(
+        user.target in _ASSERTIONS
+        or (user.op == "call_function" and not isinstance(user.target, torch._ops.OpOverload) and _only_asserted(user))
+        for user in node.users
+    )
 
 
 def _composite(target: torch._ops.OpOverload) -> bool:
@@ -171,10 +180,9 @@ def substituted(program: _Program) -> _Program:
         if node.op != "call_function":
             continue
         target, value = node.target, node.meta.get("val")
-        if target is _ATEN.sym_storage_offset.default:
-            graph.erase_node(node)
-        elif isinstance(value, torch.SymInt):
-            sizes.share(node)
+        if isinstance(value, torch.SymInt):
+            if not _only_asserted(node):
+                sizes.share(node)
         elif target in _ASSERTIONS:
             graph.erase_node(node)
         elif target in _SAME:
@@ -188,7 +196,7 @@ def substituted(program: _Program) -> _Program:
         elif target in _CHOICES:
             place, args = _CHOICES[target], [*node.args]
             with graph.inserting_before(node):
-                number = graph.call_function(_ATEN.full.default, ([], args[place]), {"dtype": value.dtype})
+                number = graph.call_function(_ATEN.scalar_tensor.default, (args[place],), {"dtype": value.dtype})
             number.meta["val"] = value.new_full((), args[place])
             args[place] = number
             node.target, node.args = _ATEN.where.self, tuple(args)
