@@ -8,6 +8,8 @@ Then the exporter makes promotions of types explicit, and runs the program a thi
 node. Every node says that itself, so only a node that was changed is run.
 
 Beside that it makes for every graph, and for every node, what is the same for all: ``without_repeats``.
+
+Both change the exporter for the whole process, so ``trace`` lets one thread at a time use them.
 """
 
 from __future__ import annotations

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import threading
 from collections import Counter
-from contextlib import nullcontext
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +159,38 @@ def test_the_exporter_is_as_before_afterwards(monkeypatch: pytest.MonkeyPatch) -
         assert not any(one == other for one, other in zip(exporter(), before, strict=True))
         raise ZeroDivisionError
     assert exporter() == before
+
+
+@pytest.mark.parametrize("lock", [trace._TRACING, nullcontext()], ids=["one at a time", "sabotage"])
+def test_two_threads_do_not_change_the_exporter_at_once(monkeypatch: pytest.MonkeyPatch, lock: Any) -> None:
+    """Of two that overlap, the first would take away what the second needs, and the second leave what the first put."""
+    moments: list[str] = []
+    second = threading.Event()
+
+    @contextmanager
+    def changed() -> Iterator[None]:
+        moments.append("in")
+        if moments == ["in", "in"]:
+            second.set()
+        try:
+            yield
+        finally:
+            moments.append("out")
+
+    def export(*arguments: Any, **options: Any) -> None:
+        second.wait(0.3)
+        raise ZeroDivisionError
+
+    for name in ("_quiet", "by_substitution", "marking"):
+        monkeypatch.setattr(trace, name, lambda *arguments: nullcontext())
+    monkeypatch.setattr(trace, "without_repeats", changed)
+    monkeypatch.setattr(trace, "_TRACING", lock)
+    monkeypatch.setattr(torch.onnx, "export", export)
+    with ThreadPoolExecutor(2) as pool:
+        traces = [pool.submit(traced, Shapes()) for _ in range(2)]
+    assert all(isinstance(each.exception(), ZeroDivisionError) for each in traces)
+    alone = isinstance(lock, type(threading.Lock()))
+    assert (moments == ["in", "out", "in", "out"]) == alone
 
 
 def test_what_is_made_once_changes_no_graph_and_no_folder_is_in_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,9 +75,13 @@ Written by `{COMMAND}` (answers; with `--times` times) and by
 Held-out questions on ONNX Runtime, one thread. Lost points are paired with the same plan in fp32; the interval is 95 %
 with questions about one picture as a cluster. Within: at most 0.5 points lost, the upper end at most 1.0. `_kv8` is
 `calibrate --kv int8`, `_q4` is `calibrate --precision q4` with nothing kept high but the defaults, and `four` the same
-with `--divergence inf`: 4 bits alone, as it was before ([which products get 8](../calibration.md#ranges)). The other
-rows are checkpoints whose text layers were rounded to nearest in groups of 64 and written by each format's layout: what
-they lose is what such rounding costs this model, not what reading it does ([tested](../quantised-checkpoints.md)).
+with `--divergence inf`: 4 bits alone, as it was before ([which products get 8](../calibration.md#ranges)). `awq`,
+`gptq` and `compressed-tensors` are checkpoints whose text layers were rounded to nearest in groups of 64 and written by
+each format's layout: what they lose is what such rounding costs this model, not what reading it does
+([tested](../quantised-checkpoints.md)). `calibrated` ones hold what makers' tools write, from this package's own
+calibration on search splits: groups of 32, AWQ's factors in the layers before and zeros, codes of GPTQ and
+compressed-tensors (the same ones) that make up for each other. The products that move predictions most are left in 16
+bits by AWQ (`modules_to_not_convert`) and in 8 by the others (`dynamic`, a second config group).
 
 | checkpoint | plan | ground | questions | accuracy | points lost (95 %) | within |
 |---|---|---|---:|---:|---|---|"""
@@ -285,6 +289,11 @@ def page(record: dict[str, Any]) -> str:
     missing = [(form, plan, ground) for ground in grounds for form, plan, _ in ROWS if (form, plan, ground) not in ran]
     if missing:
         lines += ["", "Not run yet: " + "; ".join(f"{form} {plan} on {ground}" for form, plan, ground in missing) + "."]
+    for row in record.get("in_four", []):
+        share = (
+            f"{row['products']} of {row['of']} products of the text layers, {100 * row['share']:.1f} % of their weights"
+        )
+        lines += ["", f"In 4 bits in `calibrated {row['form']}`: {share}."]
     if record.get("times"):
         lines += TIMES.format(runs=TIMED, machine=record["machine"]).split("\n")
         for row in record["times"]:
@@ -320,6 +329,9 @@ def main() -> None:
         record["times"], record["machine"] = timed(args.folder), machine()
     else:
         measured = accuracy(args.folder, args.count, asked_for(args.form), args.known)
+        new = [form.removeprefix("calibrated ") for form, *_ in asked_for(args.form) if form.startswith("calibrated ")]
+        if not args.known:
+            record["in_four"] = [calibrated.in_four(form, args.folder) for form in new] or record.get("in_four", [])
         record["rows"] = merged(record.get("rows", []) if args.form else [], measured)
     file.write_text(dumps(record) + "\n", encoding="utf-8")
     file.with_suffix(".md").write_text(page(record), encoding="utf-8")
