@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 #: How a family's processor chooses among grids of tiles, see ``runtime.media.tile_selection``.
-TilingRule = Literal["best_resolution", "closest_ratio", "longest_edge"]
+TilingRule = Literal["best_resolution", "closest_ratio", "longest_edge", "closest_ratio_of_large"]
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from unittest import mock
 
 import torch
 from family_harness import Case
-from family_processors import Uncut, image_processor, sized
+from family_processors import Lfm2VlPictures, image_processor, sized
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 from transformers.models.gemma3.processing_gemma3 import Gemma3Processor
@@ -32,6 +32,8 @@ from transformers.models.smolvlm import processing_smolvlm
 
 LABELS = {f"<row_{row}_col_{column}>": 230 + 2 * row + column for row in (1, 2) for column in (1, 2)}
 SPLIT = {"<image>": 250, "<fake_token_around_image>": 251, "<global-img>": 252, **LABELS}
+TILES = {f"<|img_row_{row}_col_{column}|>": 230 + 2 * row + column for row in (1, 2) for column in (1, 2)}
+TILES |= {"<|img_thumbnail|>": 254}
 QWEN = {"<|image_pad|>": 250, "<|video_pad|>": 251, "<|vision_start|>": 252, "<|vision_end|>": 253}
 
 #: Special tokens of each family, and what the templates of its repositories write for a picture.
@@ -47,7 +49,7 @@ SPECIAL: dict[str, tuple[dict[str, int], str]] = {
     ),
     "idefics3": (SPLIT, "<image>"),
     "internvl": ({"<IMG_CONTEXT>": 250, "<video>": 251, "<img>": 252, "</img>": 253}, "<IMG_CONTEXT>\n"),
-    "lfm2_vl": ({"<image>": 250, "<|image_start|>": 252, "<|image_end|>": 253}, "<image>"),
+    "lfm2_vl": ({"<image>": 250, "<|image_start|>": 252, "<|image_end|>": 253} | TILES, "<image>"),
     "llava": ({"<image>": 250}, "<image>\n"),
     "llava_next": ({"<image>": 250}, "<image>\n"),
     "llava_onevision": ({"<image>": 250, "<video>": 251}, "<image>\n"),
@@ -108,7 +110,7 @@ def still(kind: type[Any]) -> type[Any]:
     def check(self: Any, name: str, part: Any) -> Any:
         return (
             None
-            if name in ("video_processor", "feature_extractor") or isinstance(part, Uncut)
+            if name in ("video_processor", "feature_extractor") or isinstance(part, Lfm2VlPictures)
             else kind.check_argument_for_proper_class(self, name, part)
         )
 
@@ -166,7 +168,7 @@ def processor(tiny: Case, **images: Any) -> Any:
     if name == "idefics3":
         return Idefics3Processor(**parts, image_seq_len=tokens)
     if name == "lfm2_vl":
-        return still(Lfm2VlProcessor)(**parts | {"image_processor": Uncut(parts["image_processor"])})
+        return still(Lfm2VlProcessor)(**parts | {"image_processor": Lfm2VlPictures(parts["image_processor"])})
     if name == "llava":
         return LlavaProcessor(
             **parts, patch_size=12, vision_feature_select_strategy="default", num_additional_image_tokens=1

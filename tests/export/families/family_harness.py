@@ -88,13 +88,13 @@ def case(name: str) -> Case:
     return build(family, family.tiny_config())
 
 
-def build(family: Family, config: Any, seed: int = 0) -> Case:
+def build(family: Family, config: Any, seed: int = 0, size: tuple[int, int] | None = None) -> Case:
     torch.manual_seed(seed)
     config._attn_implementation = "eager"
     model: Any = family.as_trained(family.build(config).eval())
     randomise(model)
     unit = family.unit_pixels(config)
-    size = family.image_size(config) or (4 * unit, 6 * unit)
+    size = size or family.image_size(config) or (4 * unit, 6 * unit)
     shapes = family.decoder_shape(config), family.encoder_shape(config)
     grid = size[0] // unit, size[1] // unit
     share = 0.5 if shapes[1].blocks else None

@@ -18,7 +18,7 @@ from luvc_export.export.families.base import Family
 from luvc_export.runtime.prompt.case_lines import FileCase
 
 #: Families that cut pictures.
-TILED = ("idefics3", "internvl", "llava_next", "llava_onevision", "smolvlm")
+TILED = ("idefics3", "internvl", "lfm2_vl", "llava_next", "llava_onevision", "smolvlm")
 
 
 @cache

@@ -21,6 +21,7 @@ import test_sliding_windows as windows
 from checked_cuda import sequences
 from checked_cuda.sequences import Machine
 from made_once import made_once
+from onnxruntime.capi.onnxruntime_pybind11_state import Fail
 from ort_engine import Engines
 from packing import jetson_root
 
@@ -141,9 +142,11 @@ def test_a_fault_is_found(
         first, second = steps(ours)[0], steps(ours)[0]
         del first
         assert np.abs(second.logits - steps(Session(bundles(name), threads=1))[0].logits).max() > 1e-2
+    elif part == "_place_rows":  # places of the call alone do not fit beside the slots of its caches
+        with pytest.raises(Fail, match=r"luvc\.inplace_kv\.And(.|\n)*Attempting to broadcast an axis"):
+            differs(described, bundles(name))
     else:
-        with pytest.raises(Exception, match=r"Incompatible|rank|dimension|assert|differ|shape"):
-            assert differs(described, bundles(name)) < 1e-2, "they differ"
+        assert differs(described, bundles(name)) > 1e-2
 
 
 def test_the_delta_rule_stays_in_fp32(bundles: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -159,6 +159,7 @@ def test_two_spellings_of_one_setting_are_no_contradiction(tmp_path: Path) -> No
         ("internvl", (12, 1), (1, 13), "at most 12 tiles"),
         ("idefics3", (4, 1), (1, 5), "at most 4 tiles along a side"),
         ("smolvlm", (4, 4), (20, 20), "at most 4 tiles along a side"),
+        ("lfm2_vl", (5, 2), (1, 11), "at most 10 tiles"),
         ("llava_onevision", (1, 2), (2, 2), "1x1, 1x2, 2x1"),
     ],
 )
@@ -167,8 +168,16 @@ def test_tiles_that_the_family_never_makes_are_refused(
 ) -> None:
     tiny = case(name)
     longest = {"size": {"longest_edge": 4 * tiny.size[0] - 1}} if name in ("idefics3", "smolvlm") else {}
+    longest |= {"max_tiles": 10} if name == "lfm2_vl" else {}
     checkpoint = opened(folder_of(name, tmp_path, **longest))
     options = Options(tiny.size, tiles=((1, 1), fits))
     check_size(checkpoint, {}, options)
     with pytest.raises(UsageError, match=rf"does not cut pictures so(.|\n)*{refused[0]}x{refused[1]}(.|\n)*{refusal}"):
         check_size(checkpoint, {}, replace(options, tiles=((1, 1), refused)))
+
+
+def test_tiles_of_another_size_than_the_processors_are_refused(tmp_path: Path) -> None:
+    checkpoint = opened(folder_of("lfm2_vl", tmp_path, tile_size=64))
+    check_size(checkpoint, {}, Options((64, 64), tiles=((1, 2),)))
+    with pytest.raises(UsageError, match=r"tiles have another size(.|\n)*got: 32x64(.|\n)*64x64 \(tile_size"):
+        check_size(checkpoint, {}, Options((32, 64), tiles=((1, 2),)))

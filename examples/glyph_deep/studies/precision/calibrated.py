@@ -10,6 +10,7 @@ statistics are of search splits. The layouts are written by ``tests/quantised_ch
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -270,6 +271,16 @@ def save(form: str, folder: Path, coded: Mapping[str, Product], wide: Collection
         (folder / file).unlink()
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     (folder / "config.json").write_text(json.dumps(config))
+
+
+def in_four(form: str, folder: Path) -> dict[str, Any]:
+    """Return how many products of a checkpoint in FOLDER have 4 bits, of how many, and their share of the weights."""
+    stored = open_checkpoint(str(folder / f"calibrated-{form}")).stored
+    assert stored is not None
+    four = [math.prod(linear.shape) for linear in stored.linears if linear.bits == 4]
+    own = open_checkpoint(str(CHECKPOINT)).tensors
+    whole = [math.prod(own[name].shape) for name in own if name.endswith("_proj.weight") and "visual" not in name]
+    return {"form": form, "products": len(four), "of": len(whole), "share": round(sum(four) / sum(whole), 3)}
 
 
 def _fold(tensors: dict[str, Tensor], coded: Mapping[str, Product]) -> None:
