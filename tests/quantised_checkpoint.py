@@ -70,10 +70,10 @@ def words(codes: Tensor, bits: int, order: tuple[int, ...] | None = None) -> Ten
     """int32 [R, C * bits / 32] of codes [R, C]: a word's lowest bits hold its column ``order[0]``."""
     each = 32 // bits
     parts = codes.reshape(codes.shape[0], -1, each).long()
-    made = torch.zeros(parts.shape[:2], dtype=torch.int64)
+    packed = torch.zeros(parts.shape[:2], dtype=torch.int64)
     for place in range(each):
-        made |= parts[..., order[place] if order else place] << (bits * place)
-    return torch.where(made >= 2**31, made - 2**32, made).to(torch.int32)
+        packed |= parts[..., order[place] if order else place] << (bits * place)
+    return torch.where(packed >= 2**31, packed - 2**32, packed).to(torch.int32)
 
 
 AWQ_SETTINGS = {"quant_method": "awq", "bits": 4, "group_size": 64, "zero_point": True, "version": "gemm"}

@@ -39,8 +39,8 @@ SOMETHING_ELSE = {
 RECIPES = {"luvc_export/core/named_plans.py"}
 #: Names of parameters and variables that do not say what they hold. A score is ``given`` its input: that is documented.
 NAMELESS = {"found", "given", "made", "said", "told"}
-#: Folders beside the rooms whose functions have none of them either.
-NAMED = ("tests/export",)
+#: Beside the rooms: their functions have none of them either.
+NAMED = ("tests",)
 
 
 def modules(rooms: tuple[str, ...] = ROOMS) -> list[Path]:

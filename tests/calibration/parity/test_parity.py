@@ -44,10 +44,10 @@ def test_the_bundle_agrees_at_every_level(demo_bundle: Bundle, pair: tuple[str, 
 
 
 def test_the_command_writes_a_page_and_json(demo_bundle: Bundle, tmp_path: Path, cases: Sequence[Case]) -> None:
-    said = open_pair("torch:demo", f"{demo_bundle.folder}#thirds", IMAGE_SIZE)[0].answer(cases[:2], 1)
+    answers = open_pair("torch:demo", f"{demo_bundle.folder}#thirds", IMAGE_SIZE)[0].answer(cases[:2], 1)
     lines = []
     for number, case in enumerate(cases[:2]):
-        answer = said[number].text
+        answer = answers[number].text
         Image.fromarray(case.images[0]).save(tmp_path / f"{number}.png")
         lines.append(json.dumps({"image": f"{number}.png", "prompt": case.prompt, "answer": answer}))
     (tmp_path / "cases.jsonl").write_text("\n".join(lines))

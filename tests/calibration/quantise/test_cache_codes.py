@@ -107,9 +107,9 @@ def attention_graph(joined_before: bool) -> onnx.ModelProto:
 
 def coded(model: onnx.ModelProto, scales: NDArray[np.float32]) -> Any:
     """The graph with codes, opened."""
-    made = ir.from_proto(model)
-    store_codes(made.graph, DecoderShape(1, 8, HEADS * SHARED, HEADS, SIZE, 8, 8, 64), {0: scales})
-    return onnxruntime.InferenceSession(ir.to_proto(made).SerializeToString())
+    coded_graph = ir.from_proto(model)
+    store_codes(coded_graph.graph, DecoderShape(1, 8, HEADS * SHARED, HEADS, SIZE, 8, 8, 64), {0: scales})
+    return onnxruntime.InferenceSession(ir.to_proto(coded_graph).SerializeToString())
 
 
 def steps(session: Any, joined_before: bool, keys: NDArray[np.float32]) -> list[NDArray[np.float32]]:
@@ -314,8 +314,8 @@ def spoilt(bundle: Bundle, folder: Path, constant: str, factor: float) -> Bundle
 def failed(demo_bundle: Bundle, candidate: Bundle, data: CalibrationSet) -> list[str]:
     """Gates of parity that the plan with codes does not pass beside the plan it was made of."""
     sides = open_bundle(str(demo_bundle.folder), PLAN, 1), open_bundle(str(candidate.folder), CODES, 1)
-    made = compare(*sides, data.cases[:6], observe=6, longest=data.longest, stops=data.stops)
-    return [gate.name for gate in check_gates(made) if not gate.passed]
+    result = compare(*sides, data.cases[:6], observe=6, longest=data.longest, stops=data.stops)
+    return [gate.name for gate in check_gates(result) if not gate.passed]
 
 
 def test_parity_passes_and_sees_a_spoilt_scale(
@@ -365,7 +365,7 @@ def test_what_is_refused(demo_bundle: Bundle, stored: Bundle, data: CalibrationS
 def test_answers_that_change_too_much_write_nothing(
     demo_bundle: Bundle, data: CalibrationSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("luvc_export.calibration.quantise.agreement.share", lambda made: 0.5)
+    monkeypatch.setattr("luvc_export.calibration.quantise.agreement.share", lambda answers: 0.5)
     with pytest.raises(CheckFailed, match="too many answers change"):
         calibrate_caches(demo_bundle, data, "int8", plan=PLAN, output=tmp_path / "new", threads=1)
     assert not list(tmp_path.iterdir())
@@ -397,7 +397,7 @@ def test_the_command_adds_a_plan_and_inspect_counts_it(stored: Bundle, tmp_path:
     some = ["--data", "glyph", "--count", "28", "--retention", "0.9", "--json", "--threads", "1"]
     result = CliRunner().invoke(app, ["calibrate", str(folder), "--kv", "int8", "--plan", "none", *some])
     assert result.exit_code == 0, result.output
-    said = json.loads(result.stdout)
-    assert said["plan"] == "none_kv8" and said["cache_share"] == pytest.approx(66 / 128)
+    record = json.loads(result.stdout)
+    assert record["plan"] == "none_kv8" and record["cache_share"] == pytest.approx(66 / 128)
     counted = json.loads(CliRunner().invoke(app, ["inspect", str(folder), "--json"]).stdout)["cost"]
     assert counted["none_kv8"]["kv_bytes"] == pytest.approx(counted["none"]["kv_bytes"] * 66 / 128)

@@ -128,8 +128,8 @@ def test_a_state_that_is_given_back_otherwise_is_left(change: str) -> None:
     new = ops.parameter([-1, 2, -1, 4], np.float32, "new")
     parts = [new, rows] if change == "order" else [rows, new]
     joined = ops.concat(parts, 3 if change == "axis" else 2)
-    given = ops.multiply(joined, np.float32(2)) if change == "codes" else joined
-    given.get_output_tensor(0).set_names({state.present})
-    results = [ops.result(given), *([ops.result(ops.abs(rows))] if change == "read" else [])]
+    returned = ops.multiply(joined, np.float32(2)) if change == "codes" else joined
+    returned.get_output_tensor(0).set_names({state.present})
+    results = [ops.result(returned), *([ops.result(ops.abs(rows))] if change == "read" else [])]
     model = library.Model(results, [rows, new], "one state")
     assert split_caches(library, model, [state]) == () and len(model.inputs) == 2

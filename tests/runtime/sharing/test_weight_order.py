@@ -14,7 +14,7 @@ RNG = np.random.default_rng(36)
 ONE, TWO = (RNG.standard_normal((3, 4)).astype(np.float16) for _ in range(2))
 
 
-def model(joined: bool = False, read_twice: bool = False, given: bool = False) -> bytes:
+def model(joined: bool = False, read_twice: bool = False, widened: bool = False) -> bytes:
     """``x`` times a weight in half precision that is widened and turned, with the types between."""
     nodes = [helper.make_node("Concat", ["one", "two"], ["both"], axis=0)] if joined else []
     nodes += [
@@ -24,7 +24,7 @@ def model(joined: bool = False, read_twice: bool = False, given: bool = False) -
     ]
     if read_twice:
         nodes.append(helper.make_node("MatMul", ["y", "wide"], ["z"]))
-    outputs = ["y", *(["z"] if read_twice else []), *(["wide"] if given else [])]
+    outputs = ["y", *(["z"] if read_twice else []), *(["wide"] if widened else [])]
     graph = helper.make_graph(
         nodes,
         "g",
@@ -33,10 +33,10 @@ def model(joined: bool = False, read_twice: bool = False, given: bool = False) -
         [numpy_helper.from_array(ONE, "one"), numpy_helper.from_array(TWO, "two")],
         value_info=[helper.make_tensor_value_info("wide", TensorProto.FLOAT, [6 if joined else 3, 4])],
     )
-    made: bytes = helper.make_model(
+    encoded: bytes = helper.make_model(
         graph, opset_imports=[helper.make_opsetid("", 23)], ir_version=10
     ).SerializeToString()
-    return made
+    return encoded
 
 
 def run(data: bytes) -> Any:
@@ -59,7 +59,7 @@ def test_a_weight_is_turned_before_it_is_widened(joined: bool) -> None:
     ("changes", "halves"),
     [
         ({"read_twice": True}, {"one"}),
-        ({"given": True}, {"one"}),
+        ({"widened": True}, {"one"}),
         ({}, set()),
         ({}, {"two"}),
         ({"joined": True}, {"one"}),
