@@ -17,6 +17,7 @@ import onnx_ir as ir
 import pytest
 import torch
 from torch import Tensor, fx, nn
+from torch.fx.experimental import proxy_tensor
 
 from luvc_export.export import decomposition, trace
 from luvc_export.export.simplify import simplify
@@ -36,6 +37,8 @@ class Shapes(nn.Module):
         turned = rows.transpose(2, 3).reshape(batch * groups, 6, 4) @ torch.ones(4, 4).triu().T
         back = turned.reshape(batch, groups, 6, 4).transpose(2, 3)
         seen = (mask & (x[:, :, :, 0] > 0)) | (mask[:, :, :1].expand_as(mask) & torch.tensor([True, False, True, True]))
+        last = mask[:, groups - 1 :, :, None]
+        back = torch.where(last, torch.where(mask[..., None], 2, back), 0.0).softmax(-1)
         return 1 - self.linear(back).to(torch.float32), torch.where(seen, 1.0, -1.0) + x[:, :, :, 1]
 
 
@@ -145,7 +148,8 @@ def exporter() -> list[Any]:
     """What is changed of the exporter while it runs."""
     kinds = vars(decomposition.ONNXRegistry)["from_torchlib"], vars(ir.schemas.OpSignature)["from_op_schema"]
     settings = fx.config.do_not_emit_stack_traces, torch._dynamo.config.fake_tensor_cache_enabled, gc.get_threshold()
-    return [torch.export.ExportedProgram.run_decompositions, *kinds, *settings]
+    described = proxy_tensor._extract_tensor_metadata
+    return [torch.export.ExportedProgram.run_decompositions, described, *kinds, *settings]
 
 
 def test_the_exporter_is_as_before_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -247,13 +247,19 @@ def _packed(bundle: Path, plan: str, asked: list[GlyphCase]) -> Any:
     return pack(right(bundle, plan, asked))
 
 
-def timed(folder: Path) -> list[dict[str, Any]]:
-    """Return a record of times for each row on pages, and for fp32 and bf16 on OpenVINO, all taken in turns."""
-    rows = [(form, plan, "cpu", "fp32") for form, plan, _ in ROWS if form not in forms()]
-    rows += [("fp32", plan, "openvino", kind) for plan in ("none", "none_kv8") for kind in ("fp32", "bf16")]
-    rows += [(form, plan, "openvino", "bf16") for form, plan, _ in ROWS if "_q4" in plan or form.startswith("calib")]
+def timed(folder: Path, asked: list[str]) -> list[dict[str, Any]]:
+    """Return a record of times for each row on pages, and for fp32 and bf16 on OpenVINO, all taken in turns.
+
+    With forms ``asked`` for, of those alone and of plan `none` in fp32, and on OpenVINO of both.
+    """
+    chosen = [(form, plan) for form, plan, _ in asked_for(asked) if form not in forms()]
+    rows = [(form, plan, "cpu", "fp32") for form, plan in chosen]
+    beside = [plan for form, plan in chosen if form == "fp32" and plan in ("none", "none_kv8")]
+    rows += [("fp32", plan, "openvino", kind) for plan in beside for kind in ("fp32", "bf16")]
+    rows += [(form, plan, "openvino", "bf16") for form, plan in chosen if form in asked and form != "fp32"]
+    needed = tuple(row for row in ROWS if row[:2] in chosen)
     opened = [
-        Session(bundles.load(exported(form, "pages", folder)), backend, plan, 2, arithmetic=arithmetic)
+        Session(bundles.load(exported(form, "pages", folder, needed)), backend, plan, 2, arithmetic=arithmetic)
         for form, plan, backend, arithmetic in rows
     ]
     taken = np.array([[times(session, case) for session in opened] for case in cases("pages", TIMED + WARM, 0)])
@@ -302,9 +308,11 @@ def page(record: dict[str, Any]) -> str:
             f"{row['products']} of {row['of']} products of the text layers, {100 * row['share']:.1f} % of their weights"
         )
         lines += ["", f"In 4 bits in `calibrated {row['form']}`: {share}."]
-    if record.get("times"):
+    for key in ("times", "times_of_forms"):
+        if not record.get(key):
+            continue
         lines += TIMES.format(runs=TIMED, machine=record["machine"]).split("\n")
-        for row in record["times"]:
+        for row in record[key]:
             engine = "ONNX Runtime" if row["backend"] == "cpu" else f"OpenVINO, {row['arithmetic']}"
             lines.append(
                 f"| {row['form']} | {row['plan']} | {engine} | {row['prompt_ms']:.1f} | {row['token_ms']:.2f} |"
@@ -334,7 +342,8 @@ def main() -> None:
     file = args.output / FILE
     record = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     if args.times:
-        record["times"], record["machine"] = timed(args.folder), machine()
+        record["times_of_forms" if args.form else "times"] = timed(args.folder, args.form)
+        record["machine"] = machine()
     else:
         measured = accuracy(args.folder, args.count, asked_for(args.form), args.known)
         new = [form.removeprefix("calibrated ") for form, *_ in asked_for(args.form) if form.startswith("calibrated ")]
