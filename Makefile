@@ -8,13 +8,17 @@ WORKERS ?= 2
 # The folders behind the links in luvc_export: ruff does not follow links, mypy does.
 SOURCES := luvc_export export engines runtime calibration tests examples plugins benchmarks setup.py
 
-.PHONY: demo test lint docs native native-nightly gpu-check clean
+.PHONY: demo test slow lint docs native native-nightly gpu-check clean
 
 demo: $(STAMP)
 	$(BIN)/luvc-export demo
 
 test: $(RTX_STAMP)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not slow"
+
+# What CI runs beside: what takes long and breaks seldom, a minute at most.
+slow: $(RTX_STAMP)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m slow
 
 lint: $(STAMP)
 	$(BIN)/ruff check $(SOURCES)

@@ -2,12 +2,14 @@
 
 ``torch.onnx.export`` captures a module once and then lets ``ExportedProgram.run_decompositions`` trace it two times
 again, half of the time an export takes, to replace operators that torchlib does not translate. Of those our modules
-use eleven, all of them another operator by name or nothing at all. A program that holds any other goes the long way.
+use fifteen, all of them another operator by name or nothing at all. A program that holds any other goes the long way.
 
 Then the exporter makes promotions of types explicit, and runs the program a third time to know what goes into each
 node. Every node says that itself, so only a node that was changed is run.
 
 Beside that it makes for every graph, and for every node, what is the same for all: ``without_repeats``.
+
+Both change the exporter for the whole process, so ``trace`` lets one thread at a time use them.
 """
 
 from __future__ import annotations
@@ -22,6 +24,8 @@ from typing import Any
 import onnx_ir as ir
 import torch
 from torch import fx
+from torch.fx.experimental import proxy_tensor
+from torch.fx.passes import shape_prop
 from torch.onnx._internal.exporter._registration import ONNXRegistry
 from torch.onnx._internal.fx.passes import type_promotion
 
@@ -40,7 +44,12 @@ _SAME = {_ATEN.alias.default, _ATEN.detach.default, _ATEN.detach_.default, _ATEN
 _RENAMED = {_ATEN.__or__.Tensor: _ATEN.bitwise_or.Tensor, _ATEN.__and__.Tensor: _ATEN.bitwise_and.Tensor}
 #: All become ``view``, whose zeros are sizes; torchlib's ``reshape`` copies a size where a zero stands.
 _SHAPED = {_ATEN.flatten.using_ints, _ATEN.unflatten.int, _ATEN.reshape.default, _ATEN.expand_as.default}
-_RULES = {_ATEN.to.dtype, _ATEN.rsub.Scalar, _ATEN.numpy_T.default, *_ASSERTIONS, *_SAME, *_RENAMED, *_SHAPED}
+#: Place in the arguments of the number that stands in for a tensor.
+_CHOICES = {_ATEN.where.ScalarSelf: 1, _ATEN.where.ScalarOther: 2}
+_RULES = {
+    _ATEN.to.dtype, _ATEN.rsub.Scalar, _ATEN.numpy_T.default, _ATEN.softmax.int,
+    *_ASSERTIONS, *_SAME, *_RENAMED, *_SHAPED, *_CHOICES,
+}  # fmt: skip
 #: Composite operators that torchlib translates as they are.
 _TRANSLATED = {
     _ATEN.linear.default, _ATEN.matmul.default, _ATEN.rms_norm.default,
@@ -74,7 +83,8 @@ def without_repeats() -> Iterator[None]:
 
     It reads the whole of torchlib for every graph (0.8 s), an operator's signature for every node of it, and a node's
     place in the source, which names folders of this machine. The cache of fake tensors costs more than it gives in
-    graphs of few layers (six: a fifth of the time; 24: nothing either way).
+    graphs of few layers (six: a fifth of the time; 24: nothing either way). Which order in memory a tensor has
+    is asked of symbolic sizes, and no graph says it.
     """
     threshold = gc.get_threshold()
     gc.set_threshold(max(_YOUNG, threshold[0]), *threshold[1:])
@@ -83,6 +93,7 @@ def without_repeats() -> Iterator[None]:
             _replaced(ONNXRegistry, "from_torchlib", staticmethod(_registry)),
             _replaced(ir.schemas.OpSignature, "from_op_schema", staticmethod(_signature)),
             _replaced(fx.config, "do_not_emit_stack_traces", True),
+            _replaced(proxy_tensor, "_extract_tensor_metadata", _metadata),
             torch._dynamo.config.patch(fake_tensor_cache_enabled=False),
         ):
             yield
@@ -102,6 +113,7 @@ def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
 
 
 _registry = functools.cache(ONNXRegistry.from_torchlib)
+_metadata = functools.partial(shape_prop._extract_tensor_metadata, include_contiguity=False)
 _read_signature = ir.schemas.OpSignature.from_op_schema
 _signatures: dict[tuple[str, str, int], Any] = {}
 
@@ -138,9 +150,24 @@ def _known(node: fx.Node, table: Mapping[Any, Any], known: set[Any]) -> bool:
         return all(isinstance(size, int) or _simple(size, known) for size in _expressions(node.meta["val"]))
     if target is _ATEN.rsub.Scalar:
         return len(node.args) == 2 and not node.kwargs  # no factor
+    if target is _ATEN.softmax.int:
+        return len(node.args) == 2 and not node.kwargs  # no other type
+    if target in _CHOICES:
+        return node.args[3 - _CHOICES[target]].meta["val"].dtype == node.meta["val"].dtype  # type: ignore[union-attr]
+    if target is _ATEN.sym_storage_offset.default:
+        return _only_asserted(node)  # left by a slice that begins where a size says
     if target in _RULES or target in _TRANSLATED or not isinstance(target, torch._ops.OpOverload):
         return True
     return not (target in table or _composite(target) or target._schema.is_mutable)
+
+
+def _only_asserted(node: fx.Node) -> bool:
+    """Whether nothing but assertions reads ``node``, as it is or computed with: with them it goes."""
+    return all(
+        user.target in _ASSERTIONS
+        or (user.op == "call_function" and not isinstance(user.target, torch._ops.OpOverload) and _only_asserted(user))
+        for user in node.users
+    )
 
 
 def _composite(target: torch._ops.OpOverload) -> bool:
@@ -156,7 +183,8 @@ def substituted(program: _Program) -> _Program:
             continue
         target, value = node.target, node.meta.get("val")
         if isinstance(value, torch.SymInt):
-            sizes.share(node)
+            if not _only_asserted(node):
+                sizes.share(node)
         elif target in _ASSERTIONS:
             graph.erase_node(node)
         elif target in _SAME:
@@ -165,6 +193,15 @@ def substituted(program: _Program) -> _Program:
             node.target = _RENAMED[target]
         elif target is _ATEN.rsub.Scalar:
             node.target, node.args = _ATEN.sub.Tensor, (node.args[1], node.args[0], *node.args[2:])
+        elif target is _ATEN.softmax.int:
+            node.target, node.args = _ATEN._softmax.default, (*node.args, False)
+        elif target in _CHOICES:
+            place, args = _CHOICES[target], [*node.args]
+            with graph.inserting_before(node):
+                number = graph.call_function(_ATEN.scalar_tensor.default, (args[place],), {"dtype": value.dtype})
+            number.meta["val"] = value.new_full((), args[place])
+            args[place] = number
+            node.target, node.args = _ATEN.where.self, tuple(args)
         elif target is _ATEN.numpy_T.default:
             node.target, node.args = _ATEN.permute.default, (node.args[0], [*range(value.dim())][::-1])
         elif target is _ATEN.to.dtype and node.args[0].meta["val"].dtype == value.dtype:

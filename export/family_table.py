@@ -114,12 +114,17 @@ are one image each; a bundle without `--tiles` takes the only picture as one ima
 and `--tiles` with the grids of its `image_grid_pinpoints` cuts as it does.
 
 Of several sizes, the runtime takes the one that shows most of the picture and wastes least. Of several grids it takes
-the one that the family's processor would: the best resolution (LLaVA-OneVision), the closest aspect ratio (InternVL),
-or as many tiles along the longest edge as there are (Idefics3, SmolVLM); `prompt.tiling` in `luvc.json` names the
-rule. A processor knows more grids than a bundle may have been exported with: where its grid is missing, the nearest
-by the same rule (for the longest edge: by the best resolution) stands in. LLaVA-OneVision crops the margins of padded
-tiles away after its encoder; here they stay, as budgets are fixed. The two are equal for pictures that have the shape
-of the grid.
+the one that the family's processor would: the best resolution (LLaVA-OneVision), the closest aspect ratio (InternVL;
+LFM2-VL for large pictures), or as many tiles along the longest edge as there are (Idefics3, SmolVLM); `prompt.tiling`
+in `luvc.json` names the rule. A processor knows more grids than a bundle may have been exported with: where its grid is
+missing, the nearest by the same rule (for the longest edge: by the best resolution) stands in. LLaVA-OneVision crops
+the margins of padded tiles away after its encoder; here they stay, as budgets are fixed. The two are equal for pictures
+that have the shape of the grid.
+
+LFM2-VL's processor leaves pictures of up to two tiles' pixels whole and cuts larger ones, by the closest aspect ratio
+of two to ten tiles of 512 pixels (`--image-size 512x512 --tiles 1x1 --tiles 2x2 ...`). Beside the tiles it shows the
+picture in a size of its own, at most 256 tokens in the picture's shape; here that image is as large as a tile, padded
+or stretched as `--fit` says. The two are equal for square pictures.
 
 Gemma 4 was trained with five budgets of visual tokens. `--image-tokens auto` makes a size for each, near square, in one
 bundle on one weights file; `280@16:9` is the grid that its processor makes of pictures of that shape (tested against

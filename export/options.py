@@ -74,7 +74,7 @@ def check_size(checkpoint: Checkpoint, plans: Mapping[str, Plan], options: Optio
         )
     checkpoint.family.cuts(checkpoint.config, options.tiles)
     picture_settings(checkpoint)
-    check_tiles(checkpoint, options.tiles)
+    check_tiles(checkpoint, options.tiles, options.image_size)
     if options.video:
         check_video(checkpoint)
     if options.video and checkpoint.family.video(checkpoint.config) is None:

@@ -97,11 +97,17 @@ def check_video(checkpoint: Checkpoint) -> None:
     _check_alike(checkpoint, _given(checkpoint, _PLACES) | _given(checkpoint, _VIDEO_PLACES), _ARITHMETIC)
 
 
-def check_tiles(checkpoint: Checkpoint, grids: Sequence[tuple[int, int]]) -> None:
+def check_tiles(checkpoint: Checkpoint, grids: Sequence[tuple[int, int]], image: tuple[int, int]) -> None:
     """Refuse grids of tiles that the family's processor never makes of a picture: the model has not seen them.
 
-    InternVL's makes as many tiles as ``max_patches`` says; Idefics3's and SmolVLM's as many along a side as
-    ``max_image_size`` goes into ``size``. LLaVA-OneVision's are checked by its ``cuts``.
+    InternVL's makes as many tiles as ``max_patches`` says, LFM2-VL's as ``max_tiles``, all of ``tile_size``; Idefics3's
+    and SmolVLM's as many along a side as ``max_image_size`` goes into ``size``. LLaVA-OneVision's are checked by its
+    ``cuts``.
+
+    Args:
+        checkpoint: Whose processor is asked.
+        grids: Rows and columns of tiles.
+        image: Height and width of a tile.
 
     Raises:
         UsageError: Names the grid and the limit.
@@ -110,15 +116,25 @@ def check_tiles(checkpoint: Checkpoint, grids: Sequence[tuple[int, int]]) -> Non
     if not asked or not _given(checkpoint, _PLACES):
         return
     processor = _transformers(checkpoint)
-    most = getattr(processor, "max_patches", None) if checkpoint.family.tiling == "closest_ratio" else None
+    most = {"closest_ratio": "max_patches", "closest_ratio_of_large": "max_tiles"}.get(checkpoint.family.tiling)
+    limit = getattr(processor, most, None) if most else None
     edge, tile = (
         _side(processor.size, "longest_edge"),
         _side(getattr(processor, "max_image_size", None), "longest_edge"),
     )
     along = -(-edge // tile) if edge and tile and edge > tile else None
+    side = getattr(processor, "tile_size", None)
+    if side is not None and image != (side, side):
+        raise UsageError(
+            "this model's tiles have another size",
+            where="--image-size",
+            got=f"{image[0]}x{image[1]}",
+            expected=f"{side}x{side} (tile_size of its processor)",
+            fix=f"--image-size {side}x{side} beside --tiles",
+        )
     for rows, columns in asked:
-        if most is not None and rows * columns > most:
-            expected = f"at most {most} tiles (max_patches of its processor)"
+        if limit is not None and rows * columns > limit:
+            expected = f"at most {limit} tiles ({most} of its processor)"
         elif along is not None and max(rows, columns) > along:
             expected = f"at most {along} tiles along a side ({edge} pixels in tiles of {tile}, as its processor says)"
         else:

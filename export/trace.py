@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -29,6 +30,9 @@ from luvc_export.export.surgeon.fused import delta_body
 
 OPSET = 23
 IR_VERSION = 10
+
+#: What a trace changes of torch, Python's warnings and its collector is the whole process': one at a time.
+_TRACING = threading.Lock()
 
 #: Data-dependent control flow, sequences and operators TensorRT lacks (its parser's operator list; DFT only from 11.2).
 FORBIDDEN = (
@@ -156,7 +160,7 @@ def check(model: ir.Model) -> None:
 
 
 def _trace(module: nn.Module, args: Any, dynamic: Any, inputs: list[str], outputs: list[str], marked: bool) -> ir.Model:
-    with torch.no_grad(), _quiet(), by_substitution(), without_repeats(), marking(marked):
+    with _TRACING, torch.no_grad(), _quiet(), by_substitution(), without_repeats(), marking(marked):
         program = torch.onnx.export(
             module.eval(),
             args,

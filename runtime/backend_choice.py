@@ -60,7 +60,7 @@ def _candidates(
         if entry.plan == wanted and not debug:
             yield f"tensorrt:{entry.target}", "", partial(_engines, entry, arithmetic)
     yield "cuda", "", partial(_cuda, bundle, plan, arithmetic)
-    times = {} if debug or arithmetic != "auto" else _step_times(bundle, plan)
+    times = {} if debug or arithmetic != "auto" else step_times(bundle, plan)
     alone = times.pop("openvino", 0.0)
     for name in sorted(times, key=lambda name: times[name]):
         if name in PAIRS and WORTH * times[name] < alone:
@@ -69,7 +69,7 @@ def _candidates(
     yield "openvino", "", partial(_openvino, bundle, plan, arithmetic)
 
 
-def _step_times(bundle: Bundle, plan: str | None) -> dict[str, float]:
+def step_times(bundle: Bundle, plan: str | None) -> dict[str, float]:
     """Seconds of a step's products by back-end, of plans in codes whose own plan is there too."""
     quantised = bundle.entry(plan).quantised
     there = plan_of_prompts(bundle, plan) != (plan or bundle.manifest.default_plan)

@@ -116,6 +116,8 @@ def _pair(
     steps = open_backend(PAIRS[name], bundle, plan, threads, False, allow_unverified, "fp32")
     if bundle.entry(plan).quantised is not None and prompts.arithmetic == "bf16" and PAIRS[name] == "openvino":
         steps.narrow_floats = True  # type: ignore[attr-defined]
+    if PAIRS[name] == "openvino":
+        steps.only_steps = True  # type: ignore[attr-defined]
     for half in (prompts, steps):
         if not half.packs:  # type: ignore[attr-defined]
             raise MachineError(

@@ -23,11 +23,12 @@ from luvc_export.errors import BundleError, LuvcError, MachineError, UsageError
 from luvc_export.runtime import memory
 from luvc_export.runtime.adapters.factors import with_empty_slots
 from luvc_export.runtime.backend import Array, Cache
-from luvc_export.runtime.cpu_memory import cpu_bytes
+from luvc_export.runtime.cpu_memory import HALF, cpu_bytes
 from luvc_export.runtime.media.unit_choice import beside_image
 from luvc_export.runtime.product_check import engines as product_check
 from luvc_export.runtime.product_check.check import Way
 from luvc_export.runtime.sharing.ort_sessions import SharingSessions, shares
+from luvc_export.runtime.sharing.weight_order import turned_first
 from luvc_export.runtime.state import empty_states, widened
 from luvc_export.runtime.weights import MappedWeights, check_weights, decoder_file
 
@@ -254,7 +255,10 @@ class OrtBackend:
         with self._explained(str(path)):
             graph.check_files()
             arguments: dict[str, Any] = {"providers": [PROVIDERS[one] for one in dict.fromkeys((self.name, "cpu"))]}
-            data = graph.data if self._sharing is None else self._sharing.prepared(graph, str(path), options, arguments)
+            if self._sharing is None:
+                data = turned_first(graph.data, {one.name for one in graph.outside if one.kind in HALF})
+            else:
+                data = self._sharing.prepared(graph, str(path), options, arguments)
             session = self._ort.InferenceSession(data, options, enable_fallback=0, **arguments)
             graph.check_files()
         if PROVIDERS[self.name] not in session.get_providers():

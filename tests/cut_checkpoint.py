@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 def config(layers: int, blocks: int) -> dict[str, Any]:
     """The bundled config with so many layers and encoder blocks."""
-    made: dict[str, Any] = json.loads((CHECKPOINT / "config.json").read_text())
-    made["text_config"] |= {"num_hidden_layers": layers, "layer_types": ["full_attention"] * layers}
-    made["vision_config"] |= {"depth": blocks, "fullatt_block_indexes": [blocks - 1]}
-    return made
+    fields: dict[str, Any] = json.loads((CHECKPOINT / "config.json").read_text())
+    fields["text_config"] |= {"num_hidden_layers": layers, "layer_types": ["full_attention"] * layers}
+    fields["vision_config"] |= {"depth": blocks, "fullatt_block_indexes": [blocks - 1]}
+    return fields
 
 
 def tensors(layers: int, blocks: int) -> dict[str, Tensor]:

@@ -28,8 +28,8 @@ def unpadded_bundle(cache: Path) -> Bundle:
 
 def _export_unpadded(folder: Path) -> None:
     """One merge, one prune and a drop, in two blocks and two layers."""
-    with TemporaryDirectory() as made:
-        checkpoint = cut_checkpoint.write(Path(made), 2, 2)
+    with TemporaryDirectory() as folder_of_model:
+        checkpoint = cut_checkpoint.write(Path(folder_of_model), 2, 2)
         cut_checkpoint.write_weights(checkpoint / "model.safetensors", 2, 2)
         plan = make_plan(str(checkpoint), "thirds", image_size=IMAGE_SIZE)
         plans = {"thirds": replan(plan, keep=(plan.vision_tokens // 2, 0))}

@@ -27,12 +27,12 @@ def changed(data: Any) -> Iterator[Any]:
         elif isinstance(value, str):
             places.append(path)
     for path in places:
-        made = copy.deepcopy(data)
-        holder = made
+        copied = copy.deepcopy(data)
+        holder = copied
         for key in path[:-1]:
             holder = holder[key]
         holder[path[-1]] = HOSTILE
-        yield made
+        yield copied
 
 
 def printed(*things: Any) -> str:

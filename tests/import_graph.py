@@ -33,17 +33,17 @@ def reached(start: Path) -> frozenset[Path]:
 
 @cache
 def _imported(path: Path) -> frozenset[tuple[Path, bool]]:
-    found = set[tuple[Path, bool]]()
+    imports = set[tuple[Path, bool]]()
     for node in ast.walk(_parsed(path)):
         if isinstance(node, ast.Call) and path.name == "__init__.py" and "Registry" in ast.unparse(node.func):
-            found.update((file.resolve(), False) for file in path.parent.glob("*.py"))
+            imports.update((file.resolve(), False) for file in path.parent.glob("*.py"))
         elif isinstance(node, ast.Import):
             for alias in node.names:
-                found.update(_files(alias.name, path.parent))
+                imports.update(_files(alias.name, path.parent))
         elif isinstance(node, ast.ImportFrom) and node.module:
             for alias in node.names:
-                found.update(_files(f"{node.module}.{alias.name}", path.parent))
-    return frozenset(found)
+                imports.update(_files(f"{node.module}.{alias.name}", path.parent))
+    return frozenset(imports)
 
 
 @cache
@@ -64,13 +64,13 @@ def _files(name: str, folder: Path) -> Iterator[tuple[Path, bool]]:
         for package in (place.joinpath(*parts[:count]) / "__init__.py" for count in range(1, len(parts) - 1)):
             if package.is_file():
                 yield package.resolve(), True
-        found = [file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file()]
-        yield from ((file.resolve(), False) for file in found)
+        files = [file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file()]
+        yield from ((file.resolve(), False) for file in files)
         if len(parts) > 1 and above.with_suffix(".py").is_file():
             yield above.with_suffix(".py").resolve(), False
         if len(parts) > 1 and (init := above / "__init__.py").is_file():
-            handed = [] if found else [*_handed_on(init, ".".join(parts[:-1]), parts[-1])]
-            yield init.resolve(), bool(found or handed)
+            handed = [] if files else [*_handed_on(init, ".".join(parts[:-1]), parts[-1])]
+            yield init.resolve(), bool(files or handed)
             yield from handed
 
 

@@ -36,8 +36,8 @@ class Verb:
 def whole_bundle(path: Path) -> None:
     """Loads, every hash right, holds nothing but its own."""
     bundle = bundles.load(path, full=True)
-    if found := strangers(path, bundle.manifest):
-        raise AssertionError(f"unlisted: {found}")
+    if left := strangers(path, bundle.manifest):
+        raise AssertionError(f"unlisted: {left}")
 
 
 def whole_json(path: Path) -> None:
@@ -74,8 +74,8 @@ def _no_tracing(base: Path) -> None:
     from luvc_export.bundle.manifest import PlanEntry
     from luvc_export.export import bundling
 
-    def graphs(checkpoint: object, skeleton: object, plan: Any, *given: Any) -> PlanEntry:
-        _, size, places, _, folder, options, used, *_ = given
+    def graphs(checkpoint: object, skeleton: object, plan: Any, *rest: Any) -> PlanEntry:
+        _, size, places, _, folder, options, used, *_ = rest
         used |= set(places)
         for file in ("vision.none.onnx", "decoder.none.onnx"):
             safe_files.write_new(folder / file, (base / file).read_bytes())
@@ -97,7 +97,7 @@ def _no_workers(base: Path) -> None:
     from luvc_export.batch import pool
     from luvc_export.batch.answerer import Answer
 
-    def answered(job: Any, source: Any, shards: list[int], *given: object) -> Iterator[Any]:
+    def answered(job: Any, source: Any, shards: list[int], *arguments: object) -> Iterator[Any]:
         for index in shards:
             for row in source.read(index):
                 yield pool.Answered(row.number, None, Answer(f"to {row.line}"))

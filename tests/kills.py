@@ -77,9 +77,9 @@ class Place:
             be_careless()
         if isinstance(kill_at, int):
             kill_at_rename(kill_at)
-        said = {"BUNDLE": f"{self.bundle}", "OUT": f"{self.out}", "CASES": f"{self.cases}"}
+        words = {"BUNDLE": f"{self.bundle}", "OUT": f"{self.out}", "CASES": f"{self.cases}"}
         before()
-        sys.argv = ["luvc-export", *(said.get(word, word) for word in self.verb.words)]
+        sys.argv = ["luvc-export", *(words.get(word, word) for word in self.verb.words)]
         code: object = 70
         try:
             from luvc_export.cli import main
@@ -129,11 +129,11 @@ def kill_at_rename(wanted: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     def watched(call: Callable[..., object]) -> Callable[..., object]:
-        def wrapper(*given: object, **named: object) -> object:
+        def wrapper(*arguments: object, **named: object) -> object:
             moment()
-            made = call(*given, **named)
+            result = call(*arguments, **named)
             moment()
-            return made
+            return result
 
         return wrapper
 
@@ -166,8 +166,8 @@ def at_renames(name: str, place: Place, careless: bool = False) -> tuple[int, li
     faults, number = [], 1
     while True:
         status = place.run(number, careless)
-        if found := place.problem():
-            faults.append(f"{name}, killed at moment {number}: {found}")
+        if problem := place.problem():
+            faults.append(f"{name}, killed at moment {number}: {problem}")
         if not os.WIFSIGNALED(status):
             break
         number += 1
@@ -182,8 +182,8 @@ def at_random(name: str, place: Place, count: int, dice: random.Random) -> tuple
     for number in range(count):
         moment = dice.uniform(0, spent)
         hits += os.WIFSIGNALED(place.run(moment))
-        if found := place.problem():
-            faults.append(f"{name}, kill {number} after {moment:.3f} s: {found}")
+        if problem := place.problem():
+            faults.append(f"{name}, kill {number} after {moment:.3f} s: {problem}")
     return hits, faults + _ended(name, place, place.run(None))
 
 
@@ -204,34 +204,34 @@ def main() -> int:
     parser.add_argument("--bundle", type=Path, help="one to start from; default: exported here")
     parser.add_argument("--careless", action="store_true")
     parser.add_argument("--whole", action="store_true", help="trace and measure too, which takes long")
-    given, names, faults = parser.parse_args(), [], list[str]()
-    names = given.verbs.split(",")
+    args, names, faults = parser.parse_args(), [], list[str]()
+    names = args.verbs.split(",")
     import_what_is_slow()
     with tempfile.TemporaryDirectory(prefix="luvc-kills-", ignore_cleanup_errors=True) as folder:
         root = Path(folder)
         os.environ["XDG_CACHE_HOME"] = str(root / "cache")
-        bundle = given.bundle or first(root)
-        dice = random.Random(given.seed)
+        bundle = args.bundle or first(root)
+        dice = random.Random(args.seed)
         for index, name in enumerate(names):
-            place = Place(VERBS[name], root / name, bundle, not given.whole)
+            place = Place(VERBS[name], root / name, bundle, not args.whole)
             begin = time.monotonic()
-            if given.renames:
-                count, found = at_renames(name, place, given.careless)
-                faults += found
-                said(name, "renames", count, found, place, begin)
-            if given.random:
-                share = given.random // len(names) + (index < given.random % len(names))
-                count, found = at_random(name, place, share, dice)
-                faults += found
-                said(name, "chance", count, found, place, begin)
+            if args.renames:
+                count, problems = at_renames(name, place, args.careless)
+                faults += problems
+                report(name, "renames", count, problems, place, begin)
+            if args.random:
+                share = args.random // len(names) + (index < args.random % len(names))
+                count, problems = at_random(name, place, share, dice)
+                faults += problems
+                report(name, "chance", count, problems, place, begin)
     return 1 if faults else 0
 
 
-def said(name: str, how: str, count: int, found: list[str], place: Place, begin: float) -> None:
+def report(name: str, how: str, count: int, problems: list[str], place: Place, begin: float) -> None:
     """Print what came of a verb."""
-    print(f"{name}: {count} kills by {how}, {len(found)} faults, {time.monotonic() - begin:.0f} s", flush=True)
-    print(*found, sep="\n", end="\n" if found else "", flush=True)
-    if found:
+    print(f"{name}: {count} kills by {how}, {len(problems)} faults, {time.monotonic() - begin:.0f} s", flush=True)
+    print(*problems, sep="\n", end="\n" if problems else "", flush=True)
+    if problems:
         print((place.folder / "log").read_text()[-2000:])
 
 

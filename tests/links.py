@@ -37,11 +37,11 @@ def watching(work: Path, log: Path) -> Callable[[], None]:
             if isinstance(path, str | os.PathLike) and (name := Path.cwd() / Path(path)).is_relative_to(work):
                 os.write(note, f"{name.relative_to(work)}\n".encode())
 
-        def hook(event: str, given: tuple[object, ...]) -> None:
+        def hook(event: str, arguments: tuple[object, ...]) -> None:
             if event in _EVENTS:
-                wrote(given[_EVENTS[event]])
-            elif event == "open" and isinstance(given[2], int) and given[2] & (os.O_WRONLY | os.O_RDWR):
-                wrote(given[0])
+                wrote(arguments[_EVENTS[event]])
+            elif event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR):
+                wrote(arguments[0])
 
         def exchanged(one: Path, other: Path) -> bool:
             wrote(other)
@@ -105,16 +105,16 @@ def main() -> int:
     parser.add_argument("--verbs", default=",".join(VERBS))
     parser.add_argument("--bundle", type=Path, help="one to start from; default: exported here")
     parser.add_argument("--careless", action="store_true")
-    given, faults = parser.parse_args(), list[str]()
+    args, faults = parser.parse_args(), list[str]()
     kills.import_what_is_slow()
     with tempfile.TemporaryDirectory(prefix="luvc-links-", ignore_cleanup_errors=True) as folder:
         root = Path(folder)
         os.environ["XDG_CACHE_HOME"] = str(root / "cache")
-        bundle = given.bundle or kills.first(root)
-        for name in given.verbs.split(","):
-            count, found = at_every_name(name, root, bundle, given.careless)
-            faults += found
-            print(f"{name}: {count} names, {len(found)} faults", *found, sep="\n  ", flush=True)
+        bundle = args.bundle or kills.first(root)
+        for name in args.verbs.split(","):
+            count, problems = at_every_name(name, root, bundle, args.careless)
+            faults += problems
+            print(f"{name}: {count} names, {len(problems)} faults", *problems, sep="\n  ", flush=True)
     return 1 if faults else 0
 
 

@@ -68,14 +68,14 @@ def _make(folder: Path) -> None:
 
     for seed, (name, (rank, paths)) in enumerate(ADAPTERS.items()):
         write_adapter(folder / name, factors(seed, rank, paths), rank)
-    with TemporaryDirectory() as made:
-        checkpoint = cut_checkpoint.write(Path(made), LAYERS, 2)
+    with TemporaryDirectory() as model_folder:
+        checkpoint = cut_checkpoint.write(Path(model_folder), LAYERS, 2)
         path = checkpoint / "config.json"  # else peft's sum is rounded to the type that it says
         path.write_text(path.read_text().replace('"float16"', '"float32"'))
         whole = {name: tensor.float() for name, tensor in cut_checkpoint.tensors(LAYERS, 2).items()}
         save_file(whole, checkpoint / "model.safetensors", {"format": "pt"})
         plan = make_plan(str(checkpoint), "thirds", image_size=IMAGE_SIZE)
-        given: dict[str, Any] = {"image_size": IMAGE_SIZE, "text_capacity": 256}
-        export_bundle(str(checkpoint), folder / "slots", plan, lora_slots=RANK, **given)
-        export_bundle(str(checkpoint), folder / "plain", plan, **given)
-        export_bundle(str(checkpoint), folder / "merged", plan, lora=str(folder / "loud"), **given)
+        options: dict[str, Any] = {"image_size": IMAGE_SIZE, "text_capacity": 256}
+        export_bundle(str(checkpoint), folder / "slots", plan, lora_slots=RANK, **options)
+        export_bundle(str(checkpoint), folder / "plain", plan, **options)
+        export_bundle(str(checkpoint), folder / "merged", plan, lora=str(folder / "loud"), **options)

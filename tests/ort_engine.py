@@ -76,9 +76,9 @@ class OrtEngine:
         zeros = {item.name: np.zeros(shapes[item.name], self._kind(item.name)) for item in self._file.inputs}
         if "units" in zeros:  # of which none may stand twice
             zeros["units"] += np.arange(shapes["units"][1], dtype=np.int32)
-        made = self._session.run(None, zeros)
+        outputs = self._session.run(None, zeros)
         names = [item.name for item in self._session.get_outputs()]
-        self._made[key] = {name: value.shape for name, value in zip(names, made, strict=True)}
+        self._made[key] = {name: value.shape for name, value in zip(names, outputs, strict=True)}
         return self._made[key]
 
     def enqueue(self, addresses: Mapping[str, int], scratch: int, stream: int) -> None:
@@ -93,17 +93,17 @@ class OrtEngine:
             self.runs += 1
             ctypes.memset(scratch, 0x77, self.scratch_bytes)
             names = [item.name for item in self._session.get_inputs()]
-            given = {name: self._view(addresses[name], shapes[name], name) for name in names}
-            made = self._session.run(None, {name: value.copy() for name, value in given.items()})
-            for item, value in zip(self._session.get_outputs(), made, strict=True):
-                value = self.sabotage.get(item.name, lambda found: found)(value)
+            inputs = {name: self._view(addresses[name], shapes[name], name) for name in names}
+            outputs = self._session.run(None, {name: value.copy() for name, value in inputs.items()})
+            for item, value in zip(self._session.get_outputs(), outputs, strict=True):
+                value = self.sabotage.get(item.name, lambda array: array)(value)
                 self._view(addresses[item.name], value.shape, item.name)[...] = value
 
         driver = self._gpu.driver
         if isinstance(driver, CheckedDriver):
-            made = self._made[tuple(self._shapes.items())]
+            shapes_out = self._made[tuple(self._shapes.items())]
             reads = [(addresses[name], self._nbytes(name, shape)) for name, shape in shapes.items()]
-            writes = [(addresses[name], self._nbytes(name, shape)) for name, shape in made.items()]
+            writes = [(addresses[name], self._nbytes(name, shape)) for name, shape in shapes_out.items()]
             driver.launch(stream, lambda: run(None), reads, [*writes, (scratch, self.scratch_bytes)])
             return
         call = HOST_FUNCTION(run)
@@ -162,14 +162,14 @@ def describe(
         form = kv if name == "decoder" else "concat"
         models[name] = model = _after_surgery(bundle.path(file), form, capacity, next_token)
         files[name] = _file(name, model, entry.plan, capacity, kind)
-    made = EngineEntry(
+    engine = EngineEntry(
         **{"plan": plan_name, "target": "stand-in", "precision": "fp32", "kv": kv, "backend": "tensorrt"},  # type: ignore[arg-type]
         **{"version": "10.3.0", "compute_capabilities": ("8.9",), "version_compatible": False},  # type: ignore[arg-type]
         **{"hardware_compatibility": "none", "refit": False, "stripped": False, "batch": capacity.batch},  # type: ignore[arg-type]
         **{"images": capacity.groups, "text_capacity": capacity.text, **files},  # type: ignore[arg-type]
         footprint=Footprint(1 << 20, 1 << 20, 1 << 20, 0, 1 << 20),
     )
-    manifest = dataclasses.replace(bundle.manifest, engines=(made,))
+    manifest = dataclasses.replace(bundle.manifest, engines=(engine,))
     return Engines(Bundle(bundle.folder, manifest), models)
 
 
@@ -184,8 +184,8 @@ def _file(name: str, model: onnx.ModelProto, plan: Plan, capacity: Capacity, kin
     for values in (model.graph.input, model.graph.output):
         sides.append(tuple(Binding(v.name, NUMPY[v.type.tensor_type.elem_type], _sizes(v)) for v in values))
     shapes = {item.name: item.shape for item in sides[0]}
-    made = profiles(shapes, plan, capacity, kind)
-    return EngineFile(f"{name}.engine", FileRecord("0" * 64, 0), *sides, made, 0, None, "", "")
+    ranges = profiles(shapes, plan, capacity, kind)
+    return EngineFile(f"{name}.engine", FileRecord("0" * 64, 0), *sides, ranges, 0, None, "", "")
 
 
 def _sizes(value: onnx.ValueInfoProto) -> tuple[int, ...]:

@@ -70,10 +70,10 @@ def words(codes: Tensor, bits: int, order: tuple[int, ...] | None = None) -> Ten
     """int32 [R, C * bits / 32] of codes [R, C]: a word's lowest bits hold its column ``order[0]``."""
     each = 32 // bits
     parts = codes.reshape(codes.shape[0], -1, each).long()
-    made = torch.zeros(parts.shape[:2], dtype=torch.int64)
+    packed = torch.zeros(parts.shape[:2], dtype=torch.int64)
     for place in range(each):
-        made |= parts[..., order[place] if order else place] << (bits * place)
-    return torch.where(made >= 2**31, made - 2**32, made).to(torch.int32)
+        packed |= parts[..., order[place] if order else place] << (bits * place)
+    return torch.where(packed >= 2**31, packed - 2**32, packed).to(torch.int32)
 
 
 AWQ_SETTINGS = {"quant_method": "awq", "bits": 4, "group_size": 64, "zero_point": True, "version": "gemm"}
@@ -82,9 +82,13 @@ AWQ_SETTINGS = {"quant_method": "awq", "bits": 4, "group_size": 64, "zero_point"
 def awq(module: str, weight: Tensor) -> Written:
     """As AutoAWQ does."""
     codes, scale, zero, meant = rounded(weight, 64, 4, symmetric=False)
+    return awq_parts(codes, scale, zero), meant
+
+
+def awq_parts(codes: Tensor, scale: Tensor, zero: Tensor) -> dict[str, Tensor]:
+    """The tensors of a weight whose codes, scales and zeros are as ``rounded`` gives them."""
     order = (0, 2, 4, 6, 1, 3, 5, 7)
-    parts = {"qweight": words(codes.T, 4, order), "qzeros": words(zero.T, 4, order), "scales": scale.T}
-    return parts, meant
+    return {"qweight": words(codes.T, 4, order), "qzeros": words(zero.T, 4, order), "scales": scale.T}
 
 
 def compressed_settings(
@@ -109,12 +113,17 @@ def pack_quantized(bits: int = 4, symmetric: bool = True) -> Callable[[str, Tens
 
     def quantise(module: str, weight: Tensor) -> Written:
         codes, scale, zero, meant = rounded(weight, 64, bits, symmetric)
-        parts = {"weight_packed": words(codes, bits), "weight_scale": scale, "weight_shape": torch.tensor(weight.shape)}
+        parts = packed_parts(codes, scale, bits)
         if not symmetric:
             parts["weight_zero_point"] = words(zero.T, bits).T
         return parts, meant
 
     return quantise
+
+
+def packed_parts(codes: Tensor, scale: Tensor, bits: int) -> dict[str, Tensor]:
+    """The tensors of a weight whose zeros are half the range."""
+    return {"weight_packed": words(codes, bits), "weight_scale": scale, "weight_shape": torch.tensor(codes.shape)}
 
 
 def gptq_settings(bits: int = 4, symmetric: bool = True, form: str = "gptq", act: bool = False) -> dict[str, Any]:
@@ -137,14 +146,20 @@ def gptq(
         order = torch.argsort(index, stable=True)
         codes, scale, zero, meant = rounded(weight[:, order], 64, bits, symmetric)
         back = torch.argsort(order)
-        stored = (zero.T - int(version == 1)) & (2**bits - 1)
-        parts = {
-            "qweight": words(codes[:, back], bits).T, "qzeros": words(stored, bits), "scales": scale.T,
-            "g_idx": index.to(torch.int32),
-        }  # fmt: skip
-        return parts, meant[:, back]
+        return gptq_parts(codes[:, back], scale, zero, index, bits, version), meant[:, back]
 
     return quantise
+
+
+def gptq_parts(
+    codes: Tensor, scale: Tensor, zero: Tensor, index: Tensor, bits: int, version: int = 1
+) -> dict[str, Tensor]:
+    """The tensors of a weight [N, K] whose channels are in groups ``index`` [K]."""
+    stored = (zero.T - int(version == 1)) & (2**bits - 1)
+    return {
+        "qweight": words(codes, bits).T, "qzeros": words(stored, bits), "scales": scale.T,
+        "g_idx": index.to(torch.int32),
+    }  # fmt: skip
 
 
 def int_quantized(symmetric: bool = True) -> Callable[[str, Tensor], Written]:

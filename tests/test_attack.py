@@ -20,9 +20,9 @@ def attack() -> Iterator[Any]:
     before, kept = list(sys.path), set(sys.modules)
     spec = importlib.util.spec_from_file_location("attack", SCRIPT)
     assert spec is not None and spec.loader is not None
-    made = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(made)
-    yield made
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    yield module
     sys.path[:] = before
     for name in {"soak", "fuzzed", "calling"} & (set(sys.modules) - kept):
         del sys.modules[name]

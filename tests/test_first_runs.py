@@ -41,8 +41,8 @@ def opened() -> dict[str, set[str]]:
     by_file: dict[str, set[str]] = {}
     for folder, _, names in os.walk(PACKAGE, followlinks=True):
         for path in (Path(folder, name) for name in names if name.endswith(".py")):
-            if made := {*calls(path.read_text(encoding="utf-8"))}:
-                by_file[path.relative_to(PACKAGE).as_posix()] = made
+            if called := {*calls(path.read_text(encoding="utf-8"))}:
+                by_file[path.relative_to(PACKAGE).as_posix()] = called
     return by_file
 
 

@@ -49,14 +49,14 @@ def imports(path: Path) -> list[tuple[str, bool]]:
         if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
         for inner in ast.walk(node)
     }
-    found = []
+    names = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            found += [(alias.name, id(node) in typing_only) for alias in node.names]
+            names += [(alias.name, id(node) in typing_only) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            found.append((str(node.module), id(node) in typing_only))
-    return found
+            names.append((str(node.module), id(node) in typing_only))
+    return names
 
 
 SOURCES = sorted(path for path in ROOT.rglob("*.py") if "__pycache__" not in path.parts)
@@ -131,7 +131,7 @@ def graph() -> dict[str, set[str]]:
         inside = ROOT / path.relative_to(ROOT.parent) if not path.is_relative_to(ROOT) else path
         parts = ("luvc_export", *inside.relative_to(ROOT).with_suffix("").parts)
         files[".".join(parts).removesuffix(".__init__")] = path
-    found: dict[str, set[str]] = {}
+    imports_of: dict[str, set[str]] = {}
     for module, path in files.items():
         used = set()
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -140,8 +140,8 @@ def graph() -> dict[str, set[str]]:
                 used |= {name if name in files else str(node.module) for name in names}
             elif isinstance(node, ast.Import):
                 used |= {alias.name for alias in node.names}
-        found[module] = used & set(files) - {module}
-    return found
+        imports_of[module] = used & set(files) - {module}
+    return imports_of
 
 
 def cycles(edges: dict[str, set[str]]) -> list[list[str]]:

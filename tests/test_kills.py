@@ -34,37 +34,42 @@ print(json.dumps(found))
 
 
 @pytest.fixture(scope="module")
-def told(demo_bundle: Bundle) -> dict[str, tuple[int, str]]:
+def outcomes(demo_bundle: Bundle) -> dict[str, tuple[int, str]]:
     """Exit code and output of each of ``CALLS``."""
     bundle, environment = ("--bundle", str(demo_bundle.folder)), os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     words = json.dumps({name: (*call, *bundle) for name, call in CALLS.items()})
     command = [sys.executable, "-W", "ignore", "-c", ALL, words]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=500, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
-    made: dict[str, tuple[int, str]] = json.loads(done.stdout.splitlines()[-1])
-    return made
+    by_name: dict[str, tuple[int, str]] = json.loads(done.stdout.splitlines()[-1])
+    return by_name
 
 
-def test_killed_at_each_rename_or_by_chance_nothing_is_lost_and_nothing_left(told: dict[str, tuple[int, str]]) -> None:
-    code, out = told["kills"]
+@pytest.mark.slow
+def test_killed_at_each_rename_or_by_chance_nothing_is_lost_and_nothing_left(
+    outcomes: dict[str, tuple[int, str]],
+) -> None:
+    code, out = outcomes["kills"]
     assert code == 0, out
-    said = [line for line in out.splitlines() if "kills" in line]
-    assert len(said) == 6 and all(" 0 faults" in line for line in said)
-    assert all(int(line.split()[1]) >= 2 for line in said if "by renames" in line), "before and after each at least"
+    lines = [line for line in out.splitlines() if "kills" in line]
+    assert len(lines) == 6 and all(" 0 faults" in line for line in lines)
+    assert all(int(line.split()[1]) >= 2 for line in lines if "by renames" in line), "before and after each at least"
 
 
-def test_a_file_written_in_place_is_seen(told: dict[str, tuple[int, str]]) -> None:
+@pytest.mark.slow
+def test_a_file_written_in_place_is_seen(outcomes: dict[str, tuple[int, str]]) -> None:
     """Sabotage: half a plan and half a page lie there after a kill."""
-    code, out = told["careless kills"]
+    code, out = outcomes["careless kills"]
     assert code == 1 and "JSONDecodeError" in out, out
 
 
+@pytest.mark.slow
 def test_links_at_the_names_that_are_written_are_not_followed_and_it_is_seen_if_one_is(
-    told: dict[str, tuple[int, str]],
+    outcomes: dict[str, tuple[int, str]],
 ) -> None:
-    code, out = told["links"]
+    code, out = outcomes["links"]
     assert code == 0 and out.count("1 names, 0 faults") == 2, out
-    code, out = told["careless links"]
+    code, out = outcomes["careless links"]
     assert code == 1 and "wrote through the link at out" in out, out
 
 

@@ -24,7 +24,7 @@ def edited(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Path], bool]:
         assert path.is_file()
         before = made_once._key(maker)
         with monkeypatch.context() as patch:
-            patch.setattr(made_once, "_content", lambda found: found.read_bytes() + b"#" * (found == path))
+            patch.setattr(made_once, "_content", lambda path_read: path_read.read_bytes() + b"#" * (path_read == path))
             return made_once._key(maker) != before
 
     return changes

@@ -22,7 +22,7 @@ from luvc_export.export.families import find
 from luvc_export.export.families.base import Normalise
 from luvc_export.runtime.session import Session
 
-PICTURES = 9
+PICTURES = 4
 #: Of which every prompt is computed by three runtimes: a wrong graph differs in all of them.
 TORCH_PICTURES = 2
 LONGEST = 8
@@ -96,19 +96,19 @@ def after_pictures(images: Sequence[NDArray[np.uint8]], image: int, rows: Sequen
 
 
 def departures(
-    session: Session, asked: Sequence[GlyphCase], prompts: Sequence[Sequence[int]], said: Sequence[Sequence[int]]
+    session: Session, asked: Sequence[GlyphCase], prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]
 ) -> list[str]:
-    """Prompts to which transformers does not greedily give the tokens that were ``said``; all about the same pictures.
+    """Prompts to which transformers does not greedily give the tokens of ``answers``; all about the same pictures.
 
     Answers are appended to their ``prompts``: each of their tokens must have the highest logit.
     """
-    rows = [[*widened(session, prompt), *answer] for prompt, answer in zip(prompts, said, strict=True)]
+    rows = [[*widened(session, prompt), *answer] for prompt, answer in zip(prompts, answers, strict=True)]
     logits = after_pictures(asked[0].images, session.bundle.manifest.prompt.image_token_id, rows)
-    found = []
-    for case, answer, scores in zip(asked, said, logits, strict=True):
+    departed = []
+    for case, answer, scores in zip(asked, answers, logits, strict=True):
         if scores[-len(answer) - 1 : -1].argmax(-1).tolist() != list(answer):
-            found.append(case.prompt)
-    return found
+            departed.append(case.prompt)
+    return departed
 
 
 def test_uncompressed_answers_equal_hugging_face_and_compressed_ones_are_reported(demo_bundle: Bundle) -> None:
@@ -124,13 +124,13 @@ def test_uncompressed_answers_equal_hugging_face_and_compressed_ones_are_reporte
             vision = demo_bundle.entry(plan).vision
             if vision not in seen:  # plans that merge alike share the graph
                 seen[vision] = shown(session, group)
-            said = [greedy(session, prompt, seen[vision]) for prompt in prompts]
-            texts = [session.encoder.tokenizer.decode(ids, skip_special_tokens=True) for ids in said]
+            answers = [greedy(session, prompt, seen[vision]) for prompt in prompts]
+            texts = [session.encoder.tokenizer.decode(ids, skip_special_tokens=True) for ids in answers]
             right[plan] += sum(text == case.answer for text, case in zip(texts, group, strict=True))
-            departed += departures(session, group, prompts, said) if plan == "none" else []
+            departed += departures(session, group, prompts, answers) if plan == "none" else []
     print(f"right of {asked} held-out questions: {right}; other than transformers: {len(departed)}")
     assert departed == []
-    assert asked >= 125 and right["none"] > 0.95 * asked
+    assert asked >= 56 and right["none"] > 0.95 * asked
     assert right["even"] > 0.95 * asked and right["thirds"] > 0.9 * asked
 
 
@@ -138,9 +138,9 @@ def test_departures_notices_another_answer(demo_bundle: Bundle) -> None:
     session = load_bundle(demo_bundle.folder, "cpu", plan="none", threads=1)
     group = pictures()[0][:3]
     prompts, seen = tokens(session, group), shown(session, group)
-    said = [greedy(session, prompt, seen) for prompt in prompts]
-    said[1] = said[0]
-    assert departures(session, group, prompts, said) == [group[1].prompt]
+    answers = [greedy(session, prompt, seen) for prompt in prompts]
+    answers[1] = answers[0]
+    assert departures(session, group, prompts, answers) == [group[1].prompt]
 
 
 @pytest.mark.parametrize("pictures_of_a_question", [1, 2])
@@ -150,12 +150,12 @@ def test_transformers_says_the_same_of_a_whole_prompt_as_after_its_cached_pictur
     session, image = Session(demo_bundle, plan="none", threads=1), demo_bundle.manifest.prompt.image_token_id
     group = next(group for group in pictures() if len(group[0].images) == pictures_of_a_question)[:4]
     rows = [widened(session, prompt) for prompt in tokens(session, group)]
-    for row, made in zip(rows, after_pictures(group[0].images, image, rows), strict=True):
+    for row, logits in zip(rows, after_pictures(group[0].images, image, rows), strict=True):
         ids = torch.tensor([row])
         with torch.no_grad():
             whole = model()(input_ids=ids, mm_token_type_ids=(ids == image).int(), **pixels(group[0].images)).logits[0]
-        assert len(made) < len(row) and whole.std() > 1
-        torch.testing.assert_close(made, whole[-len(made) :], atol=TOLERANCE, rtol=0)
+        assert len(logits) < len(row) and whole.std() > 1
+        torch.testing.assert_close(logits, whole[-len(logits) :], atol=TOLERANCE, rtol=0)
 
 
 @pytest.mark.parametrize("plan", ["even", "thirds"])
@@ -209,8 +209,8 @@ def tie(decoder: Any, embeds: torch.Tensor, placed: Any, mask: torch.Tensor, emp
     plain = decoder.score
     budgets = iter([keep for _, _, keep in decoder.plan.prunes if keep])
 
-    def spy(given: Any) -> torch.Tensor:
-        score = plain(given)
+    def spy(score_input: Any) -> torch.Tensor:
+        score = plain(score_input)
         keep = next(budgets)
         best = score[0, 0].sort(descending=True).values
         gaps.append(float((best[keep - 1] - best[keep]) / best[keep - 1].abs()))

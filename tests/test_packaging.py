@@ -83,19 +83,19 @@ def build(what: str, tree: Path, out: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_an_sdist_builds_the_same_wheel(wheel: Path, tmp_path: Path) -> None:
-    made = build("sdist", checkout(tmp_path / "checkout"), tmp_path / "sdist")
-    assert made.returncode == 0, made.stderr
+    sdist = build("sdist", checkout(tmp_path / "checkout"), tmp_path / "sdist")
+    assert sdist.returncode == 0, sdist.stderr
     with tarfile.open(next((tmp_path / "sdist").glob("luvc_export-*.tar.gz"))) as archive:
         archive.extractall(tmp_path / "unpacked", filter="data")
     (tree,) = (tmp_path / "unpacked").iterdir()
     assert not any((tree / "luvc_export" / part).is_symlink() for part in PARTS)
     again = build("wheel", tree, tmp_path / "again")
     assert again.returncode == 0, again.stderr
-    found = zipfile.ZipFile(next((tmp_path / "again").glob("*.whl")))
+    rebuilt = zipfile.ZipFile(next((tmp_path / "again").glob("*.whl")))
     first = zipfile.ZipFile(wheel)
     names = {name for name in first.namelist() if name.startswith("luvc_export/")}
-    assert names == {name for name in found.namelist() if name.startswith("luvc_export/")}
-    assert all(first.read(name) == found.read(name) for name in names)
+    assert names == {name for name in rebuilt.namelist() if name.startswith("luvc_export/")}
+    assert all(first.read(name) == rebuilt.read(name) for name in names)
 
 
 @pytest.fixture
@@ -110,10 +110,10 @@ def windows(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("what", ["wheel", "sdist", "editable"])
 def test_without_the_links_nothing_is_built(windows: Path, what: str) -> None:
-    made = build(what, windows, windows / "out")
-    assert made.returncode != 0 and not list((windows / "out").iterdir())
-    assert "links in luvc_export are missing" in made.stderr and "a file that says '../engines'" in made.stderr
-    assert "git config core.symlinks true" in made.stderr and "Traceback" not in made.stderr
+    process = build(what, windows, windows / "out")
+    assert process.returncode != 0 and not list((windows / "out").iterdir())
+    assert "links in luvc_export are missing" in process.stderr and "a file that says '../engines'" in process.stderr
+    assert "git config core.symlinks true" in process.stderr and "Traceback" not in process.stderr
 
 
 def test_one_missing_link_is_enough_and_pip_shows_why(windows: Path) -> None:
@@ -121,11 +121,11 @@ def test_one_missing_link_is_enough_and_pip_shows_why(windows: Path) -> None:
         (windows / "luvc_export" / part).unlink()
         (windows / "luvc_export" / part).symlink_to(f"../{part}")
     command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-w", "out", "."]
-    made = subprocess.run(command, cwd=windows, capture_output=True, text=True, check=False)
-    said = made.stdout + made.stderr
-    assert made.returncode != 0 and not list(windows.glob("out/*"))
-    assert f"where: luvc_export/{PARTS[0]}" in said and f"where: luvc_export/{PARTS[1]}" not in said
-    assert "git checkout HEAD -- luvc_export/calibration" in said
+    process = subprocess.run(command, cwd=windows, capture_output=True, text=True, check=False)
+    printed = process.stdout + process.stderr
+    assert process.returncode != 0 and not list(windows.glob("out/*"))
+    assert f"where: luvc_export/{PARTS[0]}" in printed and f"where: luvc_export/{PARTS[1]}" not in printed
+    assert "git checkout HEAD -- luvc_export/calibration" in printed
 
 
 def test_an_sdist_has_all_that_its_tests_need_or_none_of_them(tmp_path: Path) -> None:

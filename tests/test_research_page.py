@@ -98,24 +98,24 @@ def test_a_switch_of_a_plan_is_a_field_an_option_and_its_arithmetic(tmp_path: Pa
 def test_scores_are_compared_on_a_live_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The page's own score among them."""
     [code] = SECTIONS["Compare scores on a live model"]
-    given: dict[str, Any] = {}
+    namespace: dict[str, Any] = {}
     with followed(tmp_path, "Add a score") as name:
-        exec(compile(code, str(PAGE), "exec"), given)
+        exec(compile(code, str(PAGE), "exec"), namespace)
     ours = {one: scores.find(one) for one in scores.built_in()}
     gradual = {one for one, it in ours.items() if "scorer" not in it.settings and not it.needs_positions}
-    assert set(given["found"]) == {"uncompressed", name, *gradual}
-    assert given["found"]["uncompressed"] == len(given["questions"]), "the bundled model knows these"
-    assert re.search(rf"^{name} +\d of {len(given['questions'])}$", capsys.readouterr().out, re.M)
-    assert "forward" not in given["model"].__dict__
+    assert set(namespace["found"]) == {"uncompressed", name, *gradual}
+    assert namespace["found"]["uncompressed"] == len(namespace["questions"]), "the bundled model knows these"
+    assert re.search(rf"^{name} +\d of {len(namespace['questions'])}$", capsys.readouterr().out, re.M)
+    assert "forward" not in namespace["model"].__dict__
 
 
 def test_a_pass_from_outside_runs_and_is_reported(tmp_path: Path) -> None:
     with followed(tmp_path, "Add a pass") as name:
-        made, report = run_passes(negated_twice(), ORT_CPU, passes=pass_list()[:-1])  # lint wants a decoder's inputs
+        negated, report = run_passes(negated_twice(), ORT_CPU, passes=pass_list()[:-1])  # lint wants a decoder's inputs
     done = {item.name: item for item in report.passes}
     assert list(done)[-4:] == ["lower_dialect", name, "fold_shapes", "drop_unread"]
     assert (done[name].fired, done[name].before, done[name].after) == (1, 3, 1)
-    session = onnxruntime.InferenceSession(made.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(negated.SerializeToString(), providers=["CPUExecutionProvider"])
     assert session.run(None, {"x": np.array([-2, 3], np.float32)})[0].tolist() == [2, 3]
 
 
@@ -147,7 +147,7 @@ def test_a_target_from_outside_is_listed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("module", "said"),
+    ("module", "refusal"),
     [
         ("", "an installed target cannot be loaded(.|\n)*l4-fp16 = luvc_l4_fp16:TARGET(.|\n)*remove the package"),
         ("TARGET = 3", "calls a target is something else(.|\n)*got: int(.|\n)*a Target whose name"),
@@ -158,9 +158,9 @@ def test_a_target_from_outside_is_listed(tmp_path: Path) -> None:
     ],
     ids=["nothing", "number", "other name"],
 )
-def test_a_broken_target_is_named(tmp_path: Path, module: str, said: str) -> None:
+def test_a_broken_target_is_named(tmp_path: Path, module: str, refusal: str) -> None:
     entry = SECTIONS["Add a target"][1]
-    with installed(tmp_path, entry, "luvc_l4_fp16", module), pytest.raises(UsageError, match=said):
+    with installed(tmp_path, entry, "luvc_l4_fp16", module), pytest.raises(UsageError, match=refusal):
         targets.find("l4-fp16")
 
 

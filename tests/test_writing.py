@@ -70,12 +70,12 @@ def calls(source: str) -> Iterator[str]:
 
 
 def test_nothing_is_listed_or_written_but_through_the_one_opener() -> None:
-    found: dict[str, set[str]] = {}
+    callers: dict[str, set[str]] = {}
     for path in sorted(Path(name) for name in _sources()):
         relative = path.relative_to(PACKAGE).as_posix()
-        if not relative.startswith("core/files/") and (made := {*calls(path.read_text(encoding="utf-8"))}):
-            found[relative] = made
-    assert found == ALLOWED, "use luvc_export.core.files, or say here why that is not needed"
+        if not relative.startswith("core/files/") and (called := {*calls(path.read_text(encoding="utf-8"))}):
+            callers[relative] = called
+    assert callers == ALLOWED, "use luvc_export.core.files, or say here why that is not needed"
 
 
 def _sources() -> Iterator[str]:

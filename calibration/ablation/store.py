@@ -34,6 +34,7 @@ class Store:
     def __init__(self, path: Path, about: dict[str, Any]) -> None:
         self.path, self.about = path, about
         self.records: dict[str, Any] = {}
+        self._lines: dict[str, str] = {}
         if path.is_file():
             data = read_json(path, _MOST, UsageError, "the file of measurements")
             if not isinstance(data, dict) or not isinstance(data.get("records"), dict):
@@ -55,8 +56,11 @@ class Store:
         return self.records[name]["value"]
 
     def save(self) -> None:
-        """Write whole or not at all."""
-        write_whole(self.path, json.dumps({"about": self.about, "records": self.records}, indent=0) + "\n")
+        """Write whole or not at all, a record a line; each is put to words once and never changes."""
+        for name in self.records.keys() - self._lines.keys():
+            self._lines[name] = f"{json.dumps(name)}: {json.dumps(self.records[name])}"
+        lines = ",\n".join(self._lines[name] for name in self.records)
+        write_whole(self.path, f'{{"about": {json.dumps(self.about)}, "records": {{\n{lines}\n}}}}\n')
 
 
 def pack(right: list[bool]) -> str:

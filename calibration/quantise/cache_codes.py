@@ -39,6 +39,9 @@ _PARTS = ("key", "value")
 #: What stands between a rotation and a cache: operators that move or convert numbers.
 _LAYOUT = ("Cast", "Concat", "Gather", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze")
 
+#: What makes channels or sizes anew: a rotation behind it is not of these keys.
+_NEW = ("Attention", "Gemm", "MatMul", "MatMulNBits", "Shape")
+
 
 def turned_channels(graph: ir.Graph, past: str) -> int:
     """Return how many channels of a key head rotation turns, the first ones; 0 where its keys are not rotated.
@@ -48,8 +51,10 @@ def turned_channels(graph: ir.Graph, past: str) -> int:
         past: Its input with the keys of a layer.
 
     Raises:
-        CheckFailed: They are rotated by something whose pairs are not known here.
+        CheckFailed: They are rotated by something whose pairs are not known here, or what stands between a rotation and
+            the cache could change which channels are a pair.
     """
+    between: list[str] = []
     value = _join(next(value for value in graph.inputs if value.name == past)).inputs[1]
     while value is not None and (node := value.producer()) is not None:
         if node.op_type == "RotaryEmbedding" and not node.domain:
@@ -63,11 +68,38 @@ def turned_channels(graph: ir.Graph, past: str) -> int:
                     expected="halves of a fixed number of channels",
                     fix="leave its caches in the precision of its graphs",
                 )
+            if between:
+                raise CheckFailed(
+                    "what stands between a rotation of keys and their cache is not known",
+                    where=past,
+                    got=", ".join(between),
+                    expected=", ".join(_LAYOUT),
+                    fix="leave its caches in the precision of its graphs",
+                )
             return 2 * width
         if node.domain or node.op_type not in _LAYOUT:
-            return 0
-        value = node.inputs[0]
+            between.append(node.op_type)
+        value = _rotated(node)
     return 0
+
+
+def _rotated(node: ir.Node) -> ir.Value | None:
+    """The input of ``node`` that is computed from a rotation; None where there is none."""
+    seen: set[ir.Value] = set()
+    for first in node.inputs:
+        behind = [first]
+        while behind:
+            value = behind.pop()
+            if value is None or value in seen:
+                continue
+            seen.add(value)
+            before = value.producer()
+            if before is None or before.op_type in _NEW:
+                continue
+            if before.op_type == "RotaryEmbedding" and not before.domain:
+                return first
+            behind += before.inputs
+    return None
 
 
 def magnitudes(keys: NDArray[np.float32], turned: int) -> NDArray[np.float32]:

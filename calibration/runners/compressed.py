@@ -17,6 +17,7 @@ from luvc_export.calibration.runners.graph import Decoded
 from luvc_export.core import graph_io
 from luvc_export.core.plan import Plan
 from luvc_export.export.checkpoint import Checkpoint
+from luvc_export.export.compression.scores import ScoreInput
 from luvc_export.export.llm.decoder import Decoder
 from luvc_export.export.llm.span import empty_caches
 from luvc_export.export.processor import normalise
@@ -154,7 +155,7 @@ class Watch:
         self.decoder.score = self._score
         del self.decoder._layer
 
-    def _scored(self, given: Any) -> Tensor:
+    def _scored(self, given: ScoreInput) -> Tensor:
         score = self._score(given)
         self.scores.append(score.float().numpy())
         return score

@@ -1,12 +1,16 @@
 """Merge units of clips along time between encoder blocks, and bring them back, in static shapes.
 
-Every place of the grid is a line of its own, as every row is where OIM merges columns: each round its most similar pair
-of neighbours in time merges, and a pair's mean counts by size. What is left of all places then stands as so many
-frames, whose units at one number need not be of one moment.
+Every place of the grid is a line of its own, as every row is where OIM merges columns: each round that pair of
+neighbours in time merges which adds least to the squares inside (Ward 1963, here of normed units: the distance of two
+means times a * b / (a + b), a and b how many they are of), and a pair's mean counts by size. Without the sizes a long
+still stretch drew short ones in. What is left of all places then stands as so many frames, whose units at one number
+need not be of one moment.
 
 Most of a film stands still, so the pairs that compete are nearly equal, and a cosine near 1 has lost what tells them
 apart: two back-ends chose by its rounding, with answers that differed. The squared distance of the normed units is
-twice what a cosine lacks of 1 and keeps its digits; below ``STILL`` a pair counts as equal, and the first one merges.
+twice what a cosine lacks of 1 and keeps its digits; below ``STILL``, and below ``QUIET`` of a place's largest change, a
+pair counts as equal, and the first one merges. Else each place would choose by its grain where more units are left than
+it has changes, and places that change together would stand in different frames.
 
 Shapes: c clips of M frames, K frames left of each, U units of a frame, P patches of a unit, C channels.
 """
@@ -23,6 +27,8 @@ from luvc_export.export.compression import spu
 
 #: Far above what fp32 rounds in a block or two, far below what moving changes.
 STILL = 1e-9
+#: Of a place's largest squared distance: on films of digits 0.01 and 0.03 are alike, 0.1 and more harm.
+QUIET = 0.01
 
 
 class Merged(NamedTuple):
@@ -60,7 +66,9 @@ def decide(before: Tensor, how: TimeMerge) -> Tensor:
     left = before
     for count in range(how.frames, how.keep, -1):
         place = torch.tensor([*range(count)])
-        closest = spu.best(-apart(left), 1)  # of a pair, its first unit
+        sizes = joins.sum(2)
+        both = sizes[:, :-1] * sizes[:, 1:] / (sizes[:, :-1] + sizes[:, 1:])
+        closest = spu.best(-apart(left) * both, 1)  # of a pair, its first unit
         target = place - (place > closest).to(torch.int64)
         joins = (target[:, None, :] == place[:-1, None]).float() @ joins
         left = mean(joins, before)
@@ -68,10 +76,11 @@ def decide(before: Tensor, how: TimeMerge) -> Tensor:
 
 
 def apart(units: Tensor) -> Tensor:
-    """Squared distance of normed neighbours, fp32 [n, K, F] to [n, K - 1]; 0 where they are equal but for rounding."""
+    """Squared distance of normed neighbours, fp32 [n, K, F] to [n, K - 1]; 0 where they are equal but for grain."""
     unit = torch.nn.functional.normalize(units, dim=-1)
     squared = (unit[:, :-1] - unit[:, 1:]).square().sum(-1)
-    return torch.where(squared < STILL, 0.0, squared)
+    quiet = (QUIET * squared.amax(1, keepdim=True)).clamp_min(STILL)
+    return torch.where(squared < quiet, 0.0, squared)
 
 
 def mean(joins: Tensor, values: Tensor) -> Tensor:

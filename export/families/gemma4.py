@@ -13,7 +13,7 @@ from transformers import Gemma4Config, Gemma4ForConditionalGeneration
 
 from luvc_export.core.plan import Plan
 from luvc_export.core.shapes import DecoderShape, EncoderShape, LayerShape
-from luvc_export.core.tiling import ClipImages, Tiling
+from luvc_export.core.tiling import ClipImages, Tiling, Video
 from luvc_export.errors import CheckpointError
 from luvc_export.export.families.base import (
     POSITION_COPIES,
@@ -147,7 +147,6 @@ class Gemma4(Family):
     model_type = "gemma4"
     limits = (
         "audio",
-        "videos",
         "mixtures of experts",
         "compression inside transformers",
     )
@@ -233,6 +232,11 @@ class Gemma4(Family):
         """The processor's marks around a picture."""
         plain = super().cut(config, grid)
         return replace(plain, written=(config.boi_token_id, *plain.written, config.eoi_token_id))
+
+    def video(self, config: Any) -> Video | None:
+        """Each frame a picture of few tokens behind its time (``Gemma4Processor.replace_video_token``)."""
+        written = ("{clock} ", config.boi_token_id, self.image_token_id(config), config.eoi_token_id)
+        return Video("<|video|>", 1, written, between=" ", tokens=SOFT_TOKENS[0])
 
     def reference_inputs(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -97,13 +97,14 @@ class Lfm2Decoder(Decoder):
 
 
 class Lfm2Vl(Family):
-    """LFM2-VL."""
+    """LFM2-VL. Its tower takes any grid; tiles are of 512 pixels, for pictures larger than two of them."""
 
     model_type = "lfm2_vl"
     text_models = ("lfm2",)
     pixels = replace(HALF, resample="bilinear")
+    tiling = "closest_ratio_of_large"
     limits = (
-        "tiles, beside which its processor shows the picture in another size",
+        "thumbnails beside tiles in another shape than a tile's",
         "compression inside transformers",
     )
 
@@ -174,9 +175,18 @@ class Lfm2Vl(Family):
         return processor
 
     def cut(self, config: Any, grid: tuple[int, int]) -> Tiling:
-        """The processor's marks around a picture."""
-        plain = super().cut(config, grid)
-        return replace(plain, written=("<|image_start|>", *plain.written, "<|image_end|>"))
+        """Marks around a picture; tiles row by row, each behind its label, and the whole picture after them.
+
+        The processor shows the whole in a size of its own, up to 256 tokens in the picture's shape; here it is as large
+        as a tile, which is the same for square pictures.
+        """
+        rows, columns = grid
+        labels = [f"<|img_row_{row + 1}_col_{column + 1}|>" for row in range(rows) for column in range(columns)]
+        marks = [""] if grid == (1, 1) else [*labels, "<|img_thumbnail|>"]
+        image = self.image_token_id(config)
+        inside = [part for mark in marks for part in ((mark, image) if mark else (image,))]
+        whole: Literal["none", "last"] = "none" if grid == (1, 1) else "last"
+        return Tiling(("<|image_start|>", *inside, "<|image_end|>"), grid, whole)
 
     def reference_inputs(
         self,

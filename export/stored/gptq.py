@@ -6,10 +6,14 @@ Layout: https://github.com/ModelCloud/GPTQModel/blob/main/gptqmodel/nn_modules/q
 (``convert_gptq_v2_to_v1_format``).
 
 ``checkpoint_format`` is wrong in the wild (vllm-project/vllm#38966): where every zero is the same, that zero decides.
+
+``dynamic`` gives modules other bits or groups, by patterns matched from a name's beginning, the first that does; ``-:``
+before one leaves its modules in 16 bits (GPTQModel's ``dynamic_get``).
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -39,19 +43,47 @@ _BITS = (4, 8)
 
 def read(config: Mapping[str, Any], tensors: Mapping[str, StoredTensor], where: str) -> Stored:
     """See ``base.Reader``."""
-    bits, form = config.get("bits"), str(config.get("checkpoint_format") or "gptq")
-    if bits not in _BITS or form not in _FORMATS:
+    form = str(config.get("checkpoint_format") or "gptq")
+    asked = {name: _asked(config, name, where) for name in modules(tensors, "qweight")}
+    unread = [bits for bits in (config.get("bits"), *(bits for bits, _ in asked.values())) if bits not in _BITS]
+    if unread or form not in _FORMATS:
         raise CheckpointError(
             "GPTQ checkpoints of this kind are not read",
             where=where,
-            got=f"{bits} bits, checkpoint_format {form}",
+            got=f"{unread[0] if unread else config.get('bits')} bits, checkpoint_format {form}",
             expected="4 or 8 bits, checkpoint_format gptq or gptq_v2",
             fix="take such a checkpoint, or the 16-bit one and luvc-export calibrate --precision q4",
         )
-    names = modules(tensors, "qweight")
-    parts = {name: _parts(name, tensors, bits, config.get("group_size")) for name in names}
-    offset, note = _offset([one["qzeros"] for one in parts.values()], bits, form, config.get("sym"), where)
-    return Stored("gptq", tuple(_linear(name, one, bits, offset) for name, one in parts.items()), (note,))
+    parts = {name: _parts(name, tensors, bits, group) for name, (bits, group) in asked.items()}
+    offsets, notes = {}, []
+    for width in sorted({bits for bits, _ in asked.values()}):
+        zeros = [one["qzeros"] for name, one in parts.items() if asked[name][0] == width]
+        offsets[width], note = _offset(zeros, width, form, config.get("sym"), where)
+        notes.append(note)
+    linears = (_linear(name, one, asked[name][0], offsets[asked[name][0]]) for name, one in parts.items())
+    return Stored("gptq", tuple(linears), tuple(dict.fromkeys(notes)))
+
+
+def _asked(config: Mapping[str, Any], name: str, where: str) -> tuple[Any, object]:
+    """Bits and group of a module, as ``dynamic`` or else the config says.
+
+    Raises:
+        CheckpointError: ``dynamic`` is no table of settings by pattern.
+    """
+    dynamic = config.get("dynamic") or {}
+    try:
+        for pattern, settings in dynamic.items():
+            if not pattern.startswith("-:") and re.match(pattern.removeprefix("+:"), name):
+                return settings.get("bits", config.get("bits")), settings.get("group_size", config.get("group_size"))
+    except (AttributeError, TypeError, re.error) as error:
+        raise CheckpointError(
+            "the config's settings by module cannot be read",
+            where=f"{where}: dynamic",
+            got=repr(dynamic)[:80],
+            expected='{"+:PATTERN": {"bits": 8}, "-:PATTERN": {}}',
+            fix=AGAIN,
+        ) from error
+    return config.get("bits"), config.get("group_size")
 
 
 def _parts(name: str, tensors: Mapping[str, StoredTensor], bits: int, stated: object) -> dict[str, StoredTensor]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from luvc_export.export.surgeon import evaluate
+from luvc_export.export.surgeon import evaluate, node_order
 from luvc_export.export.surgeon.graph import Surgery, is_external, readers, source, strip, value
 
 
@@ -45,7 +45,7 @@ def fold(surgery: Surgery, limit: int) -> bool:
 
 def _decided(surgery: Surgery) -> set[int]:
     """Nodes that see nothing but constants and the number of images."""
-    surgery.graph.toposort()
+    node_order.sort(surgery.graph)
     image = next(tensor for tensor in surgery.graph.inputs if tensor.name == "image")
     decided: set[int] = set()
     for node in surgery.graph.nodes:

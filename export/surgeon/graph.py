@@ -26,6 +26,7 @@ from luvc_export.core.operators import DOMAIN as PLUGIN_DOMAIN
 from luvc_export.core.plan import Plan
 from luvc_export.core.target import Precision, TargetSpec
 from luvc_export.errors import CheckFailed
+from luvc_export.export.surgeon import node_order
 
 #: Domain of fused nodes, which carry ONNX bodies. Plugin nodes, which carry none, are of another.
 DOMAIN = "luvc"
@@ -108,7 +109,7 @@ class Surgery:
 
     def close(self) -> onnx.ModelProto:
         """Export with functions, versions and metadata in place."""
-        self.graph.cleanup().toposort()
+        node_order.tidy(self.graph)
         with _quiet():
             model: onnx.ModelProto = gs.export_onnx(self.graph, do_type_check=False)
         model.ir_version = self.target.ir_version
@@ -133,7 +134,7 @@ class Surgery:
 
     def size(self) -> int:
         """``size`` of what ``close`` gives; nodes that nothing reads go and the others are put in order."""
-        self.graph.cleanup().toposort()
+        node_order.tidy(self.graph)
         done, counted = set[int](), 0
         for node in self.graph.nodes:
             folded = all(isinstance(item, gs.Constant) or id(item) in done for item in node.inputs)
@@ -143,9 +144,11 @@ class Surgery:
                 counted += 1
         return counted
 
-    def say(self, key: str, value: str) -> None:
-        """Set a metadata property of the model."""
+    def say(self, key: str, value: str, closed: onnx.ModelProto | None = None) -> None:
+        """Set a metadata property of the model, and of what ``close`` gave."""
         self._props = [item for item in self._props if item[0] != key] + [(key, value)]
+        if closed is not None:
+            onnx.helper.set_model_props(closed, dict(self._props))
 
     def skip(self, reason: str) -> None:
         """Note once why something was left alone."""

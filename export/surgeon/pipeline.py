@@ -69,5 +69,5 @@ def run_passes(
     report = GraphReport(target.name, tuple(reports), *counts, flops.by_layer(result, surgery.plan))
     earlier = {item.key: item.value for item in model.metadata_props}.get(REPORT_KEY)
     history = [*(json.loads(earlier) if earlier else []), report.to_json()]
-    surgery.say(REPORT_KEY, json.dumps(history))
-    return surgery.close(), report
+    surgery.say(REPORT_KEY, json.dumps(history), result)
+    return result, report

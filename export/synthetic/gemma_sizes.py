@@ -106,7 +106,8 @@ def _gemma_4_e2b() -> Preset:
         "max_soft_tokens": 280,
     }
     tokens = {0: "<pad>", 1: "<eos>", 2: "<bos>", 255999: "<|image>", 258880: "<|image|>", 258882: "<image|>"}
-    return Preset("google/gemma-4-E2B-it", config, tokens, "<|image|>", "<eos>", processor)
+    tokens |= {258884: "<|video|>"}
+    return Preset("google/gemma-4-E2B-it", config, tokens, "<|image|>", "<eos>", processor, "<|video|>")
 
 
 PRESETS = {"paligemma-3b": _paligemma(), "gemma4-e2b": _gemma_4_e2b()}

@@ -34,7 +34,7 @@ SCHEMA_VERSION = 3
 #: That of bundles without states beside the caches, which are written as before.
 _WITHOUT_STATES = 2
 #: Of ``Video``, in the JSON only where there are some.
-_AROUND = ("opening", "between", "closing", "pooled", "template")
+_AROUND = ("opening", "between", "closing", "pooled", "template", "tokens")
 
 Fit = Literal["pad", "stretch", "crop"]
 WeightsMode = Literal["copy", "reference", "none"]

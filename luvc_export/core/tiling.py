@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 #: How a family's processor chooses among grids of tiles, see ``runtime.media.tile_selection``.
-TilingRule = Literal["best_resolution", "closest_ratio", "longest_edge"]
+TilingRule = Literal["best_resolution", "closest_ratio", "longest_edge", "closest_ratio_of_large"]
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,7 @@ class Video:
         closing: Stands behind the last image: text, or an id beyond the tokenizer, as in ``Tiling.written``.
         pooled: Units (rows, columns) of one image where the model pools frames and not pictures: a plan is for either.
         template: The chat template of chats with a video, where the processor takes another one for them.
+        tokens: Most visual tokens of an image where nobody names a ceiling and the bundle has a size below this one.
     """
 
     marker: str
@@ -86,6 +87,7 @@ class Video:
     closing: str | int = ""
     pooled: tuple[int, int] | None = None
     template: str | None = None
+    tokens: int | None = None
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from luvc_export.packing.answer import Answer, answer
 from luvc_export.packing.contents import SCRIPT, check_plugins, copy_files, given_wheels, write_manifest, write_wheel
 from luvc_export.packing.record import CASES, PLUGINS, WHEELS, CasesKind, Pack
 from luvc_export.pipeline import prepare_build
+from luvc_export.pipeline.engines import check_strict
 from luvc_export.runtime.session import Session
 from luvc_export.version import VERSION
 
@@ -75,6 +76,7 @@ def write_pack(
     wheels_folder: Path | None = None,
     device_memory_gib: float | None = None,
     overwrite: bool = False,
+    strict: bool = False,
     progress: Progress = lambda stage, done: None,
 ) -> Packed:
     """Write a pack of one plan to ``output``, whole or not at all.
@@ -96,11 +98,12 @@ def write_pack(
         wheels_folder: Wheels to put in.
         device_memory_gib: Memory of the device; None for the target's largest variant.
         overwrite: Replace an existing pack or bundle.
+        strict: Refuse codes of a quantised checkpoint that the engines would hold widened or rounded again.
         progress: Told (stage, fraction of it done).
 
     Raises:
         UsageError: An unknown target or plan, a target without a system of its own, a case that does not fit, plugins
-            for another machine.
+            for another machine, with ``strict`` such codes.
         BundleError: The bundle has no weights, or they cannot lie flat beside the graphs.
         PlanError: The plan does not fit on the device.
         MachineError: Memory or packages are missing here.
@@ -124,6 +127,8 @@ def write_pack(
         device_memory_gib=device_memory_gib,
         progress=progress,
     )
+    if strict:
+        check_strict(prepared.graphs, device)
     name, capacity, manifest = prepared.plan, prepared.capacity, bundle.manifest
     asked, answers = _reference(bundle, plan, capacity, chosen, progress)
     with writing_to(output), bundles.writing(Path(output).resolve(), overwrite) as folder:

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 INPUTS = (
     ("prompt", "TYPE_STRING", 1),
     ("image", "TYPE_STRING", -1),
+    ("video", "TYPE_STRING", -1),
+    ("fps", "TYPE_FP32", 1),
     ("max_tokens", "TYPE_INT32", 1),
     ("temperature", "TYPE_FP32", 1),
     ("top_k", "TYPE_INT32", 1),
@@ -36,8 +38,6 @@ OUTPUTS = (
 _KINDS = {"auto": "KIND_AUTO", "cpu": "KIND_CPU", "openvino": "KIND_CPU"}
 #: First line of every file written here.
 MARK = "# Written by luvc-export triton."
-#: What a model is asked before it is ready, files of the folder ``warmup``: name, type, dims.
-WARM_UP = (("prompt", "TYPE_STRING", 1), ("image", "TYPE_STRING", 1), ("max_tokens", "TYPE_INT32", 1))
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,9 @@ class ModelConfig:
         name: Of the model.
         backend: See ``runtime.backends``.
         instances: Sessions, on each device.
-        warm_up: Ask a picture before the model is ready.
+        warm_up: Ask a picture, or a clip, before the model is ready.
         parameters: For ``triton.model``: bundle, plan, backend, threads, arithmetic.
+        frames: Of the clip that warms up a plan for whole clips; 0 for a picture.
     """
 
     name: str
@@ -57,6 +58,7 @@ class ModelConfig:
     instances: int = 1
     warm_up: bool = True
     parameters: dict[str, str] = field(default_factory=dict)
+    frames: int = 0
 
     def text(self) -> str:
         """The file."""
@@ -73,11 +75,11 @@ class ModelConfig:
             for key, value in sorted(self.parameters.items())
         ]
         if self.warm_up:
-            lines.append('model_warmup {\n  name: "picture"')
+            lines.append(f'model_warmup {{\n  name: "{"clip" if self.frames else "picture"}"')
             lines += [
                 f"  inputs {{ key: {_quoted(name)} value {{ data_type: {kind} dims: [ {dims} ] "
                 f"input_data_file: {_quoted(name)} }} }}"
-                for name, kind, dims in WARM_UP
+                for name, kind, dims in warm_up_inputs(self.frames)
             ]
             lines.append("}")
         return "\n".join(lines) + "\n"
@@ -102,11 +104,17 @@ def bytes_tensor(*items: bytes) -> bytes:
     return b"".join(len(item).to_bytes(4, "little") + item for item in items)
 
 
-def warm_up_files(picture: bytes) -> dict[str, bytes]:
-    """Files of the folder ``warmup``: a picture (PNG, say), a prompt, two tokens."""
+def warm_up_inputs(frames: int) -> tuple[tuple[str, str, int], ...]:
+    """What a model is asked before it is ready, files of the folder ``warmup``: name, type, dims."""
+    shown = ("video", "TYPE_STRING", frames) if frames else ("image", "TYPE_STRING", 1)
+    return ("prompt", "TYPE_STRING", 1), shown, ("max_tokens", "TYPE_INT32", 1)
+
+
+def warm_up_files(picture: bytes, frames: int = 0) -> dict[str, bytes]:
+    """Files of the folder ``warmup``: a picture (PNG, say) or a clip of so many such frames, a prompt, two tokens."""
     return {
         "prompt": bytes_tensor(b"What is this?"),
-        "image": bytes_tensor(picture),
+        "video" if frames else "image": bytes_tensor(*[picture] * max(frames, 1)),
         "max_tokens": (2).to_bytes(4, "little"),
     }
 

@@ -9,33 +9,45 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from luvc_export.errors import UsageError
-from luvc_export.runtime.prompt.encoder import Question
+from luvc_export.runtime.media.video import DEFAULT_FPS, DEFAULT_FRAMES, check_fps, open_video
+from luvc_export.runtime.prompt.encoder import Question, VideoClip
 from luvc_export.serve.media.addresses import data_bytes
 
 #: The elements of an input tensor, or None where there is none.
 Get = Callable[[str], "Sequence[Any] | None"]
 
-#: Pictures of a request.
+#: Pictures of a request; a clip counts as one.
 MAX_IMAGES = 16
+#: Frames of a clip that come as pictures.
+MAX_FRAMES = 256
 _ROLES = ("system", "user", "assistant")
 
 
-def question_from(get: Get) -> Question:
-    """What is asked: ``prompt`` after the pictures of ``image``, or ``messages`` in OpenAI's or Hugging Face's form.
+def question_from(get: Get, frames: Callable[[], int] = lambda: DEFAULT_FRAMES) -> Question:
+    """What is asked: ``prompt`` after ``image`` and ``video``, or ``messages`` in OpenAI's or Hugging Face's form.
+
+    Args:
+        get: Reads a tensor.
+        frames: How many frames of a film are looked at; asked where there is one.
 
     Raises:
         UsageError: Neither or both, or they are not of that form.
         ApiError: A ``data:`` address is none.
+        MachineError: A film, and PyAV is not installed.
     """
     pictures, prompt, messages = [picture(item) for item in get("image") or ()], _text(get, "prompt"), get("messages")
     if (prompt is None) == (messages is None):
         raise UsageError("give a prompt or messages", where="prompt", got="neither" if prompt is None else "both")
+    shown = clip(get, frames)
+    clips = [] if shown is None else [shown]
     chat: list[dict[str, Any]]
+    media: list[bytes | VideoClip]
     if prompt is not None:
-        content = [*({"type": "image"} for _ in pictures), {"type": "text", "text": prompt}]
-        chat, media = [{"role": "user", "content": content}], pictures
+        kinds = ["image"] * len(pictures) + ["video"] * len(clips)
+        chat = [{"role": "user", "content": [*({"type": kind} for kind in kinds), {"type": "text", "text": prompt}]}]
+        media = [*pictures, *clips]
     else:
-        chat, media = _chat(str(_text(get, "messages")), pictures)
+        chat, media = _chat(str(_text(get, "messages")), pictures, clips)
     if len(media) > MAX_IMAGES:
         raise UsageError("too many pictures", where="image", got=len(media), expected=f"at most {MAX_IMAGES}")
     return Question(tuple(chat), tuple(media), prompt)
@@ -75,14 +87,47 @@ def picture(item: bytes | str) -> bytes:
     return data
 
 
-def _chat(text: str, pictures: list[bytes]) -> tuple[list[dict[str, Any]], list[bytes]]:
-    """Messages with plain parts, and the pictures their parts stand for: those given, or their own ``data:``."""
+def clip(get: Get, frames: Callable[[], int] = lambda: DEFAULT_FRAMES) -> VideoClip | None:
+    """The clip of ``video``: several pictures are its frames, ``fps`` a second; one item is a film or an animation.
+
+    Raises:
+        UsageError: ``fps`` without a clip or out of range, too many frames, or a film that cannot be read.
+        ApiError: A ``data:`` address is none.
+        MachineError: A film, and PyAV is not installed.
+    """
+    shown, fps = [part for item in get("video") or () for part in _parts(item)], _number(get, "fps")
+    if fps is not None:
+        check_fps(fps)
+    if not shown:
+        if fps is not None:
+            raise UsageError("fps is of a clip, and there is none", where="fps", got=fps, fix="give video, or no fps")
+        return None
+    if len(shown) > MAX_FRAMES:
+        raise UsageError("too many frames", where="video", got=len(shown), expected=f"at most {MAX_FRAMES}")
+    if len(shown) > 1:
+        return VideoClip(tuple(shown), DEFAULT_FPS if fps is None else fps)
+    sampled = open_video(shown[0], frames(), fps)
+    return VideoClip(sampled.frames, sampled.fps, sampled.times)
+
+
+def _parts(item: bytes | str) -> list[bytes]:
+    """Bytes of one item, of a ``data:`` address with commas several."""
+    data = item.encode() if isinstance(item, str) else bytes(item)
+    if data[:5].lower() == b"data:":
+        return data_bytes(data.decode("latin-1"), "video")
+    return [picture(data)]
+
+
+def _chat(
+    text: str, pictures: list[bytes], clips: list[VideoClip]
+) -> tuple[list[dict[str, Any]], list[bytes | VideoClip]]:
+    """Messages with plain parts, and what their parts stand for: pictures and clips given, or their own ``data:``."""
     messages = _json(text, "messages")
     if not isinstance(messages, list) or not messages:
         raise UsageError("messages are a JSON list", where="messages", got=text[:80])
     chat: list[dict[str, Any]] = []
-    media: list[bytes] = []
-    waiting = iter(pictures)
+    media: list[bytes | VideoClip] = []
+    waiting, unseen = iter(pictures), iter(clips)
     for index, message in enumerate(messages):
         where = f"messages[{index}]"
         role = message.get("role") if isinstance(message, dict) else None
@@ -102,15 +147,25 @@ def _chat(text: str, pictures: list[bytes]) -> tuple[list[dict[str, Any]], list[
                 if following is None:
                     raise UsageError("there are fewer pictures than image parts", where="image", got=len(pictures))
                 media.append(following)
+            elif kind == "video" and set(part) == {"type"}:
+                of_video = next(unseen, None)
+                if of_video is None:
+                    raise UsageError("there are fewer clips than video parts", where="video", got=len(clips))
+                media.append(of_video)
+                parts.append({"type": "video"})
+                continue
             elif isinstance(address, str):
                 media.append(data_bytes(address, where)[0])
             else:
-                expected = 'text, {"type": "image"} for the next of image, or image_url with a data: address'
+                expected = 'text, {"type": "image"} for the next of image, {"type": "video"} for the clip of video,'
+                expected += " or image_url with a data: address"
                 raise UsageError("this part is not understood", where=f"{where}.content[{number}]", expected=expected)
             parts.append({"type": "image"})
         chat.append({"role": role, "content": parts})
     if next(waiting, None) is not None:
         raise UsageError("there are more pictures than image parts", where="image", got=len(pictures))
+    if next(unseen, None) is not None:
+        raise UsageError("no video part stands for the clip", where="video", fix='put {"type": "video"} into a message')
     return chat, media
 
 

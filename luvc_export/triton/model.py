@@ -84,7 +84,7 @@ class TritonPythonModel:
 
         defaults = self._session.bundle.manifest.generation
         options = self._session.grammars.guided(sampling_of_request(sampling_of(get), defaults))
-        ready = self._session.prepare_row(question_from(get), options)
+        ready = self._session.prepare_row(question_from(get, self._session.video_frames), options)
         streams = _wants_stream(get)
         if sender.is_cancelled():
             raise CancelledError(0)

@@ -42,7 +42,7 @@ class RepositoryOptions:
         instances: Sessions, on each device.
         threads: CPU threads of each; None for all cores.
         arithmetic: See ``runtime.backends``.
-        warm_up: Ask a picture before a model is ready.
+        warm_up: Ask a picture, or a clip, before a model is ready.
         copy: Put the bundle into the repository, which can then be moved; else its path is written down.
         overwrite: Replace models of these names, if this command wrote them.
     """
@@ -69,7 +69,7 @@ def write_repository(
         Names of the models.
 
     Raises:
-        UsageError: Two of one name, no such plan, a plan that takes whole videos alone, or something else has the name.
+        UsageError: Two of one name, no such plan, a plan of pictures in tiles, or something else has the name.
         BundleError: See ``luvc_export.bundle.folder.load``.
     """
     check_file_name(folder, "the repository")
@@ -82,9 +82,9 @@ def write_repository(
         if name in models:
             raise UsageError("two models have one name", where=spec, got=name, fix="rename one bundle's folder")
         bundle = load(path, verify, progress)
-        if bundle.entry(plan).plan.sharing.images > 1:
-            fix = f"name a plan for single pictures: luvc-export inspect {path} says what each plan is for"
-            what = "this plan takes whole videos, or pictures in tiles, alone, which Triton's model does not"
+        if bundle.entry(plan).plan.sharing.kind == "tiles":
+            fix = f"name a plan for whole pictures: luvc-export inspect {path} says what each plan is for"
+            what = "this plan takes pictures in tiles alone, which Triton's model does not"
             raise UsageError(what, where=spec, fix=fix)
         models[name] = bundle, plan
         _check_place(folder / name, options.overwrite)
@@ -102,16 +102,19 @@ def _write_model(scratch: Path, name: str, bundle: Bundle, plan: str | None, opt
     parameters |= {"threads": str(options.threads)} if options.threads else {}
     # The back-end moves no tensor of ours to a GPU: pictures and text are read by the host.
     parameters["FORCE_CPU_ONLY_INPUT_TENSORS"] = "yes"
-    config = ModelConfig(name, options.backend, options.instances, options.warm_up, parameters)
+    entry = bundle.entry(plan)
+    sharing = entry.plan.sharing
+    frames = sharing.images * bundle.manifest.image.frames if sharing.kind == "clip" else 0
+    config = ModelConfig(name, options.backend, options.instances, options.warm_up, parameters, frames)
     make_folder(scratch / "1")
     write_new(scratch / "config.pbtxt", config.text().encode())
     write_new(scratch / "1" / "model.py", PROGRAM.encode())
     if options.warm_up:
         make_folder(scratch / "warmup")
         picture = io.BytesIO()
-        height, width = bundle.entry(plan).size
+        height, width = entry.size
         Image.new("RGB", (width, height)).save(picture, "PNG")
-        for file, data in warm_up_files(picture.getvalue()).items():
+        for file, data in warm_up_files(picture.getvalue(), frames).items():
             write_new(scratch / "warmup" / file, data)
     if options.copy:
         make_folder(scratch / COPY)

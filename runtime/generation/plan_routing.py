@@ -78,7 +78,7 @@ class PlanRouter:
             return self.default
         largest = max((picture_size(picture) for picture in shown), key=lambda size: size[0] * size[1])
         if all(isinstance(item, OpenedClip) for item in asked.media):
-            return self[self._sized(self._for_videos(), largest, most)]
+            return self[self._sized(self._for_videos(), largest, most or self._usual())]
         tiled = self._bundle.tiled_plan(self.default.plan_name)
         if tiled is not None and not any(isinstance(item, OpenedClip) for item in asked.media):
             name = self._sized(tiled, largest, most)
@@ -114,6 +114,10 @@ class PlanRouter:
         """Frames to sample from a video: those of the plan that takes whole ones, else at most ``most`` that fit."""
         manifest = self._bundle.manifest
         plan = self.default.plan if self._another is None else self._bundle.entry(self._for_videos()).plan
+        most_tokens = self._image_tokens or self._usual()
+        if self._another is not None and most_tokens is not None:
+            sizes = self._sizes(self._for_videos(), most_tokens)
+            plan = max((self._bundle.entry(name).plan for name in sizes.values()), key=lambda one: one.units)
         if plan.sharing.kind == "clip":
             return plan.sharing.images * manifest.image.frames
         room = manifest.decoder.context - manifest.prompt.text_capacity
@@ -125,6 +129,14 @@ class PlanRouter:
 
     def _for_videos(self) -> str:
         return self._bundle.video_plan(self.default.plan_name) or self.default.plan_name
+
+    def _usual(self) -> int | None:
+        """Ceiling of a frame's visual tokens where nobody named one: the family's, if the bundle has a size below."""
+        video = self._bundle.manifest.prompt.video
+        if self._another is None or video is None or video.tokens is None:
+            return None
+        units = [self._bundle.entry(name).plan.units for name in self._bundle.sizes_of(self._for_videos()).values()]
+        return video.tokens if min(units) <= video.tokens else None
 
     def _sized(self, name: str, largest: tuple[int, int], most: int | None) -> str:
         """Of ``name`` and its variants for other image sizes, the one that fits ``largest`` best below ``most``."""

@@ -68,10 +68,23 @@ def _longest_edge(size: Pair, grids: Sequence[Pair], tile: Pair) -> int:
     return grids.index(wanted) if wanted in grids else _best_resolution(size, grids, tile)
 
 
+def _closest_ratio_of_large(size: Pair, grids: Sequence[Pair], tile: Pair) -> int:
+    """The closest ratio of several tiles where the picture has more than twice a tile's pixels, one image elsewhere.
+
+    ``_is_image_too_large`` and ``find_closest_aspect_ratio`` of LFM2-VL's processor, with the numbers that are
+    published: sides are rounded to a unit, a sixteenth of a tile.
+    """
+    units = [max(1, round(16 * side / edge)) for side, edge in zip(reversed(size), tile, strict=True)]
+    large = units[0] * units[1] > 2 * 16 * 16
+    fitting = [index for index, grid in enumerate(grids) if (grid != (1, 1)) == large] or [*range(len(grids))]
+    return fitting[_closest_ratio(size, [grids[index] for index in fitting], tile)]
+
+
 RULES: dict[TilingRule, Callable[[Pair, Sequence[Pair], Pair], int]] = {
     "best_resolution": _best_resolution,
     "closest_ratio": _closest_ratio,
     "longest_edge": _longest_edge,
+    "closest_ratio_of_large": _closest_ratio_of_large,
 }
 
 

@@ -6,7 +6,6 @@ import json
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from time import perf_counter
@@ -21,7 +20,7 @@ from luvc_export.bundle.manifest import PlanEntry
 from luvc_export.core import graph_io
 from luvc_export.core.files.safe_files import write_whole
 from luvc_export.core.precision import find
-from luvc_export.core.shapes import State, row_counts
+from luvc_export.core.shapes import State
 from luvc_export.errors import LuvcError, MachineError
 from luvc_export.runtime import memory
 from luvc_export.runtime.adapters.factors import with_empty_slots
@@ -29,34 +28,14 @@ from luvc_export.runtime.backend import Array, Cache
 from luvc_export.runtime.media.unit_choice import beside_image
 from luvc_export.runtime.openvino import device as devices
 from luvc_export.runtime.openvino.bare_slots import without_slots
+from luvc_export.runtime.openvino.cache import OpenVinoCache
 from luvc_export.runtime.openvino.compiling import Compiled, compile_graph
 from luvc_export.runtime.openvino.model import GraphReader
+from luvc_export.runtime.openvino.tails import split_caches
 from luvc_export.runtime.product_check import engines as product_check
 from luvc_export.runtime.product_check.check import Way
 from luvc_export.runtime.state import empty_states
 from luvc_export.runtime.weights import check_weights, decoder_file
-
-
-@dataclass(frozen=True)
-class OpenVinoCache:
-    """States (``DecoderShape.kept``) as ``openvino.Tensor`` in graph order. No call writes to them again.
-
-    ``held`` are arrays whose memory they use.
-    """
-
-    states: tuple[State, ...]
-    values: tuple[Any, ...]
-    held: tuple[Array, ...] = ()
-
-    @property
-    def lengths(self) -> tuple[int, ...]:
-        """See ``Cache.lengths``."""
-        return row_counts(self.states, (tuple(value.shape) for value in self.values))
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all layers together."""
-        return sum(int(value.byte_size) for value in self.values)
 
 
 class OpenVinoBackend:
@@ -124,6 +103,8 @@ class OpenVinoBackend:
         self.compile_seconds = 0.0
         #: Of graphs loaded from now on: in fp32, products whose weights are floats are computed in bf16 all the same.
         self.narrow_floats = False
+        #: Whether graphs loaded from now on take steps alone, behind rows that are there (``tails``).
+        self.only_steps = False
         #: Whether an adapter was asked for: until then the decoder is compiled without slots.
         self._adapted = False
         #: Prefix of the profile files of graphs loaded from now on; None for none.
@@ -152,15 +133,15 @@ class OpenVinoBackend:
         feeds, rows = with_empty_slots(feeds, self._bundle.manifest.lora), len(feeds[graph_io.INPUT_IDS])
         if graph_io.LORA_ROWS in feeds and feeds[graph_io.LORA_ROWS].shape[1]:
             self._take_slots()
-        past = cache.values if isinstance(cache, OpenVinoCache) else self.adopt(empty_states(self.states, rows)).values
-        kept = {state.past: value for state, value in zip(self.states, past, strict=True)}
-        outputs = self._run(self._decoder, feeds, kept)
-        present = tuple(outputs.pop(state.present) for state in self.states)
-        return {name: _values(tensor) for name, tensor in outputs.items()}, OpenVinoCache(self.states, present)
+        past = cache if isinstance(cache, OpenVinoCache) else self.adopt(empty_states(self.states, rows))
+        inputs = self._decoder.inputs
+        outputs = self._run(self._decoder, feeds, past.feeds(inputs))
+        present = {state.present: outputs.pop(state.present) for state in self.states}
+        return {name: _values(tensor) for name, tensor in outputs.items()}, past.after(present, inputs)
 
     def host_values(self, cache: OpenVinoCache) -> list[Array]:
         """See ``paired.Half``."""
-        return [_values(value) for value in cache.values]
+        return cache.arrays(_values)
 
     def adopt(self, values: Sequence[Array]) -> OpenVinoCache:
         """See ``paired.Half``."""
@@ -181,7 +162,7 @@ class OpenVinoBackend:
 
     def unpack(self, cache: OpenVinoCache) -> list[Array]:
         """See ``RowPacker.unpack``; bf16 as numpy's float16 of the same bits."""
-        return [value.data for value in cache.values]
+        return cache.arrays(lambda value: value.data)
 
     def pack(self, arrays: Sequence[Array]) -> OpenVinoCache:
         """See ``RowPacker.pack``."""
@@ -257,10 +238,12 @@ class OpenVinoBackend:
         with self._explained(where):
             if slots is not None and not self._adapted:
                 without_slots(graph.model, slots.inputs)
+            split = split_caches(devices.load_library(), graph.model, self.states) if self.packs else ()
             caches = [name for state in self.states if not state.dtype for name in (state.past, state.present)]
+            caches += split
             begin, counted = perf_counter(), self.profile is not None
             settings = self._int8.settings if self._int8 else {}
-            how = self._threads, caches, counted, settings, self.narrow_floats
+            how = self._threads, caches, counted, settings, self.narrow_floats, self.only_steps
             compiled = compile_graph(graph, self.device, self.arithmetic, *how)
             self.compile_seconds += perf_counter() - begin
         return compiled

@@ -59,7 +59,7 @@ def _group(ops: Any, attention: Any, caches: list[Any]) -> bool:
     if any(shape.rank.is_dynamic or shape[1].is_dynamic or shape[3].is_dynamic for shape in shapes):
         return False
     heads, *kept = (shape[1].get_length() for shape in shapes)
-    if kept[0] != kept[1] or heads == kept[0] or not _is_one_mask(attention):
+    if kept[0] != kept[1] or heads == kept[0] or not has_one_mask(attention):
         return False
     rows = ops.gather(ops.shape_of(values[0], "i64"), _whole(2), np.array(0, np.int64))
     shared = heads // kept[0]
@@ -83,7 +83,7 @@ def _group(ops: Any, attention: Any, caches: list[Any]) -> bool:
     return True
 
 
-def _is_one_mask(attention: Any) -> bool:
+def has_one_mask(attention: Any) -> bool:
     """Whether a mask, the same for all heads, says all that must not be seen."""
     if attention.get_input_size() < 4 or attention.get_attributes()["causal"]:
         return False

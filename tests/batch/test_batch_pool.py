@@ -70,11 +70,11 @@ def read(folder: Path) -> dict[int, dict[str, Any]]:
 @pytest.fixture(scope="module")
 def texts(demo_bundle: Bundle) -> dict[int, str]:
     session = Session(demo_bundle, "cpu", "even", 1)
-    found = {
+    answers = {
         number: session.generate(list(case.images), case.prompt).text
         for number, case in enumerate(cases("heldout", ROWS, 0))
     }
-    return {**found, 12: session.generate(None, "colour of 3?").text}
+    return {**answers, 12: session.generate(None, "colour of 3?").text}
 
 
 def test_answers_are_session_s_and_bad_rows_are_lines(
@@ -86,8 +86,8 @@ def test_answers_are_session_s_and_bad_rows_are_lines(
     rows = read(tmp_path / "out")
     bad = {number: row["error"] for number, row in rows.items() if row["error"] is not None}
     assert sorted(bad) == [3, 5, 7, 9, 11] and result.errors == 5 and result.rows == ROWS
-    for number, said in {3: "not an image", 5: "is not there", 7: "line 15", 9: "unknown", 11: "signal 9"}.items():
-        assert said in bad[number], bad[number]
+    for number, refusal in {3: "not an image", 5: "is not there", 7: "line 15", 9: "unknown", 11: "signal 9"}.items():
+        assert refusal in bad[number], bad[number]
     assert {n: row["text"] for n, row in rows.items() if n not in bad} == {n: texts[n] for n in rows if n not in bad}
     assert rows[3]["id"] == 33 and rows[0]["id"] == "q0" and rows[3]["text"] is None
     assert {n: rows[n]["id"] for n in (5, 7, 9, 11, 12)} == {5: None, 7: None, 9: "long", 11: "eleven", 12: None}
@@ -100,8 +100,8 @@ def test_a_bundle_that_no_worker_can_load_ends_the_batch(demo_bundle: Bundle, as
         run_batch(job)
     with pytest.raises(MachineError, match=r"ended before it was ready(.|\n)*exit code 7"):
         run_batch(job, local(1, ("-c", "raise SystemExit(7)")))
-    for wrong, said in (({"plan": "none such"}, "none such"), ({"backend": "gpu"}, "unknown back-end")):
-        with pytest.raises(UsageError, match=said):
+    for wrong, refusal in (({"plan": "none such"}, "none such"), ({"backend": "gpu"}, "unknown back-end")):
+        with pytest.raises(UsageError, match=refusal):
             BatchJob(demo_bundle.folder, asked, tmp_path / "out", **wrong).check()  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="every line of a file has its own prompt"):
         BatchJob(demo_bundle.folder, asked, tmp_path / "out", prompt="x").check()
@@ -113,11 +113,11 @@ def test_a_machine_that_fails_every_row_stops_and_one_bad_row_does_not(
     answerer = Answerer(demo_bundle.folder, "even", "cpu", 1)
     real, calls = Session.answer_rows, list[int]()
 
-    def failing(self: Session, ready: Any, *given: Any) -> Any:
+    def failing(self: Session, ready: Any, *arguments: Any) -> Any:
         calls.append(len(ready))
         if any(row.request.token_ids == broken for row in ready):
             raise MachineError("no memory")
-        return real(self, ready, *given)
+        return real(self, ready, *arguments)
 
     def ask(text: str) -> Any:
         return lambda: question(None, text, None)
@@ -125,8 +125,8 @@ def test_a_machine_that_fails_every_row_stops_and_one_bad_row_does_not(
     asked: Question = question(None, "where is 9?", None)
     broken = answerer._session.prepare_row(asked, answerer._options).request.token_ids
     monkeypatch.setattr(Session, "answer_rows", failing)
-    found = answerer.answer([ask("where is 9?"), ask("where is 8?"), ask("where is 9?")])
-    assert [answer.error is None for answer in found] == [False, True, False] and calls == [3, 1, 1, 1]
+    answers = answerer.answer([ask("where is 9?"), ask("where is 8?"), ask("where is 9?")])
+    assert [answer.error is None for answer in answers] == [False, True, False] and calls == [3, 1, 1, 1]
     with pytest.raises(MachineError, match="answers no more"):
         answerer.answer([ask("where is 9?")] * 9)
 
@@ -174,7 +174,7 @@ def test_interrupted_and_killed_it_goes_on_and_leaves_no_worker(running: Any, tm
 
 def workers_of(parent: int) -> list[int]:
     """Workers that were begun by process ``parent``."""
-    found = []
+    workers = []
     for place in Path("/proc").iterdir():
         if place.name.isdigit():
             try:
@@ -186,5 +186,5 @@ def workers_of(parent: int) -> list[int]:
                 and str(parent).encode() in words
                 and os.getpid() != int(place.name)
             ):
-                found.append(int(place.name))
-    return found
+                workers.append(int(place.name))
+    return workers

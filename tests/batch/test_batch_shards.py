@@ -46,8 +46,10 @@ def fleet(seed: int, until: int = 10**9, twice: bool = True) -> Any:
         for turn, row in enumerate(rows):
             if turn == until:
                 raise PowerCut
-            said = json.loads(row.line)
-            yield Answered(row.number, said["id"], Answer(f"to {said['prompt']}", error=said.get("error")))
+            row_fields = json.loads(row.line)
+            yield Answered(
+                row.number, row_fields["id"], Answer(f"to {row_fields['prompt']}", error=row_fields.get("error"))
+            )
 
     return answer
 
@@ -72,12 +74,14 @@ def test_cut_anywhere_any_number_of_times(
             assert [row["row"] for row in map(json.loads, path.read_text().splitlines())] == [
                 *range(first, min(first + shard, rows))
             ]
-    told: list[BatchProgress] = []
+    progress: list[BatchProgress] = []
     before = len(rows_of(asked.output))
-    result = run_batch(asked, fleet(99), told.append)
-    found = rows_of(asked.output)
-    assert [(row["row"], row["id"], row["text"]) for row in found] == [(n, f"q{n}", f"to {n}?") for n in range(rows)]
-    assert (result.rows, result.resumed, result.errors) == (rows, before, 0) and told[0].done == before
+    result = run_batch(asked, fleet(99), progress.append)
+    answered_rows = rows_of(asked.output)
+    assert [(row["row"], row["id"], row["text"]) for row in answered_rows] == [
+        (n, f"q{n}", f"to {n}?") for n in range(rows)
+    ]
+    assert (result.rows, result.resumed, result.errors) == (rows, before, 0) and progress[0].done == before
     assert run_batch(asked, fleet(0, 0)).resumed == rows, "nothing is asked again"
 
 
@@ -113,7 +117,7 @@ def test_errors_are_counted_in_shards_of_earlier_runs_too(demo_bundle: Bundle, t
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "refusal"),
     [
         (lambda asked: (asked.output / "part-000000.jsonl").write_text('{"row": 0, "error": null}\n'), "1 rows of 4"),
         (lambda asked: (asked.output / "part-000000.jsonl").write_text("half"), "not as it was written"),
@@ -126,7 +130,7 @@ def test_errors_are_counted_in_shards_of_earlier_runs_too(demo_bundle: Bundle, t
     ],
 )
 def test_a_folder_that_is_not_this_batch_s_is_left_alone(
-    demo_bundle: Bundle, tmp_path: Path, change: Any, said: str
+    demo_bundle: Bundle, tmp_path: Path, change: Any, refusal: str
 ) -> None:
     asked = job(demo_bundle, tmp_path, 8)
     run_batch(asked, fleet(1))
@@ -134,7 +138,7 @@ def test_a_folder_that_is_not_this_batch_s_is_left_alone(
     before = {path.name: path.read_bytes() for path in asked.output.iterdir()}
     with pytest.raises(UsageError) as caught:
         run_batch(asked, fleet(1))
-    assert said in str(caught.value), caught.value
+    assert refusal in str(caught.value), caught.value
     assert {path.name: path.read_bytes() for path in asked.output.iterdir()} == before
 
 
@@ -202,16 +206,16 @@ def test_engines_are_read_by_those_who_ask_for_them(
 
 
 def test_what_auto_took_first_answers_all_rows(demo_bundle: Bundle, tmp_path: Path) -> None:
-    asked, told = job(demo_bundle, tmp_path, 8), list[str]()
+    asked, backends = job(demo_bundle, tmp_path, 8), list[str]()
 
-    def noted(*given: Any) -> Iterable[Answered]:
-        told.append(given[0].backend)
-        return fleet(1, 5 if len(told) == 1 else 10**9)(*given)  # type: ignore[no-any-return]
+    def noted(*arguments: Any) -> Iterable[Answered]:
+        backends.append(arguments[0].backend)
+        return fleet(1, 5 if len(backends) == 1 else 10**9)(*arguments)  # type: ignore[no-any-return]
 
     with pytest.raises(PowerCut):
         run_batch(asked, noted, auto=lambda job: "openvino")
     run_batch(asked, noted, auto=lambda job: "cuda")
-    assert told == ["openvino"] * 2
+    assert backends == ["openvino"] * 2
     record = json.loads((asked.output / "batch.json").read_text())
     (asked.output / "batch.json").write_text(json.dumps({**record, "took": ["gpu"]}))
     with pytest.raises(UsageError, match="unknown back-end"):
@@ -231,10 +235,10 @@ def test_a_folder_that_an_earlier_version_began_goes_on(demo_bundle: Bundle, tmp
 def test_two_writers_of_one_folder(demo_bundle: Bundle, tmp_path: Path) -> None:
     asked = job(demo_bundle, tmp_path, 8)
 
-    def nested(*given: Any) -> Iterable[Answered]:
+    def nested(*arguments: Any) -> Iterable[Answered]:
         with pytest.raises(UsageError, match="another process is writing here"):
             run_batch(asked, fleet(1))
-        return fleet(1)(*given)  # type: ignore[no-any-return]
+        return fleet(1)(*arguments)  # type: ignore[no-any-return]
 
     assert run_batch(asked, nested).rows == 8
 

@@ -31,9 +31,9 @@ def test_every_row_once_in_order_and_nothing_else(
         with pytest.raises(UsageError, match="holds no question"):
             open_source(path, shard)
         return
-    found = open_source(path, shard)
-    assert found.rows == len(real) and len(found.starts) == -(-len(real) // shard)
-    rows = [row for index in range(len(found.starts)) for row in found.read(index)]
+    source = open_source(path, shard)
+    assert source.rows == len(real) and len(source.starts) == -(-len(real) // shard)
+    rows = [row for index in range(len(source.starts)) for row in source.read(index)]
     assert [(row.number, row.where) for row in rows] == [(index, number) for index, (number, _) in enumerate(real)]
     assert [row.line.strip() for row in rows] == ["" if len(line) > 29 else line.strip() for _, line in real]
 
@@ -41,11 +41,11 @@ def test_every_row_once_in_order_and_nothing_else(
 def test_a_file_that_became_shorter_is_said(tmp_path: Path) -> None:
     path = tmp_path / "cases.jsonl"
     path.write_text("a\nb\nc\n")
-    found = open_source(path, 2)
-    assert [*found.read(1)] == [Row(2, "c\n", 3)]
+    source = open_source(path, 2)
+    assert [*source.read(1)] == [Row(2, "c\n", 3)]
     path.write_text("a\n")
     with pytest.raises(UsageError, match="has changed"):
-        list(found.read(1))
+        list(source.read(1))
     with pytest.raises(UsageError, match="no such input"):
         open_source(tmp_path / "none.jsonl", 2)
 
@@ -58,8 +58,8 @@ def test_a_folder_of_pictures(tmp_path: Path) -> None:
     (folder / "a.txt").write_text("its own?\n")
     (folder / "loop").symlink_to(folder)
     list_folder(folder, "everybody's?", listing)
-    found = sorted(map(json.loads, listing.read_text().splitlines()), key=lambda one: one["id"])
-    assert found == [
+    rows = sorted(map(json.loads, listing.read_text().splitlines()), key=lambda one: one["id"])
+    assert rows == [
         {"id": "a.png", "image": "a.png", "prompt": "its own?"},
         {"id": "deep er/b.JPG", "image": "deep er/b.JPG", "prompt": "everybody's?"},
     ]

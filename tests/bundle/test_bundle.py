@@ -103,7 +103,7 @@ def test_no_bundle_and_no_plan(tmp_path: Path, demo_bundle: Bundle) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "got", "fix"),
+    ("folder", "got", "fix"),
     [
         ("out/bundle/luvc.json", "a file", "give the bundle's folder: {}/out/bundle"),
         ("out/bundle/decoder.onnx", "a file", "give the bundle's folder: {}/out/bundle"),
@@ -114,14 +114,14 @@ def test_no_bundle_and_no_plan(tmp_path: Path, demo_bundle: Bundle) -> None:
         ("model", "a folder without luvc.json", "luvc-export export {}/model -o BUNDLE"),
     ],
 )
-def test_what_is_no_bundle_is_named(tmp_path: Path, given: str, got: str, fix: str) -> None:
+def test_what_is_no_bundle_is_named(tmp_path: Path, folder: str, got: str, fix: str) -> None:
     for name in ("out/bundle/luvc.json", "out/bundle/decoder.onnx", "picture.png", "model/config.json"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("{}")
     with pytest.raises(BundleError) as caught:
-        bundle.load(tmp_path / given)
+        bundle.load(tmp_path / folder)
     error = caught.value
-    assert (error.where, error.got, error.fix) == (str(tmp_path / given), got, fix.format(tmp_path))
+    assert (error.where, error.got, error.fix) == (str(tmp_path / folder), got, fix.format(tmp_path))
     assert error.expected == "a folder with luvc.json, as luvc-export export writes it"
 
 
@@ -131,7 +131,7 @@ def test_a_large_file_is_hashed_whole_once_and_again_when_it_may_be_another(
     monkeypatch.setattr(hashing, "REMEMBERED_BYTES", 3 * 2**20)
     hashed: list[int] = []
     digest = hashing._digest
-    monkeypatch.setattr(hashing, "_digest", lambda file, *told: hashed.append(1) or digest(file, *told))
+    monkeypatch.setattr(hashing, "_digest", lambda file, *arguments: hashed.append(1) or digest(file, *arguments))
     weights = copied_bundle / "weights"
     others = sum(
         1 for name in bundle.load(copied_bundle).manifest.files if name != "weights"

@@ -13,21 +13,21 @@ from luvc_export.core.shapes import State
 from luvc_export.errors import BundleError
 
 
-def told(bundle: Bundle, *states: State) -> dict[str, Any]:
+def refusal_of(bundle: Bundle, *states: State) -> dict[str, Any]:
     """The manifest of a bundle whose decoder has these states."""
     decoder = replace(bundle.manifest.decoder, states=states)
     return replace(bundle.manifest, decoder=decoder).to_json()
 
 
 def test_a_bundle_without_states_is_written_as_before(demo_bundle: Bundle) -> None:
-    data = told(demo_bundle)
+    data = refusal_of(demo_bundle)
     assert data["schema_version"] == 2 and "states" not in data["decoder"]
     assert Manifest.from_json(data, "luvc.json") == demo_bundle.manifest
 
 
 def test_one_with_states_is_read_back(demo_bundle: Bundle) -> None:
     states = (State(0, "place", (-1,), "int64"), State(1, "convolution", (8, 2), "float32"))
-    data = told(demo_bundle, *states)
+    data = refusal_of(demo_bundle, *states)
     assert data["schema_version"] == 3 and Manifest.from_json(data, "luvc.json").decoder.states == states
 
 
@@ -46,11 +46,11 @@ def test_one_with_states_is_read_back(demo_bundle: Bundle) -> None:
 )
 def test_a_state_that_none_could_have_is_refused(demo_bundle: Bundle, state: State, wrong: str) -> None:
     with pytest.raises(BundleError, match=wrong):
-        Manifest.from_json(told(demo_bundle, state), "luvc.json")
+        Manifest.from_json(refusal_of(demo_bundle, state), "luvc.json")
 
 
 def test_a_layer_that_keeps_nothing_is_refused(demo_bundle: Bundle) -> None:
-    data = told(demo_bundle)
+    data = refusal_of(demo_bundle)
     data["decoder"]["kv_heads"] = 0
     with pytest.raises(BundleError, match="layer 0, which has no keys"):
         Manifest.from_json(data, "luvc.json")

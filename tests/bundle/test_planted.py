@@ -126,8 +126,8 @@ def test_a_link_at_the_name_that_is_written_is_not_followed(
 def engine(name: str, path: Path) -> EngineFile:
     for suffix in ("engine", "layers.json", "log"):
         (path / f"{name}.{suffix}").write_text(name)
-    made = hashing.record(path / f"{name}.engine")
-    return EngineFile(f"{name}.engine", made, (), (), (), 0, None, f"{name}.layers.json", f"{name}.log")
+    recorded = hashing.record(path / f"{name}.engine")
+    return EngineFile(f"{name}.engine", recorded, (), (), (), 0, None, f"{name}.layers.json", f"{name}.log")
 
 
 def entry(path: Path) -> EngineEntry:
@@ -141,8 +141,8 @@ def entry(path: Path) -> EngineEntry:
 
 def naming(path: Path, **names: str) -> EngineEntry:
     """An engine's entry whose vision part names other files."""
-    made = entry(path)
-    return replace(made, vision=replace(made.vision, **names))
+    planted = entry(path)
+    return replace(planted, vision=replace(planted.vision, **names))
 
 
 def test_engines_take_names_that_nothing_has_and_older_ones_leave_last(
@@ -183,6 +183,6 @@ def test_texts_of_a_manifest_do_not_steer_the_terminal(
     with pytest.raises(SystemExit) as stop:
         main()
     out, err = capsys.readouterr()
-    said = out + err
-    assert "\x1b]" not in said and "\u202e" not in said and "internal error" not in said
+    printed = out + err
+    assert "\x1b]" not in printed and "\u202e" not in printed and "internal error" not in printed
     assert (stop.value.code or 0, "[/bold]" in out) == ((0, True) if text == "[/bold]" else (2, False))

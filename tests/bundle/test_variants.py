@@ -65,9 +65,9 @@ def test_facts_route_and_names_do_not(manifest: Manifest) -> None:
 
 def test_entries_say_it_in_json_and_are_read_back(manifest: Manifest) -> None:
     data = manifest.to_json()
-    said = {name: [data["plans"]["half b"][name] for name in ("size", "kind", "bucket", "precision", "variant_of")]
+    fields = {name: [data["plans"]["half b"][name] for name in ("size", "kind", "bucket", "precision", "variant_of")]
             for name in ("half b",)}  # fmt: skip
-    assert said == {"half b": [[*OTHER], "picture", manifest.plans["half"].bucket, manifest.dtype, "a"]}
+    assert fields == {"half b": [[*OTHER], "picture", manifest.plans["half"].bucket, manifest.dtype, "a"]}
     assert data["plans"]["film"]["kind"] == "clip" and data["plans"]["eight"]["precision"] == "int8"
     assert Manifest.from_json(data, "luvc.json") == manifest
 

@@ -30,12 +30,12 @@ def signed(files: dict[str, str], date: str = "2026-01-02T03:04:05+00:00") -> Ve
 
 @pytest.fixture
 def manifest(demo_bundle: Bundle) -> Manifest:
-    made = EngineEntry(
+    engine = EngineEntry(
         *("thirds", "jetson", "fp16", "concat", "tensorrt", "10.3.0", ("8.7",)),  # type: ignore[arg-type]
         *(False, "none", False, False, 1, 1, 96, file("v.engine", "aa"), file("d.engine", "bb")),  # type: ignore[arg-type]
         footprint=Footprint(1, 1, 1, 1, 1),
     )
-    return dataclasses.replace(demo_bundle.manifest, engines=(made,))
+    return dataclasses.replace(demo_bundle.manifest, engines=(engine,))
 
 
 def test_a_sign_off_stands_for_its_bytes(manifest: Manifest) -> None:

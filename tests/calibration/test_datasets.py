@@ -28,10 +28,10 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_folder_is_read_by_name_with_its_prompts(folder: Path) -> None:
-    made = datasets.load(folder)
-    assert [case.prompt for case in made.cases] == [f"what is {name}?" for name in ("a", "b", "d", "sub/c")]
-    assert not made.known and made.pictures == 4
-    assert made.to_json() == {"name": str(folder), "sha256": made.sha256, "cases": 4, "pictures": 4}
+    data = datasets.load(folder)
+    assert [case.prompt for case in data.cases] == [f"what is {name}?" for name in ("a", "b", "d", "sub/c")]
+    assert not data.known and data.pictures == 4
+    assert data.to_json() == {"name": str(folder), "sha256": data.sha256, "cases": 4, "pictures": 4}
 
 
 def test_the_hash_is_of_pixels_prompts_and_order(folder: Path, tmp_path: Path) -> None:
@@ -52,19 +52,19 @@ def test_json_lines_know_answers_and_shared_pictures(folder: Path, tmp_path: Pat
     lines = [("a.png", "one"), ("b.png", "two"), (["twin of a.png", "d.png"], "three"), ("d.png", "four")]
     text = "\n".join(json.dumps({"image": image, "prompt": "what?", "answer": word}) for image, word in lines)
     (folder / "cases.jsonl").write_text(text)
-    made = datasets.load(folder / "cases.jsonl")
-    assert made.known and [case.picture for case in made.cases] == [0, 1, 0, 0], "a, its twin, and what it is beside"
+    data = datasets.load(folder / "cases.jsonl")
+    assert data.known and [case.picture for case in data.cases] == [0, 1, 0, 0], "a, its twin, and what it is beside"
     assert len(datasets.load(folder / "cases.jsonl", count=2).cases) == 2
 
 
 def test_a_task_gives_its_search_part_and_halves_share_no_picture() -> None:
-    made = datasets.load("glyph", count=70)
-    assert made.known and made.stops and len(made.cases) == 70
-    first, second = made.split(0.4)
+    data = datasets.load("glyph", count=70)
+    assert data.known and data.stops and len(data.cases) == 70
+    first, second = data.split(0.4)
     assert len(first.cases) + len(second.cases) == 70
     assert {case.picture for case in first.cases}.isdisjoint(case.picture for case in second.cases)
-    assert 0.2 < first.pictures / made.pictures < 0.6
-    assert len({made.sha256, first.sha256, second.sha256}) == 3
+    assert 0.2 < first.pictures / data.pictures < 0.6
+    assert len({data.sha256, first.sha256, second.sha256}) == 3
 
 
 def test_an_empty_set_is_refused(tmp_path: Path) -> None:
@@ -107,10 +107,10 @@ def test_too_few_pictures_cannot_be_divided(folder: Path) -> None:
 
 def test_text_alone_is_divided_by_itself(folder: Path) -> None:
     """Neither half is without pictures: ranges of an encoder come from one, agreement from the other."""
-    made = datasets.load(folder)
-    text = [dataclasses.replace(made.cases[0], images=(), picture=90 + i) for i in range(5)]  # type: ignore[type-var]
-    mixed = dataclasses.replace(made, cases=(*text, *made.cases), pixels=(*made.pixels[:1] * 5, *made.pixels))
+    data = datasets.load(folder)
+    text = [dataclasses.replace(data.cases[0], images=(), picture=90 + i) for i in range(5)]  # type: ignore[type-var]
+    mixed = dataclasses.replace(data, cases=(*text, *data.cases), pixels=(*data.pixels[:1] * 5, *data.pixels))
     for part in mixed.split():
         assert any(len(case.images) for case in part.cases) and any(not len(case.images) for case in part.cases)
     with pytest.raises(UsageError, match="too few pictures"):
-        dataclasses.replace(made, cases=(*text, made.cases[0]), pixels=made.pixels[:1] * 6).split()
+        dataclasses.replace(data, cases=(*text, data.cases[0]), pixels=data.pixels[:1] * 6).split()

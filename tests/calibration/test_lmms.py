@@ -91,8 +91,8 @@ def test_a_real_bundle_answers(
     model = kind(bundle=str(demo_bundle.folder), plan="thirds", threads=1)
     asked, model.task_dict = requests(cases[:2], max_new_tokens=2)
     session = Session(demo_bundle, plan="thirds", threads=1)
-    said = [session.generate(case.images[0], case.prompt, max_new_tokens=2).text for case in cases[:2]]
-    assert model.generate_until(asked) == said
+    texts = [session.generate(case.images[0], case.prompt, max_new_tokens=2).text for case in cases[:2]]
+    assert model.generate_until(asked) == texts
     for refused in (model.loglikelihood, model.generate_until_multi_round):
         with pytest.raises(UsageError):
             refused(asked)

@@ -49,9 +49,9 @@ def test_a_swap_inside_a_tie_is_told_from_one_outside() -> None:
 
 
 def test_what_follows_a_difference_is_not_blamed_twice() -> None:
-    found = overlaps({1: kept(0, 1, 2), 3: kept(0, 2)}, {1: kept(0, 1, 3), 3: kept(0, 3)}, {}, 1e-4)
-    assert found[1].unexplained == 1
-    assert (found[3].after, found[3].unexplained) == (1, 0)
+    shares = overlaps({1: kept(0, 1, 2), 3: kept(0, 2)}, {1: kept(0, 1, 3), 3: kept(0, 3)}, {}, 1e-4)
+    assert shares[1].unexplained == 1
+    assert (shares[3].after, shares[3].unexplained) == (1, 0)
 
 
 def test_a_lost_token_without_replacement_is_no_tie() -> None:

@@ -31,7 +31,7 @@ GRID, ROWS, IMAGES = (4, 4), 2, 2
 KEEP = 10
 
 
-def made(plan: Plan) -> tuple[Decoder, Any]:
+def decoder_of(plan: Plan) -> tuple[Decoder, Any]:
     family = families.find("qwen2_5_vl", "test")
     config = family.tiny_config()
     config.text_config.num_hidden_layers = plan.layers
@@ -87,7 +87,7 @@ def pruning(name: str, steps: int = 2) -> Plan:
 
 def mixed(names: Sequence[str], steps: int = 2) -> tuple[Decoder, Any]:
     """A decoder whose prune ranks every image by another score: one trace proves them all."""
-    decoder, shape = made(pruning("norm", steps))
+    decoder, shape = decoder_of(pruning("norm", steps))
     plans = [pruning(name, steps) for name in names]
     bases = [(scores.constant(plan, 1, 16, 64), dict(plan.llm.method.settings)) for plan in plans]
 
@@ -111,7 +111,6 @@ def outside(tmp_path: Path) -> Iterator[str]:
         yield name
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("reducer", ["prune", "merge"])
 def test_onnx_does_what_torch_does(reducer: str, tmp_path: Path, outside: str) -> None:
     names = scores.names()
@@ -119,7 +118,7 @@ def test_onnx_does_what_torch_does(reducer: str, tmp_path: Path, outside: str) -
     if reducer == "prune":
         decoder, shape = mixed(names)
     else:
-        decoder, shape = made(flat_plan(GRID, (6,), last_layer="full", reducer="merge"))
+        decoder, shape = decoder_of(flat_plan(GRID, (6,), last_layer="full", reducer="merge"))
     graph, layers = session(decoder, shape, tmp_path / "decoder.onnx"), decoder.plan.layers
     outputs = [item.name for item in graph.get_outputs()]
     past = [torch.zeros(ROWS, shape.kv_heads, 0, shape.head_dim)] * (2 * layers)
@@ -133,10 +132,10 @@ def test_onnx_does_what_torch_does(reducer: str, tmp_path: Path, outside: str) -
             assert indices.shape == (ROWS, len(names), KEEP)
             assert (np.diff(indices.numpy()) > 0).all()
             for image, name in enumerate(names):
-                found = out[graph_io.kept_name(1)][:, image]
-                np.testing.assert_array_equal(found, indices[:, image].numpy(), err_msg=name)
-                _, _, (alone,) = made(pruning(name))[0](*inputs.values(), past)
-                np.testing.assert_array_equal(found, alone[:, image].numpy(), err_msg=f"{name} alone")
+                chosen = out[graph_io.kept_name(1)][:, image]
+                np.testing.assert_array_equal(chosen, indices[:, image].numpy(), err_msg=name)
+                _, _, (alone,) = decoder_of(pruning(name))[0](*inputs.values(), past)
+                np.testing.assert_array_equal(chosen, alone[:, image].numpy(), err_msg=f"{name} alone")
         np.testing.assert_allclose(out[graph_io.LOGITS], logits.numpy(), atol=2e-4)
         assert logits.std() > 0.5
         for present, wanted in zip(graph_io.present_names(layers), presents, strict=True):
@@ -156,14 +155,14 @@ def test_scores_are_found_by_their_files() -> None:
 
 def test_a_score_of_two_layers_needs_one_before() -> None:
     with pytest.raises(PlanError, match="none before the first prune"):
-        made(flat_plan(GRID, (6, 0), score="fastv"))
+        decoder_of(flat_plan(GRID, (6, 0), score="fastv"))
 
 
 def test_a_score_of_movement_refuses_a_layer_that_moves_nothing() -> None:
     plan = flat_plan(GRID, (16, 16, 6), score="v2drop", last_layer="full")
-    made(plan)
+    decoder_of(plan)
     with pytest.raises(PlanError, match=r"the layer before the prune moves none\n.*plan.llm.kv_only"):
-        made(replan(plan, kv_only=(1,)))
+        decoder_of(replan(plan, kv_only=(1,)))
 
 
 def test_units_chosen_in_the_encoder_leave_no_grid_to_choose_by_cells() -> None:
@@ -172,28 +171,28 @@ def test_units_chosen_in_the_encoder_leave_no_grid_to_choose_by_cells() -> None:
         flat_plan(GRID, (8, 4), last_layer="full", score="scope", encoder_prune=prune)
     for plan, grid in ((flat_plan(GRID, (8, 4), last_layer="full", score="maxmin", encoder_prune=prune), None),
                        (flat_plan(GRID, (16, 4), last_layer="full", score="maxmin"), GRID)):  # fmt: skip
-        decoder, _ = made(plan)
+        decoder, _ = decoder_of(plan)
         seen: list[scores.ScoreInput] = []
         honest = decoder.score
-        decoder.score = lambda given, seen=seen, honest=honest: (seen.append(given), honest(given))[1]
+        decoder.score = lambda ranked, seen=seen, honest=honest: (seen.append(ranked), honest(ranked))[1]
         inputs, count = feeds(3, images=1), plan.span_tokens
         inputs[graph_io.VISUAL_EMBEDS] = inputs[graph_io.VISUAL_EMBEDS][:, :, :count]
         for name in (graph_io.VISUAL_POSITION_IDS, graph_io.VISUAL_ORDER):
             inputs[name] = inputs[name][..., :count]
         *_, (kept,) = decoder(*inputs.values(), [torch.zeros(ROWS, 2, 0, 16)] * 4)
-        assert kept.shape == (ROWS, 1, 4) and [given.grid for given in seen] == [grid]
+        assert kept.shape == (ROWS, 1, 4) and [heard.grid for heard in seen] == [grid]
 
 
 def test_attention_scores_are_those_of_the_model() -> None:
     """FastV's row is the attention that transformers' eager model reports for the last token in the layer before."""
-    decoder, _ = made(flat_plan(GRID, (16, 6), score="fastv", last_layer="kv_only"))
+    decoder, _ = decoder_of(flat_plan(GRID, (16, 6), score="fastv", last_layer="kv_only"))
     inputs = feeds(3)
     seen: dict[bool, torch.Tensor] = {}
     honest = decoder.score
 
-    def watch(given: Any) -> torch.Tensor:
-        seen.update({earlier: given.context.attention(earlier) for earlier in (False, True)})
-        return honest(given)
+    def watch(inputs: Any) -> torch.Tensor:
+        seen.update({earlier: inputs.context.attention(earlier) for earlier in (False, True)})
+        return honest(inputs)
 
     decoder.score = watch
     past = [torch.zeros(ROWS, 2, 0, 16)] * 4
@@ -228,7 +227,7 @@ def _slow_rows(decoder: Decoder, inputs: dict[str, torch.Tensor]) -> list[torch.
             plain(*one.values(), [torch.zeros(1, 2, 0, 16)] * 4)
         for layer, row in enumerate(taken):
             rows[layer].append(row)
-    return [torch.stack(found) for found in rows]
+    return [torch.stack(layer) for layer in rows]
 
 
 def test_the_merge_of_the_span_is_oim_on_its_grid() -> None:

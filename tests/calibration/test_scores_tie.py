@@ -16,7 +16,7 @@ import onnxruntime
 import pytest
 import torch
 from flat_plans import flat_plan, replan
-from test_scores_export import GRID, KEEP, ROWS, feeds, made, mixed, pruning
+from test_scores_export import GRID, KEEP, ROWS, decoder_of, feeds, mixed, pruning
 
 from luvc_export.core import graph_io
 from luvc_export.export import trace
@@ -37,14 +37,14 @@ def sessions(decoder: Decoder, shape: Any, path: Path) -> dict[str, Any]:
     ir.save(model, path)
     ort = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     name = graph_io.kept_name(1)
-    found: dict[str, Any] = {"onnxruntime": lambda given: ort.run([name], given)[0]}
+    runners: dict[str, Any] = {"onnxruntime": lambda ort_feeds: ort.run([name], ort_feeds)[0]}
     openvino = pytest.importorskip("openvino", reason="pip install 'luvc-export[openvino]'")
     core = openvino.Core()
     read = core.read_model(path)
     assert choose_first_of_equals(openvino, read) > 0
     compiled = core.compile_model(read, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    found["openvino"] = lambda given: compiled(given)[name]
-    return found
+    runners["openvino"] = lambda feeds: compiled(feeds)[name]
+    return runners
 
 
 def pictures(count: int) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
@@ -63,10 +63,10 @@ def pictures(count: int) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     }
 
 
-def alike(rank: torch.Tensor, found: torch.Tensor, wanted: torch.Tensor, padding: torch.Tensor) -> torch.Tensor:
+def alike(rank: torch.Tensor, ours: torch.Tensor, wanted: torch.Tensor, padding: torch.Tensor) -> torch.Tensor:
     """Whether both keep the same scores [ROWS, groups, N] up to rounding, and no more padding: bool [groups]."""
-    kept = [torch.gather(rank, 2, places).sort(-1).values for places in (found, wanted)]
-    empty = [torch.gather(padding, 2, places).sum(-1) for places in (found, wanted)]
+    kept = [torch.gather(rank, 2, places).sort(-1).values for places in (ours, wanted)]
+    empty = [torch.gather(padding, 2, places).sum(-1) for places in (ours, wanted)]
     most = rank.abs().amax(-1, keepdim=True).clamp(min=1e-30)
     marks = ((rank == 0) | (rank == 1)).all(-1)
     same = ((kept[0] - kept[1]).abs() <= TIE * most).all(-1) | marks
@@ -77,7 +77,7 @@ def kept_by_all(decoder: Decoder, shape: Any, path: Path, groups: int, images: i
     runners, wrong = sessions(decoder, shape, path), []
     ranks: list[torch.Tensor] = []
     score = decoder.score
-    decoder.score = lambda given: ranks.append(score(given)) or ranks[-1]  # type: ignore[method-assign, func-returns-value]
+    decoder.score = lambda ranked: ranks.append(score(ranked)) or ranks[-1]  # type: ignore[method-assign, func-returns-value]
     past = [torch.zeros(ROWS, shape.kv_heads, 0, shape.head_dim)] * (2 * decoder.plan.layers)
     caches = dict(zip(graph_io.past_names(decoder.plan.layers), past, strict=True))
     for shown, (embeds, padding) in pictures(groups * images).items():
@@ -87,11 +87,11 @@ def kept_by_all(decoder: Decoder, shape: Any, path: Path, groups: int, images: i
         inputs[graph_io.VISUAL_EMBEDS] = embeds.reshape(ROWS, groups, images * TOKENS, 64)
         padding = padding.reshape(ROWS, groups, images * TOKENS)
         _, _, (wanted,) = decoder(*inputs.values(), past, visual_padding=padding)
-        given = {n: t.numpy() for n, t in {**inputs, **caches, graph_io.VISUAL_PADDING: padding}.items()}
+        arrays = {n: t.numpy() for n, t in {**inputs, **caches, graph_io.VISUAL_PADDING: padding}.items()}
         for backend, run in runners.items():
-            found = run(given)
-            differ = sorted({int(place[1]) for place in np.argwhere(found != wanted.numpy())})
-            tied = alike(ranks[-1], torch.from_numpy(found), wanted, padding)
+            chosen = run(arrays)
+            differ = sorted({int(place[1]) for place in np.argwhere(chosen != wanted.numpy())})
+            tied = alike(ranks[-1], torch.from_numpy(chosen), wanted, padding)
             differ = [group for group in differ if FLAT not in shown or not tied[group]]
             wrong += [(shown, backend, differ)] if differ else []
         real = (~padding).sum(-1).clamp(max=wanted.shape[-1])
@@ -123,7 +123,7 @@ def test_quotas_rank_by_round(name: str, tmp_path: Path) -> None:
         quota="spread",
         padding=True,
     )
-    decoder, shape = made(plan)
+    decoder, shape = decoder_of(plan)
     kept_by_all(decoder, shape, tmp_path / "decoder.onnx", 2, 2, flat=False)  # rounding divides equal images there
 
 
@@ -132,8 +132,8 @@ def test_chosen_tokens_rank_in_whole_numbers_above_the_others() -> None:
     for name in ("scope", "maxmin"):
         plan = pruning(name, 4)
         basis = scores.constant(plan, 1, TOKENS, 64)
-        given = scores.ScoreInput(normed, basis, "token", KEEP, None, GRID, settings=dict(plan.llm.method.settings))
-        rank = scores.find(name).score(given)
+        ranked = scores.ScoreInput(normed, basis, "token", KEEP, None, GRID, settings=dict(plan.llm.method.settings))
+        rank = scores.find(name).score(ranked)
         above = rank[rank > 1]
         assert torch.equal(above, above.round()) and len(above) == ROWS * KEEP
         assert sorted(set(above.tolist())) == [2.0, 3.0, 4.0, 5.0]

@@ -54,13 +54,13 @@ def asked(bundle: Bundle, plan: str = PLAN) -> list[Asked]:
     session = Session(bundle, plan=plan, threads=1)
     session.default.ends = frozenset()
     kinds = ("digit_of_colour", "where_is")
-    found = []
+    questions = []
     for seed in range(QUESTIONS):
         case = next(cases("heldout", 1, seed, (kinds[seed % 2],)))
         prompt = case.prompt + " please" * (seed % 3)
         answer = session.generate(case.images[0], prompt, max_new_tokens=LONGEST).token_ids
-        found.append(Asked(case.images[0], prompt, answer))
-    return found
+        questions.append(Asked(case.images[0], prompt, answer))
+    return questions
 
 
 def engines(bundle: Bundle, plan: str = PLAN) -> dict[str, Engines]:
@@ -79,11 +79,11 @@ class Machine:
         graphs: Capture CUDA graphs.
     """
 
-    def __init__(self, made: Engines, questions: list[Asked], chance: random.Random, graphs: bool) -> None:
+    def __init__(self, engine: Engines, questions: list[Asked], chance: random.Random, graphs: bool) -> None:
         with pytest.MonkeyPatch.context() as patch:
             self.gpu, self.driver = checked_gpu(patch)
         self.questions, self.chance = questions, chance
-        self.session = Session(made.bundle, made.backend(self.gpu, graphs=graphs)[0], made.plan)
+        self.session = Session(engine.bundle, engine.backend(self.gpu, graphs=graphs)[0], engine.plan)
         self.session.default.ends = frozenset()
         self.held: list[Any] = []
         self.batch: SlotRows | None = None
@@ -137,8 +137,8 @@ class Machine:
             return self.step()
         row = Row(TokenSequence(self.session.encoder, Sampling(), self.session.default.ends, length, request.token_ids))
         seen = join_features([self.session.default.encode_images(*request.shown())])
-        made = self.batch.prefill([row], [Passage(request.token_ids, request.blocks)], seen)
-        row.take(RowStep(None, None, made.logits[0]))
+        step = self.batch.prefill([row], [Passage(request.token_ids, request.blocks)], seen)
+        row.take(RowStep(None, None, step.logits[0]))
         self.rows.append((row, one, length))
         return self._settle()
 
@@ -190,10 +190,10 @@ def run(bundle: Bundle, seed: int, sequences: int, of_a_machine: int = 50, plan:
     Raises:
         AssertionError: A violation, or an answer that differs; it names the seed.
     """
-    made, questions, counts = engines(bundle, plan), asked(bundle, plan), Counts()
+    by_form, questions, counts = engines(bundle, plan), asked(bundle, plan), Counts()
     for number in range(0, sequences, of_a_machine):
         chance = random.Random(f"{seed} {number}")
-        machine = Machine(made[FORMS[number // of_a_machine % 2]], questions, chance, chance.random() < 0.8)
+        machine = Machine(by_form[FORMS[number // of_a_machine % 2]], questions, chance, chance.random() < 0.8)
         for place in range(number, min(number + of_a_machine, sequences)):
             try:
                 machine.sequence()

@@ -48,7 +48,7 @@ def test_sweeps_write_a_picture_and_a_page(cli: Cli, demo_bundle: Bundle, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("args", "said"),
+    ("args", "refusal"),
     [
         (("--sweep", "layers"), "unknown choice"),
         (("--sweep", "tokens", "--vs", "#none"), "two jobs"),
@@ -59,9 +59,9 @@ def test_sweeps_write_a_picture_and_a_page(cli: Cli, demo_bundle: Bundle, tmp_pa
         (("--new-tokens", 0), "'--new-tokens'"),
     ],
 )
-def test_bad_input_is_refused(cli: Cli, demo_bundle: Bundle, args: tuple[object, ...], said: str) -> None:
+def test_bad_input_is_refused(cli: Cli, demo_bundle: Bundle, args: tuple[object, ...], refusal: str) -> None:
     code, out, err = cli("bench", demo_bundle.folder, "--repeats", 1, *args)
-    assert code == 2 and said in err and "Traceback" not in out + err
+    assert code == 2 and refusal in err and "Traceback" not in out + err
 
 
 def test_make_random_s_help_names_every_preset(cli: Cli) -> None:

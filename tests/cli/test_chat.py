@@ -31,8 +31,8 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture(scope="module")
 def asked() -> list[GlyphCase]:
     """Three questions about one picture."""
-    found = [case for case in cases("heldout", 60) if len(case.images) == 1]
-    return [case for case in found if case.picture == found[0].picture][:3]
+    questions = [case for case in cases("heldout", 60) if len(case.images) == 1]
+    return [case for case in questions if case.picture == questions[0].picture][:3]
 
 
 @pytest.fixture
@@ -54,8 +54,8 @@ class Terminal(io.StringIO):
 
 def talk(session: Session, lines: list[Any], images: list[Path] | None = None) -> tuple[Chat, list[Any]]:
     """A chat that was told ``lines``; an exception among them is raised in place of a line."""
-    said: list[Any] = []
-    chat = Chat(session, {"max_new_tokens": 8}, images or [], {}, Path("kept.png"), said.append)
+    printed: list[Any] = []
+    chat = Chat(session, {"max_new_tokens": 8}, images or [], {}, Path("kept.png"), printed.append)
     typed = iter(lines)
 
     def read(prompt: str) -> str:
@@ -65,23 +65,25 @@ def talk(session: Session, lines: list[Any], images: list[Path] | None = None) -
         return str(line)
 
     chat.run(read)
-    return chat, said
+    return chat, printed
 
 
 def test_a_chat_answers_as_single_questions_do_and_keeps_its_caches(
     session: Session, picture: Path, asked: list[GlyphCase], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    chat, said = talk(session, ["", f"/image {picture}", asked[0].prompt, asked[1].prompt])
-    assert said[0].text == session.generate(asked[0].images, asked[0].prompt, max_new_tokens=8).text == asked[0].answer
+    chat, printed = talk(session, ["", f"/image {picture}", asked[0].prompt, asked[1].prompt])
+    assert (
+        printed[0].text == session.generate(asked[0].images, asked[0].prompt, max_new_tokens=8).text == asked[0].answer
+    )
     turns = [{"type": "image"}, {"type": "text", "text": asked[0].prompt}]
     messages = [
         {"role": "user", "content": turns},
-        {"role": "assistant", "content": [{"type": "text", "text": said[0].text}]},
+        {"role": "assistant", "content": [{"type": "text", "text": printed[0].text}]},
         {"role": "user", "content": [{"type": "text", "text": asked[1].prompt}]},
     ]
     whole = session.generate(asked[0].images, messages=messages, max_new_tokens=8)
-    assert said[1].token_ids == whole.token_ids and said[1].reused > len(turns) and said[0].reused == 0
-    assert len(chat.messages) == 4 and capsys.readouterr().out == f"{said[0].text}\n{said[1].text}\n"
+    assert printed[1].token_ids == whole.token_ids and printed[1].reused > len(turns) and printed[0].reused == 0
+    assert len(chat.messages) == 4 and capsys.readouterr().out == f"{printed[0].text}\n{printed[1].text}\n"
 
 
 def test_clear_forgets_and_errors_leave_the_chat_as_it_was(
@@ -95,13 +97,13 @@ def test_clear_forgets_and_errors_leave_the_chat_as_it_was(
         "/image",
         f"/image {tmp_path / 'gone.png'}",
     ]
-    chat, said = talk(session, [*lines, KeyboardInterrupt(), "/help"])
+    chat, printed = talk(session, [*lines, KeyboardInterrupt(), "/help"])
     err = capsys.readouterr().err
     for text in ("longer than", "did you mean '/image'", "no picture is named", "gone.png", "/clear"):
         assert text in err
-    assert len(said) == 1 and len(chat.messages) == 2 and len(chat.images) == 1 and not chat.waiting
-    chat, said = talk(session, [f"/image {picture}", asked[0].prompt, "/clear", "/quit", asked[1].prompt])
-    assert len(said) == 1 and not chat.messages and not chat.images and chat.last is None
+    assert len(printed) == 1 and len(chat.messages) == 2 and len(chat.images) == 1 and not chat.waiting
+    chat, printed = talk(session, [f"/image {picture}", asked[0].prompt, "/clear", "/quit", asked[1].prompt])
+    assert len(printed) == 1 and not chat.messages and not chat.images and chat.last is None
 
 
 def test_kept_draws_the_last_picture_seen(
@@ -122,15 +124,15 @@ def test_ctrl_c_stops_an_answer_and_the_chat_goes_on(
 ) -> None:
     plain, stopped = session.default.run, []
 
-    def interrupted(*given: Any, **named: Any) -> Any:
+    def interrupted(*arguments: Any, **named: Any) -> Any:
         if not stopped:
             stopped.append(1)
             raise KeyboardInterrupt
-        return plain(*given, **named)
+        return plain(*arguments, **named)
 
     monkeypatch.setattr(session.default, "run", interrupted)
-    chat, said = talk(session, [f"/image {picture}", asked[0].prompt, asked[0].prompt])
-    assert stopped and [answer.text for answer in said] == [asked[0].answer] and len(chat.messages) == 2
+    chat, printed = talk(session, [f"/image {picture}", asked[0].prompt, asked[0].prompt])
+    assert stopped and [answer.text for answer in printed] == [asked[0].answer] and len(chat.messages) == 2
 
 
 def test_the_verb_begins_a_chat_on_a_terminal_alone(
@@ -160,14 +162,14 @@ def test_a_prompt_from_standard_input(
     code, out, _ = cli(*run, "--json")
     assert code == 0 and json.loads(out)["text"] == asked[0].answer
     broken = io.TextIOWrapper(io.BytesIO(b"\xff\xfe\xff"), "utf-8")
-    for text, said in (
+    for text, refusal in (
         (io.StringIO(" \n"), "nothing"),
         (io.StringIO("a" * 10**6 + "b"), "million"),
         (broken, "not text"),
     ):
         monkeypatch.setattr("sys.stdin", text)
         code, _, err = cli(*run)
-        assert code == 2 and said in err
+        assert code == 2 and refusal in err
 
 
 @pytest.mark.skipif(not hasattr(os, "openpty"), reason="no terminals here")

@@ -50,10 +50,12 @@ def test_run_answers_streams_and_draws(cli: Cli, demo_bundle: Bundle, picture: P
     code, out, err = cli(*args, "--plan", "thirds", "--show-kept", kept)
     assert (code, out.strip()) == (0, case.answer)
     assert "visual tokens by layer 80 80 40 40 20 0" in err
+    assert "plan thirds" not in err
     with Image.open(kept) as sheet:
         assert sheet.width > 1000
-    code, out, _ = cli(*args, "--plan", "none", "--json")
+    code, out, err = cli(*args, "--plan", "none", "--json", "--verbose")
     data = json.loads(out)
+    assert "plan none, products in fp32, images of" in err and "answers are written with all" in err
     assert code == 0 and data["text"] == case.answer and data["timings"]["visual_tokens"] == [108] * 6
 
 
@@ -140,10 +142,10 @@ def test_no_checkpoint_and_quantised_checkpoint(cli: Cli, checkpoint: Path, tmp_
     (tmp_path / "empty").mkdir()
     refused(cli("export", tmp_path / "empty", "-o", tmp_path / "b"), "not a checkpoint", "config.json")
     config = json.loads((checkpoint / "config.json").read_text())
-    for method, said in (("awq", "no tensor of it is"), ("bitsandbytes", "calibrate --precision q4")):
+    for method, refusal in (("awq", "no tensor of it is"), ("bitsandbytes", "calibrate --precision q4")):
         quantised = config | {"quantization_config": {"quant_method": method}}
         (checkpoint / "config.json").write_text(json.dumps(quantised))
-        refused(cli("export", checkpoint, "-o", tmp_path / "b"), said, method)
+        refused(cli("export", checkpoint, "-o", tmp_path / "b"), refusal, method)
 
 
 def test_no_tokenizer(cli: Cli, checkpoint: Path, tmp_path: Path) -> None:
@@ -183,8 +185,8 @@ def test_no_tokenizer(cli: Cli, checkpoint: Path, tmp_path: Path) -> None:
     ],
 )
 def test_export_refuses_what_does_not_fit(cli: Cli, tmp_path: Path, args: list[str], texts: list[str]) -> None:
-    given = args if "--image-size" in args else ["--image-size", SIZE, *args]
-    refused(cli("export", CHECKPOINT, "-o", tmp_path / "b", *given), *texts)
+    words = args if "--image-size" in args else ["--image-size", SIZE, *args]
+    refused(cli("export", CHECKPOINT, "-o", tmp_path / "b", *words), *texts)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -258,13 +260,13 @@ def test_a_seed_is_not_negative(cli: Cli, tmp_path: Path, words: tuple[str, ...]
     refused(cli(*words, "-o", tmp_path / "new", "--seed=-1"), "'--seed'")
 
 
-@pytest.mark.parametrize(("pattern", "said"), [("(", "no regular expression"), ("nothing", "no product matches")])
+@pytest.mark.parametrize(("pattern", "refusal"), [("(", "no regular expression"), ("nothing", "no product matches")])
 def test_calibrate_refuses_a_pattern_before_it_collects(
-    cli: Cli, demo_bundle: Bundle, monkeypatch: pytest.MonkeyPatch, pattern: str, said: str
+    cli: Cli, demo_bundle: Bundle, monkeypatch: pytest.MonkeyPatch, pattern: str, refusal: str
 ) -> None:
-    monkeypatch.setattr("luvc_export.calibration.quantise.calibrate._ranges", lambda *given: 1 / 0)
+    monkeypatch.setattr("luvc_export.calibration.quantise.calibrate._ranges", lambda *arguments: 1 / 0)
     words = ("calibrate", demo_bundle.folder, "--precision", "int8", "--data", "glyph", "--count", 56)
-    refused(cli(*words, "--keep-high", pattern), said, "--keep-high")
+    refused(cli(*words, "--keep-high", pattern), refusal, "--keep-high")
 
 
 def test_an_error_follows_no_empty_line(cli: Cli, tmp_path: Path) -> None:

@@ -30,8 +30,8 @@ class Reached(Exception):  # noqa: N818
 def no_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A folder without anything called demo, and a hub that is an error."""
 
-    def asked(*given: Any) -> Path:
-        raise AssertionError(f"the hub was asked for {given[0]}")
+    def asked(*arguments: Any) -> Path:
+        raise AssertionError(f"the hub was asked for {arguments[0]}")
 
     for module in (hub, checkpoint):
         monkeypatch.setattr(module, "download", asked)

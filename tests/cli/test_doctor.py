@@ -15,7 +15,7 @@ PARTS = {"TensorRT-RTX": Part(("numpy",), "rtx"), "TensorRT": Part(("no-such-pac
 
 
 @pytest.mark.parametrize(
-    ("name", "code", "said"),
+    ("name", "code", "line"),
     [
         ("tensorrt", 3, "TensorRT does not work here"),
         ("tensorrt-rtx", 0, ""),
@@ -24,10 +24,10 @@ PARTS = {"TensorRT-RTX": Part(("numpy",), "rtx"), "TensorRT": Part(("no-such-pac
         ("", 2, "unknown part"),
     ],
 )
-def test_the_part_that_is_named(cli: Cli, monkeypatch: pytest.MonkeyPatch, name: str, code: int, said: str) -> None:
+def test_the_part_that_is_named(cli: Cli, monkeypatch: pytest.MonkeyPatch, name: str, code: int, line: str) -> None:
     monkeypatch.setattr(doctor, "known_parts", lambda: PARTS)
     got, _, err = cli("doctor", f"--need={name}")
-    assert got == code and said in err
+    assert got == code and line in err
 
 
 def test_every_extra_is_a_part() -> None:

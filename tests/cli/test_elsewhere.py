@@ -64,8 +64,8 @@ def test_verbs_that_read(cli: Cli, here: Path) -> None:
     compared = ("parity", f"{BUNDLES[0]}#none", f"onnx:{BUNDLES[1]}#none", "--cases", "linked/all of them.jsonl")
     passed(cli(*compared, "--count", 1, "--observe", 1, "--report", "new folder/p q.html", "--json"))
     assert (here / "new folder/p q.html").is_file()
-    made = passed(cli("bench", BUNDLES[1], "--sweep", "budget", "-o", "some curves", "--json", *QUICK))
-    assert all((here / path).is_file() for path in made["files"])
+    record = passed(cli("bench", BUNDLES[1], "--sweep", "budget", "-o", "some curves", "--json", *QUICK))
+    assert all((here / path).is_file() for path in record["files"])
 
 
 def test_calibrate(cli: Cli, here: Path) -> None:
@@ -73,10 +73,10 @@ def test_calibrate(cli: Cli, here: Path) -> None:
     words = ("calibrate", BUNDLES[1], "--precision", "q8", "--data", "linked/all of them.jsonl", "--min-agreement", 0)
     elsewhere = ("-o", "a new bundle"), ("-o", "a link to it", "--overwrite"), ()
     for output in elsewhere:
-        made = passed(cli(*words, "--plan", "none" if output else "even", "--max-new-tokens", 2, *output, "--json"))
-        assert made["bundle"] == (output[1] if output else BUNDLES[1])
-        assert made["plan"] in bundles.load(made["bundle"], full=True).manifest.plans
-    assert (here / "a link to it").is_symlink() and made["plan"] in bundles.load(BUNDLES[0]).manifest.plans
+        record = passed(cli(*words, "--plan", "none" if output else "even", "--max-new-tokens", 2, *output, "--json"))
+        assert record["bundle"] == (output[1] if output else BUNDLES[1])
+        assert record["plan"] in bundles.load(record["bundle"], full=True).manifest.plans
+    assert (here / "a link to it").is_symlink() and record["plan"] in bundles.load(BUNDLES[0]).manifest.plans
     assert sorted(path.name for path in (here / "linked").iterdir()) == [
         "all of them.jsonl", "pictures too", "the bundle", "the model",
     ]  # fmt: skip
@@ -96,16 +96,16 @@ def test_export_and_what_reads_weights_elsewhere(cli: Cli, here: Path) -> None:
     (here / "bundles").symlink_to(here)
     words = ("export", "linked/made up model", "--plan", "none", "--image-size", "56x56", "--weights", "reference")
     passed(cli(*words, "--text-capacity", 64, "-o", "bundles/a small one", "--json"))
-    made = bundles.load("a small one")
-    assert made.manifest.weights.folder == str((here / "linked/made up model").resolve())
-    named = dataclasses.replace(made.manifest.weights, folder="../linked/made up model")
-    bundles.write_manifest(made.folder, dataclasses.replace(made.manifest, weights=named))
+    bundle = bundles.load("a small one")
+    assert bundle.manifest.weights.folder == str((here / "linked/made up model").resolve())
+    named = dataclasses.replace(bundle.manifest.weights, folder="../linked/made up model")
+    bundles.write_manifest(bundle.folder, dataclasses.replace(bundle.manifest, weights=named))
     ask = ("--image", "linked/pictures too/number 0.png", "--prompt", "?", "--max-new-tokens", 1)
     passed(cli("run", "a small one", *ask, "--json"))
     passed(cli("parity", "a small one", "bundles/a small one", "--cases", "linked/all of them.jsonl", "--json"))
     data = ("--data", "linked/pictures too", "--prompt", "?", "--max-new-tokens", 1, "--min-agreement", 0)
-    made = passed(cli("calibrate", "a small one", "--precision", "q8", *data, "-o", "linked/another", "--json"))
-    assert passed(cli("run", "linked/another", "--plan", made["plan"], *ask, "--json"))["token_ids"]
+    record = passed(cli("calibrate", "a small one", "--precision", "q8", *data, "-o", "linked/another", "--json"))
+    assert passed(cli("run", "linked/another", "--plan", record["plan"], *ask, "--json"))["token_ids"]
 
 
 def test_demo(cli: Cli, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,14 +138,14 @@ def test_plan(cli: Cli, here: Path) -> None:
 def test_batch_and_triton(cli: Cli, here: Path) -> None:
     """Pictures are named relative to the file of questions; a copied repository can be moved."""
     asked = ("--plan", "even", "--backend", "cpu", "--max-new-tokens", 2, "--json")
-    made = passed(cli("batch", BUNDLES[1], "--input", "linked/all of them.jsonl", "-o", "new answers/of it", *asked))
-    assert made["errors"] == 0 and made["rows"] > 2
-    assert len((here / "new answers/of it/part-000000.jsonl").read_text().splitlines()) == made["rows"]
+    record = passed(cli("batch", BUNDLES[1], "--input", "linked/all of them.jsonl", "-o", "new answers/of it", *asked))
+    assert record["errors"] == 0 and record["rows"] > 2
+    assert len((here / "new answers/of it/part-000000.jsonl").read_text().splitlines()) == record["rows"]
     code, out, err = cli("batch", BUNDLES[0], "--input", "linked/pictures too", "-o", "others", "--rows", 1, *asked)
-    assert code == 1 and json.loads(out)["errors"] == made["rows"], "no prompt for any"
+    assert code == 1 and json.loads(out)["errors"] == record["rows"], "no prompt for any"
     assert "a case needs a prompt" in (here / "others/part-000000.jsonl").read_text() and not err
-    told = passed(cli("triton", f"{BUNDLES[1]}#even", BUNDLES[0], "-o", "some models", "--copy", "--json"))
-    assert told["models"] == ["a-link-to-it-even", "the-bundle"]
+    record = passed(cli("triton", f"{BUNDLES[1]}#even", BUNDLES[0], "-o", "some models", "--copy", "--json"))
+    assert record["models"] == ["a-link-to-it-even", "the-bundle"]
     shutil.move(here / "some models/the-bundle/bundle", here / "moved")
     assert bundles.load("moved", full=True)
 
@@ -153,8 +153,8 @@ def test_batch_and_triton(cli: Cli, here: Path) -> None:
 def test_every_verb_has_such_a_test() -> None:
     """Here or, where the work is long, where it is tested anyway."""
     root = Path(__file__).parents[1]
-    said = {"build": "engines/test_build_bundle.py", "targets": "", "doctor": ""}
-    said |= {"serve": "serve/test_serve_options.py", "trial": "cli/test_trial_cli.py"}
+    test_of = {"build": "engines/test_build_bundle.py", "targets": "", "doctor": ""}
+    test_of |= {"serve": "serve/test_serve_options.py", "trial": "cli/test_trial_cli.py"}
     for command in app.registered_commands:
-        file = said.get(str(command.name), "cli/test_elsewhere.py")
+        file = test_of.get(str(command.name), "cli/test_elsewhere.py")
         assert not file or f'"{command.name}"' in (root / file).read_text(), command.name

@@ -79,11 +79,11 @@ def test_what_an_extra_brings_is_asked_for(demo_bundle: Bundle, tmp_path: Path) 
     command = [sys.executable, "-c", _RUN_ALL, json.dumps(asked)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
-    found = json.loads(done.stdout)
+    outcomes = json.loads(done.stdout)
     for verb, (_, extra) in LACKING.items():
-        code, said = found[verb]
-        assert code == 3 and f"luvc-export[{extra}]" in said and "internal" not in said, (verb, code, said)
-    assert {verb: found[verb][0] for verb in WORKING} == dict.fromkeys(WORKING, 0), found
+        code, err = outcomes[verb]
+        assert code == 3 and f"luvc-export[{extra}]" in err and "internal" not in err, (verb, code, err)
+    assert {verb: outcomes[verb][0] for verb in WORKING} == dict.fromkeys(WORKING, 0), outcomes
     assert list(tmp_path.iterdir()) == []
 
 
@@ -116,9 +116,9 @@ def test_errors_are_json_where_json_is_asked_for(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     got, out, err = cli(*words, "--json")
-    said = json.loads(err)["error"]
-    assert (got, said["exit_code"], said["kind"]) == (code, code, kind) and what in said["what"], err
-    assert set(said) == {"kind", "exit_code", "what", "where", "got", "expected", "fix"} and not out
+    error = json.loads(err)["error"]
+    assert (got, error["exit_code"], error["kind"]) == (code, code, kind) and what in error["what"], err
+    assert set(error) == {"kind", "exit_code", "what", "where", "got", "expected", "fix"} and not out
 
 
 def test_an_error_is_json_beside_the_result(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,9 +146,9 @@ def test_an_encoding_without_the_characters(
             patch.setattr(sys, "stdout", streams[0])
             patch.setattr(sys, "stderr", streams[1])
             got = cli(*words)[0]
-        said = [stream.buffer.getvalue() for stream in streams]  # type: ignore[attr-defined]
-        assert got == code and said[code == 2], said
-        assert code == 0 or b"\\u2603 \\udcff" in said[1], said
+        written = [stream.buffer.getvalue() for stream in streams]  # type: ignore[attr-defined]
+        assert got == code and written[code == 2], written
+        assert code == 0 or b"\\u2603 \\udcff" in written[1], written
 
 
 def test_a_closed_pipe_is_no_failed_check(demo_bundle: Bundle) -> None:

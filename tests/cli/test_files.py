@@ -69,7 +69,7 @@ def test_verbs_refuse_such_a_folder_before_the_work(
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("checkpoint", "refusal"),
     [
         ("model/config.json", ("this is a file, and a model is a folder", "fix: give the folder: model")),
         ("bundle/luvc.json", ("this is a file, and a model is a folder", "fix: give the folder: bundle")),
@@ -78,7 +78,7 @@ def test_verbs_refuse_such_a_folder_before_the_work(
     ],
 )
 def test_what_is_no_checkpoint_is_named(
-    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str, said: tuple[str, ...]
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checkpoint: str, refusal: tuple[str, ...]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("model/config.json", "bundle/luvc.json", "notes"):
@@ -87,10 +87,10 @@ def test_what_is_no_checkpoint_is_named(
     check_model("model")
     check_model("owner/name", "main")
     with pytest.raises(UsageError) as caught:
-        check_model(given)
-    assert all(text in str(caught.value) for text in said)
-    code, _, err = cli("ablate", "-o", "new", "--model", given)
-    assert code == 2 and said[0] in err
+        check_model(checkpoint)
+    assert all(text in str(caught.value) for text in refusal)
+    code, _, err = cli("ablate", "-o", "new", "--model", checkpoint)
+    assert code == 2 and refusal[0] in err
     with pytest.raises(UsageError, match="a folder has no revisions"):
         check_model("model", "main")
 
@@ -111,7 +111,7 @@ def test_a_file_is_written_whole_or_stays(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize(
-    ("error", "code", "said"),
+    ("error", "code", "refusal"),
     [
         (PermissionError(errno.EACCES, "Permission denied", "/etc/secret"), 2, "where: /etc/secret"),
         (OSError(errno.ENOSPC, "No space left on device"), 2, "where: the disk"),
@@ -119,14 +119,14 @@ def test_a_file_is_written_whole_or_stays(tmp_path: Path, monkeypatch: pytest.Mo
     ],
 )
 def test_what_the_system_refuses_is_said(
-    cli: Cli, monkeypatch: pytest.MonkeyPatch, error: OSError, code: int, said: str
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, error: OSError, code: int, refusal: str
 ) -> None:
     def refuse(*args: object, **named: object) -> None:
         raise error
 
     monkeypatch.setattr("luvc_export.export.checkpoint.open_checkpoint", refuse)
     got, out, err = cli("plan", CHECKPOINT)
-    assert got == code and said in err and "fix:" in err and "Traceback" not in out + err
+    assert got == code and refusal in err and "fix:" in err and "Traceback" not in out + err
 
 
 def test_a_plan_is_refused_before_it_is_made(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -80,8 +80,8 @@ def test_an_exported_plan_is_known_as_its_recipe(name: str) -> None:
 
 
 def test_a_served_model_says_what_its_recipe_kept() -> None:
-    told = measured("safe")
-    assert told is not None and told.pop("first_token") == plan_figures.sooner("safe") > 1
-    assert told.pop("timed_at").startswith("9 layers and 8 blocks")
-    assert told == {"name": "safe", "measured_on": "glyph_deep", "kept": plan_figures.kept("safe")}
+    measurement = measured("safe")
+    assert measurement is not None and measurement.pop("first_token") == plan_figures.sooner("safe") > 1
+    assert measurement.pop("timed_at").startswith("9 layers and 8 blocks")
+    assert measurement == {"name": "safe", "measured_on": "glyph_deep", "kept": plan_figures.kept("safe")}
     assert measured(None) is None

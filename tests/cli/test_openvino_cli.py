@@ -88,8 +88,8 @@ def test_doctor_and_targets_know_its_devices(cli: Cli) -> None:
     machine = json.loads(out)["machine"]
     assert code == 0 and any(text.startswith("CPU: ") for text in machine["openvino_devices"])
     code, out, _ = cli("targets", "--json")
-    found = {item["name"]: item for item in json.loads(out)}
-    assert found["intel-cpu"]["usable"] and not found["intel-cpu"]["why_not"]
-    assert found["intel-gpu"]["usable"] is any(name.startswith("GPU") for name in device.core().available_devices)
+    targets = {item["name"]: item for item in json.loads(out)}
+    assert targets["intel-cpu"]["usable"] and not targets["intel-cpu"]["why_not"]
+    assert targets["intel-gpu"]["usable"] is any(name.startswith("GPU") for name in device.core().available_devices)
     code, _, err = cli("build", "nowhere", "--target", "intel-cpu")
     assert code == 2 and "no engine to build" in err

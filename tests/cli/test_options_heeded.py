@@ -29,7 +29,7 @@ def plan_file(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "refusal"),
     [
         (("--plan", "none", "--speedup", 2), "--speedup solves the budgets itself"),
         (("--plan", "thirds", "--speedup", 1.5), "--speedup solves the budgets itself"),
@@ -60,10 +60,10 @@ def plan_file(tmp_path: Path) -> Path:
         (("--kv-mib", 0.001), "--kv-mib cannot be met"),
     ],
 )
-def test_plan(cli: Cli, tmp_path: Path, plan_file: Path, words: tuple[Any, ...], said: str) -> None:
+def test_plan(cli: Cli, tmp_path: Path, plan_file: Path, words: tuple[Any, ...], refusal: str) -> None:
     output = tmp_path / "new.json"
     code, _, err = cli("plan", CHECKPOINT, *SIZE, *[plan_file if w == "FILE" else w for w in words], "-o", output)
-    assert code == 2 and said in err and not output.exists(), err
+    assert code == 2 and refusal in err and not output.exists(), err
 
 
 @pytest.mark.parametrize("goal", [("--speedup", 100), ("--kv-mib", 0.001)])
@@ -91,7 +91,7 @@ def test_plan_takes_an_image_size_whole_or_not(cli: Cli, plan: tuple[str, ...], 
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "refusal"),
     [
         (("--plan", "thirds", "--speedup", 2), "solve the budgets themselves"),
         (("--plan", "none", "--plan", "even", "--kv-mib", 2), "solve the budgets themselves"),
@@ -102,34 +102,34 @@ def test_plan_takes_an_image_size_whole_or_not(cli: Cli, plan: tuple[str, ...], 
         (("--score", "foo"), "unknown score"),
     ],
 )
-def test_export(cli: Cli, tmp_path: Path, plan_file: Path, words: tuple[Any, ...], said: str) -> None:
-    given = [plan_file if word == "FILE" else word for word in words]
-    code, _, err = cli("export", CHECKPOINT, *SIZE, "-o", tmp_path / "new", *given)
-    assert code == 2 and said in err and not (tmp_path / "new").exists(), err
+def test_export(cli: Cli, tmp_path: Path, plan_file: Path, words: tuple[Any, ...], refusal: str) -> None:
+    arguments = [plan_file if word == "FILE" else word for word in words]
+    code, _, err = cli("export", CHECKPOINT, *SIZE, "-o", tmp_path / "new", *arguments)
+    assert code == 2 and refusal in err and not (tmp_path / "new").exists(), err
 
 
 def test_a_solved_plan_is_named_for_its_goal(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found: list[dict[str, Plan]] = []
+    exported: list[dict[str, Plan]] = []
 
     def stop(checkpoint: Any, plans: dict[str, Plan], *rest: Any) -> None:
-        found.append(plans)
+        exported.append(plans)
         raise UsageError("far enough")
 
     monkeypatch.setattr("luvc_export.export.bundling.write_bundle", stop)
     cli("export", CHECKPOINT, *SIZE, "-o", tmp_path / "new", "--speedup", 2, "--plan", "none")
     cli("export", CHECKPOINT, *SIZE, "-o", tmp_path / "new", "--kv-mib", 0.2)
-    assert [list(plans) for plans in found] == [["speedup-2", "none"], ["kv-mib-0.2"]]
-    assert found[0]["speedup-2"].schedule == "speedup 2" and found[0]["none"].schedule == "none"
+    assert [list(plans) for plans in exported] == [["speedup-2", "none"], ["kv-mib-0.2"]]
+    assert exported[0]["speedup-2"].schedule == "speedup 2" and exported[0]["none"].schedule == "none"
     with pytest.raises(PlanError, match="solves the budgets itself"):
         make_plan(str(CHECKPOINT), "thirds", image_size=IMAGE_SIZE, speedup=2)
-    made = make_plans(str(CHECKPOINT), ["safe", "none"], image_size=IMAGE_SIZE, speedup=2)
-    assert [plan.schedule for plan in made.values()] == ["speedup 2", "none"]
+    plans = make_plans(str(CHECKPOINT), ["safe", "none"], image_size=IMAGE_SIZE, speedup=2)
+    assert [plan.schedule for plan in plans.values()] == ["speedup 2", "none"]
 
 
 def test_quotas_are_for_the_plans_that_frames_share() -> None:
-    given = {"image_size": IMAGE_SIZE, "joint_frames": 8, "quota": "v-cast"}
-    made = make_plans(str(CHECKPOINT), ["safe", "none"], **given)  # type: ignore[arg-type]
-    assert [plan.sharing.quota for plan in made.values()] == ["none", "none", "v-cast"]
+    options = {"image_size": IMAGE_SIZE, "joint_frames": 8, "quota": "v-cast"}
+    plans = make_plans(str(CHECKPOINT), ["safe", "none"], **options)  # type: ignore[arg-type]
+    assert [plan.sharing.quota for plan in plans.values()] == ["none", "none", "v-cast"]
 
 
 def test_tiles_that_fill_the_context_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,7 +143,7 @@ def test_tiles_that_fill_the_context_are_refused(tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "refusal"),
     [
         (("bench", "BUNDLE#even", "--plan", "none"), "two plans are named"),
         (("bench", "BUNDLE", "-o", "curves"), "only a sweep writes files"),
@@ -155,19 +155,19 @@ def test_tiles_that_fill_the_context_are_refused(tmp_path: Path, monkeypatch: py
     ],
 )
 def test_other_verbs(
-    cli: Cli, copied_bundle: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[Any, ...], said: str
+    cli: Cli, copied_bundle: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[Any, ...], refusal: str
 ) -> None:
     monkeypatch.chdir(copied_bundle.parent)
-    monkeypatch.setattr("luvc_export.calibration.datasets.load", lambda *given, **named: 1 / 0)
+    monkeypatch.setattr("luvc_export.calibration.datasets.load", lambda *arguments, **named: 1 / 0)
     code, _, err = cli(*[str(word).replace("BUNDLE", copied_bundle.name) for word in words])
-    assert code == 2 and said in err and list(copied_bundle.parent.iterdir()) == [copied_bundle], err
+    assert code == 2 and refusal in err and list(copied_bundle.parent.iterdir()) == [copied_bundle], err
 
 
 def test_parity_takes_the_family_s_own_image_size(cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    found: list[tuple[int, int]] = []
+    sizes: list[tuple[int, int]] = []
 
     def stop(checkpoint: Any, size: tuple[int, int], *rest: Any, **more: Any) -> None:
-        found.append(size)
+        sizes.append(size)
         raise UsageError("far enough")
 
     monkeypatch.setattr("luvc_export.calibration.parity.run.canvas", stop)
@@ -179,15 +179,17 @@ def test_parity_takes_the_family_s_own_image_size(cli: Cli, monkeypatch: pytest.
     cli(*pair, "--cases", tmp_path / "cases.jsonl", "--image-size", "56x84")
     cli(*pair, "--task", "glyph")
     cli(*pair, "--task", "glyph", "--image-size", "56x84")
-    assert found == [(336, 336), (56, 84), IMAGE_SIZE, (56, 84)]
+    assert sizes == [(336, 336), (56, 84), IMAGE_SIZE, (56, 84)]
 
 
 def test_the_demo_s_bundle_compresses_by_default(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Its default plan was ``none``, so ``run`` on it showed no compression."""
-    found: list[list[str]] = []
-    monkeypatch.setattr("luvc_export.pipeline.export_bundle", lambda *given, **named: found.append(list(given[2])))
+    commands: list[list[str]] = []
+    monkeypatch.setattr(
+        "luvc_export.pipeline.export_bundle", lambda *arguments, **named: commands.append(list(arguments[2]))
+    )
     demo.bundle(tmp_path, True)
-    assert found == [["safe", "none", "luvc"]] and set(found[0]) == set(demo.PLANS)
+    assert commands == [["safe", "none", "luvc"]] and set(commands[0]) == set(demo.PLANS)
 
 
 def test_the_demo_says_what_its_times_are_and_what_a_larger_model_gains() -> None:
@@ -207,7 +209,7 @@ def test_graphs_without_weights_are_not_to_be_asked(cli: Cli, tmp_path: Path, mo
                 open_checkpoint(str(CHECKPOINT), weights=False).config
             )
 
-    monkeypatch.setattr("luvc_export.pipeline.export_bundle", lambda *given, **named: Written)
+    monkeypatch.setattr("luvc_export.pipeline.export_bundle", lambda *arguments, **named: Written)
     words = ("export", CHECKPOINT, *SIZE, "-o", tmp_path / "new")
     assert "ask it something" in cli(*words)[1]
     out = cli(*words, "--no-weights")[1]
@@ -216,11 +218,12 @@ def test_graphs_without_weights_are_not_to_be_asked(cli: Cli, tmp_path: Path, mo
 
 def test_aspect_tells_what_budgets_get_of_a_padded_picture(cli: Cli) -> None:
     code, out, err = cli("plan", CHECKPOINT, *SIZE, "--aspect", "4:1", "--json")
-    told = json.loads(out)
-    assert code == 0 and told["padded"]["units"] == 3 * 12, err
-    keep, tokens = told["plan"]["llm"]["keep"], told["padded"]["tokens"]
+    record = json.loads(out)
+    assert code == 0 and record["padded"]["units"] == 3 * 12, err
+    keep, tokens = record["plan"]["llm"]["keep"], record["padded"]["tokens"]
     assert (
-        told["padded"]["padding"] == [max(0, count - tokens) for count in keep] and max(told["padded"]["padding"]) > 0
+        record["padded"]["padding"] == [max(0, count - tokens) for count in keep]
+        and max(record["padded"]["padding"]) > 0
     )
     shown = cli("plan", CHECKPOINT, *SIZE, "--aspect", "4:1")[1]
     assert "36 of 108 units show it" in shown and "take padding" in shown

@@ -19,17 +19,17 @@ DOCS = Path(__file__).resolve().parents[2] / "docs"
 AGAIN = "python -m luvc_export.cli.reference"
 
 
-def with_option(made: Callable[..., Any], name: str, kind: object, default: object) -> Callable[..., Any]:
-    """``made`` with one option more."""
+def with_option(command: Callable[..., Any], name: str, kind: object, default: object) -> Callable[..., Any]:
+    """``command`` with one option more."""
     parameter = inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=kind, default=default)
-    plain = inspect.signature(made, eval_str=True)
+    plain = inspect.signature(command, eval_str=True)
 
-    @functools.wraps(made)
-    def more(**given: Any) -> None:
+    @functools.wraps(command)
+    def more(**arguments: Any) -> None:
         raise NotImplementedError
 
     more.__signature__ = plain.replace(parameters=[*plain.parameters.values(), parameter])  # type: ignore[attr-defined]
-    more.__annotations__ = made.__annotations__ | {name: kind}
+    more.__annotations__ = command.__annotations__ | {name: kind}
     return more
 
 
@@ -122,7 +122,7 @@ tool join c
 
 
 @pytest.mark.parametrize(
-    ("kind", "default", "said"),
+    ("kind", "default", "refusal"),
     [
         (Annotated[Path, typer.Option("--folder")], Path.home(), "depends on the machine"),
         (Annotated[str, typer.Option("--folder")], str(Path.home() / "models"), "depends on the machine"),
@@ -131,10 +131,10 @@ tool join c
     ],
 )
 def test_what_cannot_be_said_is_refused(
-    monkeypatch: pytest.MonkeyPatch, kind: object, default: object, said: str
+    monkeypatch: pytest.MonkeyPatch, kind: object, default: object, refusal: str
 ) -> None:
     command = app.registered_commands[0]
     assert command.callback is not None
     monkeypatch.setattr(command, "callback", with_option(command.callback, "folder", kind, default))
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=refusal):
         reference.page()

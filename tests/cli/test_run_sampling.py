@@ -26,10 +26,10 @@ def asked(demo_bundle: Bundle, tmp_path: Path) -> list[Any]:
 
 def test_log_probabilities(cli: Cli, asked: list[Any]) -> None:
     code, out, _ = cli(*asked, "--logprobs", 2, "--json")
-    told = json.loads(out)
-    assert code == 0 and len(told["logprobs"]) == len(told["token_ids"])
-    assert [one["token"] for one in told["logprobs"]] == told["token_ids"]
-    assert all(len(one["top"]) == 2 and one["logprob"] <= 0 for one in told["logprobs"])
+    record = json.loads(out)
+    assert code == 0 and len(record["logprobs"]) == len(record["token_ids"])
+    assert [one["token"] for one in record["logprobs"]] == record["token_ids"]
+    assert all(len(one["top"]) == 2 and one["logprob"] <= 0 for one in record["logprobs"])
     assert json.loads(cli(*asked, "--json")[1])["logprobs"] is None
 
 
@@ -57,7 +57,7 @@ def test_schemas_and_patterns(cli: Cli, asked: list[Any], tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "refusal"),
     [
         (("--logprobs", 2), "pass --json"),
         (("--logprobs", 99, "--json"), "logprobs: got 99"),
@@ -72,9 +72,11 @@ def test_schemas_and_patterns(cli: Cli, asked: list[Any], tmp_path: Path) -> Non
         (("--json-schema", "LIST"), "a schema is a JSON object"),
     ],
 )
-def test_what_is_wrong_is_said(cli: Cli, asked: list[Any], tmp_path: Path, words: tuple[Any, ...], said: str) -> None:
+def test_what_is_wrong_is_said(
+    cli: Cli, asked: list[Any], tmp_path: Path, words: tuple[Any, ...], refusal: str
+) -> None:
     files = {"FILE": "{}", "LIST": "[]"}
     for name, text in files.items():
         (tmp_path / name).write_text(text)
     code, _, err = cli(*asked, *[tmp_path / word if word in files else word for word in words])
-    assert code == 2 and said in err, err
+    assert code == 2 and refusal in err, err

@@ -47,12 +47,12 @@ def test_a_bundle_has_its_scorer_and_parity_needs_it(cli: Cli, small: Path, tmp_
     words = ("--image-size", "112x112", "--plan", "6", "--merge-keep", 1, "--last-layer", "full", "--scorer", file)
     code, _, err = cli("export", small, "-o", bundle, *words)
     assert code == 0, err
-    said = json.loads((bundle / "luvc.json").read_text())
-    plan = said["plans"]["list"]["plan"]
+    manifest = json.loads((bundle / "luvc.json").read_text())
+    plan = manifest["plans"]["list"]["plan"]
     method = plan["llm"]["method"]
     name = f"scorer.{method['settings']['scorer'][:16]}.safetensors"
     assert method["name"] == "learned"
-    assert said["files"][name]["sha256"] == method["settings"]["scorer"]
+    assert manifest["files"][name]["sha256"] == method["settings"]["scorer"]
     assert (bundle / name).read_bytes() == file.read_bytes()
     for number in range(2):
         noise = np.random.default_rng(number).integers(0, 256, (112, 112, 3), np.uint8)
@@ -63,25 +63,25 @@ def test_a_bundle_has_its_scorer_and_parity_needs_it(cli: Cli, small: Path, tmp_
     code, out, err = cli(*asked)
     assert code == 0, out + err
 
-    def told() -> str:
+    def refusal_of() -> str:
         (bundle / "luvc.json").write_text(json.dumps(spoilt))
         code, _, err = cli(*asked)
         assert code == 2, err
         return err
 
-    spoilt = json.loads(json.dumps(said))
+    spoilt = json.loads(json.dumps(manifest))
     del spoilt["files"][name]
-    assert "lacks the scorer that a plan of it names" in told()
-    spoilt["files"][name] = {**said["files"][name], "sha256": "0" * 64}
-    assert "has changed since it was exported" in told()
+    assert "lacks the scorer that a plan of it names" in refusal_of()
+    spoilt["files"][name] = {**manifest["files"][name], "sha256": "0" * 64}
+    assert "has changed since it was exported" in refusal_of()
     other = scorer(tmp_path / "other.safetensors", 192, 1).read_bytes()  # under the first one's name, told truly
     (bundle / name).write_bytes(other)
     spoilt["files"][name] = {"sha256": hashlib.sha256(other).hexdigest(), "bytes": len(other)}
-    assert "lacks the scorer that a plan of it names" in told()
+    assert "lacks the scorer that a plan of it names" in refusal_of()
 
 
 @pytest.mark.parametrize(
-    ("words", "width", "said"),
+    ("words", "width", "refusal"),
     [
         (("--plan", "even"), 100, "another width"),
         (("--plan", "even", "--score", "norm"), 192, "a scorer is for the score 'learned'"),
@@ -95,13 +95,15 @@ def test_a_bundle_has_its_scorer_and_parity_needs_it(cli: Cli, small: Path, tmp_
         (("--plan", "even", "--scorer", "nowhere"), 0, "there is no such scorer"),
     ],
 )
-def test_what_does_not_fit_is_refused(cli: Cli, tmp_path: Path, words: tuple[Any, ...], width: int, said: str) -> None:
-    given: tuple[Any, ...] = ()
+def test_what_does_not_fit_is_refused(
+    cli: Cli, tmp_path: Path, words: tuple[Any, ...], width: int, refusal: str
+) -> None:
+    options: tuple[Any, ...] = ()
     if width > 0:
-        given = ("--scorer", scorer(tmp_path / "mine.safetensors", width))
+        options = ("--scorer", scorer(tmp_path / "mine.safetensors", width))
     elif width < 0:
         maps = np.ones((4, 192), np.float32)
         save_file({"query.0": maps, "key.0": maps + 1}, tmp_path / "mine.safetensors")
-        given = ("--scorer", tmp_path / "mine.safetensors")
-    code, _, err = cli("export", CHECKPOINT, "-o", tmp_path / "out", *SIZE, *words, *given)
-    assert code == 2 and said in err and not (tmp_path / "out").exists(), err
+        options = ("--scorer", tmp_path / "mine.safetensors")
+    code, _, err = cli("export", CHECKPOINT, "-o", tmp_path / "out", *SIZE, *words, *options)
+    assert code == 2 and refusal in err and not (tmp_path / "out").exists(), err

@@ -91,11 +91,11 @@ def test_every_text_of_a_pack() -> None:
     for one in changed(json.loads(json.dumps(dataclasses.asdict(pack)))):
         tried += 1
         try:
-            made = from_json_data(Pack, one, "pack.json")
+            hostile = from_json_data(Pack, one, "pack.json")
         except LuvcError as error:
             assert harmless(error_of(error))
             continue
-        assert harmless(printed(made.target, made.plan, *made.wheels))
+        assert harmless(printed(hostile.target, hostile.plan, *hostile.wheels))
     assert tried > 8
 
 

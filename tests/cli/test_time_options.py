@@ -26,9 +26,9 @@ def test_the_plan_meets_the_time_and_says_what_it_rests_on(cli: Cli, tmp_path: P
     goal = none["encoder_s"] + none["llm_s"] / 2
     file = tmp_path / "timed.json"
     code, out, err = cli("plan", "demo", "--time", f"{goal * 1000:.3f}ms", "-o", file, "--json")
-    made = json.loads(out)
-    assert code == 0 and made["first_token"]["first_token_s"] <= goal < none["first_token_s"], err
-    assert json.loads(file.read_text()) == made["plan"] and made["cost"]["flops_ratio"] >= 2
+    record = json.loads(out)
+    assert code == 0 and record["first_token"]["first_token_s"] <= goal < none["first_token_s"], err
+    assert json.loads(file.read_text()) == record["plan"] and record["cost"]["flops_ratio"] >= 2
     code, out, _ = cli("plan", "demo", "--time", "5s", "--backend", "cpu")
     assert code == 0 and "first token here: about" in out and "1 and 1 GFLOP/s" in out
 
@@ -48,7 +48,7 @@ def test_frames_that_share_a_budget_are_all_counted(cli: Cli) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "refusal"),
     [
         (("--time", "1ms"), "the encoder alone takes longer here"),
         (("--time", "soon"), "this is no time"),
@@ -59,6 +59,6 @@ def test_frames_that_share_a_budget_are_all_counted(cli: Cli) -> None:
         (("--time", "1s", "--backend", "cuda"), "--backend"),
     ],
 )
-def test_what_contradicts_is_refused(cli: Cli, words: tuple[str, ...], told: str) -> None:
+def test_what_contradicts_is_refused(cli: Cli, words: tuple[str, ...], refusal: str) -> None:
     code, _, err = cli("plan", "demo", *words)
-    assert code == 2 and told in err, err
+    assert code == 2 and refusal in err, err

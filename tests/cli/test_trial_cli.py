@@ -18,8 +18,8 @@ def test_what_would_be_done_and_how_long(cli: Cli, tmp_path: Path) -> None:
     assert "export         a bundle with two plans, weights by reference: about 4" in out
     assert "of 30 minutes; times are assumed" in out
     code, out, _ = cli("trial", "demo", "--dry-run", "--json", "--only", "plan", "--out", tmp_path / "out")
-    told = json.loads(out)
-    assert code == 0 and [step["step"] for step in told["steps"]] == ["plan"] and 0 < told["seconds"] < 60
+    record = json.loads(out)
+    assert code == 0 and [step["step"] for step in record["steps"]] == ["plan"] and 0 < record["seconds"] < 60
 
 
 def test_a_machine_with_nothing_ends_with_3_and_a_list(
@@ -72,7 +72,7 @@ def test_something_that_does_not_hold_ends_with_1(cli: Cli, tmp_path: Path, monk
         export = {"model_type": "x", "plans": {"safe": [1, 0], "none": [1, 1]}, "weights_mode": "copy"}
         return ["echo", json.dumps(export)]
 
-    quick = Step("export", "an export", ("export",), (), (0.0, 0), lambda asked: [], lambda told: told)
+    quick = Step("export", "an export", ("export",), (), (0.0, 0), lambda asked: [], lambda record: record)
     monkeypatch.setattr(steps, "STEPS", (quick,))
     monkeypatch.setattr("luvc_export.trial.report.STEPS", (quick,))
     monkeypatch.setattr(run, "command", copied)

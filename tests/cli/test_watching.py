@@ -81,13 +81,13 @@ class Answers:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    made = Clock()
+    own = Clock()
 
     def rest(self: Any, seconds: float) -> None:
-        made.now += max(seconds, 1e-4)
+        own.now += max(seconds, 1e-4)
 
     monkeypatch.setattr("luvc_export.cli.watching._Collector.rest", rest)
-    return made
+    return own
 
 
 def watched(session: Answers, camera: Stand, wanted: Watch) -> list[dict[str, Any]]:
@@ -135,7 +135,7 @@ def test_a_window_is_shown_as_a_video_with_the_times_of_its_frames(monkeypatch: 
 def test_what_contradicts_a_camera_is_said_before_loading(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for argv, told in (
+    for argv, refusal in (
         (["--every", "2s"], "pass --camera"),
         (["--camera", "-", "--image", "a.png"], "a camera is all that is looked at"),
         (["--camera", "-", "--every", "soon"], "--every"),
@@ -148,7 +148,7 @@ def test_what_contradicts_a_camera_is_said_before_loading(
         monkeypatch.setattr("sys.argv", ["luvc-export", "run", "nowhere", "--prompt", "what?", *argv])
         with pytest.raises(SystemExit) as stop:
             main()
-        assert stop.value.code == 2 and told in capsys.readouterr().err
+        assert stop.value.code == 2 and refusal in capsys.readouterr().err
 
 
 def test_a_film_as_a_camera_and_ctrl_c(demo_bundle: Bundle, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from luvc_export.core.files.disk import writing_to
 from luvc_export.demo import CHECKPOINT, IMAGE_SIZE
 
 
-def full(*given: Any, **named: Any) -> None:
+def full(*arguments: Any, **named: Any) -> None:
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
@@ -38,5 +38,5 @@ def test_a_file_and_a_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("luvc_export.export.weights.skeleton", full)
     with pytest.raises(OSError, match="No space") as caught:
         export_bundle(str(CHECKPOINT), tmp_path / "bundle", plan, image_size=IMAGE_SIZE)
-    said = str(failures.explained(caught.value))
-    assert f"where: {tmp_path / 'bundle'}" in said and "the disk" not in said and list(tmp_path.iterdir()) == []
+    text = str(failures.explained(caught.value))
+    assert f"where: {tmp_path / 'bundle'}" in text and "the disk" not in text and list(tmp_path.iterdir()) == []

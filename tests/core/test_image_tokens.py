@@ -23,8 +23,8 @@ def test_a_size_stays_below_its_ceiling_and_one_more_row_or_column_would_not(tok
 def test_a_shape_has_the_grid_of_gemmas_processor(tokens: int, width: int, height: int) -> None:
     from transformers.models.gemma4.image_processing_pil_gemma4 import get_aspect_ratio_preserving_size
 
-    made = size_of(tokens, 48, (width, height))
-    assert made == get_aspect_ratio_preserving_size(480 * height, 480 * width, 16, 9 * tokens, 3)
+    size = size_of(tokens, 48, (width, height))
+    assert size == get_aspect_ratio_preserving_size(480 * height, 480 * width, 16, 9 * tokens, 3)
 
 
 def test_shapes_stand_behind_their_ceilings() -> None:

@@ -94,9 +94,9 @@ def test_an_export_says_what_core_must_know_of_a_method() -> None:
     plan = flat_plan((4, 4), (16, 8, 0), bucket=0)
     unknown = plan.changed(method=Method("of another package"))
     assert unknown.reads_text and not unknown.changed(keep=(16, 16, 0)).reads_text
-    told = plan.changed(method=Method("of another package", (("width", 2.5),), reads_text=False))
-    assert not told.reads_text and told.llm.method["width"] == 2.5
-    assert Plan.from_json(json.loads(json.dumps(told.to_json()))) == told
+    exported = plan.changed(method=Method("of another package", (("width", 2.5),), reads_text=False))
+    assert not exported.reads_text and exported.llm.method["width"] == 2.5
+    assert Plan.from_json(json.loads(json.dumps(exported.to_json()))) == exported
     placed = Method("placed", needs_positions=True)
     with pytest.raises(PlanError, match="needs the whole grid, and the first prune leaves gaps"):
         flat_plan((4, 4), (16, 8, 4, 0)).changed(method=placed)
@@ -116,25 +116,25 @@ def test_aggregates_and_quotas_are_checked_with_the_budgets() -> None:
     assert "keep[1]: 3 chosen tokens for 5 images: a quota gives each at least 1" in text
     assert "keep[2]: 2 chosen tokens for 5 images" in text
     assert "keep[3]: a budget of 1 would be the aggregate alone: at least 2, or 0" in text
-    for change, said in (
+    for change, refusal in (
         ({"keep": (16, 0), "aggregate": True}, "aggregate: no prune leaves a row for it"),
         ({"aggregate": 1}, "aggregate: got 1, expected true or false"),
         ({"reducer": "merge", "aggregate": True}, "aggregate: merging in the LLM drops nothing"),
         ({"quota": "even"}, "quota: got 'even', expected one of none, uniform, spread, v-cast"),
         ({"keep": (64, 0), "joint_images": 4, "quota": "uniform"}, "quota: 'uniform' divides what a prune keeps"),
     ):
-        with pytest.raises(PlanError, match=said):
+        with pytest.raises(PlanError, match=refusal):
             flat_plan(**{"grid": (4, 4), "keep": (16, 8, 0), **change})  # type: ignore[arg-type]
-    for change, said in (
+    for change, refusal in (
         ({"quota": "v-cast"}, "quota: 'v-cast' follows a clip through time, which tiles have not: uniform or spread"),
         ({"joint_images": 3}, "images: got 3; 2x2 tiles are 4, 5 with the whole picture"),
         ({"joint_tiles": (1, 1)}, "tiles: got .1, 1., expected rows and columns of at least two tiles"),
         ({"joint_tiles": (2, 2, 1)}, "tiles: got .2, 2, 1., expected rows and columns"),
         ({"keep": (32, 3, 0), "quota": "spread"}, "3 chosen tokens for 4 images: a quota gives each at least 1"),
     ):
-        given = {"grid": (4, 4), "keep": (32, 8, 0), "joint_images": 4, "joint_tiles": (2, 2), **change}
-        with pytest.raises(PlanError, match=said):
-            flat_plan(**given)  # type: ignore[arg-type]
+        fields = {"grid": (4, 4), "keep": (32, 8, 0), "joint_images": 4, "joint_tiles": (2, 2), **change}
+        with pytest.raises(PlanError, match=refusal):
+            flat_plan(**fields)  # type: ignore[arg-type]
     tiled = flat_plan((4, 4), (32, 8, 0), joint_images=5, joint_tiles=(2, 2), quota="spread")
     assert Plan.from_json(tiled.to_json()) == tiled
     for bad in ("2x2", [2, True], [2, 2**40], [2, "2"], 4):

@@ -33,7 +33,7 @@ MOST = 8
 
 def readers(root: Path = ROOT) -> dict[str, list[str]]:
     """Field -> modules of the tree that read it."""
-    found: dict[str, set[str]] = {name: set() for name in FIELDS}
+    modules: dict[str, set[str]] = {name: set() for name in FIELDS}
     for room in ("luvc_export", "export", "engines", "runtime", "calibration"):
         for path in sorted((root / room).rglob("*.py")):
             where = path.relative_to(root).as_posix()
@@ -46,8 +46,8 @@ def readers(root: Path = ROOT) -> dict[str, list[str]]:
                 for old, (part, name) in FIELDS.items():
                     on_plan = owner == "plan" or owner.endswith("_plan")
                     if (node.attr == name and owner == part) or (node.attr == old and (on_plan or owner == part)):
-                        found[old].add(where)
-    return {name: sorted(modules) for name, modules in found.items()}
+                        modules[old].add(where)
+    return {name: sorted(modules) for name, modules in modules.items()}
 
 
 if __name__ == "__main__":

@@ -43,38 +43,38 @@ def test_the_trail_from_keep_to_rows_has_at_most_six_files_that_say_so() -> None
     for step in steps:
         (name,) = re.findall(r"\]\(\.\./([^)]+)\)", step)
         source = (ROOT / name).read_text(encoding="utf-8")
-        said = re.findall(r"`([\w.]+)`", step.split("):", 1)[1])
-        assert said, step
-        missing = [word for word in said if word.removeprefix("Plan.") not in source]
+        words = re.findall(r"`([\w.]+)`", step.split("):", 1)[1])
+        assert words, step
+        missing = [word for word in words if word.removeprefix("Plan.") not in source]
         assert not missing, f"{name} has no {missing}"
 
 
 def table() -> dict[str, set[str]]:
     """Room -> rooms it may import, as the page says."""
     rows = [line.split("|")[1:4] for line in section("What may import what").splitlines() if line.startswith("| `")]
-    said = {first.strip(" `"): set(re.findall(r"`(\w+)`", second)) for first, second, _ in rows}
-    return {room: set(said) - {room} if room == "cli" else named for room, named in said.items()}
+    layers = {first.strip(" `"): set(re.findall(r"`(\w+)`", second)) for first, second, _ in rows}
+    return {room: set(layers) - {room} if room == "cli" else named for room, named in layers.items()}
 
 
 def used() -> dict[str, set[str]]:
     """Room -> rooms its modules import, those inside functions and for type checkers too."""
-    found: dict[str, set[str]] = defaultdict(set)
+    imports: dict[str, set[str]] = defaultdict(set)
     for room in table():
         for path in (ROOT / "luvc_export" / room).resolve().rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
                 module = node.module if isinstance(node, ast.ImportFrom) else None
                 if module and module.startswith("luvc_export."):
-                    found[room].add(module.split(".")[1])
-        found[room] -= {room} | EVERYBODYS
-    return found
+                    imports[room].add(module.split(".")[1])
+        imports[room] -= {room} | EVERYBODYS
+    return imports
 
 
 def test_the_table_of_imports_is_what_modules_import() -> None:
-    allowed, found = table(), used()
+    allowed, imports = table(), used()
     rooms = {path.name for path in (ROOT / "luvc_export").iterdir() if (path / "__init__.py").is_file()}
     assert set(allowed) == rooms
-    assert {room: found[room] - names for room, names in allowed.items() if found[room] - names} == {}
-    never = {room: names - found[room] for room, names in allowed.items() if names - found[room]}
+    assert {room: imports[room] - names for room, names in allowed.items() if imports[room] - names} == {}
+    never = {room: names - imports[room] for room, names in allowed.items() if names - imports[room]}
     assert not never, f"the page allows what nothing does: {never}"
 
 

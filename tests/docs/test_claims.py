@@ -55,9 +55,9 @@ def wrong(claim: dict[str, Any], text: str) -> str | None:
         return None if claim["why"] and set(claim) == {"page", "text", "why"} else f"{claim} gives no reason"
     if claim["figure"] not in one_line((ROOT / claim["file"]).read_text(encoding="utf-8")):
         return f"{claim['file']} does not hold {claim['figure']!r}, which {claim['text']!r} is from"
-    said = re.findall(r"\d+(?:\.\d+)?", claim["text"])
+    figures = re.findall(r"\d+(?:\.\d+)?", claim["text"])
     held = " ".join(re.findall(r"\d+(?:\.\d+)?", claim["figure"]))
-    rounded = any(number in held or any(_rounds(one, number) for one in held.split()) for number in said)
+    rounded = any(number in held or any(_rounds(one, number) for one in held.split()) for number in figures)
     return None if rounded or claim.get("words") else f"{claim['text']!r} says no number of {claim['figure']!r}"
 
 

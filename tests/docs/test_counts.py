@@ -18,8 +18,8 @@ def text(page: str) -> str:
 
 
 def test_the_cuda_functions_are_counted() -> None:
-    (said,) = re.findall(r"^(\d+) functions of `libcuda\.so\.1`", text("trt-runtime.md"), re.M)
-    assert int(said) == len(driver.SIGNATURES)
+    (count,) = re.findall(r"^(\d+) functions of `libcuda\.so\.1`", text("trt-runtime.md"), re.M)
+    assert int(count) == len(driver.SIGNATURES)
 
 
 def test_the_passes_are_listed_in_their_order() -> None:

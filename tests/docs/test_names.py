@@ -39,12 +39,12 @@ ROOM = re.compile(rf"``((?:{'|'.join(ROOMS)})(?:\.[A-Za-z_]\w*)+)(?:\(.*?\))?``"
 def files() -> frozenset[str]:
     """Every file of the checkout, relative, that is not built or hidden."""
     skipped = {"__pycache__", "build", "dist", "node_modules"}  # and environments that benchmarks/run.py makes
-    found = set()
+    paths = set()
     for top in [*FOLDERS, *(path.name for path in ROOT.iterdir() if path.is_file())]:
         for path in [ROOT / top] if (ROOT / top).is_file() else (ROOT / top).rglob("*"):
             if path.is_file() and not skipped & set(path.parts) and "site-packages" not in path.parts:
-                found.add(path.relative_to(ROOT).as_posix())
-    return frozenset(found)
+                paths.add(path.relative_to(ROOT).as_posix())
+    return frozenset(paths)
 
 
 def is_there(name: str, page: Path) -> bool:
@@ -57,17 +57,17 @@ def is_there(name: str, page: Path) -> bool:
 @functools.cache
 def names_of(module: Path) -> set[str]:
     """What a module defines or imports at its top level, and what it says it gives."""
-    found = set()
+    names = set()
     for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
-            found.add(node.name)
+            names.add(node.name)
         elif isinstance(node, ast.Import | ast.ImportFrom):
-            found |= {(alias.asname or alias.name).split(".")[0] for alias in node.names}
+            names |= {(alias.asname or alias.name).split(".")[0] for alias in node.names}
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-            found.add(node.id)
+            names.add(node.id)
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.isidentifier():
-            found.add(node.value)
-    return found
+            names.add(node.value)
+    return names
 
 
 def resolves(dotted: str) -> bool:
@@ -101,20 +101,18 @@ def prose(path: Path) -> Iterator[tuple[int, str]]:
 def stale(line: str, page: Path) -> list[str]:
     """What a line names that is not there."""
     paths = {name for pattern in (PATH, FOLDER) for name in pattern.findall(line)} - CITED
-    found = [name for name in sorted(paths) if not MADE.search(name) and not is_there(name, page)]
+    gone = [name for name in sorted(paths) if not MADE.search(name) and not is_there(name, page)]
     dotted = {f"luvc_export{name}" for name in DOTTED.findall(line)} - GROUPS
-    found += [name for name in sorted(dotted) if not resolves(name.removeprefix("luvc_export."))]
-    found += [name for name in ROOM.findall(line) if not resolves(name)]
+    gone += [name for name in sorted(dotted) if not resolves(name.removeprefix("luvc_export."))]
+    gone += [name for name in ROOM.findall(line) if not resolves(name)]
     for module, names in IMPORT.findall(line):
-        found += [
-            f"{name} of luvc_export{module}" for name in names.split(", ") if not resolves(f"{module}.{name}"[1:])
-        ]
+        gone += [f"{name} of luvc_export{module}" for name in names.split(", ") if not resolves(f"{module}.{name}"[1:])]
     if page.suffix == ".md":
         for text, target in LINK.findall(line):
             called = text.strip("`")
             if not (page.parent / target).exists() or (PATH.fullmatch(called) and not target.endswith(called)):
-                found.append(f"[{text}]({target})")
-    return found
+                gone.append(f"[{text}]({target})")
+    return gone
 
 
 PAGES = sorted(
@@ -125,13 +123,13 @@ PAGES = sorted(
 
 
 def test_every_file_and_module_named_in_prose_is_there() -> None:
-    found = [
+    unread = [
         f"{page.relative_to(ROOT)}:{number}: {name}"
         for page in PAGES
         for number, line in prose(page)
         for name in stale(line, page)
     ]
-    assert len(PAGES) > 300 and not found, "\n".join(found)
+    assert len(PAGES) > 300 and not unread, "\n".join(unread)
 
 
 @pytest.mark.parametrize(

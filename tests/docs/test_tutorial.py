@@ -62,6 +62,7 @@ def served(line: str, folder: Path) -> str:
         server.communicate(timeout=60)
 
 
+@pytest.mark.slow
 def test_the_ten_steps_run_as_they_are_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -46,13 +46,15 @@ def build(text: str, output: Path, **options: Any) -> builder.Built:
 
 
 def test_an_engine_is_built_where_there_is_no_gpu(tmp_path: Path) -> None:
-    told: list[float] = []
+    shares: list[float] = []
     output = tmp_path / "x.engine"
-    built = builder.build(graph(GOOD), output, RTX, Capacity(8), BuildOptions(), lambda stage, done: told.append(done))
+    built = builder.build(
+        graph(GOOD), output, RTX, Capacity(8), BuildOptions(), lambda stage, done: shares.append(done)
+    )
     assert output.stat().st_size > 1000 and [path.name for path in tmp_path.iterdir()] == ["x.engine"]
     assert built.inputs[0].name == "order" and built.inputs[0].shape == (-1, -1)
     assert built.profiles[0].maximum == {"order": (1, 8)}
-    assert told == sorted(told) and told[-1] == 1.0
+    assert shares == sorted(shares) and shares[-1] == 1.0
     described = json.loads(built.layers)
     assert described["layers"] and (described["source"] == "network") == (library.compute_capability() is None)
     assert "[INFO]" in built.log and "[VERBOSE]" not in built.log

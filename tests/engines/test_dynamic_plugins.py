@@ -77,9 +77,9 @@ def test_tensorrt_refuses_a_file_that_is_no_library(rubbish: Path, tmp_path: Pat
 def installed(opened: Bundle, options: BuildOptions, monkeypatch: pytest.MonkeyPatch) -> Bundle:
     """What ``install`` makes of engines that a stand-in of the builder writes: no TensorRT here builds them."""
 
-    def build(graph: Any, output: Path, target: Any, capacity: Any, given: BuildOptions, *rest: Any) -> builder.Built:
+    def build(graph: Any, output: Path, target: Any, capacity: Any, asked: BuildOptions, *rest: Any) -> builder.Built:
         if options.dynamic_plugins is not None:
-            assert given.dynamic_plugins is not None and given.dynamic_plugins.parent == output.parent
+            assert asked.dynamic_plugins is not None and asked.dynamic_plugins.parent == output.parent
         output.write_bytes(b"engine")
         return builder.Built((), (), (), None, "{}", "")
 
@@ -97,11 +97,11 @@ def test_the_bundle_carries_the_library(
     copied_bundle: Path, rubbish: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plain = Bundle(copied_bundle, folder.load(copied_bundle).manifest)
-    made = installed(plain, BuildOptions(dynamic_plugins=rubbish), monkeypatch)
+    built = installed(plain, BuildOptions(dynamic_plugins=rubbish), monkeypatch)
     entry = folder.load(copied_bundle, full=True).engine("thirds", ORIN.name)
     assert entry.plugins is not None and entry.code == (entry.vision, entry.decoder, entry.plugins)
-    assert made.manifest == Manifest.from_json(json.loads((copied_bundle / "luvc.json").read_text("utf-8")), "x")
-    with made.read_engine(entry.plugins) as data:
+    assert built.manifest == Manifest.from_json(json.loads((copied_bundle / "luvc.json").read_text("utf-8")), "x")
+    with built.read_engine(entry.plugins) as data:
         assert data[:] == rubbish.read_bytes()
     table = facts(entry)
     assert f"{entry.plugins.file}, sha256 {entry.plugins.record.sha256[:16]}" in list(table.columns[1].cells)
@@ -109,11 +109,11 @@ def test_the_bundle_carries_the_library(
     (copied_bundle / entry.plugins.file).write_bytes(b"On library")
     with pytest.raises(BundleError, match="a plugin library has changed since it was built; it is executable code"):
         folder.load(copied_bundle, full=True)
-    assert made.read_engine(entry.plugins, allow_unverified=True)[:] == b"On library"
+    assert built.read_engine(entry.plugins, allow_unverified=True)[:] == b"On library"
     outside = dataclasses.replace(entry.plugins, file="../x.so")
     with pytest.raises(LuvcError, match="leaves its folder"):
-        made.read_engine(outside, allow_unverified=True)
+        built.read_engine(outside, allow_unverified=True)
 
-    installed(made, BuildOptions(), monkeypatch)
+    installed(built, BuildOptions(), monkeypatch)
     assert folder.load(copied_bundle).engine("thirds", ORIN.name).plugins is None
     assert not (copied_bundle / entry.plugins.file).exists()

@@ -63,9 +63,9 @@ def test_the_budget_that_would_fit_is_named_and_fits() -> None:
     with pytest.raises(PlanError, match=r"does not fit on the target[\s\S]*needed: weights 4,000 MiB, kv ") as got:
         memory.check_fits(need, ADA, CACHE, have)
     assert got.value.exit_code == 2 and "loading" not in str(got.value)
-    found = re.search(r"--kv-mib ([\d.]+) fits, with 1024 text tokens", str(got.value))
-    assert found
-    rows = int(float(found[1]) * MIB) // (CACHE.rows[0]) - PLAN.layers * 64
+    hint = re.search(r"--kv-mib ([\d.]+) fits, with 1024 text tokens", str(got.value))
+    assert hint
+    rows = int(float(hint[1]) * MIB) // (CACHE.rows[0]) - PLAN.layers * 64
     fewer = flat_plan((32, 32), (rows // 35,) * 35 + (0,), last_layer="full")
     memory.check_fits(footprint(dataclasses.replace(CACHE, plan=fewer)), ADA, CACHE, have)
     more = flat_plan((32, 32), (rows // 35 + 8,) * 35 + (0,), last_layer="full")

@@ -115,10 +115,12 @@ def test_what_this_machine_cannot_build() -> None:
 
 def test_the_verb() -> None:
     result = CliRunner().invoke(app, ["targets", "--json"])
-    found = {item["name"]: item for item in json.loads(result.stdout)}
-    assert set(found) == DESIGNED
-    assert found["cpu"]["usable"] and found["jetson-thor"]["device"]["compute_capability"] == "11.0"
-    assert found["jetson-thor"]["why_not"] == (None if platform.machine() == "aarch64" else "built on the board (pack)")
+    listed = {item["name"]: item for item in json.loads(result.stdout)}
+    assert set(listed) == DESIGNED
+    assert listed["cpu"]["usable"] and listed["jetson-thor"]["device"]["compute_capability"] == "11.0"
+    assert listed["jetson-thor"]["why_not"] == (
+        None if platform.machine() == "aarch64" else "built on the board (pack)"
+    )
     table = CliRunner().invoke(app, ["targets"]).stdout
     assert all(name in table for name in DESIGNED)
     one = CliRunner().invoke(app, ["targets", "jetson-agx-orin-jp62"], env={"COLUMNS": "80"}).stdout

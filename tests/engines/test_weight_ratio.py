@@ -47,10 +47,10 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> builder.BuildInput:
     traced.metadata_props[PLAN_KEY] = json.dumps(PLAN.to_json())
     folder = tmp_path_factory.mktemp("large")
     ir.save(traced, folder / "traced.onnx", external_data="weights")
-    made, _ = run_passes(
+    decoder, _ = run_passes(
         onnx.load(folder / "traced.onnx", load_external_data=False), RTX.spec, "fp16", text_capacity=CAPACITY.text
     )
-    return builder.BuildInput("decoder.onnx", made.SerializeToString(), folder, PLAN, weight_bytes(made, "fp16"))
+    return builder.BuildInput("decoder.onnx", decoder.SerializeToString(), folder, PLAN, weight_bytes(decoder, "fp16"))
 
 
 @pytest.fixture(scope="module")

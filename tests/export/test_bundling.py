@@ -64,8 +64,8 @@ def test_a_referenced_bf16_sharded_checkpoint_gives_the_logits_of_transformers(b
             theirs = model(input_ids=ids, mm_token_type_ids=(ids == image).int(), **vision).logits[0, ids[0] != image]
         assert theirs.std() > 1
         torch.testing.assert_close(torch.from_numpy(ours), theirs, atol=1e-4, rtol=0)
-    said = session.generate(pictures, prompt, max_new_tokens=1)
-    assert said.token_ids == (int(theirs[-1].argmax()),)
+    answer = session.generate(pictures, prompt, max_new_tokens=1)
+    assert answer.token_ids == (int(theirs[-1].argmax()),)
 
 
 def test_a_shard_that_went_away_is_named(bundle: Path, sharded: Path) -> None:
@@ -82,8 +82,8 @@ def test_graphs_alone_refuse_to_run_and_say_so(tmp_path: Path, monkeypatch: pyte
     (tmp_path / "config").mkdir()
     (tmp_path / "config" / "config.json").write_text(json.dumps(cut_checkpoint.config(1, 1)))
     plan = make_plan(str(tmp_path / "config"), "none", image_size=IMAGE_SIZE)
-    made = export_bundle(str(tmp_path / "config"), tmp_path / "b", plan, image_size=IMAGE_SIZE, weights="none")
-    assert made.manifest.weights.mode == "none" and not (tmp_path / "b" / "weights").exists()
+    bundle = export_bundle(str(tmp_path / "config"), tmp_path / "b", plan, image_size=IMAGE_SIZE, weights="none")
+    assert bundle.manifest.weights.mode == "none" and not (tmp_path / "b" / "weights").exists()
     with pytest.raises(LuvcError, match="weights"):
         load_bundle(tmp_path / "b", "cpu").generate(None, "where is 7?")
 

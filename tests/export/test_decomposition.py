@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import threading
 from collections import Counter
-from contextlib import nullcontext
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ import onnx_ir as ir
 import pytest
 import torch
 from torch import Tensor, fx, nn
+from torch.fx.experimental import proxy_tensor
 
 from luvc_export.export import decomposition, trace
 from luvc_export.export.simplify import simplify
@@ -33,6 +37,8 @@ class Shapes(nn.Module):
         turned = rows.transpose(2, 3).reshape(batch * groups, 6, 4) @ torch.ones(4, 4).triu().T
         back = turned.reshape(batch, groups, 6, 4).transpose(2, 3)
         seen = (mask & (x[:, :, :, 0] > 0)) | (mask[:, :, :1].expand_as(mask) & torch.tensor([True, False, True, True]))
+        last = mask[:, groups - 1 :, :, None]
+        back = torch.where(last, torch.where(mask[..., None], 2, back), 0.0).softmax(-1)
         return 1 - self.linear(back).to(torch.float32), torch.where(seen, 1.0, -1.0) + x[:, :, :, 1]
 
 
@@ -54,8 +60,8 @@ class Promotions(nn.Module):
 
 def traced(module: nn.Module) -> ir.Model:
     axes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("groups")}
-    given = torch.zeros(2, 3, 4, 6), torch.ones(2, 3, 4, dtype=torch.bool)
-    return trace._trace(module, given, (axes, axes), ["x", "mask"], ["y", "seen"], marked=False)
+    inputs = torch.zeros(2, 3, 4, 6), torch.ones(2, 3, 4, dtype=torch.bool)
+    return trace._trace(module, inputs, (axes, axes), ["x", "mask"], ["y", "seen"], marked=False)
 
 
 def canonical(model: ir.Model) -> Any:
@@ -112,11 +118,11 @@ def test_the_graph_is_that_of_torchs_decomposition(replaced: list[bool], monkeyp
             values, seen = super().forward(x, mask)
             return -values, seen
 
-    found = canonical(traced(Shapes()))
-    assert canonical(traced(Other())) != found
+    substituted = canonical(traced(Shapes()))
+    assert canonical(traced(Other())) != substituted
     assert replaced == [True, True]
     monkeypatch.setattr(trace, "by_substitution", nullcontext)
-    assert canonical(traced(Shapes())) == found
+    assert canonical(traced(Shapes())) == substituted
     assert replaced == [True, True]
 
 
@@ -142,7 +148,8 @@ def exporter() -> list[Any]:
     """What is changed of the exporter while it runs."""
     kinds = vars(decomposition.ONNXRegistry)["from_torchlib"], vars(ir.schemas.OpSignature)["from_op_schema"]
     settings = fx.config.do_not_emit_stack_traces, torch._dynamo.config.fake_tensor_cache_enabled, gc.get_threshold()
-    return [torch.export.ExportedProgram.run_decompositions, *kinds, *settings]
+    described = proxy_tensor._extract_tensor_metadata
+    return [torch.export.ExportedProgram.run_decompositions, described, *kinds, *settings]
 
 
 def test_the_exporter_is_as_before_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,16 +161,48 @@ def test_the_exporter_is_as_before_afterwards(monkeypatch: pytest.MonkeyPatch) -
     assert exporter() == before
 
 
+@pytest.mark.parametrize("lock", [trace._TRACING, nullcontext()], ids=["one at a time", "sabotage"])
+def test_two_threads_do_not_change_the_exporter_at_once(monkeypatch: pytest.MonkeyPatch, lock: Any) -> None:
+    """Of two that overlap, the first would take away what the second needs, and the second leave what the first put."""
+    moments: list[str] = []
+    second = threading.Event()
+
+    @contextmanager
+    def changed() -> Iterator[None]:
+        moments.append("in")
+        if moments == ["in", "in"]:
+            second.set()
+        try:
+            yield
+        finally:
+            moments.append("out")
+
+    def export(*arguments: Any, **options: Any) -> None:
+        second.wait(0.3)
+        raise ZeroDivisionError
+
+    for name in ("_quiet", "by_substitution", "marking"):
+        monkeypatch.setattr(trace, name, lambda *arguments: nullcontext())
+    monkeypatch.setattr(trace, "without_repeats", changed)
+    monkeypatch.setattr(trace, "_TRACING", lock)
+    monkeypatch.setattr(torch.onnx, "export", export)
+    with ThreadPoolExecutor(2) as pool:
+        traces = [pool.submit(traced, Shapes()) for _ in range(2)]
+    assert all(isinstance(each.exception(), ZeroDivisionError) for each in traces)
+    alone = isinstance(lock, type(threading.Lock()))
+    assert (moments == ["in", "out", "in", "out"]) == alone
+
+
 def test_what_is_made_once_changes_no_graph_and_no_folder_is_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = traced(Shapes())
-    assert Path(__file__).name not in str(ir.to_proto(found))
-    assert all(node.metadata_props["namespace"] for node in found.graph)
+    once = traced(Shapes())
+    assert Path(__file__).name not in str(ir.to_proto(once))
+    assert all(node.metadata_props["namespace"] for node in once.graph)
     with monkeypatch.context() as patch:
         patch.setattr(trace, "without_repeats", nullcontext)
         patch.setattr(trace, "_forget_sources", lambda model: None)
         plain = traced(Shapes())
     assert Path(__file__).name in str(ir.to_proto(plain)), "else nothing is kept out"
-    assert canonical(plain) == canonical(found)
+    assert canonical(plain) == canonical(once)
 
 
 def test_promotions_are_those_of_the_exporter(monkeypatch: pytest.MonkeyPatch) -> None:

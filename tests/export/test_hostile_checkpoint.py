@@ -24,20 +24,20 @@ def header(path: Path, change: Any) -> None:
     """Rewrite a safetensors file with another header."""
     data = path.read_bytes()
     length = int.from_bytes(data[:8], "little")
-    found = json.loads(data[8 : 8 + length])
-    change(found)
-    made = json.dumps(found).encode()
-    path.write_bytes(len(made).to_bytes(8, "little") + made + data[8 + length :])
+    header_fields = json.loads(data[8 : 8 + length])
+    change(header_fields)
+    encoded = json.dumps(header_fields).encode()
+    path.write_bytes(len(encoded).to_bytes(8, "little") + encoded + data[8 + length :])
 
 
-def overlap(found: dict[str, Any]) -> None:
-    first, second = [name for name in found if name != "__metadata__"][:2]
-    found[second]["data_offsets"] = found[first]["data_offsets"]
+def overlap(fields: dict[str, Any]) -> None:
+    first, second = [name for name in fields if name != "__metadata__"][:2]
+    fields[second]["data_offsets"] = fields[first]["data_offsets"]
 
 
-def other_shape(found: dict[str, Any]) -> None:
-    name = next(name for name in found if name != "__metadata__")
-    found[name]["shape"] = [1]
+def other_shape(fields: dict[str, Any]) -> None:
+    name = next(name for name in fields if name != "__metadata__")
+    fields[name]["shape"] = [1]
 
 
 @pytest.mark.parametrize("change", [overlap, other_shape, dict.clear])

@@ -36,7 +36,7 @@ def missing(cause: BaseException) -> LocalEntryNotFoundError:
 
 
 @pytest.mark.parametrize(
-    ("error", "kind", "said"),
+    ("error", "kind", "refusal"),
     [
         (missing(http.ConnectError("Name or service not known")), MachineError, "the hub cannot be reached"),
         (missing(OfflineModeIsEnabled("offline")), MachineError, "HF_HUB_OFFLINE"),
@@ -49,14 +49,14 @@ def missing(cause: BaseException) -> LocalEntryNotFoundError:
     ],
 )
 def test_each_refusal(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: Exception, kind: type[LuvcError], said: str
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: Exception, kind: type[LuvcError], refusal: str
 ) -> None:
-    def refuse(*given: Any, **named: Any) -> None:
+    def refuse(*positional: Any, **named: Any) -> None:
         raise error
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("huggingface_hub.snapshot_download", refuse)
-    with pytest.raises(kind, match=said) as caught:
+    with pytest.raises(kind, match=refusal) as caught:
         open_checkpoint("owner/name")
     assert "owner/name" in str(caught.value) and caught.value.fix
 

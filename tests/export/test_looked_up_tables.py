@@ -40,11 +40,11 @@ def attached(folder: Path, head: bool) -> ir.Model:
     return model
 
 
-def run(folder: Path, model: ir.Model, **given: np.ndarray) -> list[np.ndarray]:
+def run(folder: Path, model: ir.Model, **inputs: np.ndarray) -> list[np.ndarray]:
     ir.save(model, folder / "graph.onnx")
     session = ort.InferenceSession(str(folder / "graph.onnx"), providers=["CPUExecutionProvider"])
-    made: list[np.ndarray] = session.run(None, given)
-    return made
+    outputs: list[np.ndarray] = session.run(None, inputs)
+    return outputs
 
 
 @pytest.mark.parametrize("head", [False, True])
@@ -53,7 +53,7 @@ def test_rows_are_cast_and_not_the_table(head: bool, tmp_path: Path) -> None:
     cast = [node.inputs[0].name for node in model.graph if node.op_type == "Cast"]  # type: ignore[union-attr]
     assert cast == (["table"] if head else ["rows_0.stored", "rows_1.stored"])
     assert weights.used(model) == {"table"}
-    given = {"a": np.array([5, 0]), "b": np.array([2, 2])}
-    found = run(tmp_path, model, **given, **({"turned": np.ones((4, 1), np.float32)} if head else {}))
-    assert np.array_equal(found[0], ROWS[[5, 0]]) and np.array_equal(found[1], ROWS[[2, 2]])
-    assert found[0].dtype == np.float32 and len(found) == 2 + head
+    inputs = {"a": np.array([5, 0]), "b": np.array([2, 2])}
+    outputs = run(tmp_path, model, **inputs, **({"turned": np.ones((4, 1), np.float32)} if head else {}))
+    assert np.array_equal(outputs[0], ROWS[[5, 0]]) and np.array_equal(outputs[1], ROWS[[2, 2]])
+    assert outputs[0].dtype == np.float32 and len(outputs) == 2 + head

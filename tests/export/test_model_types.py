@@ -14,7 +14,7 @@ from luvc_export.export.checkpoint import open_checkpoint
 from luvc_export.export.model_types import check_model_type, halves_of, nearest, parts_of
 
 
-def told(**config: Any) -> str:
+def refusal_of(**config: Any) -> str:
     """The error of a config."""
     with pytest.raises(CheckpointError) as error:
         check_model_type(config, "config.json")
@@ -25,8 +25,12 @@ def told(**config: Any) -> str:
     "other", ["mllama", "pixtral", "gemma3n", "idefics2", "qwen3_vl_moe", "qwen3_5_moe", "vipllava", "no_such"]
 )
 def test_another_model_is_not_taken_for_a_family(other: str) -> None:
-    said = told(model_type=other)
-    assert f"got: {other!r}, " in said and "\n  expected: known: fast_vlm" in said and "docs/adding-a-family.md" in said
+    refusal = refusal_of(model_type=other)
+    assert (
+        f"got: {other!r}, " in refusal
+        and "\n  expected: known: fast_vlm" in refusal
+        and "docs/adding-a-family.md" in refusal
+    )
 
 
 @pytest.mark.parametrize(
@@ -74,8 +78,8 @@ def test_another_model_is_not_taken_for_a_family(other: str) -> None:
 def test_the_nearest_family_is_told_by_what_the_checkpoint_is_made_of(
     config: dict[str, Any], halves: str, nearest: str
 ) -> None:
-    said = told(**config)
-    assert halves in said and nearest in said
+    refusal = refusal_of(**config)
+    assert halves in refusal and nearest in refusal
 
 
 def test_every_family_is_nearest_to_its_own_halves() -> None:
@@ -84,8 +88,8 @@ def test_every_family_is_nearest_to_its_own_halves() -> None:
         halves = halves_of(family.tiny_config().to_dict())
         towers, texts = parts_of(family)
         assert halves.tower in towers and halves.text in texts
-        found = nearest("unheard_of_" + name, halves)
-        assert found is not None and halves.tower in parts_of(found)[0] and halves.text in parts_of(found)[1]
+        nearby = nearest("unheard_of_" + name, halves)
+        assert nearby is not None and halves.tower in parts_of(nearby)[0] and halves.text in parts_of(nearby)[1]
 
 
 @pytest.mark.parametrize(("written", "meant"), [("qwen2_5vl", "qwen2_5_vl"), ("Qwen2.5-VL", "qwen2_5_vl")])

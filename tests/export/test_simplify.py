@@ -43,11 +43,11 @@ def test_it_is_as_small_as_the_optimizer_makes_it_and_computes_the_same() -> Non
     assert kinds[0] == kinds[1]
     assert len(kinds[0]) < len(proto.graph.node) / 2
     x = np.random.default_rng(0).standard_normal((2, 2, 6)).astype(np.float32)
-    wanted, found = (
-        onnxruntime.InferenceSession(made.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, {"x": x})
-        for made in (proto, ir.to_proto(ours))
+    wanted, simplified = (
+        onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, {"x": x})
+        for graph in (proto, ir.to_proto(ours))
     )
-    for one, other in zip(wanted, found, strict=True):
+    for one, other in zip(wanted, simplified, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-6)
 
 

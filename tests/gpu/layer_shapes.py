@@ -102,7 +102,7 @@ class Model:
     def prompt(self, plan: Plan, text: int) -> dict[str, Any]:
         """Inputs of a prompt with one image before ``text`` tokens, by argument name of ``Decoder.forward``."""
         tokens = plan.vision_tokens
-        given: dict[str, Any] = {
+        inputs: dict[str, Any] = {
             "visual_embeds": torch.randn(1, 1, tokens, self.shape.hidden).to(self.dtype),
             "input_ids": torch.randint(self.shape.vocab, (1, text)),
             "visual_position_ids": torch.arange(tokens).expand(3, 1, tokens).float(),
@@ -113,15 +113,15 @@ class Model:
             "logits_indices": torch.tensor([[text - 1]]),
         }
         caches = torch.zeros(1, self.shape.kv_heads, 0, self.shape.head_dim, dtype=self.dtype, device=self.device)
-        moved = {name: value.to(self.device) for name, value in given.items()}
+        moved = {name: value.to(self.device) for name, value in inputs.items()}
         return {**moved, "past": [caches] * (2 * self.shape.layers)}
 
     def step(self, plan: Plan, text: int, past: list[Tensor]) -> dict[str, Any]:
         """Inputs of the token after that prompt."""
-        given = self.prompt(plan, 1)
-        given["visual_embeds"] = given["visual_embeds"][:, :0]
+        inputs = self.prompt(plan, 1)
+        inputs["visual_embeds"] = inputs["visual_embeds"][:, :0]
         for name in ("visual_position_ids", "visual_order"):
-            given[name] = given[name][..., :0]
-        given["position_ids"], given["order"] = given["position_ids"] + text, given["order"] + text
-        given["text_mask"] = torch.ones(1, text + 1, dtype=torch.bool, device=self.device)
-        return {**given, "past": past}
+            inputs[name] = inputs[name][..., :0]
+        inputs["position_ids"], inputs["order"] = inputs["position_ids"] + text, inputs["order"] + text
+        inputs["text_mask"] = torch.ones(1, text + 1, dtype=torch.bool, device=self.device)
+        return {**inputs, "past": past}

@@ -58,14 +58,14 @@ def require_gpu(device: str, out: Path) -> None:
 
 def machine(device: str) -> dict[str, Any]:
     """Device, driver and versions."""
-    found: dict[str, Any] = {"host": platform.machine(), "python": platform.python_version(), "torch_device": device}
+    facts: dict[str, Any] = {"host": platform.machine(), "python": platform.python_version(), "torch_device": device}
     if device == "cuda":
         info = Gpu().info
-        found |= {"device": info.name, "compute_capability": ".".join(map(str, info.capability))}
-        found |= {"driver_cuda": ".".join(map(str, info.driver)), "driver": _driver_version()}
+        facts |= {"device": info.name, "compute_capability": ".".join(map(str, info.capability))}
+        facts |= {"driver_cuda": ".".join(map(str, info.driver)), "driver": _driver_version()}
     else:
-        found["device"] = "CPU"
-    return found | {"versions": {name: version for name in _PACKAGES if (version := _version(name))}}
+        facts["device"] = "CPU"
+    return facts | {"versions": {name: version for name in _PACKAGES if (version := _version(name))}}
 
 
 def median_ms(call: Callable[[], object], device: str, runs: int, warm_up: int = 3) -> float:

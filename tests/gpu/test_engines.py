@@ -67,11 +67,11 @@ def test_steps_under_way_do_not_disturb_each_other(built: Bundle, target: Target
 
     def tokens(read: Callable[[Any], Any]) -> list[int]:
         step = session.default.run(request.token_ids, session.default.encode_images(request.images))
-        token, state, made = int(step.logits[0, -1].argmax()), step.state, []
+        token, state, tokens = int(step.logits[0, -1].argmax()), step.state, []
         for _ in range(12):
             token, state = session.default.sample(token, state)
-            made.append(read(token))
-        return [item if isinstance(item, int) else item.read()[0] for item in made]
+            tokens.append(read(token))
+        return [item if isinstance(item, int) else item.read()[0] for item in tokens]
 
     assert tokens(lambda token: token) == tokens(lambda token: token.read()[0])
 
@@ -87,12 +87,12 @@ def tied() -> onnx.ModelProto:
 @pytest.mark.parametrize("places", [(70_000, 151_935), (0, 1), (5, 100_000, 150_000), tuple(range(40, 60))])
 def test_of_equal_logits_the_first_is_chosen(target: Target, places: tuple[int, ...], tmp_path: Path) -> None:
     """As ONNX says of TopK and numpy of argmax; TensorRT's documentation does not say."""
-    made, _ = run_passes(tied(), target.spec, passes=(append_argmax,))
+    decoder, _ = run_passes(tied(), target.spec, passes=(append_argmax,))
     logits = np.random.default_rng(0).normal(size=(1, 1, VOCABULARY)).astype(np.float32)
     logits[..., list(places)] = 9.5
-    assert choose(target, made.SerializeToString(), logits) == (places[0], 9.5)
+    assert choose(target, decoder.SerializeToString(), logits) == (places[0], 9.5)
     logits[0, 0, 77_777] = np.nan
-    assert choose(target, made.SerializeToString(), logits) == (77_777, np.inf)
+    assert choose(target, decoder.SerializeToString(), logits) == (77_777, np.inf)
 
 
 def choose(target: Target, model: bytes, logits: Any) -> tuple[int, float]:

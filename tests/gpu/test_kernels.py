@@ -19,12 +19,12 @@ def library() -> native.Native:
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     try:
-        found = native.Native()
+        kernels = native.Native()
     except MachineError as error:
         pytest.skip(str(error))
-    if not found.has_cuda:
-        pytest.skip(f"{found.path} has no CUDA kernels; build a CUDA preset")
-    return found
+    if not kernels.has_cuda:
+        pytest.skip(f"{kernels.path} has no CUDA kernels; build a CUDA preset")
+    return kernels
 
 
 def prune(
@@ -76,10 +76,10 @@ def test_prune_repeats_in_a_graph(library: native.Native) -> None:
 def test_merge_equals_the_host(library: native.Native, dtype: str) -> None:
     torch.manual_seed(2)
     units = oim.start(torch.randn(2, 24, 32, 320).to(DTYPES[dtype]))
-    given = (units.x, units.sizes.contiguous(), units.positions.contiguous())
+    state = (units.x, units.sizes.contiguous(), units.positions.contiguous())
     results = []
     for device in ("cpu", "cuda"):
-        inputs = [tensor.to(device) for tensor in given]
+        inputs = [tensor.to(device) for tensor in state]
         outputs = [
             torch.empty(2, 20, 24, 320, dtype=units.x.dtype, device=device),
             torch.empty(2, 20, 24, device=device),

@@ -43,7 +43,7 @@ def usable(capability: str) -> list[Target]:
     Raises:
         MachineError: None; says why for each target of this GPU.
     """
-    reasons, found = [], []
+    reasons, usable_ones = [], []
     for name in targets.names():
         target = targets.find(name)
         if target.device.compute_capability != capability:
@@ -55,16 +55,16 @@ def usable(capability: str) -> list[Target]:
             reasons.append(f"{name}: {error.what}")
             continue
         graphs = replace(target.spec, name="")
-        if not any((graphs, target.library) == (replace(each.spec, name=""), each.library) for each in found):
-            found.append(target)
-    if not found:
+        if not any((graphs, target.library) == (replace(each.spec, name=""), each.library) for each in usable_ones):
+            usable_ones.append(target)
+    if not usable_ones:
         raise MachineError(
             "no engine can be built for this GPU here",
             where=f"compute capability {capability}",
             got="; ".join(reasons) or "no target has it",
             fix="pip install tensorrt, or 'luvc-export[rtx]' on a GeForce or RTX GPU",
         )
-    return found
+    return usable_ones
 
 
 def compare(expected: Session, ours: Session, questions: list[tuple[Any, str]], tokens: int) -> dict[str, Any]:

@@ -79,11 +79,11 @@ def onnx_call(model: Prune, values: torch.Tensor, weight: torch.Tensor, device: 
         raise MachineError(f"ONNX Runtime has no {provider}", fix="pip install onnxruntime-gpu")
     session = ort.InferenceSession(file.getvalue(), providers=[provider])
     binding = session.io_binding()
-    for given, tensor in zip(session.get_inputs(), (values, weight), strict=True):
+    for item, tensor in zip(session.get_inputs(), (values, weight), strict=True):
         shape, address = tuple(tensor.shape), tensor.data_ptr()
-        binding.bind_input(given.name, device, 0, np.float16, shape, address)
-    for made in session.get_outputs():
-        binding.bind_output(made.name, device)
+        binding.bind_input(item.name, device, 0, np.float16, shape, address)
+    for item in session.get_outputs():
+        binding.bind_output(item.name, device)
     return lambda: session.run_with_iobinding(binding)
 
 

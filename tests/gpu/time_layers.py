@@ -70,10 +70,10 @@ def time_plan(model: Model, plan: Plan, text: int, runs: int) -> dict[str, Any]:
         got, _, got_kept = prefill()
         row["same"] = _close(got, expected, model.dtype) and all(map(torch.equal, got_kept, kept))
         step = model.step(plan, text, past)
-        told = decoder(**step)[0]
+        logits = decoder(**step)[0]
         decode = as_graph(lambda: decoder(**step), model.device)
         row["decode_ms"] = median_ms(decode, model.device, runs)
-        row["same"] &= _close(decode()[0], told, model.dtype)
+        row["same"] &= _close(decode()[0], logits, model.dtype)
     row["kv_mib"] = sum(cache.numel() * cache.element_size() for cache in past) / 2**20
     if model.device == "cuda":
         row["peak_mib"] = torch.cuda.max_memory_allocated() / 2**20

@@ -80,9 +80,9 @@ class Loaded:
 class Workspace:
     """Scratch memory of one call: the caller's, or on the host one of its own."""
 
-    def __init__(self, needed: int, given: Tensor | None, device: str, stream: int) -> None:
-        if given is not None:
-            view = borrow("workspace", given, stream)
+    def __init__(self, needed: int, tensor: Tensor | None, device: str, stream: int) -> None:
+        if tensor is not None:
+            view = borrow("workspace", tensor, stream)
             view.expect(view.shape, ("uint8",), device)
             self.owner: object = view
             address, size = view.address, view.shape[0] if len(view.shape) == 1 else 0

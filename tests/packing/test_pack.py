@@ -150,25 +150,25 @@ def test_plugins_travel_with_the_pack(
     library.write_bytes(b"\x7fELF\2\1\1" + bytes(9) + b"\3\0" + (183).to_bytes(2, "little") + bytes(64))
     asked = PackCases("generated", cases.generated(unpadded_bundle.manifest.image.size, 1), 1)
     options = BuildOptions(dynamic_plugins=library)
-    told: Any = {"text_capacity": 96, "batch": 4, "options": options}
+    settings: Any = {"text_capacity": 96, "batch": 4, "options": options}
     written = write_pack(
-        unpadded_bundle, jetson_root.TARGETS["6.2"], tmp_path / "pack", lambda *_: asked, "thirds", **told
+        unpadded_bundle, jetson_root.TARGETS["6.2"], tmp_path / "pack", lambda *_: asked, "thirds", **settings
     )
     domains = [{node.domain for node in model.graph.node} for model in graphs(written)]
-    assert all(DOMAIN in found for found in domains) and written.pack.plugins == record.PLUGINS
+    assert all(DOMAIN in domain for domain in domains) and written.pack.plugins == record.PLUGINS
     assert (written.folder / record.PLUGINS).read_bytes() == library.read_bytes()
     assert record.read(written.folder).options(written.folder).dynamic_plugins == written.folder / record.PLUGINS
     refused(verify(written.folder, board), 3, "ONNX Runtime does not run the plugins", "made without --dynamicPlugins")
-    given: list[BuildOptions] = []
+    options_seen: list[BuildOptions] = []
 
     def stop(*arguments: Any) -> None:
-        given.append(arguments[1].options)
+        options_seen.append(arguments[1].options)
         assert arguments[1].capacity == Capacity(96, 1, 4), "rows travel with the pack too"
         raise KeyboardInterrupt
 
     monkeypatch.setattr(on_device, "install", stop)
     assert verify(written.folder, board, backend="tensorrt")[0] == 130
-    assert given[0].dynamic_plugins == written.folder / record.PLUGINS
+    assert options_seen[0].dynamic_plugins == written.folder / record.PLUGINS
     change_byte(written.folder / record.PLUGINS)
     refused(verify(written.folder, board), 2, "has changed since it was made", record.PLUGINS)
 
@@ -342,10 +342,10 @@ def test_each_file_of_a_pack_changed_is_refused(
     asked = []
     monkeypatch.setattr(bootstrap, "HERE", pack)
     monkeypatch.setattr(bootstrap, "SITE", pack / "site")
-    monkeypatch.setattr(on_device, "_on_cpu", lambda *given: asked.append(1))
-    monkeypatch.setattr(on_device, "_answer_cases", lambda *given: ({}, []))
-    monkeypatch.setattr(on_device.validation_record, "make", lambda *given: KeyboardInterrupt())
-    monkeypatch.setattr(on_device.validation_record, "write_report", lambda *given: exec("raise KeyboardInterrupt"))
+    monkeypatch.setattr(on_device, "_on_cpu", lambda *arguments: asked.append(1))
+    monkeypatch.setattr(on_device, "_answer_cases", lambda *arguments: ({}, []))
+    monkeypatch.setattr(on_device.validation_record, "make", lambda *arguments: KeyboardInterrupt())
+    monkeypatch.setattr(on_device.validation_record, "write_report", lambda *arguments: exec("raise KeyboardInterrupt"))
 
     def both_halves() -> int:
         try:

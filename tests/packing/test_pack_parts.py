@@ -30,8 +30,8 @@ LIMITS = tolerances("fp32", "fp16")
 
 
 def test_a_board_is_read_from_its_files(tmp_path: Path) -> None:
-    found = device_facts.read(jetson_root.write(tmp_path, mode=3, held=False))
-    assert found == DeviceFacts(
+    facts = device_facts.read(jetson_root.write(tmp_path, mode=3, held=False))
+    assert facts == DeviceFacts(
         "NVIDIA Jetson AGX Orin Developer Kit",
         (36, 4, 3),
         "10.3.0.30",
@@ -45,8 +45,8 @@ def test_a_board_is_read_from_its_files(tmp_path: Path) -> None:
 
 
 def test_jetpack_7_2_is_read_as_well(tmp_path: Path) -> None:
-    found = device_facts.read(jetson_root.write(tmp_path, "7.2"))
-    assert (found.l4t, found.tensorrt) == ((39, 2, 0), "10.16.1.11")
+    facts = device_facts.read(jetson_root.write(tmp_path, "7.2"))
+    assert (facts.l4t, facts.tensorrt) == ((39, 2, 0), "10.16.1.11")
 
 
 def test_a_removed_package_is_not_there(tmp_path: Path) -> None:
@@ -83,16 +83,16 @@ def test_the_board_the_pack_was_made_for_is_taken(tmp_path: Path) -> None:
 def test_another_board_is_refused(
     tmp_path: Path, board: dict[str, object], building: bool, problems: list[str]
 ) -> None:
-    found = findings(tmp_path, building, **board).problems
-    assert len(found) == len(problems)
-    for got, expected in zip(found, problems, strict=True):
+    reasons = findings(tmp_path, building, **board).problems
+    assert len(reasons) == len(problems)
+    for got, expected in zip(reasons, problems, strict=True):
         assert re.match(expected, got), got
 
 
 def test_no_board_is_refused_and_what_is_unknown_is_said(tmp_path: Path) -> None:
-    found = device_check.check(device_facts.read(tmp_path), ORIN, FOOTPRINT, building=True)
-    assert "this is no Jetson" in found.problems[0] and len(found.problems) == 1
-    assert any("memory, so it was not checked" in line for line in found.warnings)
+    outcome = device_check.check(device_facts.read(tmp_path), ORIN, FOOTPRINT, building=True)
+    assert "this is no Jetson" in outcome.problems[0] and len(outcome.problems) == 1
+    assert any("memory, so it was not checked" in line for line in outcome.warnings)
 
 
 @pytest.mark.parametrize(
@@ -141,9 +141,9 @@ def test_what_is_no_wheel_is_refused(name: str) -> None:
 
 
 def test_missing_wheels_are_named_with_what_is_there() -> None:
-    given = ["Jinja2-3.1.6-py3-none-any.whl", "numpy-1.24.0-cp310-cp310-manylinux2014_aarch64.whl"]
-    given += ["Pillow-12.0.0-cp311-cp311-manylinux2014_aarch64.whl"]
-    assert wheels.missing(map(wheels.parse, given), "3.10", "aarch64") == [
+    names = ["Jinja2-3.1.6-py3-none-any.whl", "numpy-1.24.0-cp310-cp310-manylinux2014_aarch64.whl"]
+    names += ["Pillow-12.0.0-cp311-cp311-manylinux2014_aarch64.whl"]
+    assert wheels.missing(map(wheels.parse, names), "3.10", "aarch64") == [
         "numpy>=1.26 (there is numpy-1.24.0-cp310-cp310-manylinux2014_aarch64.whl)",
         "pillow>=11 (there is Pillow-12.0.0-cp311-cp311-manylinux2014_aarch64.whl)",
         "tokenizers>=0.21",
@@ -228,13 +228,16 @@ def test_a_word_may_be_another_only_in_a_tie() -> None:
 @pytest.mark.parametrize(
     ("sabotage", "reason"),
     [
-        (lambda made: replace(made, logits=made.logits * np.float32(1.5)), "logits differ by 5.0e-01"),
-        (lambda made: replace(made, logits=np.where(made.logits == 10, np.nan, made.logits)), "logits differ by inf"),
-        (lambda made: replace(made, logits=np.roll(made.logits, 1, axis=1)), "KL divergence"),
-        (lambda made: replace(made, logits=made.logits[:2]), "logits differ by inf"),
-        (lambda made: replace(made, prompt_ids=(1, 3)), "the prompt has other tokens"),
-        (lambda made: replace(made, kept={1: made.kept[1]}), "kept tokens by layer {1: (1, 20)}"),
-        (lambda made: replace(made, kept={**made.kept, 2: made.kept[2][:, :7]}), "the reference has"),
+        (lambda answer: replace(answer, logits=answer.logits * np.float32(1.5)), "logits differ by 5.0e-01"),
+        (
+            lambda answer: replace(answer, logits=np.where(answer.logits == 10, np.nan, answer.logits)),
+            "logits differ by inf",
+        ),
+        (lambda answer: replace(answer, logits=np.roll(answer.logits, 1, axis=1)), "KL divergence"),
+        (lambda answer: replace(answer, logits=answer.logits[:2]), "logits differ by inf"),
+        (lambda answer: replace(answer, prompt_ids=(1, 3)), "the prompt has other tokens"),
+        (lambda answer: replace(answer, kept={1: answer.kept[1]}), "kept tokens by layer {1: (1, 20)}"),
+        (lambda answer: replace(answer, kept={**answer.kept, 2: answer.kept[2][:, :7]}), "the reference has"),
     ],
 )
 def test_a_departing_answer_fails(sabotage, reason: str) -> None:  # type: ignore[no-untyped-def]
@@ -269,8 +272,8 @@ def test_an_odd_pack_json_is_damage_and_no_case_that_failed(
     (tmp_path / "pack.json").write_text(data)
     with pytest.raises(SystemExit) as stop:
         bootstrap.main()
-    told = capsys.readouterr()
-    assert stop.value.code == 2 and "this is not a pack" in told.err and told.out == "NOT VERIFIED\n"
+    printed = capsys.readouterr()
+    assert stop.value.code == 2 and "this is not a pack" in printed.err and printed.out == "NOT VERIFIED\n"
 
 
 def test_a_bug_of_its_own_is_no_case_that_failed(monkeypatch: pytest.MonkeyPatch) -> None:

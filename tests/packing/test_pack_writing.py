@@ -8,6 +8,8 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import jetson_root
 import numpy as np
@@ -20,7 +22,7 @@ from luvc_export.cli import main
 from luvc_export.core.element_types import ELEMENT_TYPES
 from luvc_export.engines.profiles import Capacity
 from luvc_export.errors import UsageError
-from luvc_export.packing import bootstrap
+from luvc_export.packing import bootstrap, write
 from luvc_export.packing.answer import Answer
 from luvc_export.packing.contents import copy_files, sources, write_wheel
 from luvc_export.packing.write import check_room
@@ -73,12 +75,12 @@ def test_weights_of_a_checkpoint_are_copied_into_the_pack(copied_bundle: Path, t
 
 
 def test_a_case_that_does_not_fit_the_engines_names_the_flag() -> None:
-    made = Answer((5, 9, 9, 1), (2, 3), "", np.zeros((2, 4), np.float32), {})
-    check_room(made, 9, Capacity(text=4, groups=2), "case 0")
+    answer = Answer((5, 9, 9, 1), (2, 3), "", np.zeros((2, 4), np.float32), {})
+    check_room(answer, 9, Capacity(text=4, groups=2), "case 0")
     with pytest.raises(UsageError, match="--text-capacity 4"):
-        check_room(made, 9, Capacity(text=3, groups=2), "case 0")
+        check_room(answer, 9, Capacity(text=3, groups=2), "case 0")
     with pytest.raises(UsageError, match="--images 2"):
-        check_room(made, 9, Capacity(text=4, groups=1), "case 0")
+        check_room(answer, 9, Capacity(text=4, groups=1), "case 0")
 
 
 @pytest.mark.parametrize(
@@ -105,10 +107,31 @@ def test_bad_usage_writes_nothing(
     arguments: tuple[str, ...],
     text: str,
 ) -> None:
-    given = ("luvc-export", "pack", str(demo_bundle.folder), "-o", str(tmp_path / "pack"), *arguments)
-    monkeypatch.setattr(sys, "argv", list(given))
+    words = ("luvc-export", "pack", str(demo_bundle.folder), "-o", str(tmp_path / "pack"), *arguments)
+    monkeypatch.setattr(sys, "argv", list(words))
     with pytest.raises(SystemExit) as stop:
         main()
     err = capsys.readouterr().err
     assert stop.value.code == 2 and text in err and "Traceback" not in err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_strict_packs_refuse_other_numbers(
+    demo_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As ``build --strict`` does: here FP8 that engines would hold in 16 bits."""
+    codes = {"codes": SimpleNamespace(bytes=2**30)}
+    graph = SimpleNamespace(rewrites=[SimpleNamespace(precision="fp16", places=codes)])
+    prepared = SimpleNamespace(graphs=[graph], plan="none", capacity=None)
+    monkeypatch.setattr(write, "prepare_build", lambda *arguments, **more: prepared)
+    target = jetson_root.TARGETS["6.2"]
+    with pytest.raises(UsageError, match=r"1 FP8 weights, 1\.00 GiB in fp16[\s\S]*fix:"):
+        write.write_pack(demo_bundle, target, tmp_path / "pack", _nothing, strict=True)
+    with pytest.raises(AssertionError, match="asked"):  # without it, cases are asked next
+        monkeypatch.setattr(write, "_reference", _nothing)
+        write.write_pack(demo_bundle, target, tmp_path / "pack", _nothing)
+    assert list(tmp_path.iterdir()) == []
+
+
+def _nothing(*arguments: Any) -> Any:
+    raise AssertionError("asked")

@@ -84,25 +84,25 @@ class Host:
                 kind, length = (FLOAT if isinstance(value, float) else INT), data.size
             keep.append(data)
             fields.append(Field(attribute.name.encode(), data.ctypes.data, kind, length))
-        given = (Field * len(fields))(*fields)
+        attributes = (Field * len(fields))(*fields)
         plugins, name = ctypes.c_void_p(self._plugins), node.op_type.encode()
-        layer: int | None = self._library.luvc_host_create(plugins, name, given, len(fields))
+        layer: int | None = self._library.luvc_host_create(plugins, name, attributes, len(fields))
         assert layer, self.messages()
         return layer
 
     def run(self, layer: int, node: onnx.NodeProto, inputs: Sequence[Array]) -> list[Array]:
         """Outputs of ``layer``."""
         inputs = [np.ascontiguousarray(array) for array in inputs]
-        given = (Tensor * len(inputs))(*map(_tensor, inputs))
-        made = (Tensor * len(node.output))()
-        arguments = (ctypes.c_void_p(layer), given, len(given), made, len(made))
+        tensors = (Tensor * len(inputs))(*map(_tensor, inputs))
+        results = (Tensor * len(node.output))()
+        arguments = (ctypes.c_void_p(layer), tensors, len(tensors), results, len(results))
         assert self._library.luvc_host_infer(*arguments) == 0, self.messages()
-        outputs = [np.empty(item.extents[: item.rank], NAMES[item.type]) for item in made]
-        for item, array in zip(made, outputs, strict=True):
+        outputs = [np.empty(item.extents[: item.rank], NAMES[item.type]) for item in results]
+        for item, array in zip(results, outputs, strict=True):
             item.data, item.bytes = array.ctypes.data, array.nbytes
         status = self._library.luvc_host_run(*arguments)
-        said = self.messages()
-        assert status == 0 and not said, said
+        messages = self.messages()
+        assert status == 0 and not messages, messages
         self.runs[node.op_type] = self.runs.get(node.op_type, 0) + 1
         return outputs
 
@@ -152,8 +152,8 @@ class PluginSession:
             if index % 2:
                 node = part[0]
                 inputs = [values[name] if name in values else self._constant(name) for name in node.input]
-                made = self._host.run(self._layers[id(node)], node, inputs)
-                values.update(zip(node.output, made, strict=True))
+                results = self._host.run(self._layers[id(node)], node, inputs)
+                values.update(zip(node.output, results, strict=True))
             elif part:
                 self._run_part(index, values)
         return [values[item.name] for item in self._model.graph.output]
@@ -166,18 +166,20 @@ class PluginSession:
     def _run_part(self, index: int, values: dict[str, Array]) -> None:
         part = self._parts[index]
         read = set(_read(part))
-        given = {name: value for name, value in values.items() if name in read}
-        key = (index, *((name, str(value.dtype), value.ndim) for name, value in given.items()))
+        feeds = {name: value for name, value in values.items() if name in read}
+        key = (index, *((name, str(value.dtype), value.ndim) for name, value in feeds.items()))
         if key not in self._sessions:
-            made = {name for node in part for name in node.output if name}
-            outputs = [onnx.helper.make_empty_tensor_value_info(name) for name in sorted(made & self._wanted[index])]
+            produced = {name for node in part for name in node.output if name}
+            outputs = [
+                onnx.helper.make_empty_tensor_value_info(name) for name in sorted(produced & self._wanted[index])
+            ]
             inputs = [
                 onnx.helper.make_tensor_value_info(
                     name, onnx.helper.np_dtype_to_tensor_dtype(value.dtype), [None] * value.ndim
                 )
-                for name, value in given.items()
+                for name, value in feeds.items()
             ]
-            constants = [item for name, item in self._initializers.items() if name in read and name not in given]
+            constants = [item for name, item in self._initializers.items() if name in read and name not in feeds]
             graph = onnx.helper.make_graph(part, f"part {index}", inputs, outputs, constants)
             model = onnx.helper.make_model(
                 graph, opset_imports=self._model.opset_import, ir_version=self._model.ir_version
@@ -185,7 +187,7 @@ class PluginSession:
             text = model.SerializeToString()
             self._sessions[key] = ort.InferenceSession(text, self._options, providers=self._providers)
         session = self._sessions[key]
-        values.update(zip((o.name for o in session.get_outputs()), session.run(None, given), strict=True))
+        values.update(zip((o.name for o in session.get_outputs()), session.run(None, feeds), strict=True))
 
 
 def _read(nodes: Sequence[onnx.NodeProto]) -> Iterator[str]:

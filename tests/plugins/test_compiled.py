@@ -102,8 +102,8 @@ def test_a_report_that_cannot_be_read_is_no_clean_one(report: str, ptx: str, mes
 def test_a_change_is_told(change: dict[str, Any], line: str) -> None:
     [kernel] = kernels.parse("gather.cu", REPORT, {"sm_87": PTX})
     assert command.differences([kernel], [kernel]) == []
-    told = command.differences([kernel], [dataclasses.replace(kernel, **change)])
-    assert told[0].endswith(line) and told[0].startswith("gather.cu gather_kernel<")
+    changes = command.differences([kernel], [dataclasses.replace(kernel, **change)])
+    assert changes[0].endswith(line) and changes[0].startswith("gather.cu gather_kernel<")
     assert command.differences([kernel], []) == ["gather.cu gather_kernel<long> sm_87: it is gone"]
 
 
@@ -117,14 +117,14 @@ def test_the_command_ends_with_1_where_a_kernel_grew(
     monkeypatch.setattr(command.write, "__defaults__", (tmp_path / "resources.json",))
     monkeypatch.setattr(nvcc, "find", lambda folder: "nvcc")
     command.write(table)
-    made = list(table)
-    monkeypatch.setattr(kernels, "compile_all", lambda *given: made)
+    rows = list(table)
+    monkeypatch.setattr(kernels, "compile_all", lambda *arguments: rows)
     assert command.main([]) == 0
-    made[3] = dataclasses.replace(made[3], registers=made[3].registers + 1)
+    rows[3] = dataclasses.replace(rows[3], registers=rows[3].registers + 1)
     assert command.main([]) == 1
     assert f"registers {table[3].registers} -> {table[3].registers + 1}, worse" in capsys.readouterr().err
     assert command.main(["--write"]) == 0 and command.main([]) == 0
-    made[3] = dataclasses.replace(made[3], spill_stores=4)
+    rows[3] = dataclasses.replace(rows[3], spill_stores=4)
     before = (tmp_path / "resources.json").read_text(encoding="utf-8")
     assert command.main(["--write"]) == 1
     assert (tmp_path / "resources.json").read_text(encoding="utf-8") == before

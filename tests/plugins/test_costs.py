@@ -39,21 +39,21 @@ def counted(*arguments: object) -> dict[str, tuple[int, int, int]]:
         if "LUVC_EMULATED" in os.environ:
             raise FileNotFoundError(COUNTS)
         pytest.skip("the emulation is not built: make native")
-    made = subprocess.run([COUNTS, *map(str, arguments)], capture_output=True, text=True, check=True).stdout
-    found = {}
-    for line in made.splitlines():
+    printed = subprocess.run([COUNTS, *map(str, arguments)], capture_output=True, text=True, check=True).stdout
+    counts = {}
+    for line in printed.splitlines():
         numbers = [int(number) for number in line.split()[-9:]]
-        found[line[: line.index("_kernel")]] = (numbers[4], numbers[5], numbers[6])
-    return found
+        counts[line[: line.index("_kernel")]] = (numbers[4], numbers[5], numbers[6])
+    return counts
 
 
 def foretold(launches: list[Launch]) -> dict[str, tuple[int, int, int]]:
     """The same from formulas."""
-    found: dict[str, tuple[int, int, int]] = {}
+    counts: dict[str, tuple[int, int, int]] = {}
     for each in launches:
-        before = found.get(each.name, (0, 0, 0))
-        found[each.name] = (before[0] + each.read, before[1] + each.written, before[2] + each.products)
-    return found
+        before = counts.get(each.name, (0, 0, 0))
+        counts[each.name] = (before[0] + each.read, before[1] + each.written, before[2] + each.products)
+    return counts
 
 
 @pytest.mark.parametrize("shape", PRUNES)
@@ -65,10 +65,10 @@ def test_prunes_move_what_the_formulas_say(shape: Prune) -> None:
 
 @pytest.mark.parametrize("shape", MERGES)
 def test_merges_move_what_the_formulas_say(shape: Merge) -> None:
-    made, wanted = counted("merge", *dataclasses.astuple(shape)), foretold(shape.launches())
-    read, *rest = made.pop("move")
+    counts, wanted = counted("merge", *dataclasses.astuple(shape)), foretold(shape.launches())
+    read, *rest = counts.pop("move")
     most, *others = wanted.pop("move")
-    assert made == wanted and rest == others
+    assert counts == wanted and rest == others
     units = shape.batch * shape.height * (2 * shape.width - shape.columns)
     assert most - 4 * units <= read <= most, "it looks at neighbours alone"
 

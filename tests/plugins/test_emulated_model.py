@@ -57,8 +57,8 @@ def test_the_whole_model_answers_as_its_bundle_does(bundle: Bundle, host: Host) 
         models[name] = run_passes(model, SPEC, text_capacity=CAPACITY.text, groups=CAPACITY.groups)[0]
     called = [node for model in models.values() for node in model.graph.node if node.domain == DOMAIN]
     assert {node.op_type for node in called} == set(OPERATORS)
-    told = {item.name for node in called for item in node.attribute}
-    assert {"padded", "padding_payload"} <= told, "a default export knows padding"
+    attributes = {item.name for node in called for item in node.attribute}
+    assert {"padded", "padding_payload"} <= attributes, "a default export knows padding"
 
     engines = dataclasses.replace(described, models=models, session=host.session)
     backend, _ = engines.backend(Gpu(library=stand_in.library()))

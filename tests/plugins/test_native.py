@@ -107,19 +107,19 @@ def test_orthogonal_merge_equals_the_python_functions(
 
 
 def test_selection_breaks_ties_by_index_and_ranks_nan_last(library: native.Native) -> None:
-    given = np.array([[1, 3, 3, np.nan, 3], [np.nan, np.nan, -np.inf, 0.0, -0.0]], dtype=np.float32)
+    scores = np.array([[1, 3, 3, np.nan, 3], [np.nan, np.nan, -np.inf, 0.0, -0.0]], dtype=np.float32)
     indices = np.empty((2, 3), dtype=np.int32)
-    library.select_top_k(given, indices)
+    library.select_top_k(scores, indices)
     assert indices.tolist() == [[1, 2, 4], [0, 3, 4]]
 
 
 @pytest.mark.parametrize("tokens", [1, 2, 3841, 20_000])
 def test_selection_equals_a_stable_sort(library: native.Native, tokens: int) -> None:
-    given = np.random.default_rng(tokens).integers(0, 50, (1, tokens)).astype(np.float32)
+    scores = np.random.default_rng(tokens).integers(0, 50, (1, tokens)).astype(np.float32)
     for keep in sorted({0, 1, tokens // 3, tokens}):
         indices = np.empty((1, keep), dtype=np.int64)
-        library.select_top_k(given, indices)
-        expected = np.sort(np.argsort(-given[0], kind="stable")[:keep])
+        library.select_top_k(scores, indices)
+        expected = np.sort(np.argsort(-scores[0], kind="stable")[:keep])
         assert indices[0].tolist() == expected.tolist()
 
 

@@ -31,10 +31,10 @@ def session(
 ) -> list[np.ndarray]:
     """Outputs of one fused node in ONNX Runtime."""
     kind = onnx.helper.np_dtype_to_tensor_dtype
-    given = [onnx.helper.make_tensor_value_info(n, kind(a.dtype), list(a.shape)) for n, a in arrays.items()]
-    made = [onnx.helper.make_empty_tensor_value_info(name) for name in node.output]
+    inputs = [onnx.helper.make_tensor_value_info(n, kind(a.dtype), list(a.shape)) for n, a in arrays.items()]
+    outputs = [onnx.helper.make_empty_tensor_value_info(name) for name in node.output]
     opsets = [onnx.helper.make_opsetid("", 23), onnx.helper.make_opsetid("luvc", 1)]
-    graph = onnx.helper.make_graph([node], "one", given, made)
+    graph = onnx.helper.make_graph([node], "one", inputs, outputs)
     model = onnx.helper.make_model(graph, functions=functions, opset_imports=opsets, ir_version=10)
     options = ort.SessionOptions()
     options.log_severity_level = 4
@@ -145,7 +145,7 @@ def test_merge(native_library: Native, path: Path) -> None:
     *body, _, places = (torch.tensor(array) for array in session(node, functions, arrays))
 
     step = 2**-10 if values.dtype == torch.float16 else 1e-5
-    for made, found in ((native, native_into), (body, places)):
-        assert torch.equal(found.long(), into.long())
-        for ours, theirs in zip(made, expected, strict=True):
+    for outputs, places_of in ((native, native_into), (body, places)):
+        assert torch.equal(places_of.long(), into.long())
+        for ours, theirs in zip(outputs, expected, strict=True):
             torch.testing.assert_close(ours.float(), theirs.float(), rtol=step, atol=1e-5)

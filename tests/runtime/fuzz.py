@@ -48,11 +48,11 @@ def bundle_case(original: Path, place: Path, dice: random.Random) -> Case:
         data = mutate_json(data, dice)
     else:
         content = (place / name).read_bytes()
-        made = _mutated(name, content, dice)
-        (place / name).write_bytes(made)
+        changed = _mutated(name, content, dice)
+        (place / name).write_bytes(changed)
         if rehashed:
-            data["files"][name] = {"sha256": hashlib.sha256(made).hexdigest(), "bytes": len(made)}
-        elif made == content:
+            data["files"][name] = {"sha256": hashlib.sha256(changed).hexdigest(), "bytes": len(changed)}
+        elif changed == content:
             rehashed = True
     (place / "luvc.json").write_text(json.dumps(data))
 
@@ -113,14 +113,14 @@ def checkpoint_case(original: Path, place: Path, dice: random.Random) -> Case:
         (place / name).write_text(json.dumps(index))
     content = (place / name).read_bytes()
     if name.endswith(".json"):
-        made = json.dumps(mutate_json(json.loads(content), dice)).encode()
+        changed = json.dumps(mutate_json(json.loads(content), dice)).encode()
     else:
         length = int.from_bytes(content[:8], "little")
         header = json.dumps(mutate_json(json.loads(content[8 : 8 + length]), dice)).encode()
-        made = len(header).to_bytes(8, "little") + header + content[8 + length :]
+        changed = len(header).to_bytes(8, "little") + header + content[8 + length :]
         if dice.random() < 0.2:
-            made = mutate_bytes(content[: 8 + length], dice) + content[8 + length :]
-    (place / name).write_bytes(made)
+            changed = mutate_bytes(content[: 8 + length], dice) + content[8 + length :]
+    (place / name).write_bytes(changed)
 
     def read() -> None:
         normalise(open_checkpoint(str(place)))
@@ -160,8 +160,8 @@ def run(kind: str, seed: int, count: int) -> list[str]:
     """Faults of ``count`` cases in this process."""
     with tempfile.TemporaryDirectory(prefix="luvc-fuzz-") as folder:
         case_of = cases(kind, Path(folder))
-        found = ((number, fault(case_of(number))) for number in range(seed, seed + count))
-        return [f"{kind} --seed {number}: {one}" for number, one in found if one]
+        outcomes = ((number, fault(case_of(number))) for number in range(seed, seed + count))
+        return [f"{kind} --seed {number}: {one}" for number, one in outcomes if one]
 
 
 def be_careless() -> None:
@@ -176,16 +176,16 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--careless", action="store_true")
-    given, begin, faults = parser.parse_args(), time.monotonic(), 0
-    if given.careless:
+    args, begin, faults = parser.parse_args(), time.monotonic(), 0
+    if args.careless:
         be_careless()
     with tempfile.TemporaryDirectory(prefix="luvc-fuzz-") as folder:
-        numbers = range(given.seed, given.seed + given.count)
-        for number, found in fuzz_guard.watched(cases(given.kind, Path(folder)), numbers):
+        numbers = range(args.seed, args.seed + args.count)
+        for number, fault_seen in fuzz_guard.watched(cases(args.kind, Path(folder)), numbers):
             faults += 1
-            print(f"{given.kind} --seed {number}: {found}", flush=True)
+            print(f"{args.kind} --seed {number}: {fault_seen}", flush=True)
     spent = time.monotonic() - begin
-    print(f"{given.count} {given.kind} from seed {given.seed}: {faults} faults, {spent:.0f} s")
+    print(f"{args.count} {args.kind} from seed {args.seed}: {faults} faults, {spent:.0f} s")
     return 1 if faults else 0
 
 

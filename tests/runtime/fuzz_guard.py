@@ -107,10 +107,10 @@ def watched(case_of: Callable[[int], Case], numbers: Sequence[int]) -> Iterator[
             os.close(reading)
             _work(case_of, numbers[at:], writing)
         os.close(writing)
-        with os.fdopen(reading, "rb", buffering=0) as told:
-            for found in _watch(process, told):
-                if found:
-                    yield numbers[at], found
+        with os.fdopen(reading, "rb", buffering=0) as pipe:
+            for outcome in _watch(process, pipe):
+                if outcome:
+                    yield numbers[at], outcome
                 at += 1
 
 
@@ -126,14 +126,14 @@ def _work(case_of: Callable[[int], Case], numbers: Sequence[int], writing: int) 
     os._exit(0)
 
 
-def _watch(process: int, told: object) -> Iterator[str | None]:
+def _watch(process: int, pipe: object) -> Iterator[str | None]:
     """What each case of ``process`` ended in, until it ends or is killed."""
     line, running, seconds = b"", False, CLOCK
     begin, held, used = time.monotonic(), _resident(process), _computed(process)
     while True:
-        ready, _, _ = select.select([told], [], [], 0.05)
+        ready, _, _ = select.select([pipe], [], [], 0.05)
         if ready:
-            data = os.read(told.fileno(), 65_536)  # type: ignore[attr-defined]
+            data = os.read(pipe.fileno(), 65_536)  # type: ignore[attr-defined]
             if not data:
                 _, status = os.waitpid(process, 0)
                 if status:
@@ -142,21 +142,21 @@ def _watch(process: int, told: object) -> Iterator[str | None]:
             *lines, line = (line + data).split(b"\n")
             for one in lines:
                 begin, held, used = time.monotonic(), _resident(process), _computed(process)
-                said = json.loads(one)
-                running = isinstance(said, dict)
+                record = json.loads(one)
+                running = isinstance(record, dict)
                 if running:
-                    seconds = said["seconds"]
+                    seconds = record["seconds"]
                 else:
-                    yield said
-        found = None
+                    yield record
+        fault = None
         if _computed(process) - used > seconds + 1 or time.monotonic() - begin > clock_of(seconds) + 1:
-            found = _late(seconds)
+            fault = _late(seconds)
         elif _resident(process) - held > 1.2 * MEMORY:
-            found = f"more than {MEMORY / 2**20:,.0f} MiB"
-        if found:
+            fault = f"more than {MEMORY / 2**20:,.0f} MiB"
+        if fault:
             os.kill(process, signal.SIGKILL)
             os.waitpid(process, 0)
-            yield found
+            yield fault
             return
 
 

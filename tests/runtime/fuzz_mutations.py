@@ -60,18 +60,18 @@ def mutate_json(data: Any, dice: random.Random) -> Any:
 
 def mutate_bytes(data: bytes, dice: random.Random) -> bytes:
     """Other bytes, some less, or some twice."""
-    made, at = bytearray(data), dice.randrange(max(1, len(data)))
+    changed, at = bytearray(data), dice.randrange(max(1, len(data)))
     kind = dice.randrange(4)
     if kind == 0:
         for _ in range(dice.choice((1, 4, 16))):
-            made[dice.randrange(len(made))] = dice.randrange(256)
+            changed[dice.randrange(len(changed))] = dice.randrange(256)
     elif kind == 1:
-        del made[at : at + dice.choice((1, 100, len(made)))]
+        del changed[at : at + dice.choice((1, 100, len(changed)))]
     elif kind == 2:
-        made[at:at] = made[: dice.choice((1, 100, 1000))]
+        changed[at:at] = changed[: dice.choice((1, 100, 1000))]
     else:
-        made[at : at + 8] = dice.choice((b"\xff" * 8, bytes(8), b"\x80" * 8, b"\x7f" * 8))
-    return bytes(made)
+        changed[at : at + 8] = dice.choice((b"\xff" * 8, bytes(8), b"\x80" * 8, b"\x7f" * 8))
+    return bytes(changed)
 
 
 def mutate_template(source: str, dice: random.Random) -> str:
@@ -158,38 +158,38 @@ def picture(dice: random.Random) -> tuple[str, bytes]:
 def _claim(kind: str, data: bytes, dice: random.Random) -> bytes:
     """The picture with another width and height in its header, all checksums right."""
     width, height = (dice.choice((1, 100, 1000, 4096, 5792, 8192, 65_535, 70_000, 2**31 - 1)) for _ in range(2))
-    made = bytearray(data)
+    changed = bytearray(data)
     if kind == "PNG":
-        made[16:24] = struct.pack(">II", width, height)
-        made[29:33] = struct.pack(">I", zlib.crc32(bytes(made[12:29])))
+        changed[16:24] = struct.pack(">II", width, height)
+        changed[29:33] = struct.pack(">I", zlib.crc32(bytes(changed[12:29])))
     elif kind in ("BMP", "DIB"):
         at = 18 if kind == "BMP" else 4
-        made[at : at + 8] = struct.pack("<II", width, height)
+        changed[at : at + 8] = struct.pack("<II", width, height)
     elif kind in ("JPEG", "MPO"):
         at = max(data.find(b"\xff\xc0"), data.find(b"\xff\xc2"))
-        made[at + 5 : at + 9] = struct.pack(">HH", height & 0xFFFF, width & 0xFFFF)
+        changed[at + 5 : at + 9] = struct.pack(">HH", height & 0xFFFF, width & 0xFFFF)
         if data.find(b"\xff\xc2") >= 0 and dice.random() < 0.5:  # more scans
             scan = data[data.rindex(b"\xff\xda") : -2]
-            made[-2:-2] = scan * dice.choice((10, 100, 1000))
+            changed[-2:-2] = scan * dice.choice((10, 100, 1000))
     elif kind == "GIF":
-        made[6:10] = struct.pack("<HH", width & 0xFFFF, height & 0xFFFF)
+        changed[6:10] = struct.pack("<HH", width & 0xFFFF, height & 0xFFFF)
     elif kind == "WEBP" and data[12:16] == b"VP8L":
-        made[21:25] = struct.pack("<I", (width - 1) & 0x3FFF | ((height - 1) & 0x3FFF) << 14)
+        changed[21:25] = struct.pack("<I", (width - 1) & 0x3FFF | ((height - 1) & 0x3FFF) << 14)
     elif kind == "WEBP" and data[12:16] == b"VP8 ":
-        made[26:30] = struct.pack("<HH", width & 0x3FFF, height & 0x3FFF)
+        changed[26:30] = struct.pack("<HH", width & 0x3FFF, height & 0x3FFF)
     elif kind == "WEBP":
-        made[24:30] = (width - 1).to_bytes(4, "little")[:3] + (height - 1).to_bytes(4, "little")[:3]
+        changed[24:30] = (width - 1).to_bytes(4, "little")[:3] + (height - 1).to_bytes(4, "little")[:3]
     elif kind == "QOI":
-        made[4:12] = struct.pack(">II", width, height)
+        changed[4:12] = struct.pack(">II", width, height)
     elif kind in ("TGA", "PCX", "SGI"):
         at, order = {"TGA": (12, "<"), "PCX": (8, "<"), "SGI": (6, ">")}[kind]
-        made[at : at + 4] = struct.pack(f"{order}HH", width & 0xFFFF, height & 0xFFFF)
+        changed[at : at + 4] = struct.pack(f"{order}HH", width & 0xFFFF, height & 0xFFFF)
     else:  # wherever the sizes stand
         for size, other in ((40, height), (33, width), (100, width)):
             for pattern in (">I", "<I", "<H", ">H"):
                 at = data.find(struct.pack(pattern, size))
                 if at >= 0:
                     limit = 0xFFFF if pattern.endswith("H") else 0xFFFFFFFF
-                    made[at : at + struct.calcsize(pattern)] = struct.pack(pattern, other & limit)
+                    changed[at : at + struct.calcsize(pattern)] = struct.pack(pattern, other & limit)
                     break
-    return bytes(made)
+    return bytes(changed)

@@ -40,10 +40,10 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     asked: list[Any] = []
     whole = helpers.Helpers.call
 
-    def call(self: Any, said: dict[str, Any], data: bytes = b"") -> Any:
-        if "backend" in said:
-            asked.append((said["backend"], said["debug"]))
-        return whole(self, said, data)
+    def call(self: Any, request: dict[str, Any], data: bytes = b"") -> Any:
+        if "backend" in request:
+            asked.append((request["backend"], request["debug"]))
+        return whole(self, request, data)
 
     monkeypatch.setattr(helpers.Helpers, "call", call)
     return asked
@@ -89,13 +89,13 @@ def test_another_graph_is_another_matter(bundle: Bundle, started: list[Any]) -> 
 
 
 def test_what_is_made_of_one_s_own_is_one_s_own(bundle: Bundle, tmp_path: Path) -> None:
-    made = bundles.load(shutil.copytree(bundle.folder, tmp_path / "made"))
-    made = rewritten(made, "decoder.onnx", lambda graph: setattr(graph, "doc_string", "made of it"))
-    graph_trust.inherit(bundle, made)
-    assert not graph_trust.known(made, None, graph_trust.OWN), "a stranger's"
+    own = bundles.load(shutil.copytree(bundle.folder, tmp_path / "made"))
+    own = rewritten(own, "decoder.onnx", lambda graph: setattr(graph, "doc_string", "made of it"))
+    graph_trust.inherit(bundle, own)
+    assert not graph_trust.known(own, None, graph_trust.OWN), "a stranger's"
     graph_trust.remember_own(bundle)
-    graph_trust.inherit(bundle, made)
-    assert graph_trust.known(made, None, graph_trust.OWN)
+    graph_trust.inherit(bundle, own)
+    assert graph_trust.known(own, None, graph_trust.OWN)
 
 
 @pytest.mark.parametrize("way", ["variable", "argument"])

@@ -29,7 +29,7 @@ def test_the_fuzzer_sees_a_hash_that_is_not_compared(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(hashing, "read", careless)
     monkeypatch.setattr(hashing, "verify", lambda path, *_: hashing.Identity.of(path.stat()))
-    assert any("an answer from a changed" in found for found in fuzz.run("bundles", 0, 60))
+    assert any("an answer from a changed" in fault for fault in fuzz.run("bundles", 0, 60))
 
 
 def test_the_fuzzer_sees_foreign_errors_hangs_and_memory(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,8 +75,8 @@ def test_the_watch_outlives_crashes_and_ends_what_cannot_be_interrupted(monkeypa
         return case
 
     monkeypatch.setattr(fuzz_guard, "SECONDS", 0.3)
-    found = dict(fuzz_guard.watched(case_of, range(5)))
-    assert found == {
+    outcomes = dict(fuzz_guard.watched(case_of, range(5)))
+    assert outcomes == {
         1: "the process ended with signal 11",
         2: "no end after 0.3 s of computing or 60 s",
         3: "KeyError: 'grid'",

@@ -54,7 +54,7 @@ def test_no_onnxruntime(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_a_graph_the_cpu_has_no_kernel_for(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("luvc_export.runtime.ort.check_names", lambda *told: None)
+    monkeypatch.setattr("luvc_export.runtime.ort.check_names", lambda *arguments: None)
     manifest = tiny_bundle.write(fresh).manifest
     bf16 = onnx.parser.parse_model(
         '<ir_version: 10, opset_import: ["": 23]> g (bfloat16[2, 2] x) => (bfloat16[2, 2] y) { y = MatMul(x, x) }'

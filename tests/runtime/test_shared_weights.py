@@ -39,9 +39,9 @@ def _graph(folder: Path) -> CheckedGraph:
         helper.make_node("MatMul", ["x", "turned"], ["product"]),
     ]
     results = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [2, k]) for n, k in (("product", 2), ("sum", 3))]
-    given = [helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, 3])]
+    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, 3])]
     model = helper.make_model(
-        helper.make_graph(nodes, "g", given, results, [tensor for tensor, _ in outside]),
+        helper.make_graph(nodes, "g", inputs, results, [tensor for tensor, _ in outside]),
         opset_imports=[helper.make_opsetid("", 20)],
         ir_version=10,
     )
@@ -53,31 +53,31 @@ def _graph(folder: Path) -> CheckedGraph:
 def test_what_is_only_widened_is_widened_once_and_the_rest_is_mapped(tmp_path: Path) -> None:
     shared, checked = SharedWeights(), _graph(tmp_path)
     assert shared.bytes_to_widen(checked) == 48
-    found = shared.graph(checked, "g")
-    assert {name: kind for name, (_, kind) in found.weights.items()} == {"half": 1, "both": 16, "full": 1}
+    graph = shared.graph(checked, "g")
+    assert {name: kind for name, (_, kind) in graph.weights.items()} == {"half": 1, "both": 16, "full": 1}
     expected = np.arange(6, dtype=np.float32).reshape(2, 3) + 0.5
-    assert np.array_equal(found.weights["half"][0], expected) and found.weights["half"][0].dtype == np.float32
-    assert isinstance(found.weights["full"][0].base, np.memmap) or isinstance(found.weights["full"][0], np.memmap)
+    assert np.array_equal(graph.weights["half"][0], expected) and graph.weights["half"][0].dtype == np.float32
+    assert isinstance(graph.weights["full"][0].base, np.memmap) or isinstance(graph.weights["full"][0], np.memmap)
     again = shared.graph(checked, "g")
-    assert np.shares_memory(again.weights["half"][0], found.weights["half"][0])
+    assert np.shares_memory(again.weights["half"][0], graph.weights["half"][0])
     assert shared.bytes_to_widen(checked) == 24, "what is read as it is stays half precision"
-    types = {one.name: one.data_type for one in onnx.load_from_string(found.data).graph.initializer}
+    types = {one.name: one.data_type for one in onnx.load_from_string(graph.data).graph.initializer}
     assert types == {"half": TensorProto.FLOAT, "both": TensorProto.BFLOAT16, "full": TensorProto.FLOAT}
 
 
 def test_onnx_runtime_reads_them_where_they_are(tmp_path: Path) -> None:
     """A change of the shared array is a change of the session's weight: nothing was copied."""
-    found = SharedWeights().graph(_graph(tmp_path), "g")
+    graph = SharedWeights().graph(_graph(tmp_path), "g")
     options = ort.SessionOptions()
     options.add_session_config_entry("session.disable_prepacking", "1")
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(tmp_path))
     make = ort.OrtValue.ortvalue_from_numpy_with_onnx_type
-    values = {name: make(*given) for name, given in found.weights.items()}
+    values = {name: make(*weight) for name, weight in graph.weights.items()}
     for name, value in values.items():
         options.add_initializer(name, value)
-    told = {"providers": ["CPUExecutionProvider"], "disabled_optimizers": ["ConstantFolding"]}
-    session = ort.InferenceSession(found.data, options, **told)
-    half, x = found.weights["half"][0], np.ones((2, 3), np.float32)
+    session_options = {"providers": ["CPUExecutionProvider"], "disabled_optimizers": ["ConstantFolding"]}
+    session = ort.InferenceSession(graph.data, options, **session_options)
+    half, x = graph.weights["half"][0], np.ones((2, 3), np.float32)
     assert np.allclose(session.run(["product"], {"x": x})[0], x @ half.T)
     half *= 2
     assert np.allclose(session.run(["product"], {"x": x})[0], x @ half.T)

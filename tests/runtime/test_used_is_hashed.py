@@ -64,18 +64,18 @@ def test_openvino_looks_at_its_weights_before_each_question_too(tmp_path: Path) 
 
 @pytest.mark.parametrize("field", ["size", "frames"])
 def test_sizes_that_fill_memory_before_a_graph_sees_them(tmp_path: Path, field: str) -> None:
-    made = tiny_bundle.write(tmp_path / "bundle").manifest
-    image = dataclasses.replace(made.image, **{field: {"size": (65_536, 65_536), "frames": 4096}[field]})
+    manifest = tiny_bundle.write(tmp_path / "bundle").manifest
+    image = dataclasses.replace(manifest.image, **{field: {"size": (65_536, 65_536), "frames": 4096}[field]})
     wide = dataclasses.replace(image, size=(4096, 4096)) if field == "frames" else image
-    plans = {name: dataclasses.replace(entry, size=wide.size) for name, entry in made.plans.items()}
-    bundles.write_manifest(tmp_path / "bundle", dataclasses.replace(made, image=wide, plans=plans))
+    plans = {name: dataclasses.replace(entry, size=wide.size) for name, entry in manifest.plans.items()}
+    bundles.write_manifest(tmp_path / "bundle", dataclasses.replace(manifest, image=wide, plans=plans))
     with pytest.raises(BundleError, match="more pixels at once"):
         bundles.load(tmp_path / "bundle")
 
 
 def test_a_graph_of_another_shape_than_its_plan(tmp_path: Path) -> None:
     """The fuzzer's: an output with an axis too many, which the tokens' places were counted from."""
-    made = tiny_bundle.write(tmp_path / "bundle").manifest
+    manifest = tiny_bundle.write(tmp_path / "bundle").manifest
     path = tmp_path / "bundle" / "vision.onnx"
     model = onnx.load(path, load_external_data=False)
     place = next(node for node in model.graph.node if node.output[0] == "visual_positions")
@@ -85,8 +85,8 @@ def test_a_graph_of_another_shape_than_its_plan(tmp_path: Path) -> None:
     info = next(item for item in model.graph.output if item.name == "visual_positions")
     info.type.tensor_type.shape.ClearField("dim")
     path.write_bytes(model.SerializeToString())
-    made.files["vision.onnx"] = bundles.record(path)
-    bundles.write_manifest(tmp_path / "bundle", made)
+    manifest.files["vision.onnx"] = bundles.record(path)
+    bundles.write_manifest(tmp_path / "bundle", manifest)
     with pytest.raises(BundleError, match=r"another shape than its plan|cannot run this graph"):
         Session(bundles.load(tmp_path / "bundle"), threads=1).generate(
             np.zeros((4, 4, 3), np.uint8), "hello", max_new_tokens=1
@@ -131,17 +131,17 @@ def test_engine_bytes_are_this_process_s_own(tmp_path: Path) -> None:
 
 
 def referring(folder: Path, hashed: bool = True) -> Path:
-    made = tiny_bundle.write(folder / "bundle", "reference").manifest
+    manifest = tiny_bundle.write(folder / "bundle", "reference").manifest
     path = folder / "checkpoint" / "weights"
     data = path.read_bytes()
     tensors = {
         name: dataclasses.replace(
             place, sha256=hashing.hashlib.sha256(data[place.offset : place.offset + place.bytes]).hexdigest()
         )
-        for name, place in made.weights.tensors.items()
+        for name, place in manifest.weights.tensors.items()
     }
-    weights = dataclasses.replace(made.weights, tensors=tensors if hashed else made.weights.tensors)
-    bundles.write_manifest(folder / "bundle", dataclasses.replace(made, weights=weights))
+    weights = dataclasses.replace(manifest.weights, tensors=tensors if hashed else manifest.weights.tensors)
+    bundles.write_manifest(folder / "bundle", dataclasses.replace(manifest, weights=weights))
     return path
 
 
@@ -172,9 +172,9 @@ def test_a_reference_bundle_of_0_1_0_still_loads(tmp_path: Path) -> None:
 def graph(
     *nodes: Any, initializers: tuple[Any, ...] = (), functions: tuple[Any, ...] = (), inputs: tuple[Any, ...] = ()
 ) -> onnx.ModelProto:
-    made = helper.make_graph(list(nodes), "g", list(inputs), [], list(initializers))
+    body = helper.make_graph(list(nodes), "g", list(inputs), [], list(initializers))
     opsets = [helper.make_opsetid("", 23), helper.make_opsetid("luvc", 1)]
-    return helper.make_model(made, opset_imports=opsets, functions=list(functions))
+    return helper.make_model(body, opset_imports=opsets, functions=list(functions))
 
 
 def outside(name: str, **pairs: object) -> TensorProto:

@@ -45,11 +45,11 @@ def weights(seed: int = 0) -> dict[str, np.ndarray[Any, Any]]:
 def tokenizer() -> Tokenizer:
     """Bytes as tokens 0..255 in the order of the byte-level alphabet, then special ones."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    made = Tokenizer(models.BPE({letter: index for index, letter in enumerate(alphabet)}, []))
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    made.decoder = decoders.ByteLevel()
-    made.add_special_tokens([AddedToken(text, special=True) for text in ("<image>", "<end>", "<a>", "<b>")])
-    return made
+    letters = Tokenizer(models.BPE({letter: index for index, letter in enumerate(alphabet)}, []))
+    letters.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    letters.decoder = decoders.ByteLevel()
+    letters.add_special_tokens([AddedToken(text, special=True) for text in ("<image>", "<end>", "<a>", "<b>")])
+    return letters
 
 
 def write(folder: Path, mode: str = "copy", dtype: str = "float32", io: str = "fp32", context: int = 64) -> Bundle:

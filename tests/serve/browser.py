@@ -84,10 +84,10 @@ class Browser:
 
     def run(self, script: str) -> Any:
         """What an expression gives; promises are awaited."""
-        told = self.send("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
-        if "exceptionDetails" in told:
-            raise RuntimeError(json.dumps(told["exceptionDetails"])[:2000])
-        return told["result"].get("value")
+        reply = self.send("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
+        if "exceptionDetails" in reply:
+            raise RuntimeError(json.dumps(reply["exceptionDetails"])[:2000])
+        return reply["result"].get("value")
 
     def wait(self, script: str, seconds: float = 180.0) -> Any:
         """Wait until an expression is true."""
@@ -101,11 +101,11 @@ class Browser:
     def press(self, key: str, text: str | None = None) -> None:
         """Press a key as a user does."""
         code = {"Enter": 13, "Tab": 9, "ArrowRight": 39, "ArrowLeft": 37}.get(key, 0)
-        told: dict[str, Any] = {"key": key, "code": key, "windowsVirtualKeyCode": code}
+        event: dict[str, Any] = {"key": key, "code": key, "windowsVirtualKeyCode": code}
         if text is not None:
-            told["text"] = text
-        self.send("Input.dispatchKeyEvent", type="keyDown", **told)
-        self.send("Input.dispatchKeyEvent", type="keyUp", **told)
+            event["text"] = text
+        self.send("Input.dispatchKeyEvent", type="keyDown", **event)
+        self.send("Input.dispatchKeyEvent", type="keyUp", **event)
 
     def type(self, text: str) -> None:
         """Type into what has the focus."""
@@ -119,10 +119,10 @@ class Browser:
     def complaints(self) -> list[str]:
         """What the browser's console says is wrong: errors, policy violations, exceptions."""
         self.run("1")
-        found = []
+        complaints = []
         for message in self.messages:
             if message.get("method") == "Log.entryAdded" and message["params"]["entry"]["level"] == "error":
-                found.append(message["params"]["entry"]["text"])
+                complaints.append(message["params"]["entry"]["text"])
             if message.get("method") == "Runtime.exceptionThrown":
-                found.append(str(message["params"]["exceptionDetails"].get("text")))
-        return found
+                complaints.append(str(message["params"]["exceptionDetails"].get("text")))
+        return complaints

@@ -32,8 +32,8 @@ def models(demo_bundle: Bundle, demo_session: Session) -> Models:
 
 @pytest.fixture(scope="session")
 def served(models: Models) -> Iterator[tuple[Server, Client]]:
-    with serving(models) as found:
-        yield found
+    with serving(models) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

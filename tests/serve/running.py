@@ -16,16 +16,16 @@ from luvc_export.serve.server import Server
 
 
 @contextmanager
-def serving(models: Models, **told: Any) -> Iterator[tuple[Server, Client]]:
+def serving(models: Models, **options: Any) -> Iterator[tuple[Server, Client]]:
     """A server and a client; ended, and checked to end, afterwards."""
-    server = Server(replace(ServeOptions(port=0), **told), models, warm=False)
+    server = Server(replace(ServeOptions(port=0), **options), models, warm=False)
     listening, up = server.listen(), threading.Event()
     port = listening.getsockname()[1]
     thread = threading.Thread(target=server.run, args=(listening, up.set))
     thread.start()
     try:
         assert up.wait(30) and server.engine.ready.wait(60)
-        yield server, Client("127.0.0.1", port, told.get("api_key"), timeout=60)
+        yield server, Client("127.0.0.1", port, options.get("api_key"), timeout=60)
     finally:
         server.stop()
         thread.join(60)

@@ -35,8 +35,8 @@ def loggers() -> Iterator[None]:
 
 @pytest.fixture
 def own(models: Models) -> Iterator[tuple[Server, Client]]:
-    with serving(models) as found:
-        yield found
+    with serving(models) as server:
+        yield server
 
 
 def asked(**more: Any) -> dict[str, Any]:
@@ -45,10 +45,10 @@ def asked(**more: Any) -> dict[str, Any]:
 
 def lines(out: io.StringIO, count: int) -> list[dict[str, Any]]:
     end = time.monotonic() + 20  # a line follows the answer it is about
-    while len(found := out.getvalue().splitlines()) < count:
-        assert time.monotonic() < end, found
+    while len(written := out.getvalue().splitlines()) < count:
+        assert time.monotonic() < end, written
         time.sleep(0.01)
-    return [json.loads(line) for line in found]
+    return [json.loads(line) for line in written]
 
 
 def test_json_lines(own: tuple[Server, Client]) -> None:
@@ -57,12 +57,12 @@ def test_json_lines(own: tuple[Server, Client]) -> None:
     request_log.configure("json", quiet=False, stream=out)
     reply = client.chat(**asked())
     usage = reply.json()["usage"]
-    (told,) = lines(out, 1)
-    assert told["request_id"] == reply.headers["x-request-id"] and told["level"] == "info"
-    assert (told["method"], told["path"], told["status"]) == ("POST", "/v1/chat/completions", 200)
-    assert (told["model"], told["client"], told["finish_reason"]) == ("demo", "127.0.0.1", "stop")
-    assert (told["prompt_tokens"], told["completion_tokens"]) == (usage["prompt_tokens"], usage["completion_tokens"])
-    assert 0 < told["ttft_ms"] <= told["total_ms"] and told["queue_ms"] >= 0 and told["decode_ms"] >= 0
+    (line,) = lines(out, 1)
+    assert line["request_id"] == reply.headers["x-request-id"] and line["level"] == "info"
+    assert (line["method"], line["path"], line["status"]) == ("POST", "/v1/chat/completions", 200)
+    assert (line["model"], line["client"], line["finish_reason"]) == ("demo", "127.0.0.1", "stop")
+    assert (line["prompt_tokens"], line["completion_tokens"]) == (usage["prompt_tokens"], usage["completion_tokens"])
+    assert 0 < line["ttft_ms"] <= line["total_ms"] and line["queue_ms"] >= 0 and line["decode_ms"] >= 0
     list(client.events(**asked(max_tokens=2)))
     assert client.chat(**asked(model="gone")).status == 404
     assert client.call("GET", "/health").status == 200
@@ -76,8 +76,8 @@ def test_json_lines(own: tuple[Server, Client]) -> None:
 @pytest.mark.parametrize(("sent", "kept"), [("trace-1.a:b_c", True), ("a b", False), ("x" * 129, False), ("", False)])
 def test_a_request_keeps_its_own_id(client: Client, sent: str, kept: bool) -> None:
     for path in ("/v1/models", "/nothing"):
-        told = client.call("GET", path, headers={"x-request-id": sent}).headers["x-request-id"]
-        assert (told == sent) is kept and (kept or told.startswith("req_"))
+        reply = client.call("GET", path, headers={"x-request-id": sent}).headers["x-request-id"]
+        assert (reply == sent) is kept and (kept or reply.startswith("req_"))
 
 
 def test_text_lines_stay_lines() -> None:
@@ -95,8 +95,8 @@ def test_who_watches_leaves_no_line_while_models_load() -> None:
     request_log.configure("json", quiet=False, stream=out)
     for error in ("not_ready", "internal_error"):
         request_log.RequestRecord("req_1", "GET", "/ready", "127.0.0.1", status=503, error=error).write()
-    (told,) = map(json.loads, out.getvalue().splitlines())
-    assert told["error"] == "internal_error"
+    (line,) = map(json.loads, out.getvalue().splitlines())
+    assert line["error"] == "internal_error"
 
 
 def test_quiet_keeps_what_is_wrong() -> None:
@@ -147,23 +147,23 @@ def test_tokens_beyond_what_is_left_are_clipped(client: Client, demo_session: Se
     """As other servers do it; the prompt that leaves no room for one token is an error still."""
     forced = {str(end): -100 for end in demo_session.default.ends}
     request = demo_session.prepare(list(CASE.images), CASE.prompt)
-    told = client.chat(**asked(max_tokens=10**6, logit_bias=forced)).json()
-    assert told["choices"][0]["finish_reason"] == "length"
-    assert told["usage"]["completion_tokens"] == demo_session.token_limit(request)
+    body = client.chat(**asked(max_tokens=10**6, logit_bias=forced)).json()
+    assert body["choices"][0]["finish_reason"] == "length"
+    assert body["usage"]["completion_tokens"] == demo_session.token_limit(request)
     assert client.chat(**asked(max_tokens=10**6)).text == CASE.answer
     error = client.chat(model="demo", messages=[{"role": "user", "content": "x " * 1000}]).json()["error"]
     assert error["code"] == "context_length_exceeded" and "fix: " in error["message"]
 
 
 def test_limits_are_told_once(client: Client) -> None:
-    told = client.call("GET", "/v1/models/demo").json()["luvc"]["limits"]
-    assert told == {
+    limits = client.call("GET", "/v1/models/demo").json()["luvc"]["limits"]
+    assert limits == {
         "body_bytes": 2**25, "picture_bytes": 2**25, "pictures": 16, "picture_pixels": 2**25, "jpeg_pixels": 2**27,
     }  # fmt: skip
 
 
 def test_a_model_says_what_it_runs_on_and_why(models: Models) -> None:
-    told = models.by_name["demo"].runs_on()
-    assert told == {
+    running = models.by_name["demo"].runs_on()
+    assert running == {
         "model": "demo", "plan": "even", "backend": "cpu", "arithmetic": "fp32", "why": "backend cpu, as --backend says"
     }  # fmt: skip

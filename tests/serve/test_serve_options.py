@@ -97,24 +97,24 @@ def test_a_process_answers_and_sigterm_ends_it_with_0(demo_bundle: Bundle) -> No
     case = next(cases("heldout", 1, 0, ("where_is",)))
     with started(demo_bundle.folder) as process:
         assert process.stdout is not None
-        told = json.loads(process.stdout.readline())
-        client = Client("127.0.0.1", int(told["address"].rpartition(":")[2]))
+        ready = json.loads(process.stdout.readline())
+        client = Client("127.0.0.1", int(ready["address"].rpartition(":")[2]))
         for _ in range(600):
             if client.call("GET", "/ready").status == 200:
                 break
             time.sleep(0.1)
-        name = told["models"][0]
+        name = ready["models"][0]
         assert client.chat(model=name, messages=user(case.prompt, *case.images)).text == case.answer
         process.send_signal(signal.SIGTERM)
-        _, said = process.communicate(timeout=60)
-        assert (process.returncode, said) == (0, "")
+        _, error = process.communicate(timeout=60)
+        assert (process.returncode, error) == (0, "")
 
 
 def test_refusals_of_the_command(demo_bundle: Bundle, tmp_path: Path) -> None:
-    for told, words in (
+    for options, words in (
         ({"host": "0.0.0.0"}, "everybody who reaches this machine"),
         ({"media_dir": [tmp_path / "gone"]}, "there is no such folder"),
         ({"max_body": "much"}, "this is no size"),
     ):
         with pytest.raises(UsageError, match=words):
-            command.serve([str(demo_bundle.folder)], as_json=True, **told)  # type: ignore[arg-type]
+            command.serve([str(demo_bundle.folder)], as_json=True, **options)  # type: ignore[arg-type]

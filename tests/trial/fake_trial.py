@@ -29,8 +29,8 @@ print(sys.argv[5])
 def command(step: Step, asked: Asked) -> list[str]:
     import os
 
-    told = json.dumps(made_results()[step.name])
-    return [sys.executable, "-c", _STEP, str(os.getpid()), str(FOLDER / "started"), step.name, str(SECONDS), told]
+    printed = json.dumps(made_results()[step.name])
+    return [sys.executable, "-c", _STEP, str(os.getpid()), str(FOLDER / "started"), step.name, str(SECONDS), printed]
 
 
 def main() -> None:
@@ -41,7 +41,7 @@ def main() -> None:
     machine.power = lambda: {}  # type: ignore[assignment]
     cases.write = lambda folder: folder  # type: ignore[assignment]
     steps.STEPS = tuple(  # type: ignore[misc]
-        Step(step.name, step.title, step.needs, step.after, (0.1, 0), step.command, lambda told: told)
+        Step(step.name, step.title, step.needs, step.after, (0.1, 0), step.command, lambda record: record)
         for step in steps.STEPS
     )
     run.run(Asked("model", "rtx-ada", FOLDER), minutes=30)

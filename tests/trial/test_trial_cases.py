@@ -15,8 +15,8 @@ from luvc_export.trial import cases
 
 def test_cases_are_read_as_parity_reads_them_and_know_no_answer(tmp_path: Path) -> None:
     listed = cases.write(tmp_path / "cases")
-    found = list(read_jsonl(listed))
-    assert len(found) == cases.QUESTIONS and all(case.answer is None for case in found)
+    read = list(read_jsonl(listed))
+    assert len(read) == cases.QUESTIONS and all(case.answer is None for case in read)
     before = {path.name: path.read_bytes() for path in listed.parent.iterdir()}
     assert cases.write(tmp_path / "cases") == listed
     assert {path.name: path.read_bytes() for path in listed.parent.iterdir()} == before, "the same each time"

@@ -60,18 +60,18 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     Opened.order = []
     monkeypatch.setattr(engine_measure, "Session", Opened)
 
-    def opened(made: Any, plan: str, graphs: bool) -> Any:
+    def opened(engine: Any, plan: str, graphs: bool) -> Any:
         return types.SimpleNamespace(graphs=graphs, card=card)
 
     return engine_measure.measure(bundle(), "rtx-ada", PLANS, card, opened, repeats=3)  # type: ignore[arg-type]
 
 
 def test_plans_take_turns_and_the_first_two_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = measured(monkeypatch)
+    times = measured(monkeypatch)
     turn = [("safe", True), ("safe", False), ("none", True), ("none", False)]
     assert Opened.order == turn * 5
-    assert [(case["plan"], case["cuda_graphs"]) for case in found["cases"]] == turn
-    assert all(len(case["runs"]) == 3 for case in found["cases"])
+    assert [(case["plan"], case["cuda_graphs"]) for case in times["cases"]] == turn
+    assert all(len(case["runs"]) == 3 for case in times["cases"])
 
 
 def test_memory_is_each_plan_s_own(monkeypatch: pytest.MonkeyPatch) -> None:

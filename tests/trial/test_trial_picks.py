@@ -29,8 +29,8 @@ def as_printed(data: Any) -> Any:
 
 
 def test_of_plan() -> None:
-    told = as_printed({"plan": PLAN.to_json(), "cost": cost(PLAN, SHAPE).to_json()})
-    kept = find("plan").pick(told)
+    record = as_printed({"plan": PLAN.to_json(), "cost": cost(PLAN, SHAPE).to_json()})
+    kept = find("plan").pick(record)
     assert kept["keep"] == [16, 8, 0] and kept["flops_ratio"] > 1 and kept["kv_ratio"] > 1
 
 
@@ -39,8 +39,8 @@ def test_of_bench_and_what_the_claims_make_of_it() -> None:
     sample = Sample(1.0, 2.0, 3.0, 6.0, 4.0, 50.0, 0.5, 10.0)
     timed = [Timed(dataclasses.replace(facts, plan=plan), (sample,) * 3) for plan in PLANS]
     profiles = [{"vision": KernelTimes(2.0, 0.5, 0.0, {"MatMul": 1.5})} for _ in PLANS]
-    told = as_printed(bench._json(timed, profiles, Machine(1e9, 1e9, 2)))
-    kept = find("bench").pick(told)
+    record = as_printed(bench._json(timed, profiles, Machine(1e9, 1e9, 2)))
+    kept = find("bench").pick(record)
     assert [case["plan"] for case in kept["cases"]] == list(PLANS) and "x#safe" not in json.dumps(kept)
     steps = {name: {"state": "done", "result": kept} for name in ("bench",)}
     steps["export"] = {"state": "done", "result": {"plans": {"safe": [16, 8, 0]}, "weights_mode": "reference"}}
@@ -58,8 +58,8 @@ def test_of_build() -> None:
     entry = EngineEntry(
         **parts, hardware_compatibility="none", vision=file, decoder=file, footprint=Footprint(1, 2, 3, 4, 5)
     )
-    told = as_printed({"bundle": "/home/somebody/bundle", "engine": dataclasses.asdict(entry)})
-    kept = find("build-safe").pick(told)
+    record = as_printed({"bundle": "/home/somebody/bundle", "engine": dataclasses.asdict(entry)})
+    kept = find("build-safe").pick(record)
     assert kept["decoder"] == {"bytes": 9, "weight_bytes": 5} and "somebody" not in json.dumps(kept)
     (line,) = (line for line in judge({"build-safe": {"state": "done", "result": kept}}) if line.claim == "built")
     assert line.verdict == "holds" and "rtx-ada with tensorrt_rtx 1.7" in line.figure

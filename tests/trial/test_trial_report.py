@@ -85,18 +85,18 @@ def test_each_claim_can_fail(tmp_path: Path, results: dict[str, Any], claim: str
     journal = journal_of(tmp_path, results)
     if claim == "built":
         journal.steps["build-safe"] |= {"state": "failed", "why": "TensorRT built no engine", "result": None}
-    found = {line.claim: line for line in judge(journal.steps)}
-    assert found[claim].verdict == "fails"
-    assert set(found) == {each.name for each in CLAIMS}
+    lines = {line.claim: line for line in judge(journal.steps)}
+    assert lines[claim].verdict == "fails"
+    assert set(lines) == {each.name for each in CLAIMS}
 
 
 def test_what_was_not_tried_says_why(tmp_path: Path, results: dict[str, Any]) -> None:
     journal = journal_of(tmp_path, results)
     journal.steps["engines"] = {"state": "skipped", "seconds": 0.0, "why": "there is no NVIDIA GPU", "result": None}
     del journal.steps["gpu-check"]
-    found = {line.claim: (line.verdict, line.figure) for line in judge(journal.steps)}
-    assert found["graphs"] == ("not tried", "there is no NVIDIA GPU")
-    assert found["kernels"] == ("not tried", "the step was not asked for")
+    verdicts = {line.claim: (line.verdict, line.figure) for line in judge(journal.steps)}
+    assert verdicts["graphs"] == ("not tried", "there is no NVIDIA GPU")
+    assert verdicts["kernels"] == ("not tried", "the step was not asked for")
 
 
 @pytest.mark.parametrize("text", ["/home/somebody/model", "see ~/x/y", r"C:\Users\x", "in /srv/models/a.bin, 3"])
@@ -222,9 +222,9 @@ def test_the_page_shows_verdicts_and_pictures(report: dict[str, Any], tmp_path: 
 
     report["steps"]["machine"]["result"]["cpu"] = "<script>"
     Image.new("RGB", (4, 4)).save(tmp_path / "kept.png")
-    made = page(report, tmp_path / "kept.png")
-    assert made.count("<span class=holds>") == len(CLAIMS) and "<svg" in made and "data:image/png;base64," in made
-    assert "<script" not in made and report["sha256"] in made
+    html = page(report, tmp_path / "kept.png")
+    assert html.count("<span class=holds>") == len(CLAIMS) and "<svg" in html and "data:image/png;base64," in html
+    assert "<script" not in html and report["sha256"] in html
     assert "<svg" in page(report, None)
 
 
@@ -232,12 +232,12 @@ def test_the_page_says_what_is_not_known_and_how_long_what_was_cut_off_took(repo
     why = "the time was over before it ended"
     report["steps"]["export"] = {"state": "cut off", "seconds": 81.25, "why": why, "result": None}
     report["steps"]["bench"] = {"state": "skipped", "seconds": 0.0, "why": "step export gave nothing", "result": None}
-    made = page(report, None)
+    html = page(report, None)
     assert (
-        "None" not in made and "<td>gpu</td><td>not known</td>" in made and "<td>power</td><td>not known</td>" in made
+        "None" not in html and "<td>gpu</td><td>not known</td>" in html and "<td>power</td><td>not known</td>" in html
     )
-    assert "<td>export</td><td>cut off</td><td>81.2 s</td>" in made
-    assert "<td>bench</td><td>skipped</td><td></td>" in made
+    assert "<td>export</td><td>cut off</td><td>81.2 s</td>" in html
+    assert "<td>bench</td><td>skipped</td><td></td>" in html
     report["verdicts"] = [line.to_json() for line in judge(report["steps"])]
     assert {line["verdict"] for line in report["verdicts"] if line["figure"] == why} == {"not tried"}
     report["sha256"] = digest(report)

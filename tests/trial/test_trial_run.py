@@ -73,7 +73,7 @@ def everything(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     monkeypatch.setattr(run.cases, "write", lambda folder: folder)
     quick = [
-        Step(step.name, step.title, step.needs, step.after, (0.0, 0), step.command, lambda told: told)
+        Step(step.name, step.title, step.needs, step.after, (0.0, 0), step.command, lambda record: record)
         for step in steps.STEPS
     ]
     monkeypatch.setattr(steps, "STEPS", tuple(quick))
@@ -86,12 +86,12 @@ def says(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
 def test_a_step_that_fails_is_told_without_the_names_in_its_error(
     asked: Asked, everything: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told = {"error": {"what": "a graph is damaged", "where": "/home/somebody/secret", "exit_code": 2}}
-    says(monkeypatch, f"import sys; print({json.dumps(json.dumps(told))}, file=sys.stderr); sys.exit(2)")
-    found = run.run(asked, 30).steps
-    assert (found["export"]["state"], found["export"]["why"]) == ("failed", "a graph is damaged")
-    assert found["bench"]["state"] == "skipped" and found["bench"]["why"] == "step export gave nothing"
-    assert "secret" not in json.dumps({name: step for name, step in found.items() if name != "machine"})
+    error = {"error": {"what": "a graph is damaged", "where": "/home/somebody/secret", "exit_code": 2}}
+    says(monkeypatch, f"import sys; print({json.dumps(json.dumps(error))}, file=sys.stderr); sys.exit(2)")
+    steps_of = run.run(asked, 30).steps
+    assert (steps_of["export"]["state"], steps_of["export"]["why"]) == ("failed", "a graph is damaged")
+    assert steps_of["bench"]["state"] == "skipped" and steps_of["bench"]["why"] == "step export gave nothing"
+    assert "secret" not in json.dumps({name: step for name, step in steps_of.items() if name != "machine"})
 
 
 @pytest.mark.parametrize(
@@ -106,19 +106,19 @@ def test_a_step_that_breaks_is_a_failed_step(
     asked: Asked, everything: None, monkeypatch: pytest.MonkeyPatch, code: str, why: str
 ) -> None:
     says(monkeypatch, code)
-    found = run.run(asked, 30, ["plan"]).steps["plan"]
-    assert (found["state"], found["why"]) == ("failed", why)
+    step = run.run(asked, 30, ["plan"]).steps["plan"]
+    assert (step["state"], step["why"]) == ("failed", why)
 
 
 def test_it_ends_inside_its_minutes(asked: Asked, everything: None, monkeypatch: pytest.MonkeyPatch) -> None:
     says(monkeypatch, "import time; time.sleep(600)")
     monkeypatch.setattr(run, "_REPORT", 0.0)
     began = time.monotonic()
-    found = run.run(asked, 1.5 / 60, ["plan", "export"]).steps
+    ended = run.run(asked, 1.5 / 60, ["plan", "export"]).steps
     assert time.monotonic() - began < 20
-    assert (found["plan"]["state"], found["plan"]["why"]) == ("cut off", "the time was over before it ended")
-    assert found["plan"]["seconds"] > 1, "what it took of the time is said"
-    assert found["export"]["state"] == "skipped"
+    assert (ended["plan"]["state"], ended["plan"]["why"]) == ("cut off", "the time was over before it ended")
+    assert ended["plan"]["seconds"] > 1, "what it took of the time is said"
+    assert ended["export"]["state"] == "skipped"
     assert Journal.open(asked.folder, {**_asked(asked)}).states().get("plan") is None, "tried again next time"
 
 
@@ -128,8 +128,8 @@ def _asked(asked: Asked) -> dict[str, Any]:
 
 def test_a_step_that_takes_longer_than_is_left_is_not_begun(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
     says(monkeypatch, "raise SystemExit(1)")
-    found = run.run(asked, 0.3, ["plan", "export"]).steps
-    assert found["export"]["why"].startswith("it takes about 4") and "were left" in found["export"]["why"]
+    ended = run.run(asked, 0.3, ["plan", "export"]).steps
+    assert ended["export"]["why"].startswith("it takes about 4") and "were left" in ended["export"]["why"]
 
 
 def test_a_folder_holds_one_trial(asked: Asked) -> None:

@@ -32,12 +32,12 @@ def test_every_text_of_a_journal(tmp_path: Path) -> None:
         tried += 1
         (tmp_path / "journal.json").write_text(json.dumps(one))
         try:
-            made = report.make(Journal.open(tmp_path, TOLD["asked"]))
-            page(made)
+            written = report.make(Journal.open(tmp_path, TOLD["asked"]))
+            page(written)
         except LuvcError as error:
             assert harmless(error_of(error))
             continue
-        assert harmless(printed(*(line["figure"] for line in made["verdicts"])))
+        assert harmless(printed(*(line["figure"] for line in written["verdicts"])))
     assert tried > 10
 
 
@@ -51,9 +51,9 @@ def test_a_step_that_is_none_is_said(tmp_path: Path, odd: object) -> None:
 def test_results_without_their_figures_are_said(tmp_path: Path) -> None:
     for name in TOLD["steps"]:
         for odd in ({}, {"runs": 7}, {"cases": [None]}, {"gates": [{}], "passed": None}):
-            made = copy.deepcopy(TOLD)
-            made["steps"][name]["result"] = odd
-            (tmp_path / "journal.json").write_text(json.dumps(made))
+            journal = copy.deepcopy(TOLD)
+            journal["steps"][name]["result"] = odd
+            (tmp_path / "journal.json").write_text(json.dumps(journal))
             try:
                 page(report.make(Journal.open(tmp_path, TOLD["asked"])))
             except LuvcError as error:

@@ -38,18 +38,27 @@ TUTORIAL = {
 @pytest.mark.parametrize("warm_up", [True, False])
 def test_every_config_parses(backend: str, kind: str, warm_up: bool) -> None:
     text = ModelConfig("a-model", backend, 3, warm_up, {"bundle": "/b", "backend": backend}).text()
-    found = json.loads(as_json(text))
-    assert found["backend"] == "python" and found["model_transaction_policy"] == {"decoupled": True}
-    (group,) = found["instance_group"]
+    fields = json.loads(as_json(text))
+    assert fields["backend"] == "python" and fields["model_transaction_policy"] == {"decoupled": True}
+    (group,) = fields["instance_group"]
     assert group["count"] == 3 and group.get("kind", "KIND_AUTO") == kind  # the first value is not written
-    assert len(found.get("model_warmup", [])) == warm_up and parse(text).max_batch_size == 0
-    inputs = {one["name"]: (one["data_type"], [int(size) for size in one["dims"]]) for one in found["input"]}
-    assert TUTORIAL.items() <= inputs.items() and all(one["optional"] for one in found["input"])
+    assert len(fields.get("model_warmup", [])) == warm_up and parse(text).max_batch_size == 0
+    inputs = {one["name"]: (one["data_type"], [int(size) for size in one["dims"]]) for one in fields["input"]}
+    assert TUTORIAL.items() <= inputs.items() and all(one["optional"] for one in fields["input"])
     names = ["text", "finish_reason", "prompt_tokens", "completion_tokens", "total_tokens"]
-    assert [one["name"] for one in found["output"]] == names
+    assert [one["name"] for one in fields["output"]] == names
     for sabotage in ("instance_groups { }", 'input { name: "x" data_type: TYPE_TEXT }', 'nome: "x"'):
         with pytest.raises(text_format.ParseError):
             parse(text + sabotage)
+
+
+def test_a_plan_for_clips_is_warmed_up_with_one() -> None:
+    """As many frames as the configuration says there are; others ask a picture."""
+    for frames, name, count in ((6, "video", 6), (0, "image", 1)):
+        inputs = parse(ModelConfig("m", "cpu", frames=frames).text()).model_warmup[0].inputs
+        assert set(inputs) == {"prompt", name, "max_tokens"} == set(warm_up_files(b"png", frames))
+        assert [*inputs[name].dims] == [count]
+        assert warm_up_files(b"png", frames)[name] == b"\x03\0\0\0png" * count
 
 
 @given(value=st.text(st.characters(exclude_categories=["Cs"]), min_size=1))
@@ -63,29 +72,33 @@ def test_warm_up_files_are_the_inputs_said(demo_bundle: Bundle, tmp_path: Path) 
     place = tmp_path / "models" / name
     assert name == f"{demo_bundle.folder.name}-even" and (place / "1" / "model.py").is_file()
     config = parse((place / "config.pbtxt").read_text())
-    said = {key: value.input_data_file for key, value in config.model_warmup[0].inputs.items()}
-    assert set(said.values()) == {path.name for path in (place / "warmup").iterdir()} == set(warm_up_files(b""))
-    image = (place / "warmup" / said["image"]).read_bytes()
+    files = {key: value.input_data_file for key, value in config.model_warmup[0].inputs.items()}
+    assert set(files.values()) == {path.name for path in (place / "warmup").iterdir()} == set(warm_up_files(b""))
+    image = (place / "warmup" / files["image"]).read_bytes()
     assert int.from_bytes(image[:4], "little") == len(image) - 4 and image[4:8] == b"\x89PNG"
-    told = parameters_of(as_json((place / "config.pbtxt").read_text()))
-    assert told["plan"] == "even" and told["threads"] == "2" and Path(told["bundle"]) == demo_bundle.folder.resolve()
+    parameters = parameters_of(as_json((place / "config.pbtxt").read_text()))
+    assert (
+        parameters["plan"] == "even"
+        and parameters["threads"] == "2"
+        and Path(parameters["bundle"]) == demo_bundle.folder.resolve()
+    )
 
 
 def test_a_repository_is_written_whole_and_only_over_its_own(demo_bundle: Bundle, tmp_path: Path) -> None:
-    repository, given = tmp_path / "models", [str(demo_bundle.folder)]
-    (name,) = write_repository(repository, given, RepositoryOptions("cpu", copy=True))
+    repository, bundles = tmp_path / "models", [str(demo_bundle.folder)]
+    (name,) = write_repository(repository, bundles, RepositoryOptions("cpu", copy=True))
     load(repository / name / "bundle", full=True)
     assert parameters_of(as_json((repository / name / "config.pbtxt").read_text()))["bundle"] == "bundle"
     with pytest.raises(UsageError, match=r"the model is there already(.|\n)*--overwrite"):
-        write_repository(repository, given, RepositoryOptions("cpu"))
-    write_repository(repository, given, RepositoryOptions("cpu", instances=2, warm_up=False, overwrite=True))
+        write_repository(repository, bundles, RepositoryOptions("cpu"))
+    write_repository(repository, bundles, RepositoryOptions("cpu", instances=2, warm_up=False, overwrite=True))
     text = (repository / name / "config.pbtxt").read_text()
     assert "count: 2" in text and "model_warmup" not in text and not (repository / name / "bundle").exists()
     shutil.rmtree(repository / name)
     (repository / name).mkdir()
     (repository / name / "config.pbtxt").write_text('name: "somebody else\'s"')
     with pytest.raises(UsageError, match="something else has this name"):
-        write_repository(repository, given, RepositoryOptions("cpu", overwrite=True))
+        write_repository(repository, bundles, RepositoryOptions("cpu", overwrite=True))
     assert [path.name for path in repository.iterdir()] == [name]
 
 
@@ -103,24 +116,24 @@ def test_a_copy_holds_what_the_bundle_lists_and_nothing_of_somebody_else_s(copie
 
 
 def test_overwrite_removes_nothing_that_was_not_written_here(demo_bundle: Bundle, tmp_path: Path) -> None:
-    given, options = [str(demo_bundle.folder)], RepositoryOptions("cpu", overwrite=True)
-    (name,) = write_repository(tmp_path / "models", given, options)
+    bundles, options = [str(demo_bundle.folder)], RepositoryOptions("cpu", overwrite=True)
+    (name,) = write_repository(tmp_path / "models", bundles, options)
     place = tmp_path / "models" / name
     (place / "1" / "__pycache__").mkdir()
     (place / "1" / "__pycache__" / "model.cpython-310.pyc").write_bytes(b"by Triton")
-    write_repository(tmp_path / "models", given, options)
+    write_repository(tmp_path / "models", bundles, options)
     (place / "1" / "thesis.txt").write_text("years of work")
     with pytest.raises(UsageError, match=r"holds what this command did not write.*\n.*\n  got: '1/thesis\.txt'"):
-        write_repository(tmp_path / "models", given, options)
+        write_repository(tmp_path / "models", bundles, options)
     assert (place / "1" / "thesis.txt").read_text() == "years of work"
     (place / "1" / "thesis.txt").unlink()
     (place / "2").symlink_to(tmp_path)
     with pytest.raises(UsageError, match="only files and folders belong here"):
-        write_repository(tmp_path / "models", given, options)
+        write_repository(tmp_path / "models", bundles, options)
     (place / "2").unlink()
     (place / "written.json").unlink()
     with pytest.raises(UsageError, match="the list of what was written here cannot be read"):
-        write_repository(tmp_path / "models", given, options)
+        write_repository(tmp_path / "models", bundles, options)
 
 
 def test_two_of_one_name_and_no_such_plan(demo_bundle: Bundle, tmp_path: Path) -> None:

@@ -47,8 +47,8 @@ class InferenceResponse:
     error: TritonError | None = None
 
     def said(self) -> dict[str, Any]:
-        found = {tensor.name: tensor.as_numpy()[0] for tensor in self.output_tensors}
-        return {name: value.decode() if isinstance(value, bytes) else int(value) for name, value in found.items()}
+        outputs = {tensor.name: tensor.as_numpy()[0] for tensor in self.output_tensors}
+        return {name: value.decode() if isinstance(value, bytes) else int(value) for name, value in outputs.items()}
 
 
 @dataclass

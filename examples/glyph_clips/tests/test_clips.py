@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from glyph_clips import merged, study
+from glyph_clips import distil, merged, study
 from glyph_clips.cases import CHECKPOINT, cases, still
 from glyph_clips.films import FRAMES, MOMENTS, SIDE, Film, seeded
 from glyph_clips.model import LABELS, UNITS, embeddings, labels, load, prefix
@@ -23,8 +23,10 @@ from glyph_vqa.pack import SUFFIX
 
 from luvc_export.core.named_plans import CLIPS
 from luvc_export.core.plan import Plan
+from luvc_export.core.plan.time_merge import TimeMerge
 from luvc_export.errors import UsageError
 from luvc_export.export.checkpoint import open_checkpoint
+from luvc_export.export.processor import normalise
 
 HERE = Path(study.__file__).parent
 
@@ -167,7 +169,39 @@ def test_pages_on_graphs_and_merging_are_of_these_weights() -> None:
     assert all(set(row["linted"]) == {"onnx", "primitive"} for row in rows.values())
     found = json.loads((study.RESULTS / "clip-time.json").read_text())
     assert found["weights"] == study.weights_hash(CHECKPOINT)[:16]
-    assert (study.RESULTS / "clip-time.md").read_text() == merged.page(found["rows"], found["weights"])
+    large = study.RESULTS / merged.LARGE
+    times = json.loads(large.read_text())["rows"] if large.is_file() else []
+    assert (study.RESULTS / "clip-time.md").read_text() == merged.page(found["rows"], found["weights"], times)
+
+
+def test_the_verdict_on_merging_is_of_its_rows() -> None:
+    """Rows below the bar of FLOPs say nothing; of the others each is met or missed."""
+    row = {"taught": False, "block": 0, "keep": 3, "flops": 1.92, "retention": [0.94, 0.9, 0.97]}
+    good = row | {"taught": True, "retention": [0.98, 0.96, 1.0]}
+    assert "(0, 3): as shipped 0.940, missed; taught 0.980, met." in merged.verdict([row, good])
+    assert merged.verdict([row | {"flops": 1.79}]) == "No row saves 1.8x of the encoder's FLOPs."
+
+
+def test_the_taught_encoder_is_the_exported_one() -> None:
+    """What learns merges as the tower does; only the encoder learns, and it moves towards the whole one."""
+    args = argparse.Namespace(start=CHECKPOINT, block=0, keep=3, batch=1, seed=3, bfloat16=False)
+    stage = distil.Distil(args)
+    opened = open_checkpoint(str(CHECKPOINT))
+    frames = torch.from_numpy(seeded("search", 0, 0).frames[::2])
+    with torch.no_grad():
+        tower = opened.family.vision(stage.model, merged.merging(0, 3), normalise(opened))
+        wanted = tower(frames[:, None].expand(-1, 2, -1, -1, -1))[0]
+        learning = distil.encode(stage.model.model.visual, frames.numpy(), stage.how)
+        other = distil.encode(stage.model.model.visual, frames.numpy(), TimeMerge(0, 8, 4))
+    torch.testing.assert_close(learning, wanted, atol=1e-4, rtol=0)
+    assert (other - wanted).abs().max() > 0.01
+    loss, _ = stage.step(0)
+    loss.backward()
+    with torch.no_grad():
+        for _, parameter in stage.parameters():
+            parameter -= 1e-3 * parameter.grad / parameter.grad.norm().clamp_min(1e-9)
+    assert stage.step(0)[0] < loss
+    assert all(p.grad is None for p in stage.model.model.language_model.parameters())
 
 
 def test_merging_along_time_is_a_plan_of_whole_films() -> None:

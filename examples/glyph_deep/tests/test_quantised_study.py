@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
-from glyph_deep.studies.precision import quantised
+from glyph_deep.studies.precision import calibrated, quantised
 from safetensors.numpy import load_file
 
+from luvc_export.calibration.quantise.statistics import Statistics
 from luvc_export.export.checkpoint import open_checkpoint
 
 
@@ -39,6 +42,40 @@ def test_written_checkpoints_hold_codes_near_the_weights(tmp_path: Path) -> None
         wide = weights[f"{linear.name}.weight"].astype(np.float32)
         error = np.linalg.norm(linear.read().widened() - wide) / np.linalg.norm(wide)
         assert 0.01 < error < 0.15
+
+
+@pytest.mark.parametrize("form", ["awq", "gptq", "compressed-tensors"])
+def test_calibrated_checkpoints_are_read_to_their_codes(form: str, tmp_path: Path) -> None:
+    """One layer's; what is wide has other bits, and AWQ's factors are taken out before the products."""
+    held = load_file(quantised.CHECKPOINT / "model.safetensors")
+    weights = {
+        name.removesuffix(".weight"): tensor.astype(np.float32)
+        for name, tensor in held.items()
+        if name.startswith("model.layers.0.") and name.endswith("_proj.weight")
+    }
+    model: Any = SimpleNamespace(weights=weights)
+    rng, seen = np.random.default_rng(0), {}
+    for name, weight in weights.items():
+        width = weight.shape[1]
+        seen[name] = Statistics()
+        seen[name].add(np.random.default_rng(width).standard_normal((256, width)) * rng.uniform(0.1, 4, width))
+    coded = calibrated.products("awq" if form == "awq" else "gptq", model, seen)
+    wide = [name for name in coded if name.endswith("k_proj")]
+    calibrated.save(form, tmp_path / "model", coded, wide)
+    checkpoint = open_checkpoint(str(tmp_path / "model"))
+    assert checkpoint.stored is not None
+    read = {linear.name: linear for linear in checkpoint.stored.linears}
+    assert read.keys() == coded.keys() - (set(wide) if form == "awq" else set())
+    for name, linear in read.items():
+        codes = coded[name].wide if name in wide else coded[name].four
+        assert codes is not None and linear.bits == (8 if name in wide else 4)
+        np.testing.assert_array_equal(linear.read().widened(), codes.widened())
+        own = codes.widened() / coded[name].factor
+        assert np.linalg.norm(own - weights[name]) < (0.01 if name in wide else 0.25) * np.linalg.norm(weights[name])
+    after = load_file(tmp_path / "model" / "model.safetensors")
+    norm, first = "model.layers.0.input_layernorm.weight", "model.layers.0.self_attn.q_proj"
+    np.testing.assert_allclose(after[norm] * coded[first].factor, held[norm], rtol=2e-3)
+    assert (form == "awq") == bool(np.ptp(coded[first].factor))
 
 
 def test_cases_of_two_splits_share_no_picture(monkeypatch: pytest.MonkeyPatch) -> None:

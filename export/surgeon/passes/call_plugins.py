@@ -23,6 +23,7 @@ from luvc_export.core.operators import DOMAIN as PLUGIN_DOMAIN
 from luvc_export.core.operators import OPERATORS, ORTHOGONAL_MERGE, SCORES, SPECTRUM_PRUNE
 from luvc_export.core.plan.reading import TENSORRT_TOPK_LIMIT
 from luvc_export.errors import CheckFailed, did_you_mean
+from luvc_export.export.surgeon import node_order
 from luvc_export.export.surgeon.fused import plugin_call
 from luvc_export.export.surgeon.fused.node import FusedNode, schema_of
 from luvc_export.export.surgeon.graph import DOMAIN, Surgery
@@ -52,7 +53,7 @@ def apply(surgery: Surgery) -> int:
     Then infer shapes (of the graph only: external weights are not read).
     """
     fired = 0
-    surgery.graph.cleanup().toposort()
+    node_order.tidy(surgery.graph)
     for node in reversed([node for node in surgery.graph.nodes if node.domain == DOMAIN]):
         if (reason := why_not(surgery, node)) is not None:
             surgery.skip(f"{node.op} stays an ONNX function: {reason}")

@@ -24,6 +24,7 @@ import onnx_graphsurgeon as gs
 from luvc_export.core import graph_io
 from luvc_export.core.element_types import BY_PRECISION
 from luvc_export.errors import CheckFailed
+from luvc_export.export.surgeon import node_order
 from luvc_export.export.surgeon.fused.node import schema_of
 from luvc_export.export.surgeon.graph import DOMAIN, Surgery, is_external, is_weight, kind_of, readers, value
 
@@ -42,7 +43,7 @@ _CARRY = (
     "AveragePool",
 )
 #: The export inlines this body (``fused.delta_body``); its nodes keep the operator's name in theirs.
-_RULE = f"{DOMAIN}.GatedDeltaRule."
+RULE = f"{DOMAIN}.GatedDeltaRule."
 _NORMS = ("RMSNormalization", "LayerNormalization")
 
 
@@ -115,7 +116,7 @@ class _Retyping:
     def run(self) -> int:
         """Retype weights, then nodes, then outputs; return nodes that changed."""
         graph = self.surgery.graph
-        graph.toposort()
+        node_order.sort(graph)
         order = list(graph.nodes)
         self._weights()
         for tensor in graph.inputs:
@@ -238,7 +239,7 @@ def _is_state_arithmetic(node: gs.Node) -> bool:
 
     The last two are a sum that softplus reads, and squares that are summed: fp16 has no squares of 1e-4.
     """
-    if node.name.startswith(_RULE):
+    if node.name.startswith(RULE):
         return True
     after = {reader.op for out in node.outputs for reader in readers(out)}
     square = node.op == "Mul" and node.inputs[0] is node.inputs[1]

@@ -18,7 +18,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from luvc_export.errors import CheckFailed
-from luvc_export.export.surgeon import batch_constant, evaluate
+from luvc_export.export.surgeon import batch_constant, evaluate, node_order
 from luvc_export.export.surgeon.graph import Surgery, is_external, readers, source, up, value
 
 ORDER = 160
@@ -41,15 +41,15 @@ def apply(surgery: Surgery) -> int:
         Nodes that went.
     """
     before = len(surgery.graph.nodes)
-    surgery.graph.toposort()
+    node_order.sort(surgery.graph)
     changed = True
     while changed:
         changed = False
         for rule in (_constants, _shapes, _nothing, _twins):
             changed |= rule(surgery)
-            surgery.graph.cleanup().toposort()
+            node_order.tidy(surgery.graph)
     if batch_constant.fold(surgery, LIMIT):
-        surgery.graph.cleanup().toposort()
+        node_order.tidy(surgery.graph)
         _twins(surgery)
         surgery.graph.cleanup()
     return before - len(surgery.graph.nodes)

@@ -19,6 +19,7 @@ import onnx_graphsurgeon as gs
 
 from luvc_export.core.operators import MARKS, MERGE_AXIS, ORTHOGONAL_MERGE
 from luvc_export.errors import CheckFailed
+from luvc_export.export.surgeon import node_order
 from luvc_export.export.surgeon.fused import merge_body
 from luvc_export.export.surgeon.fused.node import FusedNode, emit
 from luvc_export.export.surgeon.graph import DOMAIN, Surgery, readers, up, value
@@ -42,7 +43,7 @@ def requires(surgery: Surgery) -> str | None:
 def apply(surgery: Surgery) -> int:
     """Fuse marks in the order in which they read each other."""
     fired = 0
-    surgery.graph.toposort()
+    node_order.sort(surgery.graph)
     seen = set[int]()
     for mark in _marked(surgery):
         if id(mark.node) not in seen:
@@ -59,7 +60,7 @@ def ensures(surgery: Surgery, fired: int) -> None:
     Raises:
         CheckFailed: Nodes and plan differ, or a TopK is left outside.
     """
-    surgery.graph.cleanup().toposort()
+    node_order.tidy(surgery.graph)
     fused = [FusedNode(node) for node in surgery.graph.nodes if node.domain == DOMAIN]
     sizes = [[int(node.attribute(name)) for name in _SIZES] for node in fused]
     got = sorted(step for each in sizes for step in _axis_passes(*each))

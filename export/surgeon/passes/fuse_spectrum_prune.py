@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from luvc_export.core.operators import KEEP_ROWS, MARKS, SPECTRUM_CHOOSE, SPECTRUM_DROP, SPECTRUM_PRUNE
 from luvc_export.errors import CheckFailed
+from luvc_export.export.surgeon import node_order
 from luvc_export.export.surgeon.fused import prune_body
 from luvc_export.export.surgeon.fused.node import FusedNode, emit
 from luvc_export.export.surgeon.graph import DOMAIN, Surgery, readers
@@ -37,7 +38,7 @@ def requires(surgery: Surgery) -> str | None:
 
 def apply(surgery: Surgery) -> int:
     """Fuse prunes from the first layer to the last; drops count too."""
-    surgery.graph.toposort()
+    node_order.sort(surgery.graph)
     marked = _marked(surgery)
     for choose in marked:
         _fuse(surgery, choose)
@@ -53,7 +54,7 @@ def ensures(surgery: Surgery, fired: int) -> None:
     Raises:
         CheckFailed: Budgets of the nodes and of the plan differ, or a TopK is left outside.
     """
-    surgery.graph.cleanup().toposort()
+    node_order.tidy(surgery.graph)
     nodes = [FusedNode(node) for node in surgery.graph.nodes if node.domain == DOMAIN]
     got = [(node.attribute("tokens"), node.attribute("keep")) for node in nodes]
     wanted = [(tokens, keep) for layer, tokens, keep in surgery.plan.prunes if layer < surgery.plan.cached]

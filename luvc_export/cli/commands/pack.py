@@ -54,6 +54,9 @@ def pack(
     device_memory: Annotated[
         float | None, typer.Option("--device-memory", help="GiB free on the board; default: its largest variant.")
     ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse a quantised checkpoint's weights that would be widened or rounded.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing pack.")] = False,
     verify: options.Verify = False,
     as_json: options.Json = False,
@@ -103,6 +106,7 @@ def pack(
             wheels_folder=wheels,
             device_memory_gib=device_memory,
             overwrite=overwrite,
+            strict=strict,
             progress=tell,
         )
     if as_json:

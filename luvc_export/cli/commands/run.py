@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -88,6 +89,10 @@ def run(
     ] = False,
     image_tokens: sampling_options.ImageTokens = None,
     max_pixels: sampling_options.MaxPixels = None,
+    verbose: Annotated[
+        bool,
+        typer.Option("--verbose", help="Also say which plan answers, in what, and what the engine was chosen by."),
+    ] = False,
     as_json: options.Json = False,
 ) -> None:
     """Ask a bundle a question about pictures or a video.
@@ -165,7 +170,8 @@ def run(
     if asked is None:
         frames_seen = {"video": film} if film else {}
         line_editing()
-        chat = Chat(session, sampling, seen["image"], frames_seen, show_kept or Path("kept.png"), _say_times)
+        say = partial(_say_times, session if verbose else None)
+        chat = Chat(session, sampling, seen["image"], frames_seen, show_kept or Path("kept.png"), say)
         chat.run()
         return
     stream = session.generate(prompt=asked, stream=True, **seen, **sampling)
@@ -176,6 +182,8 @@ def run(
     if show_kept is not None:
         save_survival(result, show_kept)
     if as_json:
+        if verbose:
+            say_more(session, result)
         print(
             json.dumps(
                 {
@@ -211,7 +219,17 @@ def run(
     print(f"{choice}, {result.arithmetic}{ready}", file=sys.stderr)
     for note in session.notes:
         print(note, file=sys.stderr)
+    if verbose:
+        say_more(session, result)
     print(timing_line(result.timings), file=sys.stderr)
+
+
+def say_more(session: Any, answer: Any) -> None:
+    """The lines of ``--verbose``."""
+    from luvc_export.cli.verbose_lines import verbose_lines
+
+    for line in verbose_lines(session, answer):
+        print(line, file=sys.stderr)
 
 
 def film_facts(film: Any) -> dict[str, Any] | None:
@@ -221,11 +239,14 @@ def film_facts(film: Any) -> dict[str, Any] | None:
     return {"frames": len(film.frames), "of": film.of, "fps": film.fps, "times": film.times}
 
 
-def _say_times(answer: Any) -> None:
+def _say_times(explained: Any, answer: Any) -> None:
+    """Of a chat's turn; ``explained`` is the session of ``--verbose``."""
     from luvc_export.cli.bucket_line import bucket_line
 
     if line := bucket_line(answer.selection):
         print(line, file=sys.stderr)
+    if explained is not None:
+        say_more(explained, answer)
     print(timing_line(answer.timings), file=sys.stderr)
 
 

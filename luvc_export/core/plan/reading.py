@@ -80,10 +80,17 @@ def entries(values: object, where: str) -> list[Any]:
     return values
 
 
+#: Types of a part's fields: to read them from its source's words takes longer than to check a plan.
+_hints: dict[type[Any], dict[str, Any]] = {}
+
+
 def wrong_choices(part: object) -> list[str]:
     """A line for each field that may hold a few words (``Literal``) or a bool, and holds something else."""
     lines = []
-    for name, hint in get_type_hints(type(part)).items():
+    kind = type(part)
+    if kind not in _hints:
+        _hints[kind] = get_type_hints(kind)
+    for name, hint in _hints[kind].items():
         value, words = getattr(part, name, None), [word for word in get_args(hint) if isinstance(word, str)]
         if words and value not in words:
             lines.append(f"{name}: got {value!r}, expected one of {', '.join(words)}")

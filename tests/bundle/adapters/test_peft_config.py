@@ -22,16 +22,16 @@ def read(folder: Path, **changes: Any) -> PeftConfig:
 def test_scales(tmp_path: Path) -> None:
     assert read(tmp_path).scale_of("model.layers.0.self_attn.q_proj") == 2
     assert read(tmp_path, use_rslora=True).scale_of("x") == 16 / 8**0.5
-    told = read(tmp_path, rank_pattern={"v_proj": 4}, alpha_pattern={"layers.1.self_attn.v_proj": 2})
-    assert [told.rank_of(f"model.layers.{n}.self_attn.v_proj") for n in (0, 1)] == [4, 4]
-    assert [told.scale_of(f"model.layers.{n}.self_attn.v_proj") for n in (0, 1)] == [4, 0.5]
-    assert told.rank_of("model.layers.0.self_attn.qv_proj") == 8, "a name begins after a dot"
+    config = read(tmp_path, rank_pattern={"v_proj": 4}, alpha_pattern={"layers.1.self_attn.v_proj": 2})
+    assert [config.rank_of(f"model.layers.{n}.self_attn.v_proj") for n in (0, 1)] == [4, 4]
+    assert [config.scale_of(f"model.layers.{n}.self_attn.v_proj") for n in (0, 1)] == [4, 0.5]
+    assert config.rank_of("model.layers.0.self_attn.qv_proj") == 8, "a name begins after a dot"
     whole = read(tmp_path, rank_pattern={"^model.v_proj": 2})
     assert (whole.rank_of("model.v_proj"), whole.rank_of("a.model.v_proj")) == (2, 8)
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "refusal"),
     [
         ({"use_dora": True}, r"use_dora(.|\n)*DoRA scales each row"),
         ({"modules_to_save": ["lm_head"]}, r"modules_to_save(.|\n)*whole modules"),
@@ -47,8 +47,8 @@ def test_scales(tmp_path: Path) -> None:
         ({"lora_alpha": "16"}, r"number of an adapter is none"),
     ],
 )
-def test_what_is_refused(tmp_path: Path, change: dict[str, Any], said: str) -> None:
-    with pytest.raises(CheckpointError, match=said):
+def test_what_is_refused(tmp_path: Path, change: dict[str, Any], refusal: str) -> None:
+    with pytest.raises(CheckpointError, match=refusal):
         read(tmp_path, **change)
 
 

@@ -76,7 +76,7 @@ def test_products_of_one_name_are_told_apart_by_their_paths(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "refusal"),
     [
         ("language_model.layers.0", "language_model.layers.9", r"no slots for(.|\n)*layers\.9\.(.|\n)*--lora-targets"),
         ("self_attn.q_proj", "self_attn.k_proj", r"no slots for(.|\n)*k_proj"),
@@ -87,10 +87,10 @@ def test_products_of_one_name_are_told_apart_by_their_paths(tmp_path: Path) -> N
         ("lora_A.weight", "lora_magnitude_vector", r"no slots for(.|\n)*magnitude"),
     ],
 )
-def test_a_module_without_a_slot(tmp_path: Path, tensors: dict[str, Any], old: str, new: str, said: str) -> None:
+def test_a_module_without_a_slot(tmp_path: Path, tensors: dict[str, Any], old: str, new: str, refusal: str) -> None:
     """Of the encoder too, whose layers are called as the LLM's are: it must not land beside the LLM."""
     renamed = {name.replace(old, new): array for name, array in tensors.items()}
-    with pytest.raises(CheckpointError, match=said):
+    with pytest.raises(CheckpointError, match=refusal):
         read_adapter(lora_bundle.write_adapter(tmp_path, renamed), manifest())
 
 
@@ -118,7 +118,7 @@ def twice(tensors: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "refusal"),
     [
         (halved, r"half of a pair"),
         (infinite, r"is no number"),
@@ -128,10 +128,10 @@ def twice(tensors: dict[str, Any]) -> None:
     ],
 )
 def test_tensors_that_are_refused(
-    tmp_path: Path, tensors: dict[str, Any], change: Callable[[dict[str, Any]], None], said: str
+    tmp_path: Path, tensors: dict[str, Any], change: Callable[[dict[str, Any]], None], refusal: str
 ) -> None:
     change(tensors)
-    with pytest.raises(CheckpointError, match=said):
+    with pytest.raises(CheckpointError, match=refusal):
         read_adapter(lora_bundle.write_adapter(tmp_path, tensors), manifest())
 
 
@@ -224,7 +224,7 @@ def test_hashes_tell_adapters_apart(tmp_path: Path, tensors: dict[str, Any]) -> 
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("words", "refusal"),
     [
         (["a"], "NAME=FOLDER"),
         (["=b"], "no name of an adapter"),
@@ -233,7 +233,7 @@ def test_hashes_tell_adapters_apart(tmp_path: Path, tensors: dict[str, Any]) -> 
         (["a=b", "a=c"], "two adapters have one name"),
     ],
 )
-def test_names_of_a_command_line(given: list[str], said: str) -> None:
+def test_names_of_a_command_line(words: list[str], refusal: str) -> None:
     assert named_folders(["a=b=c", "d=e"]) == {"a": Path("b=c"), "d": Path("e")}
-    with pytest.raises(UsageError, match=said):
-        named_folders(given)
+    with pytest.raises(UsageError, match=refusal):
+        named_folders(words)

@@ -51,12 +51,12 @@ def test_the_engine_says_what_greedy_decoding_says(
     image = ImageInput(task.image_size, "pad", (128, 128, 128))
     plan = variants.merged(severe(shapes)) if "reducer" in switches else severe(shapes, **switches)
     runner = runners.open_torch(checkpoint, plan, image)
-    said = runner.answer(cases, task.longest)
-    told = [dataclasses.replace(case, answer=item.text) for case, item in zip(cases, said, strict=True)]
+    answers = runner.answer(cases, task.longest)
+    asked = [dataclasses.replace(case, answer=item.text) for case, item in zip(cases, answers, strict=True)]
     model = runners.load_model(checkpoint)
-    ended = all(item.ended for item in said)
-    assert PlanEvaluator(checkpoint, model, told, stops=ended and task.stops).right(plan) == [True] * len(cases)
-    right = [item.text == case.answer for item, case in zip(said, cases, strict=True)]
+    ended = all(item.ended for item in answers)
+    assert PlanEvaluator(checkpoint, model, asked, stops=ended and task.stops).right(plan) == [True] * len(cases)
+    right = [item.text == case.answer for item, case in zip(answers, cases, strict=True)]
     if ended or not task.stops:
         assert PlanEvaluator(checkpoint, model, cases, task.stops).right(plan) == right
 

@@ -28,11 +28,11 @@ ROWS = [
 
 
 def test_shares_of_a_method_are_one_curve() -> None:
-    found = {name: [item.name for item in curve[1:]] for name, curve in encoder_section.curves(ROWS).items()}
-    assert found["restore, after block 3"] == ["restore, 0.8", "restore, 0.5"]
-    assert found["restore, residual, after block 0"] == ["restore, 0.8, residual"]
-    assert found["OIM in windows, after block 2"] == ["OIM in windows, 9 of 16"]
-    assert found["smaller picture"] == ["smaller picture, 0.75", "smaller picture, 0.5"] and len(found) == 5
+    shares = {name: [item.name for item in curve[1:]] for name, curve in encoder_section.curves(ROWS).items()}
+    assert shares["restore, after block 3"] == ["restore, 0.8", "restore, 0.5"]
+    assert shares["restore, residual, after block 0"] == ["restore, 0.8, residual"]
+    assert shares["OIM in windows, after block 2"] == ["OIM in windows, 9 of 16"]
+    assert shares["smaller picture"] == ["smaller picture, 0.75", "smaller picture, 0.5"] and len(shares) == 5
 
 
 def test_between_two_points_and_their_ends() -> None:
@@ -45,14 +45,14 @@ def test_between_two_points_and_their_ends() -> None:
 
 
 def test_the_table_leaves_out_what_is_nowhere_so_fast() -> None:
-    said = encoder_section.table(ROWS, "ttft")
-    assert said[0].startswith("| method | 17.4 ms (1.15x)")
-    methods = [line.split(" |")[0][2:] for line in said[2:-1]]
+    lines = encoder_section.table(ROWS, "ttft")
+    assert lines[0].startswith("| method | 17.4 ms (1.15x)")
+    methods = [line.split(" |")[0][2:] for line in lines[2:-1]]
     assert methods[0] == "smaller picture" and set(methods) == {
         "OIM in windows, after block 2",
         "restore, after block 3",
         "smaller picture",
         "restore, after block 0",
     }
-    assert said[-2].count("not reached") == 3
+    assert lines[-2].count("not reached") == 3
     assert encoder_section.lines({}) == [] and "## A cheaper encoder" in encoder_section.lines({"cheaper": ROWS})

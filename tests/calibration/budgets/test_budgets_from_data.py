@@ -82,21 +82,21 @@ def test_the_search_holds_the_bar_below_what_is_easy_to_find(needs: list[list[in
     most = [max(kind[layer] for kind in kinds) for layer in range(LAYERS)]
     assert seen.layer == max((layer + 1 for layer in range(LAYERS) if most[layer]), default=0)
     space = Space(GRID, LAYERS, seen.layer)
-    found = search.search(trials, space)
-    assert found is not None and found.holds and all(k >= n for k, n in zip(found.plan.keep, most, strict=True))
-    assert sum(found.plan.keep) <= max(most) * seen.layer
+    best = search.search(trials, space)
+    assert best is not None and best.holds and all(k >= n for k, n in zip(best.plan.keep, most, strict=True))
+    assert sum(best.plan.keep) <= max(most) * seen.layer
     for layer in range(seen.layer):
-        less = search.lowered(found.plan.keep[: seen.layer], (layer, layer + 1), search.STEPS[-1][1])
+        less = search.lowered(best.plan.keep[: seen.layer], (layer, layer + 1), search.STEPS[-1][1])
         assert less is None or not trials.of(space.plan((), less)).holds
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=120), st.integers(1, 14))
 def test_agreement_is_a_bound_and_all_agreeing_proves_most(agrees: list[bool], each: int) -> None:
     clusters = [index // each for index in range(len(agrees))]
-    found = evidence.agreement(agrees, clusters)
-    assert found.low <= found.value <= found.high and found.value == pytest.approx(np.mean(agrees))
+    lower = evidence.agreement(agrees, clusters)
+    assert lower.low <= lower.value <= lower.high and lower.value == pytest.approx(np.mean(agrees))
     every = evidence.agreement([True] * len(agrees), clusters)
-    assert every.low >= found.low or found.value < 1
+    assert every.low >= lower.low or lower.value < 1
     assert evidence.at_best([], clusters) == every.low
 
 
@@ -130,14 +130,14 @@ def test_the_horizon_bisects_and_draws_the_rest(tries: Callable[..., Trials]) ->
 def test_a_model_that_looks_to_the_end_has_no_horizon(tries: Callable[..., Trials]) -> None:
     trials = tries(constant([9] * LAYERS))
     assert find_horizon(trials, SPACE).layer == LAYERS
-    found = search.search(trials, SPACE)
-    assert found is not None and found.plan.llm.last_layer == "kv_only" and set(found.plan.keep) == {9}
+    best = search.search(trials, SPACE)
+    assert best is not None and best.plan.llm.last_layer == "kv_only" and set(best.plan.keep) == {9}
 
 
 def test_a_score_with_a_layer_before_keeps_the_first_layer_whole(tries: Callable[..., Trials]) -> None:
     space = Space(GRID, LAYERS, LAYERS - 1, whole=1, switches={"method": Method("v2drop")})
-    found = search.search(tries(constant([5, 5, 5, 5, 0])), space)
-    assert found is not None and found.plan.keep == (UNITS, 5, 5, 5, 0)
+    best = search.search(tries(constant([5, 5, 5, 5, 0])), space)
+    assert best is not None and best.plan.keep == (UNITS, 5, 5, 5, 0)
 
 
 def test_the_frontier_is_finished_and_has_no_plan_that_another_beats(tries: Callable[..., Trials]) -> None:
@@ -193,9 +193,9 @@ def test_freezing_is_one_more_step_of_the_descent(tmp_path: Path) -> None:
     asked = Freezable([[20, 20, 20, 20, 0]] * 80, still=(1, 3))
     trials = Trials(asked, 0.9, frozen_cost, Store(tmp_path / "s.json", {}))
     space = Space(GRID, LAYERS, LAYERS - 1, order=(3, 1, 0, 2))
-    found = search.search(trials, space)
-    assert found is not None and found.plan.llm.kv_only == (1, 3) and {*found.plan.keep} <= {20, 21, 0}
-    assert space.frozen(found.plan) == 2 and found.flops == 1 + 2 + sum(found.plan.keep[::2])
+    best = search.search(trials, space)
+    assert best is not None and best.plan.llm.kv_only == (1, 3) and {*best.plan.keep} <= {20, 21, 0}
+    assert space.frozen(best.plan) == 2 and best.flops == 1 + 2 + sum(best.plan.keep[::2])
     late = search.search(trials, Space(GRID, LAYERS, LAYERS - 1, order=(0, 3, 1)))
     assert late is not None and not late.plan.llm.kv_only, "what cannot be frozen stands before what can"
 
@@ -208,9 +208,9 @@ def test_a_speed_is_met_where_it_costs_fewest_answers(tmp_path: Path) -> None:
     trials = Trials(asked, 0.0, frozen_cost, store)
     space = Space(GRID, LAYERS, LAYERS, order=(3,))
     for goal, wrong in ((150, 0), (75, 0), (40, 40)):
-        found = search.fastest(trials, space, goal)
-        assert found is not None and 0.8 * goal < found.flops <= goal and found.wrong == wrong, goal
-    assert found is not None and found.plan.llm.kv_only == (3,)
+        best = search.fastest(trials, space, goal)
+        assert best is not None and 0.8 * goal < best.flops <= goal and best.wrong == wrong, goal
+    assert best is not None and best.plan.llm.kv_only == (3,)
     assert search.fastest(trials, space, 0) is None, "none costs nothing"
 
 
@@ -228,9 +228,9 @@ def test_layers_are_ordered_by_what_they_add_to_those_frozen_before() -> None:
         seen.append(frozen)
         return sum(alone[layer] for layer in frozen) + 5.0 * ({0, 1} <= set(frozen))
 
-    found = freezing.order(divergence, range(4), 1)
-    assert [item.layer for item in found] == [0, 2, 3, 1] and len(seen) == 4 + 3 + 2 + 1
-    assert [round(item.divergence, 6) for item in found] == [0.1, 0.4, 1.3, 6.5]
+    ordered = freezing.order(divergence, range(4), 1)
+    assert [item.layer for item in ordered] == [0, 2, 3, 1] and len(seen) == 4 + 3 + 2 + 1
+    assert [round(item.divergence, 6) for item in ordered] == [0.1, 0.4, 1.3, 6.5]
     blind = freezing.order(divergence, range(4), 4)
     assert [item.layer for item in blind] == [0, 1, 2, 3], "without measuring again layer 1 comes too soon"
 
@@ -258,13 +258,13 @@ def test_without_answers_the_model_is_held_to_its_own(checkpoint: Checkpoint, tm
     layers = checkpoint.family.decoder_shape(checkpoint.config).layers
     space = Space((IMAGE_SIZE[0] // unit, IMAGE_SIZE[1] // unit), layers, layers)
     store, image = Store(tmp_path / "store.json", {}), canvas(checkpoint, IMAGE_SIZE)
-    made = part.Part("calibration", checkpoint, runners.load_model(checkpoint), data, image, space.none(), store)
-    assert made.agrees(space.none(), range(5)) == [True] * 5
-    assert not all(made.agrees(space.plan((), ()), range(5))), "blind"
+    searched = part.Part("calibration", checkpoint, runners.load_model(checkpoint), data, image, space.none(), store)
+    assert searched.agrees(space.none(), range(5)) == [True] * 5
+    assert not all(searched.agrees(space.plan((), ()), range(5))), "blind"
     still = Space(space.grid, layers, layers, order=(0,))
-    moved = [made.divergence(still.plan((), still.full(()), count), 5) for count in (0, 1)]
+    moved = [searched.divergence(still.plan((), still.full(()), count), 5) for count in (0, 1)]
     assert abs(moved[0]) < 1e-6 and moved[1] > 1e-3, "nothing frozen, and the first layer"
-    assert all(1 <= len(asked.answer) <= 4 for asked in made.engine.asked(space.none()))
+    assert all(1 <= len(asked.answer) <= 4 for asked in searched.engine.asked(space.none()))
 
 
 def test_pictures_come_whole_and_in_an_order_that_never_changes() -> None:

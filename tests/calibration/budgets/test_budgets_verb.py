@@ -51,22 +51,22 @@ def test_a_search_reports_saves_and_goes_on(
     code, out, err = plan(*SMALL, "--save", folder, "-o", file, "--json")
     assert code == 0, err
     data = json.loads(out)
-    found = Plan.from_json(json.loads(file.read_text()))
-    assert found == Plan.from_json(data["plan"]) and found.keep == tuple(data["held_out"]["keep"])
-    assert found.keep[data["horizon"] :] == (0,) * (found.layers - data["horizon"])
+    saved = Plan.from_json(json.loads(file.read_text()))
+    assert saved == Plan.from_json(data["plan"]) and saved.keep == tuple(data["held_out"]["keep"])
+    assert saved.keep[data["horizon"] :] == (0,) * (saved.layers - data["horizon"])
     assert data["calibration"]["holds"] and data["held_out"]["agreement"][0] >= 0.7 and data["passed"]
     assert data["calibration"]["asked"] + data["held_out"]["asked"] == 56
     assert {item["default"] for item in data["compared"]} == {"thirds", "even", "safe"}
     assert (
         len(data["settings"]) == len(settings_.candidates(None, None))
-        and found.llm.method.name == data["settings"][0]["score"]
+        and saved.llm.method.name == data["settings"][0]["score"]
     )
-    assert sorted(layer for layer, _ in data["freezing"]) == list(range(min(data["horizon"], found.layers - 1)))
-    assert {*found.llm.kv_only} <= {layer for layer, _ in data["freezing"]}
+    assert sorted(layer for layer, _ in data["freezing"]) == list(range(min(data["horizon"], saved.layers - 1)))
+    assert {*saved.llm.kv_only} <= {layer for layer, _ in data["freezing"]}
     names = {"md", "json", "-horizon.png", "-frontier.png", "-measurements.json"}
     assert {path.name.removeprefix("budgets").removeprefix(".") for path in folder.iterdir()} == names
     page = (folder / "budgets.md").read_text()
-    assert f"--save {folder}" in page and " ".join(map(str, found.keep)) in page
+    assert f"--save {folder}" in page and " ".join(map(str, saved.keep)) in page
     with Image.open(folder / "budgets-frontier.png") as picture:
         assert picture.width > 500
 

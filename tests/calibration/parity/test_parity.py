@@ -26,7 +26,6 @@ from luvc_export.pipeline import make_plan
 from luvc_export.runtime.prompt.case_lines import FileCase
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("pair", [("hf", "none"), ("torch", "thirds")], ids="-".join)
 def test_the_bundle_agrees_at_every_level(demo_bundle: Bundle, pair: tuple[str, str], cases: Sequence[Case]) -> None:
     left, right = open_pair(f"{pair[0]}:demo", f"{demo_bundle.folder}#{pair[1]}", IMAGE_SIZE, threads=1)
@@ -44,12 +43,11 @@ def test_the_bundle_agrees_at_every_level(demo_bundle: Bundle, pair: tuple[str, 
         np.testing.assert_allclose(*forced, atol=1e-4)
 
 
-@pytest.mark.slow
 def test_the_command_writes_a_page_and_json(demo_bundle: Bundle, tmp_path: Path, cases: Sequence[Case]) -> None:
-    said = open_pair("torch:demo", f"{demo_bundle.folder}#thirds", IMAGE_SIZE)[0].answer(cases[:2], 1)
+    answers = open_pair("torch:demo", f"{demo_bundle.folder}#thirds", IMAGE_SIZE)[0].answer(cases[:2], 1)
     lines = []
     for number, case in enumerate(cases[:2]):
-        answer = said[number].text
+        answer = answers[number].text
         Image.fromarray(case.images[0]).save(tmp_path / f"{number}.png")
         lines.append(json.dumps({"image": f"{number}.png", "prompt": case.prompt, "answer": answer}))
     (tmp_path / "cases.jsonl").write_text("\n".join(lines))

@@ -52,9 +52,9 @@ def test_one_swapped_kept_token(reference: Any, compressed: Make, plan: Plan, ca
     honest, decoder = runner.calls.decoder.score, runner.calls.decoder
     swapped = 0
 
-    def score(given: Any) -> torch.Tensor:
+    def score(inputs: Any) -> torch.Tensor:
         nonlocal swapped
-        values = honest(given).clone()
+        values = honest(inputs).clone()
         if values.shape[-1] == plan.vision_tokens and not swapped and values.shape[1]:
             order = values[0, 0].argsort(descending=True)
             values[0, 0, order[plan.keep[layer] - 3]] = values[0, 0].min() - 1
@@ -126,7 +126,7 @@ def test_with_forced_indices_a_swap_leaves_the_tensors_alone(
 ) -> None:
     runner = compressed(plan)
     honest = runner.calls.decoder.score
-    runner.calls.decoder.score = lambda given: -honest(given)
+    runner.calls.decoder.score = lambda inputs: -honest(inputs)
     result = run(reference, runner, cases)
     assert {"kept-set overlap", "kept tokens that no tie explains"} <= failed(result)
     assert not failed(result) & {"relative L2", "cosine", "KL of predictions", "top-1 agreement"}
@@ -228,7 +228,7 @@ def test_a_wrong_answer_fails_the_answers(reference: Any, compressed: Make, plan
     runner = compressed(plan)
     honest = runner.answer
     runner.answer = lambda some, longest: [  # type: ignore[method-assign]
-        dataclasses.replace(said, text="wrong!", tokens=(0,)) for said in honest(some, longest)
+        dataclasses.replace(answer, text="wrong!", tokens=(0,)) for answer in honest(some, longest)
     ]
     result = run(reference, runner, cases)
     assert failed(result) == {"greedy agreement", "same text", "retention"}

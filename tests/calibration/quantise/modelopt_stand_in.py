@@ -22,7 +22,7 @@ def main(folder: Path) -> None:
     products = [node for node in model.graph.node if node.name in set(request["products"]) - set(HIGH)]
     weights = {item.name: numpy_helper.to_array(item) for item in model.graph.initializer}
     largest = ranges(model, sorted({node.input[0] for node in products}), folder / "inputs.npz")
-    made: list[onnx.NodeProto] = []
+    pairs: list[onnx.NodeProto] = []
     for node in products:
         top = np.float32(largest[node.input[0]] * FACTOR / 127)
         columns = (np.abs(weights[node.input[1]]).max(0) / 127).astype(np.float32)
@@ -33,10 +33,10 @@ def main(folder: Path) -> None:
             model.graph.initializer.append(numpy_helper.from_array(zero, f"{at}_zero_point"))
             axis = {"axis": 1} if scale.ndim else {}
             ends = [f"{at}_scale", f"{at}_zero_point"]
-            made.append(helper.make_node("QuantizeLinear", [node.input[number], *ends], [f"{at}_codes"], **axis))
-            made.append(helper.make_node("DequantizeLinear", [f"{at}_codes", *ends], [f"{at}_out"], **axis))
+            pairs.append(helper.make_node("QuantizeLinear", [node.input[number], *ends], [f"{at}_codes"], **axis))
+            pairs.append(helper.make_node("DequantizeLinear", [f"{at}_codes", *ends], [f"{at}_out"], **axis))
             node.input[number] = f"{at}_out"
-    model.graph.node.extend(made)
+    model.graph.node.extend(pairs)
     onnx.save(model, str(folder / "result.onnx"))
 
 
@@ -47,13 +47,13 @@ def ranges(model: onnx.ModelProto, names: list[str], calls: Path) -> dict[str, f
     watched.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in names)
     session = onnxruntime.InferenceSession(watched.SerializeToString(), providers=["CPUExecutionProvider"])
     inputs = {item.name for item in session.get_inputs()}
-    found = dict.fromkeys(names, 0.0)
+    largest = dict.fromkeys(names, 0.0)
     with np.load(calls, allow_pickle=False) as file:
         for call in sorted({key.partition("/")[0] for key in file.files}):
             feeds = {name: file[f"{call}/{name}"] for name in inputs}
             for name, array in zip(names, session.run(names, feeds), strict=True):
-                found[name] = max(found[name], float(np.abs(array).max(initial=0)))
-    return found
+                largest[name] = max(largest[name], float(np.abs(array).max(initial=0)))
+    return largest
 
 
 if __name__ == "__main__":

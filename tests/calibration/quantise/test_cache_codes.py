@@ -107,9 +107,9 @@ def attention_graph(joined_before: bool) -> onnx.ModelProto:
 
 def coded(model: onnx.ModelProto, scales: NDArray[np.float32]) -> Any:
     """The graph with codes, opened."""
-    made = ir.from_proto(model)
-    store_codes(made.graph, DecoderShape(1, 8, HEADS * SHARED, HEADS, SIZE, 8, 8, 64), {0: scales})
-    return onnxruntime.InferenceSession(ir.to_proto(made).SerializeToString())
+    coded_graph = ir.from_proto(model)
+    store_codes(coded_graph.graph, DecoderShape(1, 8, HEADS * SHARED, HEADS, SIZE, 8, 8, 64), {0: scales})
+    return onnxruntime.InferenceSession(ir.to_proto(coded_graph).SerializeToString())
 
 
 def steps(session: Any, joined_before: bool, keys: NDArray[np.float32]) -> list[NDArray[np.float32]]:
@@ -168,7 +168,7 @@ def test_scales_hold_whatever_the_position(turned: int) -> None:
     assert scales_of(np.zeros((1, 2), np.float32)).tolist() == [[1.0] * 2]
 
 
-def rotated_graph(turned: int, attributes: dict[str, int] | None = None) -> ir.Graph:
+def rotated_graph(turned: int, attributes: dict[str, int] | None = None, between: str = "Identity") -> ir.Graph:
     """Keys of which the first ``turned`` channels of each head are rotated, before a cache."""
     nodes, shape = [], lambda *sizes: ("b", *sizes)
     halves = {"rotated": (0, turned), "rest": (turned, SIZE)}
@@ -178,7 +178,8 @@ def rotated_graph(turned: int, attributes: dict[str, int] | None = None) -> ir.G
             constants.append(numpy_helper.from_array(np.array([bound]), f"{name}.{which}"))
         nodes.append(helper.make_node("Slice", ["key", f"{name}.from", f"{name}.to", "axis"], [f"{name}.in"]))
     if turned:
-        nodes.append(helper.make_node("RotaryEmbedding", ["rotated.in", "cos", "sin"], ["rotated"], **attributes or {}))
+        nodes.append(helper.make_node("RotaryEmbedding", ["rotated.in", "cos", "sin"], ["turned"], **attributes or {}))
+        nodes.append(helper.make_node(between, ["turned"], ["rotated"]))
     parts = ["rotated", "rest.in"] if turned else ["rest.in"]
     nodes.append(helper.make_node("Concat", parts, ["whole"], axis=3))
     nodes.append(helper.make_node("Concat", ["past_key_values.0.key", "whole"], ["present.0.key"], axis=2))
@@ -202,6 +203,25 @@ def test_pairs_that_are_not_known_are_refused() -> None:
     words = r"(?s)pairs that are not known.*past_key_values\.0\.key.*interleaved channels"
     with pytest.raises(CheckFailed, match=words):
         turned_channels(rotated_graph(8, {"interleaved": 1}), "past_key_values.0.key")
+
+
+@pytest.mark.parametrize("between", ["Neg", "Softsign"])
+def test_what_is_not_known_behind_a_rotation_is_refused(between: str) -> None:
+    words = rf"(?s)between a rotation of keys and their cache is not known.*past_key_values\.0\.key.*got: +{between}"
+    with pytest.raises(CheckFailed, match=words):
+        turned_channels(rotated_graph(8, between=between), "past_key_values.0.key")
+
+
+def test_what_is_not_known_before_a_rotation_or_without_one_is_followed() -> None:
+    for turned in (8, 0):
+        graph = rotated_graph(turned)
+        first = next(node for node in graph if node.op_type == "Slice")
+        negated = ir.node("Neg", [first.inputs[0]])
+        graph.insert_before(first, negated)
+        for node in graph:
+            if node.op_type == "Slice":
+                node.replace_input_with(0, negated.outputs[0])
+        assert turned_channels(graph, "past_key_values.0.key") == turned
 
 
 def test_a_cache_that_something_else_reads_is_refused() -> None:
@@ -294,8 +314,8 @@ def spoilt(bundle: Bundle, folder: Path, constant: str, factor: float) -> Bundle
 def failed(demo_bundle: Bundle, candidate: Bundle, data: CalibrationSet) -> list[str]:
     """Gates of parity that the plan with codes does not pass beside the plan it was made of."""
     sides = open_bundle(str(demo_bundle.folder), PLAN, 1), open_bundle(str(candidate.folder), CODES, 1)
-    made = compare(*sides, data.cases[:6], observe=6, longest=data.longest, stops=data.stops)
-    return [gate.name for gate in check_gates(made) if not gate.passed]
+    result = compare(*sides, data.cases[:6], observe=6, longest=data.longest, stops=data.stops)
+    return [gate.name for gate in check_gates(result) if not gate.passed]
 
 
 def test_parity_passes_and_sees_a_spoilt_scale(
@@ -345,7 +365,7 @@ def test_what_is_refused(demo_bundle: Bundle, stored: Bundle, data: CalibrationS
 def test_answers_that_change_too_much_write_nothing(
     demo_bundle: Bundle, data: CalibrationSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("luvc_export.calibration.quantise.agreement.share", lambda made: 0.5)
+    monkeypatch.setattr("luvc_export.calibration.quantise.agreement.share", lambda answers: 0.5)
     with pytest.raises(CheckFailed, match="too many answers change"):
         calibrate_caches(demo_bundle, data, "int8", plan=PLAN, output=tmp_path / "new", threads=1)
     assert not list(tmp_path.iterdir())
@@ -377,7 +397,7 @@ def test_the_command_adds_a_plan_and_inspect_counts_it(stored: Bundle, tmp_path:
     some = ["--data", "glyph", "--count", "28", "--retention", "0.9", "--json", "--threads", "1"]
     result = CliRunner().invoke(app, ["calibrate", str(folder), "--kv", "int8", "--plan", "none", *some])
     assert result.exit_code == 0, result.output
-    said = json.loads(result.stdout)
-    assert said["plan"] == "none_kv8" and said["cache_share"] == pytest.approx(66 / 128)
+    record = json.loads(result.stdout)
+    assert record["plan"] == "none_kv8" and record["cache_share"] == pytest.approx(66 / 128)
     counted = json.loads(CliRunner().invoke(app, ["inspect", str(folder), "--json"]).stdout)["cost"]
     assert counted["none_kv8"]["kv_bytes"] == pytest.approx(counted["none"]["kv_bytes"] * 66 / 128)

@@ -17,8 +17,8 @@ WIDTH = 32
 
 
 def run(values: np.ndarray, top: float) -> np.ndarray:
-    given = ir.Value(name="x", shape=ir.Shape(["n", WIDTH]), type=ir.TensorType(ir.DataType.FLOAT))
-    graph = ir.Graph([given], [], nodes=[], opset_imports={"": 23}, name="g")
+    value = ir.Value(name="x", shape=ir.Shape(["n", WIDTH]), type=ir.TensorType(ir.DataType.FLOAT))
+    graph = ir.Graph([value], [], nodes=[], opset_imports={"": 23}, name="g")
 
     def emit(
         op: str,
@@ -37,7 +37,7 @@ def run(values: np.ndarray, top: float) -> np.ndarray:
             graph.register_initializer(ir.Value(name=name, const_value=ir.tensor(array)))
         return graph.initializers[name]
 
-    out = fp4.simulated(emit, constant, "a", given, top)
+    out = fp4.simulated(emit, constant, "a", value, top)
     out.name, out.type, out.shape = "y", ir.TensorType(ir.DataType.FLOAT), ir.Shape(["n", WIDTH])
     graph.outputs.append(out)
     model = ir.to_proto(ir.Model(graph, ir_version=10)).SerializeToString()
@@ -66,5 +66,5 @@ def test_the_stand_in_rounds_as_nvfp4_does(rows: int) -> None:
 def test_ties_go_to_the_even_code() -> None:
     numbers = np.array([0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0, 6.0], np.float32)
     values = np.tile(np.concatenate([numbers, -numbers]), 2)[None]
-    found = run(values, 6.0 * 448)[0, :8]
-    np.testing.assert_allclose(found, [0, 1, 1, 2, 2, 4, 4, 6])
+    rounded = run(values, 6.0 * 448)[0, :8]
+    np.testing.assert_allclose(rounded, [0, 1, 1, 2, 2, 4, 4, 6])

@@ -66,7 +66,7 @@ def contents(folder: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def given(demo_bundle: Bundle, data: CalibrationSet) -> dict[str, Scales | str]:
+def of_modelopt(demo_bundle: Bundle, data: CalibrationSet) -> dict[str, Scales | str]:
     return modelopt().scales(graphs(demo_bundle), RECIPE, demo_bundle, PLAN, data.split()[0], threads=1)
 
 
@@ -84,9 +84,9 @@ def test_the_graph_goes_out_whole_with_plain_named_products(
         proto = onnx.load(str(folders[name] / graph.GRAPH))
         assert not proto.functions and all(not node.domain for node in proto.graph.node)
         stored = {item.name: item for item in proto.graph.initializer}
-        found = {node.name: node for node in proto.graph.node if node.name in products}
-        assert found.keys() == products.keys() and all(node.op_type == "MatMul" for node in found.values())
-        for product, node in found.items():
+        nodes = {node.name: node for node in proto.graph.node if node.name in products}
+        assert nodes.keys() == products.keys() and all(node.op_type == "MatMul" for node in nodes.values())
+        for product, node in nodes.items():
             array = onnx.numpy_helper.to_array(stored[node.input[1]])
             assert array.dtype == np.float32 and array.shape[1] == products[product].columns
             np.testing.assert_array_equal(array, weights[products[product].site])
@@ -117,18 +117,18 @@ def test_sites_that_stay_high_are_not_asked_about(demo_bundle: Bundle, tmp_path:
 
 
 def test_its_ranges_are_those_we_see_ourselves(
-    demo_bundle: Bundle, data: CalibrationSet, given: dict[str, Scales | str]
+    demo_bundle: Bundle, data: CalibrationSet, of_modelopt: dict[str, Scales | str]
 ) -> None:
     """Both sides saw the same calls; a scale doubled on the way would show here."""
     seen = ranges.collect(demo_bundle, PLAN, data.split()[0], threads=1)
-    assert given.keys() <= seen.keys() and len(given) > 20
-    for name, item in given.items():
+    assert of_modelopt.keys() <= seen.keys() and len(of_modelopt) > 20
+    for name, item in of_modelopt.items():
         assert isinstance(item, Scales)
         np.testing.assert_allclose(item.activation * 127, seen[name].maximum, rtol=1e-3, err_msg=name)
 
 
 def test_a_spoilt_scale_is_seen_by_the_agreement_check(
-    demo_bundle: Bundle, data: CalibrationSet, given: dict[str, Scales | str], tmp_path: Path
+    demo_bundle: Bundle, data: CalibrationSet, of_modelopt: dict[str, Scales | str], tmp_path: Path
 ) -> None:
     """Activation scales of four times the size move predictions further; much larger ones change answers.
 
@@ -140,12 +140,12 @@ def test_a_spoilt_scale_is_seen_by_the_agreement_check(
     for factor in (1, 4, 32):
         spoilt = {
             name: Scales(factor * item.activation, item.weight)
-            for name, item in given.items()
+            for name, item in of_modelopt.items()
             if isinstance(item, Scales)
         }
         (tmp_path / str(factor)).mkdir()
-        made = Quantiser(demo_bundle, PLAN, RECIPE, spoilt, tmp_path / str(factor))
-        trial = open_bundle(str(made.trial((), data.record).folder), made.name, 1)
+        quantiser = Quantiser(demo_bundle, PLAN, RECIPE, spoilt, tmp_path / str(factor))
+        trial = open_bundle(str(quantiser.trial((), data.record).folder), quantiser.name, 1)
         moved[factor] = agreement.moved(reference, trial, held.cases[: agreement.OBSERVED])
         same[factor] = agreement.share(agreement.answers(reference, trial, held))
     assert moved[1] * 2 < moved[4] < moved[32] / 2
@@ -153,12 +153,12 @@ def test_a_spoilt_scale_is_seen_by_the_agreement_check(
 
 
 def test_the_plan_is_ours_with_its_scales_and_says_whose_they_are(
-    demo_bundle: Bundle, data: CalibrationSet, given: dict[str, Scales | str], tmp_path: Path
+    demo_bundle: Bundle, data: CalibrationSet, of_modelopt: dict[str, Scales | str], tmp_path: Path
 ) -> None:
-    high = next(name for name in given if "o_proj" in name)
-    kept = next(name for name in given if "down_proj" in name)
+    high = next(name for name in of_modelopt if "o_proj" in name)
+    kept = next(name for name in of_modelopt if "down_proj" in name)
     worker = changed(tmp_path, "HIGH: list[str] = []", f"HIGH = [{high + '.0'!r}]")
-    made = calibrate(
+    report = calibrate(
         demo_bundle,
         data,
         RECIPE,
@@ -169,27 +169,27 @@ def test_the_plan_is_ours_with_its_scales_and_says_whose_they_are(
         threads=1,
         modelopt=modelopt(worker),
     )
-    entry = bundles.load(made.bundle.folder, full=True).entry(f"{PLAN}_int8")
+    entry = bundles.load(report.bundle.folder, full=True).entry(f"{PLAN}_int8")
     assert entry.quantised is not None
     assert entry.quantised.recipe == {"range": "max", "backend": "nvidia-modelopt 0.0.stand-in"}
     assert entry.quantised.layers[high] == entry.quantised.layers[kept] == "fp32"
     quantised = {name for name, kind in entry.quantised.layers.items() if kind == "int8"}
-    assert quantised == given.keys() - {high, kept}
+    assert quantised == of_modelopt.keys() - {high, kept}
     scales = {}
     for file in (entry.vision, entry.decoder):
-        for name, value in load(made.bundle, file).graph.initializers.items():
+        for name, value in load(report.bundle, file).graph.initializers.items():
             if name.endswith(".input_scale"):
                 assert value.const_value is not None
                 scales[name.removesuffix(".input_scale")] = float(value.const_value.numpy())
     assert scales.keys() == quantised
     for name in quantised:
-        wanted = given[name]
+        wanted = of_modelopt[name]
         assert isinstance(wanted, Scales)
         np.testing.assert_allclose(scales[name], wanted.activation, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "refusal"),
     [
         ('print("0.0.stand-in")', 'sys.exit("nvidia-modelopt is not installed")', "is not installed"),
         (
@@ -207,7 +207,7 @@ def test_a_failing_worker_leaves_the_bundle_as_it_was(
     monkeypatch: pytest.MonkeyPatch,
     old: str,
     new: str,
-    said: str,
+    refusal: str,
 ) -> None:
     scratch = tmp_path / "scratch"
     scratch.mkdir()
@@ -217,7 +217,7 @@ def test_a_failing_worker_leaves_the_bundle_as_it_was(
     with pytest.raises(MachineError, match="nvidia-modelopt failed") as caught:
         worker = modelopt(changed(tmp_path, old, new))
         calibrate(bundles.load(copied_bundle), few, RECIPE, plan=PLAN, threads=1, modelopt=worker)
-    assert said in str(caught.value) and caught.value.exit_code == 3
+    assert refusal in str(caught.value) and caught.value.exit_code == 3
     assert contents(copied_bundle) == before and not list(scratch.iterdir())
 
 
@@ -243,7 +243,7 @@ def test_an_interrupt_ends_the_worker_and_leaves_the_bundle_as_it_was(
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "refusal"),
     [
         (["--precision", "int8", "--backend", "modelop", "--modelopt-python", "PYTHON"], "did you mean 'modelopt'"),
         (["--precision", "int8", "--backend", "modelopt"], "belong together"),
@@ -268,12 +268,12 @@ def test_an_interrupt_ends_the_worker_and_leaves_the_bundle_as_it_was(
         ),
     ],
 )
-def test_what_cannot_be_done_is_refused_before_any_work(copied_bundle: Path, options: list[str], said: str) -> None:
+def test_what_cannot_be_done_is_refused_before_any_work(copied_bundle: Path, options: list[str], refusal: str) -> None:
     before = contents(copied_bundle)
     words = [sys.executable if word == "PYTHON" else word for word in options]
     data = ["--data", "glyph", "--count", "28", "--plan", PLAN, "--threads", "1", "--json"]
-    found = CliRunner().invoke(app, ["calibrate", str(copied_bundle), *words, *data])
-    assert isinstance(found.exception, (UsageError, MachineError)) and said in str(found.exception)
+    ended = CliRunner().invoke(app, ["calibrate", str(copied_bundle), *words, *data])
+    assert isinstance(ended.exception, (UsageError, MachineError)) and refusal in str(ended.exception)
     assert contents(copied_bundle) == before
 
 

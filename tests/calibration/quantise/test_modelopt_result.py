@@ -41,8 +41,8 @@ def write(folder: Path, *products: tuple[str, list[tuple[list, list] | None]]) -
         nodes.append(helper.make_node("MatMul", inputs, [f"{name}_product"], name=name))
     names = {name for node in nodes for name in node.input} - {item.name for item in constants}
     names -= {name for node in nodes for name in node.output}
-    given = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in sorted(names)]
-    graph = helper.make_graph(nodes, "result", given, [], constants)
+    graph_inputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in sorted(names)]
+    graph = helper.make_graph(nodes, "result", graph_inputs, [], constants)
     onnx.save(helper.make_model(graph), str(folder / result.RESULT))
     return folder / result.RESULT
 
@@ -54,9 +54,9 @@ def one(folder: Path, activation: object, weight: object) -> Scales | str:
 
 @pytest.mark.parametrize("scale", [[0.1, 0.2, 0.3], [0.1], 0.1])
 def test_scales_are_read_by_the_product_they_feed(tmp_path: Path, scale: object) -> None:
-    found = one(tmp_path, pair(f"{NAME}.0", 0, 0.5), pair(f"{NAME}.0", 1, scale))
-    assert isinstance(found, Scales) and found.activation == 0.5
-    np.testing.assert_array_equal(found.weight, np.broadcast_to(np.float32(scale), (COLUMNS,)))
+    scales = one(tmp_path, pair(f"{NAME}.0", 0, 0.5), pair(f"{NAME}.0", 1, scale))
+    assert isinstance(scales, Scales) and scales.activation == 0.5
+    np.testing.assert_array_equal(scales.weight, np.broadcast_to(np.float32(scale), (COLUMNS,)))
 
 
 def test_a_product_left_high_stays_high(tmp_path: Path) -> None:
@@ -66,9 +66,9 @@ def test_a_product_left_high_stays_high(tmp_path: Path) -> None:
 def test_scales_become_our_own_weights_and_range() -> None:
     weight = np.random.default_rng(0).normal(size=(ROWS, COLUMNS)).astype(np.float32)
     scale = (np.abs(weight).max(0) / 127).astype(np.float32)
-    made = decide(Recipe(PRECISIONS["int8"], smooth=0), weight, Scales(0.5, scale))
-    assert isinstance(made, Decision) and made.factor is None and made.range == 63.5
-    np.testing.assert_array_equal(made.weight.values, np.rint(weight / scale).astype(np.int8))
+    decision = decide(Recipe(PRECISIONS["int8"], smooth=0), weight, Scales(0.5, scale))
+    assert isinstance(decision, Decision) and decision.factor is None and decision.range == 63.5
+    np.testing.assert_array_equal(decision.weight.values, np.rint(weight / scale).astype(np.int8))
     coarse = decide(Recipe(PRECISIONS["int8"], smooth=0), weight, Scales(0.5, 2 * scale))
     assert isinstance(coarse, Decision) and np.abs(coarse.weight.values.astype(int)).max() == 64
     assert decide(Recipe(PRECISIONS["int8"]), weight, "because") == "because"
@@ -79,8 +79,8 @@ def test_products_of_one_weight_get_the_larger_range(tmp_path: Path) -> None:
     path = write(
         tmp_path, *((name, [pair(name, 0, 0.5 + number), pair(name, 1, 0.1)]) for number, name in enumerate(names))
     )
-    found = result.read(path, dict.fromkeys(names, Product(NAME, COLUMNS)))[NAME]
-    assert isinstance(found, Scales) and found.activation == 1.5
+    scales = result.read(path, dict.fromkeys(names, Product(NAME, COLUMNS)))[NAME]
+    assert isinstance(scales, Scales) and scales.activation == 1.5
 
 
 def test_products_of_one_weight_must_agree_on_it(tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_products_of_one_weight_must_agree_on_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("activation", "weight", "said"),
+    ("activation", "weight", "refusal"),
     [
         ({"scale": 0.5}, None, "weight in fp32"),
         (None, {"scale": 0.5}, "activation in fp32"),
@@ -108,14 +108,14 @@ def test_products_of_one_weight_must_agree_on_it(tmp_path: Path) -> None:
     ],
 )
 def test_what_our_graph_cannot_say_is_refused_by_name(
-    tmp_path: Path, activation: dict | None, weight: dict | None, said: str
+    tmp_path: Path, activation: dict | None, weight: dict | None, refusal: str
 ) -> None:
     sides = [
-        None if given is None else pair(f"{NAME}.0", side, **given) for side, given in enumerate((activation, weight))
+        None if form is None else pair(f"{NAME}.0", side, **form) for side, form in enumerate((activation, weight))
     ]
     with pytest.raises(CheckFailed) as caught:
         one(tmp_path, *sides)
-    assert f"{NAME}.0" in str(caught.value) and said in str(caught.value)
+    assert f"{NAME}.0" in str(caught.value) and refusal in str(caught.value)
 
 
 def test_a_product_that_is_gone_and_a_file_that_is_no_graph_are_refused(tmp_path: Path) -> None:

@@ -20,8 +20,8 @@ from luvc_export.calibration.quantise.modelopt import worker
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    given = [helper.make_tensor_value_info("ids", TensorProto.INT64, ["n"])]
-    graph = helper.make_graph([], "graph", given, [])
+    inputs = [helper.make_tensor_value_info("ids", TensorProto.INT64, ["n"])]
+    graph = helper.make_graph([], "graph", inputs, [])
     onnx.save(helper.make_model(graph), str(tmp_path / "graph.onnx"))
     np.savez(
         tmp_path / "inputs.npz",
@@ -35,7 +35,7 @@ def folder(tmp_path: Path) -> Path:
 def test_the_request_is_what_modelopt_is_called_with(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: dict[str, Any] = {}
     module = ModuleType("modelopt.onnx.quantization")
-    module.quantize = lambda path, mode, **given: asked.update(path=path, mode=mode, **given)  # type: ignore[attr-defined]
+    module.quantize = lambda path, mode, **options: asked.update(path=path, mode=mode, **options)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "modelopt", ModuleType("modelopt"))
     monkeypatch.setitem(sys.modules, "modelopt.onnx", ModuleType("modelopt.onnx"))
     monkeypatch.setitem(sys.modules, "modelopt.onnx.quantization", module)
@@ -57,9 +57,9 @@ def test_the_request_is_what_modelopt_is_called_with(folder: Path, monkeypatch: 
         reader.rewind()
 
 
-@pytest.mark.parametrize(("version", "said"), [("0.46.3", "too old"), ("0.9", "too old"), (None, "not installed")])
+@pytest.mark.parametrize(("version", "refusal"), [("0.46.3", "too old"), ("0.9", "too old"), (None, "not installed")])
 def test_a_missing_or_old_modelopt_ends_the_worker(
-    version: str | None, said: str, monkeypatch: pytest.MonkeyPatch
+    version: str | None, refusal: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def find(name: str) -> str:
         if version is None:
@@ -67,7 +67,7 @@ def test_a_missing_or_old_modelopt_ends_the_worker(
         return version
 
     monkeypatch.setattr(metadata, "version", find)
-    with pytest.raises(SystemExit, match=said):
+    with pytest.raises(SystemExit, match=refusal):
         worker.version()
 
 

@@ -23,16 +23,16 @@ RANDOM = np.random.default_rng(0)
 
 
 def seen(values: np.ndarray, parts: int = 1) -> Statistics:
-    made = Statistics()
+    statistics = Statistics()
     for part in np.array_split(values, parts):
-        made.add(part)
-    return made
+        statistics.add(part)
+    return statistics
 
 
 def int4() -> blocks.Format:
-    found = blocks.int4(np.zeros((128, 1), np.float32))
-    assert found is not None
-    return found
+    form = blocks.int4(np.zeros((128, 1), np.float32))
+    assert form is not None
+    return form
 
 
 def outliers(rows: int = 400, width: int = 64) -> np.ndarray:
@@ -52,12 +52,12 @@ def test_statistics_in_parts_are_those_of_the_whole() -> None:
 
 
 def test_the_histogram_grows_by_doubling_and_loses_no_count() -> None:
-    made = Statistics()
+    statistics = Statistics()
     for size in (0.01, 1.0, 100.0):
-        made.add(np.full((3, 4), size, np.float32))
-    assert made.counts.sum() == 36 and made.edge / 2 < 100 <= made.edge
-    width = made.edge / BINS
-    assert made.counts[int(100.0 / width) if made.edge > 100.0 else BINS - 1] == 12
+        statistics.add(np.full((3, 4), size, np.float32))
+    assert statistics.counts.sum() == 36 and statistics.edge / 2 < 100 <= statistics.edge
+    width = statistics.edge / BINS
+    assert statistics.counts[int(100.0 / width) if statistics.edge > 100.0 else BINS - 1] == 12
 
 
 def test_the_sample_is_spread_over_all_rows() -> None:
@@ -70,21 +70,21 @@ def test_the_sample_is_spread_over_all_rows() -> None:
 def test_ranges_keep_what_their_names_say() -> None:
     values = RANDOM.normal(size=(2000, 50)).astype(np.float32)
     values[0, 0] = 40
-    made = seen(values)
-    assert METHODS["max"](made, 99.9) == 40
+    statistics = seen(values)
+    assert METHODS["max"](statistics, 99.9) == 40
     exact = np.percentile(np.abs(values), 99.9)
-    assert METHODS["percentile"](made, 99.9) == pytest.approx(exact, abs=2 * made.edge / BINS)
-    assert METHODS["percentile"](made, 100) == 40
-    assert 2 < METHODS["entropy"](made, 99.9) < 20, "one outlier in 100,000 is cut off"
+    assert METHODS["percentile"](statistics, 99.9) == pytest.approx(exact, abs=2 * statistics.edge / BINS)
+    assert METHODS["percentile"](statistics, 100) == 40
+    assert 2 < METHODS["entropy"](statistics, 99.9) < 20, "one outlier in 100,000 is cut off"
     even = seen(RANDOM.uniform(-1, 1, (2000, 50)).astype(np.float32))
     assert METHODS["entropy"](even, 99.9) > 0.9, "where all magnitudes are as likely, none is"
 
 
 def test_rounding_is_to_the_nearest_by_column_and_block() -> None:
     weight = RANDOM.normal(size=(256, 24)).astype(np.float32)
-    made = rounding.int8(weight)
-    assert made.values.dtype == np.int8 and made.scale.shape == (24,)
-    assert (np.abs(made.widened() - weight) <= made.scale / 2 + 1e-6).all()
+    codes = rounding.int8(weight)
+    assert codes.values.dtype == np.int8 and codes.scale.shape == (24,)
+    assert (np.abs(codes.widened() - weight) <= codes.scale / 2 + 1e-6).all()
     four = blocks.nearest(weight, int4())
     assert four.scale.shape == (2, 24)
     assert (np.abs(four.widened() - weight) <= np.repeat(four.scale, 128, 0) / 2 + 1e-6).all()
@@ -97,14 +97,16 @@ def test_nvfp4_weights_are_e2m1_by_e4m3_block_scales_by_one_scale() -> None:
     weight = RANDOM.normal(size=(64, 24)).astype(np.float32) * np.float32(0.02)
     form = blocks.nvfp4(weight)
     assert form is not None and form.tensor == pytest.approx(np.abs(weight).max() / (6 * 448))
-    made = blocks.nearest(weight, form)
-    codes = np.abs(made.values.astype(np.float32))
+    rounded = blocks.nearest(weight, form)
+    codes = np.abs(rounded.values.astype(np.float32))
     assert set(np.unique(codes)) <= {0, 0.5, 1, 1.5, 2, 3, 4, 6} and codes.max() == 6
-    stored = blocks.stored_scales(made)
+    stored = blocks.stored_scales(rounded)
     assert stored.shape == (4, 24) and stored.astype(np.float32).max() == 448
     again = codes * np.sign(weight) * np.repeat(stored.astype(np.float32) * np.float32(form.tensor), 16, 0)
-    np.testing.assert_allclose(made.widened(), again, rtol=1e-6)
-    assert (np.abs(made.widened() - weight) <= np.repeat(made.scale, 16, 0) * 1.01 + 1e-7).all(), "half a step of 2"
+    np.testing.assert_allclose(rounded.widened(), again, rtol=1e-6)
+    assert (np.abs(rounded.widened() - weight) <= np.repeat(rounded.scale, 16, 0) * 1.01 + 1e-7).all(), (
+        "half a step of 2"
+    )
     assert blocks.nvfp4(np.ones((24, 4), np.float32)) is None
 
 
@@ -114,28 +116,28 @@ def test_clipping_by_importance_loses_less_where_it_matters() -> None:
     power = np.ones(128, np.float32)
     power[5] = 1e-4
     error = [
-        float((np.square(made.widened() - weight) * power[:, None]).sum())
-        for made in (blocks.nearest(weight, int4()), blocks.nearest(weight, int4(), power))
+        float((np.square(codes.widened() - weight) * power[:, None]).sum())
+        for codes in (blocks.nearest(weight, int4()), blocks.nearest(weight, int4(), power))
     ]
     assert error[1] < 0.8 * error[0]
 
 
 def test_blocks_divide_the_rows() -> None:
-    found = [blocks.int4(np.ones((rows, 1), np.float32)) for rows in (256, 192, 96, 3420)]
-    assert [form and form.size for form in found] == [128, 64, 32, None]
-    said = decide(Recipe(PRECISIONS["int4"]), np.ones((20, 8), np.float32), Statistics())
-    assert isinstance(said, str) and "divides its 20 rows" in said
+    forms = [blocks.int4(np.ones((rows, 1), np.float32)) for rows in (256, 192, 96, 3420)]
+    assert [form and form.size for form in forms] == [128, 64, 32, None]
+    reason = decide(Recipe(PRECISIONS["int4"]), np.ones((20, 8), np.float32), Statistics())
+    assert isinstance(reason, str) and "divides its 20 rows" in reason
 
 
 def product_error(values: np.ndarray, weight: np.ndarray, smooth: float) -> float:
     """Relative error of the W8A8 product that a decision makes."""
-    made = decide(Recipe(PRECISIONS["int8"], smooth=smooth), weight, seen(values))
-    assert not isinstance(made, str) and made.range is not None
-    divided = values if made.factor is None else values / made.factor
-    step = made.range / 127
+    decision = decide(Recipe(PRECISIONS["int8"], smooth=smooth), weight, seen(values))
+    assert not isinstance(decision, str) and decision.range is not None
+    divided = values if decision.factor is None else values / decision.factor
+    step = decision.range / 127
     rounded = np.clip(np.rint(divided / step), -127, 127) * step
     wanted = values @ weight
-    return float(np.linalg.norm(rounded @ made.weight.widened() - wanted) / np.linalg.norm(wanted))
+    return float(np.linalg.norm(rounded @ decision.weight.widened() - wanted) / np.linalg.norm(wanted))
 
 
 def test_smoothing_saves_activations_with_outliers() -> None:
@@ -147,8 +149,8 @@ def test_smoothing_saves_activations_with_outliers() -> None:
 
 def test_activation_aware_scales_are_never_worse_than_rounding() -> None:
     values, weight = outliers(width=128), RANDOM.normal(size=(128, 32)).astype(np.float32)
-    made = seen(values)
-    factor = scaling.activation_aware(made, weight, lambda given: int4())
+    statistics = seen(values)
+    factor = scaling.activation_aware(statistics, weight, lambda rows: int4())
     rounded = blocks.nearest(weight * factor[:, None], int4()).widened() / factor[:, None]
     plain = blocks.nearest(weight, int4()).widened()
     error = [float(np.linalg.norm(values @ (item - weight))) for item in (plain, rounded)]
@@ -164,16 +166,16 @@ def test_compensated_rounding_loses_half_of_what_the_nearest_code_loses(form: st
     chosen = int4() if form == "int4" else blocks.nvfp4(weight)
     assert chosen is not None
     fresh = (RANDOM.normal(size=(500, 64)) @ mixed).astype(np.float32)
-    plain, made = blocks.nearest(weight, chosen), compensated(weight, chosen, rows)
-    lost = [float(np.linalg.norm(fresh @ (item.widened() - weight))) for item in (plain, made)]
+    plain, better = blocks.nearest(weight, chosen), compensated(weight, chosen, rows)
+    lost = [float(np.linalg.norm(fresh @ (item.widened() - weight))) for item in (plain, better)]
     assert lost[1] < lost[0] / 2, "and on rows it has not seen"
-    assert made.values.dtype == plain.values.dtype and made.scale.shape == plain.scale.shape
+    assert better.values.dtype == plain.values.dtype and better.scale.shape == plain.scale.shape
 
 
 def test_compensation_of_rows_that_say_nothing_is_rounding_to_the_nearest() -> None:
     weight = RANDOM.normal(size=(128, 16)).astype(np.float32)
-    made = compensated(weight, int4(), np.zeros((10, 128), np.float32))
-    assert np.isfinite(made.widened()).all()
+    codes = compensated(weight, int4(), np.zeros((10, 128), np.float32))
+    assert np.isfinite(codes.widened()).all()
     alone = compensated(weight, int4(), np.eye(128, dtype=np.float32))
     np.testing.assert_array_equal(alone.widened(), blocks.nearest(weight, int4(), np.ones(128, np.float32)).widened())
 
@@ -257,9 +259,9 @@ class Model:
 
 def test_the_search_keeps_high_only_what_is_needed() -> None:
     model = Model({f"layer {i}": 0.0001 for i in range(60)} | {"bad": 0.2, "worse": 0.3})
-    found = bisect.fewest(lambda: model.breaks, model.agreement, 0.99)
-    assert set(found.high) == {"bad", "worse"} and found.agreement >= 0.99
-    assert model.asked < 15 and len(found.trials) == model.asked
+    kept = bisect.fewest(lambda: model.breaks, model.agreement, 0.99)
+    assert set(kept.high) == {"bad", "worse"} and kept.agreement >= 0.99
+    assert model.asked < 15 and len(kept.trials) == model.asked
 
 
 def test_the_search_measures_no_damage_where_nothing_breaks() -> None:
@@ -271,8 +273,8 @@ def test_the_search_measures_no_damage_where_nothing_breaks() -> None:
 
 def test_the_search_spares_what_the_ranking_put_first_for_nothing() -> None:
     model = Model({"a": 0.0, "b": 0.0, "c": 0.5})
-    found = bisect.fewest(lambda: {"a": 3.0, "b": 2.0, "c": 1.0}, model.agreement, 0.9)
-    assert found.high == ("c",), "a misleading ranking costs trials, not layers"
+    kept = bisect.fewest(lambda: {"a": 3.0, "b": 2.0, "c": 1.0}, model.agreement, 0.9)
+    assert kept.high == ("c",), "a misleading ranking costs trials, not layers"
 
 
 def test_parity_judges_quantised_precisions_by_rows_of_their_own() -> None:
@@ -307,6 +309,6 @@ def test_many_rows_are_compensated_in_parts_of_bounded_memory(monkeypatch: pytes
     parted = compensated(weight, form, rows)
     assert sizes == [640, 256, 256, 128]
     lost = [
-        np.square(rows @ (made.widened() - weight)).mean() for made in (whole, parted, blocks.nearest(weight, form))
+        np.square(rows @ (codes.widened() - weight)).mean() for codes in (whole, parted, blocks.nearest(weight, form))
     ]
     assert lost[0] < lost[1] < 0.9 * lost[2]

@@ -79,48 +79,48 @@ def test_ranges_of_a_pruned_layer_are_those_of_its_own_input(demo_bundle: Bundle
     entry = demo_bundle.entry(PLAN)
     layer = entry.plan.prunes[0][0]
     one = dataclasses.replace(data, cases=data.cases[:1], pixels=data.pixels[:1], longest=1)
-    found = ranges.collect(demo_bundle, PLAN, one, threads=1)
+    collected = ranges.collect(demo_bundle, PLAN, one, threads=1)
     rows = open_bundle(str(demo_bundle.folder), PLAN, 1).observe(one.cases)[0].tensors[f"layer {layer} in"]
     name = f"model.language_model.layers.{layer}"
     stored = ir.load(demo_bundle.path(entry.decoder)).graph.initializers[f"{name}.input_layernorm.weight"].const_value
     assert isinstance(stored, ir.ExternalTensor)
     normed = rows / np.sqrt(np.square(rows).mean(-1, keepdims=True) + 1e-6) * read(stored).numpy().astype(np.float32)
-    made = found[f"{name}.self_attn.q_proj"]
-    assert made.rows == len(rows) < len(rows) + entry.plan.vision_tokens - entry.plan.keep[layer]
-    np.testing.assert_allclose(made.largest, np.abs(normed).max(0), rtol=1e-3)
+    statistics = collected[f"{name}.self_attn.q_proj"]
+    assert statistics.rows == len(rows) < len(rows) + entry.plan.vision_tokens - entry.plan.keep[layer]
+    np.testing.assert_allclose(statistics.largest, np.abs(normed).max(0), rtol=1e-3)
 
 
 def test_every_product_with_a_weight_is_a_site_and_the_ends_stay_high(demo_bundle: Bundle) -> None:
     entry = demo_bundle.entry(PLAN)
-    found = {}
+    products = {}
     for file in (entry.vision, entry.decoder):
-        found |= sites(ir.load(demo_bundle.path(file)).graph)
+        products |= sites(ir.load(demo_bundle.path(file)).graph)
     layers = range(entry.plan.layers)
     for part in (
         *(f"self_attn.{letter}_proj" for letter in "qkvo"),
         *(f"mlp.{way}_proj" for way in ("gate", "up", "down")),
     ):
-        assert all(f"model.language_model.layers.{layer}.{part}" in found for layer in layers)
-    assert any("visual.blocks.0" in name for name in found) and any("merger" in name for name in found)
-    assert {name.rsplit(".", 1)[-1] for name, site in found.items() if site.high} == {"proj", "embed_tokens"}
-    assert not any("norm" in name for name in found)
+        assert all(f"model.language_model.layers.{layer}.{part}" in products for layer in layers)
+    assert any("visual.blocks.0" in name for name in products) and any("merger" in name for name in products)
+    assert {name.rsplit(".", 1)[-1] for name, site in products.items() if site.high} == {"proj", "embed_tokens"}
+    assert not any("norm" in name for name in products)
 
 
 @pytest.mark.parametrize("name", ["int8", "fp8", "int4", "nvfp4", "q8", "q4"])
 def test_nothing_changes_where_all_stay_high_and_little_where_none_does(
     demo_bundle: Bundle, data: CalibrationSet, seen: dict[str, Statistics], tmp_path: Path, name: str
 ) -> None:
-    made = quantise(demo_bundle, seen, tmp_path, name)
+    quantiser = quantise(demo_bundle, seen, tmp_path, name)
     cases = data.cases[:2]
     reference = [item.tensors[LOGITS] for item in open_bundle(str(demo_bundle.folder), PLAN, 1).observe(cases)]
 
     def moved(high: tuple[str, ...]) -> float:
-        trial = made.trial(high, data.record)
-        logits = [item.tensors[LOGITS] for item in open_bundle(str(trial.folder), made.name, 1).observe(cases)]
+        trial = quantiser.trial(high, data.record)
+        logits = [item.tensors[LOGITS] for item in open_bundle(str(trial.folder), quantiser.name, 1).observe(cases)]
         pairs = list(zip(reference, logits, strict=True))
         return float(max(np.linalg.norm(a - b) / np.linalg.norm(a) for a, b in pairs))
 
-    assert moved(made.names) < 1e-5
+    assert moved(quantiser.names) < 1e-5
     assert 1e-4 < moved(()) < 0.5
 
 
@@ -130,12 +130,12 @@ def test_openvino_runs_products_on_integer_kernels(
 ) -> None:
     """As the plug-in says after compiling: products with weights are in integers, but the one that is kept high."""
     pytest.importorskip("openvino", reason="pip install 'luvc-export[openvino]'")
-    made = quantise(demo_bundle, seen, tmp_path, name)
-    trial, cases = made.trial((), data.record), data.cases[:2]
-    there = open_openvino(str(trial.folder), made.name, 1)
+    quantiser = quantise(demo_bundle, seen, tmp_path, name)
+    trial, cases = quantiser.trial((), data.record), data.cases[:2]
+    there = open_openvino(str(trial.folder), quantiser.name, 1)
     reference = [item.tensors[LOGITS] for item in open_bundle(str(demo_bundle.folder), PLAN, 1).observe(cases)]
-    found = [item.tensors[LOGITS] for item in there.observe(cases)]
-    assert max(np.linalg.norm(a - b) / np.linalg.norm(a) for a, b in zip(reference, found, strict=True)) < 0.5
+    observed = [item.tensors[LOGITS] for item in there.observe(cases)]
+    assert max(np.linalg.norm(a - b) / np.linalg.norm(a) for a, b in zip(reference, observed, strict=True)) < 0.5
     assert isinstance(there.calls, BundleCalls) and isinstance(there.calls.free, OpenVinoBackend)
     for products in (graph["FullyConnected"] for graph in there.calls.free.precisions().values()):
         assert sum(products.get(kind, 0) for kind in kinds) >= 20
@@ -148,12 +148,14 @@ def test_an_int8_encoder_with_a_bf16_llm_is_one_plan(
 ) -> None:
     if "bf16" not in devices.find("CPU").arithmetics:
         pytest.skip("this CPU has no bf16")
-    made = quantise(demo_bundle, seen, tmp_path, "int8")
-    trial = made.trial(tuple(name for name in made.names if "language_model" in name), data.record)
-    backend = OpenVinoBackend(trial, trial.entry(made.name), arithmetic="bf16", threads=1)
+    quantiser = quantise(demo_bundle, seen, tmp_path, "int8")
+    trial = quantiser.trial(tuple(name for name in quantiser.names if "language_model" in name), data.record)
+    backend = OpenVinoBackend(trial, trial.entry(quantiser.name), arithmetic="bf16", threads=1)
     backend.load()
-    found = {graph: kinds["FullyConnected"] for graph, kinds in backend.precisions().items()}
-    assert found["vision"]["i8"] >= 20 and "i8" not in found["decoder"] and found["decoder"]["bf16"] >= 40
+    precisions = {graph: kinds["FullyConnected"] for graph, kinds in backend.precisions().items()}
+    assert (
+        precisions["vision"]["i8"] >= 20 and "i8" not in precisions["decoder"] and precisions["decoder"]["bf16"] >= 40
+    )
 
 
 @pytest.fixture(scope="module")
@@ -178,8 +180,8 @@ def test_the_plan_lies_beside_the_others_and_answers(quantised: tuple[Bundle, Pa
     sizes = [bundle.manifest.files[name].bytes for name in ("weights", entry.quantised.weights)]
     assert sizes[1] < 0.6 * sizes[0]
     case = data.cases[0]
-    said = load_bundle(bundle.folder, "cpu", plan=f"{PLAN}_int8", threads=1).generate(case.images, case.prompt)
-    assert said.text
+    answer = load_bundle(bundle.folder, "cpu", plan=f"{PLAN}_int8", threads=1).generate(case.images, case.prompt)
+    assert answer.text
 
 
 def test_bench_counts_the_bytes_a_step_reads(quantised: tuple[Bundle, Path]) -> None:
@@ -233,24 +235,24 @@ def test_cached_ranges_come_back_and_those_of_another_model_do_not(
 ) -> None:
     half = data.split()[0]
     wanted = ranges.description(demo_bundle, PLAN, half)
-    found = ranges.load_ranges(quantised[1], wanted)
+    cached = ranges.load_ranges(quantised[1], wanted)
     again = ranges.collect(demo_bundle, PLAN, half, threads=1)
-    assert found.keys() == again.keys()
+    assert cached.keys() == again.keys()
     for name, item in again.items():
-        assert found[name].rows == item.rows
-        np.testing.assert_array_equal(found[name].largest, item.largest)
-        np.testing.assert_array_equal(found[name].counts, item.counts)
+        assert cached[name].rows == item.rows
+        np.testing.assert_array_equal(cached[name].largest, item.largest)
+        np.testing.assert_array_equal(cached[name].counts, item.counts)
     manifest = demo_bundle.manifest
     other = Bundle(
         demo_bundle.folder,
         dataclasses.replace(manifest, source=dataclasses.replace(manifest.source, sha256="f" * 64)),
     )
-    for bundle, plan, cases, said in (
+    for bundle, plan, cases, other_of in (
         (other, PLAN, half, "another model"),
         (demo_bundle, "none", half, "another plan"),
         (demo_bundle, PLAN, data, "another data set"),
     ):
-        with pytest.raises(UsageError, match=f"cached ranges are of {said}"):
+        with pytest.raises(UsageError, match=f"cached ranges are of {other_of}"):
             ranges.load_ranges(quantised[1], ranges.description(bundle, plan, cases))
     with pytest.raises(UsageError, match="no cache of ranges"):
         ranges.load_ranges(demo_bundle.path("tokenizer.json"), wanted)
@@ -259,15 +261,15 @@ def test_cached_ranges_come_back_and_those_of_another_model_do_not(
 def test_nvfp4_is_measured_on_a_stand_in_and_written_as_tensorrt_reads_it(
     demo_bundle: Bundle, data: CalibrationSet, seen: dict[str, Statistics], tmp_path: Path
 ) -> None:
-    made = quantise(demo_bundle, seen, tmp_path, "nvfp4")
-    entry = made.write(tmp_path, (), data.record)
+    quantiser = quantise(demo_bundle, seen, tmp_path, "nvfp4")
+    entry = quantiser.write(tmp_path, (), data.record)
     graph = ir.load(tmp_path / entry.decoder).graph
     dynamic = [node for node in graph if node.op_type == "TRT_FP4DynamicQuantize"]
     kinds = [value.dtype for value in graph.initializers.values()]
     assert len(dynamic) == kinds.count(ir.DataType.FLOAT4E2M1) == kinds.count(ir.DataType.FLOAT8E4M3FN) > 8
     assert graph.opset_imports["trt"] == 1 and entry.quantised is not None
     assert "simulated" not in entry.quantised.recipe
-    manifest = dataclasses.replace(demo_bundle.manifest, plans={**demo_bundle.manifest.plans, made.name: entry})
+    manifest = dataclasses.replace(demo_bundle.manifest, plans={**demo_bundle.manifest.plans, quantiser.name: entry})
     with pytest.raises(MachineError, match=r"ONNX Runtime has no operators for this precision(.|\n)*nvfp4"):
         OrtBackend(Bundle(tmp_path, manifest), entry)
 
@@ -277,7 +279,7 @@ def test_the_search_runs_on_real_graphs_and_the_map_is_written(
 ) -> None:
     """Ranges cut to the median break the last layer; the search must find sites of it to keep high."""
     recipe = Recipe(PRECISIONS["int8"], "percentile", 50, smooth=0)
-    made = calibrate(
+    report = calibrate(
         demo_bundle,
         data,
         recipe,
@@ -292,11 +294,11 @@ def test_the_search_runs_on_real_graphs_and_the_map_is_written(
         output=tmp_path / "bundle",
         threads=1,
     )
-    assert made.found.trials[0].agreement < 0.95 <= made.found.agreement
-    assert 0 < len(made.found.high) <= 2
-    entry = made.bundle.entry(made.plan)
+    assert report.found.trials[0].agreement < 0.95 <= report.found.agreement
+    assert 0 < len(report.found.high) <= 2
+    entry = report.bundle.entry(report.plan)
     assert entry.quantised is not None
-    assert {name for name, kind in entry.quantised.layers.items() if kind == "int8"}.isdisjoint(made.found.high)
+    assert {name for name, kind in entry.quantised.layers.items() if kind == "int8"}.isdisjoint(report.found.high)
 
 
 def test_an_interrupted_run_leaves_the_bundle_as_it_was(copied_bundle: Path, data: CalibrationSet) -> None:
@@ -313,7 +315,7 @@ def test_an_interrupted_run_leaves_the_bundle_as_it_was(copied_bundle: Path, dat
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "refusal"),
     [
         (["--precision", "int8"], "calibration needs data"),
         (["--precision", "int8", "--data", "EMPTY"], "the calibration set is empty"),
@@ -328,7 +330,7 @@ def test_an_interrupted_run_leaves_the_bundle_as_it_was(copied_bundle: Path, dat
     ],
 )
 def test_what_cannot_be_done_is_refused_and_nothing_is_written(
-    copied_bundle: Path, tmp_path: Path, options: list[str], said: str
+    copied_bundle: Path, tmp_path: Path, options: list[str], refusal: str
 ) -> None:
     rng = np.random.default_rng(0)
     from PIL import Image
@@ -343,7 +345,7 @@ def test_what_cannot_be_done_is_refused_and_nothing_is_written(
     before = contents(copied_bundle)
     words = [str(tmp_path / word) if word.isupper() else word for word in options]
     result = CliRunner().invoke(app, ["calibrate", str(copied_bundle), *words, "--threads", "1", "--json"])
-    assert isinstance(result.exception, UsageError) and said in str(result.exception)
+    assert isinstance(result.exception, UsageError) and refusal in str(result.exception)
     assert contents(copied_bundle) == before
 
 
@@ -352,10 +354,14 @@ def test_the_command_says_what_it_did(copied_bundle: Path) -> None:
     words += ["--quantise-too", "embed_tokens"]
     result = CliRunner().invoke(app, ["calibrate", str(copied_bundle), *words, "--threads", "1", "--json"])
     assert result.exception is None
-    said = json.loads(result.stdout)
-    assert said["plan"] == f"{PLAN}_quantized" and said["agreement"] >= 0.5 and said["needed"] == said["dropped"] == []
+    record = json.loads(result.stdout)
+    assert (
+        record["plan"] == f"{PLAN}_quantized"
+        and record["agreement"] >= 0.5
+        and record["needed"] == record["dropped"] == []
+    )
     assert f"decoder.{PLAN}_quantized.onnx" in contents(copied_bundle)
-    quantised = bundles.load(copied_bundle).entry(said["plan"]).quantised
+    quantised = bundles.load(copied_bundle).entry(record["plan"]).quantised
     assert quantised is not None and quantised.layers["model.language_model.embed_tokens"] == "q8"
 
 

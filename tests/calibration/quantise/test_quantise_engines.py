@@ -40,8 +40,8 @@ def graphs(
 ) -> tuple[str, dict[str, Path]]:
     """A precision and its graphs by half, weights beside them."""
     folder = tmp_path_factory.mktemp(request.param)
-    made = Quantiser(demo_bundle, PLAN, Recipe(PRECISIONS[request.param], aware=False), seen, folder)
-    entry = made.write(folder, (), DATA.record)
+    quantiser = Quantiser(demo_bundle, PLAN, Recipe(PRECISIONS[request.param], aware=False), seen, folder)
+    entry = quantiser.write(folder, (), DATA.record)
     return request.param, {"vision": folder / entry.vision, "decoder": folder / entry.decoder}
 
 
@@ -90,14 +90,13 @@ BUILT = {("int8", "vision"), ("int8", "decoder"), ("fp8", "decoder"), ("int4", "
          ("nvfp4a16", "vision")}  # fmt: skip
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("half", ["vision", "decoder"])
 def test_tensorrt_rtx_takes_it(demo_bundle: Bundle, graphs: tuple[str, dict[str, Path]], half: str) -> None:
     trt = pytest.importorskip("tensorrt_rtx", reason="pip install 'luvc-export[rtx]' to build engines")
     precision, files = graphs
     spec = targets.find("rtx-blackwell" if "fp4" in precision else "rtx-ada").with_kv("concat")
-    given = onnx.load(files[half], load_external_data=False)
-    model, _ = run_passes(given, spec, "fp16")
+    graph = onnx.load(files[half], load_external_data=False)
+    model, _ = run_passes(graph, spec, "fp16")
     wanted = (precision, half) in BUILT
     network, engine = build(trt, model, files[half], demo_bundle.entry(PLAN).plan.vision_tokens, wanted)
     assert not wanted or (engine is not None and engine.nbytes > 0)
@@ -112,7 +111,7 @@ def test_tensorrt_rtx_takes_it(demo_bundle: Bundle, graphs: tuple[str, dict[str,
     rounding = (trt.LayerType.QUANTIZE, trt.LayerType.DYNAMIC_QUANTIZE)
     widened = [layer for layer in layers if layer.type == trt.LayerType.DEQUANTIZE and layer.get_input(0).dtype == kind]
     rounded = [layer for layer in layers if layer.type in rounding and layer.get_output(0).dtype == kind]
-    weights = sum(item.data_type == code and len(item.dims) == 2 for item in given.graph.initializer)
+    weights = sum(item.data_type == code and len(item.dims) == 2 for item in graph.graph.initializer)
     activations = sum(node.op_type in ("QuantizeLinear", "TRT_FP4DynamicQuantize") for node in model.graph.node)
     assert weights > 8 and (activations > 8) == (precision not in ("int4", "nvfp4a16")), "those of one input are one"
     assert (len(widened), len(rounded)) == (weights + activations, activations)
@@ -133,7 +132,9 @@ def test_the_older_parser_takes_int8_and_is_refused_four_bits(graphs: tuple[str,
         with pytest.raises(CheckFailed, match=r"DequantizeLinear(.|\n)*(block_size|INT4|FLOAT4E2M1)"):
             run_passes(model, spec, "fp16")
         return
-    made, _ = run_passes(model, spec, "fp16")
-    count = {op: sum(node.op_type == op for node in made.graph.node) for op in ("QuantizeLinear", "DequantizeLinear")}
+    rewritten, _ = run_passes(model, spec, "fp16")
+    count = {
+        op: sum(node.op_type == op for node in rewritten.graph.node) for op in ("QuantizeLinear", "DequantizeLinear")
+    }
     weights = sum(len(item.dims) == 2 and item.name.endswith("weight_quantized") for item in model.graph.initializer)
     assert count["DequantizeLinear"] == count["QuantizeLinear"] + weights > 16

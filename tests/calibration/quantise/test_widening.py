@@ -133,12 +133,12 @@ def test_a_plan_is_widened_as_far_as_its_predictions_ask(
     """With four layers of products left, one of whose weights is spoilt by rounding to nearest."""
     recipe = Recipe(PRECISIONS["q4"], aware=False, divergence=1e-3)
     options = {"plan": PLAN, "min_agreement": 0.0, "threads": 1, "keep_high": ["visual", r"layers\.[1-9]", "k_proj"]}
-    made = calibrate(demo_bundle, data, recipe, output=tmp_path / "bundle", **options)  # type: ignore[arg-type]
-    entry = made.bundle.manifest.plans[made.plan]
+    report = calibrate(demo_bundle, data, recipe, output=tmp_path / "bundle", **options)  # type: ignore[arg-type]
+    entry = report.bundle.manifest.plans[report.plan]
     assert entry.quantised is not None and entry.quantised.recipe["divergence"] == "0.001"
     kinds = [kind for kind in entry.quantised.layers.values() if kind != "fp32"]
     assert "int8" in kinds and set(kinds) <= {"int8", "q4"}
-    case = BenchCase(made.bundle.folder, made.plan, new_tokens=2, text=8, threads=1)
+    case = BenchCase(report.bundle.folder, report.plan, new_tokens=2, text=8, threads=1)
     runner = LoadedCase(case)
     runner.run(case)
     assert runner.facts(case).decode_bytes > 0

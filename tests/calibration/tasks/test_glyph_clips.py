@@ -19,8 +19,8 @@ def test_it_asks_about_films_and_searches_others() -> None:
     assert task.frames == len(reported.video) == 16 and reported.video[0].shape == (*task.image_size, 3)
     assert (reported.video[0] != searched.video[0]).any()
     assert tasks.find("glyph-clips", "harder").report == ("harder", 0)
-    found = datasets.load("glyph-clips", count=6)
-    assert len(found.cases) == 6 and len({key for keys in found.pixels for key in keys}) > 16
+    films = datasets.load("glyph-clips", count=6)
+    assert len(films.cases) == 6 and len({key for keys in films.pixels for key in keys}) > 16
 
 
 def test_parity_takes_its_films_and_plans_for_clips() -> None:
@@ -48,8 +48,8 @@ def test_what_asks_about_pictures_says_so(
     monkeypatch.setattr("sys.argv", ["luvc-export", *argv, "--task", "glyph-clips"])
     with pytest.raises(SystemExit) as stop:
         main()
-    told = capsys.readouterr().err
-    assert stop.value.code == 2 and "a task about pictures" in told and "films of 16 frames" in told and instead in told
+    err = capsys.readouterr().err
+    assert stop.value.code == 2 and "a task about pictures" in err and "films of 16 frames" in err and instead in err
     assert not (tmp_path / "out").exists()
 
 

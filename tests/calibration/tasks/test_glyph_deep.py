@@ -23,9 +23,9 @@ def test_each_ground_is_a_task_with_its_own_size_and_search_split() -> None:
 
 
 def test_a_calibration_set_is_the_search_split() -> None:
-    found = datasets.load("glyph-deep-textured", count=16)
+    questions = datasets.load("glyph-deep-textured", count=16)
     expected = list(tasks.find("glyph-deep-textured").cases("search-textured", 16, 0))
-    assert [case.prompt for case in found.cases] == [case.prompt for case in expected]
+    assert [case.prompt for case in questions.cases] == [case.prompt for case in expected]
 
 
 def test_names_and_splits_that_are_not_there_are_answered_with_what_is() -> None:

@@ -58,8 +58,8 @@ def test_holitom_keeps_still_places_once_in_a_window() -> None:
     for frame in range(8):
         shown[0, 0, 6 * frame + 3 : 6 * frame + 6] = torch.randn(3, 8, generator=draw)
     settings = dict(scores.method("holitom").settings)
-    given = ScoreInput(shown, None, "token", 12, images=8, settings=settings)
-    chosen = scores.find("holitom").score(given)[0, 0].reshape(8, 6) == 2
+    inputs = ScoreInput(shown, None, "token", 12, images=8, settings=settings)
+    chosen = scores.find("holitom").score(inputs)[0, 0].reshape(8, 6) == 2
     assert chosen[[0, 4], :3].all() and not chosen[[1, 2, 3, 5, 6, 7], :3].any()
     assert chosen[:, 3:].sum().item() == 6 and chosen.sum().item() == 12
 
@@ -70,8 +70,8 @@ def test_holitom_divides_a_budget_exactly(frames: int, each: int, keep: int) -> 
     windows = holitom.shares(frames, each, keep, settings)
     assert sum(still + sum(counts) for _, _, still, counts in windows) == keep
     assert all(count + still <= each for _, _, still, counts in windows for count in counts)
-    given = ScoreInput(torch.randn(1, 2, frames * each, 8), None, "token", keep, images=frames, settings=settings)
-    assert ((scores.find("holitom").score(given) == 2).sum(-1) == keep).all()
+    inputs = ScoreInput(torch.randn(1, 2, frames * each, 8), None, "token", keep, images=frames, settings=settings)
+    assert ((scores.find("holitom").score(inputs) == 2).sum(-1) == keep).all()
 
 
 def test_centres_are_dense_and_apart() -> None:
@@ -109,15 +109,15 @@ class Chooses(nn.Module):
 
     def forward(self, normed: Tensor, index: Tensor) -> Tensor:
         if self.images == 1:
-            given = ScoreInput(normed, even(normed.shape[2], 4), "token", 4)
-            return spu.select(scores.find(self.name).score(given), 4)
+            inputs = ScoreInput(normed, even(normed.shape[2], 4), "token", 4)
+            return spu.select(scores.find(self.name).score(inputs), 4)
         own = quotas.members(index, self.images, index.shape[2] // self.images, padded=False)
         quota = quotas.quotas(quotas.weights(self.quota, normed, own), own, 4)
         score = normed[..., 0].tanh()
         if self.name in ("vidcom2", "holitom"):
             settings = dict(scores.method(self.name).settings)
-            given = ScoreInput(normed, None, "token", 4, images=self.images, settings=settings)
-            score = scores.find(self.name).score(given)
+            inputs = ScoreInput(normed, None, "token", 4, images=self.images, settings=settings)
+            score = scores.find(self.name).score(inputs)
         return spu.select(quotas.keys(score, own, quota), 4)
 
 
@@ -134,5 +134,5 @@ def test_choices_keep_their_rows_in_openvino(tmp_path: Path, name: str, images: 
         some = [part[:rows] for part in asked]
         wanted = choose(*some).tolist()
         read = {port.any_name for port in model.inputs}
-        given = {name: part.numpy() for name, part in zip(("normed", "index"), some, strict=True) if name in read}
-        assert model(given)[0].tolist() == wanted and len(wanted) == rows
+        feeds = {name: part.numpy() for name, part in zip(("normed", "index"), some, strict=True) if name in read}
+        assert model(feeds)[0].tolist() == wanted and len(wanted) == rows

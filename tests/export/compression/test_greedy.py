@@ -35,15 +35,15 @@ def chosen(name: str, normed: Tensor, keep: int, steps: int, grid: tuple[int, in
 def chosen_by(plan: Plan, normed: Tensor, grid: tuple[int, int] | None = GRID) -> list[int]:
     score, keep = scores.find(plan.llm.method.name), plan.keep[0]
     basis = score.constant(plan, 0, normed.shape[2], normed.shape[3])
-    given = scores.ScoreInput(normed, basis, "token", keep, None, grid, settings=dict(plan.llm.method.settings))
-    return [int(place) for place in spu.select(score.score(given), keep)[0, 0]]
+    inputs = scores.ScoreInput(normed, basis, "token", keep, None, grid, settings=dict(plan.llm.method.settings))
+    return [int(place) for place in spu.select(score.score(inputs), keep)[0, 0]]
 
 
 def parts(normed: Tensor) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Cosines of all pairs, and the saliency that scope weighs by."""
     plan = flat_plan(GRID, (1,), last_layer="full", rho=0.25)
-    given = scores.ScoreInput(normed, _spectrum.basis(plan, TOKENS, 64), "token")
-    saliency = (normed - _spectrum.filtered(given))[0, 0].norm(dim=1)
+    inputs = scores.ScoreInput(normed, _spectrum.basis(plan, TOKENS, 64), "token")
+    saliency = (normed - _spectrum.filtered(inputs))[0, 0].norm(dim=1)
     along = torch.nn.functional.normalize(normed[0, 0], dim=1).double()
     return (along @ along.T).numpy(), saliency.double().numpy()
 
@@ -65,8 +65,8 @@ def loop(name: str, normed: Tensor, keep: int) -> list[int]:
         gain = saliency * np.maximum(alike - near, 0).sum(1) if name == "scope" else 1 - near
         gain[taken] = -1
         taken.append(int(gain.argmax()))
-        found = alike[:, taken[-1]]
-        near = found if name == "maxmin" and number == 0 else np.maximum(near, found)
+        likeness = alike[:, taken[-1]]
+        near = likeness if name == "maxmin" and number == 0 else np.maximum(near, likeness)
     return sorted(taken)
 
 
@@ -128,7 +128,7 @@ def test_plans_made_before_rounds_grew_choose_as_they_did() -> None:
     with pytest.raises(PlanError, match="rounds: got 'halves', expected growing, equal"):
         scores.described(Plan.from_json(old | {"rounds": "halves"}))
     normed = field(1)
-    kept = [chosen_by(made, normed) for made in (plan, new)]
+    kept = [chosen_by(made_plan, normed) for made_plan in (plan, new)]
     assert kept[0] != kept[1]
     alike, saliency = parts(normed)
     top, best = coverage(alike, list(np.argsort(-saliency)[:58])), coverage(alike, loop("scope", normed, 58))
@@ -160,9 +160,9 @@ def test_padding_is_chosen_last() -> None:
     for name in ("scope", "maxmin"):
         score = scores.find(name)
         basis = score.constant(plan, 0, TOKENS, 64)
-        given = scores.ScoreInput(normed, basis, "token", 60, None, GRID, 1, lambda: padding, {"steps": 8})
-        kept = spu.select(spu.padding_last(score.score(given), index), 60)
+        inputs = scores.ScoreInput(normed, basis, "token", 60, None, GRID, 1, lambda: padding, {"steps": 8})
+        kept = spu.select(spu.padding_last(score.score(inputs), index), 60)
         assert int((kept >= 500).sum()) == 60
         blind = score.score(scores.ScoreInput(normed, basis, "token", 60, None, GRID, settings={"steps": 8}))
-        best_alone = {*spu.select(score.score(given), 60)[0, 0].tolist()}
+        best_alone = {*spu.select(score.score(inputs), 60)[0, 0].tolist()}
         assert best_alone == {*kept[0, 0].tolist()} != {*spu.select(blind, 60)[0, 0].tolist()}

@@ -37,13 +37,13 @@ def test_it_is_the_mean_of_the_products_with_every_key(tmp_path: Path) -> None:
     scorer = open_scorer(written(tmp_path, {"query": QUERY, "key": KEY.half()}))
     assert scorer.sha256 == hashlib.sha256(scorer.data).hexdigest() and known(scorer.sha256) is scorer
     basis = scores.constant(plan_of(scorer.sha256), 1, 12, 16)
-    found = scores.find("learned").score(scores.ScoreInput(NORMED, basis, "token"))
+    products = scores.find("learned").score(scores.ScoreInput(NORMED, basis, "token"))
     every = (NORMED @ QUERY.T) @ (NORMED @ KEY.half().float().T).transpose(2, 3)
-    torch.testing.assert_close(found, every.mean(3), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(products, every.mean(3), atol=1e-4, rtol=1e-4)
     padding = torch.zeros(2, 3, 12, dtype=torch.bool)
     padding[..., 8:] = True
-    told = scores.find("learned").score(scores.ScoreInput(NORMED, basis, "token", padding=lambda: padding))
-    torch.testing.assert_close(told * 12 / 8, every[..., :8].mean(3), atol=1e-4, rtol=1e-4)
+    padded = scores.find("learned").score(scores.ScoreInput(NORMED, basis, "token", padding=lambda: padding))
+    torch.testing.assert_close(padded * 12 / 8, every[..., :8].mean(3), atol=1e-4, rtol=1e-4)
 
 
 def test_a_layer_may_have_its_own(tmp_path: Path) -> None:
@@ -55,7 +55,7 @@ def test_a_layer_may_have_its_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("tensors", "said"),
+    ("tensors", "refusal"),
     [
         ({"query": QUERY}, "got: no key"),
         ({"query": QUERY, "key": KEY, "query.1": QUERY.clone()}, "got: no key.1"),
@@ -67,8 +67,8 @@ def test_a_layer_may_have_its_own(tmp_path: Path) -> None:
         ({}, "no tensors"),
     ],
 )
-def test_what_is_no_scorer_is_refused(tensors: dict[str, torch.Tensor], said: str, tmp_path: Path) -> None:
-    with pytest.raises(PlanError, match=said):
+def test_what_is_no_scorer_is_refused(tensors: dict[str, torch.Tensor], refusal: str, tmp_path: Path) -> None:
+    with pytest.raises(PlanError, match=refusal):
         open_scorer(written(tmp_path, tensors))
 
 
@@ -108,7 +108,7 @@ def test_a_plan_and_its_scorer_must_fit() -> None:
 
 
 @pytest.mark.parametrize(
-    ("score", "settings", "said"),
+    ("score", "settings", "refusal"),
     [
         ("learned", {}, "scorer: score 'learned' needs it"),
         ("norm", {"scorer": "0" * 64}, "scorer: score 'norm' has no such setting"),
@@ -117,6 +117,6 @@ def test_a_plan_and_its_scorer_must_fit() -> None:
         ("learned", {"scorer": "A" * 64}, "scorer: got 'AAAA"),
     ],
 )
-def test_only_a_learned_plan_names_a_file(score: str, settings: dict[str, Any], said: str) -> None:
-    with pytest.raises(PlanError, match=said):
+def test_only_a_learned_plan_names_a_file(score: str, settings: dict[str, Any], refusal: str) -> None:
+    with pytest.raises(PlanError, match=refusal):
         scores.method(score, **settings)

@@ -163,13 +163,13 @@ def test_padding_leaves_no_trace_in_the_picture(rows: int, columns: int, seed: i
     padding = torch.ones(1, rows, columns, dtype=torch.bool)
     padding[:, top : top + 1 + rows // 2, left : left + 1 + columns // 2] = False
     x = random_grid(rows, columns, seed, batch=1)
-    found = []
+    merged = []
     for void in (x, 50 * random_grid(rows, columns, seed + 1, batch=1)):
         units = oim.start(torch.where(padding[..., None], void, x), padding=padding)
         for step in (MergePass(0, rows // 2, columns // 2), MergePass(0, 0, 0)):
             units = oim.merge(units, step, padded=True)
-        found.append(units)
-    one, other = found
+        merged.append(units)
+    one, other = merged
     picture = one.sizes > oim.HALF
     assert torch.equal(one.merged_into, other.merged_into)
     assert picture.any() and torch.equal(picture, other.sizes > oim.HALF)

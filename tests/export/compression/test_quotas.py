@@ -106,8 +106,8 @@ def test_v_cast_weighs_images_where_the_clip_turns() -> None:
     straight = torch.linspace(0, 1, 5)[:, None] * torch.eye(16)[0] + torch.eye(16)[1]
     bent = straight.clone()
     bent[3:] = straight[2] + torch.linspace(0.3, 0.6, 2)[:, None] * torch.eye(16)[2]
-    found = quotas.weights("v-cast", bent.repeat_interleave(4, 0)[None, None], own)[0, 0]
-    assert found[2] > 1.5 * found[1]  # it turns there, and goes straight on before
+    weights = quotas.weights("v-cast", bent.repeat_interleave(4, 0)[None, None], own)[0, 0]
+    assert weights[2] > 1.5 * weights[1]  # it turns there, and goes straight on before
 
 
 def test_spread_gives_least_where_tokens_are_alike() -> None:

@@ -63,10 +63,10 @@ def test_an_installed_score_is_listed_found_and_compared(tmp_path: Path) -> None
     plan = flat_plan((4, 4), (16, 6, 0))
     with installed(tmp_path, ENTRY, "luvc_spread", MODULE):
         assert "spread" in scores.names() and "spread" not in scores.built_in()
-        found = scores.find("spread")
-        assert (found.reads_text, found.needs_layer_before) == (False, False)
-        given = torch.randn(1, 2, 5, 8)
-        assert torch.equal(found.score(ScoreInput(given, None, "token", 2)), given.var(dim=-1))
+        spread = scores.find("spread")
+        assert (spread.reads_text, spread.needs_layer_before) == (False, False)
+        normed = torch.randn(1, 2, 5, 8)
+        assert torch.equal(spread.score(ScoreInput(normed, None, "token", 2)), normed.var(dim=-1))
         assert scores.constant(flat_plan((4, 4), (6, 0), score="spread"), 0, 16, 8) is None
         assert "spread" in [variant.name for variant in methods(plan, plan)]
         key = plan_key(plan.changed(method=scores.method("spread")))
@@ -82,7 +82,7 @@ def test_our_own_come_first(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("module", "said"),
+    ("module", "refusal"),
     [
         ("", "an installed score cannot be loaded(.|\n)*spread = luvc_spread:SCORE(.|\n)*remove the package"),
         ("raise RuntimeError('no GPU')", "cannot be loaded(.|\n)*RuntimeError: no GPU"),
@@ -99,13 +99,13 @@ def test_our_own_come_first(tmp_path: Path) -> None:
     ],
     ids=["nothing", "import", "number", "class", "method", "instance"],
 )
-def test_a_broken_package_is_named(tmp_path: Path, module: str, said: str) -> None:
-    with installed(tmp_path, ENTRY, "luvc_spread", module), pytest.raises(PlanError, match=said):
+def test_a_broken_package_is_named(tmp_path: Path, module: str, refusal: str) -> None:
+    with installed(tmp_path, ENTRY, "luvc_spread", module), pytest.raises(PlanError, match=refusal):
         scores.find("spread")
 
 
 @pytest.mark.parametrize(
-    ("body", "said"),
+    ("body", "refusal"),
     [
         ({"read_text": True}, r"Wrong\.read_text(.|\n)*did you mean 'reads_text'"),
         ({"need_layer_before": True}, r"Wrong\.need_layer_before(.|\n)*did you mean 'needs_layer_before'"),
@@ -120,9 +120,9 @@ def test_a_broken_package_is_named(tmp_path: Path, module: str, said: str) -> No
     ],
     ids=["flag", "other flag", "method", "as before", "type", "settings", "no method"],
 )
-def test_a_misspelt_name_is_an_error_when_the_class_is_made(body: dict[str, object], said: str) -> None:
-    with pytest.raises(PlanError, match=said):
-        type("Wrong", (Score,), {"score": lambda self, given: given.normed, "__qualname__": "Wrong", **body})
+def test_a_misspelt_name_is_an_error_when_the_class_is_made(body: dict[str, object], refusal: str) -> None:
+    with pytest.raises(PlanError, match=refusal):
+        type("Wrong", (Score,), {"score": lambda self, rows: rows.normed, "__qualname__": "Wrong", **body})
 
 
 def test_a_mixin_does_not_hide_a_misspelt_name() -> None:
@@ -130,7 +130,7 @@ def test_a_mixin_does_not_hide_a_misspelt_name() -> None:
         reads_texts = True
 
     with pytest.raises(PlanError, match="did you mean 'reads_text'"):
-        type("Wrong", (Mixin, Score), {"score": lambda self, given: given.normed})
+        type("Wrong", (Mixin, Score), {"score": lambda self, rows: rows.normed})
 
 
 def test_private_helpers_and_subclasses_are_fine() -> None:
@@ -182,20 +182,20 @@ def test_an_installed_score_has_settings_and_facts_from_python_and_the_command_l
 ) -> None:
     size = ("--image-size", f"{IMAGE_SIZE[0]}x{IMAGE_SIZE[1]}")
     with installed(tmp_path, ENTRY, "luvc_spread", SETTINGS):
-        made = make_plan(str(CHECKPOINT), "thirds", image_size=IMAGE_SIZE, score="spread", power=3)
-        assert dict(made.llm.method.settings) == {"power": 3.0, "side": "high"} and not made.reads_text
-        assert made.prunes_tokens and Plan.from_json(json.loads(json.dumps(made.to_json()))) == made
+        powered = make_plan(str(CHECKPOINT), "thirds", image_size=IMAGE_SIZE, score="spread", power=3)
+        assert dict(powered.llm.method.settings) == {"power": 3.0, "side": "high"} and not powered.reads_text
+        assert powered.prunes_tokens and Plan.from_json(json.loads(json.dumps(powered.to_json()))) == powered
         words = ["--score", "spread", "--score-option", "power=3", "--score-option", "side=low"]
-        told = CliRunner().invoke(app, ["plan", str(CHECKPOINT), *size, "--plan", "thirds", *words, "--json"])
-        assert told.exit_code == 0, told.output
-        method = json.loads(told.stdout)["plan"]["llm"]["method"]
+        printed = CliRunner().invoke(app, ["plan", str(CHECKPOINT), *size, "--plan", "thirds", *words, "--json"])
+        assert printed.exit_code == 0, printed.output
+        method = json.loads(printed.stdout)["plan"]["llm"]["method"]
         assert method["settings"] == {"power": 3.0, "side": "low"} and method["reads_text"] is False
         shown = CliRunner().invoke(app, ["plan", "--score", "spread", "--help-score"])
         assert shown.exit_code == 0 and "power (above 0 to 8; default 2.0): Exponent of the variance." in shown.stdout
-        for settings, said in (
+        for settings, refusal in (
             ({"power": 9}, "power: got 9, expected above 0 to 8"),
             ({"side": "left"}, "side: got 'left', expected high, low"),
             ({"powr": 2}, "powr: score 'spread' has no such setting; expected did you mean 'power'"),
         ):
-            with pytest.raises(PlanError, match=said):
+            with pytest.raises(PlanError, match=refusal):
                 scores.method("spread", **settings)

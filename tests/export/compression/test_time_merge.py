@@ -48,6 +48,28 @@ def test_near_pairs_are_told_apart_where_a_cosine_is_rounded_to_one() -> None:
     assert time_merge.decide(still, TimeMerge(0, 4, 2))[0].argmax(0).tolist() == [0, 0, 0, 1]
 
 
+def test_a_long_still_stretch_draws_no_short_one_in() -> None:
+    """Of two pairs nearly as far apart, the one of single frames merges: it adds less to the squares inside."""
+    angles = torch.tensor([0.0, 0.0, 0.0, 0.0, 0.10, 0.30, 0.41])
+    x = torch.stack([angles.cos(), angles.sin()], -1)[None]
+    assert time_merge.decide(x, TimeMerge(0, 7, 3))[0].argmax(0).tolist() == [0, 0, 0, 0, 1, 2, 2]
+    assert time_merge.decide(x, TimeMerge(0, 7, 2))[0].argmax(0).tolist() == [0, 0, 0, 0, 0, 1, 1]
+
+
+def test_places_that_change_together_merge_together_whatever_their_grain() -> None:
+    """Six left of eight, two changes: without a threshold their other boundaries would be the grain's."""
+    draw = torch.Generator().manual_seed(5)
+    before, after = torch.randn(2, 1, 1, 64, generator=draw)
+    moved = torch.arange(8)[None, :, None] >= 5
+    x = torch.where(moved, after, before) + 0.01 * torch.randn(20, 8, 64, generator=draw)
+    joins = time_merge.decide(x, TimeMerge(0, 8, 6)).argmax(1)
+    assert (joins == joins[:1]).all() and joins[0].tolist() == [0, 0, 0, 1, 2, 3, 4, 5]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(time_merge, "QUIET", 0.0)
+        loose = time_merge.decide(x, TimeMerge(0, 8, 6)).argmax(1)
+    assert len({tuple(row) for row in loose.tolist()}) > 5
+
+
 def test_every_number_is_met_and_runs_stay_runs() -> None:
     x = torch.randn(12, 8, 8, generator=torch.Generator().manual_seed(1))
     for keep in range(1, 8):
@@ -73,8 +95,8 @@ def test_a_plan_says_what_does_not_fit() -> None:
     llm = LlmPlan((96, 0))
     plan = Plan(EncoderPlan((4, 4), time=HOW), llm, Sharing(6))
     assert Plan.from_json(plan.to_json()) == plan and "time" not in EncoderPlan((4, 4)).to_json()
-    for sharing, told in ((Sharing(), "6 frames of a clip; 1 images"), (Sharing(4), "4 images of a clip")):
-        with pytest.raises(PlanError, match=told):
+    for sharing, refusal in ((Sharing(), "6 frames of a clip; 1 images"), (Sharing(4), "4 images of a clip")):
+        with pytest.raises(PlanError, match=refusal):
             Plan(EncoderPlan((4, 4), time=HOW), LlmPlan((16, 0)), sharing)
     with pytest.raises(PlanError, match="expected at least 1 and fewer than all"):
         Plan(EncoderPlan((4, 4), time=TimeMerge(0, 6, 6)), llm, Sharing(6))

@@ -16,8 +16,8 @@ from luvc_export.pipeline import export_bundle
 
 def exported(cache: Path, name: str, folder: Path) -> Bundle:
     """The bundle ``folder/bundle`` of ``folder/checkpoint``: copies of what ``cache`` has, which a test may change."""
-    made = made_once(cache, Path(__file__), partial(_export, name))
-    shutil.copytree(made, folder, dirs_exist_ok=True)
+    exported_folder = made_once(cache, Path(__file__), partial(_export, name))
+    shutil.copytree(exported_folder, folder, dirs_exist_ok=True)
     return load(folder / "bundle")
 
 

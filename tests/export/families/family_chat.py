@@ -13,7 +13,7 @@ from unittest import mock
 
 import torch
 from family_harness import Case
-from family_processors import Uncut, image_processor, sized
+from family_processors import Lfm2VlPictures, image_processor, sized
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 from transformers.models.gemma3.processing_gemma3 import Gemma3Processor
@@ -32,6 +32,8 @@ from transformers.models.smolvlm import processing_smolvlm
 
 LABELS = {f"<row_{row}_col_{column}>": 230 + 2 * row + column for row in (1, 2) for column in (1, 2)}
 SPLIT = {"<image>": 250, "<fake_token_around_image>": 251, "<global-img>": 252, **LABELS}
+TILES = {f"<|img_row_{row}_col_{column}|>": 230 + 2 * row + column for row in (1, 2) for column in (1, 2)}
+TILES |= {"<|img_thumbnail|>": 254}
 QWEN = {"<|image_pad|>": 250, "<|video_pad|>": 251, "<|vision_start|>": 252, "<|vision_end|>": 253}
 
 #: Special tokens of each family, and what the templates of its repositories write for a picture.
@@ -47,7 +49,7 @@ SPECIAL: dict[str, tuple[dict[str, int], str]] = {
     ),
     "idefics3": (SPLIT, "<image>"),
     "internvl": ({"<IMG_CONTEXT>": 250, "<video>": 251, "<img>": 252, "</img>": 253}, "<IMG_CONTEXT>\n"),
-    "lfm2_vl": ({"<image>": 250, "<|image_start|>": 252, "<|image_end|>": 253}, "<image>"),
+    "lfm2_vl": ({"<image>": 250, "<|image_start|>": 252, "<|image_end|>": 253} | TILES, "<image>"),
     "llava": ({"<image>": 250}, "<image>\n"),
     "llava_next": ({"<image>": 250}, "<image>\n"),
     "llava_onevision": ({"<image>": 250, "<video>": 251}, "<image>\n"),
@@ -86,7 +88,7 @@ NAMED = {
     "paligemma": {"image_token": "<image>"},
 }
 #: What the templates of repositories other than Qwen's write for a video.
-VIDEO = {"internvl": "<video>\n", "llava_onevision": "<video>\n", "smolvlm": "<video>"}
+VIDEO = {"gemma4": "<|video|>", "internvl": "<video>\n", "llava_onevision": "<video>\n", "smolvlm": "<video>"}
 BOS = ("gemma3", "gemma4", "paligemma")
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}<{{ m.role }}>\n{% if m.content is string %}{{ m.content }}{% else %}"
@@ -105,11 +107,11 @@ class Still:
 def still(kind: type[Any]) -> type[Any]:
     """``kind`` without the checks of those."""
 
-    def check(self: Any, name: str, given: Any) -> Any:
+    def check(self: Any, name: str, part: Any) -> Any:
         return (
             None
-            if name in ("video_processor", "feature_extractor") or isinstance(given, Uncut)
-            else kind.check_argument_for_proper_class(self, name, given)
+            if name in ("video_processor", "feature_extractor") or isinstance(part, Lfm2VlPictures)
+            else kind.check_argument_for_proper_class(self, name, part)
         )
 
     return type(kind.__name__, (kind,), {"check_argument_for_proper_class": check, "__init__": kind.__init__})
@@ -131,13 +133,13 @@ def tokenizer(name: str) -> Tokenizer:
     joined = [("\n", "\n"), ("\n\n", "\n"), ("\n\n", "\n\n")]
     if name == "qwen3_5":  # transformers makes its tokenizer anew, of bytes
         vocabulary = {_bytes(token): index for token, index in vocabulary.items()}
-        made = Tokenizer(models.BPE(vocabulary, [(_bytes(one), _bytes(other)) for one, other in joined]))
-        made.decoder, made.pre_tokenizer = decoders.ByteLevel(), pre_tokenizers.ByteLevel(False, use_regex=False)
+        fast = Tokenizer(models.BPE(vocabulary, [(_bytes(one), _bytes(other)) for one, other in joined]))
+        fast.decoder, fast.pre_tokenizer = decoders.ByteLevel(), pre_tokenizers.ByteLevel(False, use_regex=False)
     else:
-        made = Tokenizer(models.BPE(vocabulary, joined, unk_token="<t0>"))
-        made.decoder = decoders.Fuse()
-    made.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL[name][0]])
-    return made
+        fast = Tokenizer(models.BPE(vocabulary, joined, unk_token="<t0>"))
+        fast.decoder = decoders.Fuse()
+    fast.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL[name][0]])
+    return fast
 
 
 def _bytes(token: str) -> str:
@@ -159,56 +161,56 @@ def processor(tiny: Case, **images: Any) -> Any:
         pad_token="<t0>" if name == "gemma4" else None,
         extra_special_tokens=NAMED.get(name, {}),
     )
-    given = {"image_processor": image_processor(name, **images), "tokenizer": fast, "chat_template": template(name)}
+    parts = {"image_processor": image_processor(name, **images), "tokenizer": fast, "chat_template": template(name)}
     tokens = tiny.plan.units
     if name == "gemma3":
-        return Gemma3Processor(**given, image_seq_length=tokens)
+        return Gemma3Processor(**parts, image_seq_length=tokens)
     if name == "idefics3":
-        return Idefics3Processor(**given, image_seq_len=tokens)
+        return Idefics3Processor(**parts, image_seq_len=tokens)
     if name == "lfm2_vl":
-        return still(Lfm2VlProcessor)(**given | {"image_processor": Uncut(given["image_processor"])})
+        return still(Lfm2VlProcessor)(**parts | {"image_processor": Lfm2VlPictures(parts["image_processor"])})
     if name == "llava":
         return LlavaProcessor(
-            **given, patch_size=12, vision_feature_select_strategy="default", num_additional_image_tokens=1
+            **parts, patch_size=12, vision_feature_select_strategy="default", num_additional_image_tokens=1
         )
     if name == "llava_next":
         return LlavaNextProcessor(
-            **given, patch_size=12, vision_feature_select_strategy="default", num_additional_image_tokens=1
+            **parts, patch_size=12, vision_feature_select_strategy="default", num_additional_image_tokens=1
         )
     if name == "fast_vlm":
         unit = tiny.family.unit_pixels(tiny.config)
-        return LlavaProcessor(**given, patch_size=unit, vision_feature_select_strategy="full")
+        return LlavaProcessor(**parts, patch_size=unit, vision_feature_select_strategy="full")
     if name == "paddleocr_vl":
-        return PaddleOCRVLProcessor(**given)
+        return PaddleOCRVLProcessor(**parts)
     if name == "paligemma":
-        given["image_processor"].image_seq_length = tokens
-        return PaliGemmaProcessor(**given)
+        parts["image_processor"].image_seq_length = tokens
+        return PaliGemmaProcessor(**parts)
     if name == "mistral3":
-        return beside_pillow("pixtral", "PixtralProcessor")(**given, patch_size=8, spatial_merge_size=2)
-    given["video_processor"] = Still()
+        return beside_pillow("pixtral", "PixtralProcessor")(**parts, patch_size=8, spatial_merge_size=2)
+    parts["video_processor"] = Still()
     if name == "gemma4":
-        return still(beside_pillow("gemma4", "Gemma4Processor"))(**given, feature_extractor=Still())
+        return still(beside_pillow("gemma4", "Gemma4Processor"))(**parts, feature_extractor=Still())
     if name == "internvl":
-        return still(InternVLProcessor)(**given, image_seq_length=tokens)
+        return still(InternVLProcessor)(**parts, image_seq_length=tokens)
     if name == "smolvlm":
         with mock.patch.object(processing_smolvlm, "num2words", str):  # writes numbers of video frames
-            return still(processing_smolvlm.SmolVLMProcessor)(**given, image_seq_len=tokens)
+            return still(processing_smolvlm.SmolVLMProcessor)(**parts, image_seq_len=tokens)
     if name == "llava_onevision":
-        return still(LlavaOnevisionProcessor)(**given, num_image_tokens=tokens, vision_feature_select_strategy="full")
+        return still(LlavaOnevisionProcessor)(**parts, num_image_tokens=tokens, vision_feature_select_strategy="full")
     kinds = {"qwen2_vl": Qwen2VLProcessor, "qwen2_5_vl": Qwen2_5_VLProcessor, "qwen3_vl": Qwen3VLProcessor}
     kinds["qwen3_5"] = Qwen3VLProcessor
-    return still(kinds[name])(**given)
+    return still(kinds[name])(**parts)
 
 
-def ask(tiny: Case, made: Any, messages: list[Any], pictures: list[Any]) -> dict[str, Any]:
-    """What ``made`` turns a chat into, as ``generate`` takes it."""
-    text = made.apply_chat_template(messages, add_generation_prompt=True)
+def ask(tiny: Case, processor: Any, messages: list[Any], pictures: list[Any]) -> dict[str, Any]:
+    """What ``processor`` turns a chat into, as ``generate`` takes it."""
+    text = processor.apply_chat_template(messages, add_generation_prompt=True)
     nested = [pictures] if str(tiny) == "llava_onevision" else pictures  # one prompt's pictures, so that it counts them
     with warnings.catch_warnings():  # PaliGemma's makes an array of a tensor in a way that numpy will not take
         warnings.simplefilter("ignore", DeprecationWarning)
-        found = dict(made(images=nested if pictures else None, text=[text], return_tensors="pt"))
-    found.pop("labels", None)
-    return found
+        inputs = dict(processor(images=nested if pictures else None, text=[text], return_tensors="pt"))
+    inputs.pop("labels", None)
+    return inputs
 
 
 def expanded(tiny: Case, token_ids: Sequence[int]) -> list[int]:

@@ -88,13 +88,13 @@ def case(name: str) -> Case:
     return build(family, family.tiny_config())
 
 
-def build(family: Family, config: Any, seed: int = 0) -> Case:
+def build(family: Family, config: Any, seed: int = 0, size: tuple[int, int] | None = None) -> Case:
     torch.manual_seed(seed)
     config._attn_implementation = "eager"
     model: Any = family.as_trained(family.build(config).eval())
     randomise(model)
     unit = family.unit_pixels(config)
-    size = family.image_size(config) or (4 * unit, 6 * unit)
+    size = size or family.image_size(config) or (4 * unit, 6 * unit)
     shapes = family.decoder_shape(config), family.encoder_shape(config)
     grid = size[0] // unit, size[1] // unit
     share = 0.5 if shapes[1].blocks else None
@@ -142,7 +142,7 @@ class Run:
             "text_mask": torch.ones(1, text, dtype=torch.bool),
             "logits_indices": torch.arange(text)[None],
         }
-        return [self.change.get(name, lambda given: given)(value) for name, value in named.items()]
+        return [self.change.get(name, lambda unchanged: unchanged)(value) for name, value in named.items()]
 
 
 def encode_images(
@@ -213,18 +213,18 @@ def reference(case: Case, ids: list[int], images: Tensor) -> dict[str, Any]:
     return case.family.reference_inputs(case.config, case.normalise()(images), ids)
 
 
-def reference_logits(case: Case, given: dict[str, Any]) -> Tensor:
+def reference_logits(case: Case, inputs: dict[str, Any]) -> Tensor:
     """Hugging Face's logits [T, vocab] of the text tokens."""
     if hasattr(case.model.model, "rope_deltas"):
         case.model.model.rope_deltas = None
     with torch.no_grad():
-        out: Tensor = case.model(**given).logits[0]
-    return out[given["input_ids"][0] != case.family.image_token_id(case.config)]
+        out: Tensor = case.model(**inputs).logits[0]
+    return out[inputs["input_ids"][0] != case.family.image_token_id(case.config)]
 
 
-def reference_embeds(case: Case, given: dict[str, Any]) -> Tensor:
+def reference_embeds(case: Case, inputs: dict[str, Any]) -> Tensor:
     """Hugging Face's visual embeddings [n * N, width], DeepStack planes after each token."""
-    vision = {k: v for k, v in given.items() if k not in ("input_ids", "mm_token_type_ids", "token_type_ids")}
+    vision = {k: v for k, v in inputs.items() if k not in ("input_ids", "mm_token_type_ids", "token_type_ids")}
     with torch.no_grad():
         out = case.model.get_image_features(**vision, return_dict=True)
     flat = [torch.cat([*out.pooler_output])]
@@ -233,16 +233,16 @@ def reference_embeds(case: Case, given: dict[str, Any]) -> Tensor:
     return joined
 
 
-def reference_greedy(case: Case, given: dict[str, Any], count: int = GREEDY) -> list[int]:
+def reference_greedy(case: Case, inputs: dict[str, Any], count: int = GREEDY) -> list[int]:
     """Hugging Face's ``generate``."""
     case.model.generation_config.eos_token_id = None
     case.model.generation_config.pad_token_id = 0
     if hasattr(case.model.model, "rope_deltas"):
         case.model.model.rope_deltas = None
-    mask = torch.ones_like(given["input_ids"])
+    mask = torch.ones_like(inputs["input_ids"])
     with torch.no_grad():
-        out = case.model.generate(**given, attention_mask=mask, do_sample=False, max_new_tokens=count)
-    return [int(token) for token in out[0, given["input_ids"].shape[1] :]]
+        out = case.model.generate(**inputs, attention_mask=mask, do_sample=False, max_new_tokens=count)
+    return [int(token) for token in out[0, inputs["input_ids"].shape[1] :]]
 
 
 def graph_shape(case: Case) -> Any:

@@ -74,8 +74,8 @@ def odd(name: str, kind: str) -> Case:
             text = config.text_config
     tied = kind == "deep"
     config.tie_word_embeddings = text.tie_word_embeddings = tied
-    made = build(family, type(config)(**config.to_dict()), seed=3)
-    return replace(made)
+    model = build(family, type(config)(**config.to_dict()), seed=3)
+    return replace(model)
 
 
 def _gemma_2(text: dict[str, Any]) -> dict[str, Any]:
@@ -131,7 +131,7 @@ def compared(
     """
     tiny, model, bundle = odd(name, kind), folder / "model", folder / "bundle"
     checkpoint = open_checkpoint(str(model if model.is_dir() else save(tiny, model, kind)))
-    asked, found = questions(name, "pictures"), {}
+    asked, results = questions(name, "pictures"), {}
     if runs in GRAPHS and not bundle.is_dir():
         export_bundle(checkpoint, bundle, "none", image_size=tiny.size, text_capacity=256)
     for fit in fits:
@@ -145,8 +145,8 @@ def compared(
             if runs in GRAPHS
             else runners.open_torch(checkpoint, uncompressed(checkpoint, tiny.size), image)
         )
-        found[fit] = parity(left, right, asked, observe=len(asked), longest=GREEDY)
-    return found
+        results[fit] = parity(left, right, asked, observe=len(asked), longest=GREEDY)
+    return results
 
 
 GRAPHS = {"onnxruntime": runners.open_bundle, "openvino": runners.open_openvino}
@@ -167,16 +167,16 @@ limit is 1e-4), and how many of the four answers of {GREEDY} tokens are those of
 """
 
 
-def cell(made: ParityResult) -> str:
+def cell(result: ParityResult) -> str:
     """The worst tensor and the equal answers."""
-    same = sum(item.diverged is None for item in made.comparison.answered)
-    shown = f"{max(step.rel_l2 for step in made.steps):.0e}, {same} of {len(made.comparison.answered)}"
-    return shown if made.passed else f"{shown}, FAILED"
+    same = sum(item.diverged is None for item in result.comparison.answered)
+    shown = f"{max(step.rel_l2 for step in result.steps):.0e}, {same} of {len(result.comparison.answered)}"
+    return shown if result.passed else f"{shown}, FAILED"
 
 
 def page(cells: dict[str, list[str]]) -> str:
     """The page from cells by ``FAMILY CHECKPOINT RUNTIME``."""
-    lines = [f"| `{name}` | {kind} | {runs} | {' | '.join(found)} |" for (name, kind, runs), found in _keyed(cells)]
+    lines = [f"| `{name}` | {kind} | {runs} | {' | '.join(result)} |" for (name, kind, runs), result in _keyed(cells)]
     lacking = [" ".join(key) for key in _order() if " ".join(key) not in cells]
     left = f"\nNot run yet: {', '.join(lacking)}.\n" if lacking else ""
     return _HEAD + "\n".join(lines) + "\n" + left

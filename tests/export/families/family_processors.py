@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import Any
+from unittest import mock
+
+from PIL import Image
 
 #: Processor module, and what the checkpoints of the family say otherwise than its class.
 PROCESSORS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -69,29 +73,61 @@ def sized(name: str, side: int) -> dict[str, Any]:
     )
 
 
-class Uncut:
-    """Stands for LFM2-VL's image processor, which needs torchvision: what it says of pictures that it does not cut."""
+def lfm2_vl_rules() -> Any:
+    """LFM2-VL's image processor, its choice of tiles alone: pictures it takes with torchvision, which is not there."""
+    importlib.import_module("transformers.image_processing_backends")
+    names = [f"torchvision{part}" for part in ("", ".transforms", ".transforms.v2", ".transforms.v2.functional")]
+    with mock.patch.dict(sys.modules, dict.fromkeys(names, mock.MagicMock())):
+        kind = importlib.import_module("transformers.models.lfm2_vl.image_processing_lfm2_vl").Lfm2VlImageProcessor
+    return kind.__new__(kind)
 
-    tile_size, downsample_factor, encoder_patch_size, use_thumbnail = 512, 2, 8, True
+
+class Lfm2VlPictures:
+    """Stands for LFM2-VL's image processor, which needs torchvision; it cuts where its arithmetic has a tile size.
+
+    The whole picture beside tiles is as large as one.
+    """
+
+    downsample_factor, encoder_patch_size, use_thumbnail = 2, 8, True
 
     def __init__(self, arithmetic: Any) -> None:
-        self.arithmetic = arithmetic
+        self.arithmetic, self.tile_size = arithmetic, getattr(arithmetic, "tile_size", 512)
+        self.cuts = hasattr(arithmetic, "tile_size")
 
     def fetch_images(self, images: Any) -> Any:
         return images
 
     def __call__(self, images: Any, **_: Any) -> dict[str, Any]:
         flat = [one for some in images for one in some]
+        if self.cuts:
+            return self._cut(flat)
         sizes = [(one.shape[0], one.shape[1]) if hasattr(one, "shape") else one.size[::-1] for one in flat]
         whole = {"image_rows": [1] * len(flat), "image_cols": [1] * len(flat), "image_sizes": sizes}
         return {**self.arithmetic(flat, return_tensors="pt"), **whole}
+
+    def _cut(self, pictures: list[Any]) -> dict[str, Any]:
+        side, shown, grids = self.tile_size, list[Any](), list[tuple[int, int]]()
+        for picture in map(Image.fromarray, pictures):
+            layout = lfm2_vl_rules()._get_grid_layout(picture.height, picture.width, 2, 10, side)
+            columns, rows, width, height, _ = layout
+            canvas = picture.resize((width, height), Image.Resampling.BILINEAR)
+            corners = [(side * column, side * row) for row in range(rows) for column in range(columns)]
+            shown += [canvas.crop((x, y, x + side, y + side)) for x, y in corners]
+            shown.append(picture.resize((side, side), Image.Resampling.BILINEAR))
+            grids.append((rows, columns))
+        rows, columns = map(list, zip(*grids, strict=True))
+        sizes = [(side, side)] * len(grids)
+        laid_out = {"image_rows": rows, "image_cols": columns, "image_sizes": sizes}
+        return {**self.arithmetic(shown, return_tensors="pt"), **laid_out}
 
 
 def image_processor(name: str, **changes: Any) -> Any:
     """Without torchvision transformers works on PIL images; so does this test, whatever is installed."""
     module, options = PROCESSORS[name]
-    found = importlib.import_module(f"transformers.models.{module}.image_processing_pil_{module}")
+    implementation = importlib.import_module(f"transformers.models.{module}.image_processing_pil_{module}")
     classes = [
-        value for key, value in vars(found).items() if key.lower() == f"{module.replace('_', '')}imageprocessorpil"
+        value
+        for key, value in vars(implementation).items()
+        if key.lower() == f"{module.replace('_', '')}imageprocessorpil"
     ]
     return classes[0](**options | changes)

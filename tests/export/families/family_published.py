@@ -51,8 +51,8 @@ Json = dict[str, Any]
 
 def old_config(config: Json) -> Json:
     """``config`` as transformers 4 wrote it for the family."""
-    name, made = config["model_type"], json.loads(json.dumps(config))
-    text, vision = made["text_config"], made["vision_config"]
+    name, old = config["model_type"], json.loads(json.dumps(config))
+    text, vision = old["text_config"], old["vision_config"]
     OLD_ROPE.get(name, _plain_rope)(text)
     for part in (text, vision):
         part.pop("dtype", None)
@@ -64,21 +64,21 @@ def old_config(config: Json) -> Json:
         vision.pop("model_type")
         vision["in_chans"] = vision.pop("in_channels")
         vision["spatial_patch_size"] = vision["patch_size"]
-        made = {**made, **text}
-        del made["text_config"]
+        old = {**old, **text}
+        del old["text_config"]
     elif name == "paddleocr_vl":
         text.pop("model_type")
-        made = {**made, **text, "vision_config": vision | {"model_type": name}, "model_type": name}
-        del made["text_config"]
+        old = {**old, **text, "vision_config": vision | {"model_type": name}, "model_type": name}
+        del old["text_config"]
     elif name in ("llava", "llava_next", "llava_onevision", "mistral3", "gemma3"):
-        token = made.pop("image_token_id", None)
-        made["image_token_index"] = made.get("image_token_index", token)
+        token = old.pop("image_token_id", None)
+        old["image_token_index"] = old.get("image_token_index", token)
     if name in ("idefics3", "smolvlm"):
         text |= {"_flash_attn_2_enabled": True, "perceiver_config": {"model_type": name, "resampler_n_heads": 16}}
         vision["size"] = {"longest_edge": vision["image_size"]}
-    made["torch_dtype"] = "bfloat16"
-    made.pop("dtype", None)
-    return made | {"_name_or_path": "somewhere", "transformers_version": "4.45.0", "use_cache": True}
+    old["torch_dtype"] = "bfloat16"
+    old.pop("dtype", None)
+    return old | {"_name_or_path": "somewhere", "transformers_version": "4.45.0", "use_cache": True}
 
 
 def _plain_rope(text: Json) -> None:
@@ -151,15 +151,15 @@ def _pictures(tiny: Case, folder: Path, form: str) -> None:
     for name in ("preprocessor_config.json", "processor_config.json"):
         (folder / name).unlink(missing_ok=True)
     family_chat.save_image_processor(tiny, folder)
-    given = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8"))
-    given["image_processor_type"] = given["image_processor_type"].removesuffix("Pil")
+    settings = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8"))
+    settings["image_processor_type"] = settings["image_processor_type"].removesuffix("Pil")
     if form == "old":
-        given |= {"processor_class": "AProcessor", "do_convert_rgb": True}
-        _write(folder / "preprocessor_config.json", json.dumps(given))
+        settings |= {"processor_class": "AProcessor", "do_convert_rgb": True}
+        _write(folder / "preprocessor_config.json", json.dumps(settings))
     else:
         (folder / "preprocessor_config.json").unlink()
         _write(
-            folder / "processor_config.json", json.dumps({"image_processor": given, "processor_class": "AProcessor"})
+            folder / "processor_config.json", json.dumps({"image_processor": settings, "processor_class": "AProcessor"})
         )
 
 

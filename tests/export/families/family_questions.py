@@ -18,7 +18,7 @@ from luvc_export.export.families.base import Family
 from luvc_export.runtime.prompt.case_lines import FileCase
 
 #: Families that cut pictures.
-TILED = ("idefics3", "internvl", "llava_next", "llava_onevision", "smolvlm")
+TILED = ("idefics3", "internvl", "lfm2_vl", "llava_next", "llava_onevision", "smolvlm")
 
 
 @cache
@@ -38,8 +38,8 @@ def small(name: str, layers: int = 2) -> Case:
         text.layer_types = text.layer_types[:layers]
     if hasattr(config.vision_config, "deepstack_visual_indexes"):
         config.vision_config.depth, config.vision_config.deepstack_visual_indexes = 2, [0]
-    made = build(family, config)
-    return replace(made, thirds=_once(made.thirds))
+    tiny = build(family, config)
+    return replace(tiny, thirds=_once(tiny.thirds))
 
 
 def _small_gemma_4(family: Family, config: dict[str, Any]) -> Case:
@@ -48,8 +48,8 @@ def _small_gemma_4(family: Family, config: dict[str, Any]) -> Case:
     text = {**config["text_config"], "num_hidden_layers": 3, "layer_types": kinds, "num_kv_shared_layers": 1}
     text = {**text, "global_head_dim": 32}
     text.pop("per_layer_config", None)
-    made = build(family, type(family.tiny_config())(**{**config, "text_config": text}))
-    return replace(made, thirds=_once(made.thirds))
+    tiny = build(family, type(family.tiny_config())(**{**config, "text_config": text}))
+    return replace(tiny, thirds=_once(tiny.thirds))
 
 
 def _once(plan: Plan) -> Plan:

@@ -32,13 +32,13 @@ VISION = {
 
 def test_a_checkpoint_of_its_form_is_transformers() -> None:
     """Sections of M-RoPE, head size, patches, tied head and activation are those of the 2B model."""
-    given = copy.deepcopy(PRESETS["cosmos-reason2-2b"].config)
-    given["text_config"] |= TEXT | {"eos_token_id": 2, "bos_token_id": 1}
-    given["vision_config"] |= VISION
-    given |= {"image_token_id": 250, "video_token_id": 251, "vision_start_token_id": 252, "vision_end_token_id": 253}
-    family = families.find(given.pop("model_type"), "test")
+    config = copy.deepcopy(PRESETS["cosmos-reason2-2b"].config)
+    config["text_config"] |= TEXT | {"eos_token_id": 2, "bos_token_id": 1}
+    config["vision_config"] |= VISION
+    config |= {"image_token_id": 250, "video_token_id": 251, "vision_start_token_id": 252, "vision_end_token_id": 253}
+    family = families.find(config.pop("model_type"), "test")
     assert "Cosmos-Reason2" in family.also
-    tiny = build(family, AutoConfig.for_model(family.model_type, **given))
+    tiny = build(family, AutoConfig.for_model(family.model_type, **config))
     images, ids = tiny.images(2), tiny.prompt(2)
     expected = harness.reference_logits(tiny, harness.reference(tiny, ids, images))
     run = harness.lay_out(tiny, tiny.plan, ids, *harness.encode_images(tiny, tiny.plan, images)[:2])

@@ -21,8 +21,8 @@ from luvc_export.export.llm.aggregate import Dropped, Mass
 
 def some(rows: int, keep: int, groups: int, draw: torch.Generator) -> Tensor:
     """Chosen rows [1, groups, keep], ascending."""
-    found = [torch.randperm(rows, generator=draw)[:keep].sort().values for _ in range(groups)]
-    return torch.stack(found)[None]
+    chosen = [torch.randperm(rows, generator=draw)[:keep].sort().values for _ in range(groups)]
+    return torch.stack(chosen)[None]
 
 
 @given(st.integers(4, 12), st.data(), st.integers(0, 999))
@@ -78,26 +78,26 @@ def logits(name: str, aggregate: bool, forced: Sequence[Sequence[int]], twins: t
     embeds[:, twins[1]] = embeds[:, twins[0]]
     run = harness.lay_out(tiny, plan, tiny.prompt(2), embeds, positions)
 
-    def same(given: Tensor) -> Tensor:
-        made = given.clone()
+    def same(rows: Tensor) -> Tensor:
+        twinned = rows.clone()
         for image in range(2):
-            made[..., image * count + twins[1]] = given[..., image * count + twins[0]]
-        return made
+            twinned[..., image * count + twins[1]] = rows[..., image * count + twins[0]]
+        return twinned
 
     run.change = {"visual_position_ids": same, "visual_order": same}
-    told = {at + 1: torch.tensor(kept).expand(1, 2, -1) for at, kept in enumerate(forced)}
+    kept_rows = {at + 1: torch.tensor(kept).expand(1, 2, -1) for at, kept in enumerate(forced)}
     known = torch.from_numpy(run.layout.input_ids[0]) < tiny.family.decoder_shape(tiny.config).vocab
     with torch.no_grad():
-        out, past, _ = decoder(*run.inputs(), harness.empty_past(tiny), forced=told)
+        out, past, _ = decoder(*run.inputs(), harness.empty_past(tiny), forced=kept_rows)
         text = run.layout.input_ids.shape[1]
         rows = harness.cached_rows(tiny, past)
         assert rows == {layer: plan.cache_rows(2, text)[layer] for layer in rows}
-        said = [out[0][known]]
+        logits = [out[0][known]]
         for step, token in enumerate((5, 17, 42)):
             inputs = harness.next_inputs(run, decoder, token, text + step + 1)
-            out, past, _ = decoder(*inputs, past, forced={at: kept[:, :0] for at, kept in told.items()})
-            said.append(out[0])
-    return torch.cat(said)
+            out, past, _ = decoder(*inputs, past, forced={at: kept[:, :0] for at, kept in kept_rows.items()})
+            logits.append(out[0])
+    return torch.cat(logits)
 
 
 #: Families in which a token changes what comes behind it by being there, whatever it holds.

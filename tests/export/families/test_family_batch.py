@@ -82,9 +82,9 @@ def test_padding_that_is_not_masked_moves_the_answer() -> None:
     decoder = tiny.family.decoder(tiny.model, tiny.thirds)
     right = harness.logits(tiny, decoder, row)
     for part, fill in {"input_ids": 3, "position_ids": 0, "order": 0}.items():
-        row.change[part] = lambda given, fill=fill: torch.nn.functional.pad(given, (0, 3), value=fill)
+        row.change[part] = lambda inputs, fill=fill: torch.nn.functional.pad(inputs, (0, 3), value=fill)
     for masked in (False, True):
-        row.change["text_mask"] = lambda given, value=not masked: torch.nn.functional.pad(given, (0, 3), value=value)
+        row.change["text_mask"] = lambda inputs, value=not masked: torch.nn.functional.pad(inputs, (0, 3), value=value)
         with torch.no_grad():
-            found = decoder(*row.inputs(), harness.empty_past(tiny))[0][0]
-        assert (harness.difference(found, right) < CLOSE) == masked
+            logits = decoder(*row.inputs(), harness.empty_past(tiny))[0][0]
+        assert (harness.difference(logits, right) < CLOSE) == masked

@@ -52,9 +52,9 @@ def bundle(checkpoint: str) -> Bundle:
     """A plan that prunes in the LLM, and half of its units."""
     tiny = small(FAMILY, LAYERS)
     plan = replan(tiny.thirds, merges=(), keep=(5,), last_layer="full")
-    made: dict[str, Any] = {"image_size": tiny.size, "text_capacity": 256}
+    options: dict[str, Any] = {"image_size": tiny.size, "text_capacity": 256}
     return export_bundle(
-        checkpoint, Path(checkpoint).parent / "bundle", with_buckets({"some": plan}, [50, 100]), **made
+        checkpoint, Path(checkpoint).parent / "bundle", with_buckets({"some": plan}, [50, 100]), **options
     )
 
 
@@ -83,17 +83,17 @@ def test_the_smallest_bucket_that_holds_a_picture_answers(bundle: Bundle, backen
     assert bundle.buckets_of() == {units // 2: "some@50"}
     for novel, name in ((4, "some@50"), (units, "some")):
         page = _page(novel)
-        found = session.generate(page, "what?", max_new_tokens=4)
-        assert found.token_ids == _torch(bundle, name).generate(page, "what?", max_new_tokens=4).token_ids
-        assert found.past.loaded.plan_name == name
-        counts = bucket_counts(found.selection)
+        answer = session.generate(page, "what?", max_new_tokens=4)
+        assert answer.token_ids == _torch(bundle, name).generate(page, "what?", max_new_tokens=4).token_ids
+        assert answer.past.loaded.plan_name == name
+        counts = bucket_counts(answer.selection)
         computed = units // (2 if name == "some@50" else 1)
         assert counts is not None and counts["computed"] == computed and counts["lost"] == 0
     loaded = {"_vision", "_decoder"} & {*session.plans["some@50"].backend.__dict__}
     assert bool(loaded) == (backend == "cpu")  # whose graphs share weights; elsewhere the plan took its turn
     batch = session.generate_batch([{"image": _page(n), "prompt": "what?"} for n in (4, units)], max_new_tokens=4)
     assert [one.selection.merged_into.min() for one in batch if one.selection.merged_into is not None] == [-1, 0]
-    assert batch[1].token_ids == found.token_ids
+    assert batch[1].token_ids == answer.token_ids
 
 
 def test_all_units_answer_exactly_as_the_plan_alone(bundle: Bundle) -> None:
@@ -110,22 +110,22 @@ def test_a_chat_leaves_a_bucket_that_its_next_picture_does_not_fit(bundle: Bundl
     session = Session(bundle, "cpu", threads=1)
     first = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "what?"}]}]
     seen = session.generate([_page(4)], messages=first, max_new_tokens=3)
-    said = [*first, {"role": "assistant", "content": [{"type": "text", "text": seen.text}]}, *first]
+    chat = [*first, {"role": "assistant", "content": [{"type": "text", "text": seen.text}]}, *first]
     pages = [_page(4), _page(bundle.entry("some").plan.units)]
-    later = session.generate(pages, messages=said, after=seen, max_new_tokens=3)
+    later = session.generate(pages, messages=chat, after=seen, max_new_tokens=3)
     assert seen.past.loaded.plan_name == "some@50" and later.past.loaded.plan_name == "some" and not later.reused
 
 
 def test_a_bucket_asked_for_by_name_takes_what_it_holds_and_says_what_is_lost(bundle: Bundle) -> None:
     units = bundle.entry("some").plan.units
-    found = Session(bundle, "cpu", plan="some@50", threads=1).generate(_page(units - 2), "what?", max_new_tokens=1)
-    line, counts = bucket_line(found.selection), bucket_counts(found.selection)
+    answer = Session(bundle, "cpu", plan="some@50", threads=1).generate(_page(units - 2), "what?", max_new_tokens=1)
+    line, counts = bucket_line(answer.selection), bucket_counts(answer.selection)
     assert counts is not None and counts["novel"] >= units - 2 and counts["lost"] == counts["novel"] - units // 2
     assert line is not None and f"{units // 2} of {units} units computed" in line
     assert f"{counts['lost']} of those are left out" in line
-    merged = found.selection.merged_into
+    merged = answer.selection.merged_into
     assert merged is not None
-    sheet = draw(found.past.images[0][0], found.selection.grid, merged[0], {}, foretold=True)
+    sheet = draw(answer.past.images[0][0], answer.selection.grid, merged[0], {}, foretold=True)
     left = np.asarray(sheet)[:, :340].astype(int)
     assert (np.ptp(left, -1) == 0).mean() > 0.4  # units that left are grey
 
@@ -173,9 +173,9 @@ def test_sabotage_other_units_are_other_tokens(bundle: Bundle) -> None:
 
 def test_engines_build_without_a_gpu(bundle: Bundle) -> None:
     pytest.importorskip("tensorrt_rtx", reason="pip install 'luvc-export[rtx]'")
-    made = build_engine(bundle.folder, "rtx-ada", "some@50", precision="fp16").engine("some@50", "rtx-ada")
-    assert [(one.name, one.dtype) for one in made.vision.inputs] == [("image", "uint8"), ("units", "int32")]
-    high = made.vision.profiles[0].maximum
+    engine = build_engine(bundle.folder, "rtx-ada", "some@50", precision="fp16").engine("some@50", "rtx-ada")
+    assert [(one.name, one.dtype) for one in engine.vision.inputs] == [("image", "uint8"), ("units", "int32")]
+    high = engine.vision.profiles[0].maximum
     assert high["units"] == (1, bundle.entry("some@50").plan.encoder.bucket)
 
 
@@ -184,17 +184,17 @@ def test_engines_take_the_smallest_bucket_that_was_built(
     bundle: Bundle, built: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On the stand-in GPU (see ort_engine), with engines for another target that do not count."""
-    gpu, made = Gpu(library=stand_in.library()), {}
+    gpu, engines = Gpu(library=stand_in.library()), {}
     for name in ("some", "some@50"):
-        made[name] = ort_engine.describe(bundle, name, "concat", Capacity(text=96, groups=1, logits=96))
-    entries = [replace(*made[name].bundle.manifest.engines, target="stand-in") for name in built]
-    entries += [replace(*made["some@50"].bundle.manifest.engines, target="elsewhere")]
-    told = Bundle(bundle.folder, replace(bundle.manifest, engines=tuple(entries)))
+        engines[name] = ort_engine.describe(bundle, name, "concat", Capacity(text=96, groups=1, logits=96))
+    entries = [replace(*engines[name].bundle.manifest.engines, target="stand-in") for name in built]
+    entries += [replace(*engines["some@50"].bundle.manifest.engines, target="elsewhere")]
+    held = Bundle(bundle.folder, replace(bundle.manifest, engines=tuple(entries)))
 
     def opened(name: str, _: Bundle, plan: str | None, *rest: Any, **more: Any) -> TrtBackend:
-        models = made[plan or "some"].models
+        models = engines[plan or "some"].models
         return TrtBackend(
-            told,
+            held,
             plan,
             "stand-in",
             gpu=gpu,
@@ -202,13 +202,13 @@ def test_engines_take_the_smallest_bucket_that_was_built(
         )
 
     monkeypatch.setattr(loaded_plan, "open_backend", opened)
-    session = Session(told, "tensorrt", "some")
+    session = Session(held, "tensorrt", "some")
     for novel, name in ((4, built[-1]), (bundle.entry("some").plan.units, "some")):
-        found = session.generate(_page(novel), "what?", max_new_tokens=4)
-        assert found.past.loaded.plan_name == name and found.backend == "tensorrt"
+        answer = session.generate(_page(novel), "what?", max_new_tokens=4)
+        assert answer.past.loaded.plan_name == name and answer.backend == "tensorrt"
         wanted = Session(bundle, "cpu", name, threads=1)
         wanted.plans = PlanRouter(wanted.default, None)
-        assert found.token_ids == wanted.generate(_page(novel), "what?", max_new_tokens=4).token_ids
+        assert answer.token_ids == wanted.generate(_page(novel), "what?", max_new_tokens=4).token_ids
 
 
 def test_graphs_of_buckets_read_the_same_weights_and_answer_as_packed_ones(bundle: Bundle) -> None:
@@ -242,7 +242,7 @@ def test_what_is_new_stands_in_the_manifest(bundle: Bundle) -> None:
 
 
 @pytest.mark.parametrize(
-    ("choices", "told"),
+    ("choices", "refusal"),
     [
         ({"unit_buckets": [50, 25, 125]}, ["25 after 50: expected ascending", "125: expected 1 to 100 percent"]),
         ({"unit_buckets": [100]}, ["no bucket below 100"]),
@@ -250,10 +250,10 @@ def test_what_is_new_stands_in_the_manifest(bundle: Bundle) -> None:
         ({"unit_buckets": [50], "merge_keep": 0.5}, ["merges: OIM pairs rows", "--merge-keep 1"]),
     ],
 )
-def test_bad_buckets_are_refused_before_the_work(checkpoint: str, choices: dict[str, Any], told: list[str]) -> None:
+def test_bad_buckets_are_refused_before_the_work(checkpoint: str, choices: dict[str, Any], refusal: list[str]) -> None:
     with pytest.raises(UsageError) as refused:
         make_plans(checkpoint, ["thirds"], image_size=small(FAMILY, LAYERS).size, **choices)
-    assert all(text in str(refused.value) for text in told), str(refused.value)
+    assert all(text in str(refused.value) for text in refusal), str(refused.value)
     assert "where: --unit-buckets" in str(refused.value)
 
 

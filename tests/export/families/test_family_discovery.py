@@ -66,18 +66,18 @@ def test_the_documented_family_from_outside(install: Install) -> None:
     tiny = harness.build(family, family.tiny_config())
     for count in (0, 1, 2):
         images, ids = tiny.images(count), tiny.prompt(count)
-        given = harness.reference(tiny, ids, images)
+        inputs = harness.reference(tiny, ids, images)
         run = harness.lay_out(tiny, tiny.plan, ids, *harness.encode_images(tiny, tiny.plan, images)[:2])
         decoder = family.decoder(tiny.model, tiny.plan)
-        expected = harness.reference_logits(tiny, given)
+        expected = harness.reference_logits(tiny, inputs)
         assert expected.std() >= 1
         assert harness.difference(harness.logits(tiny, decoder, run), expected) < harness.TOLERANCE
-        assert harness.greedy(tiny, decoder, run, 4) == harness.reference_greedy(tiny, given, 4)
+        assert harness.greedy(tiny, decoder, run, 4) == harness.reference_greedy(tiny, inputs, 4)
     assert harness.encode_images(tiny, tiny.thirds, tiny.images(1))[0].shape[1] == tiny.thirds.vision_tokens
 
 
 @pytest.mark.parametrize(
-    ("module", "said"),
+    ("module", "refusal"),
     [
         ("", "an installed family cannot be loaded(.|\n)*vipllava = luvc_vipllava:FAMILY(.|\n)*remove the package"),
         (
@@ -86,9 +86,9 @@ def test_the_documented_family_from_outside(install: Install) -> None:
         ),
     ],
 )
-def test_a_broken_package_is_named(install: Install, module: str, said: str) -> None:
+def test_a_broken_package_is_named(install: Install, module: str, refusal: str) -> None:
     install("[luvc_export.families]\nvipllava = luvc_vipllava:FAMILY\n", module)
-    with pytest.raises(CheckpointError, match=said):
+    with pytest.raises(CheckpointError, match=refusal):
         families.find("vipllava", "test")
 
 
@@ -107,9 +107,9 @@ def test_the_tables_of_families_are_up_to_date() -> None:
 
 def test_every_verb_was_run_for_every_family() -> None:
     """The measured table has every cell that applies, none of them failed, and parity within its limit."""
-    found = json.loads(family_table.MEASURED.read_text(encoding="utf-8"))
-    assert [*found] == families.built_in()
-    for name, cells in found.items():
+    measured = json.loads(family_table.MEASURED.read_text(encoding="utf-8"))
+    assert [*measured] == families.built_in()
+    for name, cells in measured.items():
         own = {"tiles"} if name in SPLITTING else set()
         own |= {"video", "joint"} if name in VIDEO else {"joint"} if name == POOLED else set()
         assert {*cells} == {*family_table.CELLS} - {"tiles", "video", "joint"} | own, name

@@ -34,17 +34,17 @@ TARGETS = ("jetson-orin-nx-jp62", "h100", "rtx-ada")
 
 
 def _plan(tiny: Case, merges: tuple[MergePass, ...] = (), **prune: Any) -> Plan:
-    made = flat_plan(tiny.plan.grid, (0,), merges, encoder_prune=EncoderPrune(**prune) if prune else None)
+    planned = flat_plan(tiny.plan.grid, (0,), merges, encoder_prune=EncoderPrune(**prune) if prune else None)
     layers = tiny.family.decoder_shape(tiny.config).layers
-    plan = replan(made, keep=(made.vision_tokens,) * layers, last_layer="full")
+    plan = replan(planned, keep=(planned.vision_tokens,) * layers, last_layer="full")
     check_model(plan, tiny.family.decoder_shape(tiny.config), tiny.family.encoder_shape(tiny.config))
     return plan
 
 
 def _see(tiny: Case, plan: Plan, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     with torch.no_grad():
-        made: tuple[Tensor, Tensor, Tensor] = tiny.vision(plan)(images)
-    return made
+        outputs: tuple[Tensor, Tensor, Tensor] = tiny.vision(plan)(images)
+    return outputs
 
 
 def _window(tiny: Case) -> int:
@@ -73,19 +73,19 @@ def test_graph_equals_torch(name: str, option: str) -> None:
     vision, images = tiny.vision(plan), tiny.images(2)
     padding = torch.zeros(2, *plan.grid, dtype=torch.bool)
     padding[:, -1] = True
-    given = [images, padding] if plan.encoder.reads_padding else [images]
+    inputs = [images, padding] if plan.encoder.reads_padding else [images]
     graph = trace.trace_vision(vision, plan, tiny.size, 1, marked=True)
     simplify(graph)
     mark_bodies.attach(graph, plan)
     graph.metadata_props["luvc.plan"] = json.dumps(plan.to_json())
     model, _ = run_passes(ir.to_proto(graph), ORT_CPU)
     fused = sum(node.domain == "luvc" for node in model.graph.node)
-    boxes = [box for found in plan.encoder.merge_passes for box in found.boxes if box.rows or box.columns]
+    boxes = [box for passed in plan.encoder.merge_passes for box in passed.boxes if box.rows or box.columns]
     assert fused == len(boxes)
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    feeds = {item.name: tensor.numpy() for item, tensor in zip(session.get_inputs(), given, strict=True)}
+    feeds = {item.name: tensor.numpy() for item, tensor in zip(session.get_inputs(), inputs, strict=True)}
     with torch.no_grad():
-        expected = vision(*given)
+        expected = vision(*inputs)
     for got, want in zip(session.run(None, feeds), expected, strict=True):
         assert np.abs(got - want.numpy()).max() < TOLERANCE
     for target in TARGETS if name == FAMILIES[0] else ():

@@ -21,11 +21,13 @@ import test_sliding_windows as windows
 from checked_cuda import sequences
 from checked_cuda.sequences import Machine
 from made_once import made_once
+from onnxruntime.capi.onnxruntime_pybind11_state import Fail
 from ort_engine import Engines
 from packing import jetson_root
 
 from luvc_export.bundle import graph_trust
 from luvc_export.bundle.folder import Bundle, load
+from luvc_export.engines import builder
 from luvc_export.engines.profiles import Capacity
 from luvc_export.export.surgeon.passes import cast_precision, inplace_kv
 from luvc_export.packing import cases
@@ -49,8 +51,8 @@ def bundles(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactor
     @cache
     def of(name: str) -> Bundle:
         if name in windows.FAMILIES:
-            made = made_once(pytestconfig.cache.mkdir("sliding-windows"), Path(windows.__file__), windows._export)
-            return load(made / name / "bundle")
+            folder = made_once(pytestconfig.cache.mkdir("sliding-windows"), Path(windows.__file__), windows._export)
+            return load(folder / name / "bundle")
         return family_bundles.exported(pytestconfig.cache.mkdir(f"family-{name}"), name, tmp_path_factory.mktemp(name))
 
     return of
@@ -60,8 +62,8 @@ def engines(bundle: Bundle, kv: str, capacity: Capacity = CAPACITY) -> Engines:
     return ort_engine.describe(bundle, bundle.manifest.default_plan, kv, capacity)
 
 
-def on_engines(made: Engines) -> Session:
-    return Session(made.bundle, made.backend(Gpu(library=stand_in.library()))[0], made.plan)
+def on_engines(engines: Engines) -> Session:
+    return Session(engines.bundle, engines.backend(Gpu(library=stand_in.library()))[0], engines.plan)
 
 
 @pytest.mark.parametrize(
@@ -95,9 +97,9 @@ def steps(session: Session) -> list[Any]:
     return [first, *(session.default.run(ids, state=first.state) for ids in ([5], [7, 8, 9]))]
 
 
-def differs(made: Engines, bundle: Bundle) -> float:
+def differs(engines: Engines, bundle: Bundle) -> float:
     """Largest difference of any logit or state from ONNX Runtime's."""
-    ours, theirs = on_engines(made), Session(bundle, threads=1)
+    ours, theirs = on_engines(engines), Session(bundle, threads=1)
     worst = 0.0
     for mine, other in zip(steps(ours), steps(theirs), strict=True):
         worst = max(worst, float(np.abs(mine.logits - other.logits).max()))
@@ -125,8 +127,8 @@ def _last_columns(surgery: Any, order: Any, call: Any) -> Any:
     [
         ("gemma3", inplace_kv, "_parts", lambda mask: (PARTS(mask)[0], None)),
         ("lfm2_vl", inplace_kv, "_new_text", _last_columns),
-        ("gemma4", inplace_kv, "_place_rows", lambda *given: None),
-        ("lfm2_vl", TrtDecoder, "begin", lambda *given: None),
+        ("gemma4", inplace_kv, "_place_rows", lambda *arguments: None),
+        ("lfm2_vl", TrtDecoder, "begin", lambda *arguments: None),
     ],
     ids=["window", "mask", "places", "zeros"],
 )
@@ -135,15 +137,17 @@ def test_a_fault_is_found(
 ) -> None:
     """A window forgotten, padding read from the wrong slots, places that stay, states that do not begin as zeros."""
     monkeypatch.setattr(of, part, fault)
-    made = engines(bundles(name), "inplace", Capacity(text=95 + len(part), groups=2, logits=95))
+    described = engines(bundles(name), "inplace", Capacity(text=95 + len(part), groups=2, logits=95))
     if of is TrtDecoder:
-        ours = on_engines(made)
+        ours = on_engines(described)
         first, second = steps(ours)[0], steps(ours)[0]
         del first
         assert np.abs(second.logits - steps(Session(bundles(name), threads=1))[0].logits).max() > 1e-2
+    elif part == "_place_rows":  # places of the call alone do not fit beside the slots of its caches
+        with pytest.raises(Fail, match=r"luvc\.inplace_kv\.And(.|\n)*Attempting to broadcast an axis"):
+            differs(described, bundles(name))
     else:
-        with pytest.raises(Exception, match=r"Incompatible|rank|dimension|assert|differ|shape"):
-            assert differs(made, bundles(name)) < 1e-2, "they differ"
+        assert differs(described, bundles(name)) > 1e-2
 
 
 def test_the_delta_rule_stays_in_fp32(bundles: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,7 +156,7 @@ def test_the_delta_rule_stays_in_fp32(bundles: Any, monkeypatch: pytest.MonkeyPa
     decoder = prepare_build(bundle, "rtx-ada", precision="fp16").graphs[1]
     model = onnx.shape_inference.infer_shapes(onnx.load_from_string(decoder.data))
     kinds = {item.name: item.type.tensor_type.elem_type for item in (*model.graph.value_info, *model.graph.output)}
-    rule = [node for node in model.graph.node if node.name.startswith(cast_precision._RULE)]
+    rule = [node for node in model.graph.node if node.name.startswith(cast_precision.RULE)]
     products = [node for node in rule if node.op_type == "MatMul"]
     assert len(products) > 40 and {kinds[node.output[0]] for node in products} == {onnx.TensorProto.FLOAT}
     ends = (*model.graph.input, *model.graph.output)
@@ -161,6 +165,15 @@ def test_the_delta_rule_stays_in_fp32(bundles: Any, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(cast_precision, "_is_state_arithmetic", lambda node: False)
     with pytest.raises(RuntimeWarning, match="overflow"):
         prepare_build(bundle, "rtx-ada", precision="fp16")
+
+
+def test_activations_of_the_delta_rule_are_predicted(bundles: Any, tmp_path: Path) -> None:
+    """Sizes of its chunks are computed in the graph, and the engine keeps more of it alive than their order asks."""
+    pytest.importorskip("tensorrt_rtx", reason="pip install 'luvc-export[rtx]'")
+    plan = prepare_build(bundles("qwen3_5"), "rtx-ada", precision="fp32", text_capacity=256)
+    engine = builder.build(plan.graphs[1], tmp_path / "engine", plan.target, plan.capacity, plan.options)
+    assert engine.activation_bytes is not None
+    assert 0 < engine.activation_bytes <= plan.footprint.activations <= 3 * engine.activation_bytes
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,7 @@ def test_rope_that_changes_with_length() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "changes", "said"),
+    ("name", "changes", "refusal"),
     [
         ("llava", {"vision_feature_select_strategy": "full"}, "'full' with a clip_vision_model"),
         ("llava", {"vision__model_type": "pixtral"}, "no encoder for this vision tower"),
@@ -93,9 +93,9 @@ def test_rope_that_changes_with_length() -> None:
         ("internvl", {"vision_feature_layer": -2}, "this InternVL tower is not supported"),
     ],
 )
-def test_towers_that_are_refused(name: str, changes: dict[str, Any], said: str) -> None:
+def test_towers_that_are_refused(name: str, changes: dict[str, Any], refusal: str) -> None:
     tiny = case(name)
-    with pytest.raises(CheckpointError, match=said):
+    with pytest.raises(CheckpointError, match=refusal):
         tiny.family.vision(_changed(tiny, **changes), tiny.plan, tiny.normalise())
 
 
@@ -127,11 +127,11 @@ def test_llava_on_a_siglip_tower_and_mistral() -> None:
     values |= {"vision_feature_select_strategy": "full", "vision_feature_layer": -1}
     other = build(tiny.family, type(config)(**values))
     images = other.images(1)
-    given = harness.reference(other, other.prompt(1), images)
+    inputs = harness.reference(other, other.prompt(1), images)
     embeds, positions, _ = harness.encode_images(other, other.plan, images)
     run = harness.lay_out(other, other.plan, other.prompt(1), embeds, positions)
-    found = harness.logits(other, other.family.decoder(other.model, other.plan), run)
-    assert harness.difference(found, harness.reference_logits(other, given)) < harness.TOLERANCE
+    logits = harness.logits(other, other.family.decoder(other.model, other.plan), run)
+    assert harness.difference(logits, harness.reference_logits(other, inputs)) < harness.TOLERANCE
 
 
 @pytest.mark.parametrize(("score", "behind"), [("keynorm", 0), ("dart", 0), ("pyramiddrop", 0), ("fastv", 1)])

@@ -42,15 +42,15 @@ def both(name: str, frozen: tuple[int, ...], reference: tuple[int, ...]) -> tupl
     tiny = case(name)
     plan: Plan = replan(tiny.plan, kv_only=frozen)
     ids, images, forced = tiny.prompt(2), tiny.images(2), [5, 17, 42]
-    given = harness.reference(tiny, ids + forced, images)
+    of_transformers = harness.reference(tiny, ids + forced, images)
     if tiny.family.prefix(tiny.config):
-        given["token_type_ids"][:, -len(forced) :] = 1  # of the answer, which is causal
-    visual = given["input_ids"][0] == tiny.family.image_token_id(tiny.config)
+        of_transformers["token_type_ids"][:, -len(forced) :] = 1  # of the answer, which is causal
+    visual = of_transformers["input_ids"][0] == tiny.family.image_token_id(tiny.config)
     starts = torch.nonzero(visual & ~visual.roll(1))[:, 0]  # a row's end after a picture is text for us
     place = torch.arange(len(visual)) - starts[:, None]
     visual &= ((place >= 0) & (place < tiny.plan.units)).any(0)
     with handed_through(tiny, reference, visual):
-        expected = harness.reference_logits(tiny, given)
+        expected = harness.reference_logits(tiny, of_transformers)
     decoder = tiny.family.decoder(tiny.model, plan)
     run = harness.lay_out(tiny, plan, ids, *harness.encode_images(tiny, plan, images)[:2])
     known = torch.from_numpy(run.layout.input_ids[0]) < tiny.family.decoder_shape(tiny.config).vocab

@@ -52,16 +52,16 @@ def manifest(tiny: Case, opened: Checkpoint) -> Manifest:
 
 
 def asked_of_transformers(tiny: Case, shown: list[Any], meant: GenerationConfig, **options: Any) -> list[int]:
-    given = family_chat.ask(tiny, family_chat.processor(tiny), chat(len(shown)), shown)
+    inputs = family_chat.ask(tiny, family_chat.processor(tiny), chat(len(shown)), shown)
     kept, tiny.model.generation_config = tiny.model.generation_config, meant
     if hasattr(tiny.model.model, "rope_deltas"):
         tiny.model.model.rope_deltas = None
     try:
         with torch.no_grad():
-            out = tiny.model.generate(**given, pad_token_id=0, **options)
+            out = tiny.model.generate(**inputs, pad_token_id=0, **options)
     finally:
         tiny.model.generation_config = kept
-    return [int(token) for token in out[0, given["input_ids"].shape[1] :]]
+    return [int(token) for token in out[0, inputs["input_ids"].shape[1] :]]
 
 
 @pytest.mark.parametrize("name", ["qwen2_5_vl", "gemma3"])
@@ -74,8 +74,8 @@ def test_answers_are_those_of_generate(name: str, tmp_path: Path) -> None:
     ours = Session(Bundle(tmp_path, manifest(tiny, opened)), TorchBackend(tiny, tiny.plan))
     meant = GenerationConfig.from_pretrained(tmp_path)
     wanted = asked_of_transformers(tiny, shown, meant)
-    found = ours.generate(shown, messages=chat(1))
-    assert list(found.token_ids) == wanted and len(wanted) == 16 and wanted[-1] == 2
+    answer = ours.generate(shown, messages=chat(1))
+    assert list(answer.token_ids) == wanted and len(wanted) == 16 and wanted[-1] == 2
     assert wanted[:5] != free[:5]
     rows = ours.generate_batch([{"image": shown, "messages": chat(1)}] * 2)
     assert [list(row.token_ids) for row in rows] == [wanted, wanted]
@@ -88,17 +88,17 @@ def test_answers_are_those_of_generate(name: str, tmp_path: Path) -> None:
 
 def test_bundles_of_before_are_greedy(tmp_path: Path) -> None:
     tiny = case("qwen2_5_vl")
-    made = manifest(tiny, checkpoint(tiny, tmp_path, STATED))
-    data = made.to_json()
+    own = manifest(tiny, checkpoint(tiny, tmp_path, STATED))
+    data = own.to_json()
     del data["generation"]
     before = Manifest.from_json(data, "luvc.json")
-    assert before.generation is None and made.generation is not None
-    assert Manifest.from_json(made.to_json(), "luvc.json") == made
+    assert before.generation is None and own.generation is not None
+    assert Manifest.from_json(own.to_json(), "luvc.json") == own
     session = Session(Bundle(tmp_path, before), TorchBackend(tiny, tiny.plan))
     assert session.sampling({}).takes_the_best
     for name, value in (("repetition_penalty", 0), ("top_p", float("nan")), ("bad_words_ids", [[-1]])):
         with pytest.raises(BundleError, match="beyond its limits"):
-            Manifest.from_json({**made.to_json(), "generation": {name: value}}, "luvc.json")
+            Manifest.from_json({**own.to_json(), "generation": {name: value}}, "luvc.json")
 
 
 def test_parity_is_greedy_whatever_the_makers_meant(tmp_path: Path) -> None:
@@ -113,12 +113,12 @@ def test_parity_is_greedy_whatever_the_makers_meant(tmp_path: Path) -> None:
         runner = HuggingFace(opened, model, manifest(tiny, opened), "fp32")
         rng = np.random.default_rng(0)
         image = rng.integers(0, 256, (*tiny.size, 3)).astype(np.uint8)
-        found = runner.answer([FileCase(prompt="2 + 2?", images=(image,))], 8)[0]
+        answer = runner.answer([FileCase(prompt="2 + 2?", images=(image,))], 8)[0]
         assert model.generation_config is meant, "and it is as before"
     finally:
         model.generation_config = kept
     session = Session(Bundle(tmp_path, manifest(tiny, opened)), TorchBackend(tiny, tiny.plan))
-    assert found.tokens == session.generate(image, "2 + 2?", greedy=True, max_new_tokens=8).token_ids
+    assert answer.tokens == session.generate(image, "2 + 2?", greedy=True, max_new_tokens=8).token_ids
 
 
 def test_what_a_file_says_is_read_as_transformers_reads_it(tmp_path: Path) -> None:

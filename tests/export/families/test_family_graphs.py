@@ -80,15 +80,15 @@ def _same(ours: Session, torch_: Session, ids: list[int], images: Any, before: t
                 ids, session.default.encode_images(images) if images is not None else None, state, all_logits=True
             )
         )
-    found, expected = steps
-    assert harness.difference(found.logits, expected.logits) < TOLERANCE
+    first, expected = steps
+    assert harness.difference(first.logits, expected.logits) < TOLERANCE
     assert expected.logits.std() >= 1
-    assert {*found.kept} == {*expected.kept}
+    assert {*first.kept} == {*expected.kept}
     for layer, kept in expected.kept.items():
-        assert np.array_equal(found.kept[layer], kept)
-    for mine, theirs in zip(found.state.cache.values, expected.state.cache.values, strict=True):
+        assert np.array_equal(first.kept[layer], kept)
+    for mine, theirs in zip(first.state.cache.values, expected.state.cache.values, strict=True):
         assert np.allclose(mine.numpy(), theirs.numpy(), atol=TOLERANCE, rtol=0)
-    return found.state, expected.state
+    return first.state, expected.state
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -101,10 +101,10 @@ def test_onnx_equals_compressed_torch(name: str, exported: Any) -> None:
     assert plan.vision_tokens < plan.units or name in WHOLE
     assert [keep for _, _, keep in plan.prunes if keep]
     ours, torch_ = Session(bundle, threads=1), Session(bundle, TorchBackend(tiny, plan))
-    found, expected = ours.default.encode_images(images.numpy()), torch_.default.encode_images(images.numpy())
-    assert harness.difference(found.embeds, expected.embeds) < TOLERANCE
-    assert harness.difference(found.positions, expected.positions) < TOLERANCE
-    assert np.array_equal(found.merged_into, expected.merged_into)
+    encoded, expected = ours.default.encode_images(images.numpy()), torch_.default.encode_images(images.numpy())
+    assert harness.difference(encoded.embeds, expected.embeds) < TOLERANCE
+    assert harness.difference(encoded.positions, expected.positions) < TOLERANCE
+    assert np.array_equal(encoded.merged_into, expected.merged_into)
     states = _same(ours, torch_, tiny.prompt(2), images.numpy())
     _same(ours, torch_, [5], None, states)
     _same(ours, torch_, tiny.prompt(0), None)
@@ -120,9 +120,9 @@ def test_openvino_answers_as_onnx_runtime(name: str, exported: Any) -> None:
     tiny, bundle = small(name), exported(name)
     ours, theirs = (Session(bundle, backend, threads=1, arithmetic="fp32") for backend in ("openvino", "cpu"))
     images = tiny.images(2).numpy()
-    found, expected = ours.default.encode_images(images), theirs.default.encode_images(images)
-    assert harness.difference(found.embeds, expected.embeds) < TOLERANCE
-    assert np.array_equal(found.merged_into, expected.merged_into)
+    encoded, expected = ours.default.encode_images(images), theirs.default.encode_images(images)
+    assert harness.difference(encoded.embeds, expected.embeds) < TOLERANCE
+    assert np.array_equal(encoded.merged_into, expected.merged_into)
     before: list[Any] = [None, None]
     for ids, seen in ((tiny.prompt(2), True), ([5], False)):
         steps = [
@@ -134,8 +134,10 @@ def test_openvino_answers_as_onnx_runtime(name: str, exported: Any) -> None:
             assert np.array_equal(steps[0].kept[layer], kept)
         before = [step.state for step in steps]
     for count in (0, 2):
-        said = [one.generate(pictures(tiny, count), messages=chat(count), max_new_tokens=8) for one in (ours, theirs)]
-        assert said[0].token_ids == said[1].token_ids
+        answers = [
+            one.generate(pictures(tiny, count), messages=chat(count), max_new_tokens=8) for one in (ours, theirs)
+        ]
+        assert answers[0].token_ids == answers[1].token_ids
 
 
 @pytest.mark.parametrize("name", CUT)
@@ -154,13 +156,13 @@ def test_openvino_takes_tiles_as_onnx_runtime_does(name: str, exported: Any) -> 
         assert (len(requests[0].images) > len(shown)) == ((1, 2) in tiles)
         seen = [one.default.encode_images(each.images) for one, each in zip((ours, theirs), requests, strict=True)]
         assert harness.difference(seen[0].embeds, seen[1].embeds) < TOLERANCE
-        found, expected = (one.generate(shown, messages=chat(len(shown)), max_new_tokens=8) for one in (ours, theirs))
-        assert found.token_ids == expected.token_ids
-        assert found.selection.tiles == expected.selection.tiles == tiles
-        assert np.array_equal(found.selection.merged_into, expected.selection.merged_into)
-        assert found.selection.kept.keys() == expected.selection.kept.keys() and expected.selection.kept
+        answer, expected = (one.generate(shown, messages=chat(len(shown)), max_new_tokens=8) for one in (ours, theirs))
+        assert answer.token_ids == expected.token_ids
+        assert answer.selection.tiles == expected.selection.tiles == tiles
+        assert np.array_equal(answer.selection.merged_into, expected.selection.merged_into)
+        assert answer.selection.kept.keys() == expected.selection.kept.keys() and expected.selection.kept
         for layer, kept in expected.selection.kept.items():
-            assert np.array_equal(found.selection.kept[layer], kept)
+            assert np.array_equal(answer.selection.kept[layer], kept)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -179,14 +181,16 @@ def test_padding_is_kept_last_as_in_torch(name: str, exported: Any) -> None:
         assert np.array_equal(seen[0].merged_into, seen[1].merged_into)
         void = seen[0].padding
         assert np.array_equal(void, seen[1].padding) and void[0].any() and not void[0].all()
-        told = [one.default.run(request.token_ids, it, all_logits=True) for one, it in zip(sessions, seen, strict=True)]
-        assert harness.difference(told[0].logits, told[1].logits) < TOLERANCE
-        for layer, kept in told[0].kept.items():
-            assert np.array_equal(kept, told[1].kept[layer])
+        steps = [
+            one.default.run(request.token_ids, it, all_logits=True) for one, it in zip(sessions, seen, strict=True)
+        ]
+        assert harness.difference(steps[0].logits, steps[1].logits) < TOLERANCE
+        for layer, kept in steps[0].kept.items():
+            assert np.array_equal(kept, steps[1].kept[layer])
             assert (~void[0][kept[0]]).sum() == min(plan.keep[layer], (~void[0]).sum())
         forgetful = sessions[0].default.encode_images(request.images)
         without = sessions[0].default.run(request.token_ids, forgetful, all_logits=True)
-        changed |= harness.difference(told[0].logits, without.logits) > harness.SABOTAGE
+        changed |= harness.difference(steps[0].logits, without.logits) > harness.SABOTAGE
     assert changed
 
 
@@ -196,12 +200,12 @@ def test_parity_and_calibration_take_the_bundle(name: str, exported: Any, tmp_pa
     bundle = exported(name)
     asked = questions(name, "pictures")
     pair = open_pair(f"torch:{bundle.folder.parent / 'checkpoint'}", f"{bundle.folder}#thirds", threads=1)
-    made = parity(*pair, asked, observe=len(asked), longest=4)
-    assert made.passed, "\n".join(made.lines(True))
+    report = parity(*pair, asked, observe=len(asked), longest=4)
+    assert report.passed, "\n".join(report.lines(True))
     recipe = Recipe(find("q8"), "max", 99.99, 0.0, False)
-    found = calibrate(load(bundle.folder), few(asked), recipe, min_agreement=0.0, output=tmp_path / "q8", threads=1)
-    assert found.plan == "thirds_quantized"
-    assert len(found.made.answered) == 5 + 2  # held out of nine with pictures, and of three without
+    report = calibrate(load(bundle.folder), few(asked), recipe, min_agreement=0.0, output=tmp_path / "q8", threads=1)
+    assert report.plan == "thirds_quantized"
+    assert len(report.made.answered) == 5 + 2  # held out of nine with pictures, and of three without
 
 
 @pytest.mark.parametrize(("name", "base"), [("smolvlm", "idefics3"), ("llava_next", "llava_onevision")])

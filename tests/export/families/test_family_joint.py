@@ -49,7 +49,7 @@ def test_the_budget_is_of_the_whole_video(name: str, tmp_path: Path) -> None:
         torch_ = TorchBackend(tiny, used)
         torch_.decoder = decoder
         real, seen = decoder.score, []
-        decoder.score = lambda given, real=real, seen=seen: seen.append(real(given)) or seen[-1]  # type: ignore[func-returns-value]
+        decoder.score = lambda inputs, real=real, seen=seen: seen.append(real(inputs)) or seen[-1]  # type: ignore[func-returns-value]
         asked = _with_plan(own, used, torch_)
         step = asked.default.run(request.token_ids, asked.default.encode_images(request.images), blocks=request.blocks)
         scores.append((seen[0].numpy(), step.kept[used.prunes[0][0]]))
@@ -87,13 +87,13 @@ def test_a_video_is_brought_to_the_frames_of_the_plan(tmp_path: Path) -> None:
     tiny = case("qwen3_vl")
     ours, shown = session(tiny, tmp_path, joint(tiny), video=True), frames(tiny, 12)
     assert ours.video_frames() == 2 * MOMENTS
-    for given, places in ((12, (0, 2, 4, 6, 8, 10)), (3, (0, 0, 1, 1, 2, 2))):
-        request = ours.prepare(messages=CHAT, video=shown[:given], fps=FPS)
+    for length, places in ((12, (0, 2, 4, 6, 8, 10)), (3, (0, 0, 1, 1, 2, 2))):
+        request = ours.prepare(messages=CHAT, video=shown[:length], fps=FPS)
         assert np.array_equal(request.images.reshape(-1, *tiny.size, 3), np.stack([shown[place] for place in places]))
     parts: list[Any] = [{"type": "video", "video": part} for part in (shown[:6], shown[6:])]
     parts.append({"type": "text", "text": "?"})
-    found = ours.generate(messages=[{"role": "user", "content": parts}], max_new_tokens=2)
-    assert found.visual_tokens == tuple(2 * keep for keep in ours.plan.keep)
+    answer = ours.generate(messages=[{"role": "user", "content": parts}], max_new_tokens=2)
+    assert answer.visual_tokens == tuple(2 * keep for keep in ours.plan.keep)
     assert len(ours.generate(prompt="Hi", max_new_tokens=2).token_ids) == 2
     with pytest.raises(
         UsageError, match=r"shares one budget over a whole video(.|\n)*ask with a plan for single pictures"
@@ -132,12 +132,12 @@ def test_a_video_first_and_a_picture_later(tmp_path: Path, monkeypatch: pytest.M
         {"role": "assistant", "content": [{"type": "text", "text": first.text}]},
         {"role": "user", "content": asked},
     ]
-    told: list[Any] = [
+    turns: list[Any] = [
         {**CHAT[0], "content": [{"type": "video", "video": shown[:-1], "fps": FPS}, CHAT[0]["content"][1]]}
     ]
-    later = {"messages": [*told, *spoken], "max_new_tokens": 4}
+    later = {"messages": [*turns, *spoken], "max_new_tokens": 4}
     second, whole = ours.generate(**later, after=first), ours.generate(**later)
     assert second.token_ids == whole.token_ids and second.reused == 0
-    again = [*told, spoken[0], {"role": "user", "content": [{"type": "text", "text": "And then?"}]}]
+    again = [*turns, spoken[0], {"role": "user", "content": [{"type": "text", "text": "And then?"}]}]
     third = ours.generate(messages=again, after=first, max_new_tokens=4)
     assert third.past is not None and third.past.loaded.plan_name == "plan@video"

@@ -65,8 +65,8 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     tiny = small("internvl")
     checkpoint = str(family_chat.save(tiny, tmp_path_factory.mktemp("tiles") / "checkpoint"))
     plan = replan(tiny.thirds, merges=(), keep=(7, 0), joint_images=IMAGES, joint_tiles=GRID, quota="spread")
-    made: dict[str, Any] = {"image_size": tiny.size, "text_capacity": 256}
-    return export_bundle(checkpoint, Path(checkpoint).parent / "bundle", {"some@tiles": plan}, **made)
+    options: dict[str, Any] = {"image_size": tiny.size, "text_capacity": 256}
+    return export_bundle(checkpoint, Path(checkpoint).parent / "bundle", {"some@tiles": plan}, **options)
 
 
 def test_the_graph_keeps_what_torch_keeps(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,8 +113,8 @@ def test_questions_whose_pictures_are_cut_so_find_it(bundle: Bundle) -> None:
         ([wide, square], "some", 20),
         ([], "some", 0),
     ):
-        found = asked.generate(shown, messages=chat(len(shown)), max_new_tokens=1)
-        assert (found.past.loaded.plan_name, found.visual_tokens[0]) == (name, rows)
+        answer = asked.generate(shown, messages=chat(len(shown)), max_new_tokens=1)
+        assert (answer.past.loaded.plan_name, answer.visual_tokens[0]) == (name, rows)
 
 
 def test_what_it_does_not_take(bundle: Bundle, tmp_path: Path) -> None:
@@ -127,12 +127,12 @@ def test_what_it_does_not_take(bundle: Bundle, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="shares one budget over the tiles of a picture, so it takes no videos"):
         ours.prepare(video=[scenery(tiny, 1, 1)] * 2, prompt="?")
     checkpoint = bundle.folder.parent / "checkpoint"
-    made = make_plans(str(checkpoint), kv_mib=0.001, joint_tiles=GRID, quota="spread", text=0)
-    assert [(plan.sharing.quota, plan.sharing.images, plan.sharing.tiles) for plan in made.values()] == [
+    plans = make_plans(str(checkpoint), kv_mib=0.001, joint_tiles=GRID, quota="spread", text=0)
+    assert [(plan.sharing.quota, plan.sharing.images, plan.sharing.tiles) for plan in plans.values()] == [
         ("none", 1, None),
         ("spread", IMAGES, GRID),
     ]
-    assert [*made] == ["safe", "safe@tiles"]
+    assert [*plans] == ["safe", "safe@tiles"]
     with pytest.raises(PlanError, match="quota: 'v-cast' follows a clip through time, which tiles have not"):
         make_plans(str(checkpoint), joint_tiles=GRID, quota="v-cast")
     with pytest.raises(UsageError, match=r"cuts no picture into these tiles, so they cannot share(.|\n)*got: 1x1"):

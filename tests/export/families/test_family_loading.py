@@ -34,11 +34,11 @@ def _same(folder: Path, model: Any) -> None:
     """Every parameter of the model is found, under its own name, with its own bytes."""
     checkpoint = open_checkpoint(str(folder))
     skeleton = weights.skeleton(checkpoint, "fp32")
-    found = weights.stored(skeleton.model, checkpoint)
+    places = weights.stored(skeleton.model, checkpoint)
     wanted = dict(model.named_parameters())
-    assert set(wanted) <= {*found, "lm_head.weight"}
+    assert set(wanted) <= {*places, "lm_head.weight"}
     for name, parameter in wanted.items():
-        place = found[name]
+        place = places[name]
         raw = np.fromfile(place.file, np.uint8, place.bytes, offset=place.offset)
         stored = torch.from_numpy(raw).view(
             {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}[place.dtype]

@@ -37,8 +37,8 @@ def folders(tiny: Case, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
     """A checkpoint and its adapter, and the logits without and with it."""
     base, adapter = tmp_path_factory.mktemp("base"), tmp_path_factory.mktemp("adapter")
     tiny.model.save_pretrained(base)
-    given = harness.reference(tiny, tiny.prompt(1), tiny.images(1))
-    before = harness.reference_logits(tiny, given)
+    inputs = harness.reference(tiny, tiny.prompt(1), tiny.images(1))
+    before = harness.reference_logits(tiny, inputs)
     torch.manual_seed(1)
     config = peft.LoraConfig(r=4, target_modules=["q_proj", "v_proj", "up_proj", "qkv"], lora_alpha=8)
     with warnings.catch_warnings():
@@ -49,9 +49,9 @@ def folders(tiny: Case, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
             if "lora_B" in name:
                 parameter.normal_(std=0.1)
         tiny.model.model.rope_deltas = None
-        after = model(**given).logits[0]
+        after = model(**inputs).logits[0]
     model.save_pretrained(adapter)
-    return base, adapter, before, after[given["input_ids"][0] != tiny.family.image_token_id(tiny.config)]
+    return base, adapter, before, after[inputs["input_ids"][0] != tiny.family.image_token_id(tiny.config)]
 
 
 def test_the_merged_checkpoint_computes_what_peft_computes(
@@ -66,14 +66,14 @@ def test_the_merged_checkpoint_computes_what_peft_computes(
     ours = Case(tiny.family, model.config, model, tiny.size, tiny.plan, tiny.thirds)
     seen = harness.encode_images(ours, ours.plan, ours.images(1))
     run = harness.lay_out(ours, ours.plan, ours.prompt(1), *seen[:2])
-    found = harness.logits(ours, ours.family.decoder(ours.model, ours.plan), run)
-    assert harness.difference(found, after) < TOLERANCE
+    logits = harness.logits(ours, ours.family.decoder(ours.model, ours.plan), run)
+    assert harness.difference(logits, after) < TOLERANCE
     assert harness.difference(after, before) > SABOTAGE
 
 
 def test_a_folder_that_is_no_adapter(folders: Any, tmp_path: Path) -> None:
-    said = r"this folder is not a LoRA adapter(.|\n)*adapter_config\.json"
-    with pytest.raises(CheckpointError, match=said), merged(open_checkpoint(str(folders[0])), str(tmp_path)):
+    refusal = r"this folder is not a LoRA adapter(.|\n)*adapter_config\.json"
+    with pytest.raises(CheckpointError, match=refusal), merged(open_checkpoint(str(folders[0])), str(tmp_path)):
         pass
 
 
@@ -108,18 +108,18 @@ def half(tensors: dict[str, torch.Tensor]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "refusal"),
     [
         (another_depth, r"2 tensors of the adapter have no weight in the model: .*layers\.40\.self_attn\.q_proj"),
         (half, r"1 weights get no tensor of it: .*lora_B"),
     ],
 )
 def test_every_tensor_finds_its_weight_or_the_adapter_is_refused(
-    folders: Any, tmp_path: Path, change: Callable[[dict[str, torch.Tensor]], None], said: str
+    folders: Any, tmp_path: Path, change: Callable[[dict[str, torch.Tensor]], None], refusal: str
 ) -> None:
     adapter = changed(folders[1], tmp_path / "adapter", change)
     with (
-        pytest.raises(CheckpointError, match=rf"does not fit the checkpoint(.|\n)*{said}"),
+        pytest.raises(CheckpointError, match=rf"does not fit the checkpoint(.|\n)*{refusal}"),
         merged(open_checkpoint(str(folders[0])), str(adapter)),
     ):
         pass
@@ -143,12 +143,12 @@ def test_a_deeper_model_s_adapter(folders: Any, tiny: Case, tmp_path: Path) -> N
 
 
 def test_a_full_disk_names_the_folder(folders: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(self: Any, *given: Any, **named: Any) -> None:
+    def full(self: Any, *positional: Any, **named: Any) -> None:
         raise SafetensorError("I/O error: No space left on device (os error 28)")
 
     monkeypatch.setattr("transformers.PreTrainedModel.save_pretrained", full)
-    said = r"cannot be written(.|\n)*where: .*luvc-lora(.|\n)*No space left(.|\n)*TMPDIR"
-    with pytest.raises(MachineError, match=said), merged(open_checkpoint(str(folders[0])), str(folders[1])):
+    refusal = r"cannot be written(.|\n)*where: .*luvc-lora(.|\n)*No space left(.|\n)*TMPDIR"
+    with pytest.raises(MachineError, match=refusal), merged(open_checkpoint(str(folders[0])), str(folders[1])):
         pass
 
 
@@ -172,14 +172,14 @@ def test_patterns_and_fields_are_read_as_peft_does(tmp_path: Path) -> None:
     from peft.utils.other import get_pattern_key
 
     patterns = {"layers.1.self_attn.v_proj": 2, "v_proj": 4, "^model.layers.0.mlp.up_proj": 6, "up_proj": 1}
-    made = peft.LoraConfig(
+    config = peft.LoraConfig(
         r=8, target_modules=["q_proj"], lora_dropout=0.1, init_lora_weights="gaussian", rank_pattern=patterns
     )
-    made.save_pretrained(tmp_path)
-    told = read_config(tmp_path)
+    config.save_pretrained(tmp_path)
+    adapter = read_config(tmp_path)
     for name in ("layers.1.self_attn.v_proj", "layers.0.self_attn.v_proj", "layers.0.mlp.up_proj", "mlp.down_proj"):
         for full in (f"model.{name}", f"model.language_model.{name}"):
-            assert told.rank_of(full) == patterns.get(get_pattern_key(patterns, full), 8)
+            assert adapter.rank_of(full) == patterns.get(get_pattern_key(patterns, full), 8)
     peft.LoraConfig(r=8, target_modules=["q_proj"], use_dora=True).save_pretrained(tmp_path)
     with pytest.raises(CheckpointError, match="DoRA"):
         read_config(tmp_path)

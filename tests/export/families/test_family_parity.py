@@ -35,14 +35,14 @@ def test_vision_embeddings_equal_transformers(name: str) -> None:
 def test_logits_and_greedy_tokens_equal_transformers(name: str, images: int) -> None:
     tiny = case(name)
     ids, pictures = tiny.prompt(images), tiny.images(images)
-    given = harness.reference(tiny, ids, pictures)
-    expected = harness.reference_logits(tiny, given)
+    inputs = harness.reference(tiny, ids, pictures)
+    expected = harness.reference_logits(tiny, inputs)
     decoder = tiny.family.decoder(tiny.model, tiny.plan)
     embeds, positions, _ = harness.encode_images(tiny, tiny.plan, pictures)
     run = harness.lay_out(tiny, tiny.plan, ids, embeds, positions)
     assert expected.std() >= 1
     assert harness.difference(harness.logits(tiny, decoder, run), expected) < TOLERANCE
-    assert harness.greedy(tiny, decoder, run) == harness.reference_greedy(tiny, given)
+    assert harness.greedy(tiny, decoder, run) == harness.reference_greedy(tiny, inputs)
 
 
 def _swap(positions: Tensor) -> Tensor:
@@ -50,10 +50,10 @@ def _swap(positions: Tensor) -> Tensor:
 
 
 SABOTAGES: dict[str, tuple[str, Callable[[Tensor], Tensor]]] = {
-    "positions off by one": ("visual_position_ids", lambda given: given + 1),
+    "positions off by one": ("visual_position_ids", lambda tensor: tensor + 1),
     "h and w swapped": ("visual_position_ids", _swap),
-    "embeddings shifted by one place": ("visual_embeds", lambda given: given.roll(1, 2)),
-    "images swapped": ("visual_embeds", lambda given: given.flip(1)),
+    "embeddings shifted by one place": ("visual_embeds", lambda tensor: tensor.roll(1, 2)),
+    "images swapped": ("visual_embeds", lambda tensor: tensor.flip(1)),
 }
 
 

@@ -11,10 +11,10 @@ from family_processors import PROCESSORS, image_processor
 def _theirs(tiny: Case, images: torch.Tensor) -> torch.Tensor:
     pictures = [image[0].numpy() for image in images]
     nested = [pictures] if str(tiny) in ("idefics3", "smolvlm", "llava_onevision") else pictures
-    found = image_processor(str(tiny))(nested, return_tensors="pt")["pixel_values"]
+    pixels = image_processor(str(tiny))(nested, return_tensors="pt")["pixel_values"]
     if str(tiny) == "llava_next":
-        return found[:, :1]  # of the whole and one tile, the same picture twice
-    return found[:, 0] if str(tiny) == "llava_onevision" else found  # [n, 1 tile, 3, H, W]
+        return pixels[:, :1]  # of the whole and one tile, the same picture twice
+    return pixels[:, 0] if str(tiny) == "llava_onevision" else pixels  # [n, 1 tile, 3, H, W]
 
 
 @pytest.mark.parametrize("name", PROCESSORS)

@@ -24,19 +24,19 @@ def test_generate_inside_transformers(name: str, tmp_path: Path) -> None:
     ours = session(tiny, tmp_path, tiny.thirds)
     request = ours.prepare(pictures(tiny, 2), messages=chat(2))
     if name == "llava_next":  # its processor never leaves a picture whole
-        given = harness.reference(tiny, [*request.token_ids], torch.from_numpy(request.images))
+        inputs = harness.reference(tiny, [*request.token_ids], torch.from_numpy(request.images))
     else:
-        given = family_chat.ask(tiny, family_chat.processor(tiny), chat(2), pictures(tiny, 2))
-        given.pop("attention_mask")
-    plain = harness.reference_greedy(tiny, given, 6)
+        inputs = family_chat.ask(tiny, family_chat.processor(tiny), chat(2), pictures(tiny, 2))
+        inputs.pop("attention_mask")
+    plain = harness.reference_greedy(tiny, inputs, 6)
     with compressed(tiny.model, tiny.plan):
-        assert harness.reference_greedy(tiny, given, 6) == plain
+        assert harness.reference_greedy(tiny, inputs, 6) == plain
     expected = ours.default.run(
         request.token_ids, ours.default.encode_images(request.images), blocks=request.blocks
     ).logits[0, -1]
     with compressed(tiny.model, tiny.thirds), torch.no_grad():
-        assert harness.difference(tiny.model(**given).logits[0, -1], expected) < TOLERANCE
-    assert harness.reference_greedy(tiny, given, 6) == plain
+        assert harness.difference(tiny.model(**inputs).logits[0, -1], expected) < TOLERANCE
+    assert harness.reference_greedy(tiny, inputs, 6) == plain
 
 
 @pytest.mark.parametrize("name", REFUSED)

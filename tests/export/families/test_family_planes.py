@@ -64,8 +64,8 @@ def test_the_second_plane_is_pruned_with_its_tokens(kept: bool) -> None:
     stays = torch.zeros(2, merged, dtype=torch.bool).scatter_(1, chosen[0], True)
     assert stays.sum() == 2 * (merged // 2)
 
-    def spoil(given: Tensor) -> Tensor:
-        spoiled = given.clone()
+    def spoil(embeds: Tensor) -> Tensor:
+        spoiled = embeds.clone()
         spoiled[0, :, :, 2 * shapes[0].hidden :][stays if kept else ~stays] += 3.0
         return spoiled
 
@@ -84,8 +84,8 @@ def test_a_plane_that_is_left_out_moves_the_logits() -> None:
     right = harness.logits(tiny, decoder, run)
     for plane in (1, 2):
 
-        def without(given: Tensor, begin: int = plane * hidden) -> Tensor:
-            left = given.clone()
+        def without(embeds: Tensor, begin: int = plane * hidden) -> Tensor:
+            left = embeds.clone()
             left[..., begin : begin + hidden] = 0
             return left
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from luvc_export.bundle.folder import Bundle
 from luvc_export.cli import main
 from luvc_export.core import graph_io
 from luvc_export.core.plan import Plan
+from luvc_export.runtime.prompt.encoder import VideoClip
 from luvc_export.runtime.session import Session
 from luvc_export.serve.models import Models, ServedModel
 
@@ -58,8 +60,8 @@ def _plans() -> dict[str, Plan]:
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     tiny, folder = small(FAMILY, LAYERS), tmp_path_factory.mktemp(FAMILY)
     options: dict[str, Any] = {"image_size": tiny.size, "text_capacity": 256, "video": True}
-    made = str(family_chat.save(tiny, folder / "checkpoint"))
-    return export_bundle(made, folder / "bundle", _plans(), **options)
+    checkpoint = str(family_chat.save(tiny, folder / "checkpoint"))
+    return export_bundle(checkpoint, folder / "bundle", _plans(), **options)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -72,11 +74,11 @@ def test_the_size_that_fits_a_picture_is_used_and_said(bundle: Bundle, backend: 
     assert bundle.sizes_of() == {tiny.size: "thirds", (height, width): f"thirds@{height}x{width}"}
     for size, plan in ((tiny.size, near), ((height, width), wide)):
         picture = np.random.default_rng(3).integers(0, 256, (*size, 3), dtype=np.uint8)
-        found = both.generate(picture, "what?", max_new_tokens=4)
-        assert found.selection.size == size
+        answer = both.generate(picture, "what?", max_new_tokens=4)
+        assert answer.selection.size == size
         alone = Session(bundle, TorchBackend(tiny, plan), plan=bundle.sizes_of()[size])
-        assert found.token_ids == alone.generate(picture, "what?", max_new_tokens=4).token_ids
-        assert found.visual_tokens == plan.keep
+        assert answer.token_ids == alone.generate(picture, "what?", max_new_tokens=4).token_ids
+        assert answer.visual_tokens == plan.keep
     assert [path.name for path in bundle.folder.iterdir()].count("weights") == 1
 
 
@@ -101,9 +103,9 @@ def test_run_takes_a_folder_of_frames(
     with pytest.raises(SystemExit) as stop:
         main()
     assert not stop.value.code
-    said = json.loads(capsys.readouterr().out)
-    assert said["video"] == {"frames": 2 * MOMENTS, "of": 12, "fps": 4 * 2 * MOMENTS / 12, "times": None}
-    assert tuple(said["timings"]["visual_tokens"]) == bundle.manifest.plans["thirds@video"].plan.keep
+    record = json.loads(capsys.readouterr().out)
+    assert record["video"] == {"frames": 2 * MOMENTS, "of": 12, "fps": 4 * 2 * MOMENTS / 12, "times": None}
+    assert tuple(record["timings"]["visual_tokens"]) == bundle.manifest.plans["thirds@video"].plan.keep
     assert (tmp_path / "kept" / "k.png").is_file()
 
 
@@ -127,9 +129,9 @@ def test_videos_find_their_plan_and_keep_what_torch_keeps(bundle: Bundle, backen
     for layer, kept in steps[1].kept.items():
         assert np.array_equal(steps[0].kept[layer], kept)
     for one in (ours, torch_):
-        found = one.generate(messages=CHAT, video=shown, fps=FPS, max_new_tokens=8)
-        assert found.visual_tokens == plan.keep
-        assert len(found.token_ids) == 8
+        answer = one.generate(messages=CHAT, video=shown, fps=FPS, max_new_tokens=8)
+        assert answer.visual_tokens == plan.keep
+        assert len(answer.token_ids) == 8
     rows = ours.generate_batch(
         [{"messages": CHAT, "video": part, "fps": FPS} for part in (shown, shown[::-1])], max_new_tokens=4
     )
@@ -148,8 +150,8 @@ def test_a_film_is_answered_alike_by_session_batch_and_server(
 
     film = write_film(tmp_path / "clip.mp4", noise(20, *small(FAMILY, LAYERS).size), rate=4)
     own = Session(bundle, "cpu", threads=1, arithmetic="fp32")
-    told = own.generate(prompt=QUESTION, video=str(film), max_new_tokens=LENGTH, greedy=True)
-    assert told.selection.size and told.visual_tokens == bundle.manifest.plans["thirds@video"].plan.keep
+    answer = own.generate(prompt=QUESTION, video=str(film), max_new_tokens=LENGTH, greedy=True)
+    assert answer.selection.size and answer.visual_tokens == bundle.manifest.plans["thirds@video"].plan.keep
 
     lines: list[dict[str, Any]] = [{"id": "film", "prompt": QUESTION, "video": "clip.mp4"}]
     lines.append({"id": "none", "prompt": QUESTION, "video": "gone.mp4"})
@@ -158,7 +160,7 @@ def test_a_film_is_answered_alike_by_session_batch_and_server(
     run_batch(BatchJob(bundle.folder, tmp_path / "asked.jsonl", tmp_path / "out", backend="cpu", sampling=sampling))
     parts = sorted((tmp_path / "out").glob("part-*"))
     rows = {row["id"]: row for part in parts for row in map(json.loads, part.read_text().splitlines())}
-    assert rows["film"]["text"] == told.text and "gone.mp4" in rows["none"]["error"]
+    assert rows["film"]["text"] == answer.text and "gone.mp4" in rows["none"]["error"]
 
     address = "data:video/mp4;base64," + base64.b64encode(film.read_bytes()).decode()
     content = [{"type": "video_url", "video_url": {"url": address}}, {"type": "text", "text": QUESTION}]
@@ -171,16 +173,84 @@ def test_a_film_is_answered_alike_by_session_batch_and_server(
     with serving(Models([ServedModel("film", own)])) as (_, client):
         reply = client.call("POST", "/v1/chat/completions", json.dumps(asked).encode())
         assert reply.status == 200, reply.body
-        assert json.loads(reply.body)["choices"][0]["message"]["content"] == told.text
+        assert json.loads(reply.body)["choices"][0]["message"]["content"] == answer.text
         content[0]["video_url"] = {"url": address[: len(address) // 3 // 4 * 4 + 22]}
         damaged = client.call("POST", "/v1/chat/completions", json.dumps(asked).encode())
         assert damaged.status == 400 and "film" in json.loads(damaged.body)["error"]["message"]
-    assert len(told.selection.placements) == MOMENTS
+    assert len(answer.selection.placements) == MOMENTS
+
+
+def test_triton_answers_about_a_clip_as_session_does(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A plan for whole clips, warmed up with one: frames as tensors, as one address, and as what a chat speaks of."""
+    monkeypatch.syspath_prepend(ROOT / "tests" / "triton_model")
+    from triton_python_backend_utils import Request, bytes_array
+
+    from luvc_export.triton.inputs import question_from
+    from luvc_export.triton.model import TritonPythonModel
+    from luvc_export.triton.repository import RepositoryOptions, write_repository
+
+    (name,) = write_repository(tmp_path, [f"{bundle.folder}#thirds@video"], RepositoryOptions("cpu", threads=1))
+    warm = (tmp_path / name / "warmup" / "video").read_bytes()
+    assert (
+        f'video" value {{ data_type: TYPE_STRING dims: [ {2 * MOMENTS} ]'
+        in (tmp_path / name / "config.pbtxt").read_text()
+    )
+    parameters = {
+        "bundle": str(bundle.folder),
+        "backend": "cpu",
+        "arithmetic": "fp32",
+        "threads": "1",
+        "plan": "thirds@video",
+    }
+    config = {"parameters": {key: {"string_value": value} for key, value in parameters.items()}}
+    model = TritonPythonModel()
+    model.initialize(
+        {
+            "model_config": json.dumps(config),
+            "model_repository": str(tmp_path),
+            "model_name": name,
+            "model_instance_kind": "CPU",
+            "model_instance_device_id": "0",
+        }
+    )
+
+    def ask(**inputs: Any) -> dict[str, Any]:
+        request = Request(
+            {"max_tokens": np.array([LENGTH], np.int32), "temperature": np.zeros(1, np.float32), **inputs}
+        )
+        model.execute([request])
+        ((response, _),) = request.sent
+        assert response.error is None, response.error
+        return response.said()
+
+    shown = frames(small(FAMILY, LAYERS), 2 * MOMENTS)
+    files = []
+    for frame in shown:
+        file = io.BytesIO()
+        Image.fromarray(frame).save(file, "PNG")
+        files.append(file.getvalue())
+    own = Session(bundle, "cpu", "thirds@video", 1, arithmetic="fp32")
+    right = own.generate(prompt=QUESTION, video=shown, fps=FPS, max_new_tokens=LENGTH, greedy=True)
+    asked, rate = bytes_array(QUESTION), np.array([FPS], np.float32)
+    answer = ask(prompt=asked, video=bytes_array(*files), fps=rate)
+    units = MOMENTS * own.plan.units
+    text = len(own.prepare(prompt=QUESTION, video=shown, fps=FPS).token_ids) - MOMENTS
+    assert (answer["text"], answer["prompt_tokens"]) == (right.text, text + units)
+    address = b"data:video/png;base64," + b",".join(map(base64.b64encode, files))
+    assert ask(prompt=asked, video=bytes_array(address), fps=rate) == answer
+    chat = [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": QUESTION}]}]
+    assert ask(messages=bytes_array(json.dumps(chat)), video=bytes_array(*files), fps=rate) == answer
+    (clip,) = question_from({"prompt": [QUESTION], "video": files, "fps": rate}.get).media
+    assert isinstance(clip, VideoClip) and (clip.frames, clip.fps) == (tuple(files), pytest.approx(FPS))
+    lengths = [int.from_bytes(warm[:4], "little")] * (2 * MOMENTS)
+    assert len(warm) == sum(4 + length for length in lengths)
 
 
 def test_a_bundle_for_videos_builds_without_a_gpu(bundle: Bundle) -> None:
     """Its pictures are two frames: what cuts them into patches must stay within TensorRT's eight axes."""
     pytest.importorskip("tensorrt_rtx", reason="pip install 'luvc-export[rtx]'")
     assert bundle.manifest.image.frames == 2
-    made = build_engine(bundle.folder, "rtx-ada", "thirds@video", precision="fp16")
-    assert made.engine("thirds@video", "rtx-ada").vision.inputs[0].name == graph_io.IMAGE
+    engine = build_engine(bundle.folder, "rtx-ada", "thirds@video", precision="fp16")
+    assert engine.engine("thirds@video", "rtx-ada").vision.inputs[0].name == graph_io.IMAGE

@@ -29,8 +29,8 @@ OLD, NEW = "preprocessor_config.json", "processor_config.json"
 
 def opened(folder: Path, weights: bool = True) -> Checkpoint:
     """A checkpoint of a config and settings alone; ``weights`` makes it pass for a whole one."""
-    found = open_checkpoint(str(folder), weights=False)
-    return replace(found, tensors={"x": StoredTensor(folder, 0, 0, "F32", ())}) if weights else found
+    checkpoint = open_checkpoint(str(folder), weights=False)
+    return replace(checkpoint, tensors={"x": StoredTensor(folder, 0, 0, "F32", ())}) if weights else checkpoint
 
 
 def folder_of(name: str, folder: Path, **changes: Any) -> Path:
@@ -47,10 +47,10 @@ def nest(folder: Path, **beside: Any) -> None:
     (folder / NEW).write_text(json.dumps({"image_processor": inner, **beside}))
 
 
-def relative(found: Any, expected: Any) -> float:
+def relative(pixels: Any, expected: Any) -> float:
     """Largest relative difference: next to the mean, where padding is, a small one counts too."""
     right = torch.as_tensor(expected)
-    return float(((found - right).abs() / right.abs().clamp(min=1e-30)).max())
+    return float(((pixels - right).abs() / right.abs().clamp(min=1e-30)).max())
 
 
 def change(folder: Path, **changes: Any) -> None:
@@ -69,8 +69,8 @@ def test_pixels_are_those_of_transformers(name: str, nested: bool, tmp_path: Pat
     shown = np.resize(np.arange(256, dtype=np.uint8), tiny.size)[..., None].repeat(3, 2)
     theirs = AutoImageProcessor.from_pretrained(tmp_path, local_files_only=True)
     expected = theirs.normalize(theirs.rescale(shown.transpose(2, 0, 1), 1 / 255), MEAN, STD)
-    found = normalise(opened(tmp_path))(torch.from_numpy(shown)[None, None])[0, 0].permute(2, 0, 1)
-    assert difference(found, expected) < 1e-5
+    pixels = normalise(opened(tmp_path))(torch.from_numpy(shown)[None, None])[0, 0].permute(2, 0, 1)
+    assert difference(pixels, expected) < 1e-5
     assert picture_settings(opened(tmp_path)).mean == tuple(MEAN)
 
 
@@ -92,14 +92,14 @@ def test_what_the_file_leaves_out_is_what_its_class_takes(name: str, tmp_path: P
     data = json.loads((tmp_path / OLD).read_text())
     kept = {key: value for key, value in data.items() if key not in ("image_mean", "image_std", "resample")}
     (tmp_path / OLD).write_text(json.dumps(kept))
-    found, theirs = picture_settings(opened(tmp_path)), type(image_processor(name))()
-    assert found.mean == tuple(theirs.image_mean)
-    assert found.std == tuple(theirs.image_std)
+    settings, theirs = picture_settings(opened(tmp_path)), type(image_processor(name))()
+    assert settings.mean == tuple(theirs.image_mean)
+    assert settings.std == tuple(theirs.image_std)
 
 
 def test_arithmetic_that_is_switched_off(tmp_path: Path) -> None:
-    found = picture_settings(opened(folder_of("llava", tmp_path, do_normalize=False, do_rescale=False)))
-    assert (found.rescale, found.mean, found.std) == (1.0, (0.0,) * 3, (1.0,) * 3)
+    settings = picture_settings(opened(folder_of("llava", tmp_path, do_normalize=False, do_rescale=False)))
+    assert (settings.rescale, settings.mean, settings.std) == (1.0, (0.0,) * 3, (1.0,) * 3)
 
 
 def test_no_settings_at_all(tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def _other_frames(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "spoil", "said"),
+    ("name", "spoil", "refusal"),
     [
         ("llava", _other_mean, "contradict each other: image_mean(.|\n)*processor_config.json: image_processor says"),
         ("qwen2_vl", _other_frames, "contradict each other: image_std(.|\n)*video_preprocessor_config.json says"),
@@ -134,13 +134,13 @@ def _other_frames(folder: Path) -> None:
         ("llava", lambda at: (at / NEW).write_text('{"image_processor": 3}'), "are not an object(.|\n)*got: int"),
     ],
 )
-def test_settings_that_cannot_be_right_are_refused(name: str, spoil: Any, said: str, tmp_path: Path) -> None:
+def test_settings_that_cannot_be_right_are_refused(name: str, spoil: Any, refusal: str, tmp_path: Path) -> None:
     folder_of(name, tmp_path)
     video = case(name).family.video(case(name).config) is not None
     options = Options(case(name).size, text_capacity=256, video=video)
     check_size(opened(tmp_path), {}, options)
     spoil(tmp_path)
-    with pytest.raises(CheckpointError, match=said):
+    with pytest.raises(CheckpointError, match=refusal):
         check_size(opened(tmp_path), {}, options)
 
 
@@ -153,22 +153,31 @@ def test_two_spellings_of_one_setting_are_no_contradiction(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("name", "fits", "refused", "said"),
+    ("name", "fits", "refused", "refusal"),
     [
         ("internvl", (3, 4), (20, 20), "at most 12 tiles"),
         ("internvl", (12, 1), (1, 13), "at most 12 tiles"),
         ("idefics3", (4, 1), (1, 5), "at most 4 tiles along a side"),
         ("smolvlm", (4, 4), (20, 20), "at most 4 tiles along a side"),
+        ("lfm2_vl", (5, 2), (1, 11), "at most 10 tiles"),
         ("llava_onevision", (1, 2), (2, 2), "1x1, 1x2, 2x1"),
     ],
 )
 def test_tiles_that_the_family_never_makes_are_refused(
-    name: str, fits: tuple[int, int], refused: tuple[int, int], said: str, tmp_path: Path
+    name: str, fits: tuple[int, int], refused: tuple[int, int], refusal: str, tmp_path: Path
 ) -> None:
     tiny = case(name)
     longest = {"size": {"longest_edge": 4 * tiny.size[0] - 1}} if name in ("idefics3", "smolvlm") else {}
+    longest |= {"max_tiles": 10} if name == "lfm2_vl" else {}
     checkpoint = opened(folder_of(name, tmp_path, **longest))
     options = Options(tiny.size, tiles=((1, 1), fits))
     check_size(checkpoint, {}, options)
-    with pytest.raises(UsageError, match=rf"does not cut pictures so(.|\n)*{refused[0]}x{refused[1]}(.|\n)*{said}"):
+    with pytest.raises(UsageError, match=rf"does not cut pictures so(.|\n)*{refused[0]}x{refused[1]}(.|\n)*{refusal}"):
         check_size(checkpoint, {}, replace(options, tiles=((1, 1), refused)))
+
+
+def test_tiles_of_another_size_than_the_processors_are_refused(tmp_path: Path) -> None:
+    checkpoint = opened(folder_of("lfm2_vl", tmp_path, tile_size=64))
+    check_size(checkpoint, {}, Options((64, 64), tiles=((1, 2),)))
+    with pytest.raises(UsageError, match=r"tiles have another size(.|\n)*got: 32x64(.|\n)*64x64 \(tile_size"):
+        check_size(checkpoint, {}, Options((32, 64), tiles=((1, 2),)))

@@ -71,9 +71,9 @@ def test_onevision_newline_is_a_text_token() -> None:
     newline = tiny.config.text_config.vocab_size
     decoder = tiny.family.decoder(tiny.model, tiny.plan)
     with torch.no_grad():
-        found = decoder.embed_text(torch.tensor([[5, newline, 255]]))[0]
+        embedded = decoder.embed_text(torch.tensor([[5, newline, 255]]))[0]
     table = tiny.model.model.language_model.embed_tokens.weight
-    assert torch.equal(found, torch.stack([table[5], tiny.model.model.image_newline, table[255]]))
+    assert torch.equal(embedded, torch.stack([table[5], tiny.model.model.image_newline, table[255]]))
 
 
 def test_gemma_norm_in_16_bits() -> None:

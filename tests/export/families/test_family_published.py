@@ -56,17 +56,17 @@ def test_old_and_new_forms_mean_the_same(both: dict[str, Path]) -> None:
     raw = [json.loads((both[form] / "config.json").read_text(encoding="utf-8")) for form in ("old", "new")]
     assert raw[0] != raw[1] and "torch_dtype" in raw[0] and "dtype" in raw[1] and "rope_parameters" not in str(raw[0])
     assert facts(old) == facts(new)
-    said = facts(new)["rope"]
-    assert said and said == case(str(new.family.model_type)).config.get_text_config().rope_parameters
+    rope = facts(new)["rope"]
+    assert rope and rope == case(str(new.family.model_type)).config.get_text_config().rope_parameters
 
 
 def test_every_tensor_is_found_in_shards(both: dict[str, Path]) -> None:
     for folder in both.values():
         checkpoint = open_checkpoint(str(folder))
         assert len({tensor.file for tensor in checkpoint.tensors.values()}) > 1
-        made = weights.skeleton(checkpoint, "bf16")
-        wanted = dict(made.model.named_parameters())
-        assert set(wanted) <= {*weights.stored(made.model, checkpoint), "lm_head.weight"}
+        skeleton = weights.skeleton(checkpoint, "bf16")
+        wanted = dict(skeleton.model.named_parameters())
+        assert set(wanted) <= {*weights.stored(skeleton.model, checkpoint), "lm_head.weight"}
 
 
 def test_a_template_is_found_where_it_stands(both: dict[str, Path]) -> None:

@@ -44,11 +44,11 @@ def stated(name: str, theta: float = 10000.0) -> dict[str, Any]:
 
 def differs(family: str, change: Any) -> float:
     """How far logits of a prompt with a picture are from transformers'."""
-    found = families.find(family, "test")
-    config = copy.deepcopy(found.tiny_config())
+    own = families.find(family, "test")
+    config = copy.deepcopy(own.tiny_config())
     change(config.get_text_config())
-    tiny = harness.build(found, config)
-    decoder = found.decoder(tiny.model, tiny.plan)
+    tiny = harness.build(own, config)
+    decoder = own.decoder(tiny.model, tiny.plan)
     ids, images = tiny.prompt(1), tiny.images(1)
     embeds, positions, _ = harness.encode_images(tiny, tiny.plan, images)
     run = harness.lay_out(tiny, tiny.plan, ids, embeds, positions)
@@ -122,11 +122,11 @@ def test_sections_of_mrope(family: str, section: Any, fits: bool) -> None:
 
 def test_a_wrong_factor_would_be_seen() -> None:
     """The sabotage: one layer kind with the other's attention scaling."""
-    found = families.find("gemma3", "test")
-    config = copy.deepcopy(found.tiny_config())
+    own = families.find("gemma3", "test")
+    config = copy.deepcopy(own.tiny_config())
     config.text_config.rope_parameters = {"full_attention": stated("yarn"), "sliding_attention": stated("default")}
-    tiny = harness.build(found, config)
-    decoder = found.decoder(tiny.model, tiny.plan)
+    tiny = harness.build(own, config)
+    decoder = own.decoder(tiny.model, tiny.plan)
     assert isinstance(decoder.rope.scaling, torch.Tensor)
     decoder.rope.scaling = float(decoder.rope.scaling[0])
     ids, images = tiny.prompt(1), tiny.images(1)

@@ -64,9 +64,9 @@ def test_the_uncompressed_plan_is_transformers(name: str, kind: str, saved: Any)
     left = runners.open_huggingface(checkpoint, image, sharing=sharing)
     right = runners.open_torch(checkpoint, uncompressed(checkpoint, image.image.size, sharing), image)
     asked = questions(name, {"joint": "videos", "whole": "pictures"}.get(kind, kind))
-    made = parity(left, right, asked, observe=len(asked), longest=8)
-    assert made.passed, "\n".join(made.lines(True))
-    names = {step.tensor for step in made.steps}
+    report = parity(left, right, asked, observe=len(asked), longest=8)
+    assert report.passed, "\n".join(report.lines(True))
+    names = {step.tensor for step in report.steps}
     assert {"vision", "layer 0 in", "layer 1 in", "layer 1 key", "logits"} <= names
     assert ("vision plane 1" in names) == (name == "qwen3_vl")
 
@@ -98,7 +98,7 @@ def test_budgets_are_searched(name: str, kind: str, saved: Any) -> None:
     data = few(questions(name, "videos" if kind == "joint" else kind))
     tiles = ((1, 2),) if kind == "tiles" else ((1, 1),)
     sharing = shared(kind)
-    found = budgets(
+    plans = budgets(
         checkpoint,
         data,
         small(name).size,
@@ -108,9 +108,9 @@ def test_budgets_are_searched(name: str, kind: str, saved: Any) -> None:
         retention=0.05,
         merge_keep=1.0,
     )
-    assert found.none.keep[0] == small(name).plan.units * sharing.images
-    assert found.chosen.plan.sharing == sharing
-    assert found.chosen.flops < found.flops
+    assert plans.none.keep[0] == small(name).plan.units * sharing.images
+    assert plans.chosen.plan.sharing == sharing
+    assert plans.chosen.flops < plans.flops
 
 
 def test_no_plan_is_searched_for_pooled_frames(saved: Any) -> None:

@@ -34,7 +34,7 @@ def test_the_page_is_its_figures_and_none_is_a_fault() -> None:
 
 def test_what_is_not_equal_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     real = config_sweep.harness.logits
-    monkeypatch.setattr(config_sweep.harness, "logits", lambda *given: real(*given) * 1.001)
+    monkeypatch.setattr(config_sweep.harness, "logits", lambda *arguments: real(*arguments) * 1.001)
     record = config_sweep.outcome("llava", 0) or {}
     assert record["outcome"] == "differs"
     one = {"equal": 0, "worst": 0.0, "refused": {}, "differs": {}, "crashed": {}}

@@ -63,10 +63,10 @@ def test_how_rounds_share_a_budget_is_heard() -> None:
     tiny = case("qwen2_vl")
     plan = replan(tiny.thirds, merges=(), keep=(12, 12, 0), last_layer="drop", score="scope", rho=0.5, steps=4)
     embeds = harness.encode_images(tiny, plan, tiny.images(1))[:2]
-    run, told = harness.lay_out(tiny, plan, tiny.prompt(1), *embeds), []
+    run, heard = harness.lay_out(tiny, plan, tiny.prompt(1), *embeds), []
     for rounds in ("growing", "equal"):
         decoder = tiny.family.decoder(tiny.model, replan(plan, rounds=rounds))  # type: ignore[arg-type]
         real = decoder.score
-        decoder.score = lambda given, real=real: told.append(given.settings["rounds"]) or real(given)  # type: ignore[func-returns-value]
+        decoder.score = lambda inputs, real=real: heard.append(inputs.settings["rounds"]) or real(inputs)  # type: ignore[func-returns-value]
         harness.logits(tiny, decoder, run)
-    assert told == ["growing", "equal"]
+    assert heard == ["growing", "equal"]

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from family_processors import lfm2_vl_rules
 from transformers.image_processing_utils import select_best_resolution
 from transformers.image_utils import SizeDict
 from transformers.models.auto.image_processing_auto import (
@@ -22,7 +23,7 @@ from luvc_export.errors import UsageError
 from luvc_export.export import families
 from luvc_export.runtime.media.tile_selection import RULES, choose_tiling
 
-TILE = 28
+TILE = 32
 MOST = 6
 #: Every grid a processor could make of up to six tiles, in an order of its own.
 GRIDS = [(rows, columns) for rows in range(1, MOST + 1) for columns in range(1, MOST + 1) if rows * columns <= MOST]
@@ -37,8 +38,8 @@ def sizes() -> list[tuple[int, int]]:
 
 
 def _best_resolution(width: int, height: int) -> tuple[int, int]:
-    found = select_best_resolution((height, width), [(rows * TILE, columns * TILE) for rows, columns in GRIDS])
-    return found[0] // TILE, found[1] // TILE
+    resolution = select_best_resolution((height, width), [(rows * TILE, columns * TILE) for rows, columns in GRIDS])
+    return resolution[0] // TILE, resolution[1] // TILE
 
 
 def _closest_ratio(width: int, height: int) -> tuple[int, int]:
@@ -56,7 +57,21 @@ def _longest_edge(width: int, height: int) -> tuple[int, int]:
     return (rows, columns) if rows else (1, 1)
 
 
-THEIRS = {"best_resolution": _best_resolution, "closest_ratio": _closest_ratio, "longest_edge": _longest_edge}
+def _closest_ratio_of_large(width: int, height: int) -> tuple[int, int]:
+    """LFM2-VL's, in patches of a pixel and units of two: a tile has 256 units, as the published ones."""
+    rules = lfm2_vl_rules()
+    if not rules._is_image_too_large(height, width, 256, 1, 2, 2.0):
+        return 1, 1
+    columns, rows, *_ = rules._get_grid_layout(height, width, 2, MOST, TILE)
+    return rows, columns
+
+
+THEIRS = {
+    "best_resolution": _best_resolution,
+    "closest_ratio": _closest_ratio,
+    "longest_edge": _longest_edge,
+    "closest_ratio_of_large": _closest_ratio_of_large,
+}
 #: Idefics3 fills the longest row there is: four tiles.
 FOUR = [(rows, columns) for rows in range(1, 5) for columns in range(1, 5) if 4 in (rows, columns)]
 
@@ -67,9 +82,9 @@ def test_a_rule_is_that_of_transformers(rule: Any) -> None:
     cuts = [Tiling((index,), grid) for index, grid in enumerate(grids)]
     chosen = set()
     for width, height in sizes()[:: 3 if rule == "longest_edge" else 1]:
-        found = choose_tiling(cuts, (width, height), (TILE, TILE), 1, rule).tiles
-        assert found == THEIRS[rule](width, height), (width, height)
-        chosen.add(found)
+        tiles = choose_tiling(cuts, (width, height), (TILE, TILE), 1, rule).tiles
+        assert tiles == THEIRS[rule](width, height), (width, height)
+        chosen.add(tiles)
     assert len(chosen) > len(grids) // 2
 
 
@@ -97,18 +112,18 @@ def test_families_name_the_rule_of_their_processor() -> None:
         "get_optimal_tiled_canvas": "closest_ratio",
         "resize_for_vision_encoder": "longest_edge",
     }
-    found = {}
+    rule_of = {}
     processors = {name: IMAGE_PROCESSOR_MAPPING_NAMES.get(name, {}) for name in families.built_in()}
-    assert [name for name, kinds in processors.items() if kinds and "pil" not in kinds] == ["lfm2_vl"]  # cuts none here
+    assert [name for name, kinds in processors.items() if kinds and "pil" not in kinds] == ["lfm2_vl"]  # torchvision
     for name, kinds in processors.items():
         if "pil" not in kinds:
             continue
         processor = get_image_processor_class_from_name(kinds["pil"])
         source = inspect.getsource(sys.modules[processor.__module__])
         if rules := [rule for call, rule in calls.items() if f"{call}(" in source]:
-            (found[name],) = rules
-    assert set(found.values()) == set(THEIRS)
-    assert found == {name: families.find(name, "test").tiling for name in found}
+            (rule_of[name],) = rules
+    assert {*rule_of.values(), families.find("lfm2_vl", "test").tiling} == set(THEIRS)
+    assert rule_of == {name: families.find(name, "test").tiling for name in rule_of}
 
 
 def test_pictures_that_a_bundle_cuts_in_no_way_are_refused() -> None:

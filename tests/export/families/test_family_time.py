@@ -92,8 +92,8 @@ def test_frames_with_class_tokens_do_not_merge() -> None:
 def test_a_clip_is_answered_and_parts_of_one_are_refused(tmp_path: Path) -> None:
     tiny, plan = case("qwen2_5_vl"), merging("qwen2_5_vl")
     own = session(tiny, tmp_path, plan, video=True)
-    found = own.generate(messages=CHAT, video=frames(tiny, 2 * MOMENTS), fps=FPS, max_new_tokens=4)
-    assert len(found.token_ids) == 4 and found.visual_tokens == plan.keep
+    answer = own.generate(messages=CHAT, video=frames(tiny, 2 * MOMENTS), fps=FPS, max_new_tokens=4)
+    assert len(answer.token_ids) == 4 and answer.visual_tokens == plan.keep
     images = np.zeros((MOMENTS + 1, 2, *tiny.size, 3), np.uint8)
     with pytest.raises(UsageError, match=f"a multiple of {MOMENTS}"):
         own.default.encode_images(images)
@@ -114,12 +114,12 @@ def test_a_request_is_a_share_of_a_clip_s_frames() -> None:
     plan = solve(flat_request(**asked, joint_images=8), tiny.plan.grid, *shapes)
     assert plan.encoder.time == TimeMerge(1, 8, 4)
     assert solve(flat_request(**asked), tiny.plan.grid, *shapes).encoder.time is None
-    for wrong, told in (
+    for wrong, refusal in (
         (TimeRequest(1.0), "a share of frames goes on"),
         (TimeRequest(0.95), "is all of them"),
         (TimeRequest(0.5, 99), "after block 99"),
     ):
-        with pytest.raises(PlanError, match=told):
+        with pytest.raises(PlanError, match=refusal):
             solve(flat_request("film", time=wrong, joint_images=8), tiny.plan.grid, *shapes)
     with pytest.raises(PlanError, match="a share of frames goes on"):
         solve(flat_request("film", time=TimeRequest(7.0)), tiny.plan.grid, *shapes)

@@ -32,8 +32,8 @@ def first_turn(ours: Session, shown: list[Any]) -> tuple[Generation, str]:
 def turns(answer: str) -> list[dict[str, Any]]:
     """A first exchange about one picture, and a second question with another picture."""
     later = [{"type": "text", "text": "and this?"}, {"type": "image"}]
-    said = {"role": "assistant", "content": [{"type": "text", "text": answer}]}
-    return [*chat(1), said, {"role": "user", "content": later}]
+    answered = {"role": "assistant", "content": [{"type": "text", "text": answer}]}
+    return [*chat(1), answered, {"role": "user", "content": later}]
 
 
 @pytest.mark.parametrize("plan", ["none", "thirds"])

@@ -54,10 +54,10 @@ def _traced(name: str) -> onnx.ModelProto:
     return ir.to_proto(graph)
 
 
-def _see(tiny: Case, plan: Plan, images: Tensor, given: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _see(tiny: Case, plan: Plan, images: Tensor, units: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     with torch.no_grad():
-        made: tuple[Tensor, Tensor, Tensor] = tiny.vision(plan)(images, given)
-    return made
+        outputs: tuple[Tensor, Tensor, Tensor] = tiny.vision(plan)(images, units)
+    return outputs
 
 
 def _other_pixels(tiny: Case, plan: Plan, images: Tensor, units: Tensor) -> Tensor:
@@ -75,13 +75,13 @@ def _other_pixels(tiny: Case, plan: Plan, images: Tensor, units: Tensor) -> Tens
 def test_graph_equals_torch(name: str) -> None:
     tiny = case(name)
     plan = _bucket(tiny)
-    vision, given = tiny.vision(plan), [tiny.images(2), _given(plan)]
+    vision, inputs = tiny.vision(plan), [tiny.images(2), _given(plan)]
     model, _ = run_passes(_traced(name), ORT_CPU)
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     assert [(item.name, item.type) for item in session.get_inputs()][1] == ("units", "tensor(int32)")
-    feeds = {item.name: tensor.numpy() for item, tensor in zip(session.get_inputs(), given, strict=True)}
+    feeds = {item.name: tensor.numpy() for item, tensor in zip(session.get_inputs(), inputs, strict=True)}
     with torch.no_grad():
-        expected = vision(*given)
+        expected = vision(*inputs)
     for got, want in zip(session.run(None, feeds), expected, strict=True):
         assert np.abs(got - want.numpy()).max() < TOLERANCE
 
@@ -105,15 +105,15 @@ def test_graphs_pass_lint_for_every_generation(target: str) -> None:
 def test_kept_units_are_told_and_others_never_seen(name: str) -> None:
     tiny, images = case(name), case(name).images(2)
     plan = _bucket(tiny)
-    given = _given(plan)[:1].expand(2, -1)
-    embeds, positions, into = _see(tiny, plan, images, given)
-    assert torch.nonzero(into[0] >= 0)[:, 0].tolist() == given[0].tolist()
-    assert into[0][given[0].long()].tolist() == list(range(plan.encoder.bucket))
-    assert torch.equal(positions[0], torch.stack([given[0] // plan.grid[1], given[0] % plan.grid[1]], -1).float())
+    units = _given(plan)[:1].expand(2, -1)
+    embeds, positions, into = _see(tiny, plan, images, units)
+    assert torch.nonzero(into[0] >= 0)[:, 0].tolist() == units[0].tolist()
+    assert into[0][units[0].long()].tolist() == list(range(plan.encoder.bucket))
+    assert torch.equal(positions[0], torch.stack([units[0] // plan.grid[1], units[0] % plan.grid[1]], -1).float())
     gone = torch.nonzero(into[0] < 0)[:, 0]
-    unseen = _see(tiny, plan, _other_pixels(tiny, plan, images, gone), given)[0]
+    unseen = _see(tiny, plan, _other_pixels(tiny, plan, images, gone), units)[0]
     assert torch.equal(unseen, embeds)
-    seen = _see(tiny, plan, _other_pixels(tiny, plan, images, given[0][:1]), given)[0]
+    seen = _see(tiny, plan, _other_pixels(tiny, plan, images, units[0][:1]), units)[0]
     assert harness.difference(seen[:, 1:], embeds[:, 1:]) > SABOTAGE
 
 
@@ -135,8 +135,8 @@ def test_sabotage_is_seen(sabotage: str, monkeypatch: pytest.MonkeyPatch) -> Non
     """Gaps that attention reads, or rotary caches of other units, are not the whole encoder's arithmetic."""
     tiny, images = case("qwen2_5_vl"), case("qwen2_5_vl").images(2)
     plan = _bucket(tiny)
-    given = _given(plan)
-    right = _see(tiny, plan, images, given)[0]
+    units = _given(plan)
+    right = _see(tiny, plan, images, units)[0]
     if sabotage == "windows":
         monkeypatch.setattr(pruned_windows, "GONE", 0.0)
     else:
@@ -144,7 +144,7 @@ def test_sabotage_is_seen(sabotage: str, monkeypatch: pytest.MonkeyPatch) -> Non
         monkeypatch.setattr(
             pruned_windows, "_kept", lambda values, index, patches: kept(values, index.flip(1), patches)
         )
-    assert harness.difference(_see(tiny, plan, images, given)[0], right) > SABOTAGE
+    assert harness.difference(_see(tiny, plan, images, units)[0], right) > SABOTAGE
 
 
 def test_budgets_stay_within_the_bucket_and_filter_the_row_of_units() -> None:

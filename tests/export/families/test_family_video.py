@@ -46,29 +46,31 @@ def frames(tiny: Case, count: int) -> list[Any]:
 def theirs(tiny: Case, shown: list[Any]) -> dict[str, Any]:
     """Inputs of the transformers model. Its video processor needs torchvision, so frames are laid out here; what is
     written for them comes from its processor."""
-    family, made = tiny.family, family_chat.processor(tiny)
+    family, processor = tiny.family, family_chat.processor(tiny)
     per_image = family.video(tiny.config).frames  # type: ignore[union-attr]
     whole = [*shown, shown[-1]][: len(shown) + len(shown) % per_image]
     pixels = tiny.normalise()(torch.from_numpy(np.stack(whole)))
     metadata = VideoMetadata(len(shown), FPS, duration=len(shown) / FPS, frames_indices=[*range(len(shown))])
-    text, inputs = made.apply_chat_template(CHAT, add_generation_prompt=True), {"video_metadata": [metadata]}
+    text, inputs = processor.apply_chat_template(CHAT, add_generation_prompt=True), {"video_metadata": [metadata]}
+    if str(tiny) == "gemma4":
+        return theirs_of_gemma4(tiny, processor, text, inputs, pixels)
     if per_image == 1:
         stacked = pixels.permute(0, 3, 1, 2).contiguous()[None]
         with mock.patch.object(processing_smolvlm, "num2words", {4: "four", 7: "seven"}.get):
-            expanded = made.replace_video_token(
+            expanded = processor.replace_video_token(
                 inputs | {"pixel_values": stacked, "pixel_values_videos": stacked}, video_idx=0
             )
-        ids = made.tokenizer(text.replace("<video>", expanded))["input_ids"]
+        ids = processor.tokenizer(text.replace("<video>", expanded))["input_ids"]
         return {"input_ids": torch.tensor([ids]), "pixel_values": stacked if str(tiny) == "smolvlm" else stacked[0]}
     vision = tiny.config.vision_config
     height, width = (side // vision.patch_size for side in tiny.size)
     grid = torch.tensor([[len(whole) // 2, height, width]])
-    expanded = made.replace_video_token(inputs | {"video_grid_thw": grid}, 0)
+    expanded = processor.replace_video_token(inputs | {"video_grid_thw": grid}, 0)
     marker = "<|video_pad|>"
     if str(tiny) in ("qwen3_vl", "qwen3_5"):  # as Qwen published it: transformers 5.10 and later leave the marks
         marker = f"<|vision_start|>{marker}<|vision_end|>"
-    ids = torch.tensor([made.tokenizer(text.replace(marker, expanded))["input_ids"]])
-    given = {
+    ids = torch.tensor([processor.tokenizer(text.replace(marker, expanded))["input_ids"]])
+    reference = {
         "input_ids": ids,
         "pixel_values_videos": flat_patches(
             pixels.unflatten(0, (-1, 2)), vision.patch_size, vision.spatial_merge_size, 2
@@ -76,7 +78,22 @@ def theirs(tiny: Case, shown: list[Any]) -> dict[str, Any]:
         "video_grid_thw": grid,
         "mm_token_type_ids": 2 * (ids == tiny.config.video_token_id).int(),
     }
-    return given | ({"second_per_grid_ts": [2 / FPS]} if str(tiny) == "qwen2_5_vl" else {})
+    return reference | ({"second_per_grid_ts": [2 / FPS]} if str(tiny) == "qwen2_5_vl" else {})
+
+
+def theirs_of_gemma4(tiny: Case, processor: Any, text: str, inputs: dict[str, Any], pixels: torch.Tensor) -> Any:
+    """Patches of each frame, its units named by the token of videos."""
+    units = tiny.plan.units
+    expanded = processor.replace_video_token(inputs | {"num_soft_tokens_per_video": [units]}, 0)
+    ids = torch.tensor([processor.tokenizer(text.replace("<|video|>", expanded))["input_ids"]])
+    of_pictures = tiny.family.reference_inputs(tiny.config, pixels[:, None], [tiny.config.image_token_id] * len(pixels))
+    return {
+        "input_ids": ids,
+        "pixel_values_videos": of_pictures["pixel_values"],
+        "video_position_ids": of_pictures["image_position_ids"],
+        "num_frames_per_video": torch.tensor([len(pixels)]),
+        "mm_token_type_ids": 2 * (ids == tiny.config.video_token_id).long(),
+    }
 
 
 @pytest.mark.parametrize("count", [4, 7])
@@ -85,14 +102,14 @@ def test_a_video_is_answered_as_by_transformers(name: str, count: int, tmp_path:
     """Also with an odd number of frames, whose last one is shown twice where images have pairs of them."""
     tiny = case(name)
     ours, shown = session(tiny, tmp_path, tiny.plan, video=True), frames(tiny, count)
-    given, per_image = theirs(tiny, shown), tiny.family.video(tiny.config).frames  # type: ignore[union-attr]
+    reference, per_image = theirs(tiny, shown), tiny.family.video(tiny.config).frames  # type: ignore[union-attr]
     request = ours.prepare(messages=CHAT, video=shown, fps=FPS)
     assert request.images.shape == (-(-count // per_image), per_image, *tiny.size, 3)
-    videos = tiny.config.video_token_id if per_image > 1 else None
-    prompt = [250 if token == videos else token for token in given["input_ids"][0].tolist()]
+    videos = tiny.config.video_token_id if per_image > 1 or name == "gemma4" else None
+    prompt = [250 if token == videos else token for token in reference["input_ids"][0].tolist()]
     assert family_chat.expanded(tiny, request.token_ids) == prompt
-    found = ours.generate(messages=CHAT, video=shown, fps=FPS, max_new_tokens=GREEDY)
-    assert list(found.token_ids) == harness.reference_greedy(tiny, given)
+    answer = ours.generate(messages=CHAT, video=shown, fps=FPS, max_new_tokens=GREEDY)
+    assert list(answer.token_ids) == harness.reference_greedy(tiny, reference)
 
 
 @pytest.mark.parametrize("name", VIDEO)
@@ -156,14 +173,14 @@ def test_text_behind_many_moments_stands_after_the_last_of_them(name: str) -> No
     assert layout.position_ids[0, 0].tolist() == [0, 1, 12, 13] and layout.next_position == 14
     unit = family.unit_pixels(config)
     pixels = torch.zeros(10, 2, rows * unit, columns * unit, 3)
-    given = family.reference_inputs(config, pixels, ids, clips=[ClipImages(0, 10, 1.0)])
+    reference = family.reference_inputs(config, pixels, ids, clips=[ClipImages(0, 10, 1.0)])
     spoken = {"second_per_grid_ts": [1 / config.vision_config.tokens_per_second]} if name == "qwen2_5_vl" else {}
     positions, deltas = tiny.model.model.get_rope_index(
-        given["input_ids"], given["mm_token_type_ids"], video_grid_thw=given["video_grid_thw"], **spoken
+        reference["input_ids"], reference["mm_token_type_ids"], video_grid_thw=reference["video_grid_thw"], **spoken
     )
-    text = given["input_ids"][0] != config.video_token_id
+    text = reference["input_ids"][0] != config.video_token_id
     assert positions[:, 0, text].tolist() == [[0, 1, 12, 13]] * 3
-    assert int(deltas) + given["input_ids"].shape[1] == 14
+    assert int(deltas) + reference["input_ids"].shape[1] == 14
 
 
 def test_videos_and_pictures_stand_where_the_messages_say(tmp_path: Path) -> None:
@@ -213,7 +230,7 @@ def test_a_bundle_without_video_says_how_to_get_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("video", "fps", "said"),
+    ("video", "fps", "refusal"),
     [
         ("clip.mp4", 2, r"there is no such video(.|\n)*clip\.mp4"),
         (7, 2, r"a video is a file, a folder, or a list of frames(.|\n)*got: int"),
@@ -221,6 +238,6 @@ def test_a_bundle_without_video_says_how_to_get_one(tmp_path: Path) -> None:
         ([np.zeros((4, 4, 3), np.uint8)], 0, "frames per second is a number above 0"),
     ],
 )
-def test_what_is_no_video(video: Any, fps: float, said: str, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=said):
+def test_what_is_no_video(video: Any, fps: float, refusal: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=refusal):
         session(case("qwen2_vl"), tmp_path, case("qwen2_vl").plan, video=True).prepare(prompt="?", video=video, fps=fps)

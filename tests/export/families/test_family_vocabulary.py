@@ -46,8 +46,8 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Any:
         tiny, folder = small(name, LAYERS), tmp_path_factory.mktemp(name)
         checkpoint = str(family_chat.save(tiny, folder / "checkpoint"))
         (folder / "some.json").write_text(json.dumps([*range(150, 190), "<t200>", 255]))
-        made: dict[str, Any] = {"image_size": tiny.size, "text_capacity": 256, "vocab": folder / "some.json"}
-        return export_bundle(checkpoint, folder / "bundle", {"none": tiny.plan}, **made)
+        settings: dict[str, Any] = {"image_size": tiny.size, "text_capacity": 256, "vocab": folder / "some.json"}
+        return export_bundle(checkpoint, folder / "bundle", {"none": tiny.plan}, **settings)
 
     return export
 
@@ -60,16 +60,16 @@ def test_logits_of_kept_tokens_are_those_of_the_full_head(name: str, backend: st
     ours = Session(bundle, backend, threads=1, arithmetic="fp32")
     full = Session(bundle, TorchBackend(tiny, tiny.plan))
     request = ours.prepare(pictures(tiny, 1), messages=chat(1))
-    found, expected = (
+    reduced, expected = (
         way.default.run(request.token_ids, way.default.encode_images(request.images), all_logits=True).logits[0]
         for way in (ours, full)
     )
-    kept = (found > ABSENT / 2).all(0)
+    kept = (reduced > ABSENT / 2).all(0)
     ids = [int(token) for token in np.flatnonzero(kept)]
     assert {*range(150, 190), 200, 255} <= {*ids} and not {195, 210, 240} & {*ids}
     assert bundle.manifest.head_rows == len(ids) < expected.shape[1] == bundle.manifest.decoder.vocab
-    assert np.abs(found[:, kept] - expected[:, kept]).max() < TOLERANCE
-    assert (found[:, ~kept] == ABSENT).all()
+    assert np.abs(reduced[:, kept] - expected[:, kept]).max() < TOLERANCE
+    assert (reduced[:, ~kept] == ABSENT).all()
     answer = ours.generate(pictures(tiny, 1), messages=chat(1), max_new_tokens=4)
     assert {*answer.token_ids} <= {*ids} and answer.token_ids[0] == ids[int(expected[-1, ids].argmax())]
     assert any("tokens, chosen by some.json" in note for note in ours.notes)
@@ -106,8 +106,8 @@ def test_the_bundle_holds_the_rows_and_says_so(name: str, exported: Any, capsys:
 def test_parity_compares_what_both_heads_have(exported: Any) -> None:
     bundle, asked = exported("llava"), questions("llava", "pictures")
     pair = open_pair(f"hf:{bundle.folder.parent / 'checkpoint'}", f"{bundle.folder}#none", threads=1)
-    made = parity(*pair, asked, observe=len(asked), longest=1, retention=0.0)
-    assert max(step.rel_l2 for step in made.steps) < 1e-4
+    report = parity(*pair, asked, observe=len(asked), longest=1, retention=0.0)
+    assert max(step.rel_l2 for step in report.steps) < 1e-4
 
 
 def test_rows_of_other_tokens_would_show(exported: Any) -> None:
@@ -150,7 +150,7 @@ def test_which_tokens_are_kept(exported: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("written", "said"),
+    ("written", "refusal"),
     [
         ("[1, 300]", "names tokens that the model has not(.|\n)*got: 300(.|\n)*0 to 255"),
         ('["<t200>", "nowhere"]', "got: 'nowhere'"),
@@ -158,16 +158,16 @@ def test_which_tokens_are_kept(exported: Any, tmp_path: Path) -> None:
         ("[]", "names no token"),
     ],
 )
-def test_lists_that_are_refused(written: str, said: str, exported: Any, tmp_path: Path) -> None:
+def test_lists_that_are_refused(written: str, refusal: str, exported: Any, tmp_path: Path) -> None:
     checkpoint = open_checkpoint(str(exported("llava").folder.parent / "checkpoint"))
     path = tmp_path / "list.json"
     path.write_text(written)
-    with pytest.raises(UsageError, match=said):
+    with pytest.raises(UsageError, match=refusal):
         tokens_of_file(checkpoint, path)
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "refusal"),
     [
         ({"vocab": 4, "vocab_data": "DATA"}, r"no reduced vocabulary(.|\n)*which any answer may need\) to 255"),
         ({"vocab": 300, "vocab_data": "DATA"}, "no reduced vocabulary"),
@@ -178,14 +178,14 @@ def test_lists_that_are_refused(written: str, said: str, exported: Any, tmp_path
         ({"vocab": "DATA", "weights": "reference"}, "nowhere but in the bundle"),
     ],
 )
-def test_what_cannot_be_reduced(options: dict[str, Any], said: str, exported: Any, tmp_path: Path) -> None:
+def test_what_cannot_be_reduced(options: dict[str, Any], refusal: str, exported: Any, tmp_path: Path) -> None:
     tiny, checkpoint = small("llava", LAYERS), exported("llava").folder.parent / "checkpoint"
     data = tmp_path / "cases.jsonl"
     data.write_text('{"prompt": "two\\n\\nlines", "answer": "a"}\n')
-    given = {key: str(data) if value == "DATA" else value for key, value in options.items()}
-    with pytest.raises(UsageError, match=said):
+    filled = {key: str(data) if value == "DATA" else value for key, value in options.items()}
+    with pytest.raises(UsageError, match=refusal):
         export_bundle(
-            str(checkpoint), tmp_path / "out", {"none": tiny.plan}, image_size=tiny.size, text_capacity=64, **given
+            str(checkpoint), tmp_path / "out", {"none": tiny.plan}, image_size=tiny.size, text_capacity=64, **filled
         )
     assert not (tmp_path / "out").exists()
 

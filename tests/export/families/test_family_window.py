@@ -59,10 +59,10 @@ def test_several_turns_about_a_clip_encode_it_once(tmp_path: Path) -> None:
     tiny = case("qwen2_vl")
     own, shown = session(tiny, tmp_path, joint(tiny), video=True), frames(tiny, 2 * MOMENTS)
     own.default.store = FeatureStore(1)
-    calls, told = encoded(own), asked([shown])
-    first = own.generate(messages=told, max_new_tokens=4)
+    calls, messages = encoded(own), asked([shown])
+    first = own.generate(messages=messages, max_new_tokens=4)
     more = [
-        *told,
+        *messages,
         {"role": "assistant", "content": [{"type": "text", "text": first.text}]},
         {"role": "user", "content": [{"type": "text", "text": "And then?"}]},
     ]

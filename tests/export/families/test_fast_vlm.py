@@ -24,9 +24,9 @@ def test_plans_by_name_merge_nothing_and_prune_in_the_llm() -> None:
     tiny = case("fast_vlm")
     shapes = tiny.family.decoder_shape(tiny.config), tiny.family.encoder_shape(tiny.config)
     for name in ("safe", "luvc", "even"):
-        made = solve(flat_request(schedule=name), (4, 6), *shapes)
-        assert not made.encoder.merges and made.encoder.prune is None and made.keep[-1] < 24
-        assert encoder_ratio(made.encoder, shapes[1]) == 1 and encoder_flops(made.encoder, shapes[1])[0] > 0
+        budget = solve(flat_request(schedule=name), (4, 6), *shapes)
+        assert not budget.encoder.merges and budget.encoder.prune is None and budget.keep[-1] < 24
+        assert encoder_ratio(budget.encoder, shapes[1]) == 1 and encoder_flops(budget.encoder, shapes[1])[0] > 0
 
 
 @pytest.mark.parametrize("asked", [{"merge_keep": 0.5}, {"merge_at": (0,)}, {"prune": EncoderPruneRequest(0.5)}])
@@ -59,8 +59,8 @@ def test_flops_are_those_of_its_products() -> None:
     unit = tiny.family.unit_pixels(tiny.config)
     with FlopCounterMode(display=False) as counted, torch.no_grad():
         tiny.model.model.vision_tower.timm_model.forward_features(torch.zeros(1, 3, 4 * unit, 4 * unit))
-    told = 16 * tiny.family.encoder_shape(tiny.config).flops
-    assert 0.9 * counted.get_total_flops() < told <= counted.get_total_flops()
+    flops = 16 * tiny.family.encoder_shape(tiny.config).flops
+    assert 0.9 * counted.get_total_flops() < flops <= counted.get_total_flops()
 
 
 def test_any_multiple_of_a_unit_is_a_picture() -> None:

@@ -24,7 +24,7 @@ def ask(tiny: Case, plan: Plan, rows: list[int] | None = None) -> tuple[Tensor, 
     decoder = tiny.family.decoder(tiny.model, plan)
     run = harness.lay_out(tiny, plan, tiny.prompt(2), *harness.encode_images(tiny, plan, tiny.images(2))[:2])
     if rows is not None:
-        run.change["logits_indices"] = lambda given: torch.tensor([rows])
+        run.change["logits_indices"] = lambda ids: torch.tensor([rows])
     with torch.no_grad():
         logits, past, _ = decoder(*run.inputs(), harness.empty_past(tiny))
     return logits[0], past
@@ -61,9 +61,9 @@ def test_budgets_are_of_layers_with_caches() -> None:
     tiny = case("gemma4")
     shapes = tiny.family.decoder_shape(tiny.config), tiny.family.encoder_shape(tiny.config)
     for name in ("none", "safe", "even"):
-        made = solve(flat_request(schedule=name), (4, 6), *shapes)
-        assert made.keep[3] and made.keep[4:] == (0, 0) and made.llm.shared == 2
-        assert Plan.from_json(made.to_json()) == made
+        budget = solve(flat_request(schedule=name), (4, 6), *shapes)
+        assert budget.keep[3] and budget.keep[4:] == (0, 0) and budget.llm.shared == 2
+        assert Plan.from_json(budget.to_json()) == budget
     with pytest.raises(PlanError, match=r"keep\[4\]: got 24; layers from 4 on read(.|\n)*use 0"):
         replan(tiny.plan, keep=(24,) * 6)
     with pytest.raises(PlanError, match=r"kv_only\[0\]: no visual token enters layer 4"):
@@ -90,17 +90,17 @@ def test_a_prune_carries_what_layers_make_of_embeddings(monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize(
-    ("part", "field", "value", "told"),
+    ("part", "field", "value", "refusal"),
     [
         ("text_config", "enable_moe_block", True, "text_config.enable_moe_block"),
         ("text_config", "use_bidirectional_attention", "all", "use_bidirectional_attention(.|\n)*null or vision"),
         ("", "vision_config", None, "vision_config(.|\n)*a vision tower"),
     ],
 )
-def test_what_is_not_computed_is_refused_by_name(part: str, field: str, value: Any, told: str) -> None:
+def test_what_is_not_computed_is_refused_by_name(part: str, field: str, value: Any, refusal: str) -> None:
     config = case("gemma4").family.tiny_config()
     setattr(getattr(config, part) if part else config, field, value)
-    with pytest.raises(CheckpointError, match=told):
+    with pytest.raises(CheckpointError, match=refusal):
         case("gemma4").family.build(config)
 
 

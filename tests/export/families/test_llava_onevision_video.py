@@ -48,29 +48,29 @@ def plain(checkpoint: Checkpoint) -> Plan:
 def theirs(shown: list[Any]) -> dict[str, Any]:
     """Inputs of the transformers model; what is written comes from its processor."""
     pixels = tiny().normalise()(torch.from_numpy(np.stack(shown))).permute(0, 3, 1, 2).contiguous()[None]
-    made = family_chat.processor(tiny())
-    text = made.apply_chat_template(CHAT, add_generation_prompt=True)
-    written = text.replace("<video>", made.replace_video_token({"pixel_values_videos": pixels}, 0))
-    return {"input_ids": torch.tensor([made.tokenizer(written)["input_ids"]]), "pixel_values_videos": pixels}
+    processor = family_chat.processor(tiny())
+    text = processor.apply_chat_template(CHAT, add_generation_prompt=True)
+    written = text.replace("<video>", processor.replace_video_token({"pixel_values_videos": pixels}, 0))
+    return {"input_ids": torch.tensor([processor.tokenizer(written)["input_ids"]]), "pixel_values_videos": pixels}
 
 
 def test_a_video_is_answered_as_by_transformers(checkpoint: Checkpoint, tmp_path: Path) -> None:
     """Ids, features, and 32 tokens; 5x5 units of a frame become 3x3."""
     plan, shown = plain(checkpoint), frames(tiny(), COUNT)
     assert (plan.grid, plan.encoder.pooled_from, plan.keep[0]) == ((3, 3), (5, 5), 9 * COUNT)
-    ours, given = session(tiny(), tmp_path, plan, video=True), theirs(shown)
+    ours, reference = session(tiny(), tmp_path, plan, video=True), theirs(shown)
     request = ours.prepare(messages=CHAT, video=shown, fps=FPS)
     inputs = tiny().family.reference_inputs(
         tiny().config, tiny().normalise()(torch.from_numpy(request.images)), [*request.token_ids], (), request.clips
     )
-    assert inputs["input_ids"].tolist() == given["input_ids"].tolist()
-    torch.testing.assert_close(inputs["pixel_values_videos"], given["pixel_values_videos"])
+    assert inputs["input_ids"].tolist() == reference["input_ids"].tolist()
+    torch.testing.assert_close(inputs["pixel_values_videos"], reference["pixel_values_videos"])
     with torch.no_grad():
-        seen = tiny().model.get_video_features(given["pixel_values_videos"], return_dict=True).pooler_output[0, :-1]
+        seen = tiny().model.get_video_features(reference["pixel_values_videos"], return_dict=True).pooler_output[0, :-1]
     own = torch.from_numpy(np.asarray(ours.default.encode_images(request.images).embeds)).flatten(0, 1)
     assert harness.difference(own, seen) < TOLERANCE
     answered = ours.generate(messages=CHAT, video=shown, fps=FPS, max_new_tokens=GREEDY)
-    assert list(answered.token_ids) == harness.reference_greedy(tiny(), given)
+    assert list(answered.token_ids) == harness.reference_greedy(tiny(), reference)
 
 
 def test_pooling_is_their_interpolation() -> None:

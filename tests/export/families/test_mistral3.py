@@ -66,9 +66,11 @@ def test_a_tokenizer_without_the_ends_is_refused(tmp_path: Path) -> None:
     assert ends == [("[IMG_BREAK]", "[IMG_END]")]
     other = tmp_path / "other"
     other.mkdir()
-    made = json.loads(family_chat.tokenizer("mistral3").to_str().replace("[IMG_BREAK]", "[ELSE]"))
+    tokenizer = json.loads(family_chat.tokenizer("mistral3").to_str().replace("[IMG_BREAK]", "[ELSE]"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(family_chat, "tokenizer", lambda name: type("T", (), {"to_str": lambda self: json.dumps(made)})())
+        patch.setattr(
+            family_chat, "tokenizer", lambda name: type("T", (), {"to_str": lambda self: json.dumps(tokenizer)})()
+        )
         with pytest.raises(BundleError, match=r"what ends a row of a picture(.|\n)*'\[IMG_BREAK\]'(.|\n)*one token"):
             _ = session(tiny, other, tiny.plan).default.encoder
 

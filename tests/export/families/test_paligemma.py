@@ -43,12 +43,12 @@ def test_a_plain_prompt_is_written_and_answered_as_by_transformers(count: int, t
     with warnings.catch_warnings():  # see ``family_chat.ask``
         warnings.simplefilter("ignore", DeprecationWarning)
         text = "<image>" * count + "answer en 2 + 2?"
-        given = dict(family_chat.processor(tiny)(images=shown, text=[text], return_tensors="pt"))
-    assert given.pop("labels") is not None and given.pop("attention_mask").all()
+        inputs = dict(family_chat.processor(tiny)(images=shown, text=[text], return_tensors="pt"))
+    assert inputs.pop("labels") is not None and inputs.pop("attention_mask").all()
     request = ours.prepare(shown, "answer en 2 + 2?")
-    assert family_chat.expanded(tiny, request.token_ids) == given["input_ids"][0].tolist()
-    found = ours.generate(shown, "answer en 2 + 2?", max_new_tokens=GREEDY)
-    assert list(found.token_ids) == harness.reference_greedy(tiny, given)
+    assert family_chat.expanded(tiny, request.token_ids) == inputs["input_ids"][0].tolist()
+    answer = ours.generate(shown, "answer en 2 + 2?", max_new_tokens=GREEDY)
+    assert list(answer.token_ids) == harness.reference_greedy(tiny, inputs)
 
 
 def test_several_turns_are_refused_by_name(tmp_path: Path) -> None:

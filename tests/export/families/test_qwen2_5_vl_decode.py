@@ -15,8 +15,8 @@ def decoded(images: int) -> tuple[torch.Tensor, torch.Tensor]:
     tiny = case("qwen2_5_vl")
     ids, pictures = tiny.prompt(images), tiny.images(images)
     forced = torch.randint(3, 200, (STEPS,), generator=torch.Generator().manual_seed(5)).tolist()
-    given = harness.reference(tiny, ids + forced, pictures)
-    expected = harness.reference_logits(tiny, given)
+    reference = harness.reference(tiny, ids + forced, pictures)
+    expected = harness.reference_logits(tiny, reference)
     decoder = tiny.family.decoder(tiny.model, tiny.plan)
     run = harness.lay_out(tiny, tiny.plan, ids, *harness.encode_images(tiny, tiny.plan, pictures)[:2])
     inputs, past, rows = run.inputs(), harness.empty_past(tiny), []

@@ -64,9 +64,11 @@ def test_logits_and_tokens_past_the_window_are_those_of_transformers(name: str, 
     decoder = tiny.family.decoder(tiny.model, tiny.plan)
     for images in (0, 2):
         run, ids = run_of(tiny, tiny.plan, images)
-        given = harness.reference(tiny, ids, tiny.images(images))
-        assert harness.difference(harness.logits(tiny, decoder, run), harness.reference_logits(tiny, given)) < TOLERANCE
-        assert harness.greedy(tiny, decoder, run) == harness.reference_greedy(tiny, given)
+        inputs = harness.reference(tiny, ids, tiny.images(images))
+        assert (
+            harness.difference(harness.logits(tiny, decoder, run), harness.reference_logits(tiny, inputs)) < TOLERANCE
+        )
+        assert harness.greedy(tiny, decoder, run) == harness.reference_greedy(tiny, inputs)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -161,13 +163,13 @@ def test_graphs_answer_as_torch_does(name: str, backend: str, bundles: dict[str,
     ours = Session(bundle, backend, threads=1, arithmetic="fp32")
     torch_, shown = Session(bundle, TorchBackend(tiny, pruned(tiny))), pictures(tiny, 2)
     assert {state.name for state in bundle.manifest.decoder.states} == {PLACE}
-    said = "ok " * 8
-    for messages, seen in ((turns(said), shown), (chat(0), [])):
-        found, expected = (one.generate(seen, messages=messages, max_new_tokens=8) for one in (ours, torch_))
-        assert found.token_ids == expected.token_ids
-        assert found.selection.kept.keys() == expected.selection.kept.keys()
+    answer = "ok " * 8
+    for messages, seen in ((turns(answer), shown), (chat(0), [])):
+        answer, expected = (one.generate(seen, messages=messages, max_new_tokens=8) for one in (ours, torch_))
+        assert answer.token_ids == expected.token_ids
+        assert answer.selection.kept.keys() == expected.selection.kept.keys()
         for layer, kept in expected.selection.kept.items():
-            assert np.array_equal(found.selection.kept[layer], kept)
+            assert np.array_equal(answer.selection.kept[layer], kept)
     first = [one.generate(shown[:1], messages=chat(1), max_new_tokens=3, greedy=True) for one in (ours, torch_)]
     assert first[0].token_ids == first[1].token_ids
     rows = [{"image": shown[0], "prompt": "Hi"}, {"image": shown[1], "prompt": "word " * 9}]

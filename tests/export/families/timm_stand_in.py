@@ -40,13 +40,13 @@ def load() -> None:
         pytest.skip("pip install --no-deps timm")
     if find_spec("torchvision") is None:
         for name in (f"torchvision{part}" for part in _MODULES):
-            made = _Module(name)
-            made.__path__ = []
-            made.__spec__ = importlib.machinery.ModuleSpec(name, None)
-            sys.modules[name] = made
+            module = _Module(name)
+            module.__path__ = []
+            module.__spec__ = importlib.machinery.ModuleSpec(name, None)
+            sys.modules[name] = module
             parent, _, own = name.rpartition(".")
             if parent:
-                setattr(sys.modules[parent], own, made)
+                setattr(sys.modules[parent], own, module)
     importlib.import_module("timm")
     with mock.patch.object(import_utils, "is_torchvision_available", lambda: True):
         import_utils.is_timm_available.cache_clear()

@@ -46,9 +46,9 @@ class TorchBackend:
 
     def vision(self, images: NDArray[np.uint8], padding: NDArray[np.bool_] | None = None) -> dict[str, Array]:
         with torch.no_grad():
-            found = self.encoder(torch.from_numpy(images), None if padding is None else torch.from_numpy(padding))
+            outputs = self.encoder(torch.from_numpy(images), None if padding is None else torch.from_numpy(padding))
         names = (graph_io.VISUAL_EMBEDS, graph_io.VISUAL_POSITIONS, graph_io.MERGED_INTO)
-        return {name: value.numpy() for name, value in zip(names, found, strict=True)}
+        return {name: value.numpy() for name, value in zip(names, outputs, strict=True)}
 
     def decode(self, feeds: Mapping[str, Array], cache: Cache | None) -> tuple[dict[str, Array], TorchCache]:
         past = (
@@ -57,15 +57,15 @@ class TorchBackend:
             else tuple(harness.empty_past(self.tiny, len(feeds[graph_io.INPUT_IDS])))
         )
         names = graph_io.decoder_inputs(self.decoder.plan)
-        given: dict[str, Any] = {name: torch.from_numpy(np.ascontiguousarray(feeds[name])) for name in names}
+        inputs: dict[str, Any] = {name: torch.from_numpy(np.ascontiguousarray(feeds[name])) for name in names}
         with torch.no_grad():
-            logits, presents, kept = self.decoder(**given, past=past)
+            logits, presents, kept = self.decoder(**inputs, past=past)
         if self.printable:
             token = torch.arange(logits.shape[-1])
             logits = logits - 1e4 * ((token < 4) | (token > 93))
-        told = [graph_io.kept_name(layer) for layer, _, _ in self.decoder.plan.chooses]
-        found = {name: value.numpy() for name, value in zip(told, kept, strict=True)}
-        return {graph_io.LOGITS: logits.numpy(), **found}, TorchCache(self.states, tuple(presents))
+        kept_names = [graph_io.kept_name(layer) for layer, _, _ in self.decoder.plan.chooses]
+        chosen = {name: value.numpy() for name, value in zip(kept_names, kept, strict=True)}
+        return {graph_io.LOGITS: logits.numpy(), **chosen}, TorchCache(self.states, tuple(presents))
 
     def placement(self) -> dict[str, dict[str, int]]:
         return {}

@@ -32,8 +32,8 @@ SCORE = np.array([[[3, 1, 4, 1.5, 5, 9]]], np.float32)
 
 def run(model: ir.Model, **feeds: np.ndarray) -> list[np.ndarray]:
     session = onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString(), providers=["CPUExecutionProvider"])
-    found: list[np.ndarray] = session.run(None, feeds)
-    return found
+    outputs: list[np.ndarray] = session.run(None, feeds)
+    return outputs
 
 
 @pytest.fixture
@@ -52,9 +52,9 @@ def test_what_the_graph_chose_gives_what_it_gave(traced: ir.Model) -> None:
     assert names == ["score", graph_io.forced_name(2), graph_io.forced_name(5)]
     assert [value.name for value in forced.graph.outputs] == [graph_io.LOGITS]
     assert not [node for node in forced.graph if node.op_type == "TopK"]
-    given = {graph_io.forced_name(2): first, graph_io.forced_name(5): second}
-    assert np.array_equal(run(forced, score=SCORE, **given)[0], logits)
-    other = run(forced, score=SCORE, **{**given, graph_io.forced_name(5): np.array([[[0, 1]]])})[0]
+    forced_rows = {graph_io.forced_name(2): first, graph_io.forced_name(5): second}
+    assert np.array_equal(run(forced, score=SCORE, **forced_rows)[0], logits)
+    other = run(forced, score=SCORE, **{**forced_rows, graph_io.forced_name(5): np.array([[[0, 1]]])})[0]
     assert other.ravel().tolist() == [3, 4]
 
 

@@ -57,7 +57,7 @@ def feeds(plan: Plan) -> dict[str, Any]:
     """One image, then eleven tokens."""
     random, span, text = np.random.default_rng(5), plan.span_tokens, 11
     places = np.arange(span + text, dtype=np.float32)
-    told = {
+    inputs = {
         graph_io.VISUAL_EMBEDS: random.standard_normal((1, 1, span, 192), np.float32),
         graph_io.INPUT_IDS: random.integers(10, 300, (1, text)),
         graph_io.VISUAL_POSITION_IDS: np.broadcast_to(places[:span], (3, 1, span)).copy(),
@@ -68,7 +68,7 @@ def feeds(plan: Plan) -> dict[str, Any]:
         graph_io.LOGITS_INDICES: np.arange(text)[None],
         graph_io.VISUAL_PADDING: np.zeros((1, 1, span), bool),
     }
-    return {name: told[name] for name in graph_io.decoder_inputs(plan)}
+    return {name: inputs[name] for name in graph_io.decoder_inputs(plan)}
 
 
 def written(
@@ -95,9 +95,9 @@ def logits(model: onnx.ModelProto, folder: Path, plan: Plan) -> Any:
     session = ort.InferenceSession(str(folder / "decoder.onnx"), options, providers=["CPUExecutionProvider"])
     none = np.zeros((1, 2, 0, 32), np.float32)
     names = {item.name for item in session.get_inputs()}
-    told = {name: value for name, value in feeds(plan).items() if name in names}
-    told |= dict.fromkeys(graph_io.past_names(plan.layers), none)
-    return session.run([graph_io.LOGITS], told)[0]
+    inputs = {name: value for name, value in feeds(plan).items() if name in names}
+    inputs |= dict.fromkeys(graph_io.past_names(plan.layers), none)
+    return session.run([graph_io.LOGITS], inputs)[0]
 
 
 def reference(model: Path, plan: Plan) -> Any:
@@ -204,11 +204,11 @@ UNPACKED = replace(ORT_CPU, name="unpacked", packed_products=False)
 def rewritten(graph: onnx.ModelProto, plan: Plan, folder: Path, precision: Any = "fp32") -> onnx.ModelProto:
     """The graph as a target without MatMulNBits gets it, its weights written."""
     graph.metadata_props.add(key="luvc.plan", value=json.dumps(plan.to_json()))
-    made, _ = run_passes(graph, UNPACKED, precision)
-    told = {item.key: item.value for item in made.metadata_props}[told_codes.KEY]
-    items = [told_codes.Rewrite.from_json(item) for item in json.loads(told)]
+    graph_out, _ = run_passes(graph, UNPACKED, precision)
+    noted = {item.key: item.value for item in graph_out.metadata_props}[told_codes.KEY]
+    items = [told_codes.Rewrite.from_json(item) for item in json.loads(noted)]
     codes.write(folder, folder, items)
-    return made
+    return graph_out
 
 
 @pytest.mark.parametrize("name", ["pack4", "awq", "gptq_act", "fp8_block", "float_channel", "float_tensor"])
@@ -217,13 +217,13 @@ def test_targets_without_products_of_codes_get_the_same_numbers(
 ) -> None:
     """TensorRT's form, run by ONNX Runtime: signed codes, zeros as a shift, FP8 widened."""
     forms.write(tmp_path / "model", *forms.FORMS[name])
-    made = rewritten(written(traced, tmp_path / "model", tmp_path), traced[1], tmp_path)
-    ours, theirs = logits(made, tmp_path, traced[1]), reference(tmp_path / "model", traced[1])
+    decoder = rewritten(written(traced, tmp_path / "model", tmp_path), traced[1], tmp_path)
+    ours, theirs = logits(decoder, tmp_path, traced[1]), reference(tmp_path / "model", traced[1])
     assert np.abs(ours - theirs).max() <= TOLERANCE * np.abs(theirs).max()
-    kinds = operators(made)
+    kinds = operators(decoder)
     real = "fp8" in name or "float" in name
     assert kinds.count("DequantizeLinear") == (0 if real else 7 * forms.LAYERS) and "MatMulNBits" not in kinds
-    sums = [node for node in made.graph.node if node.op_type == "ReduceSum" and "rewrite_codes" in node.name]
+    sums = [node for node in decoder.graph.node if node.op_type == "ReduceSum" and "rewrite_codes" in node.name]
     assert len(sums) == (4 * forms.LAYERS if name == "awq" else 0)
 
 
@@ -262,9 +262,9 @@ def test_strict_builds_refuse_other_numbers(
     name: str, words: str | None, traced: tuple[bytes, Plan], tmp_path: Path
 ) -> None:
     forms.write(tmp_path / "model", *forms.FORMS[name])
-    made = rewritten(written(traced, tmp_path / "model", tmp_path), traced[1], tmp_path)
-    told = {item.key: item.value for item in made.metadata_props}[told_codes.KEY]
-    graphs: Any = [SimpleNamespace(rewrites=tuple(told_codes.Rewrite.from_json(item) for item in json.loads(told)))]
+    decoder = rewritten(written(traced, tmp_path / "model", tmp_path), traced[1], tmp_path)
+    noted = {item.key: item.value for item in decoder.metadata_props}[told_codes.KEY]
+    graphs: Any = [SimpleNamespace(rewrites=tuple(told_codes.Rewrite.from_json(item) for item in json.loads(noted)))]
     target = targets.find("rtx-ada")
     if words is None:
         check_strict(graphs, target)
@@ -290,13 +290,13 @@ def test_tensorrt_rtx_builds_the_decoder(name: str, traced: tuple[bytes, Plan], 
     graph = written(traced, tmp_path / "model", tmp_path)
     graph.metadata_props.add(key="luvc.plan", value=json.dumps(traced[1].to_json()))
     target = targets.find("rtx-ada")
-    made, _ = run_passes(graph, target.with_kv("concat"), "fp16")
-    told = {item.key: item.value for item in made.metadata_props}[told_codes.KEY]
-    items = tuple(told_codes.Rewrite.from_json(item) for item in json.loads(told))
+    decoder, _ = run_passes(graph, target.with_kv("concat"), "fp16")
+    noted = {item.key: item.value for item in decoder.metadata_props}[told_codes.KEY]
+    items = tuple(told_codes.Rewrite.from_json(item) for item in json.loads(noted))
     paths = [tmp_path / "weights", tmp_path / placing.FILE]
     files = tuple(SimpleNamespace(path=path, check=lambda: None) for path in paths)
-    given = BuildInput("decoder.onnx", made.SerializeToString(), tmp_path, traced[1], 0, files, items)  # type: ignore[arg-type]
-    builder.build(given, tmp_path / "decoder.engine", target, Capacity(64, 1, 1, 1), BuildOptions())
+    build_input = BuildInput("decoder.onnx", decoder.SerializeToString(), tmp_path, traced[1], 0, files, items)  # type: ignore[arg-type]
+    builder.build(build_input, tmp_path / "decoder.engine", target, Capacity(64, 1, 1, 1), BuildOptions())
     assert (tmp_path / "decoder.engine").stat().st_size > 100_000
     assert not [path for path in tmp_path.iterdir() if path.name.startswith("weights.codes.")], "taken away again"
     assert trt is not None

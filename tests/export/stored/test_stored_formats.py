@@ -95,6 +95,36 @@ def test_the_version_of_gptq_is_that_of_its_zeros(name: str, form: str, line: st
     np.testing.assert_array_equal(widened(folder)[f"{Q}.weight"], meant[f"{Q}.weight"].numpy())
 
 
+DYNAMIC = {r"-:.*lm_head": {}, r"+:.*\.down_proj$": {"bits": 8}, r".*layers\.0\..*": {"group_size": 64}}
+
+
+def test_modules_of_gptq_that_have_other_bits(tmp_path: Path) -> None:
+    """``dynamic`` says so by patterns; 8-bit zeros say which version they are of for themselves."""
+
+    def quantise(module: str, weight: Tensor) -> forms.Written:
+        return forms.gptq(8 if module.endswith("down_proj") else 4)(module, weight)
+
+    folder = tmp_path / "model"
+    meant = forms.write(folder, forms.gptq_settings() | {"dynamic": DYNAMIC}, quantise)
+    checkpoint, read = open_checkpoint(str(folder)), widened(folder)
+    assert checkpoint.stored is not None
+    assert {one.bits for one in checkpoint.stored.linears if one.name.endswith("down_proj")} == {8}
+    assert [note.rpartition(" ")[2] for note in checkpoint.stored.notes] == ["7", "127"]
+    for key, values in read.items():
+        np.testing.assert_array_equal(values, meant[key].numpy(), key)
+    for dynamic, text in (
+        ({}, "does not fit the others"),
+        ({"+:(": {}}, "settings by module"),
+        ([1], "settings by module"),
+    ):
+        restate(folder, dynamic=dynamic)
+        with pytest.raises(CheckpointError, match=text):
+            open_checkpoint(str(folder))
+    restate(folder, dynamic={".*": {"bits": 2}})
+    with pytest.raises(CheckpointError, match="2 bits"):
+        open_checkpoint(str(folder))
+
+
 def restate(folder: Path, **fields: object) -> None:
     config = json.loads((folder / "config.json").read_text())
     config["quantization_config"] |= fields

@@ -17,12 +17,12 @@ from luvc_export.core.operators import DOMAIN
 Array = NDArray[Any]
 
 
-def run_with_kernels(model: onnx.ModelProto, given: dict[str, Array], library: Native) -> dict[str, Array]:
+def run_with_kernels(model: onnx.ModelProto, inputs: dict[str, Array], library: Native) -> dict[str, Array]:
     """Outputs by name; float inputs follow the graph's type."""
     evaluator = ReferenceEvaluator(model, new_ops=[*_operators(library)])
     kinds = {item.name: item.type.tensor_type.elem_type for item in model.graph.input}
     half = onnx.TensorProto.FLOAT16
-    fed = {name: array.astype(np.float16) if kinds[name] == half else array for name, array in given.items()}
+    fed = {name: array.astype(np.float16) if kinds[name] == half else array for name, array in inputs.items()}
     return dict(zip(evaluator.output_names, evaluator.run(None, fed), strict=True))
 
 
@@ -79,8 +79,8 @@ def _operators(library: Native) -> list[type[OpRun]]:
             merged = np.empty((*grid, channels), values.dtype)
             state = np.empty(grid, np.float32), np.empty((*grid, positions.shape[3]), np.float32)
             into = np.empty((batch, height * width), np.int32)
-            given = map(_dense, (values, sizes, positions))
-            library.orthogonal_merge(*given, merged, *state, merged_into=into, padded=bool(padded))
+            dense = map(_dense, (values, sizes, positions))
+            library.orthogonal_merge(*dense, merged, *state, merged_into=into, padded=bool(padded))
             return merged, *state, into.reshape(batch, height, width)
 
     return [SpectrumPrune, OrthogonalMerge]

@@ -32,12 +32,12 @@ def write(folder: Path) -> None:
     """Trace the decoder into ``folder``, weights inside, and what torch makes of every case's inputs beside it."""
     decoders = list[Any]()
     traced_cache.write(folder, PLAN, decoders.append)
-    made, layers = onnx.load(folder / "decoder.onnx"), [layer for layer, _, _ in PLAN.chooses]
+    decoder, layers = onnx.load(folder / "decoder.onnx"), [layer for layer, _, _ in PLAN.chooses]
     for case, sizes in CASES.items():
-        given = {name: torch.from_numpy(value) for name, value in feeds(made, PLAN, sizes).items()}
-        past = [given.pop(name) for name in graph_io.past_names(PLAN.layers)]
+        inputs = {name: torch.from_numpy(value) for name, value in feeds(decoder, PLAN, sizes).items()}
+        past = [inputs.pop(name) for name in graph_io.past_names(PLAN.layers)]
         with torch.no_grad():
-            logits, presents, kept = decoders[0](**given, past=past)
-        told = dict(zip(map(graph_io.kept_name, layers), kept, strict=True)) | {"logits": logits}
-        told |= dict(zip(graph_io.present_names(PLAN.layers), presents, strict=True))
-        np.savez(folder / f"{case}.npz", **{name: value.numpy() for name, value in told.items()})
+            logits, presents, kept = decoders[0](**inputs, past=past)
+        outputs = dict(zip(map(graph_io.kept_name, layers), kept, strict=True)) | {"logits": logits}
+        outputs |= dict(zip(graph_io.present_names(PLAN.layers), presents, strict=True))
+        np.savez(folder / f"{case}.npz", **{name: value.numpy() for name, value in outputs.items()})

@@ -71,7 +71,7 @@ def feeds(model: onnx.ModelProto, plan: Plan, case: tuple[int, int, int, int, in
     mask = np.ones((batch, past_text + text), np.bool_)
     mask[1:, -2:] = False
     grid = np.arange(span) % 5
-    given: Arrays = {
+    inputs: Arrays = {
         "visual_embeds": random.normal(size=(batch, images, tokens, hidden)).astype(np.float32),
         "input_ids": random.integers(3, 100, (batch, text)),
         "visual_position_ids": np.broadcast_to(grid, (axes, batch, span)).astype(np.float32),
@@ -82,12 +82,12 @@ def feeds(model: onnx.ModelProto, plan: Plan, case: tuple[int, int, int, int, in
         "logits_indices": np.broadcast_to(np.arange(text), (batch, text)).copy(),
     }
     if plan.decoder_padding:
-        given["visual_padding"] = random.integers(0, 2, (batch, images, tokens)).astype(np.bool_)
+        inputs["visual_padding"] = random.integers(0, 2, (batch, images, tokens)).astype(np.bool_)
     for name, shape in shapes.items():
         if name.startswith("past_key_values"):
             rows = past_images * plan.keep[int(name.split(".")[1])] + past_text
-            given[name] = random.normal(size=(batch, shape[1], rows, shape[3])).astype(np.float32)
-    return given
+            inputs[name] = random.normal(size=(batch, shape[1], rows, shape[3])).astype(np.float32)
+    return inputs
 
 
 def inputs(model: onnx.ModelProto, plan: Plan) -> dict[str, Arrays]:
@@ -97,26 +97,26 @@ def inputs(model: onnx.ModelProto, plan: Plan) -> dict[str, Arrays]:
         return {name: feeds(model, plan, case) for name, case in CASES.items()}
     shape = [d.dim_value for d in first.type.tensor_type.shape.dim][1:]
     random = np.random.default_rng(3)
-    found = {f"{n} images": {"image": random.integers(0, 256, (n, *shape), dtype=np.uint8)} for n in (1, 2)}
-    for given in found.values() if plan.encoder.reads_padding else ():
-        given["padding"] = np.ones((len(given["image"]), *plan.grid), np.bool_)
-        given["padding"][:, 1:3, 1:5] = False
-    return found
+    cases = {f"{n} images": {"image": random.integers(0, 256, (n, *shape), dtype=np.uint8)} for n in (1, 2)}
+    for case in cases.values() if plan.encoder.reads_padding else ():
+        case["padding"] = np.ones((len(case["image"]), *plan.grid), np.bool_)
+        case["padding"][:, 1:3, 1:5] = False
+    return cases
 
 
-def run(model: onnx.ModelProto, given: Arrays) -> Arrays:
+def run(model: onnx.ModelProto, arrays: Arrays) -> Arrays:
     """Outputs by name; float inputs follow the graph's type."""
-    made = session(model)
-    kinds = {item.name: item.type for item in made.get_inputs()}
-    narrow = {name: a.astype(np.float16) if kinds[name] == "tensor(float16)" else a for name, a in given.items()}
-    return dict(zip([item.name for item in made.get_outputs()], made.run(None, narrow), strict=True))
+    runner = session(model)
+    kinds = {item.name: item.type for item in runner.get_inputs()}
+    narrow = {name: a.astype(np.float16) if kinds[name] == "tensor(float16)" else a for name, a in arrays.items()}
+    return dict(zip([item.name for item in runner.get_outputs()], runner.run(None, narrow), strict=True))
 
 
 def differences(before: onnx.ModelProto, after: onnx.ModelProto, plan: Plan) -> dict[str, float]:
     """Largest difference of each case, relative to the largest value; infinite where shapes or names differ."""
-    found = {}
-    for case, given in inputs(before, plan).items():
-        old, new = run(before, given), run(after, given)
+    worst_of = {}
+    for case, feed in inputs(before, plan).items():
+        old, new = run(before, feed), run(after, feed)
         worst = 0.0 if list(old) == list(new) else np.inf
         for name in old if worst == 0 else ():
             a, b = old[name].astype(np.float64), new[name].astype(np.float64)
@@ -124,8 +124,8 @@ def differences(before: onnx.ModelProto, after: onnx.ModelProto, plan: Plan) -> 
                 worst = np.inf
             elif a.size:
                 worst = max(worst, float(np.abs(a - b).max() / max(1.0, np.abs(a).max())))
-        found[case] = worst
-    return found
+        worst_of[case] = worst
+    return worst_of
 
 
 def equal(before: onnx.ModelProto, after: onnx.ModelProto, plan: Plan, kind: str) -> bool:

@@ -24,21 +24,21 @@ from luvc_export.export.surgeon.passes import fuse_orthogonal_merge
 )
 def test_whole_list(inside: Traced, target: TargetSpec, precision: Any) -> None:
     """The list ends with lint for the target's dialect."""
-    made = cut(inside.vision, target=target, precision=precision)
-    assert not [node for node in made.graph.node if node.op_type == "MergeAxis"]
+    after = cut(inside.vision, target=target, precision=precision)
+    assert not [node for node in after.graph.node if node.op_type == "MergeAxis"]
     if target in (ORT_CPU, TRT103):  # the host has no kernels for calls, and does not know TensorRT's attribute
-        assert equal(inside.vision, made, inside.plan, "constants" if target is ORT_CPU else precision)
+        assert equal(inside.vision, after, inside.plan, "constants" if target is ORT_CPU else precision)
 
 
 def test_windows_of_each_size_and_each_pass_are_a_node(inside: Traced) -> None:
     """Passes after one block read each other's results: each is found after the one before is replaced."""
-    made = cut(inside.vision, fuse_orthogonal_merge)
-    nodes = [{a.name: a.i for a in n.attribute} for n in made.graph.node if n.domain == "luvc"]
-    found = sorted((n["height"], n["width"], n["rows"], n["columns"]) for n in nodes)
+    fused = cut(inside.vision, fuse_orthogonal_merge)
+    nodes = [{a.name: a.i for a in n.attribute} for n in fused.graph.node if n.domain == "luvc"]
+    sizes = sorted((n["height"], n["width"], n["rows"], n["columns"]) for n in nodes)
     boxes = [box for planned in inside.plan.encoder.merge_passes for box in planned.boxes if box.rows or box.columns]
-    assert found == sorted((box.height, box.width, box.rows, box.columns) for box in boxes)
-    assert found[:3] == [(2, 4, 0, 1), (4, 1, 1, 0), (4, 4, 1, 1)] and len(found) == 5
-    assert equal(inside.vision, made, inside.plan, "exact")
+    assert sizes == sorted((box.height, box.width, box.rows, box.columns) for box in boxes)
+    assert sizes[:3] == [(2, 4, 0, 1), (4, 1, 1, 0), (4, 4, 1, 1)] and len(sizes) == 5
+    assert equal(inside.vision, fused, inside.plan, "exact")
 
 
 def test_a_pass_that_is_not_the_plans_is_refused(inside: Traced) -> None:
@@ -73,11 +73,11 @@ def test_columns_that_something_else_reads_are_not_paired(inside: Traced) -> Non
         model.graph.output.append(onnx.helper.make_tensor_value_info("tapped", 1, []))
 
     model = edited(inside.vision, tapped)
-    made = cut(model, fuse_orthogonal_merge)
-    nodes = [node.op_type for node in made.graph.node if node.domain == "luvc"]
+    fused = cut(model, fuse_orthogonal_merge)
+    nodes = [node.op_type for node in fused.graph.node if node.domain == "luvc"]
     paired = [node.op_type for node in cut(inside.vision, fuse_orthogonal_merge).graph.node if node.domain == "luvc"]
     assert len(nodes) == len(paired) + 1 and nodes.count("OrthogonalMerge") == paired.count("OrthogonalMerge") - 1
-    assert equal(model, made, inside.plan, "exact")
+    assert equal(model, fused, inside.plan, "exact")
 
 
 def test_an_unfused_prune_is_not_rounded(inside: Traced) -> None:

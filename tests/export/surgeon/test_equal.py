@@ -22,13 +22,13 @@ NAMES = [item.__name__.rsplit(".", 1)[-1] for item in PASSES]
 @pytest.fixture(scope="session")
 def steps(traced: Traced) -> dict[str, list[onnx.ModelProto]]:
     """Each half after no pass, the first pass, the first two, ..."""
-    found = {}
+    halves = {}
     for half in ("vision", "decoder"):
         models = [getattr(traced, half)]
         for item in PASSES[:-1]:
             models.append(cut(models[-1], item, target=INLINED))
-        found[half] = models
-    return found
+        halves[half] = models
+    return halves
 
 
 @pytest.mark.parametrize("half", ["vision", "decoder"])
@@ -46,9 +46,9 @@ def test_one_pass(steps: dict[str, list[onnx.ModelProto]], traced: Traced, half:
 @pytest.mark.parametrize("half", ["vision", "decoder"])
 def test_whole_list(traced: Traced, half: str, target: TargetSpec, precision: Any) -> None:
     model = getattr(traced, half)
-    made = cut(model, target=target, precision=precision)
-    onnx.checker.check_model(made)
-    assert equal(model, made, traced.plan, "constants" if target in (ORT_CPU, INLINED) else precision)
+    after = cut(model, target=target, precision=precision)
+    onnx.checker.check_model(after)
+    assert equal(model, after, traced.plan, "constants" if target in (ORT_CPU, INLINED) else precision)
 
 
 def test_again_changes_nothing(traced: Traced) -> None:
@@ -62,36 +62,36 @@ def test_again_changes_nothing(traced: Traced) -> None:
 def test_bundle_graph_for_another_target(traced: Traced, half: str, target: TargetSpec) -> None:
     """What ONNX Runtime runs is the start for every other target; names of both surgeries differ."""
     model = getattr(traced, half)
-    made = cut(cut(model), target=target, precision="fp16")
-    written = [name for node in made.graph.node for name in node.output]
+    after = cut(cut(model), target=target, precision="fp16")
+    written = [name for node in after.graph.node for name in node.output]
     assert len(written) == len(set(written))
-    assert not operators(made, "TensorScatter")
-    assert equal(model, made, traced.plan, "fp16")
+    assert not operators(after, "TensorScatter")
+    assert equal(model, after, traced.plan, "fp16")
 
 
 def test_inplace_over_three_steps(traced: Traced) -> None:
     """Prefill, then three tokens, each form on its own caches."""
     plan, capacity = traced.plan, 32
-    made = cut(traced.decoder, target=INPLACE, text_capacity=capacity)
-    caches = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in made.graph.input}
+    inplace = cut(traced.decoder, target=INPLACE, text_capacity=capacity)
+    caches = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in inplace.graph.input}
     assert all(caches[f"past_key_values.{n}.key"][2] == keep + capacity for n, keep in enumerate(plan.keep))
     for images in (1, 0):
-        given = random_feeds(traced.decoder, plan, (1, images, 7, 0, 0))
+        inputs = random_feeds(traced.decoder, plan, (1, images, 7, 0, 0))
         held = {n: np.zeros((1, *s[1:]), np.float32) for n, s in caches.items() if n.startswith("past_key")}
         text, past_images = 0, 0
         for step in range(4):
-            new = given["input_ids"].shape[1]
+            new = inputs["input_ids"].shape[1]
             mask = np.zeros((1, capacity), np.bool_)
             mask[:, : text + new] = True
             counts = {"past_text": np.array([text]), "past_groups": np.array([past_images])}
-            plain = run(traced.decoder, given)
-            fixed = run(made, {**given, **held, **counts, "text_mask": mask})
+            plain = run(traced.decoder, inputs)
+            fixed = run(inplace, {**inputs, **held, **counts, "text_mask": mask})
             scale = np.abs(plain["logits"]).max()
             assert np.abs(plain["logits"] - fixed["logits"]).max() <= 2e-5 * scale
             text, past_images = text + new, images
             held = {n: fixed[n.replace("past_key_values", "present")] for n in held}
-            given = random_feeds(traced.decoder, plan, (1, 0, 1, images, text), seed=step)
-            given |= {n: plain[n.replace("past_key_values", "present")] for n in given if n.startswith("past_key")}
+            inputs = random_feeds(traced.decoder, plan, (1, 0, 1, images, text), seed=step)
+            inputs |= {n: plain[n.replace("past_key_values", "present")] for n in inputs if n.startswith("past_key")}
 
 
 def test_folding_leaves_no_identity(traced: Traced) -> None:

@@ -21,14 +21,14 @@ from luvc_export.export.surgeon import lint
     ids=["inlined", "cpu", "rtx-fp16", "primitive-fp32", "primitive-fp16"],
 )
 def test_every_dialect_computes_the_same(frozen: Traced, target: TargetSpec, precision: Any) -> None:
-    made = cut(frozen.decoder, target=target, precision=precision)
-    onnx.checker.check_model(made)
-    assert equal(frozen.decoder, made, frozen.plan, "constants" if target in (ORT_CPU, INLINED) else precision)
+    after = cut(frozen.decoder, target=target, precision=precision)
+    onnx.checker.check_model(after)
+    assert equal(frozen.decoder, after, frozen.plan, "constants" if target in (ORT_CPU, INLINED) else precision)
 
 
 def test_the_prune_beside_a_frozen_layer_is_fused(frozen: Traced) -> None:
-    made = cut(frozen.decoder, target=PLUGINS)
-    assert [node.op_type for node in made.graph.node].count("SpectrumPrune") == 1
+    called = cut(frozen.decoder, target=PLUGINS)
+    assert [node.op_type for node in called.graph.node].count("SpectrumPrune") == 1
 
 
 #: Products of a layer in the order in which it computes them.
@@ -47,14 +47,14 @@ def named(model: onnx.ModelProto) -> None:
 def test_a_frozen_layer_multiplies_text_alone(frozen: Traced) -> None:
     """Rows that each weight is multiplied with in prefill: 24 visual ones and 7 of text, or the text alone."""
 
-    def told(model: onnx.ModelProto) -> None:
+    def printing(model: onnx.ModelProto) -> None:
         named(model)
         model.graph.output.extend(onnx.ValueInfoProto(name=node.output[0]) for node in products(model))
 
     def products(model: onnx.ModelProto) -> list[onnx.NodeProto]:
         return [node for node in model.graph.node if node.op_type == "MatMul" and node.input[1].startswith("layers.")]
 
-    model = edited(frozen.decoder, told)
+    model = edited(frozen.decoder, printing)
     seen = run(model, feeds(frozen.decoder, frozen.plan, (1, 1, 7, 0, 0)))
     rows = {node.input[1]: seen[node.output[0]].shape[1] for node in products(model)}
     assert len(rows) == 21
@@ -66,22 +66,22 @@ def test_a_frozen_layer_multiplies_text_alone(frozen: Traced) -> None:
 
 def test_inplace_caches_hold_what_grown_ones_hold(frozen: Traced) -> None:
     plan, capacity = frozen.plan, 16
-    made = cut(frozen.decoder, target=INPLACE, text_capacity=capacity)
-    shapes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in made.graph.input}
+    inplace = cut(frozen.decoder, target=INPLACE, text_capacity=capacity)
+    shapes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in inplace.graph.input}
     assert [shapes[f"past_key_values.{n}.key"][2] for n in range(plan.layers)] == [k + capacity for k in plan.keep]
     held = {n: np.zeros((1, *s[1:]), np.float32) for n, s in shapes.items() if n.startswith("past_key")}
-    given, text, past_images = feeds(frozen.decoder, plan, (1, 1, 7, 0, 0)), 0, 0
+    inputs, text, past_images = feeds(frozen.decoder, plan, (1, 1, 7, 0, 0)), 0, 0
     for step in range(3):
-        new = given["input_ids"].shape[1]
+        new = inputs["input_ids"].shape[1]
         mask = np.zeros((1, capacity), np.bool_)
         mask[:, : text + new] = True
         counts = {"past_text": np.array([text]), "past_groups": np.array([past_images])}
-        plain, fixed = run(frozen.decoder, given), run(made, {**given, **held, **counts, "text_mask": mask})
+        plain, fixed = run(frozen.decoder, inputs), run(inplace, {**inputs, **held, **counts, "text_mask": mask})
         assert np.abs(plain["logits"] - fixed["logits"]).max() <= 2e-5 * np.abs(plain["logits"]).max()
         text, past_images = text + new, 1
         held = {n: fixed[n.replace("past_key_values", "present")] for n in held}
-        given = feeds(frozen.decoder, plan, (1, 0, 1, 1, text), seed=step)
-        given |= {n: plain[n.replace("past_key_values", "present")] for n in given if n.startswith("past_key")}
+        inputs = feeds(frozen.decoder, plan, (1, 0, 1, 1, text), seed=step)
+        inputs |= {n: plain[n.replace("past_key_values", "present")] for n in inputs if n.startswith("past_key")}
 
 
 def test_parity_finds_what_enters_a_frozen_layer(frozen: Traced) -> None:

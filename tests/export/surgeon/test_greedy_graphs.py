@@ -12,10 +12,10 @@ from luvc_export.core.target import TargetSpec
 
 @pytest.mark.parametrize("target", [INLINED, TRT103], ids=["onnx", "primitive"])
 def test_every_dialect_keeps_the_same_tokens(greedy: Traced, target: TargetSpec) -> None:
-    made = cut(greedy.decoder, target=target)
+    after = cut(greedy.decoder, target=target)
     for case in ("prefill", "two", "decode"):
-        given = feeds(greedy.decoder, greedy.plan, CASES[case])
-        plain, other = run(greedy.decoder, given), run(made, given)
+        inputs = feeds(greedy.decoder, greedy.plan, CASES[case])
+        plain, other = run(greedy.decoder, inputs), run(after, inputs)
         for layer in range(3):
             np.testing.assert_array_equal(other[f"kept_indices.{layer}"], plain[f"kept_indices.{layer}"])
         np.testing.assert_allclose(other["logits"], plain["logits"], atol=2e-4)

@@ -91,8 +91,8 @@ def test_metadata_survives(traced: Traced) -> None:
     after = cut(before)
     assert {"who": "me"}.items() <= {p.key: p.value for p in after.metadata_props}.items()
     kept = {n.output[0]: {p.key: p.value for p in n.metadata_props} for n in after.graph.node}
-    told = {n.output[0]: {p.key: p.value for p in n.metadata_props} for n in before.graph.node}
-    same = [name for name in kept if told.get(name)]
+    earlier = {n.output[0]: {p.key: p.value for p in n.metadata_props} for n in before.graph.node}
+    same = [name for name in kept if earlier.get(name)]
     assert same
-    assert all(kept[name] == told[name] for name in same)
+    assert all(kept[name] == earlier[name] for name in same)
     assert any("luvc.pass" in props for props in kept.values())

@@ -42,9 +42,9 @@ VOID = {"vision": "padding", "decoder": "visual_padding"}
 def test_whole_list(padded: Traced, half: str, target: TargetSpec, precision: Any) -> None:
     """Lint, which wants the input and a reader of it, is part of the list."""
     model = getattr(padded, half)
-    made = cut(model, target=target, precision=precision)
-    assert VOID[half] in [item.name for item in made.graph.input]
-    assert equal(model, made, padded.plan, "constants" if target is ORT_CPU else precision)
+    after = cut(model, target=target, precision=precision)
+    assert VOID[half] in [item.name for item in after.graph.input]
+    assert equal(model, after, padded.plan, "constants" if target is ORT_CPU else precision)
 
 
 def test_merges_and_prunes_are_fused(padded: Traced) -> None:
@@ -56,11 +56,13 @@ def test_merges_and_prunes_are_fused(padded: Traced) -> None:
 def test_plugins_know_padding(padded: Traced, native_library: Native, half: str) -> None:
     """Told by a field of each call; native kernels behind the calls give what the traced graph gives."""
     model = getattr(padded, half)
-    made = cut(cut(model), target=PLUGINS)
-    called = [node for node in made.graph.node if node.domain == DOMAIN]
+    with_calls = cut(cut(model), target=PLUGINS)
+    called = [node for node in with_calls.graph.node if node.domain == DOMAIN]
     field = "padded" if half == "vision" else "padding_payload"
     assert called and all(field in [item.name for item in node.attribute] for node in called)
-    apart = [with_kernels_apart(model, made, padded, case, native_library) for case in padding_cases(model, padded)]
+    apart = [
+        with_kernels_apart(model, with_calls, padded, case, native_library) for case in padding_cases(model, padded)
+    ]
     assert len(apart) > 3 and max(apart) < 1e-4
 
     def forget(copy: onnx.ModelProto) -> None:
@@ -68,7 +70,7 @@ def test_plugins_know_padding(padded: Traced, native_library: Native, half: str)
             for item in [item for item in node.attribute if item.name == field]:
                 node.attribute.remove(item)
 
-    forgetful = edited(made, forget)
+    forgetful = edited(with_calls, forget)
     apart = [
         with_kernels_apart(model, forgetful, padded, case, native_library) for case in padding_cases(model, padded)
     ]
@@ -78,15 +80,15 @@ def test_plugins_know_padding(padded: Traced, native_library: Native, half: str)
 def padding_cases(model: onnx.ModelProto, padded: Traced) -> list[dict[str, Any]]:
     """Feeds with some padding, with none, and with nothing else."""
     [name] = [item.name for item in model.graph.input if item.name in VOID.values()]
-    found = list(inputs(model, padded.plan).values())
-    return found + [{**given, name: np.full_like(given[name], void)} for given in found for void in (False, True)]
+    cases = list(inputs(model, padded.plan).values())
+    return cases + [{**case, name: np.full_like(case[name], void)} for case in cases for void in (False, True)]
 
 
 def with_kernels_apart(
-    model: onnx.ModelProto, made: onnx.ModelProto, padded: Traced, given: dict[str, Any], library: Native
+    model: onnx.ModelProto, called: onnx.ModelProto, padded: Traced, inputs: dict[str, Any], library: Native
 ) -> float:
     """The largest difference of an output, in shares of the largest value."""
-    old, new = run(model, given), run_with_kernels(made, given, library)
+    old, new = run(model, inputs), run_with_kernels(called, inputs, library)
     apart = [0.0]
     for name, wanted in old.items():
         assert wanted.shape == new[name].shape
@@ -98,15 +100,15 @@ def with_kernels_apart(
 
 def test_what_is_kept_is_picture_while_there_is_any(padded: Traced) -> None:
     """Of the graph that bundles hold, in every case, with as much padding as there may be."""
-    made, plan = cut(padded.decoder), padded.plan
+    decoder, plan = cut(padded.decoder), padded.plan
     for name, case in CASES.items():
-        given = feeds(padded.decoder, plan, case)
+        inputs = feeds(padded.decoder, plan, case)
         for void in (0, 3, 5, plan.span_tokens):
-            padding = given["visual_padding"]
+            padding = inputs["visual_padding"]
             padding[...] = np.arange(plan.span_tokens) < void
-            found = run(made, given)
+            outputs = run(decoder, inputs)
             for layer, keep in enumerate(plan.keep[:-1]):
-                kept = found[f"kept_indices.{layer}"]
+                kept = outputs[f"kept_indices.{layer}"]
                 assert ((kept >= 0) & (kept < plan.span_tokens)).all(), name
                 shown = (kept >= void).sum(-1)
                 assert (shown == min(keep, plan.span_tokens - void)).all(), (name, void, layer)

@@ -63,20 +63,20 @@ def test_an_installed_pass_runs_in_its_place_and_is_reported(tmp_path: Path) -> 
     model = small("g (float[2] x) => (float[2] y) { a = Abs(x)  b = Abs(a)  y = Neg(b) }")
     with installed(tmp_path, ENTRY, "abs_twice", MODULE):
         assert passes.names() == [*ORDER[:7], "abs_twice", *ORDER[7:]]
-        made, report = run_passes(model, ORT_CPU, passes=passes.ordered())
-        assert operators(made, "Abs") == 1
-        [told] = [item for item in report.passes if item.name == "abs_twice"]
-        assert (told.fired, told.before, told.after) == (1, 3, 2)
+        after, report = run_passes(model, ORT_CPU, passes=passes.ordered())
+        assert operators(after, "Abs") == 1
+        [installed_pass] = [item for item in report.passes if item.name == "abs_twice"]
+        assert (installed_pass.fired, installed_pass.before, installed_pass.after) == (1, 3, 2)
     assert passes.names() == ORDER
     assert operators(run_passes(model, ORT_CPU, passes=passes.ordered())[0], "Abs") == 2
 
 
 def test_an_installed_pass_is_in_the_report_of_a_whole_run(tmp_path: Path, traced: Traced) -> None:
     with installed(tmp_path, ENTRY, "abs_twice", MODULE):
-        made, report = run_passes(traced.decoder, ORT_CPU)
+        after, report = run_passes(traced.decoder, ORT_CPU)
     assert [item.name for item in report.passes] == [*ORDER[:7], "abs_twice", *ORDER[7:], "lint"]
     assert next(item.reason for item in report.passes if item.name == "abs_twice") == "there is no Abs"
-    onnx.checker.check_model(made)
+    onnx.checker.check_model(after)
 
 
 def test_an_installed_pass_that_breaks_its_promise_is_caught(tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ def test_an_installed_pass_that_breaks_its_promise_is_caught(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("entry", "module", "said"),
+    ("entry", "module", "refusal"),
     [
         (ENTRY, "import nothing_there", "installed pass cannot be loaded(.|\n)*nothing_there(.|\n)*remove the package"),
         (
@@ -102,8 +102,8 @@ def test_an_installed_pass_that_breaks_its_promise_is_caught(tmp_path: Path) -> 
     ],
     ids=["import", "function", "order", "name", "place"],
 )
-def test_a_broken_package_is_named(tmp_path: Path, entry: str, module: str, said: str) -> None:
-    with installed(tmp_path, entry, "abs_twice", module), pytest.raises(UsageError, match=said):
+def test_a_broken_package_is_named(tmp_path: Path, entry: str, module: str, refusal: str) -> None:
+    with installed(tmp_path, entry, "abs_twice", module), pytest.raises(UsageError, match=refusal):
         pass_list()
 
 

@@ -18,14 +18,14 @@ from luvc_export.export.surgeon.report import REPORT_KEY
 
 
 def test_report_travels_with_the_graph(traced: Traced) -> None:
-    made, report = run_passes(traced.decoder, ORT_CPU)
-    text = {p.key: p.value for p in made.metadata_props}[REPORT_KEY]
+    after, report = run_passes(traced.decoder, ORT_CPU)
+    text = {p.key: p.value for p in after.metadata_props}[REPORT_KEY]
     assert GraphReport.from_json(json.loads(text)[0]) == report
     assert [item.name for item in report.passes] == [item.__name__.rsplit(".", 1)[-1] for item in pass_list()]
     assert all(item.fired or item.reason or item.name == "lint" for item in report.passes)
-    assert (report.passes[0].before, report.passes[-1].after) == (size(traced.decoder), size(made))
-    assert Surgery.open(traced.decoder, ORT_CPU).size() == size(traced.decoder) > size(made)
-    assert len(json.loads({p.key: p.value for p in run_passes(made, ORT_CPU)[0].metadata_props}[REPORT_KEY])) == 2
+    assert (report.passes[0].before, report.passes[-1].after) == (size(traced.decoder), size(after))
+    assert Surgery.open(traced.decoder, ORT_CPU).size() == size(traced.decoder) > size(after)
+    assert len(json.loads({p.key: p.value for p in run_passes(after, ORT_CPU)[0].metadata_props}[REPORT_KEY])) == 2
 
 
 def test_work_by_layer(traced: Traced) -> None:
@@ -73,8 +73,8 @@ def test_external_weights_are_not_read(tmp_path: Path) -> None:
         model.graph.initializer.append(tensor)
     from luvc_export.export.surgeon.passes import fuse_gate_up
 
-    made = cut(onnx.shape_inference.infer_shapes(model), fuse_gate_up, target=RTX)
-    assert [n.op_type for n in made.graph.node] == ["Concat", "Cast", "Transpose", "MatMul", "Split", "Sigmoid", "Mul"]
-    kept = {t.name: {e.key: e.value for e in t.external_data} for t in made.graph.initializer if t.external_data}
+    fused = cut(onnx.shape_inference.infer_shapes(model), fuse_gate_up, target=RTX)
+    assert [n.op_type for n in fused.graph.node] == ["Concat", "Cast", "Transpose", "MatMul", "Split", "Sigmoid", "Mul"]
+    kept = {t.name: {e.key: e.value for e in t.external_data} for t in fused.graph.initializer if t.external_data}
     assert kept == {n: {"location": "nowhere", "offset": str(o), "length": "48"} for n, o in (("gate", 0), ("up", 48))}
-    assert size(made) == 4
+    assert size(fused) == 4

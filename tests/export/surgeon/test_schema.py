@@ -59,24 +59,24 @@ FUSED_ALONE = {
 
 
 def bodies() -> dict[str, list[onnx.FunctionProto]]:
-    found: dict[str, list[onnx.FunctionProto]] = {}
-    made = [prune_body.spectrum_prune(s, a) for s in ("low", "residual", "ratio") for a in ("token", "channel")]  # type: ignore[arg-type]
-    made += [prune_body.spectrum_choose("low", "token", True), prune_body.keep_rows(), prune_body.spectrum_drop()]
-    made += [merge_body.orthogonal_merge(rows=False, name="MergeColumns")]
-    made += [merge_body.orthogonal_merge(columns=False, name="MergeRows")]
-    made += [merge_body.orthogonal_merge(*axes) for axes in ((True, True), (True, False), (False, True))]
-    made += [merge_body.merge_axis("mean", 1), merge_body.merge_axis("max", 2)]
-    for body in made:
-        found.setdefault(body.name, []).append(body)
-    return found
+    by_name: dict[str, list[onnx.FunctionProto]] = {}
+    functions = [prune_body.spectrum_prune(s, a) for s in ("low", "residual", "ratio") for a in ("token", "channel")]  # type: ignore[arg-type]
+    functions += [prune_body.spectrum_choose("low", "token", True), prune_body.keep_rows(), prune_body.spectrum_drop()]
+    functions += [merge_body.orthogonal_merge(rows=False, name="MergeColumns")]
+    functions += [merge_body.orthogonal_merge(columns=False, name="MergeRows")]
+    functions += [merge_body.orthogonal_merge(*axes) for axes in ((True, True), (True, False), (False, True))]
+    functions += [merge_body.merge_axis("mean", 1), merge_body.merge_axis("max", 2)]
+    for body in functions:
+        by_name.setdefault(body.name, []).append(body)
+    return by_name
 
 
 def test_names_on_disk_are_what_they_were() -> None:
-    found = {
+    signatures = {
         name: [(" ".join(b.attribute), " ".join(b.input), " ".join(b.output)) for b in each]
         for name, each in bodies().items()
     }
-    assert found == {name: [wanted] * len(found[name]) for name, wanted in ON_DISK.items()}
+    assert signatures == {name: [wanted] * len(signatures[name]) for name, wanted in ON_DISK.items()}
     assert set(FUSED) == set(ON_DISK)
     assert {name: " ".join(f.name for f in form.attributes) for name, form in OPERATORS.items()} == PLUGIN_FIELDS
 
@@ -85,10 +85,10 @@ def test_names_on_disk_are_what_they_were() -> None:
 def test_bodies_read_the_attributes_and_make_the_outputs_of_the_schema(name: str) -> None:
     for body in bodies()[name]:
         read = {a.ref_attr_name for step in body.node for a in step.attribute if a.ref_attr_name}
-        made = {out for step in body.node for out in step.output}
+        outputs = {out for step in body.node for out in step.output}
         assert read <= set(body.attribute)
-        assert set(body.output) <= made
-        assert not made & set(body.input)
+        assert set(body.output) <= outputs
+        assert not outputs & set(body.input)
 
 
 @pytest.mark.parametrize("schema", [SPECTRUM_PRUNE, ORTHOGONAL_MERGE], ids=lambda schema: schema.name)

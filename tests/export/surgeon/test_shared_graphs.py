@@ -21,28 +21,28 @@ from luvc_export.export.surgeon.passes import fuse_spectrum_prune
 Told = Callable[[str], dict[str, Any]]
 
 
-def alike(model: onnx.ModelProto, shared: Traced, told: dict[str, Any], case: str) -> bool:
+def alike(model: onnx.ModelProto, shared: Traced, expected: dict[str, Any], case: str) -> bool:
     """Whether a graph keeps torch's tokens and makes its logits and caches."""
     seen = run(model, feeds(shared.decoder, shared.plan, CASES[case]))
-    assert set(seen) == set(told)
-    close = all(seen[name].shape == told[name].shape for name in told)
-    close = close and all(np.allclose(seen[n], told[n], atol=2e-4) for n in told if not n.startswith("kept"))
-    return close and all((seen[name] == told[name]).all() for name in told if name.startswith("kept"))
+    assert set(seen) == set(expected)
+    close = all(seen[name].shape == expected[name].shape for name in expected)
+    close = close and all(np.allclose(seen[n], expected[n], atol=2e-4) for n in expected if not n.startswith("kept"))
+    return close and all((seen[name] == expected[name]).all() for name in expected if name.startswith("kept"))
 
 
 @pytest.mark.parametrize("target", [None, ORT_CPU, INLINED, TRT103], ids=["plain", "cpu", "onnx", "10.3"])
 def test_every_dialect_computes_what_torch_does(shared: Traced, in_torch: Told, target: TargetSpec | None) -> None:
-    made = shared.decoder if target is None else cut(shared.decoder, target=target)
-    onnx.checker.check_model(made)
+    after = shared.decoder if target is None else cut(shared.decoder, target=target)
+    onnx.checker.check_model(after)
     for case in CASES if target in (None, TRT103) else ("prefill", "decode"):
-        assert alike(made, shared, in_torch(case), case), case
+        assert alike(after, shared, in_torch(case), case), case
 
 
 def test_a_budget_counts_the_aggregate(in_torch: Told) -> None:
-    told = in_torch("two")
-    assert [told[f"present.{layer}.key"].shape[2] for layer in range(2)] == [2 * 13 + 5, 2 * 7 + 5]
-    assert [told[f"kept_indices.{layer}"].shape for layer in range(2)] == [(1, 2, 12), (1, 2, 6)]
-    images = told["kept_indices.1"] // 6
+    outputs = in_torch("two")
+    assert [outputs[f"present.{layer}.key"].shape[2] for layer in range(2)] == [2 * 13 + 5, 2 * 7 + 5]
+    assert [outputs[f"kept_indices.{layer}"].shape for layer in range(2)] == [(1, 2, 12), (1, 2, 6)]
+    images = outputs["kept_indices.1"] // 6
     assert all(len(np.unique(group)) == 4 for group in images[0])  # a quota gives every image one
 
 
@@ -60,25 +60,25 @@ def test_a_mean_that_leaves_rows_out_shows(shared: Traced, in_torch: Told) -> No
 
 def test_a_graph_told_what_to_keep_makes_the_same_aggregate(shared: Traced, in_torch: Told) -> None:
     debug = ir.serde.serialize_model(forced_decoder(ir.serde.deserialize_model(shared.decoder), [0, 1]))
-    told = in_torch("prefill")
-    first, then = told["kept_indices.0"], told["kept_indices.1"]
+    outputs = in_torch("prefill")
+    first, then = outputs["kept_indices.0"], outputs["kept_indices.1"]
     places = (then[..., :, None] == first[..., None, :]).argmax(-1)
-    given = feeds(shared.decoder, shared.plan, CASES["prefill"])
+    inputs = feeds(shared.decoder, shared.plan, CASES["prefill"])
     read = {item.name for item in debug.graph.input}
     forced = {"forced_indices.0": first, "forced_indices.1": places}
-    seen = run(debug, {name: value for name, value in (given | forced).items() if name in read})
-    np.testing.assert_allclose(seen["logits"], told["logits"], atol=2e-4)
+    seen = run(debug, {name: value for name, value in (inputs | forced).items() if name in read})
+    np.testing.assert_allclose(seen["logits"], outputs["logits"], atol=2e-4)
 
 
 def test_in_place_caches_hold_what_grown_ones_hold(shared: Traced, in_torch: Told) -> None:
-    made = cut(shared.decoder, target=INPLACE, text_capacity=16)
-    shapes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in made.graph.input}
+    inplace = cut(shared.decoder, target=INPLACE, text_capacity=16)
+    shapes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in inplace.graph.input}
     assert [shapes[f"past_key_values.{n}.key"][2] for n in range(2)] == [13 + 16, 7 + 16]
     held = {n: np.zeros((1, *s[1:]), np.float32) for n, s in shapes.items() if n.startswith("past_key")}
     counts = {"past_text": np.array([0]), "past_groups": np.array([0])}
     mask = np.arange(16)[None] < 9
-    given = feeds(shared.decoder, shared.plan, CASES["prefill"])
-    seen = run(made, {**given, **held, **counts, "text_mask": mask})
+    inputs = feeds(shared.decoder, shared.plan, CASES["prefill"])
+    seen = run(inplace, {**inputs, **held, **counts, "text_mask": mask})
     np.testing.assert_allclose(seen["logits"], in_torch("prefill")["logits"], atol=2e-4)
 
 

@@ -79,10 +79,10 @@ def test_a_small_checkpoint_is_written_in_shards_and_opens(tmp_path: Path, monke
     config = json.loads((CHECKPOINT / "config.json").read_text())
     source.write_text(json.dumps(config))
     preset = presets.find(str(source))
-    told: list[float] = []
-    count = checkpoint.write(preset, tmp_path / "out", "bf16", 1, lambda stage, done: told.append(done))
+    shares: list[float] = []
+    count = checkpoint.write(preset, tmp_path / "out", "bf16", 1, lambda stage, done: shares.append(done))
     opened = open_checkpoint(str(tmp_path / "out"))
-    assert told[-1] == 1.0 and len(list((tmp_path / "out").glob("model-*.safetensors"))) > 1
+    assert shares[-1] == 1.0 and len(list((tmp_path / "out").glob("model-*.safetensors"))) > 1
     assert sum(prod(tensor.shape) for tensor in opened.tensors.values()) == count
     assert {tensor.dtype for tensor in opened.tensors.values()} == {"BF16"}
     assert not list(tmp_path.glob(".out*"))
@@ -100,10 +100,10 @@ def test_values_are_normal_and_repeatable() -> None:
 
 def test_special_tokens_keep_their_ids() -> None:
     preset = presets.find("smolvlm-256m")
-    made = checkpoint.make_tokenizer(preset)
-    assert all(made.token_to_id(text) == number for number, text in preset.tokens.items())
-    ids = made.encode("<|im_start|>user\nwhat?<image>", add_special_tokens=False).ids
-    assert ids[0] == 1 and ids[-1] == 49190 and made.decode(ids) == "user\nwhat?"
+    tokenizer = checkpoint.make_tokenizer(preset)
+    assert all(tokenizer.token_to_id(text) == number for number, text in preset.tokens.items())
+    ids = tokenizer.encode("<|im_start|>user\nwhat?<image>", add_special_tokens=False).ids
+    assert ids[0] == 1 and ids[-1] == 49190 and tokenizer.decode(ids) == "user\nwhat?"
 
 
 def test_bad_input_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -79,19 +79,19 @@ def test_sets_are_made_ready_once_and_forgotten() -> None:
 
 
 def test_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    made, forgotten = adapter(1, "0.q"), list[Adapter]()
-    monkeypatch.setattr("luvc_export.runtime.adapters.table.read_adapter", lambda folder, manifest: made)
+    known, forgotten = adapter(1, "0.q"), list[Adapter]()
+    monkeypatch.setattr("luvc_export.runtime.adapters.table.read_adapter", lambda folder, manifest: known)
     table = Adapters(None, forgotten.append, {"loud": "folder"})  # type: ignore[arg-type]
-    assert table.names == ["loud"] and "loud" in table and table.find("loud") is made and table.find(None) is None
-    for wrong, said in (("lout", "no such adapter(.|\n)*loud"), ("", "no such adapter")):
-        with pytest.raises(Exception, match=said):
+    assert table.names == ["loud"] and "loud" in table and table.find("loud") is known and table.find(None) is None
+    for wrong, refusal in (("lout", "no such adapter(.|\n)*loud"), ("", "no such adapter")):
+        with pytest.raises(Exception, match=refusal):
             table.find(wrong)
     with pytest.raises(Exception, match=r"loaded already(.|\n)*unload it first"):
         table.load("loud", "folder")
     with pytest.raises(Exception, match="no name of an adapter"):
         table.load("a:b", "folder")
     table.unload("loud")
-    assert forgotten == [made] and table.names == []
+    assert forgotten == [known] and table.names == []
     with pytest.raises(Exception, match=r"none was loaded"):
         table.unload("loud")
     for number in range(MOST):

@@ -61,10 +61,10 @@ def test_costs_are_those_of_the_budgets(bundle: Bundle) -> None:
 
 
 def test_cases_run_in_turns_each_plan_in_a_process(case: BenchCase) -> None:
-    told: list[tuple[str, float]] = []
-    first, second = measure([case, replace(case, text=12)], 2, 1, lambda stage, done: told.append((stage, done)))
+    progress: list[tuple[str, float]] = []
+    first, second = measure([case, replace(case, text=12)], 2, 1, lambda stage, done: progress.append((stage, done)))
     assert len(first.samples) == len(second.samples) == 2
-    assert told[-1] == ("timing", 1.0) and [stage for stage, _ in told].count("timing") == 6
+    assert progress[-1] == ("timing", 1.0) and [stage for stage, _ in progress].count("timing") == 6
     data = json.loads(json.dumps(first.to_json()))
     assert set(data["stats"]) == set(METRICS) and len(data["runs"]) == 2 and data["facts"]["peak_mib"] > 10
 
@@ -90,15 +90,15 @@ def test_a_resource_tracker_that_died_is_no_fault(case: BenchCase) -> None:
 
 def test_statistics_pair_runs() -> None:
     assert Stat.of([3.0, 1.0, 2.0]) == Stat(2.0, 1.5, 2.5)
-    found = ratio(timed(10, 20, 40), timed(5, 10, 10), "prefill_ms")
-    assert found == Stat(0.5, 0.375, 0.5)
+    paired = ratio(timed(10, 20, 40), timed(5, 10, 10), "prefill_ms")
+    assert paired == Stat(0.5, 0.375, 0.5)
     sizes = np.array([100, 200, 400])
     assert exponent(sizes, 3 * sizes**2) == pytest.approx(2.0)
 
 
 def test_roofline_is_work_by_time_by_limit() -> None:
-    found = roofline(timed(2.0), Machine(flops=2e9, bandwidth=8e8, threads=1))
-    assert found.prefill == pytest.approx(0.5) and found.decode == pytest.approx(0.5)
+    limits = roofline(timed(2.0), Machine(flops=2e9, bandwidth=8e8, threads=1))
+    assert limits.prefill == pytest.approx(0.5) and limits.decode == pytest.approx(0.5)
     beside = replace(timed(2.0), bandwidths=(4e8,))
     assert roofline(beside, Machine(flops=2e9, bandwidth=8e8, threads=1)).decode == pytest.approx(1.0)
     machine = measure_machine(1)
@@ -117,17 +117,17 @@ def test_a_profile_tells_merges_and_prunes_apart(tmp_path: Path) -> None:
     )
     events = [event(name, 1000 * (i + 1) * (run + 1), 10 * run + i) for run in range(3) for i, name in enumerate(names)]
     (tmp_path / "p.json").write_text(json.dumps([{"cat": "Session"}, *reversed(events)]))
-    found = profiling.read(tmp_path / "p.json", 2)  # runs of 2x and 3x count, the first does not
-    assert found == profiling.KernelTimes(15.0, 5.0, 7.5, {"MatMul": 15.0})
+    profile = profiling.read(tmp_path / "p.json", 2)  # runs of 2x and 3x count, the first does not
+    assert profile == profiling.KernelTimes(15.0, 5.0, 7.5, {"MatMul": 15.0})
     (tmp_path / "p.json").write_text(json.dumps(events[1:]))
     with pytest.raises(BundleError, match="no whole runs"):
         profiling.read(tmp_path / "p.json", 2)
 
 
 def test_a_real_profile_has_every_kernel(case: BenchCase) -> None:
-    found = profiling.profile(case, runs=1)
-    assert set(found) == {"vision", "decoder"} and found["decoder"].operators["MatMul"] > 0
-    assert found["decoder"].prune_ms == found["vision"].merge_ms == 0.0  # the tiny bundle has no fused nodes
+    profile = profiling.profile(case, runs=1)
+    assert set(profile) == {"vision", "decoder"} and profile["decoder"].operators["MatMul"] > 0
+    assert profile["decoder"].prune_ms == profile["vision"].merge_ms == 0.0  # the tiny bundle has no fused nodes
 
 
 def test_bits_of_codes_are_counted_as_they_are_read(bundle: Bundle) -> None:

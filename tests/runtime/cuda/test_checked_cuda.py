@@ -185,18 +185,18 @@ def engine_at_an_odd_address(scene: Scene) -> None:
 
 
 def thread_without_a_context(scene: Scene) -> None:
-    told: list[BaseException] = []
+    errors: list[BaseException] = []
 
     def work() -> None:
         try:
             scene.gpu.clear(scene.more.address, 8, scene.one)
         except Violation as error:
-            told.append(error)
+            errors.append(error)
 
     thread = threading.Thread(target=work, name="worker")
     thread.start()
     thread.join()
-    raise told[0]
+    raise errors[0]
 
 
 def wrong_argument(scene: Scene) -> None:

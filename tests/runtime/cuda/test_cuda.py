@@ -42,16 +42,16 @@ def test_a_gpu_that_is_not_there() -> None:
 def test_memory_freed_inside_a_host_function_starts_nothing(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
     """The collector may free what is long gone while an engine of the stand-in runs; what waits for it must wait on."""
     monkeypatch.setenv("STAND_IN_LAZY", "1")
-    stream, made, host = gpu.new_stream(), gpu.allocate(64, "test"), gpu.pinned(64)
+    stream, buffer, host = gpu.new_stream(), gpu.allocate(64, "test"), gpu.pinned(64)
     gone = [gpu.allocate(64, "test"), gpu.pinned(64), gpu.new_stream()]
 
     def engine(_: object) -> None:
         gone.clear()
-        ctypes.memset(made.address, 7, 64)
+        ctypes.memset(buffer.address, 7, 64)
 
     call = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(engine)
     assert gpu.driver._library.cuLaunchHostFunc(ctypes.c_void_p(stream), call, None) == 0
-    gpu.download(host.address, made.address, 64, stream)
+    gpu.download(host.address, buffer.address, 64, stream)
     gpu.synchronize(stream)
     assert (host.array() == 7).all()
 

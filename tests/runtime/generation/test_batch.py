@@ -59,8 +59,8 @@ def test_padding_that_is_seen_moves_an_answer(demo: Session, monkeypatch: pytest
     """The comparison above fails where padding is not masked."""
     real = batching.feeds
 
-    def unmasked(*given: Any, **named: Any) -> batching.Feeds:
-        feeds = real(*given, **named)
+    def unmasked(*arguments: Any, **named: Any) -> batching.Feeds:
+        feeds = real(*arguments, **named)
         feeds[graph_io.TEXT_MASK] = np.ones_like(feeds[graph_io.TEXT_MASK])
         return feeds
 
@@ -99,7 +99,7 @@ def test_a_back_end_of_one_row_refuses_more(
 
     ran: list[str] = []
     monkeypatch.setattr(session.backend, "largest_batch", 1)
-    monkeypatch.setattr(session.backend, "vision", lambda *given: ran.append("vision"))
+    monkeypatch.setattr(session.backend, "vision", lambda *arguments: ran.append("vision"))
     rows: list[Ask] = [{"image": picture, "prompt": "hello"}, {"image": picture, "prompt": "good"}]
     with pytest.raises(UsageError, match="got: 2 rows"):
         session.generate_batch(rows, max_new_tokens=1)

@@ -16,10 +16,10 @@ BYTES = tiny_bundle.tokenizer()
 
 def metaspace() -> Tokenizer:
     words = ["<unk>", "\u2581the", "\u2581cat", "s", "\u2581", "\u00e9", *(f"<0x{value:02X}>" for value in range(256))]
-    made = Tokenizer(models.BPE({word: index for index, word in enumerate(words)}, [], byte_fallback=True))
-    made.pre_tokenizer = pre_tokenizers.Metaspace()
-    made.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Metaspace()])
-    return made
+    tokenizer = Tokenizer(models.BPE({word: index for index, word in enumerate(words)}, [], byte_fallback=True))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Metaspace()])
+    return tokenizer
 
 
 METASPACE = metaspace()
@@ -27,9 +27,9 @@ METASPACE = metaspace()
 
 def wordpiece() -> Tokenizer:
     words = {word: index for index, word in enumerate(["[UNK]", "the", "cat", "##s", ",", "."])}
-    made = Tokenizer(models.WordPiece(words, unk_token="[UNK]"))
-    made.decoder = decoders.WordPiece()
-    return made
+    tokenizer = Tokenizer(models.WordPiece(words, unk_token="[UNK]"))
+    tokenizer.decoder = decoders.WordPiece()
+    return tokenizer
 
 
 def run(tokenizer: Tokenizer, ids: list[int], stop: tuple[str, ...] = ()) -> tuple[list[str], TextStream]:
@@ -116,9 +116,9 @@ def test_a_beginning_that_leads_nowhere_is_released() -> None:
 def test_the_text_ends_before_the_first_stop_string_that_completes(text: str, stops: list[str]) -> None:
     _, stream = run(BYTES, BYTES.encode(text).ids, tuple(stops))
     for end in range(len(text) + 1):
-        found = [text[:end].find(stop) for stop in stops if stop in text[:end]]
-        if found:
-            assert stream.text == text[: min(found)]
+        ends = [text[:end].find(stop) for stop in stops if stop in text[:end]]
+        if ends:
+            assert stream.text == text[: min(ends)]
             assert stream.stopped
             return
     assert stream.text == text
@@ -127,9 +127,9 @@ def test_the_text_ends_before_the_first_stop_string_that_completes(text: str, st
 
 def test_a_decoder_that_panics_is_the_bundle_s_fault() -> None:
     """A panic of the library is no Exception: it would end the thread that answers everybody."""
-    made = json.loads(tiny_bundle.tokenizer().to_str())
-    made["decoder"] = {"type": "Sequence", "decoders": [{"type": "Strip", "content": "a", "start": 1, "stop": 1}] * 9}
-    stream = TextStream(Tokenizer.from_str(json.dumps(made)))
+    fields = json.loads(tiny_bundle.tokenizer().to_str())
+    fields["decoder"] = {"type": "Sequence", "decoders": [{"type": "Strip", "content": "a", "start": 1, "stop": 1}] * 9}
+    stream = TextStream(Tokenizer.from_str(json.dumps(fields)))
     with pytest.raises(BundleError, match="the tokenizer fails"):
         for token in range(60, 90):
             stream.push(token)

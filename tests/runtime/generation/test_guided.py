@@ -30,8 +30,8 @@ def test_every_answer_of_a_finite_schema_parses(session: Session) -> None:
     texts = set()
     for seed in range(25):
         answer = session.generate(None, "a", json_schema=FINITE, temperature=99.0, seed=seed)
-        said = json.loads(answer.text)
-        assert said["a"] in ("x", "y") and 0 <= said["n"] <= 9 and list(said) == ["a", "n"]
+        value = json.loads(answer.text)
+        assert value["a"] in ("x", "y") and 0 <= value["n"] <= 9 and list(value) == ["a", "n"]
         assert answer.finish_reason == "stop"
         texts.add(answer.text)
     assert len(texts) > 3

@@ -64,18 +64,18 @@ def test_penalties_reach_what_was_made() -> None:
 
 
 def test_a_mask_says_what_may_follow() -> None:
-    told: list[list[int]] = []
+    seen: list[list[int]] = []
 
     def start() -> Any:
-        def allowed(made: Sequence[int]) -> NDArray[np.bool_] | None:
-            told.append(list(made))
-            return None if len(made) > 1 else np.arange(4) == len(made)
+        def allowed(tokens: Sequence[int]) -> NDArray[np.bool_] | None:
+            seen.append(list(tokens))
+            return None if len(tokens) > 1 else np.arange(4) == len(tokens)
 
         return allowed
 
     sampler, logits = Sampler(Sampling(mask=start)), np.array([0, 1, 2, 3], np.float32)
     assert [sampler(logits, step, [9] * step) for step in range(3)] == [0, 1, 3]
-    assert told == [[], [9], [9, 9]]
+    assert seen == [[], [9], [9, 9]]
     drawn = Sampler(Sampling(mask=start, temperature=2.0, seed=1))
     assert {drawn(logits, 0, []) for _ in range(20)} == {0}
 

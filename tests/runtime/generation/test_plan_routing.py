@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from luvc_export.bundle.folder import Bundle
-from luvc_export.core.tiling import Tiling
+from luvc_export.core.tiling import Tiling, Video
 from luvc_export.errors import UsageError
 from luvc_export.runtime.generation.plan_routing import PlanRouter
 from luvc_export.runtime.media.pictures import open_picture
-from luvc_export.runtime.prompt.encoder import OpenedQuestion
+from luvc_export.runtime.prompt.encoder import OpenedClip, OpenedQuestion
 from luvc_export.runtime.session import Session
 from tests.flat_plans import replan
 
@@ -84,6 +84,25 @@ def test_what_is_no_ceiling_is_refused(several: Bundle, wrong: Any) -> None:
         router(several, wrong)
     with pytest.raises(UsageError, match="this is no ceiling of visual tokens"):
         router(several).fitting(asked(400, wrong))
+
+
+@pytest.mark.parametrize(
+    ("usual", "session", "units", "frames"),
+    [(None, None, 64, 63), (64, None, 64, 15), (63, None, 16, 63), (15, None, 64, 63), (16, 128, 64, 7)],
+)
+def test_frames_have_the_family_s_tokens_where_nobody_says_otherwise(
+    several: Bundle, usual: int | None, session: int | None, units: int, frames: int
+) -> None:
+    """As many as its processor gives a frame, where the bundle has a size so small; as many frames as then fit."""
+    video = Video("<video>", 1, (several.manifest.prompt.image_token_id,), tokens=usual)
+    room = replace(several.manifest.decoder, context=several.manifest.prompt.text_capacity + 1023)
+    prompt = replace(several.manifest.prompt, video=video)
+    plans = router(replace(several, manifest=replace(several.manifest, prompt=prompt, decoder=room)), session)
+    picture = asked(400).media[0]
+    shown = OpenedQuestion(({"role": "user", "content": []},), (OpenedClip((picture,) * 2, 1.0, (0.0, 1.0)),))
+    assert plans.fitting(shown).plan.units == units
+    assert plans.video_frames(64) == frames
+    assert plans.fitting(asked(400)).plan.units == 64
 
 
 def test_tiles_of_one_size_are_refused(several: Bundle) -> None:

@@ -44,7 +44,7 @@ def started(demo: Session, question: Any, extra: str = "") -> Row:
     return Row(sequence, step.state)
 
 
-def said(row: Row) -> tuple[list[int], list[float]]:
+def answers_of(row: Row) -> tuple[list[int], list[float]]:
     """Tokens and their log probabilities."""
     assert isinstance(row.chooser, TokenSequence)
     return row.chooser.ids, [one.logprob for one in row.chooser.logprobs]
@@ -55,7 +55,7 @@ def alone(demo: Session, question: Any, extra: str = "") -> tuple[list[int], lis
     group.change([], [row])
     while not row.ended:
         assert group.step() == [row]
-    return said(row)
+    return answers_of(row)
 
 
 def together(demo: Session) -> Iterator[tuple[int, Row]]:
@@ -92,7 +92,7 @@ def furthest(demo: Session) -> float:
     assert len({tuple(ids) for ids, _ in wanted}) == 4
     worst = 0.0
     for index, row in together(demo):
-        ids, logprobs = said(row)
+        ids, logprobs = answers_of(row)
         assert len(ids) == (7 if index == 0 else LENGTH)
         if ids != wanted[index][0][: len(ids)]:
             return math.inf

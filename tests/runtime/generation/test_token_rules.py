@@ -23,20 +23,20 @@ tokens = st.lists(st.integers(0, VOCAB - 1), max_size=3)
 
 def processors(rules: TokenRules, prompt: int, longest: int) -> list[Any]:
     """Transformers' own, in the order of ``_get_logits_processor``."""
-    ends, made = sorted(ENDS), []
+    ends, chain = sorted(ENDS), []
     if rules.no_repeat_ngram_size:
-        made.append(theirs.NoRepeatNGramLogitsProcessor(rules.no_repeat_ngram_size))
+        chain.append(theirs.NoRepeatNGramLogitsProcessor(rules.no_repeat_ngram_size))
     if rules.bad_words_ids:
-        made.append(theirs.NoBadWordsLogitsProcessor([list(word) for word in rules.bad_words_ids], ends))
+        chain.append(theirs.NoBadWordsLogitsProcessor([list(word) for word in rules.bad_words_ids], ends))
     if rules.min_new_tokens:
-        made.append(theirs.MinNewTokensLengthLogitsProcessor(prompt, rules.min_new_tokens, ends))
+        chain.append(theirs.MinNewTokensLengthLogitsProcessor(prompt, rules.min_new_tokens, ends))
     if rules.forced_eos_token_id:
-        made.append(theirs.ForcedEOSTokenLogitsProcessor(prompt + longest, list(rules.forced_eos_token_id)))
+        chain.append(theirs.ForcedEOSTokenLogitsProcessor(prompt + longest, list(rules.forced_eos_token_id)))
     if rules.suppress_tokens:
-        made.append(theirs.SuppressTokensLogitsProcessor(list(rules.suppress_tokens)))
+        chain.append(theirs.SuppressTokensLogitsProcessor(list(rules.suppress_tokens)))
     if rules.begin_suppress_tokens:
-        made.append(theirs.SuppressTokensAtBeginLogitsProcessor(list(rules.begin_suppress_tokens), prompt))
-    return made
+        chain.append(theirs.SuppressTokensAtBeginLogitsProcessor(list(rules.begin_suppress_tokens), prompt))
+    return chain
 
 
 @given(
@@ -52,16 +52,16 @@ def processors(rules: TokenRules, prompt: int, longest: int) -> list[Any]:
     st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=6),
     st.lists(st.integers(0, VOCAB - 1), max_size=5),
 )
-def test_rules_are_transformers(rules: TokenRules, prompt: list[int], made: list[int]) -> None:
-    longest = len(made) + 1
+def test_rules_are_transformers(rules: TokenRules, prompt: list[int], generated: list[int]) -> None:
+    longest = len(generated) + 1
     if all(len(word) == 1 and word[0] in ENDS for word in rules.bad_words_ids):
         rules = TokenRules(**{**rules.__dict__, "bad_words_ids": ()})  # transformers refuses what nothing is left of
     logits = np.random.default_rng(0).normal(size=VOCAB).astype(np.float32)
-    ids, scores = torch.tensor([[*prompt, *made]]), torch.from_numpy(logits)[None].clone()
+    ids, scores = torch.tensor([[*prompt, *generated]]), torch.from_numpy(logits)[None].clone()
     for processor in processors(rules, len(prompt), longest):
         scores = processor(ids, scores)
     before = logits.copy()
-    np.testing.assert_array_equal(rules.apply(logits, prompt, made, ENDS, longest), scores[0].numpy())
+    np.testing.assert_array_equal(rules.apply(logits, prompt, generated, ENDS, longest), scores[0].numpy())
     np.testing.assert_array_equal(logits, before)
 
 
@@ -76,7 +76,7 @@ def test_a_rule_changes_what_is_chosen_and_all_forbidden_is_said() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "refusal"),
     [
         ({"bad_words_ids": [[]]}, "bad_words_ids: got"),
         ({"suppress_tokens": [-1]}, "suppress_tokens: got"),
@@ -85,8 +85,8 @@ def test_a_rule_changes_what_is_chosen_and_all_forbidden_is_said() -> None:
         ({"greedy": True, "temperature": 1.0}, "greedy takes the most likely token, a temperature draws"),
     ],
 )
-def test_wrong_rules_are_refused(options: dict[str, Any], said: str) -> None:
-    with pytest.raises(UsageError, match=said):
+def test_wrong_rules_are_refused(options: dict[str, Any], refusal: str) -> None:
+    with pytest.raises(UsageError, match=refusal):
         sampling_from(options)
 
 
@@ -94,16 +94,16 @@ DRAWN = GenerationDefaults(temperature=0.7, top_k=20, top_p=0.8, repetition_pena
 
 
 def test_what_is_asked_goes_before_the_models_own() -> None:
-    found = sampling_from({}, DRAWN)
-    assert (found.temperature, found.top_k, found.top_p, found.repetition_penalty) == (0.7, 20, 0.8, 1.05)
-    assert found.max_new_tokens == 9 and sampling_from({"max_new_tokens": 3}, DRAWN).max_new_tokens == 3
+    sampling = sampling_from({}, DRAWN)
+    assert (sampling.temperature, sampling.top_k, sampling.top_p, sampling.repetition_penalty) == (0.7, 20, 0.8, 1.05)
+    assert sampling.max_new_tokens == 9 and sampling_from({"max_new_tokens": 3}, DRAWN).max_new_tokens == 3
     assert sampling_from({"top_k": 5}, DRAWN).top_k == 5
     assert sampling_from({"regex": "a+"}, DRAWN).max_new_tokens is None, "a guided answer would be cut"
     best = sampling_from({"temperature": 0}, DRAWN)
     assert (best.top_k, best.top_p, best.repetition_penalty) == (None, 1.0, 1.05), "penalties stay, draws go"
     assert sampling_from({"greedy": True}, DRAWN) == Sampling() == sampling_from({}, GenerationDefaults())
     assert sampling_from({"greedy": True}, DRAWN).takes_the_best
-    assert sampling_from({"greedy": False}, DRAWN) == found
+    assert sampling_from({"greedy": False}, DRAWN) == sampling
 
 
 def test_a_request_that_draws_needs_no_temperature() -> None:

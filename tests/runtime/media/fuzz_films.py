@@ -86,12 +86,12 @@ def run(count: int, seed: int, originals: list[tuple[str, bytes]]) -> dict[str, 
 def originals(folder: Path) -> list[tuple[str, bytes]]:
     """One film of each kind."""
     shown = film_files.noise(12, 64, 96)
-    made = []
+    films = []
     for name, codec, layout in KINDS:
         options = {"g": "4", "b": "400000"}
         film_files.write_film(folder / name, shown, codec=codec, pixels=layout, options=options)
-        made.append((name, (folder / name).read_bytes()))
-    return made
+        films.append((name, (folder / name).read_bytes()))
+    return films
 
 
 def main() -> None:
@@ -101,11 +101,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        told = run(args.count, args.seed, originals(Path(folder)))
+        outcomes = run(args.count, args.seed, originals(Path(folder)))
     film._helpers.close()
     largest = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
     assert largest < BYTES, f"a helper took {largest / 2**20:.0f} MiB"
-    print(json.dumps(told | {"largest_helper_mib": round(largest / 2**20)}, indent=1))
+    print(json.dumps(outcomes | {"largest_helper_mib": round(largest / 2**20)}, indent=1))
 
 
 if __name__ == "__main__":

@@ -22,14 +22,14 @@ PATIENCE = 60.0
 
 @pytest.fixture
 def opened() -> Iterator[Callable[..., Camera]]:
-    made: list[Camera] = []
+    cameras: list[Camera] = []
 
     def of(path: Path | str, **options: Any) -> Camera:
-        made.append(Camera(source_of(str(path)), **options))
-        return made[-1]
+        cameras.append(Camera(source_of(str(path)), **options))
+        return cameras[-1]
 
     yield of
-    for one in made:
+    for one in cameras:
         one.close()
 
 

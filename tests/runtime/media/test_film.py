@@ -29,8 +29,8 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return film_files.write_film(tmp_path_factory.mktemp("film") / "clip.mp4", SHOWN, options=options)
 
 
-def pixels(found: object) -> list[np.ndarray]:
-    return [np.asarray(frame) for frame in found.frames]  # type: ignore[attr-defined]
+def pixels(film: object) -> list[np.ndarray]:
+    return [np.asarray(frame) for frame in film.frames]  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("count", [1, 7, 20, 50])
@@ -61,9 +61,9 @@ def test_seeking_skips_what_nobody_looks_at(tmp_path: Path, monkeypatch: pytest.
             yield one
 
     monkeypatch.setattr(film_task._Reader, "_decoded", counted)
-    said, data = film_task.task({"container": "mov", "frames": 4, "where": "long.mp4"}, path.read_bytes())
+    header, data = film_task.task({"container": "mov", "frames": 4, "where": "long.mp4"}, path.read_bytes())
     values = np.frombuffer(data, np.uint8).reshape(4, 32, 32, 3)[:, 0, 0, 0]
-    assert (values.tolist(), said["times"]) == ([0, 100, 200, 50], [0.0, 12.5, 25.0, 37.5])
+    assert (values.tolist(), header["times"]) == ([0, 100, 200, 50], [0.0, 12.5, 25.0, 37.5])
     assert len(decoded) < 60
     assert av.__version__
 
@@ -72,10 +72,10 @@ def test_a_variable_rate_is_sampled_in_time(tmp_path: Path) -> None:
     """The second frame stays for two of three seconds."""
     times = [0.0, 0.5, 2.5, 2.75]
     path = film_files.write_film(tmp_path / "clip.mkv", SHOWN[:4], times=times)
-    found = open_video(path, 3)
-    assert found.times is not None
-    assert found.times == pytest.approx((0.0, 0.5, 0.5), abs=0.002)
-    assert np.array_equal(pixels(found), [SHOWN[0], SHOWN[1], SHOWN[1]])
+    film = open_video(path, 3)
+    assert film.times is not None
+    assert film.times == pytest.approx((0.0, 0.5, 0.5), abs=0.002)
+    assert np.array_equal(pixels(film), [SHOWN[0], SHOWN[1], SHOWN[1]])
 
 
 def test_films_are_turned_upright(tmp_path: Path) -> None:
@@ -93,8 +93,8 @@ def test_pixels_that_are_not_square_are_stretched(
 
 
 def test_a_rate_that_is_said_replaces_the_files(clip: Path) -> None:
-    found = open_video(clip, 10, fps=4)
-    assert (found.fps, found.times) == (2.0, None)
+    film = open_video(clip, 10, fps=4)
+    assert (film.fps, film.times) == (2.0, None)
 
 
 @pytest.mark.parametrize(
@@ -105,9 +105,9 @@ def test_a_rate_that_is_said_replaces_the_files(clip: Path) -> None:
 def test_containers(name: str, codec: str, layout: str, tmp_path: Path) -> None:
     shown = [np.full((48, 64, 3), 12 * index, np.uint8) for index in range(20)]
     path = film_files.write_film(tmp_path / name, shown, codec=codec, pixels=layout, options={})
-    found = open_video(path, 5)
-    assert [int(frame[20, 20, 1]) for frame in pixels(found)] == pytest.approx([0, 48, 96, 144, 192], abs=3)
-    assert found.fps == pytest.approx(2, rel=0.02)
+    film = open_video(path, 5)
+    assert [int(frame[20, 20, 1]) for frame in pixels(film)] == pytest.approx([0, 48, 96, 144, 192], abs=3)
+    assert film.fps == pytest.approx(2, rel=0.02)
 
 
 def test_what_only_names_other_files_is_no_film(tmp_path: Path) -> None:
@@ -128,8 +128,8 @@ def test_no_other_file_is_opened(container: str, clip: Path) -> None:
         "hls": f"#EXTM3U\n#EXT-X-TARGETDURATION:3\n#EXTINF:2.5,\nfile://{clip}\n#EXT-X-ENDLIST\n",
         "concat": f"ffconcat version 1.0\nfile '{clip}'\n",
     }
-    said, data = film_task.task({"container": container, "frames": 2, "where": "list"}, lists[container].encode())
-    assert (said["kind"], data) == ("UsageError", b"")
+    header, data = film_task.task({"container": container, "frames": 2, "where": "list"}, lists[container].encode())
+    assert (header["kind"], data) == ("UsageError", b"")
     assert "sizes" in film_task.task({"container": "mov", "frames": 2, "where": "clip"}, clip.read_bytes())[0]
 
 
@@ -188,8 +188,8 @@ def test_many_large_frames_are_reduced(monkeypatch: pytest.MonkeyPatch, clip: Pa
     from luvc_export.runtime.media import film_task
 
     monkeypatch.setattr(film_task, "MAX_TAKEN_PIXELS", 64 * 48)
-    said, _ = film_task.task({"container": "mov", "frames": 4, "where": "clip.mp4"}, clip.read_bytes())
-    assert said["sizes"] == [(32, 24)] * 4
+    header, _ = film_task.task({"container": "mov", "frames": 4, "where": "clip.mp4"}, clip.read_bytes())
+    assert header["sizes"] == [(32, 24)] * 4
 
 
 def test_without_pyav_films_say_how_to_get_it(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,6 +200,6 @@ def test_without_pyav_films_say_how_to_get_it(clip: Path, monkeypatch: pytest.Mo
 
 def test_corrupted_films_give_frames_or_a_clear_error(tmp_path: Path) -> None:
     """A few of ``fuzz_films.py --count 300``; an error that is not ours would end this."""
-    told = fuzz_films.run(24, 5, fuzz_films.originals(tmp_path))
-    assert sum(told["what"].values()) == 24  # type: ignore[attr-defined]
-    assert len(told["what"]) > 1  # type: ignore[arg-type]
+    outcomes = fuzz_films.run(24, 5, fuzz_films.originals(tmp_path))
+    assert sum(outcomes["what"].values()) == 24  # type: ignore[attr-defined]
+    assert len(outcomes["what"]) > 1  # type: ignore[arg-type]

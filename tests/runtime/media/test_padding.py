@@ -63,8 +63,8 @@ def test_of_two_frames_a_unit_is_padding_where_both_are() -> None:
 
 def test_units_of_a_tower_that_leaves_pixels_over() -> None:
     """27 patches of 14 pixels on 384: the last unit ends at 378."""
-    found = padding_units([(0, 0, 364.0, 384)], (27, 27), (14, 14))
-    assert not found[:, :26].any() and found[:, 26].all()
+    units = padding_units([(0, 0, 364.0, 384)], (27, 27), (14, 14))
+    assert not units[:, :26].any() and units[:, 26].all()
 
 
 def test_a_token_is_padding_where_all_its_units_are() -> None:

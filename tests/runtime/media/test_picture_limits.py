@@ -117,7 +117,9 @@ def test_damage_and_limits_are_named_from_there_too() -> None:
 
 def test_a_progressive_jpeg_of_many_pixels_and_scans_is_decoded_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
-    monkeypatch.setattr(pictures, "decode_confined", lambda *given: asked.append(given) or Image.new("RGB", (1, 1)))
+    monkeypatch.setattr(
+        pictures, "decode_confined", lambda *arguments: asked.append(arguments) or Image.new("RGB", (1, 1))
+    )
     data = stored("JPEG", (64, 64), progressive=True)
     open_picture(data)
     assert not asked

@@ -236,6 +236,6 @@ def test_a_reduced_picture_is_placed_as_the_whole_one(tmp_path: Path, monkeypatc
     assert open_picture(small) is small
     fits: tuple[Fit, ...] = ("pad", "stretch", "crop")
     for fit in fits:
-        found, right = (tile_picture(item, ImageInput((56, 84), fit, (0, 0, 0)))[0] for item in (small, whole))
-        assert found.placement == right.placement
-        assert np.abs(found.pixels.astype(int) - right.pixels).max() <= 4
+        reduced, right = (tile_picture(item, ImageInput((56, 84), fit, (0, 0, 0)))[0] for item in (small, whole))
+        assert reduced.placement == right.placement
+        assert np.abs(reduced.pixels.astype(int) - right.pixels).max() <= 4

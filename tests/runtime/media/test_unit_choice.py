@@ -21,8 +21,8 @@ def _flat(levels: list[list[int]], side: int = 2) -> NDArray[np.uint8]:
 
 def test_the_predictor_by_hand() -> None:
     """Its last column: from above where left and corner are alike, else from the left."""
-    found = novelty(_flat([[5, 5, 9], [5, 5, 9], [7, 7, 9]]), (3, 3), 2)
-    assert found.tolist() == [[FIRST, 0, 4], [0, 0, 0], [2, 0, 2]]
+    values = novelty(_flat([[5, 5, 9], [5, 5, 9], [7, 7, 9]]), (3, 3), 2)
+    assert values.tolist() == [[FIRST, 0, 4], [0, 0, 0], [2, 0, 2]]
     # Where the corner is another than the left, the left foretells, though the unit is as the one above.
     assert novelty(_flat([[1, 2], [3, 2]]), (2, 2), 2).tolist() == [[FIRST, 1], [2, 1]]
 
@@ -40,8 +40,8 @@ def test_a_pixel_of_any_frame_and_channel_counts() -> None:
 
 def test_small_differences_do_not_add_up() -> None:
     """A gradient of one level a unit: within two levels every third is novel, since it is told from what stands."""
-    found = novelty(_flat([list(range(7))]), (1, 7), 2, tolerance=2)
-    assert found[0].tolist() == [FIRST, 1, 2, 3, 1, 2, 3]
+    values = novelty(_flat([list(range(7))]), (1, 7), 2, tolerance=2)
+    assert values[0].tolist() == [FIRST, 1, 2, 3, 1, 2, 3]
     assert novelty(_flat([list(range(7))]), (1, 7), 2).tolist() == [[FIRST, 1, 1, 1, 1, 1, 1]]
 
 
@@ -61,30 +61,30 @@ def test_what_is_dropped_can_be_told_again(seed: int, tolerance: int) -> None:
     random = np.random.default_rng(seed)
     picture = random.integers(0, 3, (4, 5)).astype(np.uint8) * 30 + random.integers(0, 12, (4, 5)).astype(np.uint8)
     novel = novelty(_flat(picture.tolist()), (4, 5), 2, tolerance) > tolerance
-    told = np.zeros((4, 5), int)
+    rebuilt = np.zeros((4, 5), int)
     for row in range(4):
         for column in range(5):
-            left = told[row, column - 1] if column else None
-            above = told[row - 1, column] if row else None
+            left = rebuilt[row, column - 1] if column else None
+            above = rebuilt[row - 1, column] if row else None
             if novel[row, column]:
-                told[row, column] = picture[row, column]
+                rebuilt[row, column] = picture[row, column]
             elif left is None or above is None:
-                told[row, column] = above if left is None else left
+                rebuilt[row, column] = above if left is None else left
             else:
-                corner = told[row - 1, column - 1]
+                corner = rebuilt[row - 1, column - 1]
                 alike, other = abs(corner - left) <= tolerance, abs(corner - above) > tolerance
-                told[row, column] = above if alike and other else left
-    assert np.abs(told - picture).max() <= tolerance
+                rebuilt[row, column] = above if alike and other else left
+    assert np.abs(rebuilt - picture).max() <= tolerance
 
 
 def test_a_bucket_takes_the_most_novel_in_order() -> None:
-    found = np.array([[[FIRST, 0, 7], [0, 9, 0]], [[FIRST, 0, 0], [0, 0, 3]]], np.int16)
-    taken = most_novel(found, 3)
+    values = np.array([[[FIRST, 0, 7], [0, 9, 0]], [[FIRST, 0, 0], [0, 0, 3]]], np.int16)
+    taken = most_novel(values, 3)
     assert taken.dtype == np.int32 and taken.tolist() == [[0, 2, 4], [0, 1, 5]]
 
 
 @pytest.mark.parametrize("bucket", [0, 3])
 def test_what_stands_beside_an_image_that_says_nothing(bucket: int) -> None:
     plan = flat_plan((2, 3), (3, 0), spectrum="1d", bucket=bucket)
-    made = beside_image(plan, 2, None)
-    assert {name: array.tolist() for name, array in made.items()} == ({"units": [[0, 1, 2]] * 2} if bucket else {})
+    beside = beside_image(plan, 2, None)
+    assert {name: array.tolist() for name, array in beside.items()} == ({"units": [[0, 1, 2]] * 2} if bucket else {})

@@ -18,8 +18,8 @@ def shade(value: int) -> Image.Image:
     return Image.new("RGB", (8, 6), (value, value, value))
 
 
-def values(found: video.Sampled) -> list[int]:
-    return [int(np.asarray(frame)[0, 0, 0]) for frame in found.frames]
+def values(sampled: video.Sampled) -> list[int]:
+    return [int(np.asarray(frame)[0, 0, 0]) for frame in sampled.frames]
 
 
 @pytest.fixture
@@ -33,9 +33,9 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_folder_is_sampled_evenly_in_the_order_of_its_numbers(folder: Path) -> None:
-    found = open_video(folder, 4, fps=6)
-    assert values(found) == [0, 30, 60, 90]
-    assert (found.fps, found.of) == (2.0, 12)
+    sampled = open_video(folder, 4, fps=6)
+    assert values(sampled) == [0, 30, 60, 90]
+    assert (sampled.fps, sampled.of) == (2.0, 12)
     assert len(open_video(folder, 40).frames) == 12
     assert open_video(folder, 40).fps == video.DEFAULT_FPS
 
@@ -47,20 +47,20 @@ def test_animated_pictures_are_sampled_in_time(form: str, tmp_path: Path) -> Non
     frames = [shade(value) for value in (0, 80, 160, 240)]
     options: dict[str, Any] = {"lossless": True} if form == "webp" else {}
     frames[0].save(path, save_all=True, append_images=frames[1:], duration=[600, 200, 200, 200], **options)
-    found = open_video(path, 4)
-    assert values(found) == [0, 0, 80, 160]
-    assert found.fps == pytest.approx(4 / 1.2)
-    assert found.of == 4
+    sampled = open_video(path, 4)
+    assert values(sampled) == [0, 0, 80, 160]
+    assert sampled.fps == pytest.approx(4 / 1.2)
+    assert sampled.of == 4
     assert open_video(path, 2).fps == pytest.approx(2 / 1.2)
     assert open_video(path, 4, fps=2).fps == pytest.approx(2)
     assert values(open_video(path, 4, fps=2)) == [0, 80, 160, 240]
 
 
 def test_progress_reaches_the_end(folder: Path) -> None:
-    told: list[float] = []
-    open_video(folder, 3, progress=told.append)
-    assert told == sorted(told)
-    assert told[-1] == 1
+    shares: list[float] = []
+    open_video(folder, 3, progress=shares.append)
+    assert shares == sorted(shares)
+    assert shares[-1] == 1
 
 
 def test_spread() -> None:

@@ -42,20 +42,20 @@ def without_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_openvino_is_taken_where_there_is_no_cuda(tiny: Bundle) -> None:
     pytest.importorskip("openvino", reason="pip install 'luvc-export[openvino]'")
-    found = choose(tiny)
-    assert found.name == "openvino"
-    assert found.line.startswith("backend openvino (cuda: ")
+    choice = choose(tiny)
+    assert choice.name == "openvino"
+    assert choice.line.startswith("backend openvino (cuda: ")
     session = load_bundle(tiny.folder)
-    assert session.choice == found.line and session.backend.name == "openvino:CPU"
-    said = session.generate(None, "a", max_new_tokens=1)
-    assert said.backend == "openvino:CPU" and said.arithmetic == devices.find("CPU").best
+    assert session.choice == choice.line and session.backend.name == "openvino:CPU"
+    answer = session.generate(None, "a", max_new_tokens=1)
+    assert answer.backend == "openvino:CPU" and answer.arithmetic == devices.find("CPU").best
     assert load_bundle(tiny.folder, "cpu").choice is None
 
 
 def test_onnx_runtime_is_what_is_left(tiny: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     without_openvino(monkeypatch)
-    found = choose(tiny)
-    assert found.name == "cpu" and found.line.endswith("openvino: openvino is not installed)")
+    choice = choose(tiny)
+    assert choice.name == "cpu" and choice.line.endswith("openvino: openvino is not installed)")
     assert Session(tiny, "auto").backend.name == "cpu" and open_backend("auto", tiny).name == "cpu"
 
 
@@ -70,8 +70,8 @@ def test_a_plan_it_cannot_run_is_passed_over(tiny: Bundle) -> None:
     quantised: Any = SimpleNamespace(precision="nvfp4", recipe={})
     entry = replace(tiny.manifest.plans["half"], quantised=quantised)
     foreign = replace(tiny, manifest=replace(tiny.manifest, plans={"half": entry}))
-    found = choose(foreign)
-    assert found.name == "cpu" and "openvino: OpenVINO has no operators for this precision" in found.line
+    choice = choose(foreign)
+    assert choice.name == "cpu" and "openvino: OpenVINO has no operators for this precision" in choice.line
     with pytest.raises(MachineError, match="no operators for this precision"):
         Session(foreign, "auto")
 
@@ -101,8 +101,8 @@ def test_engines_of_a_stranger_are_never_read(tiny: Bundle, monkeypatch: pytest.
     loaded: list[str] = []
     monkeypatch.setattr("luvc_export.runtime.tensorrt.library.load_library", loaded.append)
     bundle = replace(tiny, manifest=replace(tiny.manifest, engines=(_Engines(),)))  # type: ignore[arg-type]
-    found = choose(bundle)
-    assert found.name != "tensorrt:l4" and "this machine was not told to trust these engines" in found.line
+    choice = choose(bundle)
+    assert choice.name != "tensorrt:l4" and "this machine was not told to trust these engines" in choice.line
     assert not loaded
     assert load_bundle(tiny.folder, "auto", allow_unverified=True).backend.name != "tensorrt"
 
@@ -154,5 +154,5 @@ def test_aggregates_of_old_bundles_are_left_to_onnx_runtime(tiny: Bundle) -> Non
     )
     with pytest.raises(MachineError, match=r"cannot run plans with aggregate rows(.|\n)*choose the cpu back-end"):
         open_backend("openvino", old)
-    found = choose(old)
-    assert found.name == "cpu" and "aggregate rows" in found.line
+    choice = choose(old)
+    assert choice.name == "cpu" and "aggregate rows" in choice.line

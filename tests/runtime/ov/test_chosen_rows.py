@@ -54,27 +54,27 @@ def compiled(arithmetic: str) -> Compiled:
     for name, whole in (("last", [2]), ("first", [0]), ("count", [KEPT])):
         constants.append(numpy_helper.from_array(np.array(whole, np.int64), name))
     shapes = {"x": [1, ROWS, WIDTH], "y": [1, KEPT, WIDTH]}
-    given, made = ([helper.make_tensor_value_info(n, TensorProto.FLOAT, shapes[n])] for n in ("x", "y"))
-    graph = helper.make_graph(nodes, "chosen", given, made, constants)
+    inputs, outputs = ([helper.make_tensor_value_info(n, TensorProto.FLOAT, shapes[n])] for n in ("x", "y"))
+    graph = helper.make_graph(nodes, "chosen", inputs, outputs, constants)
     data = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)], ir_version=10).SerializeToString()
     read = Graph(devices.core().read_model(data), "", ("y",), {}, 0, 0, (), CheckedGraph(data, Path(), {}, {}, ()))
     return compile_graph(read, CPU, arithmetic, threads=2)
 
 
-def run(made: Compiled) -> NDArray[np.float32]:
+def run(model: Compiled) -> NDArray[np.float32]:
     x = np.random.default_rng(1).normal(size=(1, ROWS, WIDTH)).astype(np.float32)
-    made.request.infer({"x": devices.load_library().Tensor(x)})
-    (output,) = made.fresh()
+    model.request.infer({"x": devices.load_library().Tensor(x)})
+    (output,) = model.fresh()
     assert output.get_element_type().to_string() == "f32"
-    return np.array(made.request.get_output_tensor(0).data, np.float32)
+    return np.array(model.request.get_output_tensor(0).data, np.float32)
 
 
 def test_products_are_in_bf16_and_scores_are_not() -> None:
-    made = compiled("bf16")
-    found = made.precisions()
-    assert found["FullyConnected"] == {"bf16": 3}
-    assert set(found["Reduce"]) == {"f32"} and "RoPE" not in found
-    got, want = run(made), run(compiled("fp32"))
+    model = compiled("bf16")
+    precisions = model.precisions()
+    assert precisions["FullyConnected"] == {"bf16": 3}
+    assert set(precisions["Reduce"]) == {"f32"} and "RoPE" not in precisions
+    got, want = run(model), run(compiled("fp32"))
     assert np.linalg.norm(got - want) < 0.02 * np.linalg.norm(want)  # rows in the order of their scores
 
 
@@ -89,9 +89,9 @@ def test_an_encoder_that_merges_midway(demo_bundle: Bundle, apart: bool, monkeyp
     """Its products are in bf16; places, cosines and similarities are not. Left alone products would be in fp32."""
     if not apart:
         monkeypatch.setattr(compiling, "rotate_apart", lambda library, model, caches: 0)
-    found = OpenVinoBackend(demo_bundle, demo_bundle.entry("even"), arithmetic="bf16")._vision.precisions()
-    assert ("f32" in found["FullyConnected"]) is not apart
-    assert set(found["MatMul"]) == set(found["Math"]) == {"f32"}
+    precisions = OpenVinoBackend(demo_bundle, demo_bundle.entry("even"), arithmetic="bf16")._vision.precisions()
+    assert ("f32" in precisions["FullyConnected"]) is not apart
+    assert set(precisions["MatMul"]) == set(precisions["Math"]) == {"f32"}
 
 
 def test_in_fp32_nothing_is_changed() -> None:

@@ -28,10 +28,10 @@ def copied_heads(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> tuple[int, 
     seen: list[Any] = []
 
     def watched(library: Any, model: Any) -> int:
-        found = group_heads(library, model)
+        grouped = group_heads(library, model)
         attention = next(node for node in model.get_ordered_ops() if "ScaledDotProduct" in node.get_type_name())
         model.add_outputs(attention.input_value(1))
-        return found
+        return grouped
 
     def with_it(graph: Graph, *options: Any) -> compiling.Compiled:
         return compiling.compile_graph(dataclasses.replace(graph, outputs=(*graph.outputs, "keys")), *options)

@@ -26,7 +26,7 @@ def two_products(library: Any) -> Any:
 
 def test_products_of_floats_are_narrowed_and_those_of_codes_are_not() -> None:
     library = devices.load_library()
-    given = np.random.default_rng(1).standard_normal((1, 64), np.float32)
+    row = np.random.default_rng(1).standard_normal((1, 64), np.float32)
     outputs = []
     for narrowed in (False, True):
         model = two_products(library)
@@ -35,6 +35,6 @@ def test_products_of_floats_are_narrowed_and_those_of_codes_are_not() -> None:
             kinds = [node.output(0).get_element_type() for node in model.get_ordered_ops() if "MatMul" in str(node)]
             assert kinds[0] == library.Type.f32 and kinds[-1] == library.Type.bf16
         compiled = devices.core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-        outputs.append(np.array(compiled.create_infer_request().infer([given])[0]))
+        outputs.append(np.array(compiled.create_infer_request().infer([row])[0]))
     exact, near = outputs
     assert 0 < np.abs(near - exact).max() < 2e-2 * np.abs(exact).max(), "bf16 rounds, and only so much"

@@ -39,17 +39,17 @@ def compiled(stored: str, arithmetic: str) -> Compiled:
         make("Transpose", ["table_wide"], ["head"], perm=[1, 0]),
         make("MatMul", ["sum", "head"], ["y"]),
     ]
-    given = [helper.make_tensor_value_info("words", TensorProto.INT64, [1, "rows"])]
+    inputs = [helper.make_tensor_value_info("words", TensorProto.INT64, [1, "rows"])]
     written = [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, "rows", WORDS])]
-    graph = helper.make_graph(nodes, "narrow", given, written, constants)
+    graph = helper.make_graph(nodes, "narrow", inputs, written, constants)
     data = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)], ir_version=10).SerializeToString()
     read = Graph(devices.core().read_model(data), "", ("y",), {}, 0, 0, (), CheckedGraph(data, Path(), {}, {}, ()))
     return compile_graph(read, CPU, arithmetic)
 
 
-def lies_in(made: Compiled) -> set[str]:
+def lies_in(model: Compiled) -> set[str]:
     """Element types of the weights that the compiled model holds."""
-    nodes = made.model.get_runtime_model().get_ops()
+    nodes = model.model.get_runtime_model().get_ops()
     return {
         node.output(0).get_element_type().to_string()
         for node in nodes
@@ -58,8 +58,8 @@ def lies_in(made: Compiled) -> set[str]:
     }
 
 
-def logits(made: Compiled) -> NDArray[np.float32]:
-    return np.array(made.request.infer({"words": np.arange(7, dtype=np.int64)[None]})[0])
+def logits(model: Compiled) -> NDArray[np.float32]:
+    return np.array(model.request.infer({"words": np.arange(7, dtype=np.int64)[None]})[0])
 
 
 @pytest.mark.parametrize("arithmetic", [name for name in NEAR if name in CPU.arithmetics])

@@ -58,8 +58,8 @@ def ours(tiny: Bundle) -> Session:
 def test_it_computes_what_numpy_does(
     mode: str, dtype: str, images: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    made = tiny_bundle.write(tmp_path_factory.mktemp("modes") / "bundle", mode, dtype)
-    session, shown = opened(made), pixels(images)
+    bundle = tiny_bundle.write(tmp_path_factory.mktemp("modes") / "bundle", mode, dtype)
+    session, shown = opened(bundle), pixels(images)
     ids = [97, *[tiny_bundle.IMAGE_TOKEN] * images, 98, 99]
     step = session.default.run(ids, session.default.encode_images(shown) if images else None, all_logits=True)
     assert np.allclose(step.logits[0], tiny_bundle.expected(ids, shown), atol=1e-4)
@@ -121,16 +121,16 @@ def test_text_and_chats(tiny: Bundle, ours: Session, picture: NDArray[np.uint8])
     theirs = Session(tiny, threads=1)
     for session in (ours, theirs):
         assert session.generate(None, "ab", max_new_tokens=3).finish_reason in ("stop", "length")
-    said = [one.generate(picture, "a", max_new_tokens=4) for one in (ours, theirs)]
-    assert said[0] == said[1] or said[0].token_ids == said[1].token_ids
-    assert (said[0].backend, said[0].arithmetic) == ("openvino:CPU", "fp32")
+    answers = [one.generate(picture, "a", max_new_tokens=4) for one in (ours, theirs)]
+    assert answers[0] == answers[1] or answers[0].token_ids == answers[1].token_ids
+    assert (answers[0].backend, answers[0].arithmetic) == ("openvino:CPU", "fp32")
     chat: list[Any] = [
         {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "a"}]},
-        {"role": "assistant", "content": said[0].text},
+        {"role": "assistant", "content": answers[0].text},
         {"role": "user", "content": "b"},
     ]
     turns = [one.generate(picture, messages=chat, after=first, max_new_tokens=4)
-             for one, first in zip((ours, theirs), said, strict=True)]  # fmt: skip
+             for one, first in zip((ours, theirs), answers, strict=True)]  # fmt: skip
     assert turns[0].token_ids == turns[1].token_ids and turns[0].reused == turns[1].reused
 
 
@@ -200,15 +200,15 @@ def _too_far(model: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "refusal"),
     [
         (_elsewhere, "a file the manifest does not list"),
         (_an_address, "a file the manifest does not list"),
         (_too_far, "beyond the end of a file"),
     ],
 )
-def test_weights_that_are_not_the_bundles(change: Any, said: str, tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match=said):
+def test_weights_that_are_not_the_bundles(change: Any, refusal: str, tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=refusal):
         opened(_spoil(tmp_path / "bundle", change)).default.run([97])
 
 
@@ -232,7 +232,7 @@ def test_no_graph_at_all(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "kind", "said"),
+    ("name", "kind", "refusal"),
     [
         ("openvino:NPU", UsageError, "fixed shapes alone"),
         ("openvino:TPU", UsageError, "unknown OpenVINO device"),
@@ -241,8 +241,8 @@ def test_no_graph_at_all(tmp_path: Path) -> None:
         ("cpu:0", UsageError, "unknown back-end"),
     ],
 )
-def test_devices_that_are_not_there(tiny: Bundle, name: str, kind: type[LuvcError], said: str) -> None:
-    with pytest.raises(kind, match=said) as caught:
+def test_devices_that_are_not_there(tiny: Bundle, name: str, kind: type[LuvcError], refusal: str) -> None:
+    with pytest.raises(kind, match=refusal) as caught:
         open_backend(name, tiny)
     assert caught.value.exit_code == (3 if kind is MachineError else 2)
 
@@ -293,9 +293,9 @@ def test_islands_stay_in_fp32_and_products_do_not(demo_bundle: Bundle, plan: str
     seen: dict[str, set[str]] = {}
     for compiled in (backend._vision, backend._decoder):
         for node in compiled.model.get_runtime_model().get_ops():
-            told = node.get_rt_info()
-            kind, precision = (told[key].astype(str) for key in ("layerType", "runtimePrecision"))
-            names = told["originalLayersNames"].astype(str) + node.get_friendly_name()
+            info = node.get_rt_info()
+            kind, precision = (info[key].astype(str) for key in ("layerType", "runtimePrecision"))
+            names = info["originalLayersNames"].astype(str) + node.get_friendly_name()
             seen.setdefault(kind, set()).add(precision)
             ranking = any(word in names for word in ("SpectrumPrune", "MergeAxis"))
             if ranking and kind in ("Reduce", "TopK", "FullyConnected", "MatMul", "Math"):
@@ -344,8 +344,8 @@ def test_caches_are_not_widened_at_every_step(
     backend = OpenVinoBackend(demo_bundle, demo_bundle.entry("thirds"), arithmetic="bf16", threads=1)
     backend.load(images=False)
     nodes = backend._decoder.model.get_runtime_model().get_ops()
-    told = {node.get_friendly_name(): node.get_rt_info()["outputPrecisions"].astype(str) for node in nodes}
-    caches = {told[name] for name in graph_io.present_names(demo_bundle.manifest.decoder.layers)}
+    precisions = {node.get_friendly_name(): node.get_rt_info()["outputPrecisions"].astype(str) for node in nodes}
+    caches = {precisions[name] for name in graph_io.present_names(demo_bundle.manifest.decoder.layers)}
     assert caches == ({"bf16"} if narrowed else {"bf16", "f32"})
 
 

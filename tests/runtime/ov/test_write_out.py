@@ -79,8 +79,8 @@ def test_it_computes_what_the_functions_do() -> None:
     x = np.arange(12, dtype=np.float32).reshape(3, 4)
     y = 3 * (x + x.cumsum(1))
     expected = (y, x, 2 * (y + y.cumsum(0)))
-    for found, right in zip(onnx.reference.ReferenceEvaluator(flat).run(None, {"x": x}), expected, strict=True):
-        assert np.array_equal(found, right)
+    for flat_output, right in zip(onnx.reference.ReferenceEvaluator(flat).run(None, {"x": x}), expected, strict=True):
+        assert np.array_equal(flat_output, right)
     names = [node.name for node in flat.graph.node]
     assert len(set(names)) == len(names)
 
@@ -99,10 +99,10 @@ def test_graphs_of_ours_have_the_nodes_onnx_finds(demo_bundle: Bundle) -> None:
 
 
 def weight(location: str = "weights") -> TensorProto:
-    made = TensorProto(name="w", data_type=TensorProto.INT8, dims=[2, 3], data_location=TensorProto.EXTERNAL)
+    tensor = TensorProto(name="w", data_type=TensorProto.INT8, dims=[2, 3], data_location=TensorProto.EXTERNAL)
     for key, value in {"location": location, "offset": "8", "length": "6"}.items():
-        made.external_data.add(key=key, value=value)
-    return made
+        tensor.external_data.add(key=key, value=value)
+    return tensor
 
 
 def one_node(node: onnx.NodeProto, *tensors: TensorProto) -> bytes:
@@ -148,10 +148,10 @@ OLDER = MODEL.replace('<domain: "luvc", opset_import: ["": 23]>', '<domain: "luv
 
 
 @pytest.mark.parametrize(
-    ("text", "said"), [(RECURSIVE, "go deeper than 8"), (OLDER, "of opset 21")], ids=["itself", "opset"]
+    ("text", "refusal"), [(RECURSIVE, "go deeper than 8"), (OLDER, "of opset 21")], ids=["itself", "opset"]
 )
-def test_functions_that_cannot_be_written_out(text: str, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_functions_that_cannot_be_written_out(text: str, refusal: str) -> None:
+    with pytest.raises(ValueError, match=refusal):
         unchecked(parsed(text).SerializeToString())
 
 
@@ -173,16 +173,16 @@ def test_any_bytes_are_read_or_refused(data: bytes) -> None:
 
 @given(st.integers(1, 2**29 - 1), st.one_of(st.integers(0, 2**63), st.binary(), st.text()))
 def test_a_field_reads_back(number: int, value: Any) -> None:
-    (found,) = fields(memoryview(encoded(number, value)))
-    assert found.number == number and bytes(found.raw) == encoded(number, value)
+    (field,) = fields(memoryview(encoded(number, value)))
+    assert field.number == number and bytes(field.raw) == encoded(number, value)
     (same,) = part(encoded_message(number, value))[number]
-    assert same == found.value
+    assert same == field.value
     if isinstance(value, int):
-        assert found.value == value and numbers({number: [value]}, number) == [value - 2**64 * (value >> 63)]
+        assert field.value == value and numbers({number: [value]}, number) == [value - 2**64 * (value >> 63)]
         with pytest.raises(ValueError, match="a number where a message should be"):
-            contents(found.value)
+            contents(field.value)
     else:
-        assert bytes(contents(found.value)) == (value.encode() if isinstance(value, str) else value)
+        assert bytes(contents(field.value)) == (value.encode() if isinstance(value, str) else value)
 
 
 def encoded_message(number: int, value: Any) -> memoryview:

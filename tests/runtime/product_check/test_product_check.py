@@ -38,22 +38,22 @@ def constants(product: Product) -> dict[str, NDArray[Any]]:
 
 def saturating(product: Product) -> Callable[[Rows], Rows]:
     """u8 x s8 as ``vpmaddubsw`` sums it: pairs in 16 bits, with saturation; then what the activations' 128 added."""
-    given = constants(product)
-    weights, scale = given["w"].astype(np.int32), float(given["scale"])
+    operands = constants(product)
+    weights, scale = operands["w"].astype(np.int32), float(operands["scale"])
 
     def run(rows: Rows) -> Rows:
         codes = np.clip(np.rint(rows / scale), -128, 127).astype(np.int32) + 128
         pairs = codes[:, 0::2, None] * weights[None, 0::2] + codes[:, 1::2, None] * weights[None, 1::2]
         sums = np.clip(pairs, -(2**15), 2**15 - 1).sum(1) - 128 * weights.sum(0)
-        return (sums * scale * given["w_scale"]).astype(np.float32)
+        return (sums * scale * operands["w_scale"]).astype(np.float32)
 
     return run
 
 
 def unpaired(product: Product) -> Callable[[Rows], Rows]:
     """The same sum without saturation."""
-    given = constants(product)
-    return lambda rows: (rows @ (given["w"].astype(np.float64) * given["w_scale"])).astype(np.float32)
+    operands = constants(product)
+    return lambda rows: (rows @ (operands["w"].astype(np.float64) * operands["w_scale"])).astype(np.float32)
 
 
 def test_the_graphs_are_valid_and_exact_in_fp32() -> None:
@@ -101,11 +101,11 @@ def test_the_first_right_way_is_taken_and_said_with_its_figure() -> None:
             raise RuntimeError("no such setting")
         return unpaired(product) if way.settings else saturating(product)
 
-    found = check("Engine", "int8", product, ways, open_way)
-    assert found.way == ways[2] and found.errors[1] == float("inf") and found.usable("here") == ways[2]
-    assert found.notes == (
-        f"Engine computes int8 products wrong here (relative error {found.errors[0]:.2g}): computed in fp32 "
-        f"({found.errors[2]:.1g})",
+    verdict = check("Engine", "int8", product, ways, open_way)
+    assert verdict.way == ways[2] and verdict.errors[1] == float("inf") and verdict.usable("here") == ways[2]
+    assert verdict.notes == (
+        f"Engine computes int8 products wrong here (relative error {verdict.errors[0]:.2g}): computed in fp32 "
+        f"({verdict.errors[2]:.1g})",
     )
     assert check("Engine", "int8", product, ways[2:], open_way).note is None
     none = check("Engine", "int8", product, ways[:2], open_way)
@@ -115,9 +115,9 @@ def test_the_first_right_way_is_taken_and_said_with_its_figure() -> None:
 
 
 def test_onnx_runtime_is_right_here_by_one_of_its_ways() -> None:
-    found = engines.onnxruntime_int8()
-    assert found.way is not None and found.errors[-1] <= LIMITS["int8"]
-    assert engines.onnxruntime_int8() is found  # once a process
+    verdict = engines.onnxruntime_int8()
+    assert verdict.way is not None and verdict.errors[-1] <= LIMITS["int8"]
+    assert engines.onnxruntime_int8() is verdict  # once a process
 
 
 def test_openvino_is_right_here_by_one_of_its_ways() -> None:

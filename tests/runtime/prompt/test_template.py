@@ -184,8 +184,8 @@ def test_templates_see_plain_data_only() -> None:
 )
 def test_where_the_template_is_found(fresh: Path, files: dict[str, Any], wanted: str | None) -> None:
     bundle = with_files(fresh, files)
-    found = load_template(bundle)
-    assert (found and found.source) == wanted
+    template = load_template(bundle)
+    assert (template and template.source) == wanted
 
 
 @pytest.mark.parametrize("held", [held for size in range(1, 5) for held in combinations(FILES, size)])
@@ -195,8 +195,8 @@ def test_of_several_templates_the_one_transformers_takes(fresh: Path, held: tupl
     files |= {name: {"chat_template": f"of {name}"} if name.endswith("json") else f"of {name}" for name in held}
     bundle = with_files(fresh, files)
     wanted = ProcessorMixin.get_processor_dict(fresh)[0].get("chat_template") or f"of {held[-1]}"
-    found = load_template(bundle)
-    assert found is not None and found.source == wanted == _template(fresh)
+    template = load_template(bundle)
+    assert template is not None and template.source == wanted == _template(fresh)
     for name in (*FILES, "luvc.json"):
         (fresh / name).unlink(missing_ok=True)
 
@@ -204,9 +204,9 @@ def test_of_several_templates_the_one_transformers_takes(fresh: Path, held: tupl
 def test_a_file_the_manifest_does_not_list_is_not_read(fresh: Path) -> None:
     tiny_bundle.write(fresh)
     (fresh / "chat_template.jinja").write_text("smuggled")
-    found = load_template(bundles.load(fresh))
-    assert found is not None
-    assert found.source == tiny_bundle.TEMPLATE
+    template = load_template(bundles.load(fresh))
+    assert template is not None
+    assert template.source == tiny_bundle.TEMPLATE
 
 
 def test_special_tokens_may_be_objects(fresh: Path) -> None:
@@ -216,10 +216,10 @@ def test_special_tokens_may_be_objects(fresh: Path) -> None:
         "pad_token": None,
         "chat_template": "{{ bos_token }}",
     }
-    found = load_template(with_files(fresh, {"tokenizer_config.json": config}))
-    assert found is not None
-    assert found.special == {"bos_token": "<s>", "eos_token": "</s>"}
-    assert found.render(CHAT) == "<s>"
+    template = load_template(with_files(fresh, {"tokenizer_config.json": config}))
+    assert template is not None
+    assert template.special == {"bos_token": "<s>", "eos_token": "</s>"}
+    assert template.render(CHAT) == "<s>"
 
 
 @pytest.mark.parametrize("content", ["{", "[1]", '{"chat_template": 7}', '{"chat_template": [{"name": "rag"}]}'])

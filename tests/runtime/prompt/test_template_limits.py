@@ -52,10 +52,10 @@ CHAT = [{"role": "user", "content": "hello"}]
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> Iterator[Helpers]:
     """Helpers of 0.2 s and 128 MiB."""
-    made = Helpers(RENDERING, 2**27, 0.2)
-    monkeypatch.setattr(template, "_helpers", made)
-    yield made
-    made.close()
+    helpers = Helpers(RENDERING, 2**27, 0.2)
+    monkeypatch.setattr(template, "_helpers", helpers)
+    yield helpers
+    helpers.close()
 
 
 def render(source: str) -> str:

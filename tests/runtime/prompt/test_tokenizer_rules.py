@@ -105,19 +105,19 @@ def test_sixty_of_a_kind_are_refused_or_do_not_lengthen_a_text(part: str, kind: 
     except BundleError as error:
         assert "may fill the memory" in str(error)
         return
-    made = Tokenizer.from_str(data.decode())  # the library knows the kind, and takes it
-    ids = made.encode("a b\ufdfa 1" * 20).ids
-    assert len(ids) < 64 * 6 * 20 and len(made.decode(ids)) < 64 * 6 * 20
+    tokenizer = Tokenizer.from_str(data.decode())  # the library knows the kind, and takes it
+    ids = tokenizer.encode("a b\ufdfa 1" * 20).ids
+    assert len(ids) < 64 * 6 * 20 and len(tokenizer.decode(ids)) < 64 * 6 * 20
 
 
 @pytest.mark.parametrize(("part", "kind"), KINDS)
 def test_one_of_a_kind_lengthens_a_text_by_no_more_than_the_list_says(part: str, kind: str) -> None:
     if part != "normalizer":
         return
-    made = Tokenizer.from_str(repeated(part, kind, 1).decode())
+    tokenizer = Tokenizer.from_str(repeated(part, kind, 1).decode())
     for text in ("\ufdfa", "\u0390", "\U0001d160", "\u0130", "\xff", "\u4e16", " ", "a\x00b"):
         longest = tokenizer_rules._KINDS[part][kind] * len((text * 8).encode()) + 1
-        assert len(made.normalizer.normalize_str(text * 8).encode()) <= longest, text
+        assert len(tokenizer.normalizer.normalize_str(text * 8).encode()) <= longest, text
 
 
 def test_a_kind_that_is_not_on_the_list() -> None:

@@ -47,10 +47,10 @@ def half_right(answers: Sequence[Generation], seed: int = 0) -> Callable[..., li
     """Drafts of random length that follow one of the answers and then, mostly, go wrong."""
     random = np.random.default_rng(seed)
 
-    def propose(self: Lookup, made: Sequence[int], room: int, certain: Sequence[int] = ()) -> list[int]:
+    def propose(self: Lookup, tokens: Sequence[int], room: int, certain: Sequence[int] = ()) -> list[int]:
         for answer in answers:
-            if list(answer.token_ids[: len(made)]) == list(made):
-                draft = list(answer.token_ids[len(made) :])[: int(random.integers(7))]
+            if list(answer.token_ids[: len(tokens)]) == list(tokens):
+                draft = list(answer.token_ids[len(tokens) :])[: int(random.integers(7))]
                 if draft and random.random() < 0.7:
                     wrong = int(random.integers(len(draft)))
                     draft[wrong] = (draft[wrong] + 1) % 250
@@ -213,10 +213,10 @@ def test_a_chat_goes_on_from_caches_that_were_rolled_back(
     turns: list[list[Any]] = [[{"role": "user", "content": PROMPTS[0]}]]
     asked = {"max_new_tokens": 8, "min_new_tokens": 8}
     wanted = [plain.generate(messages=turns[0], **asked)]
-    said = plain.encoder.tokenizer.decode(list(wanted[0].token_ids), skip_special_tokens=False)
+    text = plain.encoder.tokenizer.decode(list(wanted[0].token_ids), skip_special_tokens=False)
     monkeypatch.setattr(Lookup, "propose", half_right(wanted))
     first = drafting.generate(messages=turns[0], **asked)
-    turns.append([*turns[0], {"role": "assistant", "content": said}, {"role": "user", "content": "and?"}])
+    turns.append([*turns[0], {"role": "assistant", "content": text}, {"role": "user", "content": "and?"}])
     second = drafting.generate(messages=turns[1], after=first, **asked)
     again = plain.generate(messages=turns[1], after=wanted[0], **asked)
     assert first.token_ids == wanted[0].token_ids and second.token_ids == again.token_ids

@@ -42,8 +42,8 @@ def test_a_solved_plan_is_predicted_to_meet_its_goal() -> None:
     goal = whole.encoder + whole.llm / 2
     factor = speedup_for(goal, whole, "10x26 units")
     assert factor == pytest.approx(2)
-    made = predicted(solve(flat_request(speedup=factor), (10, 26), LLM, ENCODER), LLM, ENCODER, 64, rates)
-    assert goal * 0.95 <= made.seconds <= goal
+    prediction = predicted(solve(flat_request(speedup=factor), (10, 26), LLM, ENCODER), LLM, ENCODER, 64, rates)
+    assert goal * 0.95 <= prediction.seconds <= goal
     assert speedup_for(whole.seconds * 2, whole, "") < 1
 
 
@@ -66,8 +66,8 @@ def test_a_rate_is_that_of_the_product(engine: str, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(products, "SECONDS", 0.01)
     opened = products._open
 
-    def slowed(*given: object) -> object:
-        run, arithmetic = opened(*given)  # type: ignore[arg-type]
+    def slowed(*arguments: object) -> object:
+        run, arithmetic = opened(*arguments)  # type: ignore[arg-type]
 
         def late(rows: object) -> None:
             time.sleep(0.01)
@@ -76,9 +76,9 @@ def test_a_rate_is_that_of_the_product(engine: str, monkeypatch: pytest.MonkeyPa
         return late, arithmetic
 
     monkeypatch.setattr(products, "_open", slowed)
-    found = rate(engine, 64, 96, 80)
-    assert found.shape == (64, 96, 80) and 0 < found.flops <= 2 * 64 * 96 * 80 / 0.01
-    assert found.arithmetic in ("fp32", "bf16", "f16", "fp16")
+    measured = rate(engine, 64, 96, 80)
+    assert measured.shape == (64, 96, 80) and 0 < measured.flops <= 2 * 64 * 96 * 80 / 0.01
+    assert measured.arithmetic in ("fp32", "bf16", "f16", "fp16")
 
 
 def test_what_is_timed_is_the_product() -> None:

@@ -59,9 +59,9 @@ def fault(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
         yield "the tokenizer fails|another answer"
     elif request.param == "staging":
 
-        def take(self: StagingBuffer, given: int, made: int) -> None:
-            self.given = self.given if given <= self.given.nbytes else self._gpu.pinned(given, self.event)
-            self.made = self.made if made <= self.made.nbytes else self._gpu.pinned(made, self.event)
+        def take(self: StagingBuffer, inputs: int, outputs: int) -> None:
+            self.given = self.given if inputs <= self.given.nbytes else self._gpu.pinned(inputs, self.event)
+            self.made = self.made if outputs <= self.made.nbytes else self._gpu.pinned(outputs, self.event)
 
         monkeypatch.setattr(StagingBuffer, "take", take)
         monkeypatch.setattr(execution_slot, "_STAGING", 1)
@@ -71,7 +71,7 @@ def fault(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
         monkeypatch.setattr(execution_slot.Buffer, "reserve", lambda self, nbytes: honest(self, nbytes // 2))
         yield "bytes of which .* lie in device memory"
     elif request.param == "cleared":
-        monkeypatch.setattr(Gpu, "clear", lambda *given: None)
+        monkeypatch.setattr(Gpu, "clear", lambda *arguments: None)
         yield "an engine reads byte .* which nobody wrote"
     elif request.param == "stream":
         honest_copy = Gpu.upload

@@ -56,15 +56,15 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Gpu:
 @pytest.fixture
 def brought(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Bytes of every copy to the host, as they are asked for."""
-    found: list[int] = []
+    sizes: list[int] = []
     honest = gpu.download
 
     def download(target: int, address: int, nbytes: int, stream: int) -> None:
-        found.append(nbytes)
+        sizes.append(nbytes)
         honest(target, address, nbytes, stream)
 
     monkeypatch.setattr(gpu, "download", download)
-    return found
+    return sizes
 
 
 @pytest.fixture
@@ -80,9 +80,9 @@ class _Endless:
         return TokenSequence(encoder, options, frozenset(), budget, prompt)
 
 
-def session(made: Engines, gpu: Gpu) -> tuple[Session, Any, dict[str, Any]]:
-    backend, opened = made.backend(gpu)
-    return Session(made.bundle, backend, "thirds"), backend, opened
+def session(engines: Engines, gpu: Gpu) -> tuple[Session, Any, dict[str, Any]]:
+    backend, opened = engines.backend(gpu)
+    return Session(engines.bundle, backend, "thirds"), backend, opened
 
 
 @pytest.mark.parametrize("kv", FORMS)
@@ -156,11 +156,11 @@ def steps(ours: Session, question: tuple[Any, str], count: int) -> list[Any]:
     first = ours.default.run(request.token_ids, ours.default.encode_images(request.images))
     token: Any = int(first.logits[0, -1].argmax())
     assert first.chosen == token
-    made, state = [], first.state
+    tokens, state = [], first.state
     for _ in range(count):
         token, state = ours.default.sample(token, state)
-        made.append(token)
-    return made
+        tokens.append(token)
+    return tokens
 
 
 def test_many_steps_may_be_under_way(
@@ -168,9 +168,9 @@ def test_many_steps_may_be_under_way(
 ) -> None:
     wanted = expected.generate(*question, max_new_tokens=LENGTH).token_ids[1:]
     for kv in FORMS:
-        made = steps(session(engines[kv], gpu)[0], question, LENGTH - 1)
-        assert tuple(item.read()[0] for item in made) == wanted
-        assert made[0].read()[0] == wanted[0], "read again"
+        tokens = steps(session(engines[kv], gpu)[0], question, LENGTH - 1)
+        assert tuple(item.read()[0] for item in tokens) == wanted
+        assert tokens[0].read()[0] == wanted[0], "read again"
 
 
 def test_a_token_that_is_not_the_newest_goes_by_the_host(
@@ -200,7 +200,7 @@ def test_sabotage(
     ours, backend, opened = session(engines["inplace"], gpu)
     backend.load()
     if broken == "another token":
-        opened["decoder"].sabotage[graph_io.NEXT_TOKEN] = lambda found: found + 1
+        opened["decoder"].sabotage[graph_io.NEXT_TOKEN] = lambda token: token + 1
         with pytest.raises(AssertionError):
             steps(ours, question, 1)
         assert ours.generate(*question, max_new_tokens=LENGTH).token_ids[1:] != wanted
@@ -209,13 +209,13 @@ def test_sabotage(
         monkeypatch.setattr(buffers.StagingBuffer, "take", _grow_only)
     else:
         monkeypatch.setattr(gpu, "copy", lambda *_: None)
-    made = steps(ours, question, LENGTH - 1)
-    assert tuple(item.read()[0] for item in made) != wanted
+    tokens = steps(ours, question, LENGTH - 1)
+    assert tuple(item.read()[0] for item in tokens) != wanted
 
 
-def _grow_only(turn: Any, given: int, made: int) -> None:
-    turn.given = turn.given if given <= turn.given.nbytes else turn._gpu.pinned(given)
-    turn.made = turn.made if made <= turn.made.nbytes else turn._gpu.pinned(made)
+def _grow_only(turn: Any, inputs: int, outputs: int) -> None:
+    turn.given = turn.given if inputs <= turn.given.nbytes else turn._gpu.pinned(inputs)
+    turn.made = turn.made if outputs <= turn.made.nbytes else turn._gpu.pinned(outputs)
 
 
 def test_logits_that_are_not_finite_are_said(
@@ -223,7 +223,7 @@ def test_logits_that_are_not_finite_are_said(
 ) -> None:
     ours, _, opened = session(engines["inplace"], gpu)
     ours.generate(*question, max_new_tokens=2)
-    opened["decoder"].sabotage[graph_io.NEXT_LOGIT] = lambda found: found * np.inf
+    opened["decoder"].sabotage[graph_io.NEXT_LOGIT] = lambda logit: logit * np.inf
     with pytest.raises(CheckFailed, match=r"logits are not finite\n.*answer token 1\n"):
         ours.generate(*question, max_new_tokens=LENGTH)
 
@@ -232,12 +232,12 @@ def test_parity_holds_the_chosen_token_against_the_logits(
     engines: dict[str, Engines], expected: Session, gpu: Gpu, question: tuple[Any, str]
 ) -> None:
     ours, backend, opened = session(engines["inplace"], gpu)
-    made, request, asked = engines["inplace"].bundle, ours.prepare(*question), []
-    calls = EngineCalls(backend, made.engine("thirds"), ours.plan)
+    bundle, request, asked = engines["inplace"].bundle, ours.prepare(*question), []
+    calls = EngineCalls(backend, bundle.engine("thirds"), ours.plan)
     honest = backend.decode
     backend.decode = lambda feeds, cache: asked.append(feeds) or honest(feeds, cache)  # type: ignore[func-returns-value]
     ours.default.run(request.token_ids, ours.default.encode_images(request.images), all_logits=True)
     calls.decode(asked[0], None, None)
-    opened["decoder"].sabotage[graph_io.NEXT_TOKEN] = lambda found: found + 1
+    opened["decoder"].sabotage[graph_io.NEXT_TOKEN] = lambda token: token + 1
     with pytest.raises(CheckFailed, match=r"another token than its logits say"):
         calls.decode(asked[0], None, None)

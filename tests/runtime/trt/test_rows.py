@@ -45,12 +45,12 @@ def engines(demo_bundle: Bundle) -> dict[str, Engines]:
 def asked() -> list[tuple[Ask, int]]:
     """Questions about one picture, of different lengths, and how many tokens each answer has."""
     kinds = ("digit_of_colour", "where_is")
-    found = [next(cases("heldout", 1, seed, (kinds[seed % 2],))) for seed in range(QUESTIONS)]
+    questions = [next(cases("heldout", 1, seed, (kinds[seed % 2],))) for seed in range(QUESTIONS)]
     words = [" please" * (seed % 4) for seed in range(QUESTIONS)]
     lengths = [1 + seed * 5 % 9 for seed in range(QUESTIONS)]
     return [
         ({"image": case.images[0], "prompt": case.prompt + word}, length)
-        for case, word, length in zip(found, words, lengths, strict=True)
+        for case, word, length in zip(questions, words, lengths, strict=True)
     ]
 
 
@@ -70,11 +70,11 @@ def gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Gpu:
     return Gpu(library=stand_in.library())
 
 
-def session(made: Engines, gpu: Gpu, **options: Any) -> tuple[Session, Any]:
-    backend, opened = made.backend(gpu, **options)
-    found = Session(made.bundle, backend, "thirds")
-    found.default.ends = frozenset()
-    return found, opened
+def session(engines: Engines, gpu: Gpu, **options: Any) -> tuple[Session, Any]:
+    backend, opened = engines.backend(gpu, **options)
+    session = Session(engines.bundle, backend, "thirds")
+    session.default.ends = frozenset()
+    return session, opened
 
 
 class Batch(SlotRows):
@@ -177,7 +177,7 @@ def test_a_step_brings_tokens_and_no_logits(
     requests = [ours.prepare(ask["image"], ask["prompt"]) for ask, _ in asked[:SLOTS]]
     batch.join(requests, [9] * SLOTS)
     honest = eager.download
-    monkeypatch.setattr(eager, "download", lambda *given: brought.append(given[2]) or honest(*given))
+    monkeypatch.setattr(eager, "download", lambda *arguments: brought.append(arguments[2]) or honest(*arguments))
     for _ in range(8):
         batch.step()
     assert not batch.rows
@@ -200,9 +200,9 @@ def test_sabotage(
         honest_step = form.step
 
         def step(self: Any, held: Any, batch: int) -> Any:
-            caches, told = honest_step(self, held, batch)
-            told[graph_io.TEXT_MASK][0] = False
-            return caches, told
+            caches, step_inputs = honest_step(self, held, batch)
+            step_inputs[graph_io.TEXT_MASK][0] = False
+            return caches, step_inputs
 
         monkeypatch.setattr(form, "step", step)
     elif broken == "a slot's offset":
@@ -261,8 +261,8 @@ def test_what_does_not_fit_is_refused(engines: dict[str, Engines], eager: Gpu, a
 def test_an_answer_ends_where_the_engines_text_does(
     demo_bundle: Bundle, eager: Gpu, asked: list[tuple[Ask, int]], alone: list[tuple[int, ...]]
 ) -> None:
-    made = ort_engine.describe(demo_bundle, "thirds", "concat", ort_engine.Capacity(text=24, batch=2))
-    ours, _ = session(made, eager)
+    engine = ort_engine.describe(demo_bundle, "thirds", "concat", ort_engine.Capacity(text=24, batch=2))
+    ours, _ = session(engine, eager)
     requests = [ours.prepare(ask["image"], ask["prompt"]) for ask, _ in asked]
     short = min(requests, key=lambda request: len(request.token_ids))
     (answer,) = answer_batch(ours.default, [short], Sampling(), [60], 0.0)

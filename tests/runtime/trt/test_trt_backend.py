@@ -139,11 +139,11 @@ def logits(ours: Session, question: tuple[Any, str], tokens: int) -> list[float]
     """A prompt and then ``tokens`` given ones, whatever the model would say: their logits."""
     request = ours.prepare(*question)
     step = ours.default.run(request.token_ids, ours.default.encode_images(request.images))
-    found = [step.logits]
+    logits = [step.logits]
     for token in range(5, 5 + tokens):
         step = ours.default.run([token], state=step.state)
-        found.append(step.logits)
-    return list(np.concatenate(found).ravel())
+        logits.append(step.logits)
+    return list(np.concatenate(logits).ravel())
 
 
 def test_single_tokens_are_replayed_from_a_graph(

@@ -32,10 +32,10 @@ class Library:
 def with_engines(bundle: Bundle, **changes: Any) -> Bundle:
     """The tiny bundle, with what its manifest would say of engines."""
     manifest = bundle.manifest
-    made = entry(manifest.decoder, bundle.entry().plan, "concat", 1, 32)
+    engine = entry(manifest.decoder, bundle.entry().plan, "concat", 1, 32)
     plain: dict[str, Any] = {"plan": manifest.default_plan, "version": "10.3.0.26", "compute_capabilities": ("8.9",)}
-    made = dataclasses.replace(made, **{**plain, **changes})
-    return Bundle(bundle.folder, dataclasses.replace(manifest, engines=(made,)))
+    engine = dataclasses.replace(engine, **{**plain, **changes})
+    return Bundle(bundle.folder, dataclasses.replace(manifest, engines=(engine,)))
 
 
 def refused(call: Any) -> LuvcError:

@@ -43,8 +43,10 @@ def engine() -> bytes:
     trt = pytest.importorskip("tensorrt_rtx", reason="pip install 'luvc-export[rtx]'")
     builder = trt.Builder(library.make_log(trt))
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    made = network.add_activation(network.add_input("x", trt.float16, (2, 8)), trt.ActivationType.RELU).get_output(0)
-    network.mark_output(made)
+    activation = network.add_activation(
+        network.add_input("x", trt.float16, (2, 8)), trt.ActivationType.RELU
+    ).get_output(0)
+    network.mark_output(activation)
     config = builder.create_builder_config()
     config.num_compute_capabilities = 1
     config.set_compute_capability(trt.ComputeCapability.SM89, 0)

@@ -51,9 +51,9 @@ def engines(bundle: Bundle, kv: str, capacity: Capacity = CAPACITY) -> Engines:
     return ort_engine.describe(bundle, PLAN, kv, capacity)
 
 
-def runner(made: Engines) -> GraphRunner:
-    backend, _ = made.backend(Gpu(library=stand_in.library()))
-    return runners.open_engine(made.bundle, PLAN, backend=backend)
+def runner(engines: Engines) -> GraphRunner:
+    backend, _ = engines.backend(Gpu(library=stand_in.library()))
+    return runners.open_engine(engines.bundle, PLAN, backend=backend)
 
 
 def compared(reference: Any, candidate: Any, cases: Sequence[Case], longest: int = 4) -> ParityResult:
@@ -90,21 +90,21 @@ def test_engines_that_give_few_logits_a_call_are_asked_again(
 def test_tolerances_are_those_of_the_engine_s_precision(
     demo_bundle: Bundle, reference: GraphRunner, precision: str
 ) -> None:
-    made = engines(demo_bundle, "concat")
-    entry: Any = dataclasses.replace(made.bundle.manifest.engines[0], precision=precision)
-    manifest = dataclasses.replace(made.bundle.manifest, engines=(entry,))
-    candidate = runner(dataclasses.replace(made, bundle=Bundle(demo_bundle.folder, manifest)))
+    described = engines(demo_bundle, "concat")
+    entry: Any = dataclasses.replace(described.bundle.manifest.engines[0], precision=precision)
+    manifest = dataclasses.replace(described.bundle.manifest, engines=(entry,))
+    candidate = runner(dataclasses.replace(described, bundle=Bundle(demo_bundle.folder, manifest)))
     assert tolerances(reference.dtype, candidate.dtype) is TABLE[precision]
 
 
-def scaled(made: Engines, weight: str) -> Engines:
+def scaled(engines: Engines, weight: str) -> Engines:
     """The decoder with the product of ``weight`` 1.01 times as large."""
-    model = onnx.ModelProto.FromString(made.models["decoder"].SerializeToString())
+    model = onnx.ModelProto.FromString(engines.models["decoder"].SerializeToString())
     index, node = next((i, n) for i, n in enumerate(model.graph.node) if any(weight in name for name in n.input))
     wanted, node.output[0] = node.output[0], "before"
     model.graph.node.insert(index + 1, onnx.helper.make_node("Mul", ["before", "factor"], [wanted]))
     model.graph.initializer.append(onnx.helper.make_tensor("factor", onnx.TensorProto.FLOAT, [], [1.01]))
-    return dataclasses.replace(made, models={**made.models, "decoder": model})
+    return dataclasses.replace(engines, models={**engines.models, "decoder": model})
 
 
 def test_a_scaled_weight_of_the_engine(demo_bundle: Bundle, reference: GraphRunner, cases: Sequence[Case]) -> None:

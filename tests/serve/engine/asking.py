@@ -18,10 +18,10 @@ SECONDS = 60
 class Nobody:
     """An observer."""
 
-    def prefilled(self, *told: Any) -> None:
+    def prefilled(self, *arguments: Any) -> None:
         pass
 
-    def stepped(self, *told: Any) -> None:
+    def stepped(self, *arguments: Any) -> None:
         pass
 
 
@@ -37,12 +37,12 @@ class Asked:
 
     def wait(self, kind: type[Event]) -> list[Event]:
         """Events up to the first of a kind."""
-        found = [self.events.get(timeout=SECONDS)]
-        while not isinstance(found[-1], kind):
-            if isinstance(found[-1], Failed):
-                raise found[-1].error
-            found.append(self.events.get(timeout=SECONDS))
-        return found
+        events = [self.events.get(timeout=SECONDS)]
+        while not isinstance(events[-1], kind):
+            if isinstance(events[-1], Failed):
+                raise events[-1].error
+            events.append(self.events.get(timeout=SECONDS))
+        return events
 
     def text(self) -> str:
         return "".join(event.text for event in self.wait(Ended) if isinstance(event, Piece))

@@ -13,9 +13,9 @@ from luvc_export.serve.engine.loop import Engine
 
 @pytest.fixture
 def engine() -> Iterator[Engine]:
-    made = Engine(ImageCache(2**28), rows=8, queue=16, observer=Nobody())
-    made.trace = []
-    made.start()
-    yield made
-    made.drain()
-    assert made.join(SECONDS)
+    engine = Engine(ImageCache(2**28), rows=8, queue=16, observer=Nobody())
+    engine.trace = []
+    engine.start()
+    yield engine
+    engine.drain()
+    assert engine.join(SECONDS)

@@ -54,15 +54,15 @@ def test_a_buffer_that_is_written_again_changes_nothing() -> None:
     cache, buffer = ImageCache(10 * SIZE), features(1)
     cache.keep_features(b"a", buffer)
     buffer.embeds[:] = 7
-    found = cache.features(b"a")
-    assert found is not None and found.embeds.max() == 1
+    kept = cache.features(b"a")
+    assert kept is not None and kept.embeds.max() == 1
 
 
 def loaded(demo: Session, **changed: Any) -> Any:
-    told = {name: getattr(demo, name) for name in ("plan_name", "plan", "size", "bundle")}
+    parts = {name: getattr(demo, name) for name in ("plan_name", "plan", "size", "bundle")}
     backend = {"name": demo.backend.name, "arithmetic": demo.backend.arithmetic}
     backend |= {name: changed.pop(name) for name in ("name", "arithmetic") if name in changed}
-    return SimpleNamespace(**{**told, **changed}, backend=SimpleNamespace(**backend))
+    return SimpleNamespace(**{**parts, **changed}, backend=SimpleNamespace(**backend))
 
 
 def test_all_that_counts_is_in_the_key(demo_session: Session) -> None:
@@ -94,7 +94,7 @@ def test_all_tokens_up_to_the_picture_are_in_the_key_of_a_prefix(demo_session: S
     keys = Keys(demo_session)
     request = demo_session.prepare(np.zeros((8, 8, 3), np.uint8), "a")
     clip = replace(request, blocks={0: Clip(1, 2.0)})
-    found = [
+    prefixes = [
         keys.prefix(request, (1, 2, 3), [b"p"]),
         keys.prefix(request, (1, 2), [b"p"]),
         keys.prefix(request, (1, 2, 4), [b"p"]),
@@ -102,7 +102,7 @@ def test_all_tokens_up_to_the_picture_are_in_the_key_of_a_prefix(demo_session: S
         keys.prefix(request, (1, 2, 3), [b"p", b"q"]),
         keys.prefix(clip, (1, 2, 3), [b"p"]),
     ]
-    assert len(set(found)) == len(found)
+    assert len(set(prefixes)) == len(prefixes)
 
 
 @pytest.mark.parametrize("kind", ["image", "prefix"])

@@ -158,7 +158,7 @@ def test_rows_that_cannot_be_packed_fail_and_the_engine_lives(
 
 
 def test_a_prefill_that_fails_is_told(engine: Engine, demo_session: Session) -> None:
-    asked = Asked(demo_session, mask=lambda: lambda made: demo_session and _nothing())
+    asked = Asked(demo_session, mask=lambda: lambda session: demo_session and _nothing())
     submit(engine, asked)
     failed = asked.wait(Failed)[-1]
     assert isinstance(failed, Failed) and isinstance(failed.error, CheckFailed)
@@ -183,14 +183,14 @@ def test_draining_finishes_what_there_is(demo_session: Session) -> None:
 
 
 def test_what_goes_wrong_before_the_first_job_ends_the_engine() -> None:
-    told = threading.Event()
+    ended = threading.Event()
 
     def broken() -> None:
         raise MachineError("there is no GPU")
 
-    engine = Engine(ImageCache(0), 8, 16, Nobody(), broken, told.set)
+    engine = Engine(ImageCache(0), 8, 16, Nobody(), broken, ended.set)
     engine.start()
-    assert told.wait(SECONDS) and engine.join(SECONDS)
+    assert ended.wait(SECONDS) and engine.join(SECONDS)
     assert isinstance(engine.error, MachineError) and not engine.ready.is_set()
 
 

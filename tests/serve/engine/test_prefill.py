@@ -84,8 +84,8 @@ def test_scores_that_read_the_question_keep_no_prefix(demo: Session, monkeypatch
 
 def test_a_prompt_seen_both_ways_keeps_no_prefix(demo: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     manifest = demo.bundle.manifest
-    told = replace(manifest, prompt=replace(manifest.prompt, prefix=Prefix("", "")))
-    monkeypatch.setattr(demo.default, "bundle", replace(demo.bundle, manifest=told))
+    manifest_of_both = replace(manifest, prompt=replace(manifest.prompt, prefix=Prefix("", "")))
+    monkeypatch.setattr(demo.default, "bundle", replace(demo.bundle, manifest=manifest_of_both))
     prefiller, asked = Prefiller(demo.default, ImageCache(2**30)), demo.prepare(list(CASE.images), CASE.prompt)
     assert [prefiller(asked).found for _ in range(2)] == ["none", "image"]
 

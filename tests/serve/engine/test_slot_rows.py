@@ -26,9 +26,9 @@ SLOTS = 3
 @pytest.fixture
 def ours(demo_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> Session:
     monkeypatch.setenv("STAND_IN_BYTES", str(512 << 20))
-    made = ort_engine.describe(demo_bundle, "thirds", "concat", ort_engine.Capacity(text=96, groups=2, batch=SLOTS))
-    backend, _ = made.backend(Gpu(library=stand_in.library()))
-    return Session(made.bundle, backend, "thirds")
+    engine = ort_engine.describe(demo_bundle, "thirds", "concat", ort_engine.Capacity(text=96, groups=2, batch=SLOTS))
+    backend, _ = engine.backend(Gpu(library=stand_in.library()))
+    return Session(engine.bundle, backend, "thirds")
 
 
 @pytest.fixture(scope="module")

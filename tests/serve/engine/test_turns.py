@@ -22,23 +22,23 @@ def turns(
     engine: Engine, demo_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[tuple[dict[str, Session], list[str]]]:
     """Two sessions that take turns, and which were unloaded so far, with the rows that grew meanwhile."""
-    told: list[str] = []
-    shared, made = PlanTurns(), {name: Session(demo_bundle, "cpu", threads=1) for name in NAMES}
-    for name, session in made.items():
+    events: list[str] = []
+    shared, sessions = PlanTurns(), {name: Session(demo_bundle, "cpu", threads=1) for name in NAMES}
+    for name, session in sessions.items():
         session.default.turns = shared
         session.default.__dict__["_in_turn"] = session.backend
         unload: Any = session.backend.unload  # type: ignore[attr-defined]
 
         def gone(name: str = name, unload: Any = unload) -> None:
-            told.append(f"{name} {engine.running}")
+            events.append(f"{name} {engine.running}")
             unload()
 
         monkeypatch.setattr(session.backend, "unload", gone)
-    yield made, told
+    yield sessions, events
 
 
 def test_the_queue_is_answered_by_what_is_loaded(engine: Engine, turns: tuple[dict[str, Session], list[str]]) -> None:
-    sessions, told = turns
+    sessions, events = turns
     asked = [long(sessions[NAMES[number % 2]], number, tokens=3) for number in range(8)]
     with engine._changed:  # all of them are there before any is taken
         for one in asked:
@@ -46,12 +46,12 @@ def test_the_queue_is_answered_by_what_is_loaded(engine: Engine, turns: tuple[di
             engine.submit(one.job)
     for one in asked:
         one.wait(Ended)
-    assert told == ["wide 0"], told
+    assert events == ["wide 0"], events
     assert [one.job.overtaken for one in asked] == [0, 3, 0, 2, 0, 1, 0, 0]
 
 
 def test_nobody_is_overtaken_for_ever(engine: Engine, turns: tuple[dict[str, Session], list[str]]) -> None:
-    sessions, told = turns
+    sessions, events = turns
     first = long(sessions["wide"], 0, tokens=60)
     submit(engine, first)
     first.wait(Piece)
@@ -63,22 +63,22 @@ def test_nobody_is_overtaken_for_ever(engine: Engine, turns: tuple[dict[str, Ses
     for one in (other, *later):
         one.wait(Ended)
     assert other.job.overtaken == OVERTAKEN
-    assert told == ["wide 0", "narrow 0"], "the rest wait for the one that was overtaken so often"
+    assert events == ["wide 0", "narrow 0"], "the rest wait for the one that was overtaken so often"
 
 
 def test_an_answer_is_not_unloaded_midway(engine: Engine, turns: tuple[dict[str, Session], list[str]]) -> None:
-    sessions, told = turns
+    sessions, events = turns
     first, other = long(sessions["wide"], 0, tokens=30), Asked(sessions["narrow"], 1)
     submit(engine, first)
     first.wait(Piece)
     submit(engine, other)
     first.wait(Ended)
     other.wait(Ended)
-    assert told == ["wide 0"]
+    assert events == ["wide 0"]
 
 
 def test_with_room_for_both_nobody_waits(engine: Engine, turns: tuple[dict[str, Session], list[str]]) -> None:
-    sessions, told = turns
+    sessions, events = turns
     shared = PlanTurns(2)
     for session in sessions.values():
         session.default.turns = shared
@@ -87,5 +87,5 @@ def test_with_room_for_both_nobody_waits(engine: Engine, turns: tuple[dict[str, 
     first.wait(Piece)
     submit(engine, other)
     other.wait(Ended)
-    assert engine.running and not told
+    assert engine.running and not events
     first.wait(Ended)

@@ -29,11 +29,11 @@ def adapted(lora: Path) -> Iterator[tuple[Server, Client]]:
         yield served
 
 
-def chat(model: str, text: str = "left of 5", **told: Any) -> dict[str, Any]:
-    return {"model": model, "messages": user(text, PICTURE), "max_tokens": 4, **told}
+def chat(model: str, text: str = "left of 5", **fields: Any) -> dict[str, Any]:
+    return {"model": model, "messages": user(text, PICTURE), "max_tokens": 4, **fields}
 
 
-def said(client: Client, model: str, text: str = "left of 5") -> str:
+def text_of(client: Client, model: str, text: str = "left of 5") -> str:
     answer = client.chat(**chat(model, text))
     assert answer.status == 200, answer.json()
     return str(answer.json()["choices"][0]["message"]["content"])
@@ -63,17 +63,17 @@ def test_prefixes_of_adapters_are_kept_apart(adapted: tuple[Server, Client], lor
     before = server.cache.counts.hits["prefix"]
     for _ in range(2):
         for name, text in want.items():
-            assert said(client, "slots" if name is None else f"slots:{name}") == text
+            assert text_of(client, "slots" if name is None else f"slots:{name}") == text
     assert server.cache.counts.hits["prefix"] == before + 3, "each finds its own"
-    assert said(client, "loud") == want["loud"], "vLLM's clients say the adapter's name alone"
+    assert text_of(client, "loud") == want["loud"], "vLLM's clients say the adapter's name alone"
 
 
 def test_answers_of_several_adapters_grow_together(adapted: tuple[Server, Client]) -> None:
     names = ["slots", "slots:loud", "slots:terse", "slots:loud"]
-    want = [said(adapted[1], name) for name in names]
+    want = [text_of(adapted[1], name) for name in names]
     seen: dict[int, str] = {}
     threads = [
-        threading.Thread(target=lambda row=row, name=name: seen.update({row: said(adapted[1], name)}))
+        threading.Thread(target=lambda row=row, name=name: seen.update({row: text_of(adapted[1], name)}))
         for row, name in enumerate(names)
     ]
     for thread in threads:
@@ -86,9 +86,9 @@ def test_answers_of_several_adapters_grow_together(adapted: tuple[Server, Client
 def test_load_and_unload(adapted: tuple[Server, Client], lora: Path) -> None:
     _, client = adapted
     assert client.chat(**chat("slots:odd")).status == 404
-    told = post(client, "/v1/load_lora_adapter", {"lora_name": "odd", "lora_path": str(lora / "odd")})
-    assert (told.status, told.body) == (200, b"Success: LoRA adapter 'odd' added successfully.")
-    assert said(client, "slots:odd") == said(client, "odd")
+    reply = post(client, "/v1/load_lora_adapter", {"lora_name": "odd", "lora_path": str(lora / "odd")})
+    assert (reply.status, reply.body) == (200, b"Success: LoRA adapter 'odd' added successfully.")
+    assert text_of(client, "slots:odd") == text_of(client, "odd")
     again = post(client, "/v1/load_lora_adapter", {"lora_name": "odd", "lora_path": str(lora / "odd")})
     assert again.status == 400 and "loaded already" in again.json()["error"]["message"]
     gone = post(client, "/v1/unload_lora_adapter", {"lora_name": "odd"})
@@ -118,8 +118,8 @@ def test_load_and_unload(adapted: tuple[Server, Client], lora: Path) -> None:
 def test_what_is_not_loaded(
     adapted: tuple[Server, Client], lora: Path, name: Any, path: Any, status: int, said_: str
 ) -> None:
-    given = path.format(lora) if isinstance(path, str) else path
-    answer = post(adapted[1], "/v1/load_lora_adapter", {"lora_name": name, "lora_path": given})
+    address = path.format(lora) if isinstance(path, str) else path
+    answer = post(adapted[1], "/v1/load_lora_adapter", {"lora_name": name, "lora_path": address})
     assert answer.status == status and said_ in answer.json()["error"]["message"]
 
 

@@ -59,21 +59,21 @@ def test_a_stream_is_the_golden_file_byte_for_byte(client: Client) -> None:
 
 def test_a_whole_answer_has_all_that_clients_look_at(client: Client, demo_session: Session) -> None:
     reply = client.chat(**asked())
-    told = reply.json()
-    assert reply.headers["x-request-id"].startswith("req_") and told["id"].startswith("chatcmpl-")
-    assert (told["object"], told["model"], abs(told["created"] - time.time()) < 60) == ("chat.completion", "demo", True)
-    (choice,) = told["choices"]
+    body = reply.json()
+    assert reply.headers["x-request-id"].startswith("req_") and body["id"].startswith("chatcmpl-")
+    assert (body["object"], body["model"], abs(body["created"] - time.time()) < 60) == ("chat.completion", "demo", True)
+    (choice,) = body["choices"]
     assert choice["message"] == {"role": "assistant", "content": CASE.answer, "refusal": None}
     assert (choice["index"], choice["finish_reason"], choice["logprobs"]) == (0, "stop", None)
     alone, plan = demo_session.generate(list(CASE.images), CASE.prompt), demo_session.plan
     request = demo_session.prepare(list(CASE.images), CASE.prompt)
-    usage = told["usage"]
+    usage = body["usage"]
     assert usage["prompt_tokens"] == len(request.token_ids) - 1 + plan.units, "counted without compression"
     assert usage["completion_tokens"] == len(alone.token_ids)
     assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
     visual = usage["luvc"]["visual_tokens"]
     assert (visual["before"], tuple(visual["layers"])) == (plan.units, alone.visual_tokens)
-    assert set(told["timings"]) == {
+    assert set(body["timings"]) == {
         "prepare_ms", "queue_ms", "vision_ms", "prefix_ms", "question_ms", "ttft_ms", "decode_ms", "cache",
     }  # fmt: skip
 
@@ -105,20 +105,20 @@ def test_several_turns_and_pictures_inside_the_text(client: Client, demo_session
 
 
 def test_stop_seed_and_length(client: Client) -> None:
-    told = client.chat(**asked(stop=[" column"])).json()["choices"][0]
-    assert (told["message"]["content"], told["finish_reason"]) == ("row two", "stop")
-    told = client.chat(**asked(max_completion_tokens=2)).json()["choices"][0]
-    assert (told["message"]["content"], told["finish_reason"]) == ("row two", "length")
+    choice = client.chat(**asked(stop=[" column"])).json()["choices"][0]
+    assert (choice["message"]["content"], choice["finish_reason"]) == ("row two", "stop")
+    choice = client.chat(**asked(max_completion_tokens=2)).json()["choices"][0]
+    assert (choice["message"]["content"], choice["finish_reason"]) == ("row two", "length")
     drawn = [client.chat(**asked(temperature=2, seed=seed, max_tokens=8)).text for seed in (7, 7, 8, 9)]
     assert drawn[0] == drawn[1] and len(set(drawn)) > 1
     assert client.chat(**asked(temperature=0, top_p=0.5)).text == CASE.answer, "nothing is drawn at 0"
 
 
 def test_choices_and_logprobs(client: Client, demo_session: Session) -> None:
-    told = client.chat(**asked(n=3, logprobs=True, top_logprobs=2)).json()
-    assert [choice["index"] for choice in told["choices"]] == [0, 1, 2]
-    assert {choice["message"]["content"] for choice in told["choices"]} == {CASE.answer}
-    content = told["choices"][1]["logprobs"]["content"]
+    body = client.chat(**asked(n=3, logprobs=True, top_logprobs=2)).json()
+    assert [choice["index"] for choice in body["choices"]] == [0, 1, 2]
+    assert {choice["message"]["content"] for choice in body["choices"]} == {CASE.answer}
+    content = body["choices"][1]["logprobs"]["content"]
     assert "".join(one["token"] for one in content) == CASE.answer
     assert b"".join(bytes(one["bytes"]) for one in content).decode() == CASE.answer
     alone = demo_session.generate(list(CASE.images), CASE.prompt, logprobs=2).logprobs
@@ -145,11 +145,11 @@ def test_json_and_patterns(client: Client) -> None:
 
 
 def test_survivors_are_what_generate_says(client: Client, demo_session: Session) -> None:
-    told = client.chat(**asked(luvc={"survivors": True})).json()["luvc"]["survivors"]
+    survivors = client.chat(**asked(luvc={"survivors": True})).json()["luvc"]["survivors"]
     alone = demo_session.generate(list(CASE.images), CASE.prompt).selection
-    assert alone.merged_into is not None and len(told) == 1
-    assert told[0]["merged_into"] == alone.merged_into[0].tolist() and told[0]["medium"] == 0
-    assert told[0]["kept"]["0"] == alone.kept[0][0].tolist() and told[0]["kept"]["5"] == []
+    assert alone.merged_into is not None and len(survivors) == 1
+    assert survivors[0]["merged_into"] == alone.merged_into[0].tolist() and survivors[0]["medium"] == 0
+    assert survivors[0]["kept"]["0"] == alone.kept[0][0].tolist() and survivors[0]["kept"]["5"] == []
     assert "luvc" not in client.chat(**asked()).json()
 
 
@@ -169,19 +169,19 @@ def test_models(client: Client) -> None:
     listed = client.call("GET", "/v1/models").json()
     assert [model["id"] for model in listed["data"]] == ["demo", "demo#none"]
     for name in ("demo", "demo%23none"):
-        told = client.call("GET", f"/v1/models/{name}").json()
-        assert told["object"] == "model" and told["luvc"]["input_modalities"] == ["text", "image"]
-    assert told["luvc"]["visual_tokens"] == {"before": 108, "encoder": 108, "layers": [108] * 6}
+        model = client.call("GET", f"/v1/models/{name}").json()
+        assert model["object"] == "model" and model["luvc"]["input_modalities"] == ["text", "image"]
+    assert model["luvc"]["visual_tokens"] == {"before": 108, "encoder": 108, "layers": [108] * 6}
     gone = client.call("GET", "/v1/models/dmeo")
     assert gone.status == 404 and "did you mean 'demo'" in gone.json()["error"]["message"]
     assert client.chat(**{**asked(), "model": "demo#none"}).text == CASE.answer
 
 
 def test_a_gif_is_a_picture_and_no_video_here(client: Client) -> None:
-    made = io.BytesIO()
+    buffer = io.BytesIO()
     frames = [Image.fromarray(CASE.images[0]).quantize(), Image.new("P", (336, 252), 3)]
-    frames[0].save(made, "GIF", save_all=True, append_images=frames[1:], duration=100)
-    url = "data:image/gif;base64," + base64.b64encode(made.getvalue()).decode()
+    frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:], duration=100)
+    url = "data:image/gif;base64," + base64.b64encode(buffer.getvalue()).decode()
     for kind, good in (("image_url", 200), ("video_url", 400)):
         content = [{"type": kind, kind: {"url": url}}, {"type": "text", "text": CASE.prompt}]
         reply = client.chat(model="demo", messages=[{"role": "user", "content": content}])
@@ -233,10 +233,10 @@ def test_a_full_queue_is_told_to_come_back(models: Models, demo_session: Session
 def test_what_runs_is_finished_when_the_server_ends(models: Models, demo_session: Session) -> None:
     forced = {"max_tokens": 60, "logit_bias": {str(end): -100 for end in demo_session.default.ends}}
     with serving(models) as (server, client), ThreadPoolExecutor(1) as pool:
-        told = pool.submit(lambda: client.chat(**asked(**forced)))
+        running = pool.submit(lambda: client.chat(**asked(**forced)))
         wait(lambda: server.engine.running == 1)
         server.stop()
-        assert told.result().json()["usage"]["completion_tokens"] == 60
+        assert running.result().json()["usage"]["completion_tokens"] == 60
 
 
 def test_data_addresses_are_small_enough_to_read() -> None:

@@ -37,19 +37,19 @@ def open_files(most: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def connect(stack: ExitStack, client: Client, said: bytes = b"") -> socket.socket:
-    made = stack.enter_context(socket.create_connection((client.host, client.port), timeout=20))
-    if said:
-        made.sendall(said)
-    return made
+def connect(stack: ExitStack, client: Client, data: bytes = b"") -> socket.socket:
+    connection = stack.enter_context(socket.create_connection((client.host, client.port), timeout=20))
+    if data:
+        connection.sendall(data)
+    return connection
 
 
 def hear(channel: socket.socket, end: bytes) -> bytes:
     """What is said up to ``end``, or until nothing more is."""
-    told = b""
-    while end not in told and (part := channel.recv(1000)):
-        told += part
-    return told
+    heard = b""
+    while end not in heard and (part := channel.recv(1000)):
+        heard += part
+    return heard
 
 
 def wait(condition: Any, seconds: float = 20) -> None:
@@ -61,8 +61,8 @@ def wait(condition: Any, seconds: float = 20) -> None:
 
 @pytest.fixture
 def own(models: Models) -> Iterator[tuple[Server, Client]]:
-    with serving(models, queue=100) as found:
-        yield found
+    with serving(models, queue=100) as server:
+        yield server
 
 
 def test_1000_idle_connections_and_300_half_bodies_take_nothing_from_others(own: tuple[Server, Client]) -> None:

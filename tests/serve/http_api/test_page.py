@@ -58,8 +58,8 @@ def ask(browser: Browser, text: str) -> None:
 
 
 def answers(browser: Browser) -> list[str]:
-    found: list[str] = browser.run("[...document.querySelectorAll('.turn:not(.asked) .text')].map(e => e.textContent)")
-    return found
+    texts: list[str] = browser.run("[...document.querySelectorAll('.turn:not(.asked) .text')].map(e => e.textContent)")
+    return texts
 
 
 def test_ask_and_see(browser: tuple[str, Browser], demo_session: Session) -> None:
@@ -76,8 +76,8 @@ def test_ask_and_see(browser: tuple[str, Browser], demo_session: Session) -> Non
     assert alone.selection.merged_into is not None
     alive = sum(int(token) in kept for token in alone.selection.merged_into[0])
     assert int(opened.run("document.getElementById('canvas').dataset.alive")) == alive
-    said = opened.run("document.getElementById('layersaid').textContent")
-    assert said == f"Into layer {layer}: {len(kept)} of {demo_session.plan.vision_tokens} tokens"
+    note = opened.run("document.getElementById('layersaid').textContent")
+    assert note == f"Into layer {layer}: {len(kept)} of {demo_session.plan.vision_tokens} tokens"
     figures = opened.run("[...document.querySelectorAll('#figures tr')].map(e => e.innerText.split(/\\s*\\t\\s*/))")
     assert ["visual tokens before", "108", "108"] in figures
     opened.run("document.getElementById('clear').click()")
@@ -119,11 +119,11 @@ def test_everything_is_reached_by_keyboard(browser: tuple[str, Browser]) -> None
 
 
 def test_the_policy_allows_the_page_alone(client: Client) -> None:
-    told = client.call("GET", "/")
-    policy = told.headers["content-security-policy"]
+    reply = client.call("GET", "/")
+    policy = reply.headers["content-security-policy"]
     assert "default-src 'none'" in policy and "unsafe" not in policy and "http" not in policy
-    body, said = page()
-    assert (told.body, policy) == (body, said)
+    body, policy_of_page = page()
+    assert (reply.body, policy) == (body, policy_of_page)
     script = re.findall(rb"<script>(.*?)</script>", body, re.DOTALL)
     digest = base64.b64encode(hashlib.sha256(script[0]).digest()).decode()
     assert len(script) == 1 and f"script-src 'sha256-{digest}'" in policy

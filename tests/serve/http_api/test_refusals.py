@@ -106,9 +106,9 @@ def test_harmless_fields_and_nulls_pass(client: Client) -> None:
 
 def test_paths_and_methods(client: Client) -> None:
     assert "there is no GET /v1/chat" in refused(client.call("GET", "/v1/chat"), 404, code="unknown_url")
-    told = client.call("GET", "/v1/chat/completions")
-    refused(told, 405, code="method_not_supported")
-    assert told.headers["allow"] == "POST"
+    reply = client.call("GET", "/v1/chat/completions")
+    refused(reply, 405, code="method_not_supported")
+    assert reply.headers["allow"] == "POST"
     refused(client.chat(**{**HELLO, "model": "demo#nine"}), 404, "model", "model_not_found")
 
 
@@ -161,16 +161,16 @@ def test_a_foreign_host_is_refused(named: Client, host: str, good: bool) -> None
 @pytest.fixture(scope="module")
 def named(models: Models) -> Any:
     """A server with a name and an origin of its own."""
-    told = {"allow_hosts": frozenset(["named.example"]), "allow_origins": frozenset(["https://app.example"])}
-    with serving(models, **told) as (_, client):
+    options = {"allow_hosts": frozenset(["named.example"]), "allow_origins": frozenset(["https://app.example"])}
+    with serving(models, **options) as (_, client):
         yield client
 
 
 def test_a_foreign_origin_is_refused_and_no_cors_is_said(named: Client) -> None:
     for origin in ("https://evil.example", "null", f"http://127.0.0.1:{named.port + 1}"):
-        told = named.call("GET", "/v1/models", headers={"origin": origin})
-        refused(told, 403, code="unknown_origin")
-        assert not any(name.startswith("access-control") for name in told.headers)
+        reply = named.call("GET", "/v1/models", headers={"origin": origin})
+        refused(reply, 403, code="unknown_origin")
+        assert not any(name.startswith("access-control") for name in reply.headers)
     own = named.call("GET", "/v1/models", headers={"origin": f"http://127.0.0.1:{named.port}"})
     assert own.status == 200 and not any(name.startswith("access-control") for name in own.headers)
     asked = named.call("OPTIONS", "/v1/chat/completions", headers={"origin": "https://app.example"})
@@ -211,8 +211,8 @@ def test_large_bodies_are_refused_before_they_are_read(models: Models) -> None:
 
 def test_too_many_pictures(models: Models) -> None:
     with serving(models, max_images=1) as (_, client):
-        told = client.chat(model="demo", messages=user("?", CASE.images[0], CASE.images[0]))
-        refused(told, 400, "messages[0].content[1]", "too_many_images")
+        reply = client.chat(model="demo", messages=user("?", CASE.images[0], CASE.images[0]))
+        refused(reply, 400, "messages[0].content[1]", "too_many_images")
 
 
 def bomb() -> bytes:
@@ -236,8 +236,8 @@ def test_a_decompression_bomb_is_refused_before_it_is_decompressed(client: Clien
 
 
 def test_errors_name_no_folder_of_this_machine(client: Client, demo_bundle: Any) -> None:
-    said = refused(client.chat(**{**HELLO, "messages": user("<|image_pad|>")}), 400, "messages")
-    assert "places for 1 pictures" in said and str(Path(demo_bundle.folder)) not in said
+    error = refused(client.chat(**{**HELLO, "messages": user("<|image_pad|>")}), 400, "messages")
+    assert "places for 1 pictures" in error and str(Path(demo_bundle.folder)) not in error
 
 
 def test_fuzzed_bodies_leave_the_server_answering(served: tuple[Server, Client]) -> None:

@@ -30,25 +30,25 @@ def respond(client: Client, **request: Any) -> Reply:
 
 def events(client: Client, **request: Any) -> list[dict[str, Any]]:
     raw = respond(client, **request, stream=True).body.decode()
-    found = []
+    events = []
     for block in raw.strip().split("\n\n"):
         name, _, data = block.partition("\n")
-        found.append(json.loads(data.removeprefix("data: ")))
-        assert name == f"event: {found[-1]['type']}"
-    return found
+        events.append(json.loads(data.removeprefix("data: ")))
+        assert name == f"event: {events[-1]['type']}"
+    return events
 
 
 def test_a_whole_response(client: Client) -> None:
-    told = respond(client, **asked(metadata={"a": "b"}, instructions=None)).json()
-    assert (told["object"], told["status"], told["model"]) == ("response", "completed", "demo")
-    assert told["id"].startswith("resp_") and abs(told["created_at"] - time.time()) < 60
-    (item,) = told["output"]
+    body = respond(client, **asked(metadata={"a": "b"}, instructions=None)).json()
+    assert (body["object"], body["status"], body["model"]) == ("response", "completed", "demo")
+    assert body["id"].startswith("resp_") and abs(body["created_at"] - time.time()) < 60
+    (item,) = body["output"]
     assert (item["type"], item["role"], item["status"], item["id"][:4]) == ("message", "assistant", "completed", "msg_")
     assert item["content"] == [{"type": "output_text", "text": CASE.answer, "annotations": [], "logprobs": []}]
-    usage, chat = told["usage"], client.chat(model="demo", messages=chat_messages()).json()["usage"]
+    usage, chat = body["usage"], client.chat(model="demo", messages=chat_messages()).json()["usage"]
     assert usage["input_tokens"] == chat["prompt_tokens"] and usage["output_tokens"] == chat["completion_tokens"]
     assert usage["total_tokens"] == chat["total_tokens"] and usage["output_tokens_details"]["reasoning_tokens"] == 0
-    assert (told["metadata"], told["store"], told["error"]) == ({"a": "b"}, False, None)
+    assert (body["metadata"], body["store"], body["error"]) == ({"a": "b"}, False, None)
 
 
 def chat_messages() -> list[Any]:
@@ -57,25 +57,25 @@ def chat_messages() -> list[Any]:
 
 
 def test_events_come_in_the_official_order(client: Client) -> None:
-    found = events(client, **asked())
-    kinds = [event["type"].removeprefix("response.") for event in found]
+    sent = events(client, **asked())
+    kinds = [event["type"].removeprefix("response.") for event in sent]
     deltas = kinds.count("output_text.delta")
     assert kinds == [
         *("created", "in_progress", "output_item.added", "content_part.added"),
         *["output_text.delta"] * deltas,
         *("output_text.done", "content_part.done", "output_item.done", "completed"),
     ]
-    assert deltas > 2 and [event["sequence_number"] for event in found] == list(range(len(found)))
-    text = "".join(event["delta"] for event in found if "delta" in event)
-    assert text == CASE.answer == found[-4]["text"] == found[-1]["response"]["output"][0]["content"][0]["text"]
-    assert found[0]["response"]["status"] == "in_progress" and found[0]["response"]["output"] == []
-    assert {event["item_id"] for event in found if "item_id" in event} == {found[2]["item"]["id"]}
+    assert deltas > 2 and [event["sequence_number"] for event in sent] == list(range(len(sent)))
+    text = "".join(event["delta"] for event in sent if "delta" in event)
+    assert text == CASE.answer == sent[-4]["text"] == sent[-1]["response"]["output"][0]["content"][0]["text"]
+    assert sent[0]["response"]["status"] == "in_progress" and sent[0]["response"]["output"] == []
+    assert {event["item_id"] for event in sent if "item_id" in event} == {sent[2]["item"]["id"]}
 
 
 def test_an_answer_that_is_cut_is_incomplete(client: Client) -> None:
-    told = respond(client, **asked(max_output_tokens=2)).json()
-    assert (told["status"], told["incomplete_details"]) == ("incomplete", {"reason": "max_output_tokens"})
-    assert (told["output"][0]["content"][0]["text"], told["output"][0]["status"]) == ("row two", "incomplete")
+    body = respond(client, **asked(max_output_tokens=2)).json()
+    assert (body["status"], body["incomplete_details"]) == ("incomplete", {"reason": "max_output_tokens"})
+    assert (body["output"][0]["content"][0]["text"], body["output"][0]["status"]) == ("row two", "incomplete")
     last = events(client, **asked(max_output_tokens=2))[-1]
     assert last["type"] == "response.incomplete" and last["response"]["usage"]["output_tokens"] == 2
 
@@ -83,7 +83,7 @@ def test_an_answer_that_is_cut_is_incomplete(client: Client) -> None:
 def test_instructions_turns_and_text_alone(client: Client) -> None:
     first = {"role": "assistant", "type": "message", "content": [{"type": "output_text", "text": CASE.answer}]}
     turns = [*asked()["input"], first, {"role": "user", "content": "digit of red?"}]
-    told = respond(client, model="demo", instructions="Short answers.", input=turns).json()
+    body = respond(client, model="demo", instructions="Short answers.", input=turns).json()
     same = client.chat(
         model="demo",
         messages=[
@@ -93,17 +93,17 @@ def test_instructions_turns_and_text_alone(client: Client) -> None:
             {"role": "user", "content": "digit of red?"},
         ],
     )
-    assert told["output"][0]["content"][0]["text"] == same.text
+    assert body["output"][0]["content"][0]["text"] == same.text
     assert respond(client, model="demo", input="Hello", max_output_tokens=3).status == 200
 
 
 def test_structured_output_and_logprobs(client: Client) -> None:
     schema = {"type": "object", "properties": {"n": {"enum": [1, 2]}}, "required": ["n"], "additionalProperties": False}
     shape = {"format": {"type": "json_schema", "name": "x", "strict": True, "schema": schema}}
-    told = respond(client, **asked(text=shape)).json()
-    assert json.loads(told["output"][0]["content"][0]["text"])["n"] in (1, 2) and told["text"] == shape
-    told = respond(client, **asked(include=["message.output_text.logprobs"], top_logprobs=2)).json()
-    logprobs = told["output"][0]["content"][0]["logprobs"]
+    body = respond(client, **asked(text=shape)).json()
+    assert json.loads(body["output"][0]["content"][0]["text"])["n"] in (1, 2) and body["text"] == shape
+    body = respond(client, **asked(include=["message.output_text.logprobs"], top_logprobs=2)).json()
+    logprobs = body["output"][0]["content"][0]["logprobs"]
     assert "".join(one["token"] for one in logprobs) == CASE.answer and len(logprobs[0]["top_logprobs"]) == 2
 
 
@@ -148,8 +148,8 @@ def test_structured_output_and_logprobs(client: Client) -> None:
 )  # fmt: skip
 def test_a_field_that_is_wrong_is_named_as_it_was_sent(client: Client, change: Any, param: str, code: str) -> None:
     reply = respond(client, **{"model": "demo", "input": "Hello", **change})
-    told = reply.json()["error"]
-    assert (reply.status in (400, 404), told["param"], told["code"]) == (True, param, code), told
+    error = reply.json()["error"]
+    assert (reply.status in (400, 404), error["param"], error["code"]) == (True, param, code), error
 
 
 @pytest.mark.parametrize(

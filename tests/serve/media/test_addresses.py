@@ -23,9 +23,9 @@ from luvc_export.serve.options import ServeOptions
 
 
 def png() -> bytes:
-    made = io.BytesIO()
-    Image.new("RGB", (8, 8), "red").save(made, "PNG")
-    return made.getvalue()
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8), "red").save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 PNG = png()
@@ -70,7 +70,7 @@ class Handler(BaseHTTPRequestHandler):
         elif self.path.startswith("/good.png"):
             self.wfile.write(PNG + self.headers["Host"].encode())
 
-    def log_message(self, *told: object) -> None:
+    def log_message(self, *arguments: object) -> None:
         pass
 
 
@@ -90,16 +90,16 @@ HOSTS = frozenset(["pictures.example"])
 NEAR = Fetcher(lambda name, port: ["127.0.0.1"], lambda address: True, seconds=1, most=100_000)
 
 
-def said(call: object, *told: object) -> str:
+def refusal_of(call: object, *arguments: object) -> str:
     with pytest.raises(ApiError) as caught:
-        call(*told)  # type: ignore[operator]
+        call(*arguments)  # type: ignore[operator]
     assert (caught.value.status, caught.value.param) == (400, "x")
     return caught.value.message
 
 
 def test_a_host_on_the_list_is_fetched_by_its_name(host: int) -> None:
-    found = NEAR.get(f"http://pictures.example:{host}/good.png?a=b", HOSTS, "x")
-    assert found == PNG + f"pictures.example:{host}".encode()
+    fetched = NEAR.get(f"http://pictures.example:{host}/good.png?a=b", HOSTS, "x")
+    assert fetched == PNG + f"pictures.example:{host}".encode()
 
 
 @pytest.mark.parametrize(
@@ -112,17 +112,17 @@ def test_what_a_host_does_wrong_is_said(host: int, path: str, words: str) -> Non
     import re
 
     begin = time.monotonic()
-    assert re.search(words, said(NEAR.get, f"http://pictures.example:{host}/{path}", HOSTS, "x"))
+    assert re.search(words, refusal_of(NEAR.get, f"http://pictures.example:{host}/{path}", HOSTS, "x"))
     assert time.monotonic() - begin < 3  # of a second; each byte of a slow host began it anew
 
 
 def test_a_resolver_and_a_handshake_end_in_time_too() -> None:
     slow = replace(NEAR, resolver=lambda name, port: threading.Event().wait(8) or [])  # type: ignore[func-returns-value]
     begin = time.monotonic()
-    assert "cannot be fetched" in said(slow.get, "http://pictures.example/x", HOSTS, "x")
+    assert "cannot be fetched" in refusal_of(slow.get, "http://pictures.example/x", HOSTS, "x")
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"https://pictures.example:{silent.getsockname()[1]}/x"
-        assert "cannot be fetched" in said(NEAR.get, url, HOSTS, "x")
+        assert "cannot be fetched" in refusal_of(NEAR.get, url, HOSTS, "x")
     assert time.monotonic() - begin < 6
 
 
@@ -136,7 +136,7 @@ def test_a_resolver_and_a_handshake_end_in_time_too() -> None:
 def test_addresses_that_only_this_machine_reaches_are_not_public(address: str) -> None:
     assert not is_public(address)
     fetcher = Fetcher(lambda name, port: ["93.184.216.34", address])
-    assert "not a public one" in said(fetcher.get, "http://pictures.example/x", HOSTS, "x")
+    assert "not a public one" in refusal_of(fetcher.get, "http://pictures.example/x", HOSTS, "x")
 
 
 @pytest.mark.parametrize("address", ["93.184.216.34", "8.8.8.8", "2606:2800:220:1::1", "3ffe::1", "64:ff9b::808:808"])
@@ -169,12 +169,12 @@ def test_hosts_off_the_list_are_not_even_resolved(url: str) -> None:
     def never(name: str, port: int) -> list[str]:
         raise AssertionError(name)
 
-    assert "not on the list" in said(Fetcher(never).get, url, HOSTS, "x")
+    assert "not on the list" in refusal_of(Fetcher(never).get, url, HOSTS, "x")
 
 
 def test_a_name_for_this_machine_is_refused_by_the_real_resolver() -> None:
     assert "127.0.0.1" in resolve("localhost", 80) or "::1" in resolve("localhost", 80)
-    assert "not a public one" in said(Fetcher().get, "http://localhost:1/x", frozenset(["localhost"]), "x")
+    assert "not a public one" in refusal_of(Fetcher().get, "http://localhost:1/x", frozenset(["localhost"]), "x")
 
 
 @pytest.fixture
@@ -200,14 +200,14 @@ def test_files_below_the_folder_alone(folder: Path, name: str, good: bool) -> No
     if good:
         assert addresses.read(url, "x") == PNG
     else:
-        assert said(addresses.read, url, "x") == "there is no such file below the folders of --media-dir"
+        assert refusal_of(addresses.read, url, "x") == "there is no such file below the folders of --media-dir"
 
 
 def test_devices_other_hosts_and_relative_names_are_no_files(folder: Path) -> None:
     addresses = Addresses(ServeOptions(media_dirs=(Path("/"),)))
     for url in ("file:///dev/zero", f"file://evil{folder}/secret.png", "file:secret.png", "file://"):
-        assert "no such file" in said(addresses.read, url, "x")
-    assert "no such file" in said(Addresses(ServeOptions()).read, f"file://{folder}/secret.png", "x")
+        assert "no such file" in refusal_of(addresses.read, url, "x")
+    assert "no such file" in refusal_of(Addresses(ServeOptions()).read, f"file://{folder}/secret.png", "x")
 
 
 def test_data_addresses() -> None:
@@ -215,5 +215,5 @@ def test_data_addresses() -> None:
     assert data_bytes(f"data:video/jpeg;base64,{one},{two}", "x") == [b"one", b"two"]
     for url, words in (("data:image/png;base64,", "empty"), ("data:image/png;base64,a=b", "not base64"),
                        ("data:image/png", "is data:image"), (f"data:image/png,{one}", "is data:image")):  # fmt: skip
-        assert words in said(data_bytes, url, "x")
-    assert "fetches nothing" in said(Addresses(ServeOptions()).read, "https://pictures.example/", "x")
+        assert words in refusal_of(data_bytes, url, "x")
+    assert "fetches nothing" in refusal_of(Addresses(ServeOptions()).read, "https://pictures.example/", "x")

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from glyph_deep.data.cases import LONGEST, SIZES, cases
+from glyph_deep.studies.precision import calibrated
 from luvc_export import export_bundle, make_plan
 from luvc_export.bundle import folder as bundles
 from luvc_export.calibration import intervals
@@ -46,8 +47,9 @@ SETS = {
     "digits": (("plain", "textured"), ("search-plain", "search-textured")),
     "pages": (("pages",), ("search-pages",)),
 }
+Rows = tuple[tuple[str, str, tuple[str, str] | None], ...]
 #: Row by row: form of the checkpoint, plan, and what it is compared with. ``four`` is fp32 whose q4 has 4 bits alone.
-ROWS = (
+ROWS: Rows = (
     ("fp32", "none", None),
     ("fp32", "none_kv8", ("fp32", "none")),
     ("fp32", "safe", None),
@@ -57,6 +59,9 @@ ROWS = (
     ("awq", "none", ("fp32", "none")),
     ("gptq", "none", ("fp32", "none")),
     ("compressed-tensors", "none", ("fp32", "none")),
+    ("calibrated awq", "none", ("fp32", "none")),
+    ("calibrated gptq", "none", ("fp32", "none")),
+    ("calibrated compressed-tensors", "none", ("fp32", "none")),
 )
 CALIBRATION, TIMED, WARM = 256, 30, 5
 FILE = "glyph-deep-quantised.json"
@@ -70,9 +75,13 @@ Written by `{COMMAND}` (answers; with `--times` times) and by
 Held-out questions on ONNX Runtime, one thread. Lost points are paired with the same plan in fp32; the interval is 95 %
 with questions about one picture as a cluster. Within: at most 0.5 points lost, the upper end at most 1.0. `_kv8` is
 `calibrate --kv int8`, `_q4` is `calibrate --precision q4` with nothing kept high but the defaults, and `four` the same
-with `--divergence inf`: 4 bits alone, as it was before ([which products get 8](../calibration.md#ranges)). The other
-rows are checkpoints whose text layers were rounded to nearest in groups of 64 and written by each format's layout: what
-they lose is what such rounding costs this model, not what reading it does ([tested](../quantised-checkpoints.md)).
+with `--divergence inf`: 4 bits alone, as it was before ([which products get 8](../calibration.md#ranges)). `awq`,
+`gptq` and `compressed-tensors` are checkpoints whose text layers were rounded to nearest in groups of 64 and written by
+each format's layout: what they lose is what such rounding costs this model, not what reading it does
+([tested](../quantised-checkpoints.md)). `calibrated` ones hold what makers' tools write, from this package's own
+calibration on search splits: groups of 32, AWQ's factors in the layers before and zeros, codes of GPTQ and
+compressed-tensors (the same ones) that make up for each other. The products that move predictions most are left in 16
+bits by AWQ (`modules_to_not_convert`) and in 8 by the others (`dynamic`, a second config group).
 
 | checkpoint | plan | ground | questions | accuracy | points lost (95 %) | within |
 |---|---|---|---:|---:|---|---|"""
@@ -139,16 +148,19 @@ def _by_picture(some: list[GlyphCase]) -> list[tuple[int, GlyphCase]]:
     return [(known.setdefault(case.images[0].tobytes(), len(known)), case) for case in some]
 
 
-def made(form: str, which: str, folder: Path) -> Path:
-    """Return the bundle of a form for one size of pictures, with the plans that `ROWS` names."""
-    target, size = folder / f"{which}.{form}", SIZES[SETS[which][0][0]]
+def made(form: str, which: str, folder: Path, rows: Rows = ROWS) -> Path:
+    """Return the bundle of a form for one size of pictures, with the plans that ``rows`` name."""
+    target, size = folder / f"{which}.{form.replace(' ', '-')}", SIZES[SETS[which][0][0]]
     if not (target / bundles.MANIFEST).is_file():
-        checkpoint = CHECKPOINT if form in ("fp32", "four") else written(form, folder / form)
+        if form.startswith("calibrated "):
+            checkpoint = calibrated.written(form.removeprefix("calibrated "), folder)
+        else:
+            checkpoint = CHECKPOINT if form in ("fp32", "four") else written(form, folder / form)
         names = dict.fromkeys(plan.split("_")[0] for one, plan, _ in ROWS if one == form)
         plans = {name: make_plan(str(checkpoint), name, image_size=size) for name in names}
         export_bundle(str(checkpoint), target, plans, image_size=size, text_capacity=256)
         print(f"made {target.name}", flush=True)
-    for plan in [plan for one, plan, _ in ROWS if one == form and "_" in plan]:
+    for plan in [plan for one, plan, _ in rows if one == form and "_" in plan]:
         loaded, (root, kind) = bundles.load(target), plan.split("_")
         if plan not in loaded.manifest.plans:
             data = searched(SETS[which][1])
@@ -184,15 +196,15 @@ def times(session: Session, case: GlyphCase) -> tuple[float, float]:
     return 1000 * (middle - begin), 250 * (time.perf_counter() - middle)
 
 
-def accuracy(folder: Path, count: int, known_alone: bool = False) -> list[dict[str, Any]]:
+def accuracy(folder: Path, count: int, rows: Rows = ROWS, known_alone: bool = False) -> list[dict[str, Any]]:
     """Return a record for each row and ground, or with ``known_alone`` for those whose answers are there."""
     records: list[dict[str, Any]] = []
     for which, (grounds, _) in SETS.items():
         held = {ground: list(cases(ground, count, 0)) for ground in grounds}
         store = Store(folder / f"{which}-measurements.json", {"count": count})
         known: dict[tuple[str, str, str], list[bool]] = {}
-        for form, plan, beside in ROWS:
-            bundle = made(form, which, folder)
+        for form, plan, beside in rows:
+            bundle = made(form, which, folder, rows)
             entry, files = bundles.load(bundle).manifest.plans[plan], bundles.load(bundle).manifest.files
             weights = entry.quantised.weights if entry.quantised else "weights"
             key = [files[name].sha256 for name in (entry.vision, entry.decoder, weights)]
@@ -213,6 +225,20 @@ def accuracy(folder: Path, count: int, known_alone: bool = False) -> list[dict[s
     return records
 
 
+def asked_for(forms: list[str]) -> Rows:
+    """Return the rows of these forms, and those that they are compared with."""
+    chosen = [row for row in ROWS if not forms or row[0] in forms]
+    beside = {row[2] for row in chosen}
+    return tuple(row for row in ROWS if row in chosen or row[:2] in beside)
+
+
+def merged(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return rows in the order of the page: those measured now, and of others those measured before."""
+    by_key = {(row["ground"], row["form"], row["plan"]): row for row in (*old, *new)}
+    keys = [(ground, *row[:2]) for grounds, _ in SETS.values() for row in ROWS for ground in grounds]
+    return [by_key[key] for key in keys if key in by_key]
+
+
 def _absent() -> Any:
     raise LookupError("not answered yet")
 
@@ -221,12 +247,19 @@ def _packed(bundle: Path, plan: str, asked: list[GlyphCase]) -> Any:
     return pack(right(bundle, plan, asked))
 
 
-def timed(folder: Path) -> list[dict[str, Any]]:
-    """Return a record of times for each row on pages, and for fp32 and bf16 on OpenVINO, all taken in turns."""
-    rows = [(form, plan, "cpu", "fp32") for form, plan, _ in ROWS]
-    rows += [("fp32", plan, "openvino", kind) for plan in ("none", "none_kv8") for kind in ("fp32", "bf16")]
+def timed(folder: Path, asked: list[str]) -> list[dict[str, Any]]:
+    """Return a record of times for each row on pages, and for fp32 and bf16 on OpenVINO, all taken in turns.
+
+    With forms ``asked`` for, of those alone and of plan `none` in fp32, and on OpenVINO of both.
+    """
+    chosen = [(form, plan) for form, plan, _ in asked_for(asked) if form not in forms()]
+    rows = [(form, plan, "cpu", "fp32") for form, plan in chosen]
+    beside = [plan for form, plan in chosen if form == "fp32" and plan in ("none", "none_kv8")]
+    rows += [("fp32", plan, "openvino", kind) for plan in beside for kind in ("fp32", "bf16")]
+    rows += [(form, plan, "openvino", "bf16") for form, plan in chosen if form in asked and form != "fp32"]
+    needed = tuple(row for row in ROWS if row[:2] in chosen)
     opened = [
-        Session(bundles.load(made(form, "pages", folder)), backend, plan, 2, arithmetic=arithmetic)
+        Session(bundles.load(made(form, "pages", folder, needed)), backend, plan, 2, arithmetic=arithmetic)
         for form, plan, backend, arithmetic in rows
     ]
     taken = np.array([[times(session, case) for session in opened] for case in cases("pages", TIMED + WARM, 0)])
@@ -262,9 +295,16 @@ def page(record: dict[str, Any]) -> str:
     missing = [(form, plan, ground) for ground in grounds for form, plan, _ in ROWS if (form, plan, ground) not in ran]
     if missing:
         lines += ["", "Not run yet: " + "; ".join(f"{form} {plan} on {ground}" for form, plan, ground in missing) + "."]
-    if record.get("times"):
+    for row in record.get("in_four", []):
+        share = (
+            f"{row['products']} of {row['of']} products of the text layers, {100 * row['share']:.1f} % of their weights"
+        )
+        lines += ["", f"In 4 bits in `calibrated {row['form']}`: {share}."]
+    for key in ("times", "times_of_forms"):
+        if not record.get(key):
+            continue
         lines += TIMES.format(runs=TIMED, machine=record["machine"]).split("\n")
-        for row in record["times"]:
+        for row in record[key]:
             engine = "ONNX Runtime" if row["backend"] == "cpu" else f"OpenVINO, {row['arithmetic']}"
             lines.append(
                 f"| {row['form']} | {row['plan']} | {engine} | {row['prompt_ms']:.1f} | {row['token_ms']:.2f} |"
@@ -284,6 +324,9 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="folder of bundles and answers, in which a killed run goes on")
     parser.add_argument("-o", "--output", type=Path, default=Path(), help="folder of glyph-deep-quantised.json and .md")
     parser.add_argument("--count", type=int, default=1000, help="questions a ground")
+    parser.add_argument(
+        "--form", action="append", default=[], help="ask rows of this form alone, keep the file's others"
+    )
     parser.add_argument("--times", action="store_true", help="measure times alone, and keep the answers of the file")
     parser.add_argument("--known", action="store_true", help="write what FOLDER has answers of, and ask nothing")
     args = parser.parse_args()
@@ -291,9 +334,14 @@ def main() -> None:
     file = args.output / FILE
     record = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     if args.times:
-        record["times"], record["machine"] = timed(args.folder), machine()
+        record["times_of_forms" if args.form else "times"] = timed(args.folder, args.form)
+        record["machine"] = machine()
     else:
-        record["rows"] = accuracy(args.folder, args.count, args.known)
+        measured = accuracy(args.folder, args.count, asked_for(args.form), args.known)
+        new = [form.removeprefix("calibrated ") for form, *_ in asked_for(args.form) if form.startswith("calibrated ")]
+        if not args.known:
+            record["in_four"] = [calibrated.in_four(form, args.folder) for form in new] or record.get("in_four", [])
+        record["rows"] = merged(record.get("rows", []) if args.form else [], measured)
     file.write_text(dumps(record) + "\n", encoding="utf-8")
     file.with_suffix(".md").write_text(page(record), encoding="utf-8")
 

@@ -40,14 +40,14 @@ def some(count: int, alike: bool, batch: int = SIZES[0]) -> tuple[Rows, Tensor]:
 def row_by_row(rows: Rows, state: Tensor) -> tuple[Tensor, Tensor]:
     """transformers' rule, which scales queries itself."""
     query, key, value, decay, beta = (part.transpose(1, 2) for part in rows)
-    given: dict[str, Any] = {"g": decay, "beta": beta, "initial_state": state, "output_final_state": True}
-    out, after = torch_recurrent_gated_delta_rule(query * query.shape[-1] ** 0.5, key, value, **given)
+    options: dict[str, Any] = {"g": decay, "beta": beta, "initial_state": state, "output_final_state": True}
+    out, after = torch_recurrent_gated_delta_rule(query * query.shape[-1] ** 0.5, key, value, **options)
     return out.transpose(1, 2), after
 
 
-def apart(found: Any, expected: Tensor) -> float:
+def apart(actual: Any, expected: Tensor) -> float:
     """Relative L2."""
-    return float((torch.as_tensor(found) - expected).norm() / expected.norm())
+    return float((torch.as_tensor(actual) - expected).norm() / expected.norm())
 
 
 @pytest.fixture(scope="module")
@@ -64,9 +64,9 @@ def graph() -> onnxruntime.InferenceSession:
     ]
     node = helper.make_node(delta_rule.NAME, delta_body.INPUTS, delta_body.OUTPUTS, domain=delta_rule.DOMAIN)
     opsets = [helper.make_opsetid("", 23), helper.make_opsetid(delta_rule.DOMAIN, 1)]
-    made = helper.make_graph([node], "rule", inputs, outputs)
+    built = helper.make_graph([node], "rule", inputs, outputs)
     functions = [delta_body.gated_delta_rule(*SIZES[1:])]
-    model = helper.make_model(made, functions=functions, opset_imports=opsets, ir_version=10)
+    model = helper.make_model(built, functions=functions, opset_imports=opsets, ir_version=10)
     onnx.checker.check_model(model)
     return onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
 

@@ -17,11 +17,11 @@ from luvc_export.export.surgeon.passes import append_argmax
 CHOOSING = replace(RTX, name="choosing", next_token=True)
 
 
-def chosen(given: list[list[list[float]]]) -> tuple[list[list[int]], list[list[float]]]:
+def chosen(logits: list[list[list[float]]]) -> tuple[list[list[int]], list[list[float]]]:
     """``next_token`` and ``next_logit`` of a graph that gives these logits [B, n, vocab]."""
     graph = small("g (float[B, n, v] x) => (float[B, n, v] logits) { logits = Identity(x) }")
-    made = run(cut(graph, append_argmax, target=CHOOSING), {"x": np.array(given, np.float32)})
-    return made["next_token"].tolist(), made["next_logit"].tolist()
+    outputs = run(cut(graph, append_argmax, target=CHOOSING), {"x": np.array(logits, np.float32)})
+    return outputs["next_token"].tolist(), outputs["next_logit"].tolist()
 
 
 def test_the_last_row_and_the_smallest_of_equals() -> None:
@@ -42,18 +42,18 @@ def test_what_a_sampler_accepts_is_accepted_and_what_it_refuses_shows() -> None:
 
 
 def results(traced: Traced, target: TargetSpec, **options: Any) -> dict[str, tuple[Arrays, list[str]]]:
-    made = cut(traced.decoder, target=target, **options)
-    names = [item.name for item in made.graph.output]
-    return {case: (run(made, feeds(traced.decoder, traced.plan, sizes)), names) for case, sizes in CASES.items()}
+    decoder = cut(traced.decoder, target=target, **options)
+    names = [item.name for item in decoder.graph.output]
+    return {case: (run(decoder, feeds(traced.decoder, traced.plan, sizes)), names) for case, sizes in CASES.items()}
 
 
 @pytest.mark.parametrize("target", [CHOOSING, replace(TRT103, next_token=True)], ids=["onnx", "primitive"])
 def test_in_whole_graphs_it_is_the_argmax_of_the_logits(traced: Traced, target: TargetSpec) -> None:
     """TensorRT 10.3's list and lint have nothing against it."""
-    for given, names in results(traced, target, precision="fp16").values():
+    for outputs, names in results(traced, target, precision="fp16").values():
         assert names[0] == "logits"
-        np.testing.assert_array_equal(given["next_token"][:, 0], given["logits"][:, -1].argmax(-1))
-        np.testing.assert_array_equal(given["next_logit"][:, 0], given["logits"][:, -1].max(-1))
+        np.testing.assert_array_equal(outputs["next_token"][:, 0], outputs["logits"][:, -1].argmax(-1))
+        np.testing.assert_array_equal(outputs["next_logit"][:, 0], outputs["logits"][:, -1].max(-1))
 
 
 def test_where_it_is_not_wanted(traced: Traced) -> None:
@@ -65,7 +65,7 @@ def test_where_it_is_not_wanted(traced: Traced) -> None:
 
 def test_lint_misses_an_output(traced: Traced, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(append_argmax.graph_io, "NEXT_TOKEN", "next_tokn")
-    made = cut(traced.decoder, append_argmax, target=CHOOSING)
+    decoder = cut(traced.decoder, append_argmax, target=CHOOSING)
     monkeypatch.undo()
     with pytest.raises(CheckFailed, match="output next_token of the contract is missing"):
-        cut(made, lint, target=replace(CHOOSING, opset=made.opset_import[0].version))
+        cut(decoder, lint, target=replace(CHOOSING, opset=decoder.opset_import[0].version))

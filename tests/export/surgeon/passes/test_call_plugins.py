@@ -38,10 +38,10 @@ def attributes(node: onnx.NodeProto) -> dict[str, Any]:
     return {name: value.decode() if isinstance(value, bytes) else value for name, value in values.items()}
 
 
-def close(before: onnx.ModelProto, made: onnx.ModelProto, traced: Traced, library: Native, kind: str) -> bool:
-    """Whether the native kernels in ``made`` give what ``before`` gives, in every case."""
-    for given in inputs(before, traced.plan).values():
-        old, new = run(before, given), run_with_kernels(made, given, library)
+def close(before: onnx.ModelProto, after: onnx.ModelProto, traced: Traced, library: Native, kind: str) -> bool:
+    """Whether the native kernels in ``after`` give what ``before`` gives, in every case."""
+    for feed in inputs(before, traced.plan).values():
+        old, new = run(before, feed), run_with_kernels(after, feed, library)
         for name, wanted in old.items():
             if wanted.shape != new[name].shape:
                 return False
@@ -64,11 +64,13 @@ def test_nodes_are_kept_with_plugins_and_inlined_without(
     ):
         model = getattr(traced, half)
         model = model if first == "traced" else cut(model)
-        made = cut(model, target=with_plugins)
-        assert [node.op_type for node in calls(made)] == [name for name, _ in wanted]
-        assert all(own.items() <= attributes(node).items() for node, (_, own) in zip(calls(made), wanted, strict=True))
-        assert not made.functions  # TensorRT would take a function before a plugin
-        assert {node.domain for node in made.graph.node} == {"", DOMAIN}
+        called = cut(model, target=with_plugins)
+        assert [node.op_type for node in calls(called)] == [name for name, _ in wanted]
+        assert all(
+            own.items() <= attributes(node).items() for node, (_, own) in zip(calls(called), wanted, strict=True)
+        )
+        assert not called.functions  # TensorRT would take a function before a plugin
+        assert {node.domain for node in called.graph.node} == {"", DOMAIN}
         plain = cut(model, target=without)
         assert {node.domain for node in plain.graph.node} == {""}
         assert not plain.functions
@@ -77,10 +79,10 @@ def test_nodes_are_kept_with_plugins_and_inlined_without(
 def test_a_prune_has_what_the_creator_reads_and_no_more(traced: Traced) -> None:
     node = calls(cut(traced.decoder, target=PLUGINS))[0]
     fused = next(n for n in cut(traced.decoder, fuse_spectrum_prune).graph.node if n.op_type == "SpectrumPrune")
-    found = attributes(node)
-    assert found.pop("epsilon") == attributes(fused)["epsilon"]
+    values = attributes(node)
+    assert values.pop("epsilon") == attributes(fused)["epsilon"]
     score = traced.plan.llm.method.name
-    assert found == {"keep": 12, "score": score, "token_axes": [1, 1, 1, 1], **IDENTITY}
+    assert values == {"keep": 12, "score": score, "token_axes": [1, 1, 1, 1], **IDENTITY}
     assert (len(node.input), len(node.output)) == (7, 6)
 
 
@@ -96,9 +98,9 @@ def test_native_kernels_in_the_graph_give_the_same(
 
 def test_native_kernels_in_half_precision(traced: Traced, native_library: Native) -> None:
     for half in (traced.vision, traced.decoder):
-        made = cut(half, target=PLUGINS, precision="fp16")
-        assert calls(made)
-        assert close(half, made, traced, native_library, "fp16")
+        called = cut(half, target=PLUGINS, precision="fp16")
+        assert calls(called)
+        assert close(half, called, traced, native_library, "fp16")
 
 
 def test_a_payload_nothing_reads_is_left_out(traced: Traced) -> None:
@@ -111,8 +113,8 @@ def test_a_payload_nothing_reads_is_left_out(traced: Traced) -> None:
                     reader.input[place] = node.input[3]
         drop.input[1] = node.input[3]
 
-    made = cut(edited(cut(traced.decoder, fuse_spectrum_prune), forget_order), call_plugins, target=PLUGINS)
-    assert [len(node.output) for node in calls(made)] == [6, 5]
+    called = cut(edited(cut(traced.decoder, fuse_spectrum_prune), forget_order), call_plugins, target=PLUGINS)
+    assert [len(node.output) for node in calls(called)] == [6, 5]
 
 
 def set_attribute(op: str, name: str, value: str) -> Callable[[onnx.ModelProto], None]:
@@ -146,8 +148,8 @@ def test_what_a_plugin_cannot_do_is_inlined(
     count, why = fired(fused, call_plugins, target=PLUGINS)
     assert count == 0
     assert reason in why
-    made = cut(fused, call_plugins, inline_functions, target=PLUGINS)
-    assert {node.domain for node in made.graph.node} == {""}
+    inlined = cut(fused, call_plugins, inline_functions, target=PLUGINS)
+    assert {node.domain for node in inlined.graph.node} == {""}
 
 
 def test_targets_without_the_plugin(traced: Traced) -> None:
@@ -207,37 +209,37 @@ def test_a_contract_that_drifts_is_caught(
     traced: Traced, monkeypatch: pytest.MonkeyPatch, half: str, operator: operators.Operator, message: str
 ) -> None:
     """A graph made by one contract does not fit another."""
-    made = Surgery.open(cut(getattr(traced, half), target=PLUGINS), PLUGINS)
-    call_plugins.ensures(made, 1)
+    surgery = Surgery.open(cut(getattr(traced, half), target=PLUGINS), PLUGINS)
+    call_plugins.ensures(surgery, 1)
     monkeypatch.setitem(operators.OPERATORS, operator.name, operator)
     with pytest.raises(CheckFailed) as caught:
-        call_plugins.ensures(made, 1)
+        call_plugins.ensures(surgery, 1)
     assert message in str(caught.value)
 
 
 def test_a_node_that_drifts_is_caught(traced: Traced, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = cut(traced.decoder, target=PLUGINS)
-    for node in calls(made):
+    called = cut(traced.decoder, target=PLUGINS)
+    for node in calls(called):
         next(item for item in node.attribute if item.name == "plugin_namespace").s = b"other"
     with pytest.raises(CheckFailed, match="attribute plugin_namespace is 'other', the contract has 'luvc'"):
-        call_plugins.ensures(Surgery.open(made, PLUGINS), 1)
+        call_plugins.ensures(Surgery.open(called, PLUGINS), 1)
 
 
 def test_a_wrong_join_is_caught(traced: Traced, native_library: Native, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = plugin_call.VisualRows.with_text
+    joined_before = plugin_call.VisualRows.with_text
 
     def without_last(self: Any, kept: Any, sequence: Any, tail: list[int]) -> Any:
         wrong = self._emit("Sub", [self.end, self.groups])
         self.end, right = wrong, self.end
-        joined = made(self, kept, sequence, tail)
+        joined = joined_before(self, kept, sequence, tail)
         self.end = right
         return joined
 
     monkeypatch.setattr(plugin_call.VisualRows, "with_text", without_last)
     graph = cut(traced.decoder, target=PLUGINS)
-    given = feeds(traced.decoder, traced.plan, CASES["prefill"])
+    feed = feeds(traced.decoder, traced.plan, CASES["prefill"])
     try:
-        moved = np.abs(run_with_kernels(graph, given, native_library)["logits"] - run(traced.decoder, given)["logits"])
+        moved = np.abs(run_with_kernels(graph, feed, native_library)["logits"] - run(traced.decoder, feed)["logits"])
     except (TypeError, ValueError, RuntimeError):  # sizes do not fit: caught earlier still
         return
     assert moved.max() > 1e-3

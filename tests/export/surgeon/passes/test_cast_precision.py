@@ -16,8 +16,8 @@ from luvc_export.export.surgeon.passes import cast_precision, fuse_spectrum_prun
 
 def test_cast_keeps_islands(traced: Traced) -> None:
     fused = cut(traced.decoder, fuse_spectrum_prune, share_rope)
-    made = cut(fused, cast_precision, target=RTX, precision="fp16")
-    kinds = {v.name: v.type.tensor_type.elem_type for v in (*made.graph.input, *made.graph.output)}
+    narrow = cut(fused, cast_precision, target=RTX, precision="fp16")
+    kinds = {v.name: v.type.tensor_type.elem_type for v in (*narrow.graph.input, *narrow.graph.output)}
     assert kinds["logits"] == kinds["position_ids"] == TensorProto.FLOAT
     assert kinds["past_key_values.0.key"] == kinds["present.0.key"] == kinds["visual_embeds"] == TensorProto.FLOAT16
     full = cut(traced.decoder, target=RTX, precision="fp16")
@@ -30,8 +30,8 @@ def test_cast_keeps_islands(traced: Traced) -> None:
 
 
 def test_cast_bf16_is_well_typed(traced: Traced) -> None:
-    made = cut(traced.decoder, target=RTX, precision="bf16")
-    onnx.shape_inference.infer_shapes(made, strict_mode=True)
+    narrow = cut(traced.decoder, target=RTX, precision="bf16")
+    onnx.shape_inference.infer_shapes(narrow, strict_mode=True)
 
 
 def test_cast_has_nothing_to_do(traced: Traced) -> None:

@@ -12,16 +12,16 @@ from luvc_export.export.surgeon.passes import fold_shapes, fuse_orthogonal_merge
 
 def test_folding_fires(traced: Traced) -> None:
     plain = cut(cut(traced.vision, fuse_orthogonal_merge, target=INLINED), inline_functions, target=INLINED)
-    made = cut(plain, fold_shapes, target=INLINED)
-    assert len(made.graph.node) < 0.75 * len(plain.graph.node)
-    assert not operators(made, "Cos", "Range", "CastLike") or operators(plain, "Cos") > operators(made, "Cos")
+    folded = cut(plain, fold_shapes, target=INLINED)
+    assert len(folded.graph.node) < 0.75 * len(plain.graph.node)
+    assert not operators(folded, "Cos", "Range", "CastLike") or operators(plain, "Cos") > operators(folded, "Cos")
 
 
 def test_folding_leaves_what_depends_on_inputs() -> None:
     text = "g (float[n,4] x) => (float[n,4] y) { s = Shape(x)\n z = Reshape<allowzero=1>(x, s)\n y = Add(z, x) }"
-    made = cut(small(text), fold_shapes)
-    assert operators(made, "Add") == 1
-    assert fired(made, fold_shapes)[0] == 0
+    folded = cut(small(text), fold_shapes)
+    assert operators(folded, "Add") == 1
+    assert fired(folded, fold_shapes)[0] == 0
 
 
 @pytest.mark.parametrize("what", ["node", "block"])
@@ -51,5 +51,5 @@ def test_the_number_of_pictures_is_read_behind_a_cast_without_a_shape() -> None:
     )
     surgery.running = "fold_shapes"
     assert batch_constant.fold(surgery, 100)
-    made = run(surgery.close(), {"image": np.full((3, 1, 2, 2, 3), 5, np.uint8)})
-    assert made["y"].tolist() == [[15.0, 20.0]] * 3
+    outputs = run(surgery.close(), {"image": np.full((3, 1, 2, 2, 3), 5, np.uint8)})
+    assert outputs["y"].tolist() == [[15.0, 20.0]] * 3

@@ -10,13 +10,13 @@ from luvc_export.export.surgeon.passes import fuse_orthogonal_merge
 
 
 def test_merge_is_one_node(traced: Traced) -> None:
-    made = cut(traced.vision, fuse_orthogonal_merge)
-    nodes = [n for n in made.graph.node if n.domain == "luvc"]
+    merged = cut(traced.vision, fuse_orthogonal_merge)
+    nodes = [n for n in merged.graph.node if n.domain == "luvc"]
     assert [n.op_type for n in nodes] == ["OrthogonalMerge"]
     attributes = {a.name: a.i for a in nodes[0].attribute}
     assert (attributes["rows"], attributes["columns"], attributes["height"], attributes["width"]) == (1, 1, 4, 6)
-    assert {f.name for f in made.functions} == {"OrthogonalMerge", "MergeAxis"}
-    assert not operators(made, "TopK")
+    assert {f.name for f in merged.functions} == {"OrthogonalMerge", "MergeAxis"}
+    assert not operators(merged, "TopK")
 
 
 def test_merge_leaves_other_topk(traced: Traced) -> None:

@@ -17,12 +17,12 @@ from luvc_export.export.surgeon.passes import fuse_spectrum_prune
 
 
 def test_three_prunes_are_three_nodes(traced: Traced) -> None:
-    made = cut(traced.decoder, fuse_spectrum_prune)
-    nodes = [n for n in made.graph.node if n.domain == "luvc"]
+    pruned = cut(traced.decoder, fuse_spectrum_prune)
+    nodes = [n for n in pruned.graph.node if n.domain == "luvc"]
     assert [n.op_type for n in nodes] == ["SpectrumPrune", "SpectrumPrune", "SpectrumDrop"]
     keeps = [next(a.i for a in n.attribute if a.name == "keep") for n in nodes]
     assert keeps == [keep for _, _, keep in traced.plan.prunes] == [12, 6, 0]
-    assert not operators(made, "TopK")
+    assert not operators(pruned, "TopK")
 
 
 def test_prune_leaves_other_topk(greedy: Traced, traced: Traced) -> None:

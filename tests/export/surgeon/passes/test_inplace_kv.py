@@ -17,8 +17,8 @@ def test_inplace_needs_a_target_that_wants_it(traced: Traced) -> None:
     assert fired(traced.vision, inplace_kv, target=INPLACE) == (0, "the vision graph has no cache")
     with pytest.raises(CheckFailed, match="need the text capacity"):
         cut(traced.decoder, inplace_kv, target=INPLACE)
-    made = cut(traced.decoder, inplace_kv, target=INPLACE, text_capacity=16)
-    assert operators(made, "TensorScatter") == 6
+    inplace = cut(traced.decoder, inplace_kv, target=INPLACE, text_capacity=16)
+    assert operators(inplace, "TensorScatter") == 6
 
 
 def test_inplace_sabotage(traced: Traced, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -28,13 +28,13 @@ def test_inplace_sabotage(traced: Traced, monkeypatch: pytest.MonkeyPatch) -> No
         return made_mask(surgery, old, stage._replace(start=surgery.emit("Add", [stage.start, [1]])[0]), call)
 
     def logits() -> Any:
-        made = cut(traced.decoder, target=INPLACE, text_capacity=16)
-        given = feeds(traced.decoder, traced.plan, CASES["prefill"])
-        mask = np.arange(16)[None] < given["input_ids"].shape[1]
-        shapes = {v.name: [d.dim_value or 1 for d in v.type.tensor_type.shape.dim] for v in made.graph.input}
+        inplace = cut(traced.decoder, target=INPLACE, text_capacity=16)
+        inputs = feeds(traced.decoder, traced.plan, CASES["prefill"])
+        mask = np.arange(16)[None] < inputs["input_ids"].shape[1]
+        shapes = {v.name: [d.dim_value or 1 for d in v.type.tensor_type.shape.dim] for v in inplace.graph.input}
         held = {n: np.zeros(s, np.float32) for n, s in shapes.items() if n.startswith("past_key")}
         counts = {"past_text": np.array([0]), "past_groups": np.array([0])}
-        return run(made, {**given, **held, **counts, "text_mask": mask})["logits"]
+        return run(inplace, {**inputs, **held, **counts, "text_mask": mask})["logits"]
 
     right = logits()
     monkeypatch.setattr(inplace_kv, "_mask", shifted)

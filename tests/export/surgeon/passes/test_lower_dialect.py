@@ -15,10 +15,10 @@ from luvc_export.export.surgeon.passes import lower_dialect
 
 def test_primitive_has_no_new_operator(traced: Traced) -> None:
     for model in (traced.vision, traced.decoder):
-        made = cut(model, target=TRT103)
-        assert not operators(made, "Attention", "RotaryEmbedding", "RMSNormalization")
-        assert made.opset_import[0].version == 20
-        assert made.ir_version <= 10
+        lowered = cut(model, target=TRT103)
+        assert not operators(lowered, "Attention", "RotaryEmbedding", "RMSNormalization")
+        assert lowered.opset_import[0].version == 20
+        assert lowered.ir_version <= 10
     assert fired(traced.decoder, lower_dialect, target=RTX) == (0, "the graph is opset 23 already")
 
 
@@ -45,14 +45,14 @@ def test_capped_attention_is_written_out_where_the_parser_refuses_it() -> None:
         small(f"g ({inputs}) => (float[2,4,3,8] y) {{ y = Attention<scale=0.3{cap}>(q, k, v, m) }}", opset=23)
         for cap in (", softcap=2.0", "")
     )
-    made = cut(capped, lower_dialect, target=RTX)
-    assert operators(made, "Tanh") == operators(made, "Softmax") == 1 and not operators(made, "Attention")
+    lowered = cut(capped, lower_dialect, target=RTX)
+    assert operators(lowered, "Tanh") == operators(lowered, "Softmax") == 1 and not operators(lowered, "Attention")
     assert fired(capped, lower_dialect, target=ORT_CPU) == (0, "the graph is opset 23 already")
     random = np.random.default_rng(0)
     feeds: dict[str, Any] = {"q": random.normal(size=(2, 4, 3, 8)), "k": random.normal(size=(2, 2, 5, 8))}
     feeds |= {"v": random.normal(size=(2, 2, 5, 8))}
     feeds = {name: (4 * value).astype(np.float32) for name, value in feeds.items()}
     feeds |= {"m": np.array([True, False, True, False, True])[None, None, None].repeat(2, 0).repeat(3, 2)}
-    found, expected, without = (session(one).run(None, feeds)[0] for one in (made, capped, plain))
-    assert np.abs(found - expected).max() < 1e-5
-    assert np.abs(found - without).max() > 0.1
+    written, expected, without = (session(one).run(None, feeds)[0] for one in (lowered, capped, plain))
+    assert np.abs(written - expected).max() < 1e-5
+    assert np.abs(written - without).max() > 0.1

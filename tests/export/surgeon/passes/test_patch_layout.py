@@ -10,10 +10,10 @@ from luvc_export.export.surgeon.passes import patch_layout
 
 
 def test_picture_moves_as_bytes(traced: Traced) -> None:
-    made = cut(traced.vision, patch_layout)
-    first = next(n for n in made.graph.node if "image" in n.input and n.op_type != "Shape")
+    after = cut(traced.vision, patch_layout)
+    first = next(n for n in after.graph.node if "image" in n.input and n.op_type != "Shape")
     assert first.op_type == "Reshape"
-    assert max(len(n.attribute[0].ints) for n in made.graph.node if n.op_type == "Transpose") == 7
+    assert max(len(n.attribute[0].ints) for n in after.graph.node if n.op_type == "Transpose") == 7
     assert fired(traced.vision, patch_layout, target=RTX)[0] == 1
 
 

@@ -22,8 +22,8 @@ def planted(file: str) -> Rewrite:
 def test_a_graph_says_nothing_of_what_is_written_for_a_target() -> None:
     model = small("g (float[2] x) => (float[2] y) { y = Neg(x) }")
     model.metadata_props.add(key=KEY, value=json.dumps([planted("../../planted").to_json()]))
-    made, _ = run_passes(model, ORT_CPU, passes=[])
-    assert KEY not in {item.key for item in made.metadata_props}
+    after, _ = run_passes(model, ORT_CPU, passes=[])
+    assert KEY not in {item.key for item in after.metadata_props}
 
 
 @pytest.mark.parametrize("file", ["../planted", "/tmp/planted", "luvc.json", ""])

@@ -13,8 +13,8 @@ from luvc_export.export.surgeon.passes import fuse_spectrum_prune, share_norm
 
 def test_norm_is_shared(traced: Traced) -> None:
     fused = cut(traced.decoder, fuse_spectrum_prune)
-    made = cut(fused, share_norm)
-    assert operators(fused, "RMSNormalization") - operators(made, "RMSNormalization") == 2
+    shared = cut(fused, share_norm)
+    assert operators(fused, "RMSNormalization") - operators(shared, "RMSNormalization") == 2
 
 
 def test_norm_of_another_weight_stays(traced: Traced) -> None:

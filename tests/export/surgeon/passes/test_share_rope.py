@@ -11,8 +11,8 @@ from luvc_export.export.surgeon.passes import fold_shapes, fuse_spectrum_prune, 
 
 def test_angles_are_computed_once(traced: Traced) -> None:
     assert operators(traced.decoder, "Cos", "Sin") == 4
-    made = cut(cut(traced.decoder, fuse_spectrum_prune, share_rope), fold_shapes)
-    assert operators(made, "Cos", "Sin") == 2
+    shared = cut(cut(traced.decoder, fuse_spectrum_prune, share_rope), fold_shapes)
+    assert operators(shared, "Cos", "Sin") == 2
 
 
 ANGLES = """g (float[1,S,2] a, float[1,T,2] b, float[1,1,L,4] x) => (float[1,1,L,4] y)
@@ -39,9 +39,9 @@ def test_angles_sabotage(monkeypatch: pytest.MonkeyPatch) -> None:
     model = small(ANGLES.replace("HALF", "0.5"))
     monkeypatch.setattr(share_rope, "_constants_equal", lambda x, y: True)
     random = np.random.default_rng(0)
-    given = {
+    inputs = {
         n: random.normal(size=s).astype(np.float32)
         for n, s in (("a", (1, 2, 2)), ("b", (1, 3, 2)), ("x", (1, 1, 5, 4)))
     }
-    made = cut(model, share_rope)
-    assert np.abs(run(model, given)["y"] - run(made, given)["y"]).max() > 0.1
+    shared = cut(model, share_rope)
+    assert np.abs(run(model, inputs)["y"] - run(shared, inputs)["y"]).max() > 0.1

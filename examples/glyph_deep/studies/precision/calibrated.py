@@ -1,0 +1,321 @@
+"""Checkpoints of glyph_deep in 4 bits as makers of AWQ, GPTQ and compressed-tensors write them, from calibrated codes.
+
+GPTQ and compressed-tensors hold codes that make up for each other (``compensated``), symmetric; the products that move
+predictions most have 8 bits, by GPTQ's ``dynamic`` and by a second group of compressed-tensors' config. AWQ holds
+codes with zeros, rounded to nearest after its factors went into the norms and products before; it has 4 bits alone,
+so those products stay in 16 (``modules_to_not_convert``). Which they are is searched as for ``q4`` (``widening``). All
+statistics are of search splits. The layouts are written by ``tests/quantised_checkpoint.py``.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import sys
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from glyph_deep.data.cases import LONGEST, SIZES, cases
+from luvc_export import make_plan
+from luvc_export.calibration.quantise import agreement, widening
+from luvc_export.calibration.quantise.numerics import blocks, scaling
+from luvc_export.calibration.quantise.numerics.compensation import compensated
+from luvc_export.calibration.quantise.ranges import load_ranges, save_ranges
+from luvc_export.calibration.quantise.statistics import Statistics
+from luvc_export.calibration.runners import open_torch
+from luvc_export.calibration.runners.base import Runner
+from luvc_export.calibration.runners.canvas import canvas
+from luvc_export.calibration.runners.compressed import load_model
+from luvc_export.demo.questions import GlyphCase
+from luvc_export.export.checkpoint import Checkpoint, open_checkpoint
+
+Floats = NDArray[np.float32]
+
+HERE = Path(__file__).parents[2]
+CHECKPOINT = HERE / "checkpoint"
+TESTS = HERE.parents[1] / "tests"
+GROUP = 32
+#: Cases of each search split that statistics are of, and the share of them that is looked at to choose widths.
+CASES = 64
+SPLITS = ("search-plain", "search-textured", "search-pages")
+#: Nats; see ``widening``. Larger than ``recipe.DIVERGENCE``, which is for four bits in the encoder as well: of 400
+#: questions of search-pages none was lost with the text layers of GPTQ in 4 bits alone, in groups of 32.
+DIVERGENCE = 0.1
+#: Products that share what enters them, behind the tensor that AWQ's factor goes into.
+AWQ_GROUPS = (
+    ("input_layernorm", ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")),
+    ("post_attention_layernorm", ("mlp.gate_proj", "mlp.up_proj")),
+    ("mlp.up_proj", ("mlp.down_proj",)),
+    (None, ("self_attn.o_proj",)),
+)
+
+
+class Codes(NamedTuple):
+    """A weight [N, K] as a checkpoint holds it: codes from 0, scales fp16 and zeros [N, K / GROUP]."""
+
+    codes: Tensor
+    scale: Tensor
+    zero: Tensor
+
+    def widened(self) -> Floats:
+        """What they stand for [N, K]."""
+        steps = self.codes.unflatten(1, (-1, GROUP)) - self.zero[..., None]
+        return (steps.float() * self.scale.float()[..., None]).flatten(1).numpy()
+
+
+@dataclass(frozen=True)
+class Product:
+    """One product of the text layers: in 4 bits, in what else it may have, and AWQ's factor of its input [K]."""
+
+    four: Codes
+    wide: Codes | None
+    factor: Floats
+
+
+class Model:
+    """glyph_deep in torch, whose products can be given other weights, and a runner for each size of pictures."""
+
+    def __init__(self) -> None:
+        torch.set_num_threads(1)
+        self.checkpoint: Checkpoint = open_checkpoint(str(CHECKPOINT))
+        self.model: Any = load_model(self.checkpoint)
+        layers = self.checkpoint.family.language_model(self.model).layers
+        self.products: dict[str, Any] = {
+            f"model.layers.{number}.{path}": module
+            for number, layer in enumerate(layers)
+            for path, module in layer.named_modules()
+            if path.endswith("_proj")
+        }
+        self.weights = {name: module.weight.data.numpy().copy() for name, module in self.products.items()}
+        self.runners = {size: self._runner(size) for size in dict.fromkeys(SIZES[one.split("-")[1]] for one in SPLITS)}
+
+    def _runner(self, size: tuple[int, int]) -> Runner:
+        plan = make_plan(str(CHECKPOINT), "none", image_size=size)
+        return open_torch(self.checkpoint, plan, canvas(self.checkpoint, size), model=self.model)
+
+    def put(self, weights: Mapping[str, Floats]) -> None:
+        """Compute with these weights, and with its own where there are none."""
+        for name, module in self.products.items():
+            module.weight.data.copy_(torch.from_numpy(np.ascontiguousarray(weights.get(name, self.weights[name]))))
+
+    @contextmanager
+    def watched(self) -> Iterator[dict[str, Statistics]]:
+        """Statistics of what enters each product while this is entered; q, k and v share theirs, so do gate and up."""
+        shared = {name: Statistics() for name in self.products if not name.endswith(("k_proj", "v_proj", "up_proj"))}
+        seen = {name: shared.get(name) or shared[_first(name)] for name in self.products}
+        hooks = [
+            self.products[name].register_forward_pre_hook(lambda _, given, one=one: one.add(given[0].numpy()))
+            for name, one in shared.items()
+        ]
+        try:
+            yield seen
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+
+def _first(name: str) -> str:
+    """The product that shares its input with this one and comes first."""
+    parent, _, last = name.rpartition(".")
+    return f"{parent}.{'gate_proj' if last == 'up_proj' else 'q_proj'}"
+
+
+def statistics(model: Model, folder: Path) -> dict[str, Statistics]:
+    """Return what enters each product while it answers cases of the search splits; kept in FOLDER."""
+    file, told = folder / "text.ranges.npz", {"model": model.checkpoint.sha256, "data": [*SPLITS, CASES]}
+    if not file.is_file():
+        with model.watched() as seen:
+            for split in SPLITS:
+                runner = model.runners[SIZES[split.split("-")[1]]]
+                for case in cases(split, CASES, 0):
+                    runner.answer([case], LONGEST)
+        save_ranges(file, told, seen)
+    return load_ranges(file, told)
+
+
+def gptq(weight: Floats, seen: Statistics) -> Product:
+    """Codes of a weight [N, K] that make up for each other."""
+    form = blocks.Format(blocks.INT4_MAX, np.int8, GROUP)
+    four = compensated(np.ascontiguousarray(weight.T), form, seen.sample)
+    wide = blocks.nearest(np.ascontiguousarray(weight.T), blocks.int8(GROUP))
+    return Product(_symmetric(four, 4), _symmetric(wide, 8), np.ones(weight.shape[1], np.float32))
+
+
+def _symmetric(rounded: blocks.Rounded, bits: int) -> Codes:
+    half = 1 << (bits - 1)
+    scale = torch.from_numpy(np.ascontiguousarray(rounded.scale.T)).half()
+    codes = torch.from_numpy(np.ascontiguousarray(rounded.values.T.astype(np.int64) + half))
+    return Codes(codes, scale, torch.full(scale.shape, half))
+
+
+def awq(weight: Floats, seen: Statistics, factor: Floats) -> Product:
+    """Codes with zeros of a weight [N, K] times its factor; ends of a group's range are cut where that loses less."""
+    scaled = torch.from_numpy(weight * factor).unflatten(1, (-1, GROUP))
+    importance = torch.from_numpy(np.square(seen.sample / factor).mean(0)).unflatten(0, (-1, GROUP))
+    best = torch.full(scaled.shape[:2], torch.inf)
+    kept = [torch.zeros(scaled.shape, dtype=torch.int64), best.half(), torch.zeros(scaled.shape[:2], dtype=torch.int64)]
+    for cut in blocks.CUTS:
+        low, high = (cut * scaled.amin(-1)).clamp(max=0), (cut * scaled.amax(-1)).clamp(min=0)
+        scale = ((high - low) / 15).clamp(min=1e-4).half()
+        zero = (-low / scale.float()).round().clamp(0, 15)
+        codes = ((scaled / scale.float()[..., None]).round() + zero[..., None]).clamp(0, 15)
+        error = ((((codes - zero[..., None]) * scale.float()[..., None]) - scaled) ** 2 * importance).sum(-1)
+        better = error < best
+        best = torch.where(better, error, best)
+        parts = (codes.long(), scale, zero.long())
+        kept = [
+            torch.where(better[..., None] if one.ndim == 3 else better, one, old)
+            for one, old in zip(parts, kept, strict=True)
+        ]
+    return Product(Codes(kept[0].flatten(1), kept[1], kept[2]), None, factor)
+
+
+def products(form: str, model: Model, seen: Mapping[str, Statistics]) -> dict[str, Product]:
+    """Return the products of the text layers, each in codes."""
+    if form == "gptq":
+        return {name: gptq(weight, seen[name]) for name, weight in model.weights.items()}
+    result = {}
+    for layer in range(len(model.weights) // 7):
+        for into, paths in AWQ_GROUPS:
+            names = [f"model.layers.{layer}.{path}" for path in paths]
+            whole = np.ascontiguousarray(np.concatenate([model.weights[name] for name in names]).T)
+            factor = np.ones(len(whole), np.float32)
+            if into is not None:
+                factor = scaling.activation_aware(seen[names[0]], whole, lambda _: blocks.Format(7.5, np.int8, GROUP))
+            result |= {name: awq(model.weights[name], seen[name], factor) for name in names}
+    return result
+
+
+def search(model: Model, coded: Mapping[str, Product], divergence: float) -> tuple[str, ...]:
+    """Return the products that get more than four bits (see ``widening``)."""
+    looked = {
+        size: [case for split in SPLITS if SIZES[split.split("-")[1]] == size for case in cases(split, 16, 0)]
+        for size in model.runners
+    }
+    references = {size: agreement.Remembered(runner) for size, runner in model.runners.items()}
+    few = {size: some[:: len(some) // 4] for size, some in looked.items()}
+    model.put({})
+    for some in (looked, few):
+        for size, reference in references.items():
+            reference.observe(some[size])
+
+    def moved(four: Collection[str], some: Mapping[tuple[int, int], Sequence[GlyphCase]], wide: bool) -> float:
+        chosen = {name: coded[name].four for name in four}
+        if wide:
+            chosen |= {name: one.wide for name, one in coded.items() if one.wide is not None and name not in four}
+        model.put({name: codes.widened() / coded[name].factor for name, codes in chosen.items()})
+        return float(np.mean([agreement.moved(references[size], model.runners[size], some[size]) for size in some]))
+
+    sizes = {name: weight.size for name, weight in model.weights.items()}
+    return widening.fewest_wide(
+        sizes,
+        lambda names: moved(names, few, False),
+        lambda wide: moved([name for name in coded if name not in wide], looked, True),
+        divergence,
+    )
+
+
+def written(form: str, folder: Path) -> Path:
+    """Return a checkpoint of this form in FOLDER, made if it is not there; GPTQ's and compressed-tensors' together."""
+    target = folder / f"calibrated-{form}"
+    if not (target / "config.json").is_file():
+        forms = ("awq",) if form == "awq" else ("gptq", "compressed-tensors")
+        model = Model()
+        coded = products(forms[0], model, statistics(model, folder))
+        wide = search(model, coded, DIVERGENCE)
+        for one in forms:
+            save(one, folder / f"calibrated-{one}", coded, wide)
+        whole, some = (sum(model.weights[name].size for name in names) for names in (coded, wide))
+        print(
+            f"{form}: {len(wide)} of {len(coded)} products, {some / whole:.0%} of the weights, not in 4 bits",
+            flush=True,
+        )
+    return target
+
+
+def save(form: str, folder: Path, coded: Mapping[str, Product], wide: Collection[str]) -> None:
+    """Write a checkpoint whose products are in codes; those of ``wide`` in 8 bits, or AWQ's in 16."""
+    from safetensors.torch import load_file, save_file
+
+    sys.path.insert(0, str(TESTS))
+    import quantised_checkpoint as layouts
+
+    shutil.copytree(CHECKPOINT, folder, dirs_exist_ok=True)
+    tensors: dict[str, Tensor] = dict(load_file(CHECKPOINT / "model.safetensors"))
+    if form == "awq":
+        _fold(tensors, coded)
+    for name, product in coded.items():
+        if name in wide and product.wide is None:
+            continue
+        bits, codes = (8, product.wide) if name in wide and product.wide is not None else (4, product.four)
+        index = torch.arange(codes.codes.shape[1]) // GROUP
+        if form == "awq":
+            parts = layouts.awq_parts(*codes)
+        elif form == "gptq":
+            parts = layouts.gptq_parts(*codes, index, bits)
+        else:
+            parts = layouts.packed_parts(codes.codes, codes.scale, bits)
+        del tensors[f"{name}.weight"]
+        tensors |= {f"{name}.{tail}": part.contiguous() for tail, part in parts.items()}
+    config = json.loads((CHECKPOINT / "config.json").read_text()) | {"quantization_config": settings(form, wide)}
+    for file in ("model.safetensors", "config.json"):
+        (folder / file).unlink()
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def in_four(form: str, folder: Path) -> dict[str, Any]:
+    """Return how many products of a checkpoint in FOLDER have 4 bits, of how many, and their share of the weights."""
+    stored = open_checkpoint(str(folder / f"calibrated-{form}")).stored
+    assert stored is not None
+    four = [math.prod(linear.shape) for linear in stored.linears if linear.bits == 4]
+    own = open_checkpoint(str(CHECKPOINT)).tensors
+    whole = [math.prod(own[name].shape) for name in own if name.endswith("_proj.weight") and "visual" not in name]
+    return {"form": form, "products": len(four), "of": len(whole), "share": round(sum(four) / sum(whole), 3)}
+
+
+def _fold(tensors: dict[str, Tensor], coded: Mapping[str, Product]) -> None:
+    """Multiply weights by AWQ's factors, and divide what comes before them, as AutoAWQ's ``apply_scale`` does."""
+    wide = {name: tensor.float() for name, tensor in tensors.items() if ".layers." in name or name in coded}
+    for layer in range(len(coded) // 7):
+        for into, paths in AWQ_GROUPS:
+            names = [f"model.layers.{layer}.{path}" for path in paths]
+            factor = torch.from_numpy(coded[names[0]].factor)
+            for name in names:
+                wide[f"{name}.weight"] *= factor
+            if into is not None:
+                before = wide[f"model.layers.{layer}.{into}.weight"]
+                before /= factor if before.ndim == 1 else factor[:, None]
+    tensors |= {name: tensor.to(tensors[name].dtype) for name, tensor in wide.items()}
+
+
+def settings(form: str, wide: Collection[str]) -> dict[str, Any]:
+    """Return the ``quantization_config`` of a checkpoint in which these have other than 4 bits."""
+    if form == "awq":
+        left = {"modules_to_not_convert": ["visual", *wide]}
+        return {"quant_method": "awq", "bits": 4, "group_size": GROUP, "zero_point": True, "version": "gemm"} | left
+    escaped = [name.replace(".", r"\.") for name in wide]
+    if form == "gptq":
+        stated = {"bits": 4, "group_size": GROUP, "sym": True, "desc_act": False, "checkpoint_format": "gptq"}
+        return {"quant_method": "gptq", **stated, "dynamic": {f"+:{name}$": {"bits": 8} for name in escaped}}
+    groups = {
+        f"group_{number}": {"targets": targets, "weights": _weights(bits), "input_activations": None}
+        for number, (bits, targets) in enumerate(((4, ["Linear"]), (8, [f"re:{name}$" for name in escaped])))
+    }
+    return {
+        "quant_method": "compressed-tensors", "format": "pack-quantized", "quantization_status": "compressed",
+        "config_groups": groups, "ignore": ["lm_head", "re:.*visual.*"],
+    }  # fmt: skip
+
+
+def _weights(bits: int) -> dict[str, Any]:
+    return {"num_bits": bits, "type": "int", "symmetric": True, "group_size": GROUP, "strategy": "group"}
