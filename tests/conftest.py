@@ -32,18 +32,22 @@ settings.load_profile("repo")
 
 #: Makes the demo bundle, while the other worker has what does not need it.
 FIRST = "test_main_job.py"
-#: Modules of more than ten seconds, longest first by what ``--durations`` said; what takes little ends the run. Those
-#: that need surgeon's ``traced`` stand apart from the one that makes it.
+#: Modules of more than two CPU seconds, longest first by what a run of each said; what takes little ends the run. Those
+#: that need surgeon's ``traced`` stand apart from the one that makes it. The first two are ``make slow``'s.
 LONGEST = (
-    "test_family_graphs.py", "test_quantise_bundle.py", "test_family_encoder_plans.py", "test_elsewhere.py",
-    "test_equal.py", "test_encoder_graphs.py", "test_pack.py", "test_padded_graphs.py", "test_family_bucket_bundle.py",
-    "test_rtx.py", "test_build_bundle.py", "test_scores_export.py", "test_family_plans.py", "test_shared_graphs.py",
-    "test_bench_cli.py", "test_quantise_engines.py", "test_family_unit_buckets.py", "test_call_plugins.py",
-    "test_family_runners.py", "test_bundling.py", "test_build_batch.py", "test_kills.py", "test_budgets_verb.py",
-    "test_deep_model.py", "test_ablation.py", "test_modelopt_backend.py", "test_cli.py", "test_openvino_cli.py",
-    "test_frozen_graphs.py", "test_failures.py", "test_packaging.py", "test_openvino_backend.py", "test_rows.py",
-    "test_chat.py", "test_scorer_cli.py", "test_weight_ratio.py", "test_batch_pool.py", "test_fuzz.py",
-    "test_trial_run.py", "test_trt_backend.py", "test_device_sampling.py",
+    "test_tutorial.py", "test_kills.py", "test_family_graphs.py", "test_quantise_bundle.py", "test_family_engines.py",
+    "test_elsewhere.py", "test_family_runners.py", "test_encoder_graphs.py", "test_pack.py", "test_build_bundle.py",
+    "test_equal.py", "test_bench_cli.py", "test_scores_tie.py", "test_rtx.py", "test_quantise_engines.py",
+    "test_padded_graphs.py", "test_budgets_verb.py", "test_family_encoder_plans.py", "test_shared_graphs.py",
+    "test_cli.py", "test_build_batch.py", "test_rows.py", "test_cache_codes.py", "test_deep_model.py",
+    "test_openvino_backend.py", "test_widening.py", "test_modelopt_backend.py", "test_openvino_cli.py",
+    "test_lora_cli.py", "test_ablation.py", "test_drafted_rows.py", "test_family_bucket_bundle.py",
+    "test_failures.py", "test_family_odd.py", "test_packaging.py", "test_family_answers.py", "test_call_plugins.py",
+    "test_scores_export.py", "test_frame_scores.py", "test_family_unit_buckets.py", "test_placement.py",
+    "test_batch_pool.py", "test_family_plans.py", "test_trt_backend.py", "test_chat.py", "test_products.py",
+    "test_used_is_hashed.py", "test_research_page.py", "test_doctor.py", "test_first_run.py", "test_bundling.py",
+    "test_frozen_graphs.py", "test_fuzz.py", "test_trial_run.py", "test_family_llm_merge.py",
+    "test_device_sampling.py", "test_scorer_cli.py", "test_weight_ratio.py",
 )  # fmt: skip
 
 

@@ -5,8 +5,9 @@ Run: python benchmarks/measure/times/gemma4.py FOLDER [PART ...] [--layers 10]. 
 - ``memory``: the whole shape (10 GB of disk; 20 while weights are copied) exported with plan ``none``, weights referred
   to and copied; the largest resident set of the process that exports, beside the checkpoint's bytes.
 - ``budgets``: the first layers with ``--image-tokens auto``, five sizes in one bundle, beside a bundle of one.
-- ``exit``: the first layers, 1,089 visual tokens: FLOPs of the decoder's graph with the exit and without it (every row
-  goes through the layers that read other layers' caches, as the model is written), and how far their logits are apart.
+- ``exit``: all layers, 1,089 visual tokens: FLOPs of the decoder's graph with the exit and without it (every row
+  goes through the layers that read other layers' caches, as the model is written).
+- ``apart``: how far logits of the first layers are apart in fp32 (12 GB of memory).
 - ``times``: first tokens of both and of transformers, 76 tokens of text; nothing else may run beside it.
 
 Records go to docs/results/gemma4.json, the page beside it; parts left out keep theirs.
@@ -117,24 +118,19 @@ def prepare(folder: Path, layers: int | None) -> tuple[Path, Path]:
 
 
 def exits(folder: Path, layers: int) -> list[dict[str, Any]]:
-    """FLOPs of both graphs, of all layers and of the first; how far the logits of the first ones are apart."""
+    """FLOPs of both graphs, of all layers."""
     import onnx
 
     from luvc_export.bundle.folder import load
     from luvc_export.export.surgeon.flops import by_layer
 
-    records = list[dict[str, Any]]()
-    for wanted in (None, layers):
-        bundles, counted = prepare(folder, wanted), dict[str, int]()
-        for name, where in zip(("exit", "whole-rows"), bundles, strict=True):
-            manifest = load(where).manifest
-            entry = manifest.plans["none"]
-            graph = onnx.load(str(where / entry.decoder), load_external_data=False)
-            counted[name] = sum(row["flops"] for row in by_layer(graph, entry.plan))
-        shape = manifest.decoder
-        records.append({"layers": shape.layers, "shared": shape.shared, "flops": counted})
-    records[-1]["apart"] = apart(*bundles)
-    return records
+    counted = dict[str, int]()
+    for name, where in zip(("exit", "whole-rows"), prepare(folder, None), strict=True):
+        manifest = load(where).manifest
+        entry = manifest.plans["none"]
+        graph = onnx.load(str(where / entry.decoder), load_external_data=False)
+        counted[name] = sum(row["flops"] for row in by_layer(graph, entry.plan))
+    return [{"layers": manifest.decoder.layers, "shared": manifest.decoder.shared, "flops": counted}]
 
 
 def times(folder: Path, layers: int) -> list[dict[str, Any]]:
@@ -151,19 +147,19 @@ def times(folder: Path, layers: int) -> list[dict[str, Any]]:
     return records
 
 
-def apart(leaves: Path, stays: Path) -> float:
+def apart(folder: Path, layers: int) -> list[dict[str, Any]]:
     """Relative L2 of the first token's logits with and without the exit, fp32."""
     from luvc_export.runtime.session import Session
 
     rows = []
-    for bundle in (leaves, stays):
+    for bundle in prepare(folder, layers):
         plan = Session(bundle, "cpu").default
         spec, image = plan.bundle.manifest.image, plan.bundle.manifest.prompt.image_token_id
         picture = np.random.default_rng(0).integers(0, 256, (1, spec.frames, *spec.size, 3), np.uint8)
         step = plan.run([*range(300, 316), image, *range(316, 332)], plan.encode_images(picture))
         rows.append(step.logits[0, -1].astype(np.float64))
         plan.backend.unload()  # type: ignore[attr-defined]
-    return float(np.linalg.norm(rows[0] - rows[1]) / np.linalg.norm(rows[1]))
+    return [{"layers": layers, "apart": float(np.linalg.norm(rows[0] - rows[1]) / np.linalg.norm(rows[1]))}]
 
 
 def page(known: dict[str, list[dict[str, Any]]]) -> str:
@@ -187,14 +183,16 @@ def page(known: dict[str, list[dict[str, Any]]]) -> str:
     if records := known["exit"]:
         lines += ["", "## The exact exit", "", f"The decoder's graph with {TOKENS:,} visual tokens and 64 of text."
                   " Layers that read caches of others run for rows whose logits are asked for; without the exit, for"
-                  f" every row. Logits of the first token are {records[-1]['apart']:.0e} apart (relative L2, fp32, ONNX"
-                  f" Runtime, {records[-1]['layers']} layers).", "",
+                  " every row.", "",
                   "| layers | of them read others' caches | GFLOPs with the exit | without it | |",
                   "|---|---|---|---|---|"]  # fmt: skip
         for one in records:
             less, all_rows = (one["flops"][name] / 1e9 for name in ("exit", "whole-rows"))
             share = f"{all_rows / less:.2f}x"
             lines.append(f"| {one['layers']} | {one['shared']} | {less:,.0f} | {all_rows:,.0f} | {share} |")
+    for one in known["apart"]:
+        lines += ["", f"Logits of the first token with and without it are {one['apart']:.0e} apart (relative L2, fp32,"
+                  f" ONNX Runtime, {one['layers']} layers)."]  # fmt: skip
     if records := known["times"]:
         first = records[0]
         lines += ["", "## First tokens", "", f"The first {first['layers']} layers, {first['shared']} of which read"
@@ -251,14 +249,16 @@ def _way(folder: Path, bundle: str, kind: str, arithmetic: str, runs: int) -> di
     return times | {"cpu": cpu(), "shared": shared}
 
 
-PARTS = {"memory": memory, "budgets": budgets, "exit": exits, "times": times}
+PARTS = {"memory": memory, "budgets": budgets, "exit": exits, "apart": apart, "times": times}
 
 
 def main() -> None:
     """Measure the parts that were asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("parts", nargs="*", metavar="PART", help="memory, budgets, exit, times; default: all but times")
+    parser.add_argument(
+        "parts", nargs="*", metavar="PART", help="memory, budgets, exit, apart, times; default: all but times"
+    )
     parser.add_argument("--layers", type=int, default=10)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--way", nargs=3, help=argparse.SUPPRESS)
@@ -268,7 +268,7 @@ def main() -> None:
         return
     asked.folder.mkdir(parents=True, exist_ok=True)
     figures = PAGE.with_suffix(".json")
-    for part in asked.parts or ("memory", "budgets", "exit"):
+    for part in asked.parts or ("memory", "budgets", "exit", "apart"):
         records = PARTS[part](asked.folder, asked.layers)
         known = json.loads(figures.read_text(encoding="utf-8")) if figures.is_file() else []
         known = [one for one in known if one["part"] != part] + [{"part": part, **one} for one in records]

@@ -43,7 +43,7 @@ _CARRY = (
     "AveragePool",
 )
 #: The export inlines this body (``fused.delta_body``); its nodes keep the operator's name in theirs.
-_RULE = f"{DOMAIN}.GatedDeltaRule."
+RULE = f"{DOMAIN}.GatedDeltaRule."
 _NORMS = ("RMSNormalization", "LayerNormalization")
 
 
@@ -239,7 +239,7 @@ def _is_state_arithmetic(node: gs.Node) -> bool:
 
     The last two are a sum that softplus reads, and squares that are summed: fp16 has no squares of 1e-4.
     """
-    if node.name.startswith(_RULE):
+    if node.name.startswith(RULE):
         return True
     after = {reader.op for out in node.outputs for reader in readers(out)}
     square = node.op == "Mul" and node.inputs[0] is node.inputs[1]

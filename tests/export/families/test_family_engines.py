@@ -27,6 +27,7 @@ from packing import jetson_root
 
 from luvc_export.bundle import graph_trust
 from luvc_export.bundle.folder import Bundle, load
+from luvc_export.engines import builder
 from luvc_export.engines.profiles import Capacity
 from luvc_export.export.surgeon.passes import cast_precision, inplace_kv
 from luvc_export.packing import cases
@@ -155,7 +156,7 @@ def test_the_delta_rule_stays_in_fp32(bundles: Any, monkeypatch: pytest.MonkeyPa
     decoder = prepare_build(bundle, "rtx-ada", precision="fp16").graphs[1]
     model = onnx.shape_inference.infer_shapes(onnx.load_from_string(decoder.data))
     kinds = {item.name: item.type.tensor_type.elem_type for item in (*model.graph.value_info, *model.graph.output)}
-    rule = [node for node in model.graph.node if node.name.startswith(cast_precision._RULE)]
+    rule = [node for node in model.graph.node if node.name.startswith(cast_precision.RULE)]
     products = [node for node in rule if node.op_type == "MatMul"]
     assert len(products) > 40 and {kinds[node.output[0]] for node in products} == {onnx.TensorProto.FLOAT}
     ends = (*model.graph.input, *model.graph.output)
@@ -164,6 +165,15 @@ def test_the_delta_rule_stays_in_fp32(bundles: Any, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(cast_precision, "_is_state_arithmetic", lambda node: False)
     with pytest.raises(RuntimeWarning, match="overflow"):
         prepare_build(bundle, "rtx-ada", precision="fp16")
+
+
+def test_activations_of_the_delta_rule_are_predicted(bundles: Any, tmp_path: Path) -> None:
+    """Sizes of its chunks are computed in the graph, and the engine keeps more of it alive than their order asks."""
+    pytest.importorskip("tensorrt_rtx", reason="pip install 'luvc-export[rtx]'")
+    plan = prepare_build(bundles("qwen3_5"), "rtx-ada", precision="fp32", text_capacity=256)
+    engine = builder.build(plan.graphs[1], tmp_path / "engine", plan.target, plan.capacity, plan.options)
+    assert engine.activation_bytes is not None
+    assert 0 < engine.activation_bytes <= plan.footprint.activations <= 3 * engine.activation_bytes
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,94 @@
+"""One step of one token behind a cache of so many rows, on OpenVINO: its time, and which operators take it.
+
+Run: ``python benchmarks/measure/times/steps.py BUNDLE PLAN ... [--rows 1088] [--prompts-too] [--profile]``. Quantised
+plans as steps of ``openvino+openvino`` run them (activations in fp32); those of floats, and all with ``--prompts-too``,
+as ``openvino`` does: one graph for prompts and steps. Keys and values are random: nothing is asked, no picture is
+needed, and a run takes seconds. A plan must keep all tokens in all layers (``none``, and what was quantised from it).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+
+from luvc_export.bundle import folder as bundles
+from luvc_export.bundle.folder import Bundle
+from luvc_export.runtime.bench.machine import bandwidth_reader
+from luvc_export.runtime.openvino.backend import OpenVinoBackend
+from luvc_export.runtime.session import Session
+from luvc_export.runtime.state import State
+
+#: The first steps pack weights.
+WARM = 3
+LEAST_MS = 0.05
+
+
+def main() -> None:
+    """Time, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("plans", nargs="+", metavar="PLAN")
+    parser.add_argument("--rows", type=int, default=1088, help="rows of each layer's cache")
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--prompts-too", action="store_true", help="the graph that takes prompts as well")
+    parser.add_argument("--profile", action="store_true", help="ms of a step by operator; counting costs some")
+    args = parser.parse_args()
+    bundle = bundles.load(args.bundle)
+    print("| plan | arithmetic | rows | step ms | GB/s read after it |\n|---|---|---:|---:|---:|")
+    for plan in args.plans:
+        backend = opened(bundle, plan, args.prompts_too)
+        with tempfile.TemporaryDirectory() as folder:
+            backend.profile = f"{folder}/steps" if args.profile else None
+            times = timed(bundle, backend, plan, args.rows, args.steps)
+            middle, low, high = (f"{value:.1f}" for value in (statistics.median(times), min(times), max(times)))
+            cells = [
+                plan,
+                backend.arithmetic,
+                str(args.rows),
+                f"{middle} ({low} to {high})",
+                f"{bandwidth_reader()() / 1e9:.0f}",
+            ]
+            print("| " + " | ".join(cells) + " |", flush=True)
+            if args.profile:
+                print(by_operator(Path(backend.end_profiling()["decoder"])), flush=True)
+        backend.unload()
+
+
+def opened(bundle: Bundle, plan: str, prompts_too: bool) -> OpenVinoBackend:
+    """The back-end of a plan's steps, as ``backends.open_backend`` makes it for a pair or alone."""
+    entry = bundle.entry(plan)
+    apart = entry.quantised is not None and not prompts_too
+    backend = OpenVinoBackend(bundle, entry, arithmetic="fp32" if apart else "auto")
+    backend.only_steps = backend.narrow_floats = apart
+    return backend
+
+
+def timed(bundle: Bundle, backend: OpenVinoBackend, plan: str, rows: int, steps: int) -> list[float]:
+    """Milliseconds of each step but the first ones."""
+    calls, numbers = Session(bundle, backend, plan).default, np.random.default_rng(0)
+    values = [numbers.standard_normal(kind.sizes(1, rows), np.float32) for kind in backend.states]
+    state, times = State(backend.adopt(values), rows, rows, rows), []
+    for token in range(WARM + steps):
+        begin = perf_counter()
+        state = calls.run([token + 1], state=state).state
+        times.append(1000 * (perf_counter() - begin))
+    return times[WARM:]
+
+
+def by_operator(profile: Path) -> str:
+    """Milliseconds of a step and nodes, by the plug-in's kinds of operators."""
+    kinds: dict[str, list[float]] = {}
+    for event in json.loads(profile.read_text(encoding="utf-8"))["mean"]:
+        kinds.setdefault(event["args"]["op_name"], []).append(event["dur"] / 1000)
+    spent = sorted(((sum(each), len(each), kind) for kind, each in kinds.items()), reverse=True)
+    return "\n".join(f"    {total:7.2f} ms  {kind} x {count}" for total, count, kind in spent if total >= LEAST_MS)
+
+
+if __name__ == "__main__":
+    main()
