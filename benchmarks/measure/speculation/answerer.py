@@ -1,8 +1,10 @@
 """An answerer of 20 to 90 tokens, fine-tuned from the bundled model: reads a picture aloud or as JSON, corrects a copy.
 
 Run: ``python benchmarks/measure/speculation/answerer.py --out FOLDER [--steps 3000] [--layers 6]``. The encoder is
-left as it is; ``--layers 2`` keeps the first two decoder layers alone and makes a draft with the same tokenizer.
-Interrupted, the same command goes on. An instrument for ``compare.py``: what answers repeat is known by their task.
+left as it is. Interrupted, the same command goes on. Its draft, with the same tokenizer: ``--out DRAFT --layers 2
+--steps 1500`` with ``--start`` and ``--teacher`` naming what was trained before (``FOLDER/checkpoint``) is its first 2
+decoder layers, taught its distribution at every place of an answer (Kullback-Leibler divergence, no labels). An
+instrument for ``compare.py``: what answers repeat is known by their task.
 """
 
 from __future__ import annotations
@@ -122,11 +124,21 @@ def batch(
     return {"inputs_embeds": embeds, "position_ids": positions, "attention_mask": mask}, targets
 
 
+def lost(logits: torch.Tensor, targets: torch.Tensor, wanted: torch.Tensor | None) -> torch.Tensor:
+    """What training makes small: by targets int64 [N], or by a teacher's logits [N, vocab] where there is one."""
+    functional = torch.nn.functional
+    if wanted is None:
+        return functional.cross_entropy(logits, targets)
+    both = (functional.log_softmax(one.float(), -1) for one in (logits, wanted))
+    return functional.kl_div(*both, reduction="batchmean", log_target=True)
+
+
 def main() -> None:
     """Train and write a checkpoint."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--start", type=Path, default=CHECKPOINT)
+    parser.add_argument("--teacher", type=Path, help="whose distributions are learned in place of the right tokens")
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--pictures", type=int, default=2000)
     parser.add_argument("--batch", type=int, default=8)
@@ -143,6 +155,10 @@ def main() -> None:
     model.config.text_config.layer_types = model.config.text_config.layer_types[: args.layers]
     tokenizer = AutoTokenizer.from_pretrained(CHECKPOINT)
     model.model.visual.requires_grad_(False)
+    teacher = None
+    if args.teacher:
+        teacher = Qwen2_5_VLForConditionalGeneration.from_pretrained(args.teacher, dtype=torch.float32)
+        teacher.requires_grad_(False)
     pictures = Pictures(model, args.pictures, args.out.parent / f"features-{args.pictures}.pt")
     trained = [one for one in model.parameters() if one.requires_grad]
     optimiser = torch.optim.AdamW(trained, args.rate, betas=(0.9, 0.98), weight_decay=0.01)
@@ -162,13 +178,15 @@ def main() -> None:
             hidden = model.model(**inputs, use_cache=False)[0]
             asked = targets >= 0
             logits = model.lm_head(hidden[asked])
-        loss = torch.nn.functional.cross_entropy(logits.float(), targets[asked])
+            wanted = None if teacher is None else teacher.lm_head(teacher.model(**inputs, use_cache=False)[0][asked])
+        loss = lost(logits.float(), targets[asked], wanted)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimiser.step()
         optimiser.zero_grad()
         if step % 20 == 0:
-            right = float((logits.argmax(-1) == targets[asked]).float().mean())
+            truth = targets[asked] if wanted is None else wanted.argmax(-1)
+            right = float((logits.argmax(-1) == truth).float().mean())
             print(f"{step} loss {float(loss.detach()):.4f} tokens {right:.4f} {time.time() - begun:.0f} s", flush=True)
         if (step + 1) % 200 == 0 or step + 1 == args.steps:
             torch.save({"model": model.state_dict(), "optimiser": optimiser.state_dict(), "step": step + 1}, state)

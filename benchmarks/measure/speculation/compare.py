@@ -1,9 +1,11 @@
-"""Look-up drafts on answers of a trained model: are they plain decoding's, how many tokens a step, and what is saved.
+"""Drafts on answers of a trained model: are they plain decoding's, how many tokens a step, and what is saved.
 
 Run: ``python benchmarks/measure/speculation/compare.py answers BUNDLE[#PLAN][@BACKEND] OUT.json [--count 250]``, BUNDLE
 of what ``answerer.py`` trained: every answer with drafts and without, in turns, on ONNX Runtime unless told. An answer
 departs at its first other token; those before it are what was compared. With ``--schema`` the task ``json`` alone,
-held to its schema, whose grammar drafts what it leaves no choice about. Then
+held to its schema, whose grammar drafts what it leaves no choice about: ``forced`` is their share of an answer's
+tokens. ``--speculate draft:BUNDLE`` as ``run`` takes it. OUT.json has a record a line, written as it is measured; rows
+that it has are not asked again. Then
 ``python benchmarks/measure/speculation/compare.py replay OUT.json BUNDLE#PLAN[@BACKEND]``: the same tokens, drafted and
 accepted as they were, at the cost of another model's steps (a row takes what was recorded, whatever the logits say).
 Both print Markdown, a line a task.
@@ -12,6 +14,7 @@ Both print Markdown, a line a task.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import statistics
 from pathlib import Path
@@ -23,19 +26,24 @@ from answerer import QUESTIONS, task
 
 from luvc_export.demo.scene import generator, render
 from luvc_export.runtime.backend import RowStep
+from luvc_export.runtime.generation.logits import ForeseeingMask
+from luvc_export.runtime.generation.sampling import Sampling
 from luvc_export.runtime.generation.timing import DraftCounts
 from luvc_export.runtime.session import Session
 from luvc_export.runtime.speculation.rows import single_row
 
-#: Of the task ``json``: what colours are called and which digits there are is the model's to choose.
-SCHEMA = {
-    "type": "array",
-    "items": {
-        "type": "object",
-        "properties": {"colour": {"type": "string"}, "digit": {"type": "string"}},
-        "required": ["colour", "digit"],
-        "additionalProperties": False,
-    },
+
+def _array(**more: Any) -> dict[str, Any]:
+    return {"type": "array", "items": {"type": "object", **more}}
+
+
+_STRING = {"type": "string"}
+#: Of the task ``json``: texts are the model's to choose, and with ``free`` keys too, and how many there are.
+SCHEMAS = {
+    "named": _array(
+        properties={"colour": _STRING, "digit": _STRING}, required=["colour", "digit"], additionalProperties=False
+    ),
+    "free": _array(additionalProperties=_STRING),
 }
 HEADS = (
     "task",
@@ -47,6 +55,7 @@ HEADS = (
     "tokens a step",
     "acceptance length",
 )
+FORCED = "forced"
 TIMES = ("ms plain", "ms drafted", "times faster: median (middle half)")
 
 
@@ -60,6 +69,8 @@ def line(kind: str, turns: list[dict[str, Any]], counts: DraftCounts) -> str:
     rate = 1000 * len(departing) / (same + len(departing))
     cells = [kind, str(len(turns)), f"{tokens:.0f}", str(len(departing)), f"{rate:.1f}", f"{right / len(turns):.2f}"]
     cells += [f"{counts.tokens_per_step or 1:.2f}", f"{counts.acceptance_length or 1:.2f}"]
+    if FORCED in turns[0]:
+        cells += [f"{sum(turn[FORCED] for turn in turns) / sum(len(turn['ids']) for turn in turns):.2f}"]
     cells += [f"{plain:.0f}", f"{drafted:.0f}", f"{middle:.2f} ({low:.2f} to {high:.2f})"]
     return "| " + " | ".join(cells) + " |"
 
@@ -69,7 +80,7 @@ def opened(asked: str, backend: str, drafts: str, threads: int | None = None) ->
     place, _, named = asked.partition("@")
     folder, _, plan = place.partition("#")
     plain = Session(folder, named or backend, plan or None, threads)
-    return plain, Session(plain.bundle, plain.backend, plain.plan_name, speculate=drafts)
+    return plain, Session(plain.bundle, plain.backend, plain.plan_name, threads, speculate=drafts)
 
 
 def alike(one: list[int], other: list[int]) -> int:
@@ -79,28 +90,45 @@ def alike(one: list[int], other: list[int]) -> int:
     )
 
 
-def answers(bundle: str, out: Path, count: int, threads: int, drafts: str, schema: bool) -> None:
+def forced(session: Session, ids: list[int], schema: dict[str, Any]) -> int:
+    """How many tokens of an answer its schema left no choice about."""
+    guided = session.default.grammars.guided(Sampling(json_schema=schema))
+    assert guided.mask is not None
+    mask = guided.mask()
+    assert isinstance(mask, ForeseeingMask)
+    return sum(list(mask.certain(ids[:place])[:1]) == [token] for place, token in enumerate(ids))
+
+
+def answers(bundle: str, out: Path, count: int, threads: int, drafts: str, schema: dict[str, Any] | None) -> None:
     """Ask about ``count`` held-out pictures, every task, and keep what was said."""
-    tasks, more = (["json"], {"json_schema": SCHEMA}) if schema else ([*QUESTIONS], {})
+    tasks, more = (["json"], {"json_schema": schema}) if schema else ([*QUESTIONS], {})
     plain, drafting = opened(bundle, "cpu", drafts, threads)
     kept: dict[str, list[dict[str, Any]]] = {kind: [] for kind in tasks}
-    counts = dict.fromkeys(tasks, DraftCounts())
-    for index in range(count):
-        image, scene = render(generator("heldout", 78, index), "heldout")
-        for kind in tasks:
+    for text in out.read_text(encoding="utf-8").splitlines() if out.is_file() else ():
+        turn = json.loads(text)
+        kept[turn["task"]].append(turn)
+    for session in (plain, drafting):
+        session.generate(render(generator("train", 78, 0), "train")[0], QUESTIONS["list"], max_new_tokens=8)
+    with out.open("a", encoding="utf-8") as file:
+        for kind, index in ((kind, index) for index in range(count) for kind in tasks):
+            if index < len(kept[kind]):
+                continue
+            image, scene = render(generator("heldout", 78, index), "heldout")
             question, wanted = task(kind, scene, np.random.default_rng([6, index]))
-            one, other = (
-                s.generate(image, question, max_new_tokens=120, greedy=True, **more) for s in (plain, drafting)
-            )
-            counts[kind] += other.timings.drafts or DraftCounts()
-            facts = {"ids": one.token_ids, "prompt": plain.prepare(image, question).token_ids}
+            both = [plain, drafting] if index % 2 else [drafting, plain]
+            said = {one: one.generate(image, question, max_new_tokens=120, greedy=True, **more) for one in both}
+            one, other = said[plain], said[drafting]
+            facts: dict[str, Any] = {"task": kind, "ids": one.token_ids}
+            facts |= {"prompt": plain.prepare(image, question).token_ids}
             facts |= {"plain": one.timings.decode_ms / 1000, "drafted": other.timings.decode_ms / 1000}
             facts |= {"differs": one.token_ids != other.token_ids, "same": alike(one.token_ids, other.token_ids)}
-            kept[kind].append({**facts, "right": one.text == wanted})
+            facts |= {"right": one.text == wanted, "counts": dataclasses.asdict(other.timings.drafts or DraftCounts())}
+            facts |= {FORCED: forced(plain, one.token_ids, schema)} if schema else {}
+            kept[kind].append(facts)
+            file.write(json.dumps(facts) + "\n")
+            file.flush()
     for kind, turns in kept.items():
-        print(line(kind, turns, counts[kind]), flush=True)
-    lines = [json.dumps({"task": kind, **turn}) for kind, turns in kept.items() for turn in turns]
-    out.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        print(line(kind, turns, sum((DraftCounts(**turn["counts"]) for turn in turns), DraftCounts())), flush=True)
 
 
 class Recorded:
@@ -165,12 +193,12 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=250, help="answers a task")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--speculate", default="lookup")
-    parser.add_argument("--schema", action="store_true")
+    parser.add_argument("--schema", choices=[*SCHEMAS])
     args = parser.parse_args()
-    heads = (*HEADS, *TIMES)
+    heads = (*HEADS, *([FORCED] if args.schema else []), *TIMES)
     print("| " + " | ".join(heads) + " |\n" + "|---" * len(heads) + "|", flush=True)
     if args.what == "answers":
-        answers(args.first, Path(args.second), args.count, args.threads, args.speculate, args.schema)
+        answers(args.first, Path(args.second), args.count, args.threads, args.speculate, SCHEMAS.get(args.schema))
     else:
         replay(Path(args.first), args.second, args.count, args.speculate)
 

@@ -84,9 +84,12 @@ def theirs(checkpoint: Path, size: tuple[int, int], tokens: int, dtype: str, run
         checkpoint, dtype=getattr(torch, dtype), attn_implementation="sdpa"
     ).eval()
     spent: dict[str, list[float]] = {"visual": [], "whole": [], "llm": []}
-    for name, module in (("visual", model.model.visual), ("whole", model), ("llm", family.language_model(model))):
+    tower = getattr(model.model, "visual", None) or model.model.vision_tower
+    for name, module in (("visual", tower), ("whole", model), ("llm", family.language_model(model))):
         module.register_forward_pre_hook(lambda *_, name=name: spent[name].append(-perf_counter()))
         module.register_forward_hook(lambda *_, name=name: spent[name].append(spent[name].pop() + perf_counter()))
+    apart = list[bool]()
+    tower.register_forward_pre_hook(lambda *_: apart.append(not spent["whole"]))
     draw, answers = torch.Generator().manual_seed(0), []
     image = family.image_token_id(model.config)
     for _ in range(runs + 1):
@@ -101,8 +104,8 @@ def theirs(checkpoint: Path, size: tuple[int, int], tokens: int, dtype: str, run
         answers.append({name: [*times] for name, times in spent.items()})
     rows = inputs["input_ids"].shape[1]
     assert rows - TEXT == tokens, rows
-    return {
-        "first_s": [one["visual"][0] + one["whole"][0] for one in answers[1:]],  # it sees before it calls the model
+    return {  # some see before the model is called, some inside the call
+        "first_s": [apart[0] * one["visual"][0] + one["whole"][0] for one in answers[1:]],
         "prefill_s": [one["llm"][0] for one in answers[1:]],
         "step_ms": [1000 * statistics.median(one["whole"][1:]) for one in answers[1:]],
         "runs_in": f"transformers {transformers.__version__}, torch {torch.__version__}",
