@@ -116,8 +116,8 @@ def answers(bundle: str, out: Path, count: int, threads: int, drafts: str, schem
             image, scene = render(generator("heldout", 78, index), "heldout")
             question, wanted = task(kind, scene, np.random.default_rng([6, index]))
             both = [plain, drafting] if index % 2 else [drafting, plain]
-            said = {one: one.generate(image, question, max_new_tokens=120, greedy=True, **more) for one in both}
-            one, other = said[plain], said[drafting]
+            generated = {one: one.generate(image, question, max_new_tokens=120, greedy=True, **more) for one in both}
+            one, other = generated[plain], generated[drafting]
             facts: dict[str, Any] = {"task": kind, "ids": one.token_ids}
             facts |= {"prompt": plain.prepare(image, question).token_ids}
             facts |= {"plain": one.timings.decode_ms / 1000, "drafted": other.timings.decode_ms / 1000}
