@@ -162,7 +162,9 @@ def test_dycoke_keeps_a_frame_of_four_whole() -> None:
 def test_vidcom2_gives_an_unusual_frame_more() -> None:
     draw = torch.Generator().manual_seed(0)
     usual = torch.randn(6, 16, generator=draw)
-    clip = torch.cat([usual, usual + 0.01 * torch.randn(6, 16, generator=draw), usual, torch.randn(6, 16)])[None, None]
+    clip = torch.cat(
+        [usual, usual + 0.01 * torch.randn(6, 16, generator=draw), usual, torch.randn(6, 16, generator=draw)]
+    )[None, None]
     own = quotas.members(torch.arange(24)[None, None], 4, 6, padded=False)
     share = quotas.weights("vidcom2", clip, own)[0, 0]
     assert share.argmax() == 3
