@@ -51,6 +51,8 @@ def make_manifest(
     shape = checkpoint.family.decoder_shape(checkpoint.config)
     video = checkpoint.family.video(checkpoint.config) if options.video else None
     cuts = checkpoint.family.cuts(checkpoint.config, options.tiles)
+    cut_at_all = any(cut.tiles != (1, 1) for cut in cuts)
+    tiling = checkpoint.family.tiling if cut_at_all else Prompt.tiling  # which every version knows
     copies = 4 if any(entry.plan.encoder.positions == "multi" for entry in entries.values()) else 1
     return Manifest(
         source=Source(checkpoint.name, checkpoint.family.model_type, checkpoint.sha256, checkpoint.revision),
@@ -73,7 +75,7 @@ def make_manifest(
             marker=checkpoint.family.template_marker(checkpoint.config),
             cuts=cuts,
             video=video,
-            tiling=checkpoint.family.tiling if len(cuts) > 1 else Prompt.tiling,  # a rule that old versions know
+            tiling=tiling,
             prefix=checkpoint.family.prefix(checkpoint.config),
         ),
         generation=generation_defaults(checkpoint),

@@ -92,7 +92,7 @@ def test_a_rule_is_that_of_transformers(rule: Any) -> None:
 
 
 def test_lfm2_vl_tiles_have_the_pixels_of_its_processor() -> None:
-    """A square picture in nine tiles: a level of rounding apart; and the whole, made of them here: two."""
+    """A square picture in nine tiles, and the whole: a level of rounding apart."""
     family = families.find("lfm2_vl", "test")
     theirs = lfm2_vl_processor(encoder_patch_size=8, tile_size=64, min_image_tokens=4, max_image_tokens=16)
     rows = np.linspace(0, 9, 200)
@@ -101,10 +101,10 @@ def test_lfm2_vl_tiles_have_the_pixels_of_its_processor() -> None:
     grid = (shown["image_rows"][0], shown["image_cols"][0])
     patches = (127.5 * (shown["pixel_values"] + 1)).reshape(10, 8, 8, 8, 8, 3).transpose(2, 3)
     spec = ImageInput((64, 64), "stretch", (0, 0, 0), "bilinear")
-    images = tile_picture(open_picture(picture), spec, family.cut(family.tiny_config(), grid))
+    images = tile_picture(open_picture(picture), spec, family.cut(family.tiny_config(), grid), family.tiling)
     ours = np.stack([image.pixels[0] for image in images])
     apart = np.abs(patches.reshape(10, 64, 64, 3).numpy() - ours).max((1, 2, 3))
-    assert grid == (3, 3) and max(apart[:9]) < 1.01 and apart[9] < 2.01, apart
+    assert grid == (3, 3) and max(apart) < 1.01, apart
 
 
 def test_rules_differ() -> None:
