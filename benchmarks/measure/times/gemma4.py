@@ -177,7 +177,8 @@ def apart(folder: Path, layers: int) -> list[dict[str, Any]]:
         step = plan.run([*range(300, 316), image, *range(316, 332)], plan.encode_images(picture))
         rows.append(step.logits[0, -1].astype(np.float64))
         plan.backend.unload()  # type: ignore[attr-defined]
-    return [{"layers": layers, "tokens": TIMED[-1], "apart": float(np.linalg.norm(rows[0] - rows[1]) / np.linalg.norm(rows[1]))}]
+    distance = np.linalg.norm(rows[0] - rows[1]) / np.linalg.norm(rows[1])
+    return [{"layers": layers, "tokens": TIMED[-1], "apart": float(distance)}]
 
 
 def page(known: dict[str, list[dict[str, Any]]]) -> str:
