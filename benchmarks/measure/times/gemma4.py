@@ -170,14 +170,15 @@ def apart(folder: Path, layers: int) -> list[dict[str, Any]]:
     from luvc_export.runtime.session import Session
 
     rows = []
-    for bundle in prepare(folder, layers):
+    for bundle in prepare(folder, layers, TIMED[-1]):
         plan = Session(bundle, "cpu").default
         spec, image = plan.bundle.manifest.image, plan.bundle.manifest.prompt.image_token_id
         picture = np.random.default_rng(0).integers(0, 256, (1, spec.frames, *spec.size, 3), np.uint8)
         step = plan.run([*range(300, 316), image, *range(316, 332)], plan.encode_images(picture))
         rows.append(step.logits[0, -1].astype(np.float64))
         plan.backend.unload()  # type: ignore[attr-defined]
-    return [{"layers": layers, "apart": float(np.linalg.norm(rows[0] - rows[1]) / np.linalg.norm(rows[1]))}]
+    distance = np.linalg.norm(rows[0] - rows[1]) / np.linalg.norm(rows[1])
+    return [{"layers": layers, "tokens": TIMED[-1], "apart": float(distance)}]
 
 
 def page(known: dict[str, list[dict[str, Any]]]) -> str:
@@ -210,7 +211,7 @@ def page(known: dict[str, list[dict[str, Any]]]) -> str:
             lines.append(f"| {one['layers']} | {one['shared']} | {less:,.0f} | {all_rows:,.0f} | {share} |")
     for one in known["apart"]:
         lines += ["", f"Logits of the first token with and without it are {one['apart']:.0e} apart (relative L2, fp32,"
-                  f" ONNX Runtime, {one['layers']} layers)."]  # fmt: skip
+                  f" ONNX Runtime, {one['layers']} layers, {one['tokens']} visual tokens)."]  # fmt: skip
     if records := known["times"]:
         first = records[0]
         lines += ["", "## First tokens", "", f"The first {first['layers']} layers, {first['shared']} of which read"
