@@ -50,6 +50,9 @@ def make_manifest(
     settings = picture_settings(checkpoint)
     shape = checkpoint.family.decoder_shape(checkpoint.config)
     video = checkpoint.family.video(checkpoint.config) if options.video else None
+    cuts = checkpoint.family.cuts(checkpoint.config, options.tiles)
+    cut_at_all = any(cut.tiles != (1, 1) for cut in cuts)
+    tiling = checkpoint.family.tiling if cut_at_all else Prompt.tiling  # which every version knows
     copies = 4 if any(entry.plan.encoder.positions == "multi" for entry in entries.values()) else 1
     return Manifest(
         source=Source(checkpoint.name, checkpoint.family.model_type, checkpoint.sha256, checkpoint.revision),
@@ -70,9 +73,9 @@ def make_manifest(
             position_kind=checkpoint.family.position_kind,
             position_copies=copies,
             marker=checkpoint.family.template_marker(checkpoint.config),
-            cuts=checkpoint.family.cuts(checkpoint.config, options.tiles),
+            cuts=cuts,
             video=video,
-            tiling=checkpoint.family.tiling,
+            tiling=tiling,
             prefix=checkpoint.family.prefix(checkpoint.config),
         ),
         generation=generation_defaults(checkpoint),

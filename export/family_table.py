@@ -48,8 +48,8 @@ the settings, tokenizer and chat template of their family, to the command line; 
 padded. `parity hf` is the bundle's plan `none` against transformers through ONNX Runtime: the largest relative L2 of
 any tensor (1e-4 is the limit), 24 greedy tokens being equal. `parity torch` is the bundle's `even` against the
 compressed torch modules. `tiles`, `video` and `joint` are export, run, both parities, calibrate and `plan --data`
-with those; for `joint` transformers' side is judged by retention alone. `build rtx` is an engine of TensorRT-RTX,
-built without a GPU.
+with those; for `joint` transformers' side is judged by retention alone, and where a family has no videos, tiles share
+the budget, which no search has. `build rtx` is an engine of TensorRT-RTX, built without a GPU.
 Weights being random, either verdict of a search on the held-out part counts. An empty cell: the family has none of it.
 
 """
@@ -127,7 +127,8 @@ take memory until the conversation ends.
 LFM2-VL's processor leaves pictures of up to two tiles' pixels whole and cuts larger ones, by the closest aspect ratio
 of two to ten tiles of 512 pixels (`--image-size 512x512 --tiles 1x1 --tiles 2x2 ...`). Beside the tiles it shows the
 picture in a size of its own, at most 256 tokens in the picture's shape; here that image is as large as a tile, padded
-or stretched as `--fit` says. The two are equal for square pictures.
+or stretched as `--fit` says. The two are equal for square pictures. A checkpoint whose processor cuts by other settings
+(no thumbnail, another `min_tiles`, `max_image_tokens` or `max_pixels_tolerance`) is exported without tiles alone.
 
 Gemma 4 was trained with five budgets of visual tokens. `--image-tokens auto` makes a size for each, near square, in one
 bundle on one weights file; `280@16:9` is the grid that its processor makes of pictures of that shape (tested against

@@ -102,7 +102,7 @@ def check_tiles(checkpoint: Checkpoint, grids: Sequence[tuple[int, int]], image:
 
     InternVL's makes as many tiles as ``max_patches`` says, LFM2-VL's as ``max_tiles``, all of ``tile_size``; Idefics3's
     and SmolVLM's as many along a side as ``max_image_size`` goes into ``size``. LLaVA-OneVision's are checked by its
-    ``cuts``.
+    ``cuts``. Settings that a family's tiles rest on must be those that it names (``tile_settings``).
 
     Args:
         checkpoint: Whose processor is asked.
@@ -110,7 +110,7 @@ def check_tiles(checkpoint: Checkpoint, grids: Sequence[tuple[int, int]], image:
         image: Height and width of a tile.
 
     Raises:
-        UsageError: Names the grid and the limit.
+        UsageError: Names the grid and the limit, or the setting.
     """
     asked = [grid for grid in grids if grid != (1, 1)]
     if not asked or not _given(checkpoint, _PLACES):
@@ -132,6 +132,15 @@ def check_tiles(checkpoint: Checkpoint, grids: Sequence[tuple[int, int]], image:
             expected=f"{side}x{side} (tile_size of its processor)",
             fix=f"--image-size {side}x{side} beside --tiles",
         )
+    for name, needed in checkpoint.family.tile_settings(checkpoint.config, image).items():
+        if (value := getattr(processor, name, needed)) != needed:
+            raise UsageError(
+                "this model's processor cuts pictures by another rule",
+                where=f"{checkpoint.folder}: {name}",
+                got=value,
+                expected=f"{needed}, which the tiles of {checkpoint.family.model_type} are made by",
+                fix="leave out --tiles: every picture is one image then",
+            )
     for rows, columns in asked:
         if limit is not None and rows * columns > limit:
             expected = f"at most {limit} tiles ({most} of its processor)"

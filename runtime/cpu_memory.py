@@ -16,6 +16,17 @@ from luvc_export.runtime.sharing.weight_order import turned_early
 HALF = tuple(BY_PRECISION[name].onnx for name in ("fp16", "bf16"))
 
 
+#: Bytes up to which ONNX Runtime folds untold, since 1.27; what is larger is computed in every call.
+_FOLDED = 2**30
+_FLOATS = (*HALF, BY_PRECISION["fp32"].onnx)
+
+
+def fold_settings(outside: Iterable[OutsideTensor]) -> dict[str, str]:
+    """Settings of a session that folds as much as the largest weight takes in fp32, such as a head's Cast."""
+    largest = 4 * max((one.count for one in outside if one.kind in _FLOATS), default=0)
+    return {"optimization.constant_folding_max_output_size_in_bytes": str(largest)} if largest > _FOLDED else {}
+
+
 def cpu_bytes(outside: Iterable[OutsideTensor], nodes: Iterable[Message], where: str) -> int:
     """What ONNX Runtime's CPU provider holds of outside weights at the height of loading.
 

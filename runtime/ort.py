@@ -23,7 +23,7 @@ from luvc_export.errors import BundleError, LuvcError, MachineError, UsageError
 from luvc_export.runtime import memory
 from luvc_export.runtime.adapters.factors import with_empty_slots
 from luvc_export.runtime.backend import Array, Cache
-from luvc_export.runtime.cpu_memory import HALF, cpu_bytes
+from luvc_export.runtime.cpu_memory import HALF, cpu_bytes, fold_settings
 from luvc_export.runtime.media.unit_choice import beside_image
 from luvc_export.runtime.product_check import engines as product_check
 from luvc_export.runtime.product_check.check import Way
@@ -243,6 +243,8 @@ class OrtBackend:
         if self._threads is not None:
             options.intra_op_num_threads = self._threads
         graph = self._graph(name)
+        for setting, value in fold_settings(graph.outside).items():
+            options.add_session_config_entry(setting, value)
         check_names(self._bundle, self._entry, name, graph)
         referenced = self._bundle.manifest.weights.mode == "reference" and self._entry.quantised is None
         if referenced and self._sharing is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -114,6 +114,15 @@ class Family(ABC):
         assert size is not None, "a family without one size says itself what its model takes"
         ids = expand_images(token_ids, self.image_token_id(config), (size[0] // unit) * (size[1] // unit))
         return {"input_ids": ids, "pixel_values": channels_first(pixels)} if len(pixels) else {"input_ids": ids}
+
+    def tile_settings(self, config: Any, image: tuple[int, int]) -> Mapping[str, Any]:
+        """Settings of its processor that ``tiling`` and ``cut`` take for granted; export refuses tiles of others.
+
+        Args:
+            config: The model's.
+            image: Height and width of a tile.
+        """
+        return {}
 
     def as_trained(self, model: Any) -> Any:
         """A transformers model of this family, made to compute what its makers trained where transformers differs."""

@@ -174,6 +174,12 @@ class Lfm2Vl(Family):
         processor.patch_size = getattr(processor, "encoder_patch_size", processor.patch_size)
         return processor
 
+    def tile_settings(self, config: Any, image: tuple[int, int]) -> Mapping[str, Any]:
+        """What is cut has more pixels than two tiles, and the whole stands beside the tiles."""
+        tokens = image[0] * image[1] // self.unit_pixels(config) ** 2
+        splits = {"do_image_splitting": True, "use_thumbnail": True, "min_tiles": 2}
+        return splits | {"max_image_tokens": tokens, "max_pixels_tolerance": 2.0}
+
     def cut(self, config: Any, grid: tuple[int, int]) -> Tiling:
         """Marks around a picture; tiles row by row, each behind its label, and the whole picture after them.
 

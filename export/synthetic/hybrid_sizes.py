@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 from luvc_export.export.synthetic.preset import Preset
 
 _HALF = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
@@ -55,11 +57,23 @@ def _lfm2_vl() -> Preset:
         "processor_class": "Lfm2VlProcessor",
         "encoder_patch_size": 16,
         "downsample_factor": 2,
+        "do_image_splitting": True,
+        "min_tiles": 2,
+        "max_tiles": 10,
+        "tile_size": 512,
+        "use_thumbnail": True,
+        "min_image_tokens": 64,
+        "max_image_tokens": 256,
+        "max_pixels_tolerance": 2.0,
         "resample": 2,
         **_HALF,
     }
     tokens = {0: "<|pad|>", 1: "<|startoftext|>", 6: "<|im_start|>", 7: "<|im_end|>", 396: "<image>"}
-    tokens |= {498: "<|image_start|>", 499: "<|image_end|>"}
+    tokens |= {
+        397 + 10 * row + column: f"<|img_row_{row + 1}_col_{column + 1}|>"
+        for row, column in product(range(10), repeat=2)
+    }
+    tokens |= {497: "<|img_thumbnail|>", 498: "<|image_start|>", 499: "<|image_end|>"}
     return Preset("LiquidAI/LFM2-VL-450M", config, tokens, "<image>", "<|im_end|>", processor)
 
 

@@ -303,6 +303,51 @@ def _cosmos() -> Preset:
     return Preset("nvidia/Cosmos-Reason2-2B", config, shared.tokens, shared.image, shared.end, processor, shared.video)
 
 
+def _paddleocr() -> Preset:
+    """What transformers' ``PaddleOCRVLConfig`` has by itself, sections of its rotation and an untied head beside it."""
+    config = {
+        "architectures": ["PaddleOCRVLForConditionalGeneration"],
+        "model_type": "paddleocr_vl",
+        "image_token_id": 100295,
+        "video_token_id": 100296,
+        "vision_start_token_id": 101305,
+        "vision_end_token_id": 101306,
+        "tie_word_embeddings": False,
+        "text_config": sizes(1024, 3072, 18, 16, 2, vocab_size=103424)
+        | {
+            "model_type": "paddleocr_vl_text",
+            "tie_word_embeddings": False,
+            "head_dim": 128,
+            "max_position_embeddings": 131072,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 500000.0, "mrope_section": [16, 24, 24]},
+        },
+        "vision_config": {
+            "model_type": "paddleocr_vl_vision",
+            "hidden_size": 1152,
+            "intermediate_size": 4304,
+            "num_hidden_layers": 27,
+            "num_attention_heads": 16,
+            "image_size": 384,
+            "patch_size": 14,
+            "spatial_merge_size": 2,
+        },
+    }
+    processor = {
+        "image_processor_type": "PaddleOCRVLImageProcessor",
+        "processor_class": "PaddleOCRVLProcessor",
+        "patch_size": 14,
+        "temporal_patch_size": 1,
+        "merge_size": 2,
+        "size": {"shortest_edge": 147384, "longest_edge": 2822400},
+        "image_mean": [0.5, 0.5, 0.5],
+        "image_std": [0.5, 0.5, 0.5],
+    }
+    tokens = {1: "<s>", 2: "</s>", 100295: "<|IMAGE_PLACEHOLDER|>"}
+    tokens |= {101305: "<|IMAGE_START|>", 101306: "<|IMAGE_END|>"}
+    image = "<|IMAGE_START|><|IMAGE_PLACEHOLDER|><|IMAGE_END|>"
+    return Preset("PaddlePaddle/PaddleOCR-VL", config, tokens, image, "</s>", processor)
+
+
 PRESETS: dict[str, Preset] = {
     "qwen2.5-vl-3b": _qwen("Qwen/Qwen2.5-VL-3B-Instruct", sizes(2048, 11008, 36, 16, 2, vocab_size=151936), tied=True),
     "qwen2.5-vl-7b": _qwen("Qwen/Qwen2.5-VL-7B-Instruct", sizes(3584, 18944, 28, 28, 4, vocab_size=152064), tied=False),
@@ -311,6 +356,7 @@ PRESETS: dict[str, Preset] = {
     "smolvlm-256m": _smolvlm(),
     "ministral3-3b": _ministral(),
     "cosmos-reason2-2b": _cosmos(),
+    "paddleocr-vl-0.9b": _paddleocr(),
     **llava_sizes.PRESETS,
     **gemma_sizes.PRESETS,
     **hybrid_sizes.PRESETS,

@@ -60,8 +60,8 @@ def _value(hint: Any, value: Any, where: str, field: str = "") -> Any:
         return (
             value if type(value) in args else _value(next(a for a in args if a is not type(None)), value, where, field)
         )
-    if origin is Literal and any(type(value) is type(arg) and value == arg for arg in args):
-        return value
+    if origin is Literal:
+        return _one_of(args, value, where)
     if origin is dict and isinstance(value, dict):
         for key in value:
             if not limits.printable(key):
@@ -76,3 +76,15 @@ def _value(hint: Any, value: Any, where: str, field: str = "") -> Any:
     if isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
         return value
     raise BundleError("a value has the wrong type", where=where, got=repr(value)[:80], expected=str(hint))
+
+
+def _one_of(known: tuple[Any, ...], value: Any, where: str) -> Any:
+    if any(type(value) is type(one) and value == one for one in known):
+        return value
+    raise BundleError(
+        "a value is none that this version knows",
+        where=where,
+        got=repr(value)[:80],
+        expected=" or ".join(map(repr, known)),
+        fix="if a newer luvc-export wrote it, install that version here, or export again with this one",
+    )

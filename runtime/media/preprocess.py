@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from luvc_export.bundle.manifest import ImageInput
-from luvc_export.core.tiling import Tiling
+from luvc_export.core.tiling import Tiling, TilingRule
 from luvc_export.errors import BundleError, did_you_mean
 from luvc_export.runtime.media.padding import Box
 from luvc_export.runtime.media.pictures import Opened, Picture, open_picture, picture_size
@@ -66,10 +66,13 @@ def preprocess(source: Picture, spec: ImageInput) -> Prepared:
     return tile_picture(open_picture(source), spec)[0]
 
 
-def tile_picture(picture: Opened, spec: ImageInput, cut: Tiling | None = None) -> list[Prepared]:
+def tile_picture(
+    picture: Opened, spec: ImageInput, cut: Tiling | None = None, rule: TilingRule = "best_resolution"
+) -> list[Prepared]:
     """The images of an upright RGB ``picture``, in the order in which the prompt names them.
 
-    Tiles are cut from one canvas as large as all of them; the whole picture is that canvas made small. A still picture
+    Tiles are cut from one canvas as large as all of them; the whole picture is that canvas made small, or where
+    pictures are stretched the picture itself, as processors make it but Idefics3's (``longest_edge``). A still picture
     fills all frames of an image.
     """
     tiles, whole = (cut.tiles, cut.whole) if cut else ((1, 1), "none")
@@ -82,7 +85,8 @@ def tile_picture(picture: Opened, spec: ImageInput, cut: Tiling | None = None) -
             tile = canvas.crop((x, y, x + width, y + height)) if tiles != (1, 1) else canvas
             prepared.append(_still(tile, placement.seen_from(x, y, 1, 1), spec))
     if whole != "none":
-        small = canvas.resize((width, height), _filter(spec.resample)) if tiles != (1, 1) else canvas
+        source = picture if spec.fit == "stretch" and rule != "longest_edge" else canvas
+        small = source.resize((width, height), _filter(spec.resample)) if tiles != (1, 1) else canvas
         seen = _still(small, placement.seen_from(0, 0, tiles[1], tiles[0]), spec)
         prepared.insert(0 if whole == "first" else len(prepared), seen)
     return prepared

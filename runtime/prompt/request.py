@@ -181,7 +181,7 @@ def make_request(
         tiles.append(tiling.tiles)
         if tiling.mosaic:
             blocks[len(prepared) + (tiling.whole == "first")] = token_layout.Mosaic(tiling.tiles)
-        prepared += tile_picture(item, spec, tiling)
+        prepared += tile_picture(item, spec, tiling, manifest.prompt.tiling)
     token_ids = tuple(encoder.encode(asked, parts))
     images = np.zeros((len(prepared), spec.frames, *size, 3), np.uint8)
     for index, one in enumerate(prepared):

@@ -95,6 +95,15 @@ def test_wrong_type_names_the_field(copied_bundle: Path) -> None:
         bundle.load(copied_bundle)
 
 
+def test_a_rule_that_a_newer_version_wrote_is_named(demo_bundle: Bundle) -> None:
+    """As versions before LFM2-VL's tiles meet a bundle of them."""
+    data = demo_bundle.manifest.to_json()
+    data["prompt"]["tiling"] = "ratio_of_tomorrow"
+    wanted = r"none that this version knows(.|\n)*prompt: tiling(.|\n)*of_tomorrow(.|\n)*'closest_ratio' or(.|\n)*new"
+    with pytest.raises(BundleError, match=wanted):
+        Manifest.from_json(data, "luvc.json")
+
+
 def test_no_bundle_and_no_plan(tmp_path: Path, demo_bundle: Bundle) -> None:
     with pytest.raises(BundleError, match="no such folder"):
         bundle.load(tmp_path / "nowhere")

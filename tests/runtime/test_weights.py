@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import tiny_bundle
 from onnx import helper
@@ -16,8 +17,9 @@ from luvc_export.bundle.graph_rules import OutsideTensor, check_graph, walk_grap
 from luvc_export.bundle.graphs import read_graph
 from luvc_export.bundle.manifest import Weights
 from luvc_export.errors import BundleError, MachineError
-from luvc_export.runtime import memory
-from luvc_export.runtime.cpu_memory import cpu_bytes
+from luvc_export.runtime import cpu_memory, memory
+from luvc_export.runtime.cpu_memory import cpu_bytes, fold_settings
+from luvc_export.runtime.ort import OrtBackend
 from luvc_export.runtime.session import Session
 from luvc_export.runtime.weights import MappedWeights
 
@@ -166,6 +168,30 @@ def test_memory_of_a_weight_on_the_cpu(kind: int, ops: list[str], itemsize: int)
     nodes.append(helper.make_node("MatMul", ["x", names[-1]], ["y"]))
     graph = helper.make_graph(nodes, "g", [], [], [weight])
     assert cpu_bytes(*walk_graph(helper.make_model(graph).SerializeToString(), "x.onnx"), "x.onnx") == 35 * itemsize
+
+
+def test_a_weight_above_what_onnx_runtime_folds_untold_is_folded(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a head stored in bf16 is widened in every step; a smaller limit stands for its gibibyte."""
+    weight = OutsideTensor("w", "weights", 0, 16, (512, 2**19))
+    assert fold_settings([weight]) == {}
+    (name,) = fold_settings([dataclasses.replace(weight, shape=(513, 2**19))])
+    monkeypatch.setattr(cpu_memory, "_FOLDED", 1)
+    assert OrtBackend(bundle, bundle.entry())._decoder.get_session_options().get_session_config_entry(name) == "4160"
+    nodes = [helper.make_node("Cast", ["w"], ["wide"], to=1), helper.make_node("MatMul", ["x", "wide"], ["y"])]
+    ends = [[helper.make_tensor_value_info(end, 1, (1, 8))] for end in "xy"]
+    stored = helper.make_tensor("w", 16, (8, 8), [1.0] * 64)
+    opset = [helper.make_opsetid("", 21)]
+    model = helper.make_model(helper.make_graph(nodes, "g", *ends, [stored]), ir_version=10, opset_imports=opset)
+    kinds = []
+    for limit in ({name: "255"}, fold_settings([dataclasses.replace(weight, shape=(8, 8))])):
+        options = onnxruntime.SessionOptions()
+        options.optimized_model_filepath = str(tmp_path / "folded.onnx")
+        options.add_session_config_entry(*next(iter(limit.items())))
+        onnxruntime.InferenceSession(model.SerializeToString(), options)
+        kinds.append([node.op_type for node in onnx.load(tmp_path / "folded.onnx").graph.node])
+    assert kinds == [["Cast", "MatMul"], ["MatMul"]]
 
 
 @pytest.mark.parametrize("content", [b"\x3a\x05ab", b"\xff" * 12, b"\x07", b"\x3a\x80"])

@@ -165,12 +165,22 @@ def videos(name: str, folder: Path, model: Path, size: str) -> Iterator[tuple[st
     yield "joint", "yes"
 
 
+def shared(name: str, folder: Path, model: Path, size: str) -> Iterator[tuple[str, str]]:
+    """One cell: tiles of a picture with one budget for all; no search has it."""
+    bundle, media = folder / "shared", ("--joint-tiles", "1x2", "--image-size", size, "--text-capacity", 256)
+    command("export", model, "-o", bundle, "--plan", "even", *media)
+    command("run", bundle, "--image", folder / "tiles0-0.png", "--prompt", "Hi", "--max-new-tokens", 4, "--json")
+    [*checked(model, bundle, folder / "tiles.jsonl", "even@tiles", "even@tiles")]
+    yield "joint", "yes"
+
+
 def row(name: str, folder: Path) -> dict[str, str]:
     """Every cell of a family."""
     tiny = small(name)
     folder.mkdir(parents=True)
     model, size = family_chat.save(tiny, folder / "model"), f"{tiny.size[0]}x{tiny.size[1]}"
-    parts = [plain, *([tiles] if name in TILED else []), *([videos] if has_video(name) else [])]
+    media = [videos] if has_video(name) else [shared] if name in TILED else []
+    parts = [plain, *([tiles] if name in TILED else []), *media]
     cells: dict[str, str] = {}
     for part in parts:
         try:

@@ -17,8 +17,8 @@ def make_random(
         str,
         typer.Argument(
             help="qwen2.5-vl-3b, qwen2.5-vl-7b, internvl3-1b, internvl3-2b, smolvlm-256m, cosmos-reason2-2b, "
-            "ministral3-3b, llava-next-7b, paligemma-3b, fastvlm-0.5b, gemma4-e2b, lfm2-vl-450m, qwen3.5-0.8b, or a "
-            "config.json."
+            "ministral3-3b, llava-next-7b, paligemma-3b, fastvlm-0.5b, gemma4-e2b, lfm2-vl-450m, qwen3.5-0.8b, "
+            "paddleocr-vl-0.9b, or a config.json."
         ),
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the checkpoint.")],

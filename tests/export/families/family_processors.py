@@ -7,7 +7,9 @@ import sys
 from typing import Any
 from unittest import mock
 
+import torch
 from PIL import Image
+from torch.nn import functional
 
 #: Processor module, and what the checkpoints of the family say otherwise than its class.
 PROCESSORS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -73,13 +75,37 @@ def sized(name: str, side: int) -> dict[str, Any]:
     )
 
 
-def lfm2_vl_rules() -> Any:
-    """LFM2-VL's image processor, its choice of tiles alone: pictures it takes with torchvision, which is not there."""
-    importlib.import_module("transformers.image_processing_backends")
+class Torchvision:
+    """What LFM2-VL's processor takes from torchvision, which does not load beside a torch for CPUs alone.
+
+    ``resize`` is torchvision's where torch resizes no bytes: in fp32, then rounded.
+    """
+
+    InterpolationMode = mock.MagicMock()
+
+    @staticmethod
+    def resize(image: torch.Tensor, size: tuple[int, int], antialias: bool, **_: Any) -> torch.Tensor:
+        images = image.reshape(-1, *image.shape[-3:]).float()
+        resized = functional.interpolate(images, size, mode="bilinear", align_corners=False, antialias=antialias)
+        return resized.round().to(image.dtype).reshape(*image.shape[:-2], *size)
+
+    @staticmethod
+    def normalize(image: torch.Tensor, mean: Any, std: Any, **_: Any) -> torch.Tensor:
+        average, spread = (torch.as_tensor(values)[:, None, None] for values in (mean, std))
+        return (image - average) / spread
+
+
+def lfm2_vl_processor(**settings: Any) -> Any:
+    """LFM2-VL's image processor as it is in transformers."""
+    backends = importlib.import_module("transformers.image_processing_backends")
     names = [f"torchvision{part}" for part in ("", ".transforms", ".transforms.v2", ".transforms.v2.functional")]
     with mock.patch.dict(sys.modules, dict.fromkeys(names, mock.MagicMock())):
         kind = importlib.import_module("transformers.models.lfm2_vl.image_processing_lfm2_vl").Lfm2VlImageProcessor
-    return kind.__new__(kind)
+    kinds = dict.fromkeys(Image.Resampling, None)
+    for name, stand_in in (("tvF", Torchvision), ("pil_torch_interpolation_mapping", kinds)):
+        if getattr(backends, name, None) is None:
+            setattr(backends, name, stand_in)
+    return kind(**settings)
 
 
 class Lfm2VlPictures:
@@ -108,7 +134,7 @@ class Lfm2VlPictures:
     def _cut(self, pictures: list[Any]) -> dict[str, Any]:
         side, shown, grids = self.tile_size, list[Any](), list[tuple[int, int]]()
         for picture in map(Image.fromarray, pictures):
-            layout = lfm2_vl_rules()._get_grid_layout(picture.height, picture.width, 2, 10, side)
+            layout = lfm2_vl_processor()._get_grid_layout(picture.height, picture.width, 2, 10, side)
             columns, rows, width, height, _ = layout
             canvas = picture.resize((width, height), Image.Resampling.BILINEAR)
             corners = [(side * column, side * row) for row in range(rows) for column in range(columns)]

@@ -110,8 +110,8 @@ def test_every_verb_was_run_for_every_family() -> None:
     measured = json.loads(family_table.MEASURED.read_text(encoding="utf-8"))
     assert [*measured] == families.built_in()
     for name, cells in measured.items():
-        own = {"tiles"} if name in SPLITTING else set()
-        own |= {"video", "joint"} if name in VIDEO else {"joint"} if name == POOLED else set()
+        own = {"tiles", "joint"} if name in SPLITTING else set()
+        own |= {"video", "joint"} if name in VIDEO else set()
         assert {*cells} == {*family_table.CELLS} - {"tiles", "video", "joint"} | own, name
         assert float(cells["parity hf"]) < 1e-4
         assert {value for cell, value in cells.items() if cell != "parity hf"} == {"yes"}

@@ -177,7 +177,27 @@ def test_tiles_that_the_family_never_makes_are_refused(
 
 
 def test_tiles_of_another_size_than_the_processors_are_refused(tmp_path: Path) -> None:
-    checkpoint = opened(folder_of("lfm2_vl", tmp_path, tile_size=64))
+    checkpoint = opened(folder_of("lfm2_vl", tmp_path, tile_size=64, max_image_tokens=16))
     check_size(checkpoint, {}, Options((64, 64), tiles=((1, 2),)))
     with pytest.raises(UsageError, match=r"tiles have another size(.|\n)*got: 32x64(.|\n)*64x64 \(tile_size"):
         check_size(checkpoint, {}, Options((32, 64), tiles=((1, 2),)))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "needed"),
+    [
+        ("do_image_splitting", False, True),
+        ("use_thumbnail", False, True),
+        ("min_tiles", 1, 2),
+        ("max_image_tokens", 256, 16),
+        ("max_pixels_tolerance", 3.0, 2.0),
+    ],
+)
+def test_tiles_of_a_processor_that_cuts_by_another_rule_are_refused(
+    name: str, value: Any, needed: Any, tmp_path: Path
+) -> None:
+    settings = {"tile_size": 64, "max_image_tokens": 16, name: value}
+    checkpoint = opened(folder_of("lfm2_vl", tmp_path, **settings))
+    check_size(checkpoint, {}, Options((64, 64)))
+    with pytest.raises(UsageError, match=rf"another rule(.|\n)*{name}(.|\n)*got: {value}(.|\n)*expected: {needed}"):
+        check_size(checkpoint, {}, Options((64, 64), tiles=((1, 2),)))

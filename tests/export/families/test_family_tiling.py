@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from family_processors import lfm2_vl_rules
+from family_processors import lfm2_vl_processor
 from transformers.image_processing_utils import select_best_resolution
 from transformers.image_utils import SizeDict
 from transformers.models.auto.image_processing_auto import (
@@ -18,9 +18,12 @@ from transformers.models.auto.image_processing_auto import (
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import get_optimal_tiled_canvas
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 
+from luvc_export.bundle.manifest import ImageInput
 from luvc_export.core.tiling import Tiling
 from luvc_export.errors import UsageError
 from luvc_export.export import families
+from luvc_export.runtime.media.pictures import open_picture
+from luvc_export.runtime.media.preprocess import tile_picture
 from luvc_export.runtime.media.tile_selection import RULES, choose_tiling
 
 TILE = 32
@@ -59,7 +62,7 @@ def _longest_edge(width: int, height: int) -> tuple[int, int]:
 
 def _closest_ratio_of_large(width: int, height: int) -> tuple[int, int]:
     """LFM2-VL's, in patches of a pixel and units of two: a tile has 256 units, as the published ones."""
-    rules = lfm2_vl_rules()
+    rules = lfm2_vl_processor()
     if not rules._is_image_too_large(height, width, 256, 1, 2, 2.0):
         return 1, 1
     columns, rows, *_ = rules._get_grid_layout(height, width, 2, MOST, TILE)
@@ -86,6 +89,22 @@ def test_a_rule_is_that_of_transformers(rule: Any) -> None:
         assert tiles == THEIRS[rule](width, height), (width, height)
         chosen.add(tiles)
     assert len(chosen) > len(grids) // 2
+
+
+def test_lfm2_vl_tiles_have_the_pixels_of_its_processor() -> None:
+    """A square picture in nine tiles, and the whole: a level of rounding apart."""
+    family = families.find("lfm2_vl", "test")
+    theirs = lfm2_vl_processor(encoder_patch_size=8, tile_size=64, min_image_tokens=4, max_image_tokens=16)
+    rows = np.linspace(0, 9, 200)
+    picture = (127 * np.sin(rows[:, None, None] * [1, 2, 3] + rows[None, :, None] ** 2) + 128).astype(np.uint8)
+    shown = theirs([[picture]], return_row_col_info=True)
+    grid = (shown["image_rows"][0], shown["image_cols"][0])
+    patches = (127.5 * (shown["pixel_values"] + 1)).reshape(10, 8, 8, 8, 8, 3).transpose(2, 3)
+    spec = ImageInput((64, 64), "stretch", (0, 0, 0), "bilinear")
+    images = tile_picture(open_picture(picture), spec, family.cut(family.tiny_config(), grid), family.tiling)
+    ours = np.stack([image.pixels[0] for image in images])
+    apart = np.abs(patches.reshape(10, 64, 64, 3).numpy() - ours).max((1, 2, 3))
+    assert grid == (3, 3) and max(apart) < 1.01, apart
 
 
 def test_rules_differ() -> None:

@@ -42,7 +42,8 @@ def sliding(name: str, window: int = WINDOW) -> Case:
     if name == "gemma4":
         kinds = ["sliding_attention", "full_attention", "sliding_attention", "sliding_attention", "full_attention"]
         text |= {"global_head_dim": 32, "num_hidden_layers": 5, "layer_types": kinds}
-    return build(family, type(family.tiny_config())(**{**config, "text_config": text}))
+    vision = {**config["vision_config"], "num_hidden_layers": 1}  # which has no window
+    return build(family, type(family.tiny_config())(**{**config, "text_config": text, "vision_config": vision}))
 
 
 def pruned(tiny: Case) -> Plan:

@@ -32,7 +32,7 @@ PARAMETERS = {
     "fastvlm-0.5b": 620_476_128,  # its page says 0.6B
 }
 #: Counted from the sizes alone: their indices were not at hand. Qwen's has one layer more, which is for drafts.
-PARAMETERS |= {"lfm2-vl-450m": 450_822_656, "qwen3.5-0.8b": 852_985_920}
+PARAMETERS |= {"lfm2-vl-450m": 450_822_656, "qwen3.5-0.8b": 852_985_920, "paddleocr-vl-0.9b": 905_601_648}
 
 
 @pytest.mark.parametrize("name", presets.PRESETS)

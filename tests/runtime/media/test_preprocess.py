@@ -96,3 +96,14 @@ def test_tiles_are_parts_of_one_canvas_and_say_where_the_picture_lies() -> None:
     assert right.placement.to_picture(2, 3) == (10, 3)
     assert whole.placement.to_picture(4, 4) == (8, 4)
     assert np.array_equal(whole.pixels[0], np.asarray(picture.resize((8, 8), Image.Resampling.BICUBIC)))
+
+
+def test_a_stretched_whole_beside_tiles_is_made_of_what_its_processor_makes_it_of() -> None:
+    """Of the picture; of the tiles' canvas where Idefics3's rule cuts."""
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8))
+    canvas, seen = picture.resize((32, 16), Image.Resampling.BICUBIC), []
+    for rule, source in (("closest_ratio", picture), ("longest_edge", canvas)):
+        whole = tile_picture(picture, spec("stretch", size=(16, 16)), Tiling((), (1, 2), "last"), rule)[-1]  # type: ignore[arg-type]
+        assert np.array_equal(whole.pixels[0], np.asarray(source.resize((16, 16), Image.Resampling.BICUBIC)))
+        seen.append(whole.pixels)
+    assert not np.array_equal(*seen)
