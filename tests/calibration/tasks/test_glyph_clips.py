@@ -35,21 +35,26 @@ def test_parity_takes_its_films_and_plans_for_clips() -> None:
 
 
 @pytest.mark.parametrize(
-    ("argv", "instead"),
+    ("argv", "says", "instead"),
     [
-        (["ablate", "-o", "out"], "glyph_clips.study"),
-        (["pack", "demo", "-o", "out", "--target", "cpu"], "leave it out"),
+        (["ablate", "-o", "out", "--side", "3"], "no side sections", "leave out --side"),
+        (["pack", "demo", "-o", "out", "--target", "cpu"], "a task about pictures", "leave it out"),
     ],
 )
 def test_what_asks_about_pictures_says_so(
-    argv: list[str], instead: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    argv: list[str],
+    says: str,
+    instead: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["luvc-export", *argv, "--task", "glyph-clips"])
     with pytest.raises(SystemExit) as stop:
         main()
     err = capsys.readouterr().err
-    assert stop.value.code == 2 and "a task about pictures" in err and "films of 16 frames" in err and instead in err
+    assert stop.value.code == 2 and says in err and instead in err and "glyph-clips" in err
     assert not (tmp_path / "out").exists()
 
 
