@@ -122,6 +122,37 @@ def search(rows, *, given=None, **told):
     assert nameless("found = 1\ndef search(bundle): return bundle.found(said=bundle.made)") == {}
 
 
+def slow_tests(source: str) -> dict[str, str]:
+    """Of each test marked slow, the one it names as ``beside``; empty where it names none."""
+    beside = {}
+    for node in ast.parse(source).body:
+        for mark in node.decorator_list if isinstance(node, ast.FunctionDef) else ():
+            if ast.unparse(mark).startswith("pytest.mark.slow"):
+                words = {word.arg: word.value for word in mark.keywords} if isinstance(mark, ast.Call) else {}
+                beside[node.name] = ast.literal_eval(words["beside"]) if "beside" in words else ""
+    return beside
+
+
+def test_each_slow_test_names_a_quicker_one_that_there_is() -> None:
+    slow = {
+        (path, name): beside
+        for path in modules(("tests", "examples"))
+        for name, beside in slow_tests(path.read_text(encoding="utf-8")).items()
+    }
+    assert len(slow) >= 9
+    for (path, name), beside in slow.items():
+        file, _, quicker = beside.partition("::")
+        assert f"def {quicker}(" in (ROOT / "tests" / file).read_text(encoding="utf-8"), (
+            f"{path.name}::{name}: {beside}"
+        )
+        assert (ROOT / "tests" / file, quicker) not in slow, f"{path.name}::{name}: {beside} is slow too"
+
+
+def test_a_slow_test_that_names_none_is_seen() -> None:
+    source = "@pytest.mark.slow\ndef test_a(): ...\n@pytest.mark.slow(beside='x.py::y')\ndef test_b(): ..."
+    assert slow_tests(source) == {"test_a": "", "test_b": "x.py::y"}
+
+
 def test_ci_runs_what_is_marked_slow() -> None:
     """``make test`` leaves it out; two words of make and one mark, so that none is left out by both."""
     words = dict(re.findall(r"^(test|slow):.*\n\t.* -m pytest (.*)", (ROOT / "Makefile").read_text(), re.MULTILINE))

@@ -45,7 +45,7 @@ def outcomes(demo_bundle: Bundle) -> dict[str, tuple[int, str]]:
     return by_name
 
 
-@pytest.mark.slow
+@pytest.mark.slow(beside="bundle/test_replacing.py::test_killed_at_each_step_nothing_is_lost_and_nothing_left")
 def test_killed_at_each_rename_or_by_chance_nothing_is_lost_and_nothing_left(
     outcomes: dict[str, tuple[int, str]],
 ) -> None:
@@ -56,14 +56,14 @@ def test_killed_at_each_rename_or_by_chance_nothing_is_lost_and_nothing_left(
     assert all(int(line.split()[1]) >= 2 for line in lines if "by renames" in line), "before and after each at least"
 
 
-@pytest.mark.slow
+@pytest.mark.slow(beside="test_writing.py::test_a_call_past_it_is_seen")
 def test_a_file_written_in_place_is_seen(outcomes: dict[str, tuple[int, str]]) -> None:
     """Sabotage: half a plan and half a page lie there after a kill."""
     code, out = outcomes["careless kills"]
     assert code == 1 and "JSONDecodeError" in out, out
 
 
-@pytest.mark.slow
+@pytest.mark.slow(beside="bundle/test_planted.py::test_a_link_at_the_name_that_is_written_is_not_followed")
 def test_links_at_the_names_that_are_written_are_not_followed_and_it_is_seen_if_one_is(
     outcomes: dict[str, tuple[int, str]],
 ) -> None:

@@ -78,14 +78,26 @@ def test_the_page_has_these_blocks() -> None:
     }
 
 
-@pytest.mark.slow
+def test_the_switch_of_a_plan_applies_to_the_files_of_today(tmp_path: Path) -> None:
+    [diff] = SECTIONS["Add a switch of a plan"]
+    files = re.findall(r"^\+\+\+ (\S+)$", diff, re.M)
+    assert len(files) == 8
+    for file in files:
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(PAGE.parents[1] / file, tmp_path / file)
+    words = ["git", "apply", "--check", "-p0", "--unidiff-zero", "-"]
+    for page, fails in ((diff, False), (diff.replace("\n-", "\n-#", 1), True)):
+        ran = subprocess.run(words, input=page, text=True, cwd=tmp_path, capture_output=True)
+        assert bool(ran.returncode) is fails, ran.stderr
+
+
+@pytest.mark.slow(beside="test_research_page.py::test_the_switch_of_a_plan_applies_to_the_files_of_today")
 def test_a_switch_of_a_plan_is_a_field_an_option_and_its_arithmetic(tmp_path: Path) -> None:
     ignored = shutil.ignore_patterns("__pycache__")
     shutil.copytree(PAGE.parents[1] / "luvc_export", tmp_path / "luvc_export", ignore=ignored)
     (tmp_path / "docs").mkdir()
     shutil.copy(PAGE, tmp_path / "docs")
     [diff] = SECTIONS["Add a switch of a plan"]
-    assert diff.count("+++ ") == 8
     subprocess.run(["git", "apply", "-p0", "--unidiff-zero", "-"], input=diff, text=True, cwd=tmp_path, check=True)
     tests = PAGE.parents[1] / "tests"
     path = os.pathsep.join(map(str, (tmp_path, tests, tests / "calibration")))
@@ -94,7 +106,7 @@ def test_a_switch_of_a_plan_is_a_field_an_option_and_its_arithmetic(tmp_path: Pa
     assert ran.returncode == 0, ran.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.slow(beside="calibration/test_scores_export.py::test_onnx_does_what_torch_does")
 def test_scores_are_compared_on_a_live_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The page's own score among them."""
     [code] = SECTIONS["Compare scores on a live model"]

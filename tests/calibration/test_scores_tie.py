@@ -100,7 +100,7 @@ def kept_by_all(decoder: Decoder, shape: Any, path: Path, groups: int, images: i
     assert not wrong
 
 
-@pytest.mark.slow
+@pytest.mark.slow(beside="calibration/test_scores_export.py::test_onnx_does_what_torch_does")
 def test_all_scores_keep_the_same_on_every_back_end(tmp_path: Path) -> None:
     names = [name for name in scores.names() if name in scores.built_in()]
     decoder, shape = mixed(names)
@@ -108,7 +108,7 @@ def test_all_scores_keep_the_same_on_every_back_end(tmp_path: Path) -> None:
     kept_by_all(decoder, shape, tmp_path / "decoder.onnx", len(names), 1)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(beside="calibration/test_scores_tie.py::test_chosen_tokens_rank_in_whole_numbers_above_the_others")
 @pytest.mark.parametrize("name", ["scope", "maxmin"])
 def test_quotas_rank_by_round(name: str, tmp_path: Path) -> None:
     """What rounds have chosen scored 2 and almost nothing: quotas ranked that nothing, which rounding decided."""

@@ -18,8 +18,9 @@ from urllib.request import urlopen
 import cut_checkpoint
 import pytest
 from PIL import Image
+from typer.main import get_command
 
-from luvc_export.cli import main
+from luvc_export.cli import app, main
 from luvc_export.demo.questions import cases
 from luvc_export.runtime.bench import machine
 from luvc_export.runtime.confined import helpers
@@ -42,6 +43,12 @@ def ended(line: str, monkeypatch: pytest.MonkeyPatch) -> object:
     return stop.value.code
 
 
+def parsed(line: str) -> None:
+    """Refuses an option that the verb has not."""
+    verb, *words = shlex.split(line)
+    get_command(app).commands[verb].make_context(verb, words).close()  # type: ignore[attr-defined]
+
+
 def served(line: str, folder: Path) -> str:
     """What a server of ``line``, on a free port, says of its models."""
     with socket.socket() as free:
@@ -62,7 +69,16 @@ def served(line: str, folder: Path) -> str:
         server.communicate(timeout=60)
 
 
-@pytest.mark.slow
+def test_the_ten_steps_are_of_verbs_and_options_that_there_are() -> None:
+    assert [number for number, _ in STEPS] == [str(number) for number in range(1, 11)]
+    assert [line.split()[0] for _, line in STEPS] == VERBS
+    for _, line in STEPS:
+        parsed(line)
+    with pytest.raises(Exception, match="--bundel"):
+        parsed(STEPS[3][1] + " --bundel x")
+
+
+@pytest.mark.slow(beside="docs/test_tutorial.py::test_the_ten_steps_are_of_verbs_and_options_that_there_are")
 def test_the_ten_steps_run_as_they_are_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -71,8 +87,6 @@ def test_the_ten_steps_run_as_they_are_written(
     ``demo`` is a folder here, as the word allows: four layers of the bundled model. They know no answers, so none are
     in the questions.
     """
-    assert [number for number, _ in STEPS] == [str(number) for number in range(1, 11)]
-    assert [line.split()[0] for _, line in STEPS] == VERBS
     monkeypatch.chdir(tmp_path)
     (tmp_path / "demo").mkdir()
     cut_checkpoint.write_weights(cut_checkpoint.write(tmp_path / "demo", 4, 2) / "model.safetensors", 4, 2)

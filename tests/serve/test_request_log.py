@@ -23,16 +23,6 @@ from luvc_export.serve.server import Server
 CASE = next(cases("heldout", 1, 0, ("where_is",)))
 
 
-@pytest.fixture(autouse=True)
-def loggers() -> Iterator[None]:
-    """As they were."""
-    before = [(one, one.handlers, one.propagate, one.level) for one in (request_log.LOG, request_log._UVICORN)]
-    yield
-    for one, handlers, propagate, level in before:
-        one.handlers, one.propagate = handlers, propagate
-        one.setLevel(level)
-
-
 @pytest.fixture
 def own(models: Models) -> Iterator[tuple[Server, Client]]:
     with serving(models) as server:

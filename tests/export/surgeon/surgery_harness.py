@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import onnx.parser
 import onnxruntime as ort
+import remembered_cuts
 from flat_plans import flat_plan
 from numpy.typing import NDArray
 
@@ -135,8 +136,7 @@ def equal(before: onnx.ModelProto, after: onnx.ModelProto, plan: Plan, kind: str
 
 def cut(model: onnx.ModelProto, *passes: Any, target: TargetSpec = ORT_CPU, **options: Any) -> onnx.ModelProto:
     """The graph after ``passes`` (the whole list where none is named)."""
-    chosen = {"passes": passes} if passes else {}
-    return run_passes(model, target, **chosen, **options)[0]
+    return remembered_cuts.cut(model, target, passes, options)
 
 
 def fired(model: onnx.ModelProto, *passes: Any, target: TargetSpec = ORT_CPU, **options: Any) -> tuple[int, str]:

@@ -82,13 +82,13 @@ def build(model: onnx.ModelProto, plan: Plan) -> None:
     assert not [line for line in log.lines if "unused" in line.lower()]
 
 
-@pytest.mark.slow
+@pytest.mark.slow(beside="export/surgeon/test_rtx.py::test_parses_and_reads_every_input")
 @pytest.mark.parametrize("target", [RTX, TRT103], ids=["onnx", "primitive"])
 @pytest.mark.parametrize("half", ["vision", "decoder"])
 def test_builds(traced: Traced, half: str, target: TargetSpec) -> None:
     build(cut(getattr(traced, half), target=target, precision="fp16"), traced.plan)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(beside="export/surgeon/test_greedy_graphs.py::test_engines_parse_the_rounds")
 def test_builds_a_frozen_layer_rounds_a_learned_score_and_keynorm(greedy: Traced) -> None:
     build(cut(greedy.decoder, target=RTX), greedy.plan)
