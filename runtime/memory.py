@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import mmap
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from luvc_export.errors import MachineError
 
@@ -37,6 +43,23 @@ def give_back() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim is not None:
         trim(0)
+
+
+def leave_to_files(arrays: Iterable[NDArray[Any]]) -> int:
+    """Hold no longer what ``arrays`` map of files; returns how many bytes. Whoever reads them again gets them again.
+
+    An array that is a copy, in memory of its own, stays as it is.
+    """
+    advice, count = getattr(mmap, "MADV_DONTNEED", None), 0
+    for array in arrays:
+        mapped = getattr(array, "_mmap", None)
+        if advice is None or not isinstance(mapped, mmap.mmap) or not array.nbytes:
+            continue
+        begin = array.ctypes.data - np.frombuffer(mapped, np.uint8).ctypes.data
+        first = begin // mmap.PAGESIZE * mmap.PAGESIZE
+        mapped.madvise(advice, first, begin + array.nbytes - first)
+        count += array.nbytes
+    return count
 
 
 def require(needed: int, what: str, detail: str, fix: str) -> None:

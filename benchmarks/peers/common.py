@@ -81,14 +81,15 @@ def stepped(ask: Callable[[int, int], Sequence[float]]) -> dict[str, Any]:
     ``ask(run, count)`` makes ``count`` tokens and returns when it began and when it had each; one run warms up. A
     run's step is the mean over its tokens.
     """
-    ttft, steps, rates = [], [], []
+    ttft, steps, rates, peak = [], [], [], 0.0
     for run in range(1 + RUNS):
         begin, first, *_, last = ask(run, NEW)
         if run:
             ttft.append(first - begin)
             steps.append((last - first) / (NEW - 1))
+            peak = peak or peak_gib()  # without what is read for the next line
             rates.append(read_rate())
-    return {"ttft_s": ttft, "steps_s": steps, "read_gb_s": rates, "peak_gib": peak_gib()}
+    return {"ttft_s": ttft, "steps_s": steps, "read_gb_s": rates, "peak_gib": peak}
 
 
 def read_rate() -> float:

@@ -260,13 +260,14 @@ class OpenVinoBackend:
         fresh = compiled.fresh()
         with self._lock, self._explained(compiled.graph.where):
             for name, tensor in (*arrays.items(), *kept.items()):
-                compiled.request.set_tensor(name, tensor)
+                compiled.request.set_input_tensor(compiled.places[name], tensor)
             for index, tensor in enumerate(fresh):
                 compiled.request.set_output_tensor(index, tensor)
             compiled.graph.checked.check_files()  # weights are mapped: what changes in the file may change here
             begin = perf_counter()
             compiled.request.infer()
             self.graph_seconds += perf_counter() - begin
+            compiled.leave_weights()
             if self.profile is not None:
                 compiled.count()
         return dict(zip(compiled.graph.outputs, fresh, strict=True))

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from luvc_export.runtime import memory
 from luvc_export.runtime.openvino import device as devices
 from luvc_export.runtime.openvino import one_thread
 from luvc_export.runtime.openvino.chosen_rows import rotate_apart
@@ -43,6 +44,7 @@ class Compiled:
     graph: Graph
     _first: dict[str, float] = field(default_factory=dict)
     _runs: list[None] = field(default_factory=list)
+    _left: list[int] = field(default_factory=list)
 
     @cached_property
     def request(self) -> Any:
@@ -54,6 +56,11 @@ class Compiled:
         """Element type and numpy type of each input by name; numpy has none for bf16."""
         types = {name: port.get_element_type() for port in self.model.inputs for name in port.get_names()}
         return {name: (kind, _NUMPY.get(kind.to_string())) for name, kind in types.items()}
+
+    @cached_property
+    def places(self) -> dict[str, int]:
+        """Index of each input by name: a request finds names by searching all of them, at every call."""
+        return {name: index for index, port in enumerate(self.model.inputs) for name in port.get_names()}
 
     @cached_property
     def _outputs(self) -> list[tuple[Any, Any]]:
@@ -69,6 +76,11 @@ class Compiled:
         """A tensor for each output, to be grown by the call that writes it."""
         tensor = devices.load_library().Tensor
         return [tensor(kind, empty) for kind, empty in self._outputs]
+
+    def leave_weights(self) -> None:
+        """After the first run, which packs weights: the files they were packed from are no longer held."""
+        if not self._left:
+            self._left.append(memory.leave_to_files(self.graph.mapped))
 
     def count(self) -> None:
         """Note a run of a profiled graph. The first one packs weights, and is left out of ``events``."""

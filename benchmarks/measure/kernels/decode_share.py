@@ -14,7 +14,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, sleep
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,8 @@ from luvc_export.runtime.bench.case import BenchCase
 from luvc_export.runtime.bench.loaded_case import LoadedCase
 
 ROUNDS, WARM, WIDE = 40, 4, 4096
+#: Seconds after a step in which an engine's threads may still spin, and take the cores from what reads beside it.
+SPINS = 0.1
 
 
 def times(asked: str) -> dict[str, Any]:
@@ -45,6 +47,7 @@ def times(asked: str) -> dict[str, Any]:
     turns = []
     with ThreadPoolExecutor(threads) as pool:
         for _ in range(WARM + ROUNDS):
+            sleep(SPINS)
             begin = perf_counter()
             list(pool.map(lambda part: part @ vector, parts))
             middle = perf_counter()

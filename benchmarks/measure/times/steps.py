@@ -40,18 +40,20 @@ def main() -> None:
     parser.add_argument("--profile", action="store_true", help="ms of a step by operator; counting costs some")
     args = parser.parse_args()
     bundle = bundles.load(args.bundle)
-    print("| plan | arithmetic | rows | step ms | GB/s read after it |\n|---|---|---:|---:|---:|")
+    heads = ("plan", "arithmetic", "rows", "step ms", "of it outside the graph", "GB/s read after it")
+    print("| " + " | ".join(heads) + " |\n|---|---" + "|---:" * (len(heads) - 2) + "|")
     for plan in args.plans:
         backend = opened(bundle, plan, args.prompts_too)
         with tempfile.TemporaryDirectory() as folder:
             backend.profile = f"{folder}/steps" if args.profile else None
-            times = timed(bundle, backend, plan, args.rows, args.steps)
+            times, outside = timed(bundle, backend, plan, args.rows, args.steps)
             middle, low, high = (f"{value:.1f}" for value in (statistics.median(times), min(times), max(times)))
             cells = [
                 plan,
                 backend.arithmetic,
                 str(args.rows),
                 f"{middle} ({low} to {high})",
+                f"{statistics.median(outside):.1f}",
                 f"{bandwidth_reader()() / 1e9:.0f}",
             ]
             print("| " + " | ".join(cells) + " |", flush=True)
@@ -69,16 +71,20 @@ def opened(bundle: Bundle, plan: str, prompts_too: bool) -> OpenVinoBackend:
     return backend
 
 
-def timed(bundle: Bundle, backend: OpenVinoBackend, plan: str, rows: int, steps: int) -> list[float]:
-    """Milliseconds of each step but the first ones."""
+def timed(
+    bundle: Bundle, backend: OpenVinoBackend, plan: str, rows: int, steps: int
+) -> tuple[list[float], list[float]]:
+    """Milliseconds of each step but the first ones, and what of them was spent outside OpenVINO's call."""
     calls, numbers = Session(bundle, backend, plan).default, np.random.default_rng(0)
     values = [numbers.standard_normal(kind.sizes(1, rows), np.float32) for kind in backend.states]
-    state, times = State(backend.adopt(values), rows, rows, rows), []
+    state = State(backend.adopt(values), rows, rows, rows)
+    times, inside = list[float](), list[float]()
     for token in range(WARM + steps):
-        begin = perf_counter()
+        begin, spent = perf_counter(), backend.graph_seconds
         state = calls.run([token + 1], state=state).state
         times.append(1000 * (perf_counter() - begin))
-    return times[WARM:]
+        inside.append(1000 * (backend.graph_seconds - spent))
+    return times[WARM:], [whole - part for whole, part in zip(times, inside, strict=True)][WARM:]
 
 
 def by_operator(profile: Path) -> str:

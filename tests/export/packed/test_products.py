@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,6 +30,7 @@ from luvc_export.engines.profiles import Capacity
 from luvc_export.errors import CheckFailed, CheckpointError, UsageError
 from luvc_export.export import trace, weights
 from luvc_export.export.checkpoint import open_checkpoint
+from luvc_export.export.llm.lora_slots import SlotRequest, SlottedLayers
 from luvc_export.export.packed import placing, products
 from luvc_export.export.simplify import simplify
 from luvc_export.export.surgeon import run_passes
@@ -41,13 +43,20 @@ TOLERANCE = 1e-5
 @pytest.fixture(scope="module")
 def traced(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, Plan]:
     """The decoder of the cut demo checkpoint without weights, which are inputs of it."""
-    folder = tmp_path_factory.mktemp("traced") / "model"
+    return trace_of(tmp_path_factory.mktemp("traced") / "model")
+
+
+def trace_of(folder: Path, request: SlotRequest | None = None) -> tuple[bytes, Plan]:
+    """A checkpoint of codes, written to ``folder``, and its decoder; with slots for adapters where asked for."""
     forms.write(folder, *forms.FORMS["pack4"])
     checkpoint = open_checkpoint(str(folder))
     skeleton = weights.skeleton(checkpoint, "fp32")
     plan = make_plan(checkpoint, "none", image_size=(112, 112))
     decoder = checkpoint.family.decoder(skeleton.model, plan)
-    model = trace.trace_decoder(decoder, checkpoint.family.decoder_shape(checkpoint.config), torch.float32)
+    layers = checkpoint.family.language_model(skeleton.model).layers
+    slots = SlottedLayers(layers, skeleton.names, request) if request else None
+    shape = checkpoint.family.decoder_shape(checkpoint.config)
+    model = trace.trace_decoder(decoder, shape, torch.float32, slots=slots)
     weights.detach(model, trace.FlatDecoder(decoder), skeleton.names)
     simplify(model)
     return ir.to_proto(model).SerializeToString(), plan
@@ -88,7 +97,7 @@ def written(
     return ir.to_proto(graph)
 
 
-def logits(model: onnx.ModelProto, folder: Path, plan: Plan) -> Any:
+def logits(model: onnx.ModelProto, folder: Path, plan: Plan, factors: Mapping[str, Any] | None = None) -> Any:
     onnx.save(model, folder / "decoder.onnx")
     options = ort.SessionOptions()
     options.add_session_config_entry("session.disable_quant_qdq", "1")  # its products of INT4 round activations
@@ -96,15 +105,28 @@ def logits(model: onnx.ModelProto, folder: Path, plan: Plan) -> Any:
     none = np.zeros((1, 2, 0, 32), np.float32)
     names = {item.name for item in session.get_inputs()}
     inputs = {name: value for name, value in feeds(plan).items() if name in names}
-    inputs |= dict.fromkeys(graph_io.past_names(plan.layers), none)
+    inputs |= dict.fromkeys(graph_io.past_names(plan.layers), none) | dict(factors or {})
     return session.run([graph_io.LOGITS], inputs)[0]
 
 
-def reference(model: Path, plan: Plan) -> Any:
+def reference(model: Path, plan: Plan, factors: Mapping[str, Any] | None = None) -> Any:
+    """Of the widened model in torch; ``factors`` are merged into its weights."""
     checkpoint = open_checkpoint(str(model))
-    calls = TorchCalls(checkpoint, load_model(checkpoint), plan)
+    widened = load_model(checkpoint)
+    layers = dict(checkpoint.family.language_model(widened).layers.named_modules())
+    for name, a in (factors or {}).items():
+        if name.endswith(".a"):
+            (product,) = (layers[path] for path in layers if f"lora.{_slot(path)}.a" == name)
+            b = (factors or {})[f"{name[:-1]}b"]
+            product.weight.data += torch.from_numpy(a @ b).T
+    calls = TorchCalls(checkpoint, widened, plan)
     with torch.no_grad():
         return calls.decode_tensors(feeds(plan), calls.empty(1))[0].numpy()
+
+
+def _slot(path: str) -> str:
+    """``N.NAME`` of a product's path in the layers."""
+    return f"{path.partition('.')[0]}.{path.rpartition('.')[2]}"
 
 
 def operators(model: onnx.ModelProto) -> list[str]:
@@ -123,6 +145,36 @@ def test_logits_are_those_of_the_widened_model(name: str, traced: tuple[bytes, P
     if "act" in name:  # q, k and v share an order, gate and up another; o and down have their own
         gathers = [node for node in graph.graph.node if node.op_type == "Gather" and "gathered" in node.name]
         assert len(gathers) == 4 * forms.LAYERS
+
+
+@pytest.fixture(scope="module")
+def slotted(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, Plan]:
+    """As ``traced``, with slots beside every product of the layers."""
+    return trace_of(tmp_path_factory.mktemp("slotted") / "model", SlotRequest(4))
+
+
+@pytest.mark.parametrize("name", ["awq", "gptq_v1", "gptq_act"])
+def test_an_adapter_beside_codes_is_what_it_is_merged_into_what_they_stand_for(
+    name: str, slotted: tuple[bytes, Plan], tmp_path: Path
+) -> None:
+    """Also where the channels that enter the codes are gathered: those that enter the adapter are not."""
+    forms.write(tmp_path / "model", *forms.FORMS[name])
+    graph = written(slotted, tmp_path / "model", tmp_path)
+    assert operators(graph).count("MatMulNBits") == 7 * forms.LAYERS
+    sizes = {item.name: [one.dim_value for one in item.type.tensor_type.shape.dim] for item in graph.graph.input}
+    random, factors = np.random.default_rng(0), {graph_io.LORA_ROWS: np.ones((1, 4), np.float32)}
+    empty = {graph_io.LORA_ROWS: np.zeros((1, 0), np.float32)}
+    for slot, (entering, leaving) in {one: sizes[one] for one in sizes if one.endswith((".a", ".b"))}.items():
+        shape = (entering or 4, leaving or 4)
+        factors[slot] = (0.3 * random.standard_normal(shape) / shape[0] ** 0.5).astype(np.float32)
+        empty[slot] = np.zeros((entering, leaving), np.float32)
+    assert len(factors) == 1 + 14 * forms.LAYERS
+    plan = slotted[1]
+    bare, theirs = reference(tmp_path / "model", plan), reference(tmp_path / "model", plan, factors)
+    for inputs, expected in ((factors, theirs), (empty, bare)):
+        ours = logits(graph, tmp_path, plan, inputs)
+        assert np.abs(ours - expected).max() <= TOLERANCE * np.abs(expected).max()
+    assert np.abs(theirs - bare).max() > 0.05 * np.abs(bare).max(), "the adapter changes answers"
 
 
 def test_codes_stay_codes(traced: tuple[bytes, Plan], tmp_path: Path) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -30,15 +31,25 @@ def backend(bundle: Bundle, plan: str, only_steps: bool) -> OpenVinoBackend:
     return opened
 
 
-def furthest(bundle: Bundle, plan: str, monkeypatch: pytest.MonkeyPatch) -> float:
-    """How far logits of steps over caches in two are from those over caches in one piece, rows of several lengths."""
-    prompts = backend(bundle, plan, False)
-    with monkeypatch.context() as patch:
-        patch.setattr(backends, "split_caches", lambda *options: ())
-        plain = Session(bundle, backend(bundle, plan, False), plan).default.graphs
-        plain.backend.load(images=False)
+@pytest.fixture(scope="module")
+def in_one_piece(demo_bundle: Bundle) -> Callable[[str], Any]:
+    """The graphs of a plan whose caches are whole, opened once."""
+
+    @cache
+    def opened(plan: str) -> Any:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(backends, "split_caches", lambda *options: ())
+            graphs = Session(demo_bundle, backend(demo_bundle, plan, False), plan).default.graphs
+            graphs.backend.load(images=False)
+        return graphs
+
+    return opened
+
+
+def furthest(bundle: Bundle, plan: str, plain: Any) -> float:
+    """How far logits of steps over caches in two are from ``plain``, over one piece, rows of several lengths."""
     steps = Session(bundle, backend(bundle, plan, True), plan).default.graphs
-    ours = theirs = Session(bundle, prompts, plan).default.graphs.prefill([Passage(one) for one in PROMPTS]).state
+    ours = theirs = plain.prefill([Passage(one) for one in PROMPTS]).state
     worst = 0.0
     for tokens in ([102, 103], [104, 105], [106, 107], [108, 109], [110, 111]):
         mine, other = steps.step(tokens, ours), plain.step(tokens, theirs)
@@ -53,14 +64,16 @@ def furthest(bundle: Bundle, plan: str, monkeypatch: pytest.MonkeyPatch) -> floa
 
 @pytest.mark.parametrize(("plan", "most"), [("thirds", 2), ("none", 64)])
 def test_steps_compute_what_they_do_over_one_piece(
-    demo_bundle: Bundle, plan: str, most: int, monkeypatch: pytest.MonkeyPatch
+    demo_bundle: Bundle, in_one_piece: Callable[[str], Any], plan: str, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rows of a batch, drafts, and newest rows that have joined those that stand."""
     monkeypatch.setattr(caches, "MOST_NEWEST", most)
-    assert furthest(demo_bundle, plan, monkeypatch) < 1e-3
+    assert furthest(demo_bundle, plan, in_one_piece(plan)) < 1e-3
 
 
-def test_newest_rows_that_are_lost_move_answers(demo_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_newest_rows_that_are_lost_move_answers(
+    demo_bundle: Bundle, in_one_piece: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Sabotage of the test above: what stands in the newest rows' place are zeros."""
     honest = OpenVinoCache.feeds
 
@@ -72,7 +85,7 @@ def test_newest_rows_that_are_lost_move_answers(demo_bundle: Bundle, monkeypatch
         return tensors
 
     monkeypatch.setattr(OpenVinoCache, "feeds", emptied)
-    assert furthest(demo_bundle, "none", monkeypatch) > 1e-2
+    assert furthest(demo_bundle, "none", in_one_piece("none")) > 1e-2
 
 
 def test_a_step_writes_its_rows_alone(demo_bundle: Bundle) -> None:

@@ -15,7 +15,7 @@ import math
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ from luvc_export.calibration.quantise.recipe import DIVERGENCE, Recipe
 from luvc_export.calibration.runners import open_bundle
 from luvc_export.core.precision import PRECISIONS
 from luvc_export.demo.questions import GlyphCase
+from luvc_export.export.packed.placing import FILE as CODES
 from luvc_export.runtime.session import Session
 
 HERE = Path(__file__).parents[2]
@@ -64,6 +65,8 @@ ROWS: Rows = (
     ("calibrated compressed-tensors", "none", ("fp32", "none")),
 )
 CALIBRATION, TIMED, WARM = 256, 30, 5
+#: Questions whose answers are one record of the store.
+PART = 250
 FILE = "glyph-deep-quantised.json"
 #: Points that may be lost, and the upper end of their interval.
 BAR = (0.5, 1.0)
@@ -81,7 +84,9 @@ each format's layout: what they lose is what such rounding costs this model, not
 ([tested](../quantised-checkpoints.md)). `calibrated` ones hold what makers' tools write, from this package's own
 calibration on search splits: groups of 32, AWQ's factors in the layers before and zeros, codes of GPTQ and
 compressed-tensors (the same ones) that make up for each other. The products that move predictions most are left in 16
-bits by AWQ (`modules_to_not_convert`) and in 8 by the others (`dynamic`, a second config group).
+bits by AWQ (`modules_to_not_convert`) and in 8 by the others (`dynamic`, a second config group). Rows of 3,000
+questions (`--count 3000 --ground pages`) are the same 1,000 and 2,000 further ones, asked because some intervals of
+1,000 reached above 1.0.
 
 | checkpoint | plan | ground | questions | accuracy | points lost (95 %) | within |
 |---|---|---|---:|---:|---|---|"""
@@ -196,24 +201,33 @@ def times(session: Session, case: GlyphCase) -> tuple[float, float]:
     return 1000 * (middle - begin), 250 * (time.perf_counter() - middle)
 
 
-def accuracy(folder: Path, count: int, rows: Rows = ROWS, known_alone: bool = False) -> list[dict[str, Any]]:
-    """Return a record for each row and ground, or with ``known_alone`` for those whose answers are there."""
+def accuracy(
+    folder: Path, count: int, rows: Rows = ROWS, known_alone: bool = False, wanted: Collection[str] = ()
+) -> list[dict[str, Any]]:
+    """Return a record for each row and ground, or with ``known_alone`` for those whose answers are there.
+
+    With ``wanted`` of those grounds alone. Answers are kept ``PART`` by ``PART``.
+    """
     records: list[dict[str, Any]] = []
     for which, (grounds, _) in SETS.items():
-        held = {ground: list(cases(ground, count, 0)) for ground in grounds}
-        store = Store(folder / f"{which}-measurements.json", {"count": count})
+        held = {ground: list(cases(ground, count, 0)) for ground in grounds if not wanted or ground in wanted}
+        store = Store(folder / f"{which}-measurements.json", {"questions": PART})
         known: dict[tuple[str, str, str], list[bool]] = {}
-        for form, plan, beside in rows:
+        for form, plan, beside in rows if held else ():
             bundle = exported(form, which, folder, rows)
             entry, files = bundles.load(bundle).manifest.plans[plan], bundles.load(bundle).manifest.files
-            weights = entry.quantised.weights if entry.quantised else "weights"
-            key = [files[name].sha256 for name in (entry.vision, entry.decoder, weights)]
+            read = {entry.vision, entry.decoder, entry.quantised.weights if entry.quantised else "weights", CODES}
+            key = [files[name].sha256 for name in sorted(read) if name in files]
             for ground, asked in held.items():
+                answers: list[bool] = []
                 try:
-                    packed = store.of([ground, *key], _absent if known_alone else partial(_packed, bundle, plan, asked))
+                    for first in range(0, count, PART):
+                        some = asked[first : first + PART]
+                        ask = _absent if known_alone else partial(_packed, bundle, plan, some)
+                        answers += unpack(store.of([ground, first, len(some), *key], ask), len(some))
                 except LookupError:
                     continue
-                known[form, plan, ground] = answers = unpack(packed, count)
+                known[form, plan, ground] = answers
                 pictures = [case.picture for case in asked]
                 record: dict[str, Any] = {"ground": ground, "form": form, "plan": plan, "questions": count}
                 record["accuracy"] = round(float(np.mean(answers)), 4)
@@ -234,9 +248,10 @@ def asked_for(forms: list[str]) -> Rows:
 
 def merged(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return rows in the order of the page: those measured now, and of others those measured before."""
-    by_key = {(row["ground"], row["form"], row["plan"]): row for row in (*old, *new)}
+    by_key = {(row["questions"], row["ground"], row["form"], row["plan"]): row for row in (*old, *new)}
     keys = [(ground, *row[:2]) for grounds, _ in SETS.values() for row in ROWS for ground in grounds]
-    return [by_key[key] for key in keys if key in by_key]
+    counts = sorted({count for count, *_ in by_key})
+    return [by_key[one] for one in ((count, *key) for count in counts for key in keys) if one in by_key]
 
 
 def _absent() -> Any:
@@ -335,6 +350,7 @@ def main() -> None:
     parser.add_argument(
         "--form", action="append", default=[], help="ask rows of this form alone, keep the file's others"
     )
+    parser.add_argument("--ground", action="append", default=[], help="ask on this ground alone, keep others' rows")
     parser.add_argument("--times", action="store_true", help="measure times alone, and keep the answers of the file")
     parser.add_argument("--known", action="store_true", help="write what FOLDER has answers of, and ask nothing")
     args = parser.parse_args()
@@ -345,11 +361,11 @@ def main() -> None:
         record["times_of_forms" if args.form else "times"] = timed(args.folder, args.form)
         record["machine"] = machine()
     else:
-        measured = accuracy(args.folder, args.count, asked_for(args.form), args.known)
+        measured = accuracy(args.folder, args.count, asked_for(args.form), args.known, args.ground)
         new = [form.removeprefix("calibrated ") for form, *_ in asked_for(args.form) if form.startswith("calibrated ")]
         if not args.known:
             record["in_four"] = [calibrated.in_four(form, args.folder) for form in new] or record.get("in_four", [])
-        record["rows"] = merged(record.get("rows", []) if args.form else [], measured)
+        record["rows"] = merged(record.get("rows", []) if args.form or args.ground else [], measured)
     file.write_text(dumps(record) + "\n", encoding="utf-8")
     file.with_suffix(".md").write_text(page(record), encoding="utf-8")
 
