@@ -74,10 +74,14 @@ def pytest_collection_finish() -> None:
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """What is remembered of files and of products' times goes to a folder of this run, not to the user's.
 
-    Times are kept though the machine is busy, else each run of ``doctor`` and of the choice of a back-end takes them.
+    Times are kept though the machine is busy, else each run of ``doctor`` and of the choice of a back-end takes them;
+    what is timed is small. Nothing has to outlive the machine, so no file is waited for until it lies on the disk.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(one_row, "busy", lambda: False)
+        for most in ("MOST_INNER", "MOST_COLUMNS", "MOST_HEAD"):
+            patch.setattr(one_row, most, 512)
+        patch.setattr(os, "fsync", lambda handle: None)
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
 

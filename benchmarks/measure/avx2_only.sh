@@ -12,6 +12,8 @@ if grep -qw cpuid_fault /proc/cpuinfo && command -v cc >/dev/null; then
   mask=$(mktemp -d)
   trap 'rm -rf "$mask"' EXIT
   cc -O2 -Wall -Wextra -Werror -shared -fPIC -o "$mask/avx2_only.so" benchmarks/measure/avx2_only.c -ldl
+  # What is remembered of this CPU by what /proc/cpuinfo says, which is not hidden, must not be mixed with this.
+  export XDG_CACHE_HOME="$mask/cache"
   LD_PRELOAD="$mask/avx2_only.so${LD_PRELOAD:+:$LD_PRELOAD}" "$python" "$@"
   exit
 fi

@@ -132,6 +132,8 @@ def main() -> None:
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     if options.times:
+        if options.bundle is not None:
+            parser.error("--times is for the model made here; `luvc-export bench` times a bundle of your own")
         timed(options.folder)
         return
     bundle = options.bundle or own_bundle(options)

@@ -83,3 +83,40 @@ def test_cases_of_two_splits_share_no_picture(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(quantised, "CALIBRATION", 24)
     data = quantised.searched(("search-plain", "search-textured"))
     assert len(data.cases) == 24 and data.pictures == len(set(data.pixels)) == 2
+
+
+def test_rows_of_more_questions_stand_beside_those_of_fewer() -> None:
+    """A row that is measured anew takes the old one's place; those of another count stay, behind those of fewer."""
+    old = [
+        {"ground": "pages", "form": form, "plan": "none", "questions": count, "accuracy": 0.9}
+        for count, form in ((3000, "fp32"), (1000, "calibrated awq"), (1000, "fp32"))
+    ]
+    new = [{**old[0], "accuracy": 0.8}]
+    rows = [(row["questions"], row["form"], row["accuracy"]) for row in quantised.merged(old, new)]
+    assert rows == [(1000, "fp32", 0.9), (1000, "calibrated awq", 0.9), (3000, "fp32", 0.8)]
+
+
+def test_answers_are_kept_part_by_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that is cut goes on where it stopped, and more questions begin with what fewer have answered."""
+    asked: list[int] = []
+
+    def right(bundle: Path, plan: str, some: list[Any]) -> list[bool]:
+        asked.append(len(some))
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        return [True] * len(some)
+
+    files = {name: SimpleNamespace(sha256=name) for name in ("vision", "decoder", "weights")}
+    entry = SimpleNamespace(vision="vision", decoder="decoder", quantised=None)
+    bundle = SimpleNamespace(manifest=SimpleNamespace(plans={"none": entry}, files=files))
+    monkeypatch.setattr(quantised, "right", right)
+    monkeypatch.setattr(quantised, "exported", lambda *_: tmp_path)
+    monkeypatch.setattr(quantised.bundles, "load", lambda _: bundle)
+    monkeypatch.setattr(quantised, "cases", lambda ground, count, seed: [SimpleNamespace(picture=0)] * count)
+    rows = (("fp32", "none", None),)
+    with pytest.raises(KeyboardInterrupt):
+        quantised.accuracy(tmp_path, 500, rows, wanted=["pages"])
+    for count in (500, 750):
+        (record,) = quantised.accuracy(tmp_path, count, rows, wanted=["pages"])
+        assert (record["questions"], record["accuracy"]) == (count, 1.0)
+    assert asked == [250, 250, 250, 250]

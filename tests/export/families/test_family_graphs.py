@@ -98,6 +98,7 @@ def test_onnx_equals_compressed_torch(name: str, exported: Any) -> None:
     bundle = exported(name)
     plan, images = tiny.thirds, tiny.images(2)
     assert plan.encoder.merges or name in WHOLE
+    assert bundle.manifest.prompt.tiling == "best_resolution", "without tiles: a rule that every version knows"
     assert plan.vision_tokens < plan.units or name in WHOLE
     assert [keep for _, _, keep in plan.prunes if keep]
     ours, torch_ = Session(bundle, threads=1), Session(bundle, TorchBackend(tiny, plan))

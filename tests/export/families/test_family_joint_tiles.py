@@ -71,6 +71,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 def test_the_graph_keeps_what_torch_keeps(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny, plan = small("internvl"), bundle.entry("some@tiles").plan
+    assert bundle.manifest.prompt.tiling == tiny.family.tiling == "closest_ratio"
     graph = Session(bundle, "cpu", plan="some@tiles", threads=1)
     torch_ = Session(bundle, TorchBackend(tiny, plan), plan="some@tiles")
 
