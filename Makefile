@@ -13,12 +13,13 @@ SOURCES := luvc_export export engines runtime calibration tests examples plugins
 demo: $(STAMP)
 	$(BIN)/luvc-export demo
 
+# Compiled modules are kept though the machine may say otherwise: the tests start many processes.
 test: $(RTX_STAMP)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not slow"
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not slow"
 
 # What CI runs beside: what takes long and breaks seldom, a minute at most.
 slow: $(RTX_STAMP)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m slow
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m slow
 
 lint: $(STAMP)
 	$(BIN)/ruff check $(SOURCES)

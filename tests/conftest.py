@@ -46,8 +46,8 @@ LONGEST = (
     "test_failures.py", "test_family_odd.py", "test_packaging.py", "test_family_answers.py", "test_call_plugins.py",
     "test_scores_export.py", "test_frame_scores.py", "test_family_unit_buckets.py", "test_placement.py",
     "test_batch_pool.py", "test_family_plans.py", "test_trt_backend.py", "test_chat.py", "test_products.py",
-    "test_used_is_hashed.py", "test_research_page.py", "test_doctor.py", "test_first_run.py", "test_bundling.py",
-    "test_frozen_graphs.py", "test_fuzz.py", "test_trial_run.py", "test_family_llm_merge.py",
+    "test_used_is_hashed.py", "test_budgets_from_data.py", "test_family_time.py", "test_first_run.py",
+    "test_bundling.py", "test_frozen_graphs.py", "test_fuzz.py", "test_trial_run.py", "test_family_llm_merge.py",
     "test_device_sampling.py", "test_scorer_cli.py", "test_weight_ratio.py",
 )  # fmt: skip
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
 from collections import Counter
 from pathlib import Path
 
@@ -40,7 +41,7 @@ RECIPES = {"luvc_export/core/named_plans.py"}
 #: Names of parameters and variables that do not say what they hold. A score is ``given`` its input: that is documented.
 NAMELESS = {"found", "given", "made", "said", "told"}
 #: Beside the rooms: their functions have none of them either.
-NAMED = ("benchmarks", "examples", "tests")
+NAMED = ("benchmarks", "docs", "examples", "plugins", "tests")
 
 
 def modules(rooms: tuple[str, ...] = ROOMS) -> list[Path]:
@@ -103,6 +104,11 @@ def test_names_say_what_the_thing_is() -> None:
         for where in places
     ]
     assert not functions, "a name that says nothing: call it what it is (logits, bundle, plan, request)"
+
+
+def test_no_folder_is_left_out() -> None:
+    names = subprocess.run(["git", "ls-files", "*.py"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert {name.partition("/")[0] for name in names.splitlines()} - {"setup.py"} == {*ROOMS, *NAMED}
 
 
 def test_a_name_that_says_nothing_is_seen() -> None:

@@ -27,8 +27,6 @@ from luvc_export.batch.source import Row, Source, read_rows
 from luvc_export.errors import LuvcError, MachineError, UsageError
 from luvc_export.ray.actor import RESTARTS, TASK_RETRIES, placed
 
-#: Ray starts a cluster of its own on this machine.
-LOCAL = "local"
 #: Blocks that the shards are dealt to: each is one task.
 _BLOCKS = 1000
 

@@ -24,10 +24,10 @@ _WORSE_WHEN_MORE = ("registers", "shared", "stack", "spill_stores", "spill_loads
 _WORSE_WHEN_LESS = ("blocks", "occupancy")
 
 
-def faults(made: list[Kernel]) -> list[str]:
+def faults(compiled: list[Kernel]) -> list[str]:
     """What no kernel may have."""
     lines = []
-    for kernel in made:
+    for kernel in compiled:
         here = f"{kernel.source} {kernel.name} {kernel.arch}"
         if kernel.stack or kernel.spill_stores or kernel.spill_loads or kernel.ptx_local:
             lines.append(
@@ -39,9 +39,9 @@ def faults(made: list[Kernel]) -> list[str]:
     return lines
 
 
-def differences(table: list[Kernel], made: list[Kernel]) -> list[str]:
-    """Where ``made`` is not ``table``, a line each."""
-    before, now = {kernel.key: kernel for kernel in table}, {kernel.key: kernel for kernel in made}
+def differences(table: list[Kernel], compiled: list[Kernel]) -> list[str]:
+    """Where ``compiled`` is not ``table``, a line each."""
+    before, now = {kernel.key: kernel for kernel in table}, {kernel.key: kernel for kernel in compiled}
     lines = [f"{' '.join(key)}: it is not in the table" for key in sorted(now.keys() - before.keys())]
     lines += [f"{' '.join(key)}: it is gone" for key in sorted(before.keys() - now.keys())]
     for key in sorted(before.keys() & now.keys()):
@@ -61,9 +61,9 @@ def read(path: Path = TABLE) -> list[Kernel]:
     return [Kernel(**item) for item in json.loads(path.read_text(encoding="utf-8"))]
 
 
-def write(made: list[Kernel], path: Path = TABLE) -> None:
-    """Put ``made`` in the table's place."""
-    lines = ",\n".join(json.dumps(dataclasses.asdict(kernel)) for kernel in made)
+def write(compiled: list[Kernel], path: Path = TABLE) -> None:
+    """Put ``compiled`` in the table's place."""
+    lines = ",\n".join(json.dumps(dataclasses.asdict(kernel)) for kernel in compiled)
     path.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
 
 
@@ -76,19 +76,19 @@ def main(arguments: list[str] | None = None) -> int:
     begun = time.monotonic()
     try:
         compiler = nvcc.find(BUILD / "nvcc")
-        made = kernels.compile_all(compiler, kernels.sources(), BUILD / "compiled", chosen.jobs)
+        compiled = kernels.compile_all(compiler, kernels.sources(), BUILD / "compiled", chosen.jobs)
     except nvcc.CompilerError as error:
         print(error, file=sys.stderr)
         return 1
-    lines = faults(made)
+    lines = faults(compiled)
     if chosen.write and not lines:
-        write(made)
-    lines += differences(read(), made) if not chosen.write else []
+        write(compiled)
+    lines += differences(read(), compiled) if not chosen.write else []
     for line in lines:
         print(line, file=sys.stderr)
-    archs = sorted({kernel.arch for kernel in made}, key=lambda arch: int(arch[3:]))
+    archs = sorted({kernel.arch for kernel in compiled}, key=lambda arch: int(arch[3:]))
     print(
-        f"{len({kernel.key[:2] for kernel in made})} kernels for {', '.join(archs)} with nvcc {nvcc.VERSION}"
+        f"{len({kernel.key[:2] for kernel in compiled})} kernels for {', '.join(archs)} with nvcc {nvcc.VERSION}"
         f" in {time.monotonic() - begun:.0f} s: {len(lines) or 'no'} differences from {TABLE.name}"
     )
     if lines:

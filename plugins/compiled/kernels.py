@@ -99,9 +99,9 @@ def _cached(nvcc: str, unit: Path, cache: Path) -> list[Kernel]:
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     record = cache / f"{unit.stem}-{digest.hexdigest()[:16]}.json"
     if not record.is_file():
-        made = compile_unit(nvcc, unit)
+        compiled = compile_unit(nvcc, unit)
         fresh = record.with_suffix(".new")
-        fresh.write_text(json.dumps([dataclasses.asdict(kernel) for kernel in made]), encoding="utf-8")
+        fresh.write_text(json.dumps([dataclasses.asdict(kernel) for kernel in compiled]), encoding="utf-8")
         fresh.replace(record)
     return [Kernel(**item) for item in json.loads(record.read_text(encoding="utf-8"))]
 
@@ -117,14 +117,14 @@ def compile_unit(nvcc: str, unit: Path, archs: Sequence[str] = tuple(LIMITS)) ->
         codes = [part for n in numbers for part in ("-gencode", f"arch=compute_{n},code=sm_{n}")]
         place = Path(folder)
         command = [nvcc, *FLAGS, *codes, "--keep", "--keep-dir", folder, "-c", str(unit), "-o", str(place / "unit.o")]
-        made = subprocess.run(command, capture_output=True, text=True, check=False)
-        if made.returncode:
-            raise CompilerError(f"{unit.name}: nvcc refuses it\n{(made.stdout + made.stderr).strip()}")
+        run = subprocess.run(command, capture_output=True, text=True, check=False)
+        if run.returncode:
+            raise CompilerError(f"{unit.name}: nvcc refuses it\n{(run.stdout + run.stderr).strip()}")
         ptx = {}
         for number, arch in zip(numbers, archs, strict=True):
             texts = sorted(place.glob(f"*compute_{number}.ptx")) or sorted(place.glob("*.ptx"))
             ptx[arch] = texts[0].read_text(encoding="utf-8")
-    return sorted(parse(unit.name, made.stdout + made.stderr, ptx))
+    return sorted(parse(unit.name, run.stdout + run.stderr, ptx))
 
 
 def parse(source: str, report: str, ptx: dict[str, str]) -> Iterator[Kernel]:

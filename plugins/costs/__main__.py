@@ -132,8 +132,8 @@ def _fusing(shape: Prune) -> str:
         ],
     }  # fmt: skip
     parts = []
-    for name, made in ideas.items():
-        saved = [1 - least_seconds(made, machine) / least_seconds(whole, machine) for machine in MACHINES]
+    for name, joined in ideas.items():
+        saved = [1 - least_seconds(joined, machine) / least_seconds(whole, machine) for machine in MACHINES]
         shares = " | ".join(f"{100 * share:.1f}" for share in saved)
         parts.append(f"| {name} | {shares} |")
     machines = " | ".join(machine.name for machine in MACHINES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,15 @@ def test_sweeps_write_a_picture_and_a_page(cli: Cli, demo_bundle: Bundle, tmp_pa
     code, out, _ = cli("bench", demo_bundle.folder, "--sweep", "tokens", "-o", tmp_path / "out", "--json", *QUICK)
     tokens = [case["tokens_a_layer"] for case in json.loads(out)["cases"]]
     assert code == 0 and tokens == sorted(tokens) and tokens[0] == 32 and len(tokens) >= 5
+
+
+def test_a_sweep_asks_for_what_draws_before_it_measures(
+    cli: Cli, demo_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setattr("luvc_export.runtime.bench.measure.measure", lambda *arguments: pytest.fail("measured"))
+    code, _, err = cli("bench", demo_bundle.folder, "--sweep", "budget", "-o", tmp_path / "out", *QUICK)
+    assert code == 3 and "luvc-export[report]" in err and not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

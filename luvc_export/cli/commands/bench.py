@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -118,6 +119,7 @@ def _sweep(first: Any, kind: str, repeats: int, warm_up: int, output: Path, as_j
 
     options.choice("--sweep", kind, ("tokens", "budget"))
     check_writable(output / f"sweep-{kind}.png", "--output")
+    import_module("matplotlib")  # what draws is asked for before minutes of measuring
     measured = points(first, kind)  # type: ignore[arg-type]
     machine = measure_machine(first.threads)
     with options.progress(quiet=as_json) as tell:
