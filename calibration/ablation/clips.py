@@ -157,8 +157,8 @@ def ablate(
     }
     clips = Clips(checkpoint, task, Store(output / MEASUREMENTS, about), asked)
     if text is None:
-        told = clips.engines["report"].asked(clips.none)
-        text = int(np.median([len(one.prompt) - len(one.pictures) for one in told]))
+        prompts = clips.engines["report"].asked(clips.none)
+        text = int(np.median([len(one.prompt) - len(one.pictures) for one in prompts]))
     variants = [clips.variant(score) for score in SCORES]
     searched = clips.rows("search", variants, text, progress)
     score = variants[best(searched)].name
