@@ -106,6 +106,16 @@ def test_names_say_what_the_thing_is() -> None:
     assert not functions, "a name that says nothing: call it what it is (logits, bundle, plan, request)"
 
 
+def namesakes(paths: list[Path]) -> set[str]:
+    return {name for name, count in Counter(path.name for path in paths).items() if count > 1}
+
+
+def test_no_two_modules_of_tests_have_one_name() -> None:
+    """pytest collects one of them and ends with an error at the other, whose tests never run."""
+    assert not namesakes([path for path in modules(("tests", "examples")) if path.name.startswith("test_")])
+    assert namesakes([Path("a/test_x.py"), Path("b/test_x.py"), Path("b/test_y.py")]) == {"test_x.py"}
+
+
 def test_no_folder_is_left_out() -> None:
     names = subprocess.run(["git", "ls-files", "*.py"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert {name.partition("/")[0] for name in names.splitlines()} - {"setup.py"} == {*ROOMS, *NAMED}

@@ -52,7 +52,7 @@ from flat_plans import replan
 inputs = small.feeds(1)
 kept = []
 for first in (0, 3):
-    decoder, shape = small.made(replan(small.pruning("random"), keep_first=first))
+    decoder, shape = small.decoder_of(replan(small.pruning("random"), keep_first=first))
     past = [torch.zeros(small.ROWS, shape.kv_heads, 0, shape.head_dim)] * (2 * decoder.plan.layers)
     kept += decoder(*inputs.values(), past)[2]
 without, some = ([{0, 1, 2} <= {*row} for row in indices.flatten(0, 1).tolist()] for indices in kept)
