@@ -1,8 +1,8 @@
 """The comparison for a task about films: which score and which quota keep a clip's answers at one budget.
 
 Every plan of the search keeps the whole clip in the first layer and the tokens of the plan `film` from then on. First
-every score without a quota, then every quota for the best score, on the search split; what that chooses is reported on
-the other split, beside the same scores and every named plan.
+every score with the quota of its source, then every quota for the best score, on the search split; what that chooses
+is reported on the other split, beside the same scores and every named plan.
 """
 
 from __future__ import annotations
@@ -39,8 +39,12 @@ from luvc_export.export.compression import scores
 FIGURES, PAGE, MEASUREMENTS = "ablation-clips.json", "ablation-clips.md", "ablation-clips-measurements.json"
 #: Whose budgets the search has.
 BUDGETS = "film"
-#: Scores that need neither training nor the question; `random` is one draw.
-SCORES = ("stride", "random", "evs", "dycoke", "vidcom2", "holitom", "residual", "scope", "maxmin")
+#: Scores that need neither training nor the question, each with the quota that its source has; `random` is one draw.
+SCORES: dict[str, Quota] = {
+    **dict.fromkeys(("stride", "random", "evs", "holitom", "residual", "scope", "maxmin"), "none"),
+    "dycoke": "dycoke",
+    "vidcom2": "vidcom2",
+}
 QUOTAS: tuple[Quota, ...] = ("uniform", "spread", "v-cast", "dycoke", "vidcom2")
 #: What every plan with the budgets of the search is held against, question by question.
 BASELINE = "evs"
@@ -85,7 +89,7 @@ class Clips:
     def variant(self, score: str, quota: Quota = "none") -> Variant:
         """A score and a quota at the budgets of the search."""
         plan = self.named(BUDGETS).changed(method=scores.method(score))
-        name = score if quota == "none" else f"{score}, quota {quota}"
+        name = score if quota == SCORES[score] else f"{score}, quota {quota}"
         return Variant(name, replace(plan, sharing=Sharing(self.moments, None, quota)))
 
     def right(self, split: str, plan: Plan) -> list[bool]:
@@ -159,10 +163,10 @@ def ablate(
     if text is None:
         prompts = clips.engines["report"].asked(clips.none)
         text = int(np.median([len(one.prompt) - len(one.pictures) for one in prompts]))
-    variants = [clips.variant(score) for score in SCORES]
+    variants = [clips.variant(score, quota) for score, quota in SCORES.items()]
     searched = clips.rows("search", variants, text, progress)
     score = variants[best(searched)].name
-    divided = [clips.variant(score, quota) for quota in QUOTAS]
+    divided = [clips.variant(score, quota) for quota in QUOTAS if quota != SCORES[score]]
     quotas = clips.rows("search", divided, text, progress)
     chosen = [*variants, *divided][best([*searched, *quotas])]
     reported = [Variant("uncompressed", clips.none, equal=False), replace(chosen, name=f"searched: {chosen.name}")]

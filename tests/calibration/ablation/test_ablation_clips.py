@@ -66,6 +66,9 @@ def test_a_row_of_the_search_is_the_named_plan_where_they_say_the_same(tmp_path:
     study = clips.Clips(open_checkpoint(str(task.checkpoint)), task, Store(tmp_path / "kept.json", {}), {})
     assert study.variant("maxmin").plan == study.named("film")
     assert study.variant("maxmin", "v-cast").plan.sharing.quota == "v-cast"
+    assert all(
+        study.named(name).sharing.quota == clips.SCORES[name] for name in ("evs", "dycoke", "vidcom2", "holitom")
+    )
     assert study.none.vision_tokens * study.moments == study.none.keep[0]
 
 
