@@ -95,7 +95,8 @@ def page(rows: Sequence[dict[str, Any]], weights: str, large: Sequence[dict[str,
         lines += [
             f"The taught encoder is the shipped one after `{RECIPE}`: no labels and no questions, the target of every"
             " unit is what the shipped encoder says of the whole film (train split). One run of one seed, taught for"
-            f" that one plan; its weights are not in the repository. It takes the time of the shipped one's plan. {SHORTER}",
+            " that one plan; its weights are not in the repository. It takes the time of the shipped one's plan."
+            f" {SHORTER}",
         ]
     lines += [
         "",
