@@ -118,7 +118,7 @@ def verdict(rows: Sequence[dict[str, Any]]) -> str:
     ]
     where = ", ".join(sorted({f"({row['block']}, {row['keep']})" for row in enough}))
     line = f"The bar is {BAR} at {SOONER} times fewer encoder FLOPs, by the value; {where}: {'; '.join(kept)}."
-    if any(row["ms"] is None for row in rows):
+    if any(row.get("ms") is None for row in rows):
         return line
     sooner = max(rows[0]["ms"] / row["ms"] for row in enough)
     return f"{line} As time of the whole encoder it is {sooner:.2f}x: {'met' if sooner >= SOONER else 'missed'}."
