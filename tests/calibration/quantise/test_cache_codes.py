@@ -84,10 +84,8 @@ def attention_graph(joined_before: bool) -> onnx.ModelProto:
     query = tensor("query", "b", HEADS * SHARED, "s", SIZE)
     if joined_before:
         new = [tensor(name, "b", HEADS, "s", SIZE) for name in ("key", "value")]
-        nodes = [
-            helper.make_node("Concat", [old.name, one.name], [out.name], axis=2)
-            for old, one, out in zip(past, new, present, strict=True)
-        ]
+        joined = zip(past, new, present, strict=True)
+        nodes = [helper.make_node("Concat", [old.name, one.name], [out.name], axis=2) for old, one, out in joined]
         nodes.append(helper.make_node("Attention", ["query", present[0].name, present[1].name], ["seen"]))
     else:
         new = [tensor(name, "b", "s", HEADS * SIZE) for name in ("key", "value")]
@@ -95,13 +93,13 @@ def attention_graph(joined_before: bool) -> onnx.ModelProto:
         turned = helper.make_node("Transpose", ["query"], ["turned"], perm=[0, 2, 1, 3])
         heads = {"q_num_heads": HEADS * SHARED, "kv_num_heads": HEADS}
         names = ["flat", "key", "value", "", past[0].name, past[1].name]
-        outputs = ["packed_seen", present[0].name, present[1].name]
-        nodes = [turned, flat, helper.make_node("Attention", names, outputs, **heads)]
+        seen = ["packed_seen", *(item.name for item in present)]
+        nodes = [turned, flat, helper.make_node("Attention", names, seen, **heads)]
         nodes.append(helper.make_node("Identity", ["packed_seen"], ["seen"]))
     nodes.append(helper.make_node("Attention", ["query", present[0].name, present[1].name], ["seen_again"]))
-    seen = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("seen", "seen_again")]
+    both = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("seen", "seen_again")]
     shape = [numpy_helper.from_array(np.array([0, 0, HEADS * SHARED * SIZE]), "packed")][joined_before:]
-    graph = helper.make_graph(nodes, "decoder", [query, *new, *past], [*seen, *present], shape)
+    graph = helper.make_graph(nodes, "decoder", [query, *new, *past], [*both, *present], shape)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)], ir_version=10)
 
 
@@ -339,8 +337,7 @@ def test_what_the_manifest_says(demo_bundle: Bundle, stored: Bundle) -> None:
 
 
 def test_a_graph_without_its_scales_is_refused(stored: Bundle) -> None:
-    graph = read_graph(stored, stored.manifest.plans[CODES].decoder)
-    shape = stored.manifest.decoder
+    graph, shape = read_graph(stored, stored.manifest.plans[CODES].decoder), stored.manifest.decoder
     assert np.frombuffer(graph.floats("key_scales.0", shape.kv_heads * shape.head_dim), "<f4").all()
     for name, count in (("key_scales.99", 64), ("key_scales.0", 3)):
         with pytest.raises(BundleError, match="a graph lacks a constant of its plan"):
