@@ -56,14 +56,14 @@ HEADS = (
     "acceptance length",
 )
 FORCED = "forced"
-TIMES = ("ms plain", "ms drafted", "times faster: median (middle half)")
+TIMES = ("ms plain (median)", "ms drafted (median)", "times faster: median (middle half)")
 
 
 def line(kind: str, turns: list[dict[str, Any]], counts: DraftCounts) -> str:
     """Of the table: ratios are taken answer by answer, each pair one after the other."""
     low, middle, high = statistics.quantiles((turn["plain"] / turn["drafted"] for turn in turns), n=4)
     tokens = statistics.mean(len(turn["ids"]) for turn in turns)
-    plain, drafted = (1000 * statistics.mean(turn[name] for turn in turns) for name in ("plain", "drafted"))
+    plain, drafted = (1000 * statistics.median(turn[name] for turn in turns) for name in ("plain", "drafted"))
     right, same = (sum(turn[name] for turn in turns) for name in ("right", "same"))
     departing = [turn for turn in turns if turn["differs"]]
     rate = 1000 * len(departing) / (same + len(departing))
