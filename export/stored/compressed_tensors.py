@@ -74,7 +74,16 @@ def _group_size(scheme: Any, where: str) -> object:
     if not isinstance(weights, dict):
         got = repr(scheme)[:80]
         raise CheckpointError("a group of the config says nothing of weights", where=f"{where}: config_groups", got=got)
-    return weights.get("group_size") or -1
+    size = weights.get("group_size") or -1
+    if isinstance(size, list | dict):
+        raise CheckpointError(
+            "the size of a group is a number",
+            where=f"{where}: config_groups: weights: group_size",
+            got=repr(size)[:80],
+            expected="channels that share a scale, such as 128, or null",
+            fix=AGAIN,
+        )
+    return size
 
 
 def _stated(name: str, channels: int, count: int, stated: set[object]) -> int:

@@ -8,7 +8,8 @@ Layout: https://github.com/ModelCloud/GPTQModel/blob/main/gptqmodel/nn_modules/q
 ``checkpoint_format`` is wrong in the wild (vllm-project/vllm#38966): where every zero is the same, that zero decides.
 
 ``dynamic`` gives modules other bits or groups, by patterns matched from a name's beginning, the first that does; ``-:``
-before one leaves its modules in 16 bits (GPTQModel's ``dynamic_get``).
+before one leaves its modules in 16 bits (GPTQModel's ``dynamic_get``). A pattern is a stranger's regular expression,
+and Python's take time that grows without bound: those that choose often are refused.
 """
 
 from __future__ import annotations
@@ -39,6 +40,11 @@ from luvc_export.export.stored.base import (
 
 _FORMATS = ("gptq", "gptq_v2")
 _BITS = (4, 8)
+#: Repeats and groups of a pattern, and characters of a name that it is held against: trying n choices in a name of L
+#: characters takes up to L^n / n! steps.
+_MOST_CHOICES, _LONGEST = 5, 128
+#: An escape or a class, which choose nothing.
+_ONE_CHARACTER = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]", re.DOTALL)
 
 
 def read(config: Mapping[str, Any], tensors: Mapping[str, StoredTensor], where: str) -> Stored:
@@ -68,14 +74,14 @@ def _asked(config: Mapping[str, Any], name: str, where: str) -> tuple[Any, objec
     """Bits and group of a module, as ``dynamic`` or else the config says.
 
     Raises:
-        CheckpointError: ``dynamic`` is no table of settings by pattern.
+        CheckpointError: ``dynamic`` is no table of settings by pattern, or a pattern might take for ever.
     """
     dynamic = config.get("dynamic") or {}
     try:
         for pattern, settings in dynamic.items():
-            if not pattern.startswith("-:") and re.match(pattern.removeprefix("+:"), name):
+            if not pattern.startswith("-:") and _matches(pattern.removeprefix("+:"), name, where):
                 return settings.get("bits", config.get("bits")), settings.get("group_size", config.get("group_size"))
-    except (AttributeError, TypeError, re.error) as error:
+    except (AttributeError, OverflowError, TypeError, re.error) as error:
         raise CheckpointError(
             "the config's settings by module cannot be read",
             where=f"{where}: dynamic",
@@ -84,6 +90,20 @@ def _asked(config: Mapping[str, Any], name: str, where: str) -> tuple[Any, objec
             fix=AGAIN,
         ) from error
     return config.get("bits"), config.get("group_size")
+
+
+def _matches(pattern: str, name: str, where: str) -> bool:
+    bare = _ONE_CHARACTER.sub("x", pattern).replace("(?", "(")
+    choices = len(re.findall(r"[*+?{(]", bare))
+    if re.search(r"\)[*+{]", bare) or choices > _MOST_CHOICES or len(name) > _LONGEST:
+        raise CheckpointError(
+            "a pattern of the config might take for ever to match",
+            where=f"{where}: dynamic",
+            got=f"{pattern[:80]!r}, with {choices} repeats and groups, for a name of {len(name)} characters",
+            expected=f"no group repeated, at most {_MOST_CHOICES} repeats and groups, names to {_LONGEST} characters",
+            fix="write it as several patterns, or " + AGAIN,
+        )
+    return re.match(pattern, name) is not None
 
 
 def _parts(name: str, tensors: Mapping[str, StoredTensor], bits: int, stated: object) -> dict[str, StoredTensor]:

@@ -131,13 +131,22 @@ def read_config(folder: Path) -> PeftConfig:
     whole = [rank, *ranks.values()]
     if any(one != int(one) or one < 1 for one in whole):
         raise CheckpointError("a rank is a whole number from 1 on", where=where, got=str(whole[:8]))
+    rooted = config.get("use_rslora") or False
+    if not isinstance(rooted, bool):
+        raise CheckpointError(
+            "whether scales are divided by the root of the rank is true or false",
+            where=f"{where}: use_rslora",
+            got=repr(rooted)[:80],
+            expected="true or false",
+            fix="save it again with peft's save_pretrained(FOLDER)",
+        )
     base = config.get("base_model_name_or_path")
     return PeftConfig(
         where,
         base[:200] if isinstance(base, str) else None,
         int(rank),
         alpha,
-        bool(config.get("use_rslora")),
+        rooted,
         {name: int(one) for name, one in ranks.items()},
         alphas,
     )

@@ -174,7 +174,7 @@ def _tensors(data: bytes, path: Path) -> list[tuple[str, NDArray[np.float32]]]:
 def _values(name: str, entry: Any, body: memoryview, path: Path) -> NDArray[np.float32]:
     fields: dict[str, Any] = entry if isinstance(entry, dict) else {}
     kind, shape, places = fields.get("dtype"), fields.get("shape"), fields.get("data_offsets")
-    if not _two_sizes(shape) or not _two_sizes(places):
+    if not _two_sizes(shape) or not _two_sizes(places) or max(shape) > len(body):
         raise _damaged(path, f"{name[:100]}: {str(entry)[:100]}")
     if kind not in _TYPES:
         raise CheckpointError(

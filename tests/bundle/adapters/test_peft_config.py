@@ -45,6 +45,7 @@ def test_scales(tmp_path: Path) -> None:
         ({"r": 0}, r"number of an adapter is none"),
         ({"r": True}, r"number of an adapter is none"),
         ({"lora_alpha": "16"}, r"number of an adapter is none"),
+        ({"use_rslora": "no"}, r"true or false(.|\n)*use_rslora(.|\n)*got: 'no'"),
     ],
 )
 def test_what_is_refused(tmp_path: Path, change: dict[str, Any], refusal: str) -> None:

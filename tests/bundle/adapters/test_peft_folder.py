@@ -180,6 +180,7 @@ def test_a_header_of_another_length(tmp_path: Path, tensors: dict[str, Any], len
         {"shape": [4]},
         {"shape": [True, 192]},
         {"shape": [2**62, 2**62]},
+        {"shape": [0, 2**62], "data_offsets": [0, 0]},
         {"shape": "4"},
     ],
 )

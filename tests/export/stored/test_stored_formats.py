@@ -116,12 +116,23 @@ def test_modules_of_gptq_that_have_other_bits(tmp_path: Path) -> None:
         ({}, "does not fit the others"),
         ({"+:(": {}}, "settings by module"),
         ([1], "settings by module"),
+        ({"a{99999999999}": {}}, "settings by module"),
+        ({r".*\.[(*+?|]*\d\..*(?:gate|up)_proj": {}}, "does not fit the others"),
     ):
         restate(folder, dynamic=dynamic)
         with pytest.raises(CheckpointError, match=text):
             open_checkpoint(str(folder))
     restate(folder, dynamic={".*": {"bits": 2}})
     with pytest.raises(CheckpointError, match="2 bits"):
+        open_checkpoint(str(folder))
+
+
+@pytest.mark.parametrize("pattern", [r"+:(.*)*y", r"(?:a|a)+b", r".*.*.*.*.*.*y", "(a|a)" * 6 + "y"])
+def test_a_pattern_that_might_take_for_ever(tmp_path: Path, pattern: str) -> None:
+    """A stranger's: ``(.*)*y`` did not end within 8 s on a name of 28 characters."""
+    folder, _ = small(tmp_path / "model", "gptq_v1")
+    restate(folder, dynamic={pattern: {"bits": 8}})
+    with pytest.raises(CheckpointError, match=r"for ever(.|\n)*: dynamic(.|\n)*at most 5(.|\n)*several patterns"):
         open_checkpoint(str(folder))
 
 
@@ -142,6 +153,7 @@ def restate(folder: Path, **fields: object) -> None:
         ("pack4", {"format": "marlin-24"}, "marlin-24"),
         ("pack4", {"sparsity_config": {"format": "sparse-bitmask"}}, "sparse-bitmask"),
         ("fp8_block", {"weight_block_size": [64, 64]}, "[64, 64]"),
+        ("pack4", {"config_groups": {"g": {"weights": {"group_size": [64]}}}}, "group_size\n  got: [64]"),
         ("fp8_block", {"weight_block_size": 7}, "weight_block_size 7"),
     ],
 )
