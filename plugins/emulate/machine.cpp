@@ -9,6 +9,7 @@
 #include "emulate/fiber.h"
 #include "emulate/hooks.h"
 #include "emulate/shadow.h"
+#include "emulate/tensor_core.h"
 
 namespace luvc::emulate {
 
@@ -26,12 +27,7 @@ struct Wait {
     int from;
     const float* address;  // of a matrix
     unsigned stride;
-    struct {
-        float* result;
-        const float* left;
-        const float* right;
-        const float* sum;
-    } product;
+    Product product;
 };
 
 void loop(void* data);
@@ -142,37 +138,9 @@ void Machine::resolve(unsigned mask) {
         }
     }
     if (running_->wait.product.result != nullptr) {
-        float left[16][8];
-        float right[8][16];
-        for (unsigned i = 0; i < kWarp; ++i) {
-            std::memcpy(&left[0][0] + i * 4, lane(i).wait.product.left, 16);
-            std::memcpy(&right[0][0] + i * 4, lane(i).wait.product.right, 16);
-        }
-        const auto truncated = [](float value) {
-            uint32_t bits;
-            std::memcpy(&bits, &value, sizeof(bits));
-            bits &= 0xffffe000u;
-            std::memcpy(&value, &bits, sizeof(value));
-            return double{value};
-        };
-        for (unsigned i = 0; i < kWarp; ++i) {
-            const auto& product = lane(i).wait.product;
-            const unsigned row = i / 2;
-            const unsigned first = i % 2 * 8;
-            double sums[8];
-            for (unsigned j = 0; j < 8; ++j) sums[j] = product.sum[j];
-            for (unsigned k = 0; k < 8; ++k) {
-                const double factor = truncated(left[row][k]);
-                for (unsigned j = 0; j < 8; ++j) sums[j] += factor * truncated(right[k][first + j]);
-            }
-            for (unsigned j = 0; j < 8; ++j) {
-                uint64_t bits;
-                std::memcpy(&bits, &sums[j], sizeof(bits));
-                bits &= ~uint64_t{0x1fffffff};  // towards zero, where a float is normal
-                std::memcpy(&sums[j], &bits, sizeof(bits));
-                product.result[j] = static_cast<float>(sums[j]);
-            }
-        }
+        Products products;
+        for (unsigned i = 0; i < kWarp; ++i) products[i] = lane(i).wait.product;
+        multiply(products);
         counting->products += 16 * 16 * 8;
     } else if (running_->wait.address == nullptr) {
         unsigned long long bits[kWarp];
