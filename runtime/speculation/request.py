@@ -9,6 +9,7 @@ from luvc_export.bundle.folder import Bundle
 from luvc_export.core.shapes import DecoderShape
 from luvc_export.errors import MachineError, UsageError
 from luvc_export.runtime.backend import Backend, RowPacker
+from luvc_export.runtime.prompt.encoder import TOKENIZER
 
 #: Tokens of a draft where none are named, by look-up and by a model, and at most: a step of more costs more.
 USUAL, USUAL_OF_MODEL, MOST = 8, 4, 32
@@ -84,11 +85,14 @@ def check_fits(draft: Bundle, own: str | None, bundle: Bundle, plan: str | None)
 
     Raises:
         UsageError: It does not; or the plan has others beside it, for which it would have to.
+        BundleError: A bundle lists no tokenizer.
     """
+    for one in (draft, bundle):
+        one.path(TOKENIZER)
     smaller, larger = draft.manifest, bundle.manifest
     entry, other = draft.entry(own), bundle.entry(plan)
     same = {
-        "tokenizer": smaller.files["tokenizer.json"].sha256 == larger.files["tokenizer.json"].sha256,
+        "tokenizer": smaller.files[TOKENIZER].sha256 == larger.files[TOKENIZER].sha256,
         "vocabulary": smaller.decoder.vocab == larger.decoder.vocab,
         "form of prompts": smaller.prompt == larger.prompt,
         "way to prepare pictures": smaller.image == larger.image and entry.size == other.size,

@@ -9,7 +9,7 @@ import pytest
 
 from luvc_export.bundle.folder import Bundle
 from luvc_export.demo.questions import cases
-from luvc_export.errors import UsageError
+from luvc_export.errors import BundleError, UsageError
 from luvc_export.runtime.generation.timing import DraftCounts
 from luvc_export.runtime.session import Session
 from luvc_export.runtime.speculation.draft_model import DraftModel
@@ -97,3 +97,11 @@ def test_a_plan_with_others_beside_it_is_refused(demo_bundle: Bundle) -> None:
     with pytest.raises(UsageError, match="has others beside it") as caught:
         check_fits(demo_bundle, "even", sized, "even")
     assert "even@small" in str(caught.value)
+
+
+def test_a_bundle_without_a_tokenizer_is_refused(demo_bundle: Bundle) -> None:
+    files = {name: file for name, file in demo_bundle.manifest.files.items() if name != "tokenizer.json"}
+    bare = replace(demo_bundle, manifest=replace(demo_bundle.manifest, files=files))
+    for draft, other in ((bare, demo_bundle), (demo_bundle, bare)):
+        with pytest.raises(BundleError, match=r"does not list this file(.|\n)*tokenizer\.json"):
+            check_fits(draft, "even", other, "even")
