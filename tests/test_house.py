@@ -45,7 +45,9 @@ NAMED = ("benchmarks", "docs", "examples", "plugins", "tests")
 
 
 def modules(rooms: tuple[str, ...] = ROOMS) -> list[Path]:
-    return [path for room in rooms for path in sorted((ROOT / room).rglob("*.py"))]
+    """Modules of rooms; environments that a contributor keeps there (``benchmarks/.venv``) are not ours."""
+    paths = [path for room in rooms for path in sorted((ROOT / room).rglob("*.py"))]
+    return [path for path in paths if not any(part.startswith(".") for part in path.relative_to(ROOT).parts)]
 
 
 def crowded(paths: list[str]) -> set[str]:
