@@ -196,10 +196,12 @@ def _slots(surgery: Surgery, new: gs.Tensor, stage: _Stage, count: int) -> _Slot
 def _mask(surgery: Surgery, old: gs.Tensor, stage: _Stage, call: _Call) -> gs.Tensor:
     """Bool [B, 1, S, slots]: a slot is seen when it is filled and past, or new and its order is not greater.
 
-    A sliding window stays beside that: it compares places, which are of slots as well.
+    A sliding window stays beside that: it compares places, which are of slots as well. So do the two sides of tokens
+    that are kept apart, made anew of the sides of slots.
     """
     cut = up(old, "Slice")
-    causal, window = _parts(strip(old, "Slice"))
+    whole, sides = _without_sides(strip(old, "Slice"))
+    causal, window = _parts(whole)
     order, new = _orders(causal)
     count = stage.visual + int(call.text_mask.shape[1])
     slots = _slots(surgery, new, stage, count)
@@ -219,11 +221,33 @@ def _mask(surgery: Surgery, old: gs.Tensor, stage: _Stage, call: _Call) -> gs.Te
     mask = surgery.emit("LessOrEqual", [across, down])[0]
     if window is not None:
         mask = surgery.emit("And", [mask, window])[0]
+    if sides is not None:
+        mask = surgery.emit("And", [mask, _unparted(surgery, sides, slots)])[0]
     if cut is not None:
         mask = surgery.emit("Slice", [mask, *cut.inputs[1:]])[0]
     mask.dtype = np.dtype(np.bool_)
     mask.shape = [*list(old.shape)[:3], count] if old.shape is not None else None
     return mask
+
+
+def _without_sides(mask: gs.Tensor) -> tuple[gs.Tensor, gs.Tensor | None]:
+    """A mask without its sides (``choice.unparted``), and the side of every new row [B, S], where there are any."""
+    both = up(mask, "And")
+    for index, tensor in enumerate([] if both is None else both.inputs):
+        compared = up(strip(tensor, "Unsqueeze"), "GreaterOrEqual")
+        product = None if compared is None else up(compared.inputs[0], "Mul")
+        if both is not None and product is not None:
+            return both.inputs[1 - index], strip(product.inputs[0], "Unsqueeze")
+    return mask, None
+
+
+def _unparted(surgery: Surgery, sides: gs.Tensor, slots: _Slots) -> gs.Tensor:
+    """Bool [B, 1, S, slots]: a row sees its own side's slots, and those of none, as past ones are."""
+    new = surgery.emit("GatherElements", [sides, slots.place], axis=1)[0]
+    keys = surgery.emit("Where", [slots.is_past, np.zeros(1, np.float32), new])[0]
+    down, across = (surgery.emit("Unsqueeze", [one, axes])[0] for one, axes in ((sides, [1, 3]), (keys, [1, 2])))
+    product = surgery.emit("Mul", [down, across])[0]
+    return surgery.emit("GreaterOrEqual", [product, np.zeros(1, np.float32)])[0]
 
 
 def _parts(mask: gs.Tensor) -> tuple[gs.Tensor, gs.Tensor | None]:
