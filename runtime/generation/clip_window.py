@@ -48,7 +48,7 @@ class _Clip:
 
 
 class _Written(NamedTuple):
-    """How a plan's prompts are written: what stands before the clips, a clip of one grey moment, and after ``_PROBE``."""
+    """How a plan's prompts are written: before the clips, a clip of one grey moment, and what ends ``_PROBE``."""
 
     header: tuple[int, ...]
     clip: tuple[int, ...]

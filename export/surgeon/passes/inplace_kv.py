@@ -243,11 +243,12 @@ def _without_sides(mask: gs.Tensor) -> tuple[gs.Tensor, gs.Tensor | None]:
 
 def _unparted(surgery: Surgery, sides: gs.Tensor, slots: _Slots) -> gs.Tensor:
     """Bool [B, 1, S, slots]: a row sees its own side's slots, and those of none, as past ones are."""
+    neither = surgery.constant([0], dtype=np.float32)
     new = surgery.emit("GatherElements", [sides, slots.place], axis=1)[0]
-    keys = surgery.emit("Where", [slots.is_past, np.zeros(1, np.float32), new])[0]
+    keys = surgery.emit("Where", [slots.is_past, neither, new])[0]
     down, across = (surgery.emit("Unsqueeze", [one, axes])[0] for one, axes in ((sides, [1, 3]), (keys, [1, 2])))
     product = surgery.emit("Mul", [down, across])[0]
-    return surgery.emit("GreaterOrEqual", [product, np.zeros(1, np.float32)])[0]
+    return surgery.emit("GreaterOrEqual", [product, neither])[0]
 
 
 def _parts(mask: gs.Tensor) -> tuple[gs.Tensor, gs.Tensor | None]:

@@ -129,7 +129,7 @@ def test_what_cannot_leave_is_said(tmp_path: Path) -> None:
     units, layers = case("qwen2_5_vl").plan.units, case("qwen2_5_vl").plan.layers
     reads = {"keep": (units, *[units // 2] * (layers - 1)), "last_layer": "full", "score": "pyramiddrop"}
     ours, clips = packing(tmp_path / "reads", **reads)
-    with pytest.raises(UsageError, match="'pyramiddrop' keeps depends on the question(.|\n)*forget='rebuild'"):
+    with pytest.raises(UsageError, match=r"'pyramiddrop' keeps depends on the question(.|\n)*forget='rebuild'"):
         ClipWindow(ours, 2, "evict").show(clips[0])
     ours, clips = packing(tmp_path / "device")
     ours.backend.packs = False  # type: ignore[attr-defined]
@@ -137,14 +137,14 @@ def test_what_cannot_leave_is_said(tmp_path: Path) -> None:
         ClipWindow(ours, 2, "evict").show(clips[0])
     manifest = replace(ours.bundle.manifest, prompt=replace(ours.bundle.manifest.prompt, prefix="all"))  # type: ignore[arg-type]
     ours.default.bundle = replace(ours.bundle, manifest=manifest)
-    with pytest.raises(UsageError, match="sees its whole prompt both ways"):
+    with pytest.raises(UsageError, match=r"sees its whole prompt both ways"):
         clip_window.check_evictable(ours.default)
 
 
 @pytest.mark.parametrize(("clips", "forget"), [(0, "rebuild"), (True, "rebuild"), (2, "slide")])
 def test_a_window_is_so_many_clips(clips: Any, forget: Any, tmp_path: Path) -> None:
     ours, _ = packing(tmp_path)
-    with pytest.raises(UsageError, match="a window holds clips|no such way to forget"):
+    with pytest.raises(UsageError, match=r"a window holds clips|no such way to forget"):
         ClipWindow(ours, clips, forget)
     with pytest.raises(UsageError, match="no clip was shown yet"):
         ClipWindow(ours, 2).ask(ASK)
