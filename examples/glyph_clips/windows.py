@@ -1,8 +1,8 @@
 """A window of clips that evicts the oldest against one that is made anew: `python -m glyph_clips.windows BUNDLE`.
 
-A stream of films of moving digits; after each clip a question of its own is asked of both windows. Counts how often they
-say the same and how often each is right, and times what comes before a first token, from a new clip
-on. Writes `docs/results/clip-windows.json`.
+A stream of films of moving digits; after each clip a question of its own is asked of both windows. Counts how often
+they say the same and how often each is right, and times what comes before a first token, from a new clip on. Writes
+`docs/results/clip-windows.json`.
 """
 
 from __future__ import annotations
