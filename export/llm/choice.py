@@ -18,7 +18,7 @@ from luvc_export.export.llm.span import Rows, Span, tokens_of
 
 
 class Where(NamedTuple):
-    """The prune before layer ``prune``, chosen by what enters layer ``layer``: ``groups`` spans of ``rows_each`` rows."""
+    """The prune before layer ``prune``, chosen by what enters ``layer``: ``groups`` spans of ``rows_each`` rows."""
 
     prune: int
     layer: int
