@@ -221,3 +221,22 @@ class RowPacker(Protocol):
 
     def pack(self, arrays: Sequence[Array]) -> Cache:
         """The cache of such arrays, which nobody writes to again."""
+
+
+@runtime_checkable
+class RowDropper(Protocol):
+    """A back-end that can make a cache of some of another's rows."""
+
+    @property
+    def drops_rows(self) -> bool:
+        """Whether this one can: where its caches are the host's memory."""
+
+    @property
+    def states(self) -> tuple[State, ...]:
+        """See ``RowPacker.states``."""
+
+    def read_state(self, cache: Cache, number: int) -> Array:
+        """One state of those in ``states``, as it is stored; not to be written to."""
+
+    def keep_rows(self, cache: Cache, rows: Mapping[int, NDArray[np.int64]]) -> Cache:
+        """The cache of these rows of some states, by number, ascending int64 [K]; all of the others."""

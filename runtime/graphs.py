@@ -17,9 +17,10 @@ from luvc_export.core.token_layout import Block, TokenLayout, arrange, seen_both
 from luvc_export.errors import BundleError, UsageError
 from luvc_export.runtime import batching
 from luvc_export.runtime.adapters.factors import Factors
-from luvc_export.runtime.backend import Array, Cache, DeviceSampler, GraphCalls, PendingToken
+from luvc_export.runtime.backend import Array, Cache, DeviceSampler, GraphCalls, PendingToken, RowDropper
 from luvc_export.runtime.media.padding import all_picture, padding_tokens
 from luvc_export.runtime.state import Passage, RowsState, RowsStep, State, Step, VisualFeatures
+from luvc_export.runtime.windows import Windows
 
 #: No tokenizer has it.
 NO_TOKEN = -1
@@ -37,6 +38,8 @@ class Graphs:
 
     def __init__(self, manifest: Manifest, plan: Plan, backend: GraphCalls, debug: bool = False) -> None:
         self.manifest, self.plan, self.backend, self._debug = manifest, plan, backend, debug
+        #: What leaves the caches after a call.
+        self.windows = Windows(backend.states if isinstance(backend, RowDropper) else (), plan)
         self._factors = Factors(manifest.lora, backend) if manifest.lora else None
 
     def encode_images(
@@ -116,7 +119,9 @@ class Graphs:
         _check_shape(graph_io.LOGITS, out[graph_io.LOGITS], (1, None, self.manifest.decoder.vocab))
         kept = dict(forced or {}) or {layer: indices[0] for layer, indices in kept_tokens(self.plan, out).items()}
         token = out.get(graph_io.NEXT_TOKEN)
-        after = State(cache, feeds[graph_io.TEXT_MASK].shape[1], layout.next_position, layout.next_order, adapter)
+        mask = feeds[graph_io.TEXT_MASK]
+        cache = self.windows.left(self.backend, cache, mask, [layout.next_order])
+        after = State(cache, mask.shape[1], layout.next_position, layout.next_order, adapter)
         return Step(out[graph_io.LOGITS], after, kept, None if token is None else int(token[0, 0]))
 
     def prefill(self, passages: Sequence[Passage], seen: VisualFeatures | None = None) -> RowsStep:
@@ -202,7 +207,8 @@ class Graphs:
     ) -> RowsStep:
         out, cache = self.backend.decode(feeds | self._beside(adapters), state.cache if state else None)
         _check_shape(graph_io.LOGITS, out[graph_io.LOGITS], (len(positions), None, self.manifest.decoder.vocab))
-        after = RowsState(cache, feeds[graph_io.TEXT_MASK], positions, orders, adapters)
+        mask = feeds[graph_io.TEXT_MASK]
+        after = RowsState(self.windows.left(self.backend, cache, mask, orders), mask, positions, orders, adapters)
         return RowsStep(out[graph_io.LOGITS][:, -1], after, kept_tokens(self.plan, out))
 
 

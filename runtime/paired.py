@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from luvc_export.bundle.folder import Bundle
 from luvc_export.core import graph_io
 from luvc_export.core.shapes import State
-from luvc_export.runtime.backend import Array, Backend, Cache, RowPacker, Unloading
+from luvc_export.runtime.backend import Array, Backend, Cache, RowDropper, RowPacker, Unloading
 from luvc_export.runtime.openvino.heads import STEP
 
 #: Names: prompts on OpenVINO in what the device is best at; steps on ONNX Runtime, or on OpenVINO with fp32
@@ -25,7 +25,7 @@ from luvc_export.runtime.openvino.heads import STEP
 PAIRS = {"openvino+cpu": "cpu", "openvino+openvino": "openvino"}
 
 
-class Half(Backend, RowPacker, Unloading, Protocol):
+class Half(Backend, RowPacker, RowDropper, Unloading, Protocol):
     """A back-end whose caches are the host's."""
 
     graph_seconds: float
@@ -165,6 +165,17 @@ class PairedBackend:
     def pack(self, arrays: Sequence[Array]) -> PairedCache:
         """See ``RowPacker.pack``."""
         return PairedCache(self._steps.pack(arrays), True)
+
+    drops_rows = True
+
+    def read_state(self, cache: Cache, number: int) -> Array:
+        """See ``RowDropper.read_state``."""
+        return self._owner(cache).read_state(_inner(cache), number)
+
+    def keep_rows(self, cache: Cache, rows: Mapping[int, NDArray[np.int64]]) -> PairedCache:
+        """See ``RowDropper.keep_rows``; the cache stays with whom it is."""
+        steps = isinstance(cache, PairedCache) and cache.steps
+        return PairedCache(self._owner(cache).keep_rows(_inner(cache), rows), steps)
 
     def _owner(self, cache: Cache) -> Half:
         return self._steps if isinstance(cache, PairedCache) and cache.steps else self._prompts

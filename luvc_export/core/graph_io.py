@@ -28,6 +28,10 @@ new; among new tokens a key is visible to a query when its order is not greater.
 False; a call that adds images to a cache that is not empty must have no padding. ``order`` is the logical place of a
 token in the prompt; visual tokens of one image carry theirs.
 
+Where a layer has a window (``shapes.State.window``), rows that no later token sees may have left its cache, and rows of
+place -2**40, which none sees, may be among it: its past rows are a number of their own, less than P too, of which the
+last ones are those that the end of ``text_mask`` speaks of.
+
 Where the plan chooses among visual tokens and its pictures may be padded, also visual_padding bool [B, G, N_0]: tokens
 made of units that show padding alone.
 

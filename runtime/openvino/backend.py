@@ -174,6 +174,19 @@ class OpenVinoBackend:
         )
         return OpenVinoCache(self.states, tuple(tensors), held)
 
+    @property
+    def drops_rows(self) -> bool:
+        """See ``RowDropper.drops_rows``."""
+        return self.packs
+
+    def read_state(self, cache: OpenVinoCache, number: int) -> Array:
+        """See ``RowDropper.read_state``."""
+        return cache.array(number, lambda value: value.data)
+
+    def keep_rows(self, cache: OpenVinoCache, rows: Mapping[int, NDArray[np.int64]]) -> OpenVinoCache:
+        """See ``RowDropper.keep_rows``."""
+        return cache.some(rows)
+
     def ready(self, arrays: Mapping[str, Array]) -> dict[str, Any]:
         """See ``adapters.factors.ReadyInputs``."""
         if not any(array.size for array in arrays.values()):

@@ -13,6 +13,7 @@ count.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,7 +91,9 @@ class DraftedCalls(SharedCalls):
             row.drafts = own if row.drafts is None else row.drafts + own
             self.counts += own
         width = max(map(len, fed))
-        self._state = rolled_back(self._state, cache, width, kept)
+        state = rolled_back(self._state, cache, width, kept)
+        left = self._graphs.windows.left(self._graphs.backend, cache, state.text_mask, state.orders)
+        self._state = replace(state, cache=left)
         if masked_slots(self._state) > MOST_MASKED:
             self._state = self._joined(range(len(self.rows)), [])
         return stepped
