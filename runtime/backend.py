@@ -228,8 +228,8 @@ class RowDropper(Protocol):
     """A back-end that can make a cache of some of another's rows."""
 
     @property
-    def drops_rows(self) -> bool:
-        """Whether this one can: where its caches are the host's memory."""
+    def packs(self) -> bool:
+        """Whether this one can, see ``RowPacker.packs``."""
 
     @property
     def states(self) -> tuple[State, ...]:

@@ -134,23 +134,15 @@ class OrtBackend:
         make = self._ort.OrtValue.ortvalue_from_numpy
         return OrtCache(self.states, tuple(make(array, "cpu") for array in arrays))
 
-    @property
-    def drops_rows(self) -> bool:
-        """See ``RowDropper.drops_rows``."""
-        return self.packs
-
     def read_state(self, cache: OrtCache, number: int) -> Array:
         """See ``RowDropper.read_state``."""
-        array: Array = cache.values[number].numpy()
-        return array
+        return np.asarray(cache.values[number].numpy())
 
     def keep_rows(self, cache: OrtCache, rows: Mapping[int, NDArray[np.int64]]) -> OrtCache:
         """See ``RowDropper.keep_rows``."""
-        values = list(cache.values)
-        for number, some in rows.items():
-            part = np.take(values[number].numpy(), some, self.states[number].axis)
-            values[number] = self._ort.OrtValue.ortvalue_from_numpy(part, "cpu")
-        return OrtCache(self.states, tuple(values))
+        parts = {at: np.take(cache.values[at].numpy(), some, self.states[at].axis) for at, some in rows.items()}
+        fresh = {at: self._ort.OrtValue.ortvalue_from_numpy(part, "cpu") for at, part in parts.items()}
+        return OrtCache(self.states, tuple(fresh.get(at, value) for at, value in enumerate(cache.values)))
 
     def adopt(self, values: Sequence[Array]) -> OrtCache:
         """See ``paired.Half``."""

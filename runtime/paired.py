@@ -166,8 +166,6 @@ class PairedBackend:
         """See ``RowPacker.pack``."""
         return PairedCache(self._steps.pack(arrays), True)
 
-    drops_rows = True
-
     def read_state(self, cache: Cache, number: int) -> Array:
         """See ``RowDropper.read_state``."""
         return self._owner(cache).read_state(_inner(cache), number)

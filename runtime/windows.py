@@ -42,9 +42,7 @@ class Windows:
                 beside = [at for at, one in enumerate(states) if one.layer == state.layer and one.axis is not None]
                 self._alike.setdefault(key, []).extend(sorted(beside, key=lambda at, own=number: at != own))
 
-    def left(
-        self, backend: GraphCalls, cache: Cache, text_mask: NDArray[np.bool_], orders: Sequence[int]
-    ) -> Cache:
+    def left(self, backend: GraphCalls, cache: Cache, text_mask: NDArray[np.bool_], orders: Sequence[int]) -> Cache:
         """A cache without what is out of sight; the same one where too little is, or the back-end cannot.
 
         Args:
@@ -53,7 +51,7 @@ class Windows:
             text_mask: Which slots of text hold a token of the row, bool [B, P].
             orders: The lowest place that a next token of each row can have.
         """
-        if not self._alike or not isinstance(backend, RowDropper) or not backend.drops_rows:
+        if not self._alike or not isinstance(backend, RowDropper) or not backend.packs:
             return cache
         kept: dict[int, NDArray[np.int64]] = {}
         lengths = dict(zip(sorted({state.layer for state in backend.states}), cache.lengths, strict=True))

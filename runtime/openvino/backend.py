@@ -174,11 +174,6 @@ class OpenVinoBackend:
         )
         return OpenVinoCache(self.states, tuple(tensors), held)
 
-    @property
-    def drops_rows(self) -> bool:
-        """See ``RowDropper.drops_rows``."""
-        return self.packs
-
     def read_state(self, cache: OpenVinoCache, number: int) -> Array:
         """See ``RowDropper.read_state``."""
         return cache.array(number, lambda value: value.data)
