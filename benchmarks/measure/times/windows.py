@@ -94,7 +94,7 @@ def steps(bundle: Path, backend: str, text: int, rows: int, count: int) -> dict[
 def page(records: list[dict[str, Any]]) -> str:
     """Both tables."""
     lines = ["# Rows that leave a sliding window", "", "Written by `python benchmarks/measure/times/windows.py BUNDLE`"
-             " ([how it is done](../algorithm.md#states-beside-the-caches)).", "", 
+             " ([how it is done](../algorithm.md#states-beside-the-caches)).", "",
              "## Bytes of a conversation",
              "", "Predicted for Gemma 4 E2B (15 layers with caches, 12 of them slide by 512) in 16 bits, a picture of"
              " 280 tokens and so much text, plan `none`: after a call; during one, its own rows stand beside them.", "",
