@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from luvc_export.core.shapes import PLACE, ROWS, State, most_rows, spare_rows
+from luvc_export.core.shapes import PLACE, ROWS, DecoderShape, State, in_codes, most_rows, spare_rows
 from luvc_export.runtime.generation.rows import CachedRow, pack_texts
-from luvc_export.runtime.windows import NOWHERE, rows_in_sight
+from luvc_export.runtime.windows import NOWHERE, Windows, rows_in_sight
 
 
 def in_sight(
@@ -93,6 +94,36 @@ def test_rows_behind_a_mask_with_holes_keep_their_slots() -> None:
     assert rows_in_sight(places, hole, np.array([45]), 8).tolist() == [0, 1, 22, 23, 24]
     hole[0, 18] = False  # where row 0 would move to
     assert rows_in_sight(places, hole, np.array([45]), 8).tolist() == list(range(25))
+
+
+def test_all_that_lies_beside_a_layers_rows_leaves_with_them() -> None:
+    """Codes of caches and their scales too; layers without a window, and states of one size, stay."""
+    shape = DecoderShape(3, 8, 2, 1, 4, 8, 16, 64, states=(State(0, PLACE, (ROWS,), "int64", 4), State(2, "sum", (3,))))
+    states = in_codes(shape.kept, "float32")
+    values = {state.past: np.zeros(state.sizes(1, 9), state.dtype or np.float32) for state in states}
+    values["past_states.0.place"] = np.arange(9)[None]
+    taken: list[tuple[str, list[int]]] = []
+
+    class Host:
+        packs = True
+
+        def read_state(self, cache: Any, number: int) -> Any:
+            return values[self.states[number].past]
+
+        def keep_rows(self, cache: Any, rows: Any) -> str:
+            taken.extend((self.states[number].past, some.tolist()) for number, some in rows.items())
+            return "less"
+
+    Host.states = states  # type: ignore[attr-defined]
+    cache, plan = SimpleNamespace(lengths=(9, 9, 9)), SimpleNamespace(keep=(0, 0, 0))
+    own: Any = Windows(states, plan)  # type: ignore[arg-type]
+    assert own.left(Host(), cache, np.ones((1, 9), np.bool_), [9]) == "less"
+    beside = {f"past_key_values.0.{name}" for name in ("key", "value")}
+    assert {name for name, _ in taken} == beside | {"past_states.0.value_scale", "past_states.0.place"}
+    assert all(some == [6, 7, 8] for _, some in taken)
+    assert own.left(object(), cache, np.ones((1, 9), np.bool_), [9]) is cache
+    Host.packs = False
+    assert own.left(Host(), cache, np.ones((1, 9), np.bool_), [9]) is cache
 
 
 def test_rows_of_which_others_have_left_are_packed_together() -> None:
