@@ -1,15 +1,15 @@
 """Every plan with a name on films of moving digits: `python -m glyph_clips.named`.
 
 Held-out questions; the recipe that is ours among those for clips was chosen on the search split. Writes this model's
-rows in `luvc_export/core/named_plans.json`, which `luvc-export plan` prints and docs/plans.md shows, and leaves the
-others.
+rows in `luvc_export/core/named_plans.json`, which `luvc-export plan` prints and docs/plans.md shows, and leaves those
+of other models, and of plans that `--plans` does not name.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,13 +43,13 @@ def plan_of(name: str, checkpoint: Checkpoint) -> Plan:
     return scores.described(solve(request, GRID, family.decoder_shape(config), family.encoder_shape(config)))
 
 
-def rows(study: Study) -> Iterator[dict[str, Any]]:
-    """Yield what every plan, and none, keep and save."""
+def rows(study: Study, plans: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Yield what each of `plans` keeps and saves."""
     checkpoint, films = study.checkpoint, [case.picture for case in study.asked]
     family, config = checkpoint.family, checkpoint.config
     llm, encoder = family.decoder_shape(config), family.encoder_shape(config)
     full = study.of(plan_of("none", checkpoint))
-    for name in ("none", *NAMED):
+    for name in plans:
         plan = plan_of(name, checkpoint)
         right, costs = study.of(plan), cost(plan, llm, TEXT, encoder=encoder)
         yield {
@@ -70,17 +70,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--output", type=Path, default=FIGURES, help="file of the figures")
     parser.add_argument("--questions", type=int, default=600, help="three about each film")
+    parser.add_argument("--plans", nargs="+", choices=("none", *NAMED), default=("none", *NAMED))
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     study = Study(open_checkpoint(str(CHECKPOINT)), list(cases("heldout", args.questions)))
     records = list[dict[str, Any]]()
-    for row in rows(study):
+    for row in rows(study, args.plans):
         print(row, flush=True)
         records.append(row)
     record = json.loads((args.output if args.output.is_file() else FIGURES).read_text(encoding="utf-8"))
     record["about"]["weights"][MODEL] = weights_hash(CHECKPOINT)[:16]
-    record["rows"] = [*(row for row in record["rows"] if row["model"] != MODEL), *records]
+    own = {row["plan"]: row for row in [*(row for row in record["rows"] if row["model"] == MODEL), *records]}
+    ordered = [own[name] for name in ("none", *NAMED) if name in own]
+    record["rows"] = [*(row for row in record["rows"] if row["model"] != MODEL), *ordered]
     args.output.write_text(plan_figures.written(record), encoding="utf-8")
 
 

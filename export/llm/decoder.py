@@ -14,10 +14,9 @@ from torch import Tensor, nn
 
 from luvc_export.core.plan import Plan
 from luvc_export.core.shapes import PLACE, State
-from luvc_export.export.compression import marks, oim, quotas, scores, spu
+from luvc_export.export.compression import marks, oim, scores, spu
 from luvc_export.export.layers import attention, norm, rotate, split_heads
-from luvc_export.export.llm import aggregate, llm_merge, marked_prune
-from luvc_export.export.llm.last_row_attention import keys_of, last_row
+from luvc_export.export.llm import aggregate, choice, llm_merge, marked_prune
 from luvc_export.export.llm.rope import Rope
 from luvc_export.export.llm.shared_caches import Consumers, Producer, consume
 from luvc_export.export.llm.sight import Images, Kind, Sight
@@ -130,6 +129,11 @@ class Decoder(nn.Module):
         last, frozen = self.plan.layers - 1, self.plan.llm.frozen
         before: Tensor | None = None
         mass = llm_merge.Mass(sizes, visual_position_ids, visual_padding is not None)
+        subject: Tensor | None = None
+        if self.plan.apart is not None:  # chosen before the first layer: until they part, neither side sees the other
+            at = choice.Where(self.plan.apart, 0, groups, count)
+            rows = Rows(None, span.beside(text), order, text_mask)
+            subject = forced[at.prune] if forced else choice.choose(self, at, x, span, rows, visual_padding is not None)
         for number, layer in enumerate(self.layers[: self.plan.cached]):
             keep = self.plan.keep[number]
             if number == self.planes and self.planes:
@@ -141,7 +145,8 @@ class Decoder(nn.Module):
                     x, span, mass = llm_merge.merge_span(self.plan, self.rope, *where)
                 elif keep:
                     rows = Rows(before, span.beside(text), order, text_mask)
-                    chosen = None if forced is None else forced[number]
+                    chosen = subject if forced is None else forced[number]
+                    subject = None
                     x, span = self._prune(number, x, span, groups, count, chosen, rows, visual_padding is not None)
                     kept.append(span.kept if visual_padding is None else spu.unmark(span.kept))
                 elif span.whole is not None:
@@ -152,7 +157,8 @@ class Decoder(nn.Module):
             past_held = {name: next(entering) for name in self.kept_states[number]}
             if sight is None:
                 order_of = None if pictures is None else pictures.order(span, count)
-                sight = Sight(span.beside(text), text, text_mask, order_of, groups * count)
+                sides = None if subject is None else choice.sides(subject, count)
+                sight = Sight(span.beside(text), text, text_mask, order_of, groups * count, sides)
                 beside = self.own_embeddings(range(number, self._stage_end(number)), span.planes, words, input_ids)
             before = x
             text_only = groups * count if number in frozen else 0
@@ -203,61 +209,18 @@ class Decoder(nn.Module):
             weight, epsilon = self.norm_weight(self.parts(self.layers[number]).before)
             ranked = marked_prune.Ranked(x, weight, epsilon, getattr(self, f"basis_{number}"))
             return marked_prune.prune(self.plan, ranked, span, rows.whole, tokens, keep)
-        visual = x[:, : groups * count]
         if chosen is None:
-            normed = tokens_of(
-                self.norm_of(self.parts(self.layers[number]).before, visual).float(), groups, count, tokens
-            )
-            score_input = scores.ScoreInput(
-                normed,
-                getattr(self, f"basis_{number}"),
-                self.plan.llm.axis,
-                keep,
-                self._layer_context(number, x, visual, groups, count, rows),
-                self.plan.merged_grid if self.plan.encoder.grid_intact and count == self.plan.span_tokens else None,
-                self.plan.sharing.images,
-                (lambda: span.kept < 0) if padded else None,
-                dict(self.plan.llm.method.settings),
-            )
-            score = self.score(score_input)
-            score = spu.padding_last(score, span.kept) if padded else score
-            if self.plan.sharing.quota != "none":
-                own = quotas.members(span.kept, self.plan.sharing.images, self.plan.vision_tokens, padded)
-                share = quotas.weights(self.plan.sharing.quota, normed, own)
-                score = quotas.keys(score, own, quotas.quotas(share, own, keep))
-            chosen = spu.select(score, keep)
+            chosen = choice.choose(self, choice.Where(number, number, groups, count), x, span, rows, padded)
         if span.mass is not None:
             return aggregated(self.rope, x, span, aggregate.Dropped(chosen, count, span.mass), chosen)
         flat = spu.flat_index(chosen, count)
-        visual = spu.gather(visual, flat, groups, count, keep)
+        visual = spu.gather(x[:, : groups * count], flat, groups, count, keep)
         return torch.cat([visual, x[:, groups * count :]], 1), span.gather(flat, groups, count, keep)
 
     def _marks(self, number: int, x: Tensor) -> bool:
         """Whether the prune is traced as marks: by a score that surgery fuses, of a norm in the type of ``x``."""
         weight = self.norm_weight(self.parts(self.layers[number]).before)[0]
         return marks.marks() and marked_prune.can_be(self.plan) and weight.dtype == x.dtype
-
-    def _layer_context(
-        self, number: int, x: Tensor, visual: Tensor, groups: int, count: int, rows: Rows
-    ) -> scores.LayerContext:
-        """What baselines read beside the normed span; nothing of it is computed unless they do."""
-        layer, tokens = self.layers[number], self.chooses[number][0]
-
-        def inside(values: Tensor) -> Tensor:
-            return tokens_of(values, groups, count, tokens)
-
-        def attention_row(earlier: bool) -> Tensor:
-            entered, of = (x, layer) if not earlier else (rows.before, self.layers[number - 1])
-            assert entered is not None
-            valid, last = rows.valid(groups * count)
-            row = last_row(self, of, entered, rows.whole.cos, rows.whole.sin, valid, last, groups * count)
-            return inside(row)
-
-        def keys() -> Tensor:
-            return inside(keys_of(self, layer, visual))
-
-        before = None if rows.before is None else inside(rows.before[:, : groups * count])
-        return scores.LayerContext(inside(visual), before, attention_row, keys)
 
     def _layer(
         self,

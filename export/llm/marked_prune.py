@@ -30,8 +30,9 @@ class Ranked(NamedTuple):
 
 
 def can_be(plan: Plan) -> bool:
-    """Whether surgery fuses the prunes of ``plan``: a score of ours that filters, no aggregate, no quota."""
-    return plan.llm.method.name in SCORES and not plan.llm.aggregate and plan.sharing.quota == "none"
+    """Whether surgery fuses the prunes of ``plan``: a score of ours that filters, no aggregate, no quota, none apart."""
+    plain = plan.sharing.quota == "none" and plan.apart is None and not plan.llm.aggregate
+    return plan.llm.method.name in SCORES and plain
 
 
 def prune(plan: Plan, ranked: Ranked, span: Span, whole: Placed, tokens: int, keep: int) -> tuple[Tensor, Span]:

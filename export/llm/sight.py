@@ -10,6 +10,7 @@ from torch import Tensor
 
 from luvc_export.core.plan import Plan
 from luvc_export.export.compression import spu
+from luvc_export.export.llm.choice import unparted
 from luvc_export.export.llm.span import Placed, Span, causal_mask, rows_at, within
 from luvc_export.export.llm.states.logical_order import LogicalOrder
 
@@ -57,10 +58,19 @@ class Sight:
         text_mask: See ``graph_io``.
         visual: Order of the visual rows where they see each other both ways, int64 [B, V].
         pictures: V.
+        sides: Of the visual rows, where those of one do not see those of the other (``choice.sides``), fp32 [B, V].
     """
 
-    def __init__(self, placed: Placed, text: Placed, text_mask: Tensor, visual: Tensor | None, pictures: int) -> None:
-        self.pictures = pictures
+    def __init__(
+        self,
+        placed: Placed,
+        text: Placed,
+        text_mask: Tensor,
+        visual: Tensor | None,
+        pictures: int,
+        sides: Tensor | None = None,
+    ) -> None:
+        self.pictures, self.sides = pictures, sides
         self.placed, self.text, self.text_mask, self.visual = placed, text, text_mask, visual
         self._masks: dict[Kind, Tensor] = {}
 
@@ -77,6 +87,8 @@ class Sight:
             if kind.window:
                 own = torch.cat([self.placed.order[:, : self.pictures], self._text_places], 1)
                 seen = seen & within(own, places, kind.window)
+            if self.sides is not None:
+                seen = seen & unparted(self.sides, past, self.text.order.shape[1])
             self._masks[kind] = seen
         return self._masks[kind]
 

@@ -50,8 +50,9 @@ class NamedPlan:
     def key(self) -> str:
         """What its figures were measured of: the first 16 hexadecimal digits of the recipe's sha256."""
         asked = asdict(self.request)
-        if asked["encoder"]["time"] is None:  # a field that recipes measured before it had not
-            del asked["encoder"]["time"]
+        for part, field, default in (("encoder", "time", None), ("llm", "apart", False)):
+            if asked[part][field] is default:  # recipes measured before these fields had none
+                del asked[part][field]
         return hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
     def under(self, request: PlanRequest) -> PlanRequest:
@@ -153,6 +154,13 @@ CLIPS: dict[str, NamedPlan] = {
                 last_layer="kv_only",
                 stages=tuple((Fraction(quarter, 4), 0.5**quarter) for quarter in range(4)),
             )
+        ),
+    ),
+    "parvts": NamedPlan(
+        "a quarter of a clip's tokens and the rest see nothing of each other until the rest goes after an eighth",
+        "arXiv 2511.18875; which tokens, when the rest goes (by its FLOPs) and one text for both are reconstructions",
+        PlanRequest(
+            LlmRequest(method=Method("maxmin"), last_layer="kv_only", stages=(_FIRST, (_AFTER, 0.25)), apart=True)
         ),
     ),
     "dymu": NamedPlan(

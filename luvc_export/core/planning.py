@@ -100,6 +100,9 @@ def _llm_part(wanted: LlmRequest, encoder: EncoderPlan, llm: DecoderShape, image
     if not wanted.kv_only:
         cached = [layer for layer in frozen if layer < min(llm.cached, len(keep)) and keep[layer]]
         frozen = tuple(layer for layer in cached if layer not in llm.keyless)
+    first = next((k for k in keep if k < tokens), 0)
+    if wanted.stages and not (keep[0] == tokens and first):
+        wanted = replace(wanted, apart=False)  # a recipe's shares leave nothing to drop after the first layer
     return wanted.part(keep, last, frozen, llm.shared)
 
 
@@ -122,7 +125,7 @@ def recipe_of(plan: Plan, llm: DecoderShape) -> str | None:
         return None
     asked, seen = recipe.request, plan.encoder
     part = _llm_part(asked.llm, seen, llm, plan.sharing.images)
-    ways = ("keep", "last_layer", "kv_only", "reducer", "axis", "spectrum")
+    ways = ("keep", "last_layer", "kv_only", "reducer", "axis", "spectrum", "apart")
     same = all(getattr(part, name) == getattr(plan.llm, name) for name in ways)
     same &= (part.method.name, _SETTINGS | dict(part.method.settings)) == (
         plan.llm.method.name,
@@ -273,6 +276,8 @@ def check_model(plan: Plan, llm: DecoderShape, encoder: EncoderShape) -> None:
     for layer in sorted(plan.llm.frozen & {*llm.keyless}):
         where = "llm.last_layer: 'kv_only'" if layer == plan.layers - 1 else "llm.kv_only"
         problems.append(f"{where}: layer {layer} has no keys and values that visual tokens could leave alone")
+    mixed = [layer for layer in llm.keyless if plan.apart is not None and layer < plan.apart]
+    problems += [f"llm.apart: layer {layer} keeps a state that all tokens go through" for layer in mixed]
     for index, step in enumerate(plan.encoder.merges):
         if not 0 <= step.block < encoder.blocks:
             problems.append(f"merges[{index}]: after block {step.block}; the encoder's are 0 to {encoder.blocks - 1}")

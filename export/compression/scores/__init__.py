@@ -140,11 +140,11 @@ def constant(plan: Plan, layer: int, tokens: int, channels: int) -> Tensor | Non
         PlanError: The score compares two layers and there is none before.
     """
     score = find(plan.llm.method.name)
-    if layer == 0 and score.needs_layer_before:
+    if layer == (plan.apart or 0) and score.needs_layer_before:
         raise PlanError(
             "this score compares two layers, and there is none before the first prune",
-            where="plan.keep[0]",
-            got=f"score {plan.llm.method.name!r} keeping {plan.keep[0]} of {plan.span_tokens} tokens at layer 0",
+            where="plan.llm.apart" if layer else "plan.keep[0]",
+            got=f"score {plan.llm.method.name!r} keeping {plan.keep[layer]} of {plan.span_tokens} tokens at layer 0",
             fix="prune from layer 1 on, or choose another score",
         )
     return score.constant(plan, layer, tokens, channels)

@@ -30,6 +30,8 @@ def requires(surgery: Surgery) -> str | None:
         return None
     if any(node.domain == DOMAIN for node in surgery.graph.nodes):
         return "done already"
+    if surgery.plan.apart is not None:
+        return "the fused node chooses where it drops: what is kept apart is chosen before"
     if surgery.plan.llm.aggregate or surgery.plan.sharing.quota != "none":
         name = "aggregate" if surgery.plan.llm.aggregate else "quota"
         return f"the fused node has no {name}: prunes with one stay as they are traced"

@@ -34,6 +34,8 @@ class LlmPlan:
         spectrum: Theirs is ``1d`` over the span, or separable ``2d`` while the grid is intact.
         aggregate: One row of every budget that a prune leaves is the mean of all rows dropped so far, by size; the
             others are chosen. A budget counts it. Plans of before this field had no option left have it.
+        apart: What the first prune keeps is chosen before the first layer, and until that prune the visual tokens that
+            it will keep and those that it will drop do not see each other (ParVTS); text sees both.
         shared: A fact of the model: its last layers that read the caches of earlier ones. No visual token is computed
             in them, so their budgets are 0: what they see of a picture is what those earlier layers kept.
     """
@@ -47,6 +49,7 @@ class LlmPlan:
     spectrum: Spectrum = "2d"
     aggregate: bool = False
     shared: int = 0
+    apart: bool = False
 
     @property
     def cached(self) -> int:
@@ -107,12 +110,14 @@ class LlmPlan:
                 )
         if self.aggregate is True and self.reducer == "merge":
             lines.append("aggregate: merging in the LLM drops nothing that a row could stand for")
+        if self.apart is True and (self.reducer == "merge" or self.aggregate):
+            lines.append("apart: two sides of tokens that are kept and dropped; merging and aggregates have none")
         return [*lines, *_kv_only_problems(self.keep, self.kv_only)]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data that ``from_json`` turns back into an equal part; ``aggregate`` and ``shared`` only where used."""
+        """Plain data that ``from_json`` turns back into an equal part; the last three fields only where used."""
         data = {**asdict(self), "keep": [*self.keep], "kv_only": [*self.kv_only], "method": self.method.to_json()}
-        return {name: value for name, value in data.items() if value or name not in ("aggregate", "shared")}
+        return {name: value for name, value in data.items() if value or name not in ("aggregate", "shared", "apart")}
 
     @classmethod
     def from_json(cls, data: object, where: str) -> LlmPlan:

@@ -135,6 +135,11 @@ class Plan:
         return tuple((layer, n - mean * (at > 0), k - mean) for at, (layer, n, k) in enumerate(ranks))
 
     @property
+    def apart(self) -> int | None:
+        """The layer before which the first prune drops what ``LlmPlan.apart`` kept apart; None where nothing is."""
+        return self.chooses[0][0] if self.llm.apart and self.chooses else None
+
+    @property
     def aggregated_layers(self) -> tuple[int, ...]:
         """LLM layers into which a row of every group goes that is the mean of those dropped."""
         if not self.llm.aggregate:
@@ -268,6 +273,9 @@ class Plan:
                     f"llm.keep[{layer}]: selecting {kept} of {before} needs TopK K <= {self.topk_limit} on the target;"
                     " keep fewer or prune nothing there"
                 )
+        if self.llm.apart and not self.apart:
+            got = "no prune chooses any" if self.apart is None else "the first prune is before layer 0"
+            lines.append(f"llm.apart: tokens are apart until the first prune, after layer 0; {got}")
         if self.llm.aggregate:
             if not self.chooses:
                 lines.append("llm.aggregate: no prune leaves a row for it: every budget is whole or 0")

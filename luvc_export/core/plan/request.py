@@ -100,6 +100,7 @@ class LlmRequest:
         reducer: See ``LlmPlan``.
         axis: See ``LlmPlan``; None takes what a named plan says, or ``token``.
         spectrum: See ``LlmPlan``; None takes what a named plan says, or ``2d``.
+        apart: See ``LlmPlan``.
     """
 
     schedule: str | Sequence[int] | None = None
@@ -114,11 +115,12 @@ class LlmRequest:
     reducer: Reducer = "prune"
     axis: Axis | None = None
     spectrum: Spectrum | None = None
+    apart: bool = False
 
     def part(self, keep: tuple[int, ...], last_layer: LastLayer, kv_only: tuple[int, ...], shared: int = 0) -> LlmPlan:
         """The part with these budgets."""
         filters = self.axis or "token", self.spectrum or "2d"
-        return LlmPlan(keep, self.method, last_layer, kv_only, self.reducer, *filters, shared=shared)
+        return LlmPlan(keep, self.method, last_layer, kv_only, self.reducer, *filters, shared=shared, apart=self.apart)
 
 
 @dataclass(frozen=True)
