@@ -43,6 +43,8 @@ _CARRY = (
     *("Gather", "GatherND", "GatherElements", "Expand", "Squeeze", "Unsqueeze", "Identity", "Where", "Pad", "Tile"),
     "AveragePool",
 )
+#: Operators whose results have the type of their first input.
+_SAME_TYPE = ("Abs", "Concat", "Div", "Max", "Mul", "ReduceMax", "Reshape", "Transpose")
 #: The export inlines this body (``fused.delta_body``); its nodes keep the operator's name in theirs.
 RULE = f"{DOMAIN}.GatedDeltaRule."
 _NORMS = ("RMSNormalization", "LayerNormalization")
@@ -101,6 +103,14 @@ def _ends(surgery: Surgery) -> list[gs.Tensor]:
     return [*surgery.graph.inputs, *surgery.graph.outputs]
 
 
+def _say_types(node: gs.Node) -> None:
+    """Type what a node makes where the graph does not say it: nodes that make codes of caches were added untyped."""
+    if node.op in _SAME_TYPE or node.op == "DequantizeLinear":
+        for out in node.outputs:
+            if out.dtype is None:
+                out.dtype = node.inputs[node.op == "DequantizeLinear"].dtype
+
+
 def _is_scale(tensor: gs.Tensor) -> bool:
     """Whether an input or output holds scales beside codes of values."""
     return tensor.name.endswith(f".{VALUE_SCALE}")
@@ -125,6 +135,8 @@ class _Retyping:
         graph = self.surgery.graph
         node_order.sort(graph)
         order = list(graph.nodes)
+        for node in order:
+            _say_types(node)
         self._weights()
         for tensor in graph.inputs:
             is_cache = tensor.name.startswith(graph_io.PAST_KEY_VALUES) and _is_fp32(tensor)

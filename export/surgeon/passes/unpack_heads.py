@@ -116,6 +116,9 @@ def _read_apart(surgery: Surgery, packed: gs.Tensor, apart: gs.Tensor) -> None:
             same = sizes is not None and list(sizes[2:]) == [apart.shape[1], apart.shape[3]]
             if same and list(turned.attrs["perm"]) == _HEADS_FIRST and turned.outputs[0] is not apart:
                 surgery.replace(turned.outputs[0], apart)
+    before, after = up(packed, "Cast"), up(apart, "Cast")
+    if before is not None and after is not None:
+        _read_apart(surgery, before.inputs[0], after.inputs[0])
 
 
 def _is_rotated(tensor: gs.Tensor) -> bool:
