@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from luvc_export.bundle.manifest import Footprint
 from luvc_export.core.budgets import kv_bytes
 from luvc_export.core.plan import Plan
-from luvc_export.core.shapes import DecoderShape
+from luvc_export.core.shapes import DecoderShape, ScaleType, State, in_codes
 from luvc_export.core.target import Kv, Precision, Target
 from luvc_export.engines.profiles import Capacity
 from luvc_export.errors import PlanError
@@ -33,13 +33,20 @@ _TEXT = 64
 
 @dataclass(frozen=True)
 class KvCacheSpec:
-    """The KV cache of a build: its plan, sizes, element type and form."""
+    """The KV cache of a build: its plan, sizes, element type and form, and whether it is in codes."""
 
     plan: Plan
     shape: DecoderShape
     capacity: Capacity
     precision: Precision
     kv: Kv
+    codes: bool = False
+
+    @property
+    def states(self) -> tuple[State, ...]:
+        """All that a conversation consists of."""
+        scales: ScaleType = "float32" if self.precision == "fp32" else "float16"
+        return in_codes(self.shape.kept, scales) if self.codes else self.shape.kept
 
     @property
     def rows(self) -> tuple[int, ...]:
@@ -58,8 +65,9 @@ class KvCacheSpec:
     def _bytes(self, rows: Sequence[int]) -> tuple[int, ...]:
         """Bytes of all conversations in each layer with so many cached rows."""
         total, element = [0] * self.shape.cached, 4 if self.precision == "fp32" else 2
-        for state in self.shape.kept:
-            copies = 1 if self.kv == "inplace" and state.in_cache else 2
+        for state in self.states:
+            once = state.in_cache if self.kv == "inplace" else state.axis is not None
+            copies = 1 if self.kv in ("inplace", "append") and once else 2
             conversations = self.capacity.batch * copies + (self.capacity.batch > 1)
             total[state.layer] += conversations * state.bytes(rows[state.layer], element)
         return tuple(total)
@@ -169,7 +177,7 @@ def _advice(footprint: Footprint, while_loading: int, have: int, cache: KvCacheS
     if room >= cache.text:
         token = sum(cache.rows) / len(cache.rows)
         tokens = (room - cache.text) // token // cache.capacity.groups + len(cache.rows) * _TEXT
-        one, none = (sum(kv_bytes(cache.shape, (rows,) * len(cache.rows), 0)) for rows in (1, 0))
+        one, none = (sum(kv_bytes(cache.shape, (rows,) * len(cache.rows), 0, codes=cache.codes)) for rows in (1, 0))
         mean = (one - none) / len(cache.rows)
         tenths = int(tokens * mean * 10 // 2**20)
         return f"a plan of luvc-export export --kv-mib {tenths / 10} fits, with {cache.capacity.text} text tokens"

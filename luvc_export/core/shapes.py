@@ -17,6 +17,8 @@ ROWS = -1
 PLACE = "place"
 
 
+#: Types of scales beside codes.
+ScaleType = Literal["float32", "float16"]
 #: The state beside values that are stored in codes (docs/calibration.md).
 VALUE_SCALE = "value_scale"
 
@@ -88,7 +90,7 @@ def most_rows(window: int) -> int:
     return window + spare_rows(window)
 
 
-def in_codes(states: Iterable[State], scales: Literal["float32", "float16"]) -> tuple[State, ...]:
+def in_codes(states: Iterable[State], scales: ScaleType) -> tuple[State, ...]:
     """The same where keys and values are int8, and a scale of each row and head stands behind each layer's values."""
     coded: list[State] = []
     for state in states:

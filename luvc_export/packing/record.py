@@ -64,7 +64,7 @@ class Pack:
     plan: str
     precision: Literal["fp32", "fp16", "bf16"]
     reference_dtype: Literal["fp32", "fp16", "bf16"]
-    kv: Literal["concat", "inplace"]
+    kv: Literal["concat", "inplace", "append"]
     text_capacity: int
     images: int
     workspace_mib: int

@@ -16,7 +16,7 @@ from luvc_export.core.files.disk import writing_to
 from luvc_export.core.files.folders import copy_file, list_names, make_folder, walk
 from luvc_export.core.files.safe_files import write_new
 from luvc_export.core.progress import Progress
-from luvc_export.core.target import Kv, Precision, Target
+from luvc_export.core.target import Kv, Precision, Target, engine_form
 from luvc_export.engines import targets
 from luvc_export.engines.options import BuildOptions
 from luvc_export.engines.profiles import Capacity
@@ -157,7 +157,7 @@ def write_pack(
             plan=name,
             precision=prepared.precision,
             reference_dtype=manifest.dtype,
-            kv="inplace" if prepared.kv == "inplace" else "concat",
+            kv=engine_form(prepared.kv),
             text_capacity=capacity.text,
             images=images,
             workspace_mib=options.workspace_mib,

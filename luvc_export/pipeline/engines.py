@@ -88,14 +88,14 @@ def prepare_build(
     if entry.quantised is not None:
         precisions.check_target(precisions.find(entry.quantised.precision), record)
     if entry.caches is not None:
-        precisions.check_caches_target(record)
+        kv = precisions.form_of_codes(record, kv)
     if manifest.weights.stored is not None:
         check_codes(manifest.weights.stored, record)
     if precision is None:
         precision = manifest.dtype if manifest.dtype != "fp32" else record.spec.precisions[0]
     capacity = Capacity(text_capacity or manifest.prompt.text_capacity, images, batch, logits)
     spec = options.spec(record.with_kv(kv or record.spec.kv))
-    cache = KvCacheSpec(entry.plan, manifest.decoder, capacity, precision, spec.kv)
+    cache = KvCacheSpec(entry.plan, manifest.decoder, capacity, precision, spec.kv, entry.caches is not None)
     tell(f"graphs for {target}", 0.0)
     graphs, of_batch = _target_graphs(bundle, entry, spec, cache, options.workspace_mib)
     footprint = of_batch(batch)

@@ -68,7 +68,7 @@ class TrtBackend:
         if entry.stripped:
             fix = f"luvc-export build --target {entry.target} without --strip-weights"
             raise UsageError("these engines have no weights", where=entry.decoder.file, fix=fix)
-        self._kv = plan_kv(bundle.manifest.decoder, bundle.entry(plan).plan, entry)
+        self._kv = plan_kv(bundle.manifest.states_of(bundle.entry(plan)), self._plan, entry)
         self._graphs, self._unverified = graphs, allow_unverified
         if opener is None:
             self._trt = load_library(entry.backend)
@@ -143,7 +143,7 @@ class TrtBackend:
         """
         self.gpu.activate()
         decoder, entry = self._decoder, self._entry
-        form = InplaceRows if entry.kv == "inplace" else ConcatRows
+        form = InplaceRows if entry.slots else ConcatRows
         return TrtRows(decoder, form(self.gpu, self._stream, decoder, entry, self._plan, self._kv), entry, self._plan)
 
     def states(self, cache: TrtCache) -> list[Array]:
@@ -193,7 +193,7 @@ class TrtBackend:
         log = make_log(self._trt)
         runtime, engine = deserialize(self._trt, log, data, str(self._bundle.folder / file.file), plugins)
         cache = runtime_cache_file(file, self._trt.__version__, self._capability)
-        static = self._entry.kv == "inplace" or file is self._entry.vision
+        static = self._entry.slots or file is self._entry.vision
         opened = TrtEngine(self._trt, (runtime, log), engine, file, static and self._graphs, cache)
         weakref.finalize(self, opened.save_runtime_cache)
         return opened

@@ -50,22 +50,23 @@ def check_room(entry: EngineEntry, cache: TrtCache | None, groups: int, text: in
                 expected=f"at most {most}",
                 fix=f"luvc-export build --target {entry.target} with more of them, or ask less",
             )
-    if entry.kv == "inplace" and groups and cache:
+    if entry.slots and groups and cache:
         raise UsageError(
             "these engines take images with the first call of a conversation only",
             where=entry.decoder.file,
             got=f"{groups} images behind {held_text} text tokens",
-            fix=f"ask about all images at once, or luvc-export build --target {entry.target} --kv concat",
+            fix="ask about all images at once"
+            + ("" if entry.kv == "append" else f", or luvc-export build --target {entry.target} --kv concat"),
         )
 
 
 def decoder_arrays(entry: EngineEntry, feeds: Mapping[str, Array], cache: TrtCache | None) -> dict[str, Array]:
     """Host arrays of one call in the engine's dtypes, by input name; caches and visual embeddings left out.
 
-    In place, ``text_mask`` covers every text slot and two inputs say what the caches hold (docs/surgery.md).
+    With slots, ``text_mask`` covers every text slot and two inputs say what the caches hold (docs/surgery.md).
     """
     arrays = {name: array for name, array in feeds.items() if name != graph_io.VISUAL_EMBEDS}
-    if entry.kv == "inplace":
+    if entry.slots:
         batch = len(feeds[graph_io.TEXT_MASK])
         mask = np.zeros((batch, entry.text_capacity), np.bool_)
         mask[:, : feeds[graph_io.TEXT_MASK].shape[1]] = feeds[graph_io.TEXT_MASK]

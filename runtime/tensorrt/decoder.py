@@ -17,6 +17,7 @@ from luvc_export.runtime.backend import Array, Cache, PendingToken
 from luvc_export.runtime.cuda.device import Gpu, Memory
 from luvc_export.runtime.cuda.pool import Block, Lease, Pool
 from luvc_export.runtime.cuda.tensor import GpuTensor, to_engine, to_host
+from luvc_export.runtime.tensorrt.buffers import Buffer
 from luvc_export.runtime.tensorrt.cache import TrtCache, behind
 from luvc_export.runtime.tensorrt.call import (
     check_room,
@@ -28,6 +29,7 @@ from luvc_export.runtime.tensorrt.call import (
 )
 from luvc_export.runtime.tensorrt.execution_slot import Call, ExecutionSlot
 from luvc_export.runtime.tensorrt.memory_plan import CachePart, KvPlan
+from luvc_export.runtime.tensorrt.new_rows import NewRows
 
 Resident = tuple[int, tuple[int, ...]]
 
@@ -42,6 +44,7 @@ class CacheCall(NamedTuple):
         batch: Conversations of this call, the first of the block.
         lengths: Rows of each layer's cache, as the engine takes them.
         beside: Blocks with the states beside keys and values that are written in place, read and written; else None.
+        held: Text tokens and groups that each conversation's caches hold already; where new rows are put behind them.
     """
 
     source: Memory
@@ -50,6 +53,7 @@ class CacheCall(NamedTuple):
     batch: int
     lengths: tuple[int, ...]
     beside: tuple[Memory, Memory] | None = None
+    held: Sequence[tuple[int, int]] = ()
 
 
 class TrtDecoder:
@@ -79,6 +83,7 @@ class TrtDecoder:
         self._beside: dict[int, Pool] = {}
         self._turns: dict[int, int] = {}
         self._newest = gpu.allocate(entry.batch * BY_NAME["int64"].itemsize, "the newest tokens")
+        self._new = Buffer(gpu, stream, "new rows of caches")
         self._number = 0
 
     def blocks(self, batch: int = 1) -> Pool:
@@ -132,16 +137,17 @@ class TrtDecoder:
         groups, (batch, text) = feeds[graph_io.VISUAL_EMBEDS].shape[1], feeds[graph_io.INPUT_IDS].shape
         check_room(self._entry, cache, groups, text)
         feeds, resident = self._token(feeds, after)
-        inplace, blocks = self._entry.kv == "inplace", self.blocks(batch)
-        target = behind(blocks, cache, self._copy) if inplace and cache else blocks.free()
+        slots, blocks = self._entry.slots, self.blocks(batch)
+        target = behind(blocks, cache, self._copy) if slots and cache else blocks.free()
         lease, single = Lease(target), not groups and text == 1
         source = self._source(blocks, target, cache, batch)
         beside = self._blocks_beside(cache, batch)
-        lengths = self._kv.rows if inplace else cache.lengths if cache else (0,) * self._plan.cached
+        lengths = self._kv.rows if slots else cache.lengths if cache else (0,) * self._plan.cached
         arrays = decoder_arrays(self._entry, feeds, cache)
         visual = {graph_io.VISUAL_EMBEDS: feeds[graph_io.VISUAL_EMBEDS]}
         memories = None if beside is None else (beside[0].block.memory, beside[1].block.memory)
-        caches = CacheCall(source.memory, target.memory, batch, batch, lengths, memories)
+        held = [(cache.text, cache.groups) if cache else (0, 0)] * batch
+        caches = CacheCall(source.memory, target.memory, batch, batch, lengths, memories, held)
         call = self.enqueue(arrays | visual, resident, caches, single, front)
         groups, text = groups + (cache.groups if cache else 0), text + (cache.text if cache else 0)
         rows, written = self._plan.cache_rows(groups, text), None if beside is None else beside[1].block
@@ -151,7 +157,7 @@ class TrtDecoder:
 
     def _source(self, blocks: Pool, target: Block, cache: TrtCache | None, batch: int) -> Block:
         """The block that a call reads: where a conversation begins, the zeros that states begin as."""
-        if self._entry.kv == "inplace":
+        if self._entry.slots:
             return target
         if cache is not None:
             return cache.block
@@ -210,7 +216,19 @@ class TrtDecoder:
         check_shapes(file, profile, shapes | {name: shape for name, (_, shape) in lying.items()})
         copies = {graph_io.NEXT_TOKEN: self._newest.address} if self.samples else {}
         self._number += 1
-        return self._slot(single, caches).start(feeds, lying, lambda _: present, copies, front)
+        start = self._slot(single, caches).start
+        if not self._kv.appends:
+            return start(feeds, lying, lambda _: present, copies, front)
+        tokens = feeds[graph_io.INPUT_IDS].shape if graph_io.INPUT_IDS in feeds else lying[graph_io.INPUT_IDS][1]
+        new = NewRows(self._kv, self._plan, caches.batch, visual.shape[1], tokens[1])
+        return start(
+            feeds,
+            lying,
+            lambda _: present | new.place(self._new),
+            copies,
+            front,
+            lambda: new.put_behind(self._gpu, self._stream, self._new, caches.held, present),
+        )
 
     def _slot(self, single: bool, caches: CacheCall) -> ExecutionSlot:
         """Blocks that are written by turns have slots by turns, so that each slot's graph has the same addresses."""
@@ -257,16 +275,16 @@ class TrtDecoder:
             (np.asarray(GpuTensor(self._gpu, lease, (region.nbytes,), "uint8", self._stream)), region.offsets)
             for lease, region in lying
         ]
-        inplace = self._entry.kv == "inplace"
+        slots = self._entry.slots
         empty = self._plan.cache_rows(self._entry.groups - cache.groups, 0)
         arrays = []
         for part in self._kv.parts:
             layer, axis = part.state.layer, part.state.axis
             block, offsets = raw[self._kv.is_beside(part)]
-            shape = part.state.sizes(1, self._kv.rows[layer] if inplace else cache.lengths[layer])
+            shape = part.state.sizes(1, self._kv.rows[layer] if slots else cache.lengths[layer])
             start, nbytes = offsets[part.state.past], math.prod(shape) * part.itemsize
             values = to_host(block[start : start + nbytes], self._kinds[part.state.past], shape)
-            if axis is not None and inplace:  # visual rows end where the slots of text begin (docs/surgery.md)
+            if axis is not None and slots:  # visual rows end where the slots of text begin (docs/surgery.md)
                 values = values.take(range(empty[layer], empty[layer] + cache.lengths[layer]), axis)
             arrays.append(values)
         return arrays

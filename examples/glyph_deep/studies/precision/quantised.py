@@ -364,7 +364,8 @@ def main() -> None:
         measured = accuracy(args.folder, args.count, asked_for(args.form), args.known, args.ground)
         new = [form.removeprefix("calibrated ") for form, *_ in asked_for(args.form) if form.startswith("calibrated ")]
         if not args.known:
-            record["in_four"] = [calibrated.in_four(form, args.folder) for form in new] or record.get("in_four", [])
+            known = {row["form"]: row for row in record.get("in_four", [])}
+            record["in_four"] = list((known | {form: calibrated.in_four(form, args.folder) for form in new}).values())
         record["rows"] = merged(record.get("rows", []) if args.form or args.ground else [], measured)
     file.write_text(dumps(record) + "\n", encoding="utf-8")
     file.with_suffix(".md").write_text(page(record), encoding="utf-8")
