@@ -1,6 +1,6 @@
 """Memory of a pair of engines, predicted before they are built, and whether a target has it.
 
-weights + KV cache of every layer + activations; beside them, while building, the workspace, and while loading, the
+weights + KV cache of every layer + activations + factors of adapters; beside them, while building, the workspace, and while loading, the
 plan file. Tests hold the prediction against what TensorRT-RTX says of the engines it built.
 """
 
@@ -83,7 +83,9 @@ class KvCacheSpec:
         return sum(self._bytes(self.plan.cache_rows(self.capacity.groups, self.capacity.text)))
 
 
-def predict(weights: tuple[int, int], cache: KvCacheSpec, peaks: tuple[int, int], workspace_mib: int) -> Footprint:
+def predict(
+    weights: tuple[int, int], cache: KvCacheSpec, peaks: tuple[int, int], workspace_mib: int, adapters: int = 0
+) -> Footprint:
     """Memory of vision and decoder engine together; they run one after the other and share activations.
 
     Args:
@@ -91,6 +93,7 @@ def predict(weights: tuple[int, int], cache: KvCacheSpec, peaks: tuple[int, int]
         cache: The KV cache.
         peaks: Largest bytes of live tensors of each (``export.surgeon.peak_memory``).
         workspace_mib: Scratch memory a build may use.
+        adapters: Bytes of the factors of adapters that are kept (``bundle.adapters.kept_sets``).
     """
     return Footprint(
         weights=sum(weights),
@@ -98,6 +101,7 @@ def predict(weights: tuple[int, int], cache: KvCacheSpec, peaks: tuple[int, int]
         activations=_SCRATCH + round(_MARGIN * max(peaks)),
         workspace=workspace_mib << 20,
         loading=max(weights),
+        adapters=adapters,
     )
 
 
@@ -148,7 +152,8 @@ def check_fits(
     if have is None or want <= have:
         return
     rows = largest_batch(of_batch, cache.capacity.batch - 1, target, have) if of_batch else 0
-    parts = ("weights", "kv", "activations", *(("loading",) if target.device.unified else ()))
+    parts = ["weights", "kv", "activations"]
+    parts += [name for name in ("adapters",) if footprint.adapters] + ["loading"] * target.device.unified
     raise PlanError(
         "this plan does not fit on the target",
         where=f"{target.title}, {device_memory_gib or max(target.device.memory_gib):.4g} GiB",

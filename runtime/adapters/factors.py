@@ -9,13 +9,11 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from luvc_export.bundle.adapters.kept_sets import MOST_SETS
 from luvc_export.bundle.adapters.peft_folder import Adapter
 from luvc_export.bundle.manifest import LoraSlots
 from luvc_export.core import graph_io
 from luvc_export.runtime.backend import Array
-
-#: Sets of adapters whose factors are kept as a back-end takes them. A server's prompts take turns with its rows.
-MOST_SETS = 3
 
 
 @runtime_checkable

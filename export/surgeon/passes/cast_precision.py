@@ -1,13 +1,14 @@
 """A graph traced in fp32 computes in fp16 or bf16, strongly typed, with fp32 islands.
 
 requires: fp16 or bf16 wanted, of a graph in fp32.
-apply: products with weights, Attention, and what carries hidden states between them become low precision, weights
-with them (a stored tensor of that type loses its Cast), and the scales and float sides of Q/DQ. fp32 stay: norms
-(RMSNormalization's and LayerNormalization's statistics, ``stash_type`` 1), softmax (``softmax_precision`` where the
-target reads it; TensorRT's fused attention keeps it in fp32 by itself), prune scores and merge cosines (inside the
-fused nodes, which is why this runs before their bodies are inlined), the gated delta rule and what fades its state,
-states beside keys and values, what makes codes of caches, pixels up to the patch product, positions and angles up to the rotation, logits. In fp32
-a target whose Attention needs it gets ``TRT_decomposable``. Scales beside codes of caches are fp16 in both.
+apply: products with weights or with factors of adapters, Attention, and what carries hidden states between them become
+low precision, weights with them (a stored tensor of that type loses its Cast), and the scales and float sides of Q/DQ.
+fp32 stay: norms (RMSNormalization's and LayerNormalization's statistics, ``stash_type`` 1), softmax
+(``softmax_precision`` where the target reads it; TensorRT's fused attention keeps it in fp32 by itself), prune scores
+and merge cosines (inside the fused nodes, which is why this runs before their bodies are inlined), the gated delta rule
+and what fades its state, states beside keys and values, what makes codes of caches, pixels up to the patch product,
+positions and angles up to the rotation, logits. In fp32 a target whose Attention needs it gets ``TRT_decomposable``.
+Scales beside codes of caches are fp16 in both.
 ensures: no TopK outside the fused nodes, whose scores would have been rounded.
 must not touch: integer and boolean tensors, position inputs, the logits' type.
 """
@@ -92,8 +93,7 @@ def ensures(surgery: Surgery, fired: int) -> None:
         CheckFailed: The logits are not fp32, or a cache kept fp32.
     """
     for tensor in _ends(surgery) if fired and surgery.precision != "fp32" else ():
-        low = tensor.name.startswith(("visual_embeds", graph_io.PAST_KEY_VALUES, "present."))
-        low |= _is_scale(tensor)
+        low = _is_low_end(tensor.name) or _is_scale(tensor)
         kind = kind_of(tensor)
         if kind is not None and _is_fp32(tensor) == low and kind.kind in "fV":
             raise CheckFailed("a tensor of the contract has the wrong type", where=tensor.name, got=tensor.dtype)
@@ -114,6 +114,11 @@ def _say_types(node: gs.Node) -> None:
 def _is_scale(tensor: gs.Tensor) -> bool:
     """Whether an input or output holds scales beside codes of values."""
     return tensor.name.endswith(f".{VALUE_SCALE}")
+
+
+def _is_low_end(name: str) -> bool:
+    """Whether an input or output is in the graph's arithmetic, as hidden states and what meets them are."""
+    return name.startswith((graph_io.VISUAL_EMBEDS, graph_io.PAST_KEY_VALUES, "present.")) or graph_io.is_factor(name)
 
 
 def _is_fp32(tensor: gs.Tensor) -> bool:
@@ -139,9 +144,9 @@ class _Retyping:
             _say_types(node)
         self._weights()
         for tensor in graph.inputs:
-            is_cache = tensor.name.startswith(graph_io.PAST_KEY_VALUES) and _is_fp32(tensor)
+            is_codes = tensor.name.startswith(graph_io.PAST_KEY_VALUES) and not _is_fp32(tensor)
             is_scale = _is_scale(tensor) and self.surgery.precision == "fp16"
-            if tensor.name == graph_io.VISUAL_EMBEDS or is_cache or is_scale:
+            if (_is_low_end(tensor.name) and not is_codes) or is_scale:
                 self._lower(tensor)
         for node in order:
             self._node(node)

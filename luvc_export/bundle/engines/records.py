@@ -78,7 +78,7 @@ class Footprint:
     """Bytes of memory a pair of engines is predicted to need (``engines.memory``).
 
     ``loading`` is the largest plan file, held beside the weights while it is read; it counts on boards whose CPU and
-    GPU share memory.
+    GPU share memory. ``adapters`` are the factors that are kept for a bundle's slots.
     """
 
     weights: int
@@ -86,11 +86,12 @@ class Footprint:
     activations: int
     workspace: int
     loading: int
+    adapters: int = 0
 
     @property
     def running(self) -> int:
         """While answering."""
-        return self.weights + self.kv + self.activations
+        return self.weights + self.kv + self.activations + self.adapters
 
     @property
     def peak(self) -> int:
