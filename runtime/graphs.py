@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -77,8 +78,13 @@ class Graphs:
             if name in out:
                 _check_shape(name, out[name], (len(images), *shape))
         merged = out.get(graph_io.MERGED_INTO)
-        void = padding_tokens(empty, merged, tokens) if self.plan.decoder_padding else None
-        return VisualFeatures(out[graph_io.VISUAL_EMBEDS], out[graph_io.VISUAL_POSITIONS], merged, void)
+        return self.adopted(VisualFeatures(out[graph_io.VISUAL_EMBEDS], out[graph_io.VISUAL_POSITIONS], merged), empty)
+
+    def adopted(self, seen: VisualFeatures, padding: NDArray[np.bool_] | None = None) -> VisualFeatures:
+        """What a vision graph equal to this plan's gave, with what its decoder takes beside; ``padding`` as above."""
+        empty = all_picture(len(seen.positions), self.plan.grid) if padding is None else padding
+        tokens, reads = self.plan.vision_tokens, self.plan.decoder_padding
+        return replace(seen, padding=padding_tokens(empty, seen.merged_into, tokens) if reads else None)
 
     def run(
         self,

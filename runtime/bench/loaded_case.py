@@ -24,6 +24,7 @@ from luvc_export.runtime.paired import PairedBackend
 from luvc_export.runtime.session import Session
 from luvc_export.runtime.speculation.request import Speculation
 from luvc_export.runtime.speculation.rows import single_row
+from luvc_export.runtime.step_bytes import weight_bytes as weight_bytes
 
 _MIB = 2**20
 #: Products of a layer: query, key, value and output of attention, gate, up and down.
@@ -188,15 +189,3 @@ def stored_bits(manifest: Manifest, wide: int) -> tuple[int, int]:
     whole = max(len(inside), _PRODUCTS * manifest.decoder.layers)
     mean = (sum(inside) + wide * (whole - len(inside))) / whole
     return round(mean), bits.get("lm_head.weight", wide)
-
-
-def weight_bytes(manifest: Manifest, bits: int, head: int | None = None) -> int:
-    """Bytes of the matrices one decode step reads: every projection and the head; of the embedding it reads one row.
-
-    ``bits`` are those of a weight as it is computed with: ONNX Runtime's CPU provider computes in fp32 whatever is
-    stored. ``head`` are those of the head's, where it has others.
-    """
-    shape = manifest.decoder
-    attention = 2 * shape.hidden * (shape.heads + shape.kv_heads) * shape.head_dim
-    layer = attention + 3 * shape.hidden * shape.intermediate
-    return (bits * shape.layers * layer + (head or bits) * shape.hidden * manifest.head_rows) // 8

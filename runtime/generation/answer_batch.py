@@ -151,6 +151,8 @@ def answer_batch(
         step = group.prefill(rows, [request.passage for request in some], seen)
         times = encoded - start, perf_counter() - encoded
         for place, (row, sequence) in enumerate(zip(rows, sequences, strict=True)):
+            if loaded.lends_features:
+                row.seen = loaded.lent(seen.some(range(place * images, (place + 1) * images)))
             row.take(RowStep(None, None, step.logits[place]))
             merged = None if seen.merged_into is None else seen.merged_into[place * images :][:images]
             kept = {layer: indices[place] for layer, indices in step.kept.items()}

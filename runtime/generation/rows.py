@@ -38,6 +38,7 @@ class Row:
         chooser: Its tokens.
         state: Where all of them but the last are; None while a group has them together with those of other rows.
         request: What it answers, for who drafts by reading it too.
+        seen: What its pictures were encoded to, for who drafts with an equal encoder (``LoadedPlan.lent``).
         failed: What ended it, where choosing a token did.
         drafts: How its drafts fared, where its group makes some.
     """
@@ -45,6 +46,7 @@ class Row:
     chooser: TokenChooser
     state: State | None = None
     request: Request | None = None
+    seen: VisualFeatures | None = None
     failed: Exception | None = None
     drafts: DraftCounts | None = None
 
@@ -104,9 +106,15 @@ class OneAfterAnother:
         self.rows: list[Row] = []
         self._ahead: tuple[Row, PendingToken, State] | None = None
 
-    def begin(self, chooser: TokenChooser, step: Step, request: Request | None = None) -> Row:
-        """Take a row whose prompt was run, and give it its first token."""
-        row = Row(chooser, step.state, request)
+    def begin(
+        self,
+        chooser: TokenChooser,
+        step: Step,
+        request: Request | None = None,
+        seen: VisualFeatures | None = None,
+    ) -> Row:
+        """Take a row whose prompt was run, and give it its first token; ``request`` and ``seen`` as of ``Row``."""
+        row = Row(chooser, step.state, request, seen)
         row.take(RowStep(step.chosen, None, step.logits[0, -1]))
         self.rows.append(row)
         return row
