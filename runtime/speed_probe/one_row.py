@@ -29,6 +29,7 @@ from luvc_export.core.files.safe_files import write_whole
 from luvc_export.core.shapes import DecoderShape
 from luvc_export.errors import UsageError
 from luvc_export.runtime.cpu_features import cpu_features
+from luvc_export.runtime.openvino.device import ACTIVATION_GROUPS
 from luvc_export.runtime.product_check.graph import INPUT, Coded, coded_products, plain_product
 
 #: Precisions of plans that are tried, and bits of a weight.
@@ -43,8 +44,8 @@ BUSY = 0.5
 MOST_ERROR = 0.1
 _FOLDER = "steps"
 #: Of how it is timed: what was remembered of another way of timing is tried again.
-_PROBE = 2
-#: Bytes that are written before each run: one and a half times those of the last cache, as the system says, but so many.
+_PROBE = 3
+#: Bytes that are written before each run: one and a half times those of the last cache, between these two.
 LEAST_SPILL, MOST_SPILL = 2**26, 2**28
 _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 
@@ -79,7 +80,7 @@ def step_times(
     layers = (weights + (0 if head else largest)) / (2 * inner * columns)
     heads = largest / head.exact.size / inner if head else 0.0
     times = {}
-    for way, (open_coded, open_head) in ways(threads).items():
+    for way, (open_coded, open_head) in ways(threads, precision).items():
         parts = timed(open_coded, coded), timed(open_head, head) if head else 0.0
         if parts[0] is not None and parts[1] is not None:
             times[way] = layers * parts[0] + heads * parts[1]
@@ -154,7 +155,7 @@ def busy() -> bool:
         return False
 
 
-def ways(threads: int | None) -> dict[str, tuple[Callable[[bytes], Run], Callable[[bytes], Run]]]:
+def ways(threads: int | None, precision: str) -> dict[str, tuple[Callable[[bytes], Run], Callable[[bytes], Run]]]:
     """What opens products with codes and that of the head, by the back-end that would run steps so."""
 
     def onnxruntime(graph: bytes) -> Run:
@@ -165,7 +166,7 @@ def ways(threads: int | None) -> dict[str, tuple[Callable[[bytes], Run], Callabl
         session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
         return lambda rows: np.asarray(session.run(None, {INPUT: rows})[0])
 
-    def openvino(settings: Mapping[str, str]) -> Callable[[bytes], Run]:
+    def openvino(settings: Mapping[str, Any]) -> Callable[[bytes], Run]:
         def opened(graph: bytes) -> Run:
             import openvino
 
@@ -176,7 +177,9 @@ def ways(threads: int | None) -> dict[str, tuple[Callable[[bytes], Run], Callabl
 
         return opened
 
-    fp32, usual = openvino({"INFERENCE_PRECISION_HINT": "f32"}), openvino({})
+    group = ACTIVATION_GROUPS.get(precision)
+    grouped = {} if group is None else {"DYNAMIC_QUANTIZATION_GROUP_SIZE": group}
+    fp32, usual = openvino({"INFERENCE_PRECISION_HINT": "f32", **grouped}), openvino({})
     return {
         "openvino": (usual, usual),
         "openvino+openvino": (fp32, usual),

@@ -1,9 +1,11 @@
-"""One step of one token behind a cache of so many rows, on OpenVINO: its time, and which operators take it.
+"""One step of one token behind a cache of so many rows: its time, and which operators take it.
 
-Run: ``python benchmarks/measure/times/steps.py BUNDLE PLAN ... [--rows 1088] [--prompts-too] [--profile]``. Quantised
-plans as steps of ``openvino+openvino`` run them (activations in fp32); those of floats, and all with ``--prompts-too``,
-as ``openvino`` does: one graph for prompts and steps. Keys and values are random: nothing is asked, no picture is
-needed, and a run takes seconds. A plan must keep all tokens in all layers (``none``, and what was quantised from it).
+Run: ``python benchmarks/measure/times/steps.py BUNDLE PLAN[@WAY] ... [--rows 1088] [--prompts-too] [--profile]``.
+Quantised plans as steps of ``openvino+openvino`` run them (activations in fp32); those of floats, and all with
+``--prompts-too``, as ``openvino`` does: one graph for prompts and steps. WAY is another one: ``cpu`` (ONNX Runtime),
+``bf16`` (activations in bf16), or a number: activations of a row that share a scale. Keys and values are random:
+nothing is asked, no picture is needed, and a run takes seconds. A plan must keep all tokens in all layers (``none``,
+and what was quantised from it).
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import json
 import statistics
 import tempfile
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, sleep
 
 import numpy as np
 
@@ -21,19 +23,23 @@ from luvc_export.bundle import folder as bundles
 from luvc_export.bundle.folder import Bundle
 from luvc_export.runtime.bench.machine import bandwidth_reader
 from luvc_export.runtime.openvino.backend import OpenVinoBackend
+from luvc_export.runtime.openvino.device import ACTIVATION_GROUPS
+from luvc_export.runtime.ort import OrtBackend
 from luvc_export.runtime.session import Session
 from luvc_export.runtime.state import State
 
 #: The first steps pack weights.
 WARM = 3
 LEAST_MS = 0.05
+#: Seconds after a run in which an engine's threads may still spin beside what is read.
+SPINS = 0.1
 
 
 def main() -> None:
     """Time, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", type=Path)
-    parser.add_argument("plans", nargs="+", metavar="PLAN")
+    parser.add_argument("plans", nargs="+", metavar="PLAN[@WAY]")
     parser.add_argument("--rows", type=int, default=1088, help="rows of each layer's cache")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--prompts-too", action="store_true", help="the graph that takes prompts as well")
@@ -42,14 +48,16 @@ def main() -> None:
     bundle = bundles.load(args.bundle)
     heads = ("plan", "arithmetic", "rows", "step ms", "of it outside the graph", "GB/s read after it")
     print("| " + " | ".join(heads) + " |\n|---|---" + "|---:" * (len(heads) - 2) + "|")
-    for plan in args.plans:
-        backend = opened(bundle, plan, args.prompts_too)
+    for asked in args.plans:
+        plan, _, way = asked.partition("@")
+        backend = opened(bundle, plan, args.prompts_too, way)
         with tempfile.TemporaryDirectory() as folder:
             backend.profile = f"{folder}/steps" if args.profile else None
             times, outside = timed(bundle, backend, plan, args.rows, args.steps)
             middle, low, high = (f"{value:.1f}" for value in (statistics.median(times), min(times), max(times)))
+            sleep(SPINS)
             cells = [
-                plan,
+                asked,
                 backend.arithmetic,
                 str(args.rows),
                 f"{middle} ({low} to {high})",
@@ -62,17 +70,22 @@ def main() -> None:
         backend.unload()
 
 
-def opened(bundle: Bundle, plan: str, prompts_too: bool) -> OpenVinoBackend:
-    """The back-end of a plan's steps, as ``backends.open_backend`` makes it for a pair or alone."""
+def opened(bundle: Bundle, plan: str, prompts_too: bool, way: str = "") -> OpenVinoBackend | OrtBackend:
+    """The back-end of a plan's steps, as ``backends.open_backend`` makes it for a pair or alone, or another ``way``."""
     entry = bundle.entry(plan)
+    if way == "cpu":
+        return OrtBackend(bundle, entry, "cpu")
     apart = entry.quantised is not None and not prompts_too
-    backend = OpenVinoBackend(bundle, entry, arithmetic="fp32" if apart else "auto")
-    backend.only_steps = backend.narrow_floats = apart
+    backend = OpenVinoBackend(bundle, entry, arithmetic="fp32" if apart and way != "bf16" else "auto")
+    backend.only_steps = apart
+    backend.narrow_floats = apart and way != "bf16"
+    if entry.quantised is not None and apart:
+        backend.activation_group = int(way) if way.isdigit() else ACTIVATION_GROUPS.get(entry.quantised.precision)
     return backend
 
 
 def timed(
-    bundle: Bundle, backend: OpenVinoBackend, plan: str, rows: int, steps: int
+    bundle: Bundle, backend: OpenVinoBackend | OrtBackend, plan: str, rows: int, steps: int
 ) -> tuple[list[float], list[float]]:
     """Milliseconds of each step but the first ones, and what of them was spent outside OpenVINO's call."""
     calls, numbers = Session(bundle, backend, plan).default, np.random.default_rng(0)

@@ -33,7 +33,7 @@ def shape(hidden: int, intermediate: int) -> DecoderShape:
 def test_every_engine_that_is_here_computes_the_codes(precision: str) -> None:
     pytest.importorskip("openvino", reason="pip install 'luvc-export[openvino]'")
     times = step_times(precision, shape(256, 512), threads=1)
-    assert set(times) == set(ways(1)) and all(0 < spent < 1 for spent in times.values())
+    assert set(times) == set(ways(1, precision)) and all(0 < spent < 1 for spent in times.values())
 
 
 def test_a_probe_that_lies_does_not_count() -> None:
@@ -117,15 +117,15 @@ def test_it_is_tried_once(own_cache_folder: Path, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(one_row, "timed", fake)
     first = step_times("q8", shape(64, 96))
-    assert step_times("q8", shape(64, 96)) == first and len(tried) == 2 * len(ways(None))
+    assert step_times("q8", shape(64, 96)) == first and len(tried) == 2 * len(ways(None, "q8"))
     step_times("q8", shape(64, 128))
     step_times("q8", shape(64, 96), threads=1)
-    assert len(tried) == 6 * len(ways(None)), "another shape or number of threads is another question"
+    assert len(tried) == 6 * len(ways(None, "q8")), "another shape or number of threads is another question"
     for file in (own_cache_folder / "luvc-export" / "steps").iterdir():
         data = json.loads(file.read_text())
         file.write_text(json.dumps({**data, "key": "another CPU"}) if len(tried) % 2 else "{")
     step_times("q8", shape(64, 96))
-    assert len(tried) == 8 * len(ways(None)), "what is damaged or of another CPU is tried again"
+    assert len(tried) == 8 * len(ways(None, "q8")), "what is damaged or of another CPU is tried again"
 
 
 def test_what_was_tried_beside_other_work_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
