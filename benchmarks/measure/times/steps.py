@@ -4,7 +4,8 @@ Run: ``python benchmarks/measure/times/steps.py BUNDLE PLAN[@WAY] ... [--rows 10
 Quantised plans as steps of ``openvino+openvino`` run them (activations in fp32); those of floats, and all with
 ``--prompts-too``, as ``openvino`` does: one graph for prompts and steps. WAY is another one: ``cpu`` (ONNX Runtime),
 ``bf16`` (activations in bf16), or a number: activations of a row that share a scale. Keys and values are random:
-nothing is asked, no picture is needed, and a run takes seconds. A plan must keep all tokens in all layers (``none``,
+nothing is asked, no picture is needed, and a run takes seconds. Ways step in turns, all loaded at once (but with
+``--profile``). A plan must keep all tokens in all layers (``none``,
 and what was quantised from it).
 """
 
@@ -48,26 +49,61 @@ def main() -> None:
     bundle = bundles.load(args.bundle)
     heads = ("plan", "arithmetic", "rows", "step ms", "of it outside the graph", "GB/s read after it")
     print("| " + " | ".join(heads) + " |\n|---|---" + "|---:" * (len(heads) - 2) + "|")
-    for asked in args.plans:
-        plan, _, way = asked.partition("@")
-        backend = opened(bundle, plan, args.prompts_too, way)
+    ways = [Steps(bundle, asked, args.prompts_too, args.rows) for asked in ([] if args.profile else args.plans)]
+    for asked in args.plans if args.profile else ():
         with tempfile.TemporaryDirectory() as folder:
-            backend.profile = f"{folder}/steps" if args.profile else None
-            times, outside = timed(bundle, backend, plan, args.rows, args.steps)
-            middle, low, high = (f"{value:.1f}" for value in (statistics.median(times), min(times), max(times)))
+            way = Steps(bundle, asked, args.prompts_too, args.rows, f"{folder}/steps")
+            in_turns([way], args.steps)
+            print(way.line(args.rows), flush=True)
+            print(by_operator(Path(way.backend.end_profiling()["decoder"])), flush=True)
+            way.backend.unload()
+    in_turns(ways, args.steps)
+    print("\n".join(way.line(args.rows) for way in ways), flush=True)
+
+
+class Steps:
+    """Steps of one way, and how long they took.
+
+    Args:
+        bundle: Has the plan.
+        asked: ``PLAN[@WAY]``.
+        prompts_too: See ``--prompts-too``.
+        rows: Of each layer's cache.
+        profile: Prefix of profile files; None for none.
+    """
+
+    def __init__(self, bundle: Bundle, asked: str, prompts_too: bool, rows: int, profile: str | None = None) -> None:
+        plan, _, way = asked.partition("@")
+        self.asked, self.backend = asked, opened(bundle, plan, prompts_too, way)
+        self.backend.profile = profile
+        self._calls, numbers = Session(bundle, self.backend, plan).default, np.random.default_rng(0)
+        values = [numbers.standard_normal(kind.sizes(1, rows), np.float32) for kind in self.backend.states]
+        self._state = State(self.backend.adopt(values), rows, rows, rows)
+        self.times, self.outside = list[float](), list[float]()
+
+    def step(self, token: int) -> None:
+        """Go on with a token."""
+        begin, spent = perf_counter(), self.backend.graph_seconds
+        self._state = self._calls.run([token], state=self._state).state
+        self.times.append(1000 * (perf_counter() - begin))
+        self.outside.append(self.times[-1] - 1000 * (self.backend.graph_seconds - spent))
+
+    def line(self, rows: int) -> str:
+        """Of the table: all but the first steps."""
+        times = self.times[WARM:]
+        middle, low, high = (f"{value:.1f}" for value in (statistics.median(times), min(times), max(times)))
+        cells = [self.asked, self.backend.arithmetic, str(rows), f"{middle} ({low} to {high})"]
+        cells += [f"{statistics.median(self.outside[WARM:]):.1f}", f"{bandwidth_reader()() / 1e9:.0f}"]
+        return "| " + " | ".join(cells) + " |"
+
+
+def in_turns(ways: list[Steps], steps: int) -> None:
+    """Step all of them, one after the other, when no threads of the one before spin any more."""
+    for token in range(WARM + steps):
+        for way in ways:
             sleep(SPINS)
-            cells = [
-                asked,
-                backend.arithmetic,
-                str(args.rows),
-                f"{middle} ({low} to {high})",
-                f"{statistics.median(outside):.1f}",
-                f"{bandwidth_reader()() / 1e9:.0f}",
-            ]
-            print("| " + " | ".join(cells) + " |", flush=True)
-            if args.profile:
-                print(by_operator(Path(backend.end_profiling()["decoder"])), flush=True)
-        backend.unload()
+            way.step(token + 1)
+    sleep(SPINS)
 
 
 def opened(bundle: Bundle, plan: str, prompts_too: bool, way: str = "") -> OpenVinoBackend | OrtBackend:
@@ -82,22 +118,6 @@ def opened(bundle: Bundle, plan: str, prompts_too: bool, way: str = "") -> OpenV
     if entry.quantised is not None and apart:
         backend.activation_group = int(way) if way.isdigit() else ACTIVATION_GROUPS.get(entry.quantised.precision)
     return backend
-
-
-def timed(
-    bundle: Bundle, backend: OpenVinoBackend | OrtBackend, plan: str, rows: int, steps: int
-) -> tuple[list[float], list[float]]:
-    """Milliseconds of each step but the first ones, and what of them was spent outside OpenVINO's call."""
-    calls, numbers = Session(bundle, backend, plan).default, np.random.default_rng(0)
-    values = [numbers.standard_normal(kind.sizes(1, rows), np.float32) for kind in backend.states]
-    state = State(backend.adopt(values), rows, rows, rows)
-    times, inside = list[float](), list[float]()
-    for token in range(WARM + steps):
-        begin, spent = perf_counter(), backend.graph_seconds
-        state = calls.run([token + 1], state=state).state
-        times.append(1000 * (perf_counter() - begin))
-        inside.append(1000 * (backend.graph_seconds - spent))
-    return times[WARM:], [whole - part for whole, part in zip(times, inside, strict=True)][WARM:]
 
 
 def by_operator(profile: Path) -> str:
