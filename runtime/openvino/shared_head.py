@@ -41,11 +41,11 @@ def head_alone(library: Any, model: Any) -> Any | None:
     if cut is None:
         return None
     _, scores, rows = cut
-    given = library.opset13.parameter(rows.get_partial_shape(), rows.get_element_type(), ROWS)
-    given.get_output_tensor(0).set_names({ROWS})
+    parameter = library.opset13.parameter(rows.get_partial_shape(), rows.get_element_type(), ROWS)
+    parameter.get_output_tensor(0).set_names({ROWS})
     for reader in list(rows.get_target_inputs()):
-        reader.replace_source_output(given.output(0))
-    return library.Model([library.opset13.result(scores)], [given], "head")
+        reader.replace_source_output(parameter.output(0))
+    return library.Model([library.opset13.result(scores)], [parameter], "head")
 
 
 def _cut(model: Any) -> tuple[Any, Any, Any] | None:

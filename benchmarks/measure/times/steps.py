@@ -5,8 +5,7 @@ Quantised plans as steps of ``openvino+openvino`` run them (activations in fp32)
 ``--prompts-too``, as ``openvino`` does: one graph for prompts and steps. WAY is another one: ``cpu`` (ONNX Runtime),
 ``bf16`` (activations in bf16), or a number: activations of a row that share a scale. Keys and values are random:
 nothing is asked, no picture is needed, and a run takes seconds. Ways step in turns, all loaded at once (but with
-``--profile``). A plan must keep all tokens in all layers (``none``,
-and what was quantised from it).
+``--profile``). A plan must keep all tokens in all layers (``none``, and what was quantised from it).
 """
 
 from __future__ import annotations

@@ -90,12 +90,12 @@ def test_what_cannot_be_cut_stays_whole(how: dict[str, bool]) -> None:
 
 def test_two_parts_make_the_whole() -> None:
     library, random = devices.load_library(), np.random.default_rng(0)
-    given, which = random.standard_normal((6, 8), np.float32), np.array([4, 1])
+    values, which = random.standard_normal((6, 8), np.float32), np.array([4, 1])
     model = decoder(library)
     assert without_head(model)
     parts = [model, head_alone(library, decoder(library)), decoder(library)]
     hint = {"INFERENCE_PRECISION_HINT": "f32"}
     body, head, whole = (devices.core().compile_model(part, "CPU", hint) for part in parts)
-    rows = body([given, which])[0]
+    rows = body([values, which])[0]
     assert rows.shape == (2, 8)
-    assert np.array_equal(head([rows])[0], whole([given, which])[0][0])
+    assert np.array_equal(head([rows])[0], whole([values, which])[0][0])
