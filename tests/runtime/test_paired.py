@@ -97,10 +97,10 @@ def test_the_steps_load_no_encoder_and_all_goes_back(demo_bundle: Bundle) -> Non
     assert not backend._steps.placement() and not backend._prompts.placement()
 
 
-def with_codes(bundle: Bundle, precision: str = "q8", own: bool = True) -> Bundle:
+def with_codes(bundle: Bundle, precision: str = "q8", own: bool = True, **layers: str) -> Bundle:
     """A bundle that has a plan ``coded`` beside ``none``, or alone."""
     entry = bundle.manifest.plans["none"]
-    quantised: Any = SimpleNamespace(precision=precision, recipe={})
+    quantised: Any = SimpleNamespace(precision=precision, recipe={}, layers=dict(layers))
     plans = {"coded": replace(entry, quantised=quantised), **({"none": entry} if own else {})}
     return replace(bundle, manifest=replace(bundle.manifest, plans=plans, default_plan="coded"))
 
@@ -127,9 +127,11 @@ def test_auto_takes_what_the_probe_says(demo_bundle: Bundle, monkeypatch: pytest
     bundle = with_codes(demo_bundle)
     times = {"openvino": 2.0e-3, "openvino+openvino": 1.2e-3, "openvino+cpu": 1.0e-3}
     asked: list[tuple[object, ...]] = []
-    monkeypatch.setattr(one_row, "step_times", lambda *of: asked.append(of) or times)
+    monkeypatch.setattr(one_row, "step_times", lambda *of, **how: asked.append((*of, how)) or times)
     choice = choose(bundle)
     assert len(asked) == 1, "products are timed once"
+    choose(with_codes(demo_bundle, lm_head="q8", embed_tokens="fp32"))
+    assert [of[-1] for of in asked] == [{"coded_head": False}, {"coded_head": True}]
     assert choice.name == "openvino+cpu"
     assert choice.line.startswith("backend openvino+cpu: products of a step 1.00 ms, openvino alone 2.00 ms")
     times["openvino+cpu"] = 1.3e-3
@@ -147,7 +149,7 @@ def test_auto_takes_what_the_probe_says(demo_bundle: Bundle, monkeypatch: pytest
 
 
 def test_auto_needs_memory_for_both(demo_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(one_row, "step_times", lambda *asked: {"openvino": 2.0, "openvino+cpu": 1.0})
+    monkeypatch.setattr(one_row, "step_times", lambda *asked, **how: {"openvino": 2.0, "openvino+cpu": 1.0})
     monkeypatch.setattr(backend_choice.memory, "available_bytes", lambda: 1000)
     choice = choose(with_codes(demo_bundle))
     assert choice.name == "openvino" and "openvino+cpu: " in choice.line and "for two engines" in choice.line
