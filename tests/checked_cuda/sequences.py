@@ -194,7 +194,8 @@ def run(bundle: Bundle, seed: int, sequences: int, of_a_machine: int = 50, plan:
     by_form, questions, counts = engines(bundle, plan), asked(bundle, plan), Counts()
     for number in range(0, sequences, of_a_machine):
         chance = random.Random(f"{seed} {number}")
-        machine = Machine(by_form[list(by_form)[number // of_a_machine % len(by_form)]], questions, chance, chance.random() < 0.8)
+        form = list(by_form)[number // of_a_machine % len(by_form)]
+        machine = Machine(by_form[form], questions, chance, chance.random() < 0.8)
         for place in range(number, min(number + of_a_machine, sequences)):
             try:
                 machine.sequence()
