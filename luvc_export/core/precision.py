@@ -75,9 +75,7 @@ CACHES = {"int8": "_kv8"}
 #: What the arithmetic of such a plan ends in, in reports.
 CODED_CACHES = " with int8 caches"
 #: What some engines store caches in and graphs here do not, and why.
-_REFUSED_CACHES = {
-    "fp8": "processors compute nothing in FP8, so nothing here could measure what such caches lose"
-}
+_REFUSED_CACHES = {"fp8": "processors compute nothing in FP8, so nothing here could measure what such caches lose"}
 
 
 def check_caches(name: str) -> None:

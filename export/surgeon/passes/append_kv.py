@@ -1,4 +1,4 @@
-"""Caches in codes: an engine reads slots of fixed capacity and gives back its new rows alone, which are put behind them.
+"""Caches in codes: an engine reads slots of fixed capacity and gives back its new rows alone.
 
 TensorRT writes caches in place only in FP16, BF16 and FP32 (``TensorScatter`` refuses INT8 in TensorRT-RTX 1.7.1), and
 TensorRT 10.3 takes INT8 only between Q and DQ, so codes cannot be joined inside. Here DequantizeLinear alone reads a

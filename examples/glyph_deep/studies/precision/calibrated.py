@@ -2,9 +2,10 @@
 
 GPTQ and compressed-tensors hold codes that make up for each other (``compensated``), symmetric; the products that move
 predictions most have 8 bits, by GPTQ's ``dynamic`` and by a second group of compressed-tensors' config. AWQ holds
-codes with zeros that make up for each other too, after its factors went into the norms and products before: its layout
-does not say how codes are chosen, and to the nearest ones lost 0.67 points of 3,000 pages. It has 4 bits alone, so
-those products stay in 16 (``modules_to_not_convert``). Which they are is searched as for ``q4`` (``widening``). All
+codes with zeros that make up for each other too. Its layout does not say how codes are chosen: its own factors in the
+norms and products before, and rounding to nearest, lost 0.67 points of 3,000 pages; of 1,500 questions of search-pages
+factors and codes that make up for each other lost 1.00, codes alone 0.27 with zeros and 0.13 without. It has 4 bits alone, so those products stay
+in 16 (``modules_to_not_convert``). Which they are is searched as for ``q4`` (``widening``). All
 statistics are of search splits. The layouts are written by ``tests/quantised_checkpoint.py``.
 """
 
@@ -28,7 +29,7 @@ from torch import Tensor
 from glyph_deep.data.cases import LONGEST, SIZES, cases
 from luvc_export import make_plan
 from luvc_export.calibration.quantise import agreement, widening
-from luvc_export.calibration.quantise.numerics import blocks, scaling
+from luvc_export.calibration.quantise.numerics import blocks
 from luvc_export.calibration.quantise.numerics.compensation import Grid, compensated, compensated_on
 from luvc_export.calibration.quantise.ranges import load_ranges, save_ranges
 from luvc_export.calibration.quantise.statistics import Statistics
@@ -53,13 +54,6 @@ SPLITS = ("search-plain", "search-textured", "search-pages")
 #: Nats; see ``widening``. Larger than ``recipe.DIVERGENCE``, which is for four bits in the encoder as well: of 400
 #: questions of search-pages none was lost with the text layers of GPTQ in 4 bits alone, in groups of 32.
 DIVERGENCE = 0.1
-#: Products that share what enters them, behind the tensor that AWQ's factor goes into.
-AWQ_GROUPS = (
-    ("input_layernorm", ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")),
-    ("post_attention_layernorm", ("mlp.gate_proj", "mlp.up_proj")),
-    ("mlp.up_proj", ("mlp.down_proj",)),
-    (None, ("self_attn.o_proj",)),
-)
 
 
 class Codes(NamedTuple):
@@ -77,11 +71,10 @@ class Codes(NamedTuple):
 
 @dataclass(frozen=True)
 class Product:
-    """One product of the text layers: in 4 bits, in what else it may have, and AWQ's factor of its input [K]."""
+    """One product of the text layers: in 4 bits, and in what else it may have."""
 
     four: Codes
     wide: Codes | None
-    factor: Floats
 
 
 class Model:
@@ -150,7 +143,7 @@ def gptq(weight: Floats, seen: Statistics) -> Product:
     form = blocks.Format(blocks.INT4_MAX, np.int8, GROUP)
     four = compensated(np.ascontiguousarray(weight.T), form, seen.sample)
     wide = blocks.nearest(np.ascontiguousarray(weight.T), blocks.int8(GROUP))
-    return Product(_symmetric(four, 4), _symmetric(wide, 8), np.ones(weight.shape[1], np.float32))
+    return Product(_symmetric(four, 4), _symmetric(wide, 8))
 
 
 def _symmetric(rounded: blocks.Rounded, bits: int) -> Codes:
@@ -160,8 +153,8 @@ def _symmetric(rounded: blocks.Rounded, bits: int) -> Codes:
     return Codes(codes, scale, torch.full(scale.shape, half))
 
 
-def awq(weight: Floats, seen: Statistics, factor: Floats) -> Product:
-    """Codes with zeros of a weight [N, K] times its factor, which make up for each other."""
+def awq(weight: Floats, seen: Statistics) -> Product:
+    """Codes with zeros of a weight [N, K] that make up for each other."""
     scales: list[Floats] = []
     zeros: list[Floats] = []
 
@@ -173,10 +166,9 @@ def awq(weight: Floats, seen: Statistics, factor: Floats) -> Product:
             lambda row: np.clip(np.rint(row / scale) + zero, 0, TOP), lambda codes: np.float32(codes - zero) * scale
         )
 
-    scaled = np.ascontiguousarray((weight * factor).T)
-    codes = compensated_on(scaled, GROUP, seen.sample / factor, fit)
+    codes = compensated_on(np.ascontiguousarray(weight.T), GROUP, seen.sample, fit)
     parts = [torch.from_numpy(np.ascontiguousarray(one.T)) for one in (codes, np.stack(scales), np.stack(zeros))]
-    return Product(Codes(parts[0].long(), parts[1].half(), parts[2].long()), None, factor)
+    return Product(Codes(parts[0].long(), parts[1].half(), parts[2].long()), None)
 
 
 def with_zeros(block: Floats, importance: Floats) -> tuple[Floats, Floats]:
@@ -200,18 +192,8 @@ def with_zeros(block: Floats, importance: Floats) -> tuple[Floats, Floats]:
 
 def products(form: str, model: Model, seen: Mapping[str, Statistics]) -> dict[str, Product]:
     """Return the products of the text layers, each in codes."""
-    if form == "gptq":
-        return {name: gptq(weight, seen[name]) for name, weight in model.weights.items()}
-    result = {}
-    for layer in range(len(model.weights) // 7):
-        for into, paths in AWQ_GROUPS:
-            names = [f"model.layers.{layer}.{path}" for path in paths]
-            whole = np.ascontiguousarray(np.concatenate([model.weights[name] for name in names]).T)
-            factor = np.ones(len(whole), np.float32)
-            if into is not None:
-                factor = scaling.activation_aware(seen[names[0]], whole, lambda _: blocks.Format(7.5, np.int8, GROUP))
-            result |= {name: awq(model.weights[name], seen[name], factor) for name in names}
-    return result
+    quantise = awq if form == "awq" else gptq
+    return {name: quantise(weight, seen[name]) for name, weight in model.weights.items()}
 
 
 def search(model: Model, coded: Mapping[str, Product], divergence: float) -> tuple[str, ...]:
@@ -231,7 +213,7 @@ def search(model: Model, coded: Mapping[str, Product], divergence: float) -> tup
         chosen = {name: coded[name].four for name in four}
         if wide:
             chosen |= {name: one.wide for name, one in coded.items() if one.wide is not None and name not in four}
-        model.put({name: codes.widened() / coded[name].factor for name, codes in chosen.items()})
+        model.put({name: codes.widened() for name, codes in chosen.items()})
         return float(np.mean([agreement.moved(references[size], model.runners[size], some[size]) for size in some]))
 
     sizes = {name: weight.size for name, weight in model.weights.items()}
@@ -270,8 +252,6 @@ def save(form: str, folder: Path, coded: Mapping[str, Product], wide: Collection
 
     shutil.copytree(CHECKPOINT, folder, dirs_exist_ok=True)
     tensors: dict[str, Tensor] = dict(load_file(CHECKPOINT / "model.safetensors"))
-    if form == "awq":
-        _fold(tensors, coded)
     for name, product in coded.items():
         if name in wide and product.wide is None:
             continue
@@ -300,21 +280,6 @@ def in_four(form: str, folder: Path) -> dict[str, Any]:
     own = open_checkpoint(str(CHECKPOINT)).tensors
     whole = [math.prod(own[name].shape) for name in own if name.endswith("_proj.weight") and "visual" not in name]
     return {"form": form, "products": len(four), "of": len(whole), "share": round(sum(four) / sum(whole), 3)}
-
-
-def _fold(tensors: dict[str, Tensor], coded: Mapping[str, Product]) -> None:
-    """Multiply weights by AWQ's factors, and divide what comes before them, as AutoAWQ's ``apply_scale`` does."""
-    wide = {name: tensor.float() for name, tensor in tensors.items() if ".layers." in name or name in coded}
-    for layer in range(len(coded) // 7):
-        for into, paths in AWQ_GROUPS:
-            names = [f"model.layers.{layer}.{path}" for path in paths]
-            factor = torch.from_numpy(coded[names[0]].factor)
-            for name in names:
-                wide[f"{name}.weight"] *= factor
-            if into is not None:
-                before = wide[f"model.layers.{layer}.{into}.weight"]
-                before /= factor if before.ndim == 1 else factor[:, None]
-    tensors |= {name: tensor.to(tensors[name].dtype) for name, tensor in wide.items()}
 
 
 def settings(form: str, wide: Collection[str]) -> dict[str, Any]:
