@@ -1,7 +1,7 @@
 """Memory of a pair of engines, predicted before they are built, and whether a target has it.
 
-weights + KV cache of every layer + activations + factors of adapters; beside them, while building, the workspace, and while loading, the
-plan file. Tests hold the prediction against what TensorRT-RTX says of the engines it built.
+weights + KV cache of every layer + activations + factors of adapters; beside them, while building, the workspace, and
+while loading, the plan file. Tests hold the prediction against what TensorRT-RTX says of the engines it built.
 """
 
 from __future__ import annotations

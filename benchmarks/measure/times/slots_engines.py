@@ -60,7 +60,9 @@ def main() -> None:
     wide = BY_PRECISION[options.precision].itemsize
     factors = record.rank * sum(entering + leaving for entering, leaving in record.slots.values()) * wide
     weights = sum(entering * leaving for entering, leaving in record.slots.values()) * wide
-    print(f"{options.target}, {options.precision}, batch {options.batch}, rank {record.rank}. A change of adapter brings ")
+    print(
+        f"{options.target}, {options.precision}, batch {options.batch}, rank {record.rank}. A change of adapter brings "
+    )
     print(f"{factors / MIB:,.1f} MiB with inputs, {weights / MIB:,.1f} MiB with refit.\n")
     print("| decoder | plan MiB | build s | activations MiB |")
     print("|---|---:|---:|---:|")
