@@ -66,12 +66,12 @@ class SetFactor:
     name: str
 
 
-def of_set(made: FactorSet) -> dict[str, SetFactor]:
+def of_set(factors: FactorSet) -> dict[str, SetFactor]:
     """Feeds that name all factors of a set."""
-    return {name: SetFactor(made, name) for name in made.shapes}
+    return {name: SetFactor(factors, name) for name in factors.shapes}
 
 
 def split_feeds(feeds: Mapping[str, Any]) -> tuple[dict[str, Array], FactorSet | None]:
     """Arrays of the host, and the set whose factors are named beside them; None where there is none."""
-    made = next((value.set for value in feeds.values() if isinstance(value, SetFactor)), None)
-    return {name: value for name, value in feeds.items() if not isinstance(value, SetFactor)}, made
+    factors = next((value.set for value in feeds.values() if isinstance(value, SetFactor)), None)
+    return {name: value for name, value in feeds.items() if not isinstance(value, SetFactor)}, factors

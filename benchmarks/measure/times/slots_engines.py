@@ -30,13 +30,13 @@ def row(name: str, folder: Path, refit: bool, options: argparse.Namespace) -> st
     how: dict[str, Any] = {"precision": options.precision, "batch": options.batch}
     prepared = prepare_build(load(folder), options.target, options.plan, **how)
     trt, graph = library.load(prepared.target.library), prepared.graphs[1]
-    said = BuildOptions(refit=refit)
+    flags = BuildOptions(refit=refit)
     begin = perf_counter()
     with TemporaryDirectory() as scratch:
         plan = Path(scratch) / "decoder.engine"
         try:
             # Past ``builder.build``, which refuses refit without a GPU before it is tried.
-            arguments = trt, graph, plan, prepared.target, prepared.capacity, said, lambda stage, done: None, None
+            arguments = trt, graph, plan, prepared.target, prepared.capacity, flags, lambda stage, done: None, None
             built = builder._build(*arguments)
         except Exception as error:
             return f"| {name} | not built: {' '.join(str(error).split())[:160]} | | |"
