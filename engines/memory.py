@@ -1,7 +1,7 @@
 """Memory of a pair of engines, predicted before they are built, and whether a target has it.
 
-weights + KV cache of every layer + activations + factors of adapters; beside them, while building, the workspace, and while loading, the
-plan file. Tests hold the prediction against what TensorRT-RTX says of the engines it built.
+weights + KV cache of every layer + activations + factors of adapters; beside them, while building, the workspace, and
+while loading, the plan file. Tests hold the prediction against what TensorRT-RTX says of the engines it built.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from luvc_export.errors import PlanError
 
 #: Scratch memory of an engine of one MatMul as TensorRT-RTX 1.7.1 reports it: 8,192,000 bytes.
 _SCRATCH = 8_192_000
+#: As often it is taken where rows of a batch have slots for adapters: their products run beside each other.
+_BESIDE = 3
 #: Tensors whose sizes are not known, and padding: 1.25 covers what the tests build (tests/engines/test_memory.py).
 _MARGIN = 1.25
 #: What the system leaves of the memory a device is sold with: driver and context; or kernel, carve-outs and desktop
@@ -95,10 +97,11 @@ def predict(
         workspace_mib: Scratch memory a build may use.
         adapters: Bytes of the factors of adapters that are kept (``bundle.adapters.kept_sets``).
     """
+    scratch = _SCRATCH * (_BESIDE if cache.capacity.adapters and cache.capacity.batch > 1 else 1)
     return Footprint(
         weights=sum(weights),
         kv=cache.bytes,
-        activations=_SCRATCH + round(_MARGIN * max(peaks)),
+        activations=scratch + round(_MARGIN * max(peaks)),
         workspace=workspace_mib << 20,
         loading=max(weights),
         adapters=adapters,

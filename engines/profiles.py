@@ -16,8 +16,8 @@ from luvc_export.core.plan import Plan
 from luvc_export.core.target import Profiles
 from luvc_export.errors import CheckFailed, UsageError
 
-#: Letters of axes: image count n, batch B, groups G, visual span V = G * N_0, new text T, all text M, logits L, ranks of
-#: adapters R, and K, the rows of this layer's cache. A dot is an axis the contract fixes.
+#: Letters of axes: image count n, batch B, groups G, visual span V = G * N_0, new text T, all text M, logits L, ranks R
+#: of adapters, and K, the rows of this layer's cache. A dot is an axis the contract fixes.
 _AXES = {
     graph_io.IMAGE: "n....",
     graph_io.PADDING: "n..",

@@ -118,7 +118,7 @@ class Graphs:
         (layout,), feeds = self.feeds([Passage(token_ids, blocks or {}, *begin)], seen, all_logits)
         feeds[graph_io.TEXT_MASK] = _mask_after(state, layout)
         adapter = state.adapter if state else adapter
-        feeds |= self._beside([adapter])
+        feeds |= self.beside([adapter])
         if self._debug:
             feeds |= forced_indices(self.plan, forced or {}, feeds[graph_io.VISUAL_EMBEDS].shape[1])
         out, cache = self.backend.decode(feeds, state.cache if state else None)
@@ -159,7 +159,7 @@ class Graphs:
             Logits after each, float32 [B, T, vocab] (of rows with fewer, something behind theirs), and the caches with
             T more rows.
         """
-        feeds = self._feeds_after(tokens, state) | self._beside(state.adapters)
+        feeds = self._feeds_after(tokens, state) | self.beside(state.adapters)
         out, cache = self.backend.decode(feeds, state.cache)
         shape = len(tokens), max(map(len, tokens)), self.manifest.decoder.vocab
         _check_shape(graph_io.LOGITS, out[graph_io.LOGITS], shape)
@@ -180,7 +180,7 @@ class Graphs:
         token_id, before = (token, None) if isinstance(token, int) else (0, token)
         (layout,), feeds = self.feeds([Passage([token_id], {}, state.next_position, state.next_order)])
         feeds[graph_io.TEXT_MASK] = _mask_after(state, layout)
-        picked, cache = self.backend.sample(feeds | self._beside([state.adapter]), state.cache, before)
+        picked, cache = self.backend.sample(feeds | self.beside([state.adapter]), state.cache, before)
         return picked, State(cache, state.past_text + 1, layout.next_position, layout.next_order, state.adapter)
 
     def feeds(
@@ -194,8 +194,8 @@ class Graphs:
         if self._factors is not None:
             self._factors.forget(adapter)
 
-    def _beside(self, adapters: Sequence[Adapter | None]) -> dict[str, Any]:
-        """Inputs of the slots, where there are some."""
+    def beside(self, adapters: Sequence[Adapter | None]) -> dict[str, Any]:
+        """Inputs of the slots of a call whose rows have these adapters; nothing where the bundle has no slots."""
         return self._factors.feeds(adapters) if self._factors is not None else {}
 
     @cached_property
@@ -211,7 +211,7 @@ class Graphs:
         orders: NDArray[np.int64],
         adapters: tuple[Adapter | None, ...],
     ) -> RowsStep:
-        out, cache = self.backend.decode(feeds | self._beside(adapters), state.cache if state else None)
+        out, cache = self.backend.decode(feeds | self.beside(adapters), state.cache if state else None)
         _check_shape(graph_io.LOGITS, out[graph_io.LOGITS], (len(positions), None, self.manifest.decoder.vocab))
         mask = feeds[graph_io.TEXT_MASK]
         after = RowsState(self.windows.left(self.backend, cache, mask, orders), mask, positions, orders, adapters)

@@ -25,7 +25,7 @@ Batch = Annotated[int, typer.Option("--batch", min=1, help="Conversations side b
 Adapters = Annotated[
     int | None,
     typer.Option(
-        "--adapters", help="Different adapters in one step, of a bundle with slots; default: as many as rows, 4 at most."
+        "--adapters", help="Different adapters in a step, of a bundle with slots; default: as many as rows, 4 at most."
     ),
 ]
 Images = Annotated[int, typer.Option("--images", help="Images of a conversation.")]

@@ -89,9 +89,7 @@ class Pack:
     @property
     def capacity(self) -> Capacity:
         """The largest call of the engines."""
-        return Capacity(
-            self.text_capacity, self.images, self.batch, adapters=self.adapters, rank=self.adapter_rank
-        )
+        return Capacity(self.text_capacity, self.images, self.batch, adapters=self.adapters, rank=self.adapter_rank)
 
     def options(self, folder: Path) -> BuildOptions:
         """How TensorRT is told to build; ``folder`` is where the pack lies."""

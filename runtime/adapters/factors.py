@@ -54,9 +54,9 @@ class Factors:
         with self._lock:
             held = next((one for one in self._sets if wanted and {*wanted} <= {*one}), wanted)
             if held not in self._sets:
-                self._sets[held] = self._made(held)
-                while len(self._sets) > MOST_SETS:
+                while len(self._sets) >= MOST_SETS:  # before the next one takes memory
                     self._sets.popitem(last=False)
+                self._sets[held] = self._made(held)
             self._sets.move_to_end(held)
             return {graph_io.LORA_ROWS: self._rows(adapters, held), **self._sets[held]}
 

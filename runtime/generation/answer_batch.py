@@ -195,5 +195,9 @@ def _next(slots: SlotRows, requests: Sequence[Request], waiting: Sequence[int]) 
         if room:
             images = len(requests[first].images)
             same = [index for index in waiting if len(requests[index].images) == images]
-            return [index for index in same if slots.room(requests[index])][:room]
+            taken: list[int] = []
+            for index in same:
+                if len(taken) < room and slots.room(requests[index]):
+                    taken += [index] if slots.takes([requests[one] for one in (*taken, index)]) else []
+            return taken
     return [] if slots.rows else [waiting[0]]  # which fits nowhere: joining says why

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from luvc_export.errors import UsageError
 from luvc_export.runtime.backend import Array
 from luvc_export.runtime.cuda.tensor import to_engine
 from luvc_export.runtime.tensorrt.cache import TrtCache
+from luvc_export.runtime.tensorrt.factors import SetFactor
 
 
 def decode_profile(file: EngineFile) -> int:
@@ -76,19 +77,27 @@ def decoder_arrays(entry: EngineEntry, feeds: Mapping[str, Array], cache: TrtCac
 
 
 def typed(entry: EngineEntry, arrays: Mapping[str, Array]) -> dict[str, Array]:
-    """Arrays in the dtypes of the decoder engine's inputs, those it has."""
+    """Arrays in the dtypes of the decoder engine's inputs, those it has; factors that lie on the GPU as they are."""
     kinds = {binding.name: binding.dtype for binding in entry.decoder.inputs}
-    return {name: to_engine(array, kinds[name]) for name, array in arrays.items() if name in kinds}
+    return {
+        name: array if isinstance(array, SetFactor) else to_engine(array, kinds[name])
+        for name, array in arrays.items()
+        if name in kinds
+    }
 
 
-def check_shapes(file: EngineFile, index: int, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Check the shapes of all inputs against profile ``index``.
+def check_shapes(
+    file: EngineFile, index: int, shapes: Mapping[str, tuple[int, ...]], beside: Collection[str] = ()
+) -> None:
+    """Check the shapes of all inputs but those ``beside`` against profile ``index``.
 
     Raises:
         UsageError: One is outside; names it, its range and what to build.
     """
     profile = file.profiles[index]
     for binding in file.inputs:
+        if binding.name in beside:
+            continue
         shape = shapes[binding.name]
         low, high = (limits.get(binding.name, binding.shape) for limits in (profile.minimum, profile.maximum))
         fits = len(shape) == len(low) and all(a <= b <= c for a, b, c in zip(low, shape, high, strict=True))
