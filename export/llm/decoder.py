@@ -20,7 +20,7 @@ from luvc_export.export.llm import aggregate, choice, llm_merge, marked_prune
 from luvc_export.export.llm.rope import Rope
 from luvc_export.export.llm.shared_caches import Consumers, Producer, consume
 from luvc_export.export.llm.sight import Images, Kind, Sight
-from luvc_export.export.llm.span import Parts, Placed, Rows, Span, aggregated, rows_at, tokens_of
+from luvc_export.export.llm.span import Parts, Placed, Rows, Span, aggregated, rows_at
 from luvc_export.export.llm.states.logical_order import LogicalOrder
 
 

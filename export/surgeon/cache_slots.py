@@ -108,3 +108,21 @@ def orders_of(mask: gs.Tensor) -> tuple[gs.Tensor, gs.Tensor]:
     if keys is None:
         raise CheckFailed("a mask's keys are not past and new ones", where=compared.name)
     return strip(compared.inputs[1], "Unsqueeze"), keys.inputs[1]
+
+
+def without_sides(mask: gs.Tensor) -> tuple[gs.Tensor, gs.Tensor | None]:
+    """A mask without its sides (``choice.unparted``), and the side of every new row [B, S], where there are any."""
+    both = up(mask, "And")
+    for index, tensor in enumerate([] if both is None else both.inputs):
+        compared = up(strip(tensor, "Unsqueeze"), "GreaterOrEqual")
+        product = None if compared is None else up(compared.inputs[0], "Mul")
+        if both is not None and product is not None:
+            return both.inputs[1 - index], strip(product.inputs[0], "Unsqueeze")
+    return mask, None
+
+
+def unparted(surgery: Surgery, sides: gs.Tensor, keys: gs.Tensor) -> gs.Tensor:
+    """Bool [B, 1, S, K]: a row of ``sides`` [B, S] sees ``keys`` [B, K] of its own side, and those of none (0)."""
+    down, across = (surgery.emit("Unsqueeze", [one, axes])[0] for one, axes in ((sides, [1, 3]), (keys, [1, 2])))
+    product = surgery.emit("Mul", [down, across])[0]
+    return surgery.emit("GreaterOrEqual", [product, surgery.constant([0], dtype=np.float32)])[0]

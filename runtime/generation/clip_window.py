@@ -1,9 +1,9 @@
 """A window that slides over a stream: the last clips of it stay in the caches, and questions go on from there.
 
-When a clip more comes than the window holds, ``rebuild`` runs the remaining ones again from their visual features: every
-answer is that of a prompt of these clips. ``evict`` takes the oldest clip's rows out of the caches and leaves the others
-as they are: their keys and values were made when that clip was still to be seen, and they keep their positions, so an
-answer is no longer that of any prompt. What that costs is measured in docs/video.md (ours; no paper's).
+When a clip more comes than the window holds, ``rebuild`` runs the remaining ones again from their visual features:
+every answer is that of a prompt of these clips. ``evict`` takes the oldest clip's rows out of the caches and leaves the
+others as they are: their keys and values were made when that clip was still to be seen, and they keep their positions,
+so an answer is no longer that of any prompt. How far it is from one is measured in docs/video.md (ours; no paper's).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
@@ -22,8 +22,9 @@ from luvc_export.runtime.generation.answer import Past, answer
 from luvc_export.runtime.generation.result import Generation, Stream
 from luvc_export.runtime.loaded_plan import LoadedPlan
 from luvc_export.runtime.media.video import VideoSource
-from luvc_export.runtime.prompt.encoder import question
+from luvc_export.runtime.prompt.encoder import OpenedClip, question
 from luvc_export.runtime.prompt.request import Request, open_media
+from luvc_export.runtime.prompt.video_text import video_text
 from luvc_export.runtime.session import Session
 from luvc_export.runtime.state import State, VisualFeatures
 
@@ -46,6 +47,35 @@ class _Clip:
         return len(self.token_ids) - len(self.shown.images)
 
 
+class _Written(NamedTuple):
+    """How a plan's prompts are written: before the clips, a clip of one grey moment, and what ends ``_PROBE``."""
+
+    header: tuple[int, ...]
+    clip: tuple[int, ...]
+    tail: tuple[int, ...]
+
+    @classmethod
+    def by(cls, loaded: LoadedPlan) -> _Written:
+        """From prompts with one clip and with two.
+
+        Raises:
+            UsageError: A second clip changes more than it adds.
+        """
+        one, two = (_stand_in(loaded, clips, _PROBE) for clips in (1, 2))
+        size = len(two) - len(one)
+        for first in range(len(one) - size + 1):
+            parts = one[:first], one[first : first + size], one[first + size :]
+            if size > 0 and two == (*parts[0], *parts[1], *parts[1], *parts[2]):
+                return cls(*parts)
+        raise _otherwise_written()
+
+    def after(self, token_ids: tuple[int, ...]) -> tuple[int, ...]:
+        """What stands after the clip in a prompt of the one that ``clip`` is."""
+        if token_ids[: len(self.header) + len(self.clip)] != (*self.header, *self.clip):
+            raise _otherwise_written()
+        return token_ids[len(self.header) + len(self.clip) :]
+
+
 class ClipWindow:
     """The last clips of a stream, and questions about them.
 
@@ -59,9 +89,7 @@ class ClipWindow:
         state: Where the conversation of the clips stands, before any question; None before the first.
 
     Raises:
-        UsageError: ``clips`` is below 1, ``forget`` is no such word, or rows cannot be taken out of these caches: a state
-            that every token changes, a prompt seen both ways, a plan that reads the question, or a back-end that holds
-            caches where the host cannot take them apart.
+        UsageError: ``clips`` is below 1, or ``forget`` is no such word.
     """
 
     def __init__(self, session: Session, clips: int, forget: Forget = "rebuild", fps: float | None = None) -> None:
@@ -73,7 +101,7 @@ class ClipWindow:
         self.session, self.most, self.forget, self.fps = session, clips, forget, fps
         self.state: State | None = None
         self._loaded: LoadedPlan | None = None
-        self._header: tuple[int, ...] = ()
+        self._written = _Written((), (), ())
         self._held: deque[_Clip] = deque()
 
     def __len__(self) -> int:
@@ -86,7 +114,10 @@ class ClipWindow:
             clip: As ``Session.generate`` takes a ``video``.
 
         Raises:
-            UsageError: See ``Session.generate``; or the model writes several clips otherwise than one after another.
+            UsageError: See ``Session.generate``; the model writes several clips otherwise than one after another; or,
+                of the first clip with ``evict``, rows cannot be taken out of these caches: a state that every token
+                changes, a prompt seen both ways, a plan that reads the question, or a back-end that holds caches where
+                the host cannot take them apart.
         """
         newest = self._open(clip)
         assert self._loaded is not None
@@ -97,7 +128,9 @@ class ClipWindow:
             return
         if leaving is not None:
             assert self.state is not None
-            self.state = without(self._loaded, self.state, len(self._header), leaving.text, self._groups(leaving))
+            self.state = without(
+                self._loaded, self.state, len(self._written.header), leaving.text, self._groups(leaving)
+            )
         self.state = self._run(newest, self._begun() if self.state is None else self.state)
 
     def ask(self, prompt: str, **sampling: Any) -> Generation:
@@ -112,19 +145,15 @@ class ClipWindow:
             raise UsageError("no clip was shown yet", where="ClipWindow.ask", fix="call show(clip) first")
         loaded, started = self._loaded, perf_counter()
         options = self.session.sampling(sampling)
-        text = self._ids([], prompt)
-        if text[: len(self._header)] != self._header:
-            raise _otherwise_written()
+        written = self._written.after(_stand_in(loaded, 1, prompt))
         shown = [clip.shown for clip in self._held]
         clips = tuple(token for clip in self._held for token in clip.token_ids)
-        asked = replace(
-            joined(shown), token_ids=(*self._header, *clips, *text[len(self._header) :]), plan=loaded.plan_name
-        )
+        asked = replace(joined(shown), token_ids=(*self._written.header, *clips, *written), plan=loaded.plan_name)
         budget = loaded.token_limit(asked, options.max_new_tokens)
-        needed = self.state.next_position + len(text) - len(self._header) + budget
+        needed = self.state.next_position + len(written) + budget
         if self.forget == "evict" and needed > loaded.bundle.manifest.decoder.context:
             self._rebuild()  # positions went on to the end of what the model knows
-        past = Past(loaded, (*self._header, *clips), asked.images, self.state)
+        past = Past(loaded, (*self._written.header, *clips), asked.images, self.state)
         pieces = Stream(answer(loaded, asked, options, budget, perf_counter() - started, past))
         for _ in pieces:
             pass
@@ -136,8 +165,7 @@ class ClipWindow:
         if self._loaded is None:
             if self.forget == "evict":
                 check_evictable(loaded)
-            probe = self._probe(loaded, clip, shown)
-            self._loaded, self._header = loaded, probe
+            self._written, self._loaded = _Written.by(loaded), loaded
         elif loaded is not self._loaded:
             raise UsageError(
                 "this clip takes another plan than the window's",
@@ -145,28 +173,12 @@ class ClipWindow:
                 got=loaded.plan_name,
                 expected=self._loaded.plan_name,
             )
-        after = len(self._ids([], _PROBE)) - len(self._header)
-        token_ids = shown.token_ids[len(self._header) : len(shown.token_ids) - after]
+        header, end = self._written.header, len(shown.token_ids) - len(self._written.tail)
+        if (shown.token_ids[: len(header)], shown.token_ids[end:]) != (header, self._written.tail):
+            raise _otherwise_written()
         loaded.load(images=True)
         features = loaded.see(shown)
-        return _Clip(token_ids, shown, replace(features, embeds=np.asarray(features.embeds)))
-
-    def _probe(self, loaded: LoadedPlan, clip: VideoSource, shown: Request) -> tuple[int, ...]:
-        """What a prompt has before its first clip; two clips must be one after another."""
-        self._loaded = loaded
-        alone, one, two = self._ids([], _PROBE), shown.token_ids, self._ids([clip, clip], _PROBE)
-        header = next((at for at, pair in enumerate(zip(alone, one, strict=False)) if pair[0] != pair[1]), 0)
-        rest = alone[header:]
-        middle = one[header : len(one) - len(rest)]
-        if not middle or two != (*alone[:header], *middle, *middle, *rest):
-            self._loaded = None
-            raise _otherwise_written()
-        return alone[:header]
-
-    def _ids(self, clips: Sequence[VideoSource], prompt: str) -> tuple[int, ...]:
-        assert self._loaded is not None
-        asked = question(None, None, _messages(clips, prompt), None, self.fps, self.session.video_frames())
-        return self._loaded.request(open_media(asked, self.session.bundle.manifest)).token_ids
+        return _Clip(shown.token_ids[len(header) : end], shown, replace(features, embeds=np.asarray(features.embeds)))
 
     def _groups(self, clip: _Clip) -> int:
         assert self._loaded is not None
@@ -174,7 +186,7 @@ class ClipWindow:
 
     def _begun(self) -> State | None:
         assert self._loaded is not None
-        return self._loaded.run(self._header).state if self._header else None
+        return self._loaded.run(self._written.header).state if self._written.header else None
 
     def _run(self, clip: _Clip, state: State | None) -> State:
         assert self._loaded is not None
@@ -252,6 +264,16 @@ def joined(requests: Sequence[Request]) -> Request:
 def _messages(clips: Sequence[VideoSource], prompt: str) -> list[dict[str, Any]]:
     parts: list[dict[str, Any]] = [{"type": "video", "video": clip} for clip in clips]
     return [{"role": "user", "content": [*parts, {"type": "text", "text": prompt}]}]
+
+
+def _stand_in(loaded: LoadedPlan, clips: int, prompt: str) -> tuple[int, ...]:
+    """The tokens of a prompt of so many clips of one grey moment, and ``prompt``; no picture is made ready for it."""
+    video = loaded.bundle.manifest.prompt.video
+    assert video is not None, "the session took a clip"
+    grey = [np.full((2, 2, 3), 128, np.uint8)] * video.frames
+    asked = open_media(question(None, None, _messages([grey] * clips, prompt), None, None, video.frames))
+    parts = [video_text(video, 1, clip) for clip in asked.media if isinstance(clip, OpenedClip)]
+    return tuple(loaded.encoder.encode(asked, parts))
 
 
 def _otherwise_written() -> UsageError:

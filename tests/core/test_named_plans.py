@@ -115,7 +115,7 @@ def test_recipes_for_clips_divide_a_clip_s_budget_alone() -> None:
 def test_clips_take_the_budgets_that_their_sources_say() -> None:
     shared = {name: solve(flat_request(name, joint_images=8), (6, 6), DEEP, ENCODER) for name in CLIPS}
     quarter = {name for name, plan in shared.items() if set(plan.keep[1:]) == {72}}
-    assert quarter == {"film", "evs", "vidcom2", "holitom"}
+    assert quarter == {"film", "evs", "vidcom2", "holitom", "parvts"} and shared["parvts"].apart == 1
     assert shared["adsc"].keep == (288, 288, 144, 144, 72, 72, 36, 36)
     merging = shared["dymu"].encoder
     assert 0.3 < merging.tokens / merging.units < 0.36 and merging.size_bias and len(merging.merges) > 2

@@ -16,6 +16,7 @@ must not touch: states without rows.
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import onnx_graphsurgeon as gs
 
 from luvc_export.core import graph_io
@@ -30,6 +31,8 @@ from luvc_export.export.surgeon.cache_slots import (
     open_call,
     orders_of,
     stage_of,
+    unparted,
+    without_sides,
 )
 from luvc_export.export.surgeon.graph import Surgery, kind_of, readers, source, strip, up
 
@@ -133,9 +136,13 @@ def _give_new(surgery: Surgery, past: gs.Tensor) -> None:
 
 
 def _mask(surgery: Surgery, old: gs.Tensor, stage: Stage, call: Call) -> gs.Tensor:
-    """Bool [B, 1, Q, slots + S]: a slot is seen when it is filled, a new row when its order is not greater."""
+    """Bool [B, 1, Q, slots + S]: a slot is seen when it is filled, a new row when its order is not greater.
+
+    Windows and sides of tokens that are kept apart stay beside that.
+    """
     cut = up(old, "Slice")
-    causal, window = mask_parts(strip(old, "Slice"))
+    whole, sides = without_sides(strip(old, "Slice"))
+    causal, window = mask_parts(whole)
     order, new = orders_of(causal)
     capacity = int(call.text_mask.shape[1])
     before = surgery.emit("Unsqueeze", [call.past_text, [1]])[0]
@@ -160,6 +167,10 @@ def _mask(surgery: Surgery, old: gs.Tensor, stage: Stage, call: Call) -> gs.Tens
     mask = surgery.emit("LessOrEqual", [across, down])[0]
     if window is not None:
         mask = surgery.emit("And", [mask, window])[0]
+    if sides is not None:
+        past_sides = surgery.emit("Cast", [surgery.emit("Mul", [past_keys, [0]])[0]], to=int(onnx.TensorProto.FLOAT))[0]
+        key_sides = surgery.emit("Concat", [past_sides, sides], axis=1)[0]
+        mask = surgery.emit("And", [mask, unparted(surgery, sides, key_sides)])[0]
     if cut is not None:
         mask = surgery.emit("Slice", [mask, *cut.inputs[1:]])[0]
     mask.dtype = np.dtype(np.bool_)

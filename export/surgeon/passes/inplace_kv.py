@@ -32,6 +32,8 @@ from luvc_export.export.surgeon.cache_slots import (
     open_call,
     orders_of,
     stage_of,
+    unparted,
+    without_sides,
 )
 from luvc_export.export.surgeon.graph import Surgery, readers, strip, up
 
@@ -143,10 +145,12 @@ def _slots(surgery: Surgery, new: gs.Tensor, stage: Stage, count: int) -> _Slots
 def _mask(surgery: Surgery, old: gs.Tensor, stage: Stage, call: Call) -> gs.Tensor:
     """Bool [B, 1, S, slots]: a slot is seen when it is filled and past, or new and its order is not greater.
 
-    A sliding window stays beside that: it compares places, which are of slots as well.
+    A sliding window stays beside that: it compares places, which are of slots as well. So do the two sides of tokens
+    that are kept apart, made anew of the sides of slots.
     """
     cut = up(old, "Slice")
-    causal, window = mask_parts(strip(old, "Slice"))
+    whole, sides = without_sides(strip(old, "Slice"))
+    causal, window = mask_parts(whole)
     order, new = orders_of(causal)
     count = stage.visual + int(call.text_mask.shape[1])
     slots = _slots(surgery, new, stage, count)
@@ -166,6 +170,11 @@ def _mask(surgery: Surgery, old: gs.Tensor, stage: Stage, call: Call) -> gs.Tens
     mask = surgery.emit("LessOrEqual", [across, down])[0]
     if window is not None:
         mask = surgery.emit("And", [mask, window])[0]
+    if sides is not None:
+        neither = surgery.constant([0], dtype=np.float32)
+        new_sides = surgery.emit("GatherElements", [sides, slots.place], axis=1)[0]
+        slot_sides = surgery.emit("Where", [slots.is_past, neither, new_sides])[0]
+        mask = surgery.emit("And", [mask, unparted(surgery, sides, slot_sides)])[0]
     if cut is not None:
         mask = surgery.emit("Slice", [mask, *cut.inputs[1:]])[0]
     mask.dtype = np.dtype(np.bool_)

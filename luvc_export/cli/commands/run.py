@@ -167,6 +167,8 @@ def run(
             wanted = session.video_frames() if frames is None else frames
             film = open_video(video, wanted, fps, lambda done: tell("reading frames", done))
         seen["video"] = film
+        if not as_json:
+            print(film_line(film), file=sys.stderr)
     if asked is None:
         frames_seen = {"video": film} if film else {}
         line_editing()
@@ -208,8 +210,6 @@ def run(
         return
     print()
     ways = len(session.bundle.sizes_of(plan)) * max(1, len(session.bundle.manifest.prompt.cuts))
-    if film is not None:
-        print(f"{len(film.frames)} of {film.of} frames, {film.fps:.3g} a second", file=sys.stderr)
     if choice := fit_line(result.selection, ways):
         print(choice, file=sys.stderr)
     if choice := bucket_line(result.selection):
@@ -236,7 +236,20 @@ def film_facts(film: Any) -> dict[str, Any] | None:
     """What was taken of a video, for JSON."""
     if film is None:
         return None
-    return {"frames": len(film.frames), "of": film.of, "fps": film.fps, "times": film.times}
+    taken = len(film.frames)
+    facts = {"frames": taken, "of": film.of, "fps": film.fps, "times": film.times}
+    return {**facts, "seconds": taken / film.fps, "every_seconds": 1 / film.fps}
+
+
+def film_line(film: Any) -> str:
+    """How much of a video is looked at; of one with more frames than that, how far apart they are."""
+    taken, seconds = len(film.frames), len(film.frames) / film.fps
+    if taken == film.of:
+        return f"all {taken} frames, {film.fps:.3g} a second"
+    return (
+        f"longer than is looked at: {taken} of {film.of} frames, one every {1 / film.fps:.3g} s of {seconds:.4g} s"
+        " (--frames N; a plan for clips has its own number)"
+    )
 
 
 def _say_times(explained: Any, answer: Any) -> None:
