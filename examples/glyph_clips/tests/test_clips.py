@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from glyph_clips import distil, merged, study
+from glyph_clips import distil, merged, rivals, study
 from glyph_clips.cases import CHECKPOINT, cases, still
 from glyph_clips.films import FRAMES, MOMENTS, SIDE, Film, seeded
 from glyph_clips.model import LABELS, UNITS, embeddings, labels, load, prefix
@@ -21,6 +21,7 @@ from glyph_clips.train import Answers
 from glyph_vqa.decoder import decode
 from glyph_vqa.pack import SUFFIX
 
+from luvc_export.calibration.ablation.store import Store
 from luvc_export.core.named_plans import CLIPS
 from luvc_export.core.plan import Plan
 from luvc_export.core.plan.time_merge import TimeMerge
@@ -169,9 +170,31 @@ def test_pages_on_graphs_and_merging_are_of_these_weights() -> None:
     assert all(set(row["linted"]) == {"onnx", "primitive"} for row in rows.values())
     figures = json.loads((study.RESULTS / "clip-time.json").read_text())
     assert figures["weights"] == study.weights_hash(CHECKPOINT)[:16]
-    large = study.RESULTS / merged.LARGE
-    times = json.loads(large.read_text())["rows"] if large.is_file() else []
-    assert (study.RESULTS / "clip-time.md").read_text() == merged.page(figures["rows"], figures["weights"], times)
+    expected = merged.page(figures["rows"], figures["weights"], *merged.beside(study.RESULTS))
+    assert (study.RESULTS / "clip-time.md").read_text() == expected
+
+
+def test_the_page_on_rivals_is_of_its_figures() -> None:
+    """Page and weights fit; who wins is said by the interval, either way and neither."""
+    figures = json.loads((study.RESULTS / "clip-rivals.json").read_text())
+    assert figures["weights"] == study.weights_hash(CHECKPOINT)[:16]
+    assert (study.RESULTS / "clip-rivals.md").read_text() == rivals.page(figures["rows"], figures["weights"])
+    right = np.arange(30) % 3 > 0
+    for own, words in ((np.ones(30), "beats"), (right, "is not told apart from"), (np.zeros(30), "loses to")):
+        every = {("none", UNITS): np.ones(30), ("evs", 72): right, ("maxmin", 72): own}
+        assert words in rivals.verdict(rivals.records(range(30), every))[0]
+
+
+def test_a_killed_run_on_rivals_asks_nothing_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lot's answers come from the file when it is there; films of different lots are different clusters."""
+    opened, store = open_checkpoint(str(CHECKPOINT)), Store(tmp_path / "a-measurements.json", {})
+    monkeypatch.setattr(rivals, "LOT", 3)
+    monkeypatch.setattr(rivals, "plans", lambda: {("none", UNITS): study.nothing()})
+    first = rivals.answers(store, opened, "w", 1)
+    monkeypatch.setattr(rivals, "Study", None)
+    assert rivals.answers(Store(store.path, {}), opened, "w", 1) == first and first[0] == [1000] * 3
+    with pytest.raises(TypeError):
+        rivals.answers(store, opened, "w", 2)
 
 
 def test_the_verdict_on_merging_is_of_its_rows() -> None:
