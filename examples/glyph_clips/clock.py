@@ -110,8 +110,8 @@ def table(data: dict[str, Any]) -> list[str]:
         "## As time of the exported graph",
         "",
         f"`{COMMAND}`: this model's vision graph, pixels to embeddings, on {rows[0]['cpu']}; milliseconds of a call,"
-        f" medians of {rows[0]['runs']} in turns, shortest and longest. Most is the graph's time of one film; of eight"
-        " in one call less is calls of small operators.",
+        f" medians of {rows[0]['runs']} in turns, shortest and longest. One film is"
+        " mostly calls of small operators; eight in one call are less so.",
         "",
         "| engine | films | after block | moments left | encoder FLOPs | ms | sooner |",
         "|---|---:|---:|---:|---:|---|---:|",

@@ -101,11 +101,7 @@ def resized(asked: Sequence[ClipCase], side: int) -> list[ClipCase]:
 def right(study: Study, row: Row) -> np.ndarray:
     """Whether each case is answered right, bool [cases]."""
     grid = (row.side, row.side)
-    one = (
-        nothing(row.moments, grid)
-        if row.score is None
-        else plan(*PLANS[row.score], row.keep, row.moments, grid)
-    )
+    one = nothing(row.moments, grid) if row.score is None else plan(*PLANS[row.score], row.keep, row.moments, grid)
     if row.moments == MOMENTS and grid == GRID:
         return study.of(one)
     asked = fewer_frames(study.asked, row.moments) if row.moments < MOMENTS else study.asked
