@@ -41,9 +41,6 @@ def encode(visual: nn.Module, images: np.ndarray, how: TimeMerge) -> Tensor:
     order, groups = windows(rows, columns)
     x, merged = embed(visual, images), None
     cos, sin = rotary(rows, columns, x.shape[-1] // visual.blocks[0].attn.num_heads)
-    if how.block == -1:
-        with torch.autocast("cpu", enabled=False):
-            merged, x = time_merge.merge(x.float(), how, PATCHES)
     for index, layer in enumerate(visual.blocks):
         x, _ = block(layer, x, cos, sin, () if index in visual.fullatt_block_indexes else groups)
         if index == how.block:
