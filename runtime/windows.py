@@ -40,9 +40,11 @@ class Windows:
                 key = state.window, plan.keep[state.layer]
                 self._layers.setdefault(key, state.layer)
                 beside = [at for at, one in enumerate(states) if one.layer == state.layer and one.axis is not None]
-                self._alike.setdefault(key, []).extend(sorted(beside, key=lambda at, own=number: at != own))
+                self._alike.setdefault(key, []).extend([number, *(at for at in beside if at != number)])
 
-    def left(self, backend: GraphCalls, cache: Cache, text_mask: NDArray[np.bool_], orders: Sequence[int]) -> Cache:
+    def left(
+        self, backend: GraphCalls, cache: Cache, text_mask: NDArray[np.bool_], orders: Sequence[int] | NDArray[np.int64]
+    ) -> Cache:
         """A cache without what is out of sight; the same one where too little is, or the back-end cannot.
 
         Args:
@@ -77,7 +79,7 @@ def rows_in_sight(
     rows = places.shape[1]
     real = real_rows(rows, text_mask)
     seen = real & (places > orders[:, None] - window)
-    stays = seen.any(0)
+    stays = np.logical_or.reduce(seen, 0)
     stays[-1:] = True
     some = np.flatnonzero(stays)
     moved, own, sees = real_rows(len(some), text_mask), real[:, some], seen[:, some]
@@ -90,4 +92,7 @@ def rows_in_sight(
 def real_rows(rows: int, text_mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Which of ``rows`` cached rows hold a token of the row, as the decoder reads it: bool [B, rows]."""
     column = np.arange(rows) - (rows - text_mask.shape[1])
-    return (column < 0) | np.take(text_mask, np.maximum(column, 0), 1) if text_mask.shape[1] else column[None] < 0
+    if not text_mask.shape[1]:
+        return np.ones((len(text_mask), rows), np.bool_)
+    real: NDArray[np.bool_] = (column < 0) | np.take(text_mask, np.maximum(column, 0), 1)
+    return real

@@ -22,6 +22,7 @@ from torch_backend import TorchBackend, TorchCache
 
 from luvc_export.bundle.folder import Bundle, load
 from luvc_export.bundle.manifest import Manifest
+from luvc_export.core.budgets import kv_bytes
 from luvc_export.core.plan import Plan
 from luvc_export.core.shapes import most_rows
 from luvc_export.runtime import windows
@@ -235,6 +236,8 @@ def test_graphs_take_what_is_left(name: str, backend: str, bundles: dict[str, Bu
     while not second.ended:
         rows.step()
         rows.change([row for row in rows.rows if row.ended], [])
+    text, plan = len(asked[1].token_ids) - 1 + COUNT - 1, pruned(tiny)
+    assert cache.nbytes <= sum(kv_bytes(bundle.manifest.decoder, plan.keep, text, 4)) < all_rows.nbytes
     for row, expected in zip((first, second), whole, strict=True):
         assert harness.difference(logits_of(row), expected) < TOLERANCE
 
