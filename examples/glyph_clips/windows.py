@@ -18,8 +18,8 @@ import numpy as np
 
 from luvc_export.calibration import intervals, tasks
 from luvc_export.runtime.cpu_features import cpu_features
-from luvc_export.runtime.generation.clip_window import ClipWindow, Forget
 from luvc_export.runtime.session import Session
+from luvc_export.runtime.streams.clip_window import ClipWindow, Forget
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
 WAYS: tuple[Forget, Forget] = ("rebuild", "evict")
@@ -51,14 +51,14 @@ def main() -> None:
     right: dict[Forget, list[bool]] = {way: [] for way in WAYS}
     seconds: dict[Forget, list[float]] = {way: [] for way in WAYS}
     for number, case in enumerate(cases):
-        said = dict[Forget, str]()
+        texts = dict[Forget, str]()
         for way, window in windows.items():
-            said[way], spent = asked(window, case)
+            texts[way], spent = asked(window, case)
             if number >= args.clips:
                 seconds[way].append(spent)
-                right[way].append(said[way] == case.answer)
+                right[way].append(texts[way] == case.answer)
         if number >= args.clips:
-            same.append(said["rebuild"] == said["evict"])
+            same.append(texts["rebuild"] == texts["evict"])
     groups = [case.picture for case in cases[args.clips :]]
     record = {
         "bundle_plan": session.plan_name,

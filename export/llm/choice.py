@@ -6,7 +6,7 @@ first prune will keep are one side, those that it will drop the other, and until
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,35 +16,33 @@ from luvc_export.export.compression.row_reductions import mark
 from luvc_export.export.llm.last_row_attention import keys_of, last_row
 from luvc_export.export.llm.span import Rows, Span, tokens_of
 
-if TYPE_CHECKING:
-    from luvc_export.export.llm.decoder import Decoder
-
 
 class Where(NamedTuple):
-    """The prune before layer ``prune``, chosen by what enters layer ``layer``: ``groups`` spans of ``count`` rows."""
+    """The prune before layer ``prune``, chosen by what enters ``layer``: ``groups`` spans of ``rows_each`` rows."""
 
     prune: int
     layer: int
     groups: int
-    count: int
+    rows_each: int
 
 
-def choose(decoder: Decoder, at: Where, x: Tensor, span: Span, rows: Rows, padded: bool) -> Tensor:
+def choose(decoder: Any, at: Where, x: Tensor, span: Span, rows: Rows, padded: bool) -> Tensor:
     """Indices int64 [B, G, keep] of a prune, ascending, of rows ``x`` [B, V + T, D] that enter a layer.
 
-    ``padded`` says that ``span.kept`` marks padding.
+    ``decoder`` is a ``Decoder``, whose norms, score and constants are read; ``padded`` says that ``span.kept`` marks
+    padding.
     """
     plan, (tokens, keep) = decoder.plan, decoder.chooses[at.prune]
-    visual = x[:, : at.groups * at.count]
+    visual = x[:, : at.groups * at.rows_each]
     before = decoder.parts(decoder.layers[at.layer]).before
-    normed = tokens_of(decoder.norm_of(before, visual).float(), at.groups, at.count, tokens)
+    normed = tokens_of(decoder.norm_of(before, visual).float(), at.groups, at.rows_each, tokens)
     score_input = scores.ScoreInput(
         normed,
         getattr(decoder, f"basis_{at.prune}"),
         plan.llm.axis,
         keep,
         layer_context(decoder, at, tokens, x, rows),
-        plan.merged_grid if plan.encoder.grid_intact and at.count == plan.span_tokens else None,
+        plan.merged_grid if plan.encoder.grid_intact and at.rows_each == plan.span_tokens else None,
         plan.sharing.images,
         (lambda: span.kept < 0) if padded else None,
         dict(plan.llm.method.settings),
@@ -58,12 +56,12 @@ def choose(decoder: Decoder, at: Where, x: Tensor, span: Span, rows: Rows, padde
     return spu.select(score, keep)
 
 
-def layer_context(decoder: Decoder, at: Where, tokens: int, x: Tensor, rows: Rows) -> scores.LayerContext:
+def layer_context(decoder: Any, at: Where, tokens: int, x: Tensor, rows: Rows) -> scores.LayerContext:
     """What baselines read beside the normed span; nothing of it is computed unless they do."""
-    layer, pictures = decoder.layers[at.layer], at.groups * at.count
+    layer, pictures = decoder.layers[at.layer], at.groups * at.rows_each
 
     def inside(values: Tensor) -> Tensor:
-        return tokens_of(values, at.groups, at.count, tokens)
+        return tokens_of(values, at.groups, at.rows_each, tokens)
 
     def attention_row(earlier: bool) -> Tensor:
         entered, of = (x, layer) if not earlier else (rows.before, decoder.layers[at.layer - 1])

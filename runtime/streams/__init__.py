@@ -1,0 +1,1 @@
+"""Streams of clips: what of them stays in the caches."""
