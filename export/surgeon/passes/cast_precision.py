@@ -1,13 +1,14 @@
 """A graph traced in fp32 computes in fp16 or bf16, strongly typed, with fp32 islands.
 
 requires: fp16 or bf16 wanted, of a graph in fp32.
-apply: products with weights, Attention, and what carries hidden states between them become low precision, weights
-with them (a stored tensor of that type loses its Cast), and the scales and float sides of Q/DQ. fp32 stay: norms
+apply: products with weights, Attention, and what carries hidden states between them become low precision, weights with
+them (a stored tensor of that type loses its Cast), and the scales and float sides of Q/DQ. fp32 stay: norms
 (RMSNormalization's and LayerNormalization's statistics, ``stash_type`` 1), softmax (``softmax_precision`` where the
 target reads it; TensorRT's fused attention keeps it in fp32 by itself), prune scores and merge cosines (inside the
 fused nodes, which is why this runs before their bodies are inlined), the gated delta rule and what fades its state,
 states beside keys and values, what makes codes of caches, pixels up to the patch product, positions and angles up to
-the rotation, logits. In fp32 a target whose Attention needs it gets ``TRT_decomposable``. Scales beside codes of caches are fp16 in both.
+the rotation, logits. In fp32 a target whose Attention needs it gets ``TRT_decomposable``. Scales beside codes of caches
+are fp16 in both.
 ensures: no TopK outside the fused nodes, whose scores would have been rounded.
 must not touch: integer and boolean tensors, position inputs, the logits' type.
 """
