@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -37,8 +37,9 @@ class EngineCalls:
 
     def __init__(self, backend: TrtBackend, entry: EngineEntry, plan: Plan, bundle: Bundle | None = None) -> None:
         self.backend, self.plan = backend, plan
-        coded = bundle.entry(entry.plan) if bundle is not None else None
-        self._stands_for = None if coded is None or coded.caches is None else partial(stood_for, bundle, coded)
+        self._stands_for: Callable[[list[NDArray[Any]]], list[NDArray[Any]]] | None = None
+        if bundle is not None and bundle.entry(entry.plan).caches is not None:
+            self._stands_for = partial(stood_for, bundle, bundle.entry(entry.plan))
         file = entry.decoder
         shapes = {item.name: item.shape for item in file.inputs} | file.profiles[prefill_profile(file)].maximum
         self.logits = shapes[graph_io.LOGITS_INDICES][1]

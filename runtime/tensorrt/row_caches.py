@@ -1,8 +1,9 @@
 """Where the keys and values of rows lie that join and leave, in each form of the cache.
 
 ``inplace`` and ``append``: one block of slots, each with its own lengths, so a row writes behind its own text.
-``concat``: the engine reads a dense [rows, heads, length, size] and writes one a token longer, so rows end at the same column: text stands at
-the right, what is to its left is masked. Visual rows have no mask there, so rows of one batch have equally many images.
+``concat``: the engine reads a dense [rows, heads, length, size] and writes one a token longer, so rows end at the same
+column: text stands at the right, what is to its left is masked. Visual rows have no mask there, so rows of one batch
+have equally many images.
 
 States beside keys and values are never written in place: a step reads one block and writes another.
 """

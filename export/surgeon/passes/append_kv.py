@@ -34,7 +34,7 @@ from luvc_export.export.surgeon.cache_slots import (
     unparted,
     without_sides,
 )
-from luvc_export.export.surgeon.graph import Surgery, kind_of, readers, source, strip, up
+from luvc_export.export.surgeon.graph import Surgery, kind_of, readers, strip, up
 
 ORDER = 125
 
@@ -127,8 +127,8 @@ def _give_new(surgery: Surgery, past: gs.Tensor) -> None:
     if index is None:
         raise CheckFailed("a cache with new rows is no output", where=past.name)
     name, both.name = both.name, surgery.name("both")
-    alone = new if source(new) is not None and source(new).op == "QuantizeLinear" else None
-    if alone is None:
+    alone = new
+    if up(new, "QuantizeLinear") is None:
         alone = surgery.emit("Identity", [new], like=[new])[0]
     alone.name, alone.dtype = name, both.dtype
     alone.shape = [None if axis == past_axis(past) else size for axis, size in enumerate(past.shape)]

@@ -1,12 +1,12 @@
 """Checkpoints of glyph_deep in 4 bits as makers of AWQ, GPTQ and compressed-tensors write them, from calibrated codes.
 
 GPTQ and compressed-tensors hold codes that make up for each other (``compensated``), symmetric; the products that move
-predictions most have 8 bits, by GPTQ's ``dynamic`` and by a second group of compressed-tensors' config. AWQ holds
-codes with zeros that make up for each other too. Its layout does not say how codes are chosen: its own factors in the
-norms and products before, and rounding to nearest, lost 0.67 points of 3,000 pages; of 1,500 questions of search-pages
-factors and codes that make up for each other lost 1.00, codes alone 0.27 with zeros and 0.13 without. It has 4 bits alone, so those products stay
-in 16 (``modules_to_not_convert``). Which they are is searched as for ``q4`` (``widening``). All
-statistics are of search splits. The layouts are written by ``tests/quantised_checkpoint.py``.
+predictions most have 8 bits, by GPTQ's ``dynamic`` and by a second group of compressed-tensors' config. AWQ holds codes
+with zeros that make up for each other too. Its layout does not say how codes are chosen: its own factors in the norms
+and products before, and rounding to nearest, lost 0.67 points of 3,000 pages; of 1,500 questions of search-pages
+factors and codes that make up for each other lost 1.00, codes alone 0.27 with zeros and 0.13 without. It has 4 bits
+alone, so those products stay in 16 (``modules_to_not_convert``). Which they are is searched as for ``q4``
+(``widening``). All statistics are of search splits. The layouts are written by ``tests/quantised_checkpoint.py``.
 """
 
 from __future__ import annotations
