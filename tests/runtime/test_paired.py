@@ -111,6 +111,18 @@ def test_prompts_run_the_plan_that_was_quantised(demo_bundle: Bundle) -> None:
     assert plan_of_prompts(demo_bundle, "thirds") == "thirds"
 
 
+@pytest.mark.parametrize(("precision", "group"), [("q8", 128), ("q4", None)])
+def test_steps_in_8_bits_have_longer_groups(demo_bundle: Bundle, precision: str, group: int | None) -> None:
+    bundle = with_codes(demo_bundle, precision)
+    backend: Any = open_backend("openvino+openvino", bundle, "coded", 1, allow_unverified=True, arithmetic="fp32")
+    asked = {} if group is None else {"DYNAMIC_QUANTIZATION_GROUP_SIZE": group}
+    assert backend._steps._settings() == asked and backend._prompts._settings() == {}
+    backend._steps.load(images=False)
+    if group is not None:
+        compiled = backend._steps._decoder.model
+        assert compiled.get_property("DYNAMIC_QUANTIZATION_GROUP_SIZE") == group, "and the plug-in takes it"
+
+
 def test_what_has_no_debug_decoder_or_no_caches_of_the_host_is_refused(
     demo_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
