@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from luvc_export.errors import BundleError, UsageError
 from luvc_export.runtime import batching
 from luvc_export.runtime.adapters.factors import Factors
 from luvc_export.runtime.backend import Array, Cache, DeviceSampler, GraphCalls, PendingToken, RowDropper
+from luvc_export.runtime.call_times import CallClock, Part, engine_of
 from luvc_export.runtime.media.padding import all_picture, padding_tokens
 from luvc_export.runtime.state import Passage, RowsState, RowsStep, State, Step, VisualFeatures
 from luvc_export.runtime.windows import Windows
@@ -42,6 +44,8 @@ class Graphs:
         #: What leaves the caches after a call.
         self.windows = Windows(backend.states if isinstance(backend, RowDropper) else (), plan)
         self._factors = Factors(manifest.lora, backend) if manifest.lora else None
+        #: What calls of the decoder took, but for those whose token the device picks: they return before it is there.
+        self.clock = CallClock()
 
     def encode_images(
         self,
@@ -121,7 +125,8 @@ class Graphs:
         feeds |= self.beside([adapter])
         if self._debug:
             feeds |= forced_indices(self.plan, forced or {}, feeds[graph_io.VISUAL_EMBEDS].shape[1])
-        out, cache = self.backend.decode(feeds, state.cache if state else None)
+        part: Part = "step" if state and len(token_ids) == 1 else "prompt"
+        out, cache = self._call(part, feeds, state.cache if state else None)
         _check_shape(graph_io.LOGITS, out[graph_io.LOGITS], (1, None, self.manifest.decoder.vocab))
         kept = dict(forced or {}) or {layer: indices[0] for layer, indices in kept_tokens(self.plan, out).items()}
         token = out.get(graph_io.NEXT_TOKEN)
@@ -160,7 +165,7 @@ class Graphs:
             T more rows.
         """
         feeds = self._feeds_after(tokens, state) | self.beside(state.adapters)
-        out, cache = self.backend.decode(feeds, state.cache)
+        out, cache = self._call("verify" if max(map(len, tokens)) > 1 else "step", feeds, state.cache)
         shape = len(tokens), max(map(len, tokens)), self.manifest.decoder.vocab
         _check_shape(graph_io.LOGITS, out[graph_io.LOGITS], shape)
         return out[graph_io.LOGITS], cache
@@ -198,6 +203,12 @@ class Graphs:
         """Inputs of the slots of a call whose rows have these adapters; nothing where the bundle has no slots."""
         return self._factors.feeds(adapters) if self._factors is not None else {}
 
+    def _call(self, part: Part, feeds: batching.Feeds, cache: Cache | None) -> tuple[dict[str, Array], Cache]:
+        begin = perf_counter()
+        called = self.backend.decode(feeds, cache)
+        self.clock.add(part, engine_of(self.backend, feeds, cache), perf_counter() - begin)
+        return called
+
     @cached_property
     def _axes(self) -> int:
         """Rotary position axes, copies included."""
@@ -211,7 +222,8 @@ class Graphs:
         orders: NDArray[np.int64],
         adapters: tuple[Adapter | None, ...],
     ) -> RowsStep:
-        out, cache = self.backend.decode(feeds | self.beside(adapters), state.cache if state else None)
+        part: Part = "step" if state else "prompt"
+        out, cache = self._call(part, feeds | self.beside(adapters), state.cache if state else None)
         _check_shape(graph_io.LOGITS, out[graph_io.LOGITS], (len(positions), None, self.manifest.decoder.vocab))
         mask = feeds[graph_io.TEXT_MASK]
         after = RowsState(self.windows.left(self.backend, cache, mask, orders), mask, positions, orders, adapters)

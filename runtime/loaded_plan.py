@@ -18,6 +18,7 @@ from luvc_export.runtime import memory
 from luvc_export.runtime.backend import Backend, Unloading
 from luvc_export.runtime.backend_choice import choose
 from luvc_export.runtime.backends import open_backend
+from luvc_export.runtime.call_times import CallTimes, drafting
 from luvc_export.runtime.generation.guided import Grammars
 from luvc_export.runtime.generation.plan_turns import PlanTurns
 from luvc_export.runtime.graphs import Graphs
@@ -124,6 +125,11 @@ class LoadedPlan:
         """A step of the smaller model that drafts by one of this, as ``relative_cost`` has it; 0.0 without one."""
         draft = self.draft_model
         return relative_cost(draft.bundle, draft.plan_name, self.bundle, self.plan_name) if draft else 0.0
+
+    def call_times(self) -> list[CallTimes]:
+        """What calls of the decoder took so far, by part and engine; those of a smaller model that drafts too."""
+        draft = self.draft_model
+        return self.graphs.clock.read() + ([] if draft is None else drafting(draft.graphs.clock.read()))
 
     def lent(self, seen: VisualFeatures, before: VisualFeatures | None = None) -> VisualFeatures | None:
         """Features for the smaller model, in arrays that no later call writes to; None where it has its own encoder.

@@ -133,12 +133,16 @@ class PairedBackend:
 
     def decode(self, feeds: Mapping[str, Array], cache: Cache | None) -> tuple[dict[str, Array], PairedCache]:
         """See ``Backend.decode``."""
-        few = feeds[graph_io.INPUT_IDS].shape[1] <= STEP and not feeds[graph_io.VISUAL_EMBEDS].shape[1]
-        steps = cache is not None and few
+        steps = self.half(feeds, cache) is self._steps
         both = {name: value for name, value in feeds.items() if isinstance(value, _ForBoth)}
         feeds = {**feeds, **{name: value.steps if steps else value.prompts for name, value in both.items()}}
         out, after = (self._steps if steps else self._prompts).decode(feeds, self._handed(cache, steps))
         return out, PairedCache(after, steps)
+
+    def half(self, feeds: Mapping[str, Array], cache: Cache | None) -> Half:
+        """Which of the two runs a call."""
+        few = feeds[graph_io.INPUT_IDS].shape[1] <= STEP and not feeds[graph_io.VISUAL_EMBEDS].shape[1]
+        return self._steps if cache is not None and few else self._prompts
 
     def ready(self, arrays: Mapping[str, Array]) -> dict[str, Any]:
         """See ``adapters.factors.ReadyInputs``; each of the two has its own."""

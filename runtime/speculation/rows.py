@@ -97,7 +97,8 @@ class DraftedCalls(SharedCalls):
             kept[index] = taken = take_agreeing(row, drafts[index], logits[index])
             known, drafted = len(certain[index]), len(drafts[index])
             self._drafter(row).told(drafted - known, max(0, taken - 1 - known))
-            own = DraftCounts(1, int(drafted > 0), drafted, taken - 1)
+            stopped = taken <= drafted and not row.ended
+            own = DraftCounts(1, int(drafted > 0), drafted, taken - 1, int(stopped))
             row.drafts = own if row.drafts is None else row.drafts + own
             self.counts += own
         width = max(map(len, fed))

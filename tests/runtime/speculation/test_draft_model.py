@@ -152,9 +152,7 @@ def test_an_equal_encoder_does_not_see_the_pictures_again(
     assert calls == [] and draft is not None and "_vision" not in vars(draft.backend)
 
 
-def test_another_encoder_sees_them_itself(
-    demo_bundle: Bundle, plain: Session, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_encoder_sees_them_itself(demo_bundle: Bundle, plain: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     session = endless(Session(demo_bundle, plain.backend, "none", speculate=f"draft:{demo_bundle.folder}#even"))
     calls = watched(session, monkeypatch)
     assert pictured(session).token_ids == pictured(plain).token_ids and calls == [len(CASES[0].images)]
