@@ -5,7 +5,8 @@ Run: python benchmarks/decode.py OUT [--rounds 2] [--runs 2] [--new 25] [--only 
 OUT as ``run.py`` has it, whose checkpoint, environments and peers these are; the LLM in 8 and 4 bits, heads included,
 is made beside it. One process after another, in turns, all cores, a new picture and prompt in every run. A step is the
 mean over a run's tokens after its first; the table has medians (and ranges) of runs, and the memory's bandwidth that
-numpy reads right after each. What was timed stays in OUT/decode.json: a command that was cut off goes on.
+numpy reads right after each. What was timed stays in OUT/decode.json: a command that was cut off goes on. ``--page``
+puts the table into docs/results/performance.md, where that has one of this CPU's class.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ PEERS: tuple[tuple[str, int, str, str | None, dict[str, Any]], ...] = (
     ("onnxruntime-genai int4, LLM alone", 4, "onnxruntime_genai_llm", "requirements-genai.txt", {"weights": "int4"}),
 )
 HEADS = ("bits", "", "version", "first token s", "step ms", "tokens/s", "by luvc-export", "GB a step")
+CLASSES = ("AMX-INT8", "AVX512-VNNI", "AVX-VNNI", "AVX2")
 READ = ("GB/s read", "share", "peak GiB")
 
 
@@ -72,7 +74,15 @@ def main() -> None:
         text = f"{peers.cpu()}\n\n{table(runs)}"
         print(text)
         if args.page:
-            peers.put(peers.PAGE, "decode", text)
+            peers.put(peers.PAGE, f"decode, {cpu_class()}", text)
+
+
+def cpu_class() -> str:
+    """The widest of a CPU's instructions for products of 8 bits, or of floats: the page has a table for each."""
+    from luvc_export.runtime.cpu_features import cpu_features
+
+    features = cpu_features()
+    return next((feature for feature in CLASSES if feature in features), "other CPUs")
 
 
 def table(runs: dict[str, list[dict[str, Any]]]) -> str:

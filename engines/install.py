@@ -18,7 +18,7 @@ from luvc_export.bundle.replacing import check_own, remove_unlisted_engines
 from luvc_export.core.files import safe_files
 from luvc_export.core.files.folders import copy_file
 from luvc_export.core.progress import Progress
-from luvc_export.core.target import Kv, Precision, Target
+from luvc_export.core.target import Kv, Precision, Target, engine_form
 from luvc_export.engines import builder, library
 from luvc_export.engines.options import BuildOptions
 from luvc_export.engines.profiles import Capacity
@@ -77,7 +77,7 @@ def install(bundle: Bundle, prepared: PreparedBuild, progress: Progress) -> Bund
             plan=plan,
             target=target.name,
             precision=prepared.precision,
-            kv="inplace" if prepared.kv == "inplace" else "concat",
+            kv=engine_form(prepared.kv),
             backend="tensorrt" if target.library.backend == "tensorrt" else "tensorrt_rtx",
             version=version,
             compute_capabilities=(str(target.device.compute_capability),),

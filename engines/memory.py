@@ -1,7 +1,7 @@
 """Memory of a pair of engines, predicted before they are built, and whether a target has it.
 
-weights + KV cache of every layer + activations; beside them, while building, the workspace, and while loading, the
-plan file. Tests hold the prediction against what TensorRT-RTX says of the engines it built.
+weights + KV cache of every layer + activations + factors of adapters; beside them, while building, the workspace, and
+while loading, the plan file. Tests hold the prediction against what TensorRT-RTX says of the engines it built.
 """
 
 from __future__ import annotations
@@ -12,13 +12,15 @@ from dataclasses import dataclass
 from luvc_export.bundle.manifest import Footprint
 from luvc_export.core.budgets import kv_bytes
 from luvc_export.core.plan import Plan
-from luvc_export.core.shapes import DecoderShape
+from luvc_export.core.shapes import DecoderShape, ScaleType, State, in_codes
 from luvc_export.core.target import Kv, Precision, Target
 from luvc_export.engines.profiles import Capacity
 from luvc_export.errors import PlanError
 
 #: Scratch memory of an engine of one MatMul as TensorRT-RTX 1.7.1 reports it: 8,192,000 bytes.
 _SCRATCH = 8_192_000
+#: As often it is taken where rows of a batch have slots for adapters: their products run beside each other.
+_BESIDE = 3
 #: Tensors whose sizes are not known, and padding: 1.25 covers what the tests build (tests/engines/test_memory.py).
 _MARGIN = 1.25
 #: What the system leaves of the memory a device is sold with: driver and context; or kernel, carve-outs and desktop
@@ -33,13 +35,20 @@ _TEXT = 64
 
 @dataclass(frozen=True)
 class KvCacheSpec:
-    """The KV cache of a build: its plan, sizes, element type and form."""
+    """The KV cache of a build: its plan, sizes, element type and form, and whether it is in codes."""
 
     plan: Plan
     shape: DecoderShape
     capacity: Capacity
     precision: Precision
     kv: Kv
+    codes: bool = False
+
+    @property
+    def states(self) -> tuple[State, ...]:
+        """All that a conversation consists of."""
+        scales: ScaleType = "float32" if self.precision == "fp32" else "float16"
+        return in_codes(self.shape.kept, scales) if self.codes else self.shape.kept
 
     @property
     def rows(self) -> tuple[int, ...]:
@@ -58,8 +67,9 @@ class KvCacheSpec:
     def _bytes(self, rows: Sequence[int]) -> tuple[int, ...]:
         """Bytes of all conversations in each layer with so many cached rows."""
         total, element = [0] * self.shape.cached, 4 if self.precision == "fp32" else 2
-        for state in self.shape.kept:
-            copies = 1 if self.kv == "inplace" and state.in_cache else 2
+        for state in self.states:
+            once = state.in_cache if self.kv == "inplace" else state.axis is not None
+            copies = 1 if self.kv in ("inplace", "append") and once else 2
             conversations = self.capacity.batch * copies + (self.capacity.batch > 1)
             total[state.layer] += conversations * state.bytes(rows[state.layer], element)
         return tuple(total)
@@ -75,7 +85,9 @@ class KvCacheSpec:
         return sum(self._bytes(self.plan.cache_rows(self.capacity.groups, self.capacity.text)))
 
 
-def predict(weights: tuple[int, int], cache: KvCacheSpec, peaks: tuple[int, int], workspace_mib: int) -> Footprint:
+def predict(
+    weights: tuple[int, int], cache: KvCacheSpec, peaks: tuple[int, int], workspace_mib: int, adapters: int = 0
+) -> Footprint:
     """Memory of vision and decoder engine together; they run one after the other and share activations.
 
     Args:
@@ -83,13 +95,16 @@ def predict(weights: tuple[int, int], cache: KvCacheSpec, peaks: tuple[int, int]
         cache: The KV cache.
         peaks: Largest bytes of live tensors of each (``export.surgeon.peak_memory``).
         workspace_mib: Scratch memory a build may use.
+        adapters: Bytes of the factors of adapters that are kept (``bundle.adapters.kept_sets``).
     """
+    scratch = _SCRATCH * (_BESIDE if cache.capacity.adapters and cache.capacity.batch > 1 else 1)
     return Footprint(
         weights=sum(weights),
         kv=cache.bytes,
-        activations=_SCRATCH + round(_MARGIN * max(peaks)),
+        activations=scratch + round(_MARGIN * max(peaks)),
         workspace=workspace_mib << 20,
         loading=max(weights),
+        adapters=adapters,
     )
 
 
@@ -140,7 +155,8 @@ def check_fits(
     if have is None or want <= have:
         return
     rows = largest_batch(of_batch, cache.capacity.batch - 1, target, have) if of_batch else 0
-    parts = ("weights", "kv", "activations", *(("loading",) if target.device.unified else ()))
+    parts = ["weights", "kv", "activations"]
+    parts += [name for name in ("adapters",) if footprint.adapters] + ["loading"] * target.device.unified
     raise PlanError(
         "this plan does not fit on the target",
         where=f"{target.title}, {device_memory_gib or max(target.device.memory_gib):.4g} GiB",
@@ -169,7 +185,7 @@ def _advice(footprint: Footprint, while_loading: int, have: int, cache: KvCacheS
     if room >= cache.text:
         token = sum(cache.rows) / len(cache.rows)
         tokens = (room - cache.text) // token // cache.capacity.groups + len(cache.rows) * _TEXT
-        one, none = (sum(kv_bytes(cache.shape, (rows,) * len(cache.rows), 0)) for rows in (1, 0))
+        one, none = (sum(kv_bytes(cache.shape, (rows,) * len(cache.rows), 0, codes=cache.codes)) for rows in (1, 0))
         mean = (one - none) / len(cache.rows)
         tenths = int(tokens * mean * 10 // 2**20)
         return f"a plan of luvc-export export --kv-mib {tenths / 10} fits, with {cache.capacity.text} text tokens"

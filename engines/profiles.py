@@ -16,8 +16,8 @@ from luvc_export.core.plan import Plan
 from luvc_export.core.target import Profiles
 from luvc_export.errors import CheckFailed, UsageError
 
-#: Letters of axes: image count n, batch B, groups G, visual span V = G * N_0, new text T, all text M, logits L, and K,
-#: the rows of this layer's cache. A dot is an axis the contract fixes.
+#: Letters of axes: image count n, batch B, groups G, visual span V = G * N_0, new text T, all text M, logits L, ranks R
+#: of adapters, and K, the rows of this layer's cache. A dot is an axis the contract fixes.
 _AXES = {
     graph_io.IMAGE: "n....",
     graph_io.PADDING: "n..",
@@ -33,8 +33,11 @@ _AXES = {
     graph_io.VISUAL_PADDING: "BG.",
     graph_io.PAST_TEXT: "B",
     graph_io.PAST_GROUPS: "B",
+    graph_io.LORA_ROWS: "BR",
 }
 _CACHE_AXES = "B.K."
+#: Of a slot's two factors, by how their names end.
+_FACTOR_AXES = {"a": ".R", "b": "R."}
 #: New text tokens of a typical prompt: best shape of prefill.
 _PROMPT = 64
 
@@ -48,6 +51,8 @@ class Capacity:
         groups: What shares a budget, in one conversation: single images, or with ``joint_images`` so many each.
         batch: Rows of a batch.
         logits: Positions of a call whose logits are wanted: 1 to generate, ``text`` to compare every position.
+        adapters: Different adapters of one call; 0 where the graph has no slots for them.
+        rank: Largest rank of one adapter.
 
     Raises:
         UsageError: One is not positive.
@@ -57,6 +62,13 @@ class Capacity:
     groups: int = 1
     batch: int = 1
     logits: int = 1
+    adapters: int = 0
+    rank: int = 0
+
+    @property
+    def ranks(self) -> int:
+        """Ranks of a call's adapters side by side, at most."""
+        return self.adapters * self.rank
 
     def __post_init__(self) -> None:
         for name in ("text", "groups", "batch", "logits"):
@@ -66,7 +78,7 @@ class Capacity:
 
 @dataclass(frozen=True)
 class _Call:
-    """One call: groups and text that are new, groups and text in the cache."""
+    """One call: groups and text that are new, groups and text in the cache, ranks of adapters."""
 
     batch: int
     groups: int
@@ -74,6 +86,7 @@ class _Call:
     past_groups: int
     past_text: int
     logits: int
+    ranks: int = 0
 
 
 def profiles(
@@ -92,14 +105,14 @@ def profiles(
     """
     full = capacity
     none = _Call(1, 0, 1, 0, 0, 1)
-    most = _Call(full.batch, full.groups, full.text, full.groups, full.text, full.logits)
-    prompt = _Call(1, 1, min(_PROMPT, full.text), 0, 0, 1)
+    most = _Call(full.batch, full.groups, full.text, full.groups, full.text, full.logits, full.ranks)
+    prompt = _Call(1, 1, min(_PROMPT, full.text), 0, 0, 1, full.rank)
     if graph_io.IMAGE in shapes:
         return (_profile("image", shapes, plan, _Call(1, 1, 1, 0, 0, 1), _Call(1, 1, 1, 0, 0, 1), most),)
     if kind == "wide":
         return (_profile("wide", shapes, plan, none, prompt, most),)
-    step = _Call(full.batch, 0, 1, 1, max(1, full.text // 2), 1)
-    last = _Call(full.batch, 0, 1, full.groups, full.text, 1)
+    step = _Call(full.batch, 0, 1, 1, max(1, full.text // 2), 1, full.rank)
+    last = _Call(full.batch, 0, 1, full.groups, full.text, 1, full.ranks)
     return (
         _profile("prefill", shapes, plan, none, prompt, most),
         _profile("decode", shapes, plan, none, step, last),
@@ -116,6 +129,8 @@ def _profile(name: str, shapes: Mapping[str, Sequence[int]], plan: Plan, *calls:
 def _shape(name: str, shape: Sequence[int], plan: Plan, call: _Call) -> tuple[int, ...]:
     cache = name.startswith((graph_io.PAST_KEY_VALUES, graph_io.PAST_STATES))
     axes = _CACHE_AXES if name.startswith(graph_io.PAST_KEY_VALUES) else _AXES.get(name, "")
+    if graph_io.is_factor(name):
+        axes = _FACTOR_AXES[name[-1]]
     if name.startswith(graph_io.PAST_STATES):
         axes = "B" + "".join("K" if size == -1 else "." for size in shape[1:])
     sizes = {
@@ -126,6 +141,7 @@ def _shape(name: str, shape: Sequence[int], plan: Plan, call: _Call) -> tuple[in
         "T": call.text,
         "M": max(call.text, call.past_text),
         "L": call.logits,
+        "R": call.ranks,
         "K": plan.cache_rows(call.past_groups, call.past_text)[graph_io.cache_layer(name)] if cache else 0,
     }
     if len(axes) != len(shape) or any(size == -1 and axis == "." for size, axis in zip(shape, axes, strict=True)):

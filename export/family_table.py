@@ -121,8 +121,9 @@ missing, the nearest by the same rule (for the longest edge: by the best resolut
 the margins of padded tiles away after its encoder; here they stay, as budgets are fixed. The two are equal for pictures
 that have the shape of the grid.
 
-Rows that have left the window of a sliding layer (Gemma 3 and 4) stay in its cache: no later row sees them, and they
-take memory until the conversation ends.
+Rows that have left the window of a sliding layer (Gemma 3 and 4) leave its cache between calls, an eighth of a window
+at a time, on ONNX Runtime and OpenVINO on the CPU; `plan` counts what stands. Engines keep them until the conversation
+ends ([how](algorithm.md#states-beside-the-caches), [what it saves](results/windows.md)).
 
 LFM2-VL's processor leaves pictures of up to two tiles' pixels whole and cuts larger ones, by the closest aspect ratio
 of two to ten tiles of 512 pixels (`--image-size 512x512 --tiles 1x1 --tiles 2x2 ...`). Beside the tiles it shows the

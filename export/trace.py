@@ -118,11 +118,13 @@ def trace_decoder(
     if plan.decoder_padding:
         inputs.append((torch.zeros(batch, groups, plan.span_tokens, dtype=torch.bool), {0: b, 1: g}))
     past, past_dims = [], []
-    rows = plan.cache_rows(past_groups, past_text)
+    rows, bounded = plan.cache_rows(past_groups, past_text), shape.most_rows
     for state in shape.kept:
         kind = getattr(torch, state.dtype) if state.dtype else dtype
-        past.append(torch.zeros(state.sizes(batch, rows[state.layer]), dtype=kind))
-        axis = {} if state.axis is None else {state.axis: torch.export.Dim(f"past_{plan.keep[state.layer]}")}
+        near = state.layer in bounded  # a number of rows of its own: some have left
+        past.append(torch.zeros(state.sizes(batch, rows[state.layer] - near), dtype=kind))
+        name = f"past_{plan.keep[state.layer]}" + "_near" * near
+        axis = {} if state.axis is None else {state.axis: torch.export.Dim(name)}
         past_dims.append({0: b, **axis})
     kept = [graph_io.kept_name(layer) for layer, _, _ in decoder.plan.chooses]
     beside = slots.inputs(dtype, batch) if slots else []

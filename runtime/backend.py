@@ -159,6 +159,10 @@ class Rows(Protocol):
         """Text tokens of a row at most, prompt and answer."""
 
     @property
+    def ranks(self) -> int:
+        """Ranks of the adapters of all rows together, at most; 0 where the engines have no slots for them."""
+
+    @property
     def row_bytes(self) -> int:
         """Bytes of a row's caches."""
 
@@ -181,12 +185,15 @@ class Rows(Protocol):
     def holds_chosen(self, slots: Collection[int]) -> bool:
         """Whether the tokens that the last step chose are of these slots and still there: nothing ran in between."""
 
-    def step(self, tokens: Mapping[int, RowToken], logits: bool = False) -> PendingRows:
+    def step(
+        self, tokens: Mapping[int, RowToken], logits: bool = False, beside: Mapping[str, Any] | None = None
+    ) -> PendingRows:
         """Put a token of every row on its way, and return before it is there.
 
         Args:
             tokens: By slot, one for each row there is. Those of a step either all have ids or all have none.
             logits: Bring all logits to the host, not the largest alone.
+            beside: Inputs that adapters are, of all slots up to the last that is taken (``Graphs.beside``).
 
         Raises:
             UsageError: A row is missing or has no room left, or the tokens of the step before are gone: rows joined.
@@ -221,3 +228,22 @@ class RowPacker(Protocol):
 
     def pack(self, arrays: Sequence[Array]) -> Cache:
         """The cache of such arrays, which nobody writes to again."""
+
+
+@runtime_checkable
+class RowDropper(Protocol):
+    """A back-end that can make a cache of some of another's rows."""
+
+    @property
+    def packs(self) -> bool:
+        """Whether this one can, see ``RowPacker.packs``."""
+
+    @property
+    def states(self) -> tuple[State, ...]:
+        """See ``RowPacker.states``."""
+
+    def read_state(self, cache: Cache, number: int) -> Array:
+        """One state of those in ``states``, as it is stored; not to be written to."""
+
+    def keep_rows(self, cache: Cache, rows: Mapping[int, NDArray[np.int64]]) -> Cache:
+        """The cache of these rows of some states, by number, ascending int64 [K]; all of the others."""

@@ -23,6 +23,8 @@ from luvc_export.runtime.speed_probe import one_row
 
 #: Times as fast as OpenVINO alone that a pair must be: it holds weights of both.
 WORTH = 1.1
+#: What a head is called among a quantised plan's layers; tied ones have the name of the table.
+_HEADS = ("lm_head", "embed_tokens")
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,9 @@ def step_times(bundle: Bundle, plan: str | None) -> dict[str, float]:
     there = plan_of_prompts(bundle, plan) != (plan or bundle.manifest.default_plan)
     if quantised is None or quantised.precision not in one_row.BITS or not there:
         return {}
-    return dict(one_row.step_times(quantised.precision, bundle.manifest.decoder))
+    coded = {name for name, kept in quantised.layers.items() if kept == quantised.precision}
+    coded_head = any(part in name for part in _HEADS for name in coded)
+    return dict(one_row.step_times(quantised.precision, bundle.manifest.decoder, coded_head=coded_head))
 
 
 def _pair(bundle: Bundle, plan: str | None) -> str | None:

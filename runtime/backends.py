@@ -6,6 +6,7 @@ from luvc_export.bundle.folder import Bundle
 from luvc_export.errors import MachineError, UsageError, did_you_mean
 from luvc_export.runtime.backend import Backend
 from luvc_export.runtime.confined import first_run
+from luvc_export.runtime.openvino.device import ACTIVATION_GROUPS
 from luvc_export.runtime.ort import PROVIDERS, OrtBackend
 from luvc_export.runtime.paired import PAIRS, PairedBackend, plan_of_prompts
 
@@ -118,6 +119,9 @@ def _pair(
         steps.narrow_floats = True  # type: ignore[attr-defined]
     if PAIRS[name] == "openvino":
         steps.only_steps = True  # type: ignore[attr-defined]
+        prompts.head = steps.head = steps  # type: ignore[attr-defined]
+        quantised = bundle.entry(plan).quantised
+        steps.activation_group = ACTIVATION_GROUPS.get(quantised.precision) if quantised else None  # type: ignore[attr-defined]
     for half in (prompts, steps):
         if not half.packs:  # type: ignore[attr-defined]
             raise MachineError(

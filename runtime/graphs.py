@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -17,9 +19,11 @@ from luvc_export.core.token_layout import Block, TokenLayout, arrange, seen_both
 from luvc_export.errors import BundleError, UsageError
 from luvc_export.runtime import batching
 from luvc_export.runtime.adapters.factors import Factors
-from luvc_export.runtime.backend import Array, Cache, DeviceSampler, GraphCalls, PendingToken
+from luvc_export.runtime.backend import Array, Cache, DeviceSampler, GraphCalls, PendingToken, RowDropper
+from luvc_export.runtime.call_times import CallClock, Part, engine_of
 from luvc_export.runtime.media.padding import all_picture, padding_tokens
 from luvc_export.runtime.state import Passage, RowsState, RowsStep, State, Step, VisualFeatures
+from luvc_export.runtime.windows import Windows
 
 #: No tokenizer has it.
 NO_TOKEN = -1
@@ -37,7 +41,11 @@ class Graphs:
 
     def __init__(self, manifest: Manifest, plan: Plan, backend: GraphCalls, debug: bool = False) -> None:
         self.manifest, self.plan, self.backend, self._debug = manifest, plan, backend, debug
+        #: What leaves the caches after a call.
+        self.windows = Windows(backend.states if isinstance(backend, RowDropper) else (), plan)
         self._factors = Factors(manifest.lora, backend) if manifest.lora else None
+        #: What calls of the decoder took, but for those whose token the device picks: they return before it is there.
+        self.clock = CallClock()
 
     def encode_images(
         self,
@@ -74,8 +82,13 @@ class Graphs:
             if name in out:
                 _check_shape(name, out[name], (len(images), *shape))
         merged = out.get(graph_io.MERGED_INTO)
-        void = padding_tokens(empty, merged, tokens) if self.plan.decoder_padding else None
-        return VisualFeatures(out[graph_io.VISUAL_EMBEDS], out[graph_io.VISUAL_POSITIONS], merged, void)
+        return self.adopted(VisualFeatures(out[graph_io.VISUAL_EMBEDS], out[graph_io.VISUAL_POSITIONS], merged), empty)
+
+    def adopted(self, seen: VisualFeatures, padding: NDArray[np.bool_] | None = None) -> VisualFeatures:
+        """What a vision graph equal to this plan's gave, with what its decoder takes beside; ``padding`` as above."""
+        empty = all_picture(len(seen.positions), self.plan.grid) if padding is None else padding
+        tokens, reads = self.plan.vision_tokens, self.plan.decoder_padding
+        return replace(seen, padding=padding_tokens(empty, seen.merged_into, tokens) if reads else None)
 
     def run(
         self,
@@ -109,14 +122,17 @@ class Graphs:
         (layout,), feeds = self.feeds([Passage(token_ids, blocks or {}, *begin)], seen, all_logits)
         feeds[graph_io.TEXT_MASK] = _mask_after(state, layout)
         adapter = state.adapter if state else adapter
-        feeds |= self._beside([adapter])
+        feeds |= self.beside([adapter])
         if self._debug:
             feeds |= forced_indices(self.plan, forced or {}, feeds[graph_io.VISUAL_EMBEDS].shape[1])
-        out, cache = self.backend.decode(feeds, state.cache if state else None)
+        part: Part = "step" if state and len(token_ids) == 1 else "prompt"
+        out, cache = self._call(part, feeds, state.cache if state else None)
         _check_shape(graph_io.LOGITS, out[graph_io.LOGITS], (1, None, self.manifest.decoder.vocab))
         kept = dict(forced or {}) or {layer: indices[0] for layer, indices in kept_tokens(self.plan, out).items()}
         token = out.get(graph_io.NEXT_TOKEN)
-        after = State(cache, feeds[graph_io.TEXT_MASK].shape[1], layout.next_position, layout.next_order, adapter)
+        mask = feeds[graph_io.TEXT_MASK]
+        cache = self.windows.left(self.backend, cache, mask, [layout.next_order])
+        after = State(cache, mask.shape[1], layout.next_position, layout.next_order, adapter)
         return Step(out[graph_io.LOGITS], after, kept, None if token is None else int(token[0, 0]))
 
     def prefill(self, passages: Sequence[Passage], seen: VisualFeatures | None = None) -> RowsStep:
@@ -148,8 +164,8 @@ class Graphs:
             Logits after each, float32 [B, T, vocab] (of rows with fewer, something behind theirs), and the caches with
             T more rows.
         """
-        feeds = self._feeds_after(tokens, state) | self._beside(state.adapters)
-        out, cache = self.backend.decode(feeds, state.cache)
+        feeds = self._feeds_after(tokens, state) | self.beside(state.adapters)
+        out, cache = self._call("verify" if max(map(len, tokens)) > 1 else "step", feeds, state.cache)
         shape = len(tokens), max(map(len, tokens)), self.manifest.decoder.vocab
         _check_shape(graph_io.LOGITS, out[graph_io.LOGITS], shape)
         return out[graph_io.LOGITS], cache
@@ -169,7 +185,7 @@ class Graphs:
         token_id, before = (token, None) if isinstance(token, int) else (0, token)
         (layout,), feeds = self.feeds([Passage([token_id], {}, state.next_position, state.next_order)])
         feeds[graph_io.TEXT_MASK] = _mask_after(state, layout)
-        picked, cache = self.backend.sample(feeds | self._beside([state.adapter]), state.cache, before)
+        picked, cache = self.backend.sample(feeds | self.beside([state.adapter]), state.cache, before)
         return picked, State(cache, state.past_text + 1, layout.next_position, layout.next_order, state.adapter)
 
     def feeds(
@@ -183,9 +199,15 @@ class Graphs:
         if self._factors is not None:
             self._factors.forget(adapter)
 
-    def _beside(self, adapters: Sequence[Adapter | None]) -> dict[str, Any]:
-        """Inputs of the slots, where there are some."""
+    def beside(self, adapters: Sequence[Adapter | None]) -> dict[str, Any]:
+        """Inputs of the slots of a call whose rows have these adapters; nothing where the bundle has no slots."""
         return self._factors.feeds(adapters) if self._factors is not None else {}
+
+    def _call(self, part: Part, feeds: batching.Feeds, cache: Cache | None) -> tuple[dict[str, Array], Cache]:
+        begin = perf_counter()
+        called = self.backend.decode(feeds, cache)
+        self.clock.add(part, engine_of(self.backend, feeds, cache), perf_counter() - begin)
+        return called
 
     @cached_property
     def _axes(self) -> int:
@@ -200,9 +222,11 @@ class Graphs:
         orders: NDArray[np.int64],
         adapters: tuple[Adapter | None, ...],
     ) -> RowsStep:
-        out, cache = self.backend.decode(feeds | self._beside(adapters), state.cache if state else None)
+        part: Part = "step" if state else "prompt"
+        out, cache = self._call(part, feeds | self.beside(adapters), state.cache if state else None)
         _check_shape(graph_io.LOGITS, out[graph_io.LOGITS], (len(positions), None, self.manifest.decoder.vocab))
-        after = RowsState(cache, feeds[graph_io.TEXT_MASK], positions, orders, adapters)
+        mask = feeds[graph_io.TEXT_MASK]
+        after = RowsState(self.windows.left(self.backend, cache, mask, orders), mask, positions, orders, adapters)
         return RowsStep(out[graph_io.LOGITS][:, -1], after, kept_tokens(self.plan, out))
 
 

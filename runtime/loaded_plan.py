@@ -18,6 +18,7 @@ from luvc_export.runtime import memory
 from luvc_export.runtime.backend import Backend, Unloading
 from luvc_export.runtime.backend_choice import choose
 from luvc_export.runtime.backends import open_backend
+from luvc_export.runtime.call_times import CallTimes, drafting
 from luvc_export.runtime.generation.guided import Grammars
 from luvc_export.runtime.generation.plan_turns import PlanTurns
 from luvc_export.runtime.graphs import Graphs
@@ -25,7 +26,9 @@ from luvc_export.runtime.prompt.encoder import OpenedQuestion, PromptEncoder
 from luvc_export.runtime.prompt.request import Request, make_request, token_limit
 from luvc_export.runtime.sharing.features import FeatureStore
 from luvc_export.runtime.speculation.request import Speculation, check_backend, check_fits
-from luvc_export.runtime.state import VisualFeatures
+from luvc_export.runtime.speculation.same_encoder import same_graph
+from luvc_export.runtime.state import VisualFeatures, join_features
+from luvc_export.runtime.step_bytes import relative_cost
 
 
 class LoadedPlan:
@@ -104,6 +107,42 @@ class LoadedPlan:
             return self.encode_images(*request.shown())
         return self.store.of(self.plan_name, request, self.plan.sharing.images, self.encode_images)
 
+    @cached_property
+    def lends_features(self) -> bool:
+        """Whether the smaller model that drafts takes the pictures as this one's encoder saw them: its own is equal.
+
+        Raises:
+            BundleError: See ``same_graph``.
+        """
+        draft = self.draft_model
+        if draft is None:
+            return False
+        own, other = self.bundle.entry(self.plan_name), draft.bundle.entry(draft.plan_name)
+        return same_graph(self.bundle, own.vision, draft.bundle, other.vision)
+
+    @cached_property
+    def draft_cost(self) -> float:
+        """A step of the smaller model that drafts by one of this, as ``relative_cost`` has it; 0.0 without one."""
+        draft = self.draft_model
+        return relative_cost(draft.bundle, draft.plan_name, self.bundle, self.plan_name) if draft else 0.0
+
+    def call_times(self) -> list[CallTimes]:
+        """What calls of the decoder took so far, by part and engine; those of a smaller model that drafts too."""
+        draft = self.draft_model
+        return self.graphs.clock.read() + ([] if draft is None else drafting(draft.graphs.clock.read()))
+
+    def lent(self, seen: VisualFeatures, before: VisualFeatures | None = None) -> VisualFeatures | None:
+        """Features for the smaller model, in arrays that no later call writes to; None where it has its own encoder.
+
+        Args:
+            seen: Of images that were encoded just now.
+            before: Lent for those of earlier turns.
+        """
+        if not self.lends_features:
+            return None
+        own = replace(seen, embeds=np.array(seen.embeds), positions=np.array(seen.positions))
+        return own if before is None else join_features([before, own])
+
     @property
     def notes(self) -> tuple[str, ...]:
         """What a user should know of the plan, and of how the back-end computes on this machine; one line each."""
@@ -140,6 +179,8 @@ class LoadedPlan:
                 if error.what != memory.SHORT or not self.turns.make_room(self.backend, [one.backend for one in busy]):
                     raise
         self.turns.answers(self.backend)
+        if self.draft_model is not None:
+            self.draft_model.load(images=images and not self.lends_features)
 
     def waits_for(self, busy: Collection[LoadedPlan]) -> bool:
         """Whether ``load`` would unload one of ``busy``."""

@@ -134,6 +134,16 @@ class OrtBackend:
         make = self._ort.OrtValue.ortvalue_from_numpy
         return OrtCache(self.states, tuple(make(array, "cpu") for array in arrays))
 
+    def read_state(self, cache: OrtCache, number: int) -> Array:
+        """See ``RowDropper.read_state``."""
+        return np.asarray(cache.values[number].numpy())
+
+    def keep_rows(self, cache: OrtCache, rows: Mapping[int, NDArray[np.int64]]) -> OrtCache:
+        """See ``RowDropper.keep_rows``."""
+        parts = {at: np.take(cache.values[at].numpy(), some, self.states[at].axis) for at, some in rows.items()}
+        fresh = {at: self._ort.OrtValue.ortvalue_from_numpy(part, "cpu") for at, part in parts.items()}
+        return OrtCache(self.states, tuple(fresh.get(at, value) for at, value in enumerate(cache.values)))
+
     def adopt(self, values: Sequence[Array]) -> OrtCache:
         """See ``paired.Half``."""
         kinds = (self._decoder_kinds[state.past] for state in self.states)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from luvc_export.bundle.folder import Bundle
 from luvc_export.core import graph_io
 from luvc_export.core.shapes import State
-from luvc_export.runtime.backend import Array, Backend, Cache, RowPacker, Unloading
+from luvc_export.runtime.backend import Array, Backend, Cache, RowDropper, RowPacker, Unloading
 from luvc_export.runtime.openvino.heads import STEP
 
 #: Names: prompts on OpenVINO in what the device is best at; steps on ONNX Runtime, or on OpenVINO with fp32
@@ -25,7 +25,7 @@ from luvc_export.runtime.openvino.heads import STEP
 PAIRS = {"openvino+cpu": "cpu", "openvino+openvino": "openvino"}
 
 
-class Half(Backend, RowPacker, Unloading, Protocol):
+class Half(Backend, RowPacker, RowDropper, Unloading, Protocol):
     """A back-end whose caches are the host's."""
 
     graph_seconds: float
@@ -133,12 +133,16 @@ class PairedBackend:
 
     def decode(self, feeds: Mapping[str, Array], cache: Cache | None) -> tuple[dict[str, Array], PairedCache]:
         """See ``Backend.decode``."""
-        few = feeds[graph_io.INPUT_IDS].shape[1] <= STEP and not feeds[graph_io.VISUAL_EMBEDS].shape[1]
-        steps = cache is not None and few
+        steps = self.half(feeds, cache) is self._steps
         both = {name: value for name, value in feeds.items() if isinstance(value, _ForBoth)}
         feeds = {**feeds, **{name: value.steps if steps else value.prompts for name, value in both.items()}}
         out, after = (self._steps if steps else self._prompts).decode(feeds, self._handed(cache, steps))
         return out, PairedCache(after, steps)
+
+    def half(self, feeds: Mapping[str, Array], cache: Cache | None) -> Half:
+        """Which of the two runs a call."""
+        few = feeds[graph_io.INPUT_IDS].shape[1] <= STEP and not feeds[graph_io.VISUAL_EMBEDS].shape[1]
+        return self._steps if cache is not None and few else self._prompts
 
     def ready(self, arrays: Mapping[str, Array]) -> dict[str, Any]:
         """See ``adapters.factors.ReadyInputs``; each of the two has its own."""
@@ -165,6 +169,15 @@ class PairedBackend:
     def pack(self, arrays: Sequence[Array]) -> PairedCache:
         """See ``RowPacker.pack``."""
         return PairedCache(self._steps.pack(arrays), True)
+
+    def read_state(self, cache: Cache, number: int) -> Array:
+        """See ``RowDropper.read_state``."""
+        return self._owner(cache).read_state(_inner(cache), number)
+
+    def keep_rows(self, cache: Cache, rows: Mapping[int, NDArray[np.int64]]) -> PairedCache:
+        """See ``RowDropper.keep_rows``; the cache stays with whom it is."""
+        steps = isinstance(cache, PairedCache) and cache.steps
+        return PairedCache(self._owner(cache).keep_rows(_inner(cache), rows), steps)
 
     def _owner(self, cache: Cache) -> Half:
         return self._steps if isinstance(cache, PairedCache) and cache.steps else self._prompts

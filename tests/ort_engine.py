@@ -31,8 +31,9 @@ HOST_FUNCTION = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 SPECS = {
     "concat": TargetSpec("ort-concat", "onnx", next_token=True),
     "inplace": TargetSpec("ort-inplace", "onnx", opset=24, kv="inplace", next_token=True),
+    "append": TargetSpec("ort-append", "onnx", opset=24, kv="append", next_token=True),
 }
-NUMPY = {1: "float32", 2: "uint8", 6: "int32", 7: "int64", 9: "bool", 10: "float16"}
+NUMPY = {1: "float32", 2: "uint8", 3: "int8", 6: "int32", 7: "int64", 9: "bool", 10: "float16"}
 
 
 class OrtEngine:

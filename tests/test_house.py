@@ -88,12 +88,13 @@ def documented(arg: ast.arg) -> bool:
 def nameless(source: str) -> dict[str, list[str]]:
     """Functions that bind a name of ``NAMELESS``, themselves or in functions inside them, by that name."""
     functions: dict[str, list[str]] = {}
-    for function in ast.walk(ast.parse(source)):
+    written = NAMELESS & {*re.findall(r"\w+", source)}
+    for function in ast.walk(ast.parse(source)) if written else ():
         if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
             nodes = list(ast.walk(function))
             bound = {node.arg for node in nodes if isinstance(node, ast.arg) and not documented(node)}
             bound |= {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
-            for name in sorted(bound & NAMELESS):
+            for name in sorted(bound & written):
                 functions.setdefault(name, []).append(f"{function.name} (line {function.lineno})")
     return functions
 
@@ -143,7 +144,7 @@ def search(rows, *, given=None, **told):
 def slow_tests(source: str) -> dict[str, str]:
     """Of each test marked slow, the one it names as ``beside``; empty where it names none."""
     beside = {}
-    for node in ast.parse(source).body:
+    for node in ast.parse(source).body if "mark.slow" in source else ():
         for mark in node.decorator_list if isinstance(node, ast.FunctionDef) else ():
             if ast.unparse(mark).startswith("pytest.mark.slow"):
                 words = {word.arg: word.value for word in mark.keywords} if isinstance(mark, ast.Call) else {}

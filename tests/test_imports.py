@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from syntax import importing, scopes
 
 import luvc_export
 
@@ -42,15 +43,15 @@ def owner(path: Path) -> str:
 
 def imports(path: Path) -> list[tuple[str, bool]]:
     """(module, only for type checkers) of every import in a file, those inside functions too."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    nodes = importing(path.resolve())
     typing_only = {
         id(inner)
-        for node in ast.walk(tree)
+        for node in nodes
         if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
-        for inner in ast.walk(node)
+        for inner in scopes(node)
     }
     names = []
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.Import):
             names += [(alias.name, id(node) in typing_only) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -134,7 +135,7 @@ def graph() -> dict[str, set[str]]:
     imports_of: dict[str, set[str]] = {}
     for module, path in files.items():
         used = set()
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in importing(path.resolve()):
             if isinstance(node, ast.ImportFrom):
                 names = {f"{node.module}.{alias.name}" for alias in node.names}
                 used |= {name if name in files else str(node.module) for name in names}

@@ -139,8 +139,8 @@ def open_engine(
         MachineError: TensorRT or a GPU is missing, or they are not what the engines were built for.
     """
     engine, entry = bundle.engine(plan, target), bundle.entry(plan)
-    calls = EngineCalls(backend or TrtBackend(bundle, plan, target), engine, entry.plan)
-    dtype = entry.quantised.precision if entry.quantised else engine.precision
+    calls = EngineCalls(backend or TrtBackend(bundle, plan, target), engine, entry.plan, bundle)
+    dtype = _dtype(entry, entry.quantised.precision if entry.quantised else engine.precision)
     name = f"{bundle.folder} (engines for {engine.target}, {engine.plan})"
     return GraphRunner(name, dtype, entry.plan, _prompting(bundle, plan), calls)
 

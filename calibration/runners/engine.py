@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from luvc_export.bundle.folder import Bundle
 from luvc_export.bundle.manifest import EngineEntry
 from luvc_export.calibration.runners.base import Kept
+from luvc_export.calibration.runners.bundle import stood_for
 from luvc_export.calibration.runners.graph import Decoded
 from luvc_export.core import graph_io
 from luvc_export.core.plan import Plan
@@ -26,13 +29,17 @@ class EngineCalls:
         backend: Runs them.
         entry: What the manifest says of them.
         plan: Their compression.
+        bundle: Whose they are: where caches are codes, its decoder has the scales of keys. None: they are no codes.
     """
 
     can_force = False
     largest_batch: int | None = 1
 
-    def __init__(self, backend: TrtBackend, entry: EngineEntry, plan: Plan) -> None:
+    def __init__(self, backend: TrtBackend, entry: EngineEntry, plan: Plan, bundle: Bundle | None = None) -> None:
         self.backend, self.plan = backend, plan
+        self._stands_for: Callable[[list[NDArray[Any]]], list[NDArray[Any]]] | None = None
+        if bundle is not None and bundle.entry(entry.plan).caches is not None:
+            self._stands_for = partial(stood_for, bundle, bundle.entry(entry.plan))
         file = entry.decoder
         shapes = {item.name: item.shape for item in file.inputs} | file.profiles[prefill_profile(file)].maximum
         self.logits = shapes[graph_io.LOGITS_INDICES][1]
@@ -63,7 +70,8 @@ class EngineCalls:
 
     def states(self, cache: Any) -> list[NDArray[Any]]:
         """See ``graph.Runner``."""
-        return self.backend.states(cache)
+        values = self.backend.states(cache)
+        return values if self._stands_for is None else self._stands_for(values)
 
 
 def _check_chosen(out: Mapping[str, NDArray[Any]], backend: TrtBackend) -> None:

@@ -3,7 +3,8 @@
 Every token goes to the LLM, so what is lost is the encoder's. `--taught CHECKPOINT` adds what `python -m
 glyph_clips.distil` wrote. Times are processor time of one thread of the torch encoder, plans in turns; `--times` takes
 those alone again, on a quiet machine. Writes `docs/results/clip-time.json`, a record a line, and
-`docs/results/clip-time.md`, with the times of a large encoder that `benchmarks/measure/times/clip_encoder.py` took.
+`docs/results/clip-time.md`, with the times of a large encoder that `benchmarks/measure/times/clip_encoder.py` took,
+and those of the exported graphs by `python -m glyph_clips.clock`; `--page` writes the page again.
 Answers are kept beside them: a killed run goes on where it stopped.
 """
 
@@ -13,7 +14,6 @@ import argparse
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,11 @@ from luvc_export.calibration.ablation.store import Store, pack, unpack, weights_
 from luvc_export.calibration.runners.compressed import TorchCalls
 from luvc_export.core.cost.encoder import encoder_ratio
 from luvc_export.core.plan import Plan
-from luvc_export.core.plan.time_merge import TimeMerge
 from luvc_export.export.checkpoint import open_checkpoint
 
+from . import clock
 from .cases import CHECKPOINT, ClipCase, cases
+from .clock import merging
 from .films import MOMENTS
 from .study import RESULTS, Study, nothing
 
@@ -45,12 +46,6 @@ SHORTER = "After 400 steps it kept 0.965 (0.942 to 0.989); it was taught longer 
 LARGE = "clip-encoder.json"
 
 
-def merging(block: int, keep: int) -> Plan:
-    """Return the plan that merges; the LLM keeps every token."""
-    whole = nothing()
-    return replace(whole, encoder=replace(whole.encoder, time=TimeMerge(block, MOMENTS, keep)))
-
-
 def milliseconds(study: Study, plans: Sequence[Plan]) -> list[float]:
     """Return processor time of the encoder for one film, by plan: medians of turns."""
     shown = np.stack(study.asked[0].video).reshape(MOMENTS, 2, *study.asked[0].video[0].shape)
@@ -65,8 +60,10 @@ def milliseconds(study: Study, plans: Sequence[Plan]) -> list[float]:
     return [float(np.median(times[1:])) for times in taken]
 
 
-def page(rows: Sequence[dict[str, Any]], weights: str, large: Sequence[dict[str, Any]]) -> str:
-    """Return the document; `large` are the times of a large encoder, none where nobody took them."""
+def page(
+    rows: Sequence[dict[str, Any]], weights: str, large: Sequence[dict[str, Any]], graphs: dict[str, Any] | None = None
+) -> str:
+    """Return the document; `large` are the times of a large encoder, `graphs` what `clock` wrote, where they are."""
     timed = all(row["ms"] is not None for row in rows)
     lines = [
         "# Merging along time inside the encoder",
@@ -103,7 +100,7 @@ def page(rows: Sequence[dict[str, Any]], weights: str, large: Sequence[dict[str,
         "Four blocks are few: what merges after the first has seen one block, and saving much means merging there. The"
         " patch embedding and the patch merger see every moment, and are counted in the times alone.",
     ]
-    return "\n".join([*lines, *large_table(large), ""])
+    return "\n".join([*lines, *clock.table(graphs or {}), *large_table(large), ""])
 
 
 def verdict(rows: Sequence[dict[str, Any]]) -> str:
@@ -169,9 +166,16 @@ def write(folder: Path, weights: str, rows: Sequence[dict[str, Any]]) -> None:
     """Write figures and page."""
     lines = ",\n".join(json.dumps(row) for row in rows)
     (folder / "clip-time.json").write_text(f'{{"weights": "{weights}", "rows": [\n{lines}\n]}}\n', encoding="utf-8")
-    file = folder / LARGE
-    large = json.loads(file.read_text(encoding="utf-8"))["rows"] if file.is_file() else []
-    (folder / "clip-time.md").write_text(page(rows, weights, large), encoding="utf-8")
+    (folder / "clip-time.md").write_text(page(rows, weights, *beside(folder)), encoding="utf-8")
+
+
+def beside(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Times of the large encoder and of the exported graphs, as far as they are there."""
+    large, graphs = (
+        json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        for file in (folder / LARGE, folder / clock.FILE)
+    )
+    return large.get("rows", []), graphs
 
 
 def main() -> None:
@@ -180,12 +184,16 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=600, help="three about each film")
     parser.add_argument("--taught", type=Path, help="checkpoint that `python -m glyph_clips.distil` wrote")
     parser.add_argument("--times", action="store_true", help="take times alone, for the rows that are there")
+    parser.add_argument("--page", action="store_true", help="write the page of the figures that are there, no more")
     parser.add_argument("-o", "--output", type=Path, default=RESULTS, help="folder of the figures and the page")
     args = parser.parse_args()
     torch.set_num_threads(1)
     weights, rows = weights_hash(CHECKPOINT)[:16], list[dict[str, Any]]()
     plans: dict[tuple[int | None, int], Plan] = {(None, MOMENTS): nothing()}
     plans |= {(block, keep): merging(block, keep) for block, keep in PLANS}
+    if args.page:
+        write(args.output, weights, json.loads((args.output / "clip-time.json").read_text(encoding="utf-8"))["rows"])
+        return
     if args.times:
         rows = json.loads((args.output / "clip-time.json").read_text(encoding="utf-8"))["rows"]
         study = Study(open_checkpoint(str(CHECKPOINT)), list(cases("heldout", 3)))

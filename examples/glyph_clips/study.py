@@ -218,7 +218,8 @@ def page(records: Sequence[dict[str, Any]], split: str, weights: str) -> str:
         " and its rivals leave no visual token for the last layer. `adsc` keeps"
         f" {', '.join(map(str, HALVED))} tokens layer by layer, `dymu` merges to a quarter in the encoder; the model"
         f" was trained for neither. Against `{BASELINE}`: share of right answers more, on the same questions at as many"
-        " tokens.",
+        " tokens; on [more films](clip-rivals.md) the intervals are narrower, and"
+        " [at equal first-token time](clip-first-token.md) there are fewer and smaller frames beside.",
         "",
         f"| plan | tokens | accuracy | retention | against {BASELINE} | {' | '.join(kinds)} |",
         f"|---|---:|---:|---:|---:|{'---:|' * len(kinds)}",

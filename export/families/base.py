@@ -284,8 +284,9 @@ def window(text: Any) -> int | None:
 
 def places(text: Any, layers: int) -> tuple[State, ...]:
     """The place in the prompt of every cached row, for those of the first ``layers`` that slide."""
+    size = window(text)
     slide = [number for number in range(layers) if text.layer_types[number] == "sliding_attention"]
-    return tuple(State(number, PLACE, (ROWS,), "int64") for number in slide if window(text))
+    return tuple(State(number, PLACE, (ROWS,), "int64", size) for number in slide if size)
 
 
 def rotary_embedding(inner: Any, text: Any, partial: bool = False) -> Any:

@@ -160,10 +160,11 @@ class RotaryPositionViT(UnitTower):
         patch, merge, frames = self.sizes.patch, self.sizes.side, self.sizes.frames
         rows, columns = self.plan.grid
         pixels = self.normalise(image)
-        if image.shape[1] > 1:  # in two steps: TensorRT takes eight axes, and no surgery brings them down here
-            tiles = pixels.reshape(-1, merge, patch, columns, merge, patch, 3).permute(0, 3, 1, 4, 6, 2, 5)
-            tiles = tiles.reshape(-1, frames, rows * columns * merge * merge, 3, patch * patch)
-            return tiles.permute(0, 2, 3, 1, 4)
+        if image.shape[1] > 1:  # in two steps: rows of pixels move whole, then colours alone; TensorRT takes eight axes
+            tiles = pixels.reshape(-1, frames, rows, merge, patch, columns, merge, patch * 3)
+            tiles = tiles.permute(0, 2, 5, 3, 6, 1, 4, 7)
+            tiles = tiles.reshape(-1, rows * columns * merge * merge, frames * patch * patch, 3)
+            return tiles.permute(0, 1, 3, 2)
         pixels = pixels.expand(-1, frames, -1, -1, -1)
         pixels = pixels.reshape(-1, frames, rows, merge, patch, columns, merge, patch, 3)
         return pixels.permute(0, 2, 5, 3, 6, 8, 1, 4, 7)

@@ -26,13 +26,15 @@ from luvc_export.bundle.serialisation import from_json_data
 from luvc_export.core import graph_io
 from luvc_export.core.generation_defaults import GenerationDefaults
 from luvc_export.core.precision import CACHES
-from luvc_export.core.shapes import ROWS, DecoderShape, State, in_codes
+from luvc_export.core.shapes import PLACE, ROWS, DecoderShape, State, in_codes
 from luvc_export.core.tiling import Prefix, Tiling, TilingRule, Video
 from luvc_export.errors import BundleError
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 #: That of bundles without states beside the caches, which are written as before.
 _WITHOUT_STATES = 2
+#: That of bundles whose states name no window: what left one stays in their caches. Written so as before.
+_WITHOUT_WINDOWS = 3
 #: Of ``Video``, in the JSON only where there are some.
 _AROUND = ("opening", "between", "closing", "pooled", "template", "tokens")
 
@@ -248,6 +250,11 @@ class Manifest:
         if not self.decoder.states:
             del data["decoder"]["states"]
             data["schema_version"] = _WITHOUT_STATES
+        elif not any(state.window for state in self.decoder.states):
+            data["schema_version"] = _WITHOUT_WINDOWS
+        for state in data["decoder"].get("states", ()):
+            if state["window"] is None:
+                del state["window"]
         plain: dict[str, Any] = json.loads(json.dumps(data))
         return plain
 
@@ -269,7 +276,7 @@ class Manifest:
             )
         if isinstance(data, dict) and version == schema_1.VERSION:
             data = schema_1.with_facts(data, SCHEMA_VERSION)
-        elif isinstance(data, dict) and version == _WITHOUT_STATES:
+        elif isinstance(data, dict) and version in (_WITHOUT_STATES, _WITHOUT_WINDOWS):
             data = {**data, "schema_version": SCHEMA_VERSION}
         manifest = from_json_data(cls, data, where)
         check_states(manifest.decoder, f"{where}: decoder.states")
@@ -346,6 +353,9 @@ def check_states(decoder: DecoderShape, where: str) -> None:
             raise wrong(list(state.shape), f"sizes above 0, at most one of them {ROWS} for cached rows")
         if math.prod(sizes) > 2**32:
             raise wrong(list(state.shape), f"at most {2**32:,} numbers a row")
+        is_place = (state.name, state.shape, state.dtype) == (PLACE, (ROWS,), "int64")
+        if state.window is not None and not (is_place and 0 < state.window < 2**31):
+            raise wrong(f"window {state.window} of {state.name!r}"[:80], f"above 0, of {PLACE!r}, int64 [{ROWS}]")
         seen.add((state.layer, state.name))
     if bare := set(decoder.keyless) - {layer for layer, _ in seen}:
         raise wrong(f"nothing for layer {min(bare)}, which has no keys", "a state, or key/value heads")

@@ -22,6 +22,12 @@ TextCapacity = Annotated[
     int | None, typer.Option("--text-capacity", help="Text tokens, prompt and answer; default: the bundle's.")
 ]
 Batch = Annotated[int, typer.Option("--batch", min=1, help="Conversations side by side; rows join and leave.")]
+Adapters = Annotated[
+    int | None,
+    typer.Option(
+        "--adapters", help="Different adapters in a step, of a bundle with slots; default: as many as rows, 4 at most."
+    ),
+]
 Images = Annotated[int, typer.Option("--images", help="Images of a conversation.")]
 MemPoolSize = Annotated[str, typer.Option("--memPoolSize", help="workspace:MiB, scratch memory of one layer.")]
 OptimizationLevel = Annotated[

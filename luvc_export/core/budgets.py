@@ -127,12 +127,14 @@ def kv_bytes(
 ) -> tuple[int, ...]:
     """Bytes of keys, values and states of each layer that holds ``keep[l]`` visual and ``text`` text tokens.
 
-    0 where a layer reads another one's cache. ``codes``: keys and values are codes, with scales of 16 bits.
+    0 where a layer reads another one's cache; no more rows than stand where they leave a window. ``codes``: keys and
+    values are codes, with scales of 16 bits.
     """
-    total = [0] * len(keep)
+    total, most = [0] * len(keep), shape.most_rows
     for state in in_codes(shape.kept, "float16") if codes else shape.kept:
         if state.layer < len(keep):
-            total[state.layer] += state.bytes(keep[state.layer] + text, element_bytes)
+            rows = keep[state.layer] + text
+            total[state.layer] += state.bytes(min(rows, most.get(state.layer, rows)), element_bytes)
     return tuple(total)
 
 

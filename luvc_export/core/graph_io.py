@@ -28,12 +28,17 @@ new; among new tokens a key is visible to a query when its order is not greater.
 False; a call that adds images to a cache that is not empty must have no padding. ``order`` is the logical place of a
 token in the prompt; visual tokens of one image carry theirs.
 
+Where a layer has a window (``shapes.State.window``), rows that no later token sees may have left its cache, and rows of
+place -2**40, which none sees, may be among it: its past rows are a number of their own, less than P too, of which the
+last ones are those that the end of ``text_mask`` speaks of.
+
 Where the plan chooses among visual tokens and its pictures may be padded, also visual_padding bool [B, G, N_0]: tokens
 made of units that show padding alone.
 
 Where the bundle has slots for adapters (``Manifest.lora``), also lora_rows [B, R], and for each slot lora.N.MODULE.a
-[K, R] and lora.N.MODULE.b [R, M], in the graph's arithmetic: the product of K inputs and M outputs gives for row i
-``x @ W + (x @ a where lora_rows[i] is 1, else 0) @ b``. R, the ranks of all adapters of a call side by side, may be 0.
+[K, R] and lora.N.MODULE.b [R, M], in the graph's arithmetic (lora_rows of 16-bit engines is float32): the product of K
+inputs and M outputs gives for row i ``x @ W + (x @ a where lora_rows[i] is 1, else 0) @ b``. R, the ranks of all
+adapters of a call side by side, may be 0.
 """
 
 from __future__ import annotations
@@ -102,6 +107,11 @@ def decoder_inputs(plan: Plan) -> tuple[str, ...]:
 def lora_names(layer: int, module: str) -> tuple[str, str]:
     """Inputs with the two factors of a slot, such as ``lora.3.q_proj.a`` and ``lora.3.q_proj.b``."""
     return f"lora.{layer}.{module}.a", f"lora.{layer}.{module}.b"
+
+
+def is_factor(name: str) -> bool:
+    """Whether an input is one of a slot's two factors."""
+    return name.startswith("lora.")
 
 
 def past_names(layers: int) -> list[str]:

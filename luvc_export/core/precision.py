@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from luvc_export.core.plan.names import quantised_name
-from luvc_export.core.target import Quantised, Target
+from luvc_export.core.target import Kv, Quantised, Target
 from luvc_export.errors import UsageError, did_you_mean
 
 
@@ -75,10 +75,7 @@ CACHES = {"int8": "_kv8"}
 #: What the arithmetic of such a plan ends in, in reports.
 CODED_CACHES = " with int8 caches"
 #: What some engines store caches in and graphs here do not, and why.
-_REFUSED_CACHES = {
-    "fp8": "no engine here stores FP8 caches from a graph: TensorRT's cache update takes FP16, BF16 and FP32 alone, "
-    "and processors compute nothing in FP8"
-}
+_REFUSED_CACHES = {"fp8": "processors compute nothing in FP8, so nothing here could measure what such caches lose"}
 
 
 def check_caches(name: str) -> None:
@@ -107,15 +104,34 @@ def check_caches_target(target: Target) -> None:
     Raises:
         UsageError: It does not.
     """
-    if target.library.backend not in ("onnxruntime", "openvino"):
+    if target.library.backend not in ("onnxruntime", "openvino") and not target.takes_codes:
         raise UsageError(
-            f"{target.title} cannot run this plan: TensorRT updates caches of FP16, BF16 and FP32 alone, "
-            "and these are codes",
+            f"{target.title} cannot run this plan: it has no INT8, and its caches are codes",
             where=f"--target {target.name}",
             got="caches in int8",
             expected="a plan whose caches are in the precision of its graphs",
-            fix="build the plan it was made of; caches in codes run on ONNX Runtime and OpenVINO",
+            fix="build the plan it was made of",
         )
+
+
+def form_of_codes(target: Target, asked: Kv | None) -> Kv:
+    """The form of the caches of an engine whose caches are codes, where a build asked for this form or for none.
+
+    Raises:
+        UsageError: The target takes no codes, or not in the form that was asked for.
+    """
+    check_caches_target(target)
+    if asked not in (None, "append"):
+        raise UsageError(
+            "engines whose caches are codes have a form of their own",
+            where=f"--kv {asked}",
+            got="TensorRT-RTX 1.7 refuses TensorScatter of INT8"
+            if asked == "inplace"
+            else "TensorRT 10.3 takes INT8 between Q and DQ alone, so it joins no codes",
+            expected="slots of fixed capacity behind which new rows are put (docs/surgery.md)",
+            fix="leave --kv out, or build the plan it was made of",
+        )
+    return "append"
 
 
 def find(name: str) -> QuantisedPrecision:

@@ -17,6 +17,8 @@ ROWS = -1
 PLACE = "place"
 
 
+#: Types of scales beside codes.
+ScaleType = Literal["float32", "float16"]
 #: The state beside values that are stored in codes (docs/calibration.md).
 VALUE_SCALE = "value_scale"
 
@@ -31,12 +33,16 @@ class State:
         shape: Of one row of a batch. At most one size is ``ROWS``: there it has one entry for each of the layer's
             cached rows, [visual | text] as these lie. Without it the state has one size always and begins as zeros.
         dtype: Element type; None for that of keys and values, which is the graph's.
+        window: Of ``PLACE``: how far back its layer looks, where rows that nobody sees any more may leave its cache.
+            The decoder then takes any rows of such a layer, as long as what ``text_mask`` says of the last of them is
+            theirs. None: all rows stay.
     """
 
     layer: int
     name: str
     shape: tuple[int, ...]
     dtype: Literal["float32", "float16", "int64", "int32", "int8", "uint8"] | None = None
+    window: int | None = None
 
     @property
     def axis(self) -> int | None:
@@ -74,7 +80,17 @@ class State:
 _BYTES = {"float32": 4, "float16": 2, "int64": 8, "int32": 4, "int8": 1, "uint8": 1}
 
 
-def in_codes(states: Iterable[State], scales: Literal["float32", "float16"]) -> tuple[State, ...]:
+def spare_rows(window: int) -> int:
+    """Rows out of sight that a cache may carry before it is copied without them: one copy in so many steps."""
+    return window // 8
+
+
+def most_rows(window: int) -> int:
+    """Rows that stand in the cache of a layer with a window after a call, where each place has one row."""
+    return window + spare_rows(window)
+
+
+def in_codes(states: Iterable[State], scales: ScaleType) -> tuple[State, ...]:
     """The same where keys and values are int8, and a scale of each row and head stands behind each layer's values."""
     coded: list[State] = []
     for state in states:
@@ -157,6 +173,11 @@ class DecoderShape:
             kept += [State(number, name, (heads, ROWS, size)) for name in ("key", "value") if heads]
             kept += [state for state in self.states if state.layer == number]
         return tuple(kept)
+
+    @property
+    def most_rows(self) -> dict[int, int]:
+        """Cached rows at most, by layer, of those whose rows leave; engines keep all of them."""
+        return {state.layer: most_rows(state.window) for state in self.states if state.window is not None}
 
     @property
     def running(self) -> tuple[int, ...]:

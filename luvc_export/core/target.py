@@ -8,8 +8,10 @@ from typing import Literal, get_args, get_type_hints
 from luvc_export.core.plan import TENSORRT_TOPK_LIMIT
 from luvc_export.errors import UsageError
 
+#: Forms of engines: see ``TargetSpec.kv``.
+EngineKv = Literal["concat", "inplace", "append"]
 Dialect = Literal["onnx", "primitive"]
-Kv = Literal["concat", "attention", "inplace"]
+Kv = Literal["concat", "attention", "inplace", "append"]
 Precision = Literal["fp32", "fp16", "bf16"]
 Fp32Attention = Literal["native", "decomposable"]
 Profiles = Literal["none", "wide", "pair"]
@@ -36,7 +38,8 @@ class TargetSpec:
         topk_limit: Largest K of a TopK; None for no limit.
         precisions: What it computes in, best first.
         kv: How a cache grows: ``concat`` beside Attention, inside ``attention`` (past and present of Attention-23), or
-            ``inplace`` (TensorScatter-24 into a cache of fixed capacity).
+            ``inplace`` (TensorScatter-24 into a cache of fixed capacity), or ``append`` (the engine reads such a cache
+            and gives its new rows alone: caches in codes).
         plugins: Operators of the domain ``luvc`` it has kernels for.
         functions: It reads local ONNX functions, so fused nodes may stay as they are.
         joined_products: Products that share an input pay as one. ONNX Runtime copies a joined weight when it loads.
@@ -93,6 +96,11 @@ class TargetSpec:
         if problems:
             lines = "\n".join(f"  - {problem}" for problem in problems)
             raise UsageError(f"the target {self.name!r} contradicts itself:\n{lines}")
+
+
+def engine_form(kv: Kv) -> EngineKv:
+    """The form that engines built with ``kv`` are recorded in."""
+    return "concat" if kv == "attention" else kv
 
 
 @dataclass(frozen=True)
@@ -198,13 +206,18 @@ class Target:
         """Whether graphs of ``spec.opset`` have the type that this product needs."""
         return QUANTISED_OPSETS[quantised] <= self.spec.opset
 
+    @property
+    def takes_codes(self) -> bool:
+        """Whether its engines take caches in codes: INT8 inputs before DQ and outputs behind Q."""
+        return self.library.backend in ("tensorrt", "tensorrt_rtx") and "int8" in self.quantised
+
     def with_kv(self, kv: Kv) -> TargetSpec:
         """The spec with another form of the cache.
 
         Raises:
             UsageError: The target's parser does not take it.
         """
-        if kv not in self.kv_forms:
+        if kv not in (*self.kv_forms, *(("append",) if self.takes_codes else ())):
             raise UsageError(
                 "the target does not take this form of the KV cache",
                 where=self.name,

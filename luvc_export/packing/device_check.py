@@ -63,6 +63,7 @@ def _memory(facts: DeviceFacts, target: Target, footprint: Footprint, building: 
     if wanted > facts.memory:
         parts = f"weights {_mib(footprint.weights)}, plan while loading {_mib(footprint.loading)}, "
         parts += f"KV {_mib(footprint.kv)}, activations {_mib(footprint.activations)}"
+        parts += f", adapters {_mib(footprint.adapters)}" if footprint.adapters else ""
         return [f"{_mib(facts.memory)} MiB of memory free: the engines are predicted to need {_mib(wanted)} ({parts})"]
     most = memory.building(footprint)
     if building and most > facts.memory:

@@ -1,4 +1,4 @@
-"""ONNX Runtime on graphs whose caches are written in place: it stands in for the engines made from them."""
+"""ONNX Runtime on graphs whose caches have slots of fixed capacity: it stands in for the engines made from them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class InplaceCache:
 
 
 class InplaceOrt:
-    """A ``Backend`` that gives graphs of the KV form ``inplace`` (docs/surgery.md) what they take.
+    """A ``Backend`` that gives graphs of the KV forms ``inplace`` and ``append`` (docs/surgery.md) what they take.
 
     Args:
         bundle: A bundle of such graphs.
@@ -63,7 +63,7 @@ class InplaceOrt:
         first_run.check_with(__name__, {"capacity": asdict(capacity)}, bundle, plan, by)
         entry = bundle.entry(plan)
         self._inner, self._capacity, self._plan = OrtBackend(bundle, entry), capacity, entry.plan
-        self._states = bundle.manifest.decoder.kept
+        self._states, self._appends = bundle.manifest.states_of(entry), entry.caches is not None
         element, rows = BY_PRECISION[dtype].name, entry.plan.cache_rows(capacity.groups, capacity.text)
         self._empties = [(state.sizes(1, rows[state.layer]), state.dtype or element) for state in self._states]
 
@@ -85,12 +85,33 @@ class InplaceOrt:
         held_counts = {graph_io.PAST_TEXT: held.text, graph_io.PAST_GROUPS: held.groups}
         masked |= {name: np.array([count], np.int64) for name, count in held_counts.items()}
         outputs, values = self._inner.decode({**feeds, **masked}, held.values)
-        groups, text = held.groups + feeds[graph_io.VISUAL_EMBEDS].shape[1], text_mask.shape[1]
+        new = feeds[graph_io.VISUAL_EMBEDS].shape[1]
+        groups, text = held.groups + new, text_mask.shape[1]
+        if self._appends:
+            values = self._put_behind(held, values, new)
         return outputs, InplaceCache(values, self._plan.cache_rows(groups, text), groups, text)
 
     def placement(self) -> dict[str, dict[str, int]]:
         """See ``Backend.placement``."""
         return self._inner.placement()
+
+    def _put_behind(self, held: InplaceCache, rows: OrtCache, groups: int) -> OrtCache:
+        """What is held, with new rows in the slots behind it (``runtime.tensorrt.new_rows``)."""
+        from onnxruntime import OrtValue
+
+        placed = []
+        for state, old, new in zip(self._states, held.values.values, rows.values, strict=True):
+            if state.axis is None:
+                placed.append(new)
+                continue
+            whole, added = old.numpy().copy(), new.numpy()
+            visual = whole.shape[state.axis] - self._capacity.text
+            first = visual - groups * self._plan.keep[state.layer] + held.text
+            index = [slice(None)] * whole.ndim
+            index[state.axis] = slice(first, first + added.shape[state.axis])
+            whole[tuple(index)] = added
+            placed.append(OrtValue.ortvalue_from_numpy(whole))
+        return OrtCache(self._states, tuple(placed))
 
     def _empty(self) -> InplaceCache:
         from onnxruntime import OrtValue

@@ -162,7 +162,7 @@ def _on_cpu(bundle: Bundle, pack: Pack) -> Session:
             where=f"--backend cpu, {pack.plugins}",
             fix="leave --backend cpu out on the board, or check a pack made without --dynamicPlugins",
         )
-    if pack.kv == "inplace":
+    if pack.kv != "concat":
         return Session(bundle, InplaceOrt(bundle, pack.plan, pack.capacity), pack.plan)
     return Session(bundle, "cpu", pack.plan)
 

@@ -56,6 +56,8 @@ class Pack:
         tools: Versions that made it.
         plugins: Library with the plugins that the graphs call; None where they call none.
         batch: Conversations side by side at most.
+        adapters: Different adapters of one call; 0 without slots.
+        adapter_rank: Largest rank of one.
         seal: sha256 of the rest, and of ``luvc.json`` but for what the board writes there. It shows damage, not who
             made the pack. None in packs of 0.1.0.
     """
@@ -64,7 +66,7 @@ class Pack:
     plan: str
     precision: Literal["fp32", "fp16", "bf16"]
     reference_dtype: Literal["fp32", "fp16", "bf16"]
-    kv: Literal["concat", "inplace"]
+    kv: Literal["concat", "inplace", "append"]
     text_capacity: int
     images: int
     workspace_mib: int
@@ -79,13 +81,15 @@ class Pack:
     tools: dict[str, str]
     plugins: str | None = None
     batch: int = 1
+    adapters: int = 0
+    adapter_rank: int = 0
     seal: str | None = None
     schema_version: int = SCHEMA_VERSION
 
     @property
     def capacity(self) -> Capacity:
         """The largest call of the engines."""
-        return Capacity(self.text_capacity, self.images, self.batch)
+        return Capacity(self.text_capacity, self.images, self.batch, adapters=self.adapters, rank=self.adapter_rank)
 
     def options(self, folder: Path) -> BuildOptions:
         """How TensorRT is told to build; ``folder`` is where the pack lies."""

@@ -16,7 +16,7 @@ from luvc_export.core.files.disk import writing_to
 from luvc_export.core.files.folders import copy_file, list_names, make_folder, walk
 from luvc_export.core.files.safe_files import write_new
 from luvc_export.core.progress import Progress
-from luvc_export.core.target import Kv, Precision, Target
+from luvc_export.core.target import Kv, Precision, Target, engine_form
 from luvc_export.engines import targets
 from luvc_export.engines.options import BuildOptions
 from luvc_export.engines.profiles import Capacity
@@ -72,6 +72,7 @@ def write_pack(
     text_capacity: int | None = None,
     images: int = 1,
     batch: int = 1,
+    adapters: int | None = None,
     options: BuildOptions | None = None,
     wheels_folder: Path | None = None,
     device_memory_gib: float | None = None,
@@ -94,6 +95,7 @@ def write_pack(
         text_capacity: Text tokens of a conversation; None for the bundle's.
         images: Images of a conversation.
         batch: Conversations side by side at most.
+        adapters: See ``prepare_build``.
         options: How TensorRT builds.
         wheels_folder: Wheels to put in.
         device_memory_gib: Memory of the device; None for the target's largest variant.
@@ -123,6 +125,7 @@ def write_pack(
         text_capacity=text_capacity,
         images=images,
         batch=batch,
+        adapters=adapters,
         options=options,
         device_memory_gib=device_memory_gib,
         progress=progress,
@@ -157,7 +160,7 @@ def write_pack(
             plan=name,
             precision=prepared.precision,
             reference_dtype=manifest.dtype,
-            kv="inplace" if prepared.kv == "inplace" else "concat",
+            kv=engine_form(prepared.kv),
             text_capacity=capacity.text,
             images=images,
             workspace_mib=options.workspace_mib,
@@ -171,6 +174,8 @@ def write_pack(
             files={path.relative_to(folder).as_posix(): bundles.record(path) for path in paths},
             plugins=PLUGINS if options.dynamic_plugins else None,
             batch=batch,
+            adapters=capacity.adapters,
+            adapter_rank=capacity.rank,
             tools={"luvc-export": VERSION, "python": platform.python_version(), "onnxruntime": _onnxruntime()},
         )
         record.write(folder, pack)

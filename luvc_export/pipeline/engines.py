@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from luvc_export.bundle import codes
 from luvc_export.bundle import folder as bundles
+from luvc_export.bundle.adapters.kept_sets import kept_bytes
 from luvc_export.bundle.engines import trust as engine_trust
 from luvc_export.bundle.graphs import read_graph
-from luvc_export.bundle.manifest import Footprint, PlanEntry, StoredCodes
+from luvc_export.bundle.manifest import Footprint, LoraSlots, PlanEntry, StoredCodes
 from luvc_export.core import precision as precisions
+from luvc_export.core.element_types import BY_PRECISION
 from luvc_export.core.files.disk import writing_to
 from luvc_export.core.progress import Progress
 from luvc_export.core.target import Kv, Precision, Target, TargetSpec
@@ -24,6 +26,10 @@ if TYPE_CHECKING:
     from luvc_export.engines.install import PreparedBuild
     from luvc_export.engines.memory import KvCacheSpec
     from luvc_export.engines.options import BuildOptions
+
+
+#: Different adapters of one call, unless it is asked for: their factors take memory, most of a batch's are the same.
+MOST_ADAPTERS = 4
 
 
 def prepare_build(
@@ -37,6 +43,7 @@ def prepare_build(
     images: int = 1,
     batch: int = 1,
     logits: int = 1,
+    adapters: int | None = None,
     options: BuildOptions | None = None,
     device_memory_gib: float | None = None,
     progress: Progress | None = None,
@@ -56,6 +63,7 @@ def prepare_build(
         images: Images of a conversation.
         batch: Conversations side by side at most; rows join and leave.
         logits: Positions of one call whose logits are wanted; 1 to generate.
+        adapters: Different adapters of one call, where the bundle has slots; None for as many as ``batch``, 4 at most.
         options: How TensorRT builds.
         device_memory_gib: Memory of the device; None for the target's largest variant.
         progress: Told (stage, fraction of it done).
@@ -77,25 +85,19 @@ def prepare_build(
     record, options = targets.find(target), options or Options()
     options.check(record.library)
     manifest, entry = bundle.manifest, bundle.entry(plan)
-    if manifest.lora is not None:
-        raise UsageError(
-            "engines are not built with slots for adapters",
-            where=str(bundle.folder),
-            got=f"a bundle exported with --lora-slots {manifest.lora.rank}",
-            expected="a bundle without slots",
-            fix="export it again without --lora-slots, or with --lora FOLDER for one adapter in its weights",
-        )
     if entry.quantised is not None:
         precisions.check_target(precisions.find(entry.quantised.precision), record)
     if entry.caches is not None:
-        precisions.check_caches_target(record)
+        kv = precisions.form_of_codes(record, kv)
     if manifest.weights.stored is not None:
         check_codes(manifest.weights.stored, record)
     if precision is None:
         precision = manifest.dtype if manifest.dtype != "fp32" else record.spec.precisions[0]
-    capacity = Capacity(text_capacity or manifest.prompt.text_capacity, images, batch, logits)
+    adapters = adapters_of_a_call(manifest.lora, batch, adapters, str(bundle.folder))
+    rank = manifest.lora.rank if manifest.lora else 0
+    capacity = Capacity(text_capacity or manifest.prompt.text_capacity, images, batch, logits, adapters, rank)
     spec = options.spec(record.with_kv(kv or record.spec.kv))
-    cache = KvCacheSpec(entry.plan, manifest.decoder, capacity, precision, spec.kv)
+    cache = KvCacheSpec(entry.plan, manifest.decoder, capacity, precision, spec.kv, entry.caches is not None)
     tell(f"graphs for {target}", 0.0)
     graphs, of_batch = _target_graphs(bundle, entry, spec, cache, options.workspace_mib)
     footprint = of_batch(batch)
@@ -116,6 +118,7 @@ def build_engine(
     images: int = 1,
     batch: int = 1,
     logits: int = 1,
+    adapters: int | None = None,
     options: BuildOptions | None = None,
     device_memory_gib: float | None = None,
     strict: bool = False,
@@ -136,6 +139,7 @@ def build_engine(
         images: Images of a conversation.
         batch: Conversations side by side at most; rows join and leave.
         logits: Positions of one call whose logits are wanted; 1 to generate.
+        adapters: Different adapters of one call, where the bundle has slots; None for as many as ``batch``, 4 at most.
         options: How TensorRT builds.
         device_memory_gib: Memory of the device; None for the target's largest variant.
         strict: Refuse codes of a quantised checkpoint that the engine would hold widened or rounded again.
@@ -168,6 +172,7 @@ def build_engine(
         images=images,
         batch=batch,
         logits=logits,
+        adapters=adapters,
         options=options,
         device_memory_gib=device_memory_gib,
         progress=progress,
@@ -184,6 +189,32 @@ def build_engine(
         built = install(opened, prepared, progress or (lambda stage, done: None))
     engine_trust.trust(built.engine(plan, target))
     return built
+
+
+def adapters_of_a_call(slots: LoraSlots | None, batch: int, asked: int | None, where: str) -> int:
+    """Different adapters that one call of engines takes; 0 without slots.
+
+    Raises:
+        UsageError: Some are asked for of a bundle without slots, or more than there are rows.
+    """
+    if slots is None:
+        if asked:
+            raise UsageError(
+                "this bundle has no slots for adapters",
+                where=where,
+                got=f"--adapters {asked}",
+                fix="leave --adapters out, or export the bundle with --lora-slots RANK",
+            )
+        return 0
+    if asked is not None and not 1 <= asked <= batch:
+        raise UsageError(
+            "a call has no more adapters than rows",
+            where="--adapters",
+            got=asked,
+            expected=f"1 to {batch}, the rows of --batch",
+            fix="raise --batch, or export without --lora-slots for engines that take no adapter",
+        )
+    return min(batch, MOST_ADAPTERS) if asked is None else asked
 
 
 def check_strict(graphs: Iterable[BuildInput], target: Target) -> None:
@@ -285,9 +316,12 @@ def _target_graphs(
         rewrites = tuple(codes.Rewrite.from_json(item) for item in json.loads(metadata))
         inputs.append(BuildInput(name, model.SerializeToString(), graph.folder, entry.plan, size, files, rewrites))
 
+    slots, itemsize = bundle.manifest.lora, BY_PRECISION[cache.precision].itemsize
+    factors = kept_bytes(slots, cache.capacity.ranks, itemsize) if slots else 0
+
     def of_batch(batch: int) -> Footprint:
         rows = replace(cache, capacity=replace(cache.capacity, batch=batch))
         weights = inputs[0].weight_bytes, inputs[1].weight_bytes
-        return predict(weights, rows, (peaks[0](batch), peaks[1](batch)), workspace_mib)
+        return predict(weights, rows, (peaks[0](batch), peaks[1](batch)), workspace_mib, factors)
 
     return (inputs[0], inputs[1]), of_batch

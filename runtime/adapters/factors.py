@@ -9,13 +9,11 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from luvc_export.bundle.adapters.kept_sets import MOST_SETS
 from luvc_export.bundle.adapters.peft_folder import Adapter
 from luvc_export.bundle.manifest import LoraSlots
 from luvc_export.core import graph_io
 from luvc_export.runtime.backend import Array
-
-#: Sets of adapters whose factors are kept as a back-end takes them. A server's prompts take turns with its rows.
-MOST_SETS = 3
 
 
 @runtime_checkable
@@ -56,9 +54,9 @@ class Factors:
         with self._lock:
             held = next((one for one in self._sets if wanted and {*wanted} <= {*one}), wanted)
             if held not in self._sets:
-                self._sets[held] = self._made(held)
-                while len(self._sets) > MOST_SETS:
+                while len(self._sets) >= MOST_SETS:  # before the next one takes memory
                     self._sets.popitem(last=False)
+                self._sets[held] = self._made(held)
             self._sets.move_to_end(held)
             return {graph_io.LORA_ROWS: self._rows(adapters, held), **self._sets[held]}
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 from pathlib import Path
+
+from luvc_export.runtime.call_times import CallTimes
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,10 @@ class Sample:
         total_ms: Everything.
         tokens_per_step: Tokens that a decoder call gave, after the first.
         acceptance_length: Of calls that had a draft, the model's own token included; 1 without drafts.
+        acceptance: See ``DraftCounts``; NaN without drafts.
+        drafted: Tokens of a draft; 0 without drafts.
+        calls: What calls of the decoder took, by part and engine, those of a draft model included. Where tokens are
+            drafted, some steps of one token follow the answer, to compare with.
     """
 
     preprocess_ms: float
@@ -63,6 +70,9 @@ class Sample:
     total_ms: float
     tokens_per_step: float = 1.0
     acceptance_length: float = 1.0
+    acceptance: float = math.nan
+    drafted: float = 0.0
+    calls: tuple[CallTimes, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -100,4 +110,4 @@ class CaseFacts:
     decode_bytes: int
 
 
-METRICS = tuple(field.name for field in fields(Sample))
+METRICS = tuple(field.name for field in fields(Sample) if field.name != "calls")

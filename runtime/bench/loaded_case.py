@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from itertools import pairwise
 from time import perf_counter
@@ -15,17 +16,21 @@ from luvc_export.core.plan import Plan
 from luvc_export.core.precision import WIDE, find
 from luvc_export.errors import UsageError
 from luvc_export.runtime.bench.case import BenchCase, CaseFacts, Sample
+from luvc_export.runtime.call_times import since
 from luvc_export.runtime.generation.sequence import GreedyTokens
 from luvc_export.runtime.generation.timing import DraftCounts
 from luvc_export.runtime.memory import anonymous_bytes, peak_bytes
 from luvc_export.runtime.openvino.backend import OpenVinoBackend
 from luvc_export.runtime.ort import OrtBackend
 from luvc_export.runtime.paired import PairedBackend
+from luvc_export.runtime.prompt.request import Request
 from luvc_export.runtime.session import Session
-from luvc_export.runtime.speculation.request import Speculation
 from luvc_export.runtime.speculation.rows import single_row
+from luvc_export.runtime.step_bytes import weight_bytes as weight_bytes
 
 _MIB = 2**20
+#: Steps of one token after an answer with drafts, to compare with.
+COMPARED = 4
 #: Products of a layer: query, key, value and output of attention, gate, up and down.
 _PRODUCTS = 7
 #: Products that no decode step computes.
@@ -47,13 +52,6 @@ class LoadedCase:
 
     def __init__(self, case: BenchCase, profile: str | None = None) -> None:
         begin = perf_counter()
-        if case.speculate is not None and Speculation.parse(case.speculate).bundle is not None:
-            raise UsageError(
-                "bench asks about noise, of which a smaller model knows as little as the larger one",
-                where="--speculate",
-                got=case.speculate,
-                expected="lookup, or lookup:N",
-            )
         how = case.bundle, case.backend, case.plan, case.threads
         self.session = Session(*how, arithmetic=case.arithmetic, speculate=case.speculate)
         if not isinstance(self.session.backend, OrtBackend | OpenVinoBackend | PairedBackend):
@@ -67,7 +65,7 @@ class LoadedCase:
         self.backend.profile = profile
         manifest = self.session.bundle.manifest
         self.picture = np.random.default_rng(0).integers(0, 256, (*manifest.image.size, 3), np.uint8)
-        self.backend.load(images=case.images > 0)
+        self.session.default.load(images=case.images > 0)
         self.load_ms = 1000 * (perf_counter() - begin)
         self.first_ms: float | None = None
         self._random = np.random.default_rng(0)
@@ -80,21 +78,24 @@ class LoadedCase:
             UsageError: More text than the bundle's capacity, or less than one token of text or answer.
         """
         token_ids, images = self._question(case)
+        loaded, before = self.session.default, self.session.default.call_times()
         marks, inside = [perf_counter()], self.backend.graph_seconds
         if case.images:
             self.session.prepare([self.picture] * case.images, "What is it?")
         marks.append(perf_counter())
-        seen = self.session.default.encode_images(images)
+        seen = loaded.encode_images(images)
         marks.append(perf_counter())
-        step = self.session.default.run(token_ids, seen)
+        step = loaded.run(token_ids, seen)
         marks.append(perf_counter())
-        group = single_row(self.session.default)
-        row = group.begin(GreedyTokens(case.new_tokens, prompt=token_ids), step)
+        group = single_row(loaded)
+        request = Request(tuple(token_ids), images, ())
+        row = group.begin(GreedyTokens(case.new_tokens, prompt=token_ids), step, request, loaded.lent(seen))
         marks.append(perf_counter())
         while not row.ended:
             group.step()
+        row.check()
         marks.append(perf_counter())
-        state, plan = group.state_of(row), self.session.default.plan
+        state, plan = group.state_of(row), loaded.plan
         self._cache[case] = state.cache.nbytes, plan.cache_rows(case.images // plan.sharing.images, 0)
         preprocess, vision, prefill, _, decode = (1000 * (b - a) for a, b in pairwise(marks))
         total = 1000 * (marks[-1] - marks[0])
@@ -104,7 +105,11 @@ class LoadedCase:
         ttft = 1000 * (marks[4] - marks[0])
         drafts = row.drafts or DraftCounts()
         lengths = drafts.tokens_per_step or 1.0, drafts.acceptance_length or 1.0
-        return Sample(preprocess, vision, prefill, ttft, decode, speed, outside, total, *lengths)
+        rates = math.nan if drafts.acceptance is None else drafts.acceptance, drafts.drafted / max(1, drafts.drafts)
+        for _ in range(COMPARED if loaded.speculation else 0):
+            loaded.run([row.chooser.newest], state=state)
+        calls = tuple(since(loaded.call_times(), before))
+        return Sample(preprocess, vision, prefill, ttft, decode, speed, outside, total, *lengths, *rates, calls)
 
     def facts(self, case: BenchCase) -> CaseFacts:
         """What is known of a case that has run."""
@@ -188,15 +193,3 @@ def stored_bits(manifest: Manifest, wide: int) -> tuple[int, int]:
     whole = max(len(inside), _PRODUCTS * manifest.decoder.layers)
     mean = (sum(inside) + wide * (whole - len(inside))) / whole
     return round(mean), bits.get("lm_head.weight", wide)
-
-
-def weight_bytes(manifest: Manifest, bits: int, head: int | None = None) -> int:
-    """Bytes of the matrices one decode step reads: every projection and the head; of the embedding it reads one row.
-
-    ``bits`` are those of a weight as it is computed with: ONNX Runtime's CPU provider computes in fp32 whatever is
-    stored. ``head`` are those of the head's, where it has others.
-    """
-    shape = manifest.decoder
-    attention = 2 * shape.hidden * (shape.heads + shape.kv_heads) * shape.head_dim
-    layer = attention + 3 * shape.hidden * shape.intermediate
-    return (bits * shape.layers * layer + (head or bits) * shape.hidden * manifest.head_rows) // 8

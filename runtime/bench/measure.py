@@ -14,6 +14,7 @@ import numpy as np
 from luvc_export.core.progress import Progress
 from luvc_export.runtime.bench.case import METRICS, BenchCase, CaseFacts, Sample
 from luvc_export.runtime.bench.worker import Worker
+from luvc_export.runtime.call_times import Part
 
 
 @dataclass(frozen=True)
@@ -43,11 +44,27 @@ class Timed:
         """Statistics of one of ``METRICS``."""
         return Stat.of([getattr(sample, metric) for sample in self.samples])
 
+    @property
+    def call_kinds(self) -> tuple[tuple[Part, str], ...]:
+        """What calls of the decoder were for, and the engine that ran them, as they first came."""
+        return tuple(dict.fromkeys((call.part, call.engine) for sample in self.samples for call in sample.calls))
+
+    def call_ms(self, part: Part, engine: str) -> Stat:
+        """Milliseconds of a call of one of ``call_kinds``: each run's mean, of the runs that had some."""
+        kind = part, engine
+        return Stat.of([call.ms for run in self.samples for call in run.calls if (call.part, call.engine) == kind])
+
     def to_json(self) -> dict[str, Any]:
-        """Plain data: facts, statistics and every run; what is not a number becomes None."""
+        """Plain data: facts, statistics, calls by engine, and every run; what is not a number becomes None."""
         stats = {metric: dataclasses.asdict(self.stat(metric)) for metric in METRICS}
         runs = [dataclasses.asdict(sample) for sample in self.samples]
+        for run in runs:
+            run["calls"] = [{**call, "ms": 1000 * call["seconds"] / call["calls"]} for call in run["calls"]]
         values = {"facts": dataclasses.asdict(self.facts), "stats": stats, "runs": runs, "bandwidths": self.bandwidths}
+        values["engines"] = [
+            {"part": part, "engine": engine, "ms": dataclasses.asdict(self.call_ms(part, engine))}
+            for part, engine in self.call_kinds
+        ]
         data: dict[str, Any] = _plain(values)
         return data
 

@@ -120,8 +120,10 @@ class Gpu:
         self.driver("cuMemGetInfo_v2", ctypes.byref(free), ctypes.byref(total))
         return free.value, total.value
 
-    def allocate(self, nbytes: int, what: str) -> Memory:
+    def allocate(self, nbytes: int, what: str, after: Event | None = None) -> Memory:
         """Allocate ``nbytes`` (at least 1) for ``what``; CUDA aligns to 256 bytes, as TensorRT asks.
+
+        It is given back once ``after`` has come.
 
         Raises:
             MachineError: The GPU has not that much left.
@@ -138,7 +140,7 @@ class Gpu:
             )
         if code:
             raise CudaError("a CUDA call failed", code, where="cuMemAlloc", got=self.driver.describe(code))
-        return Memory(address.value, nbytes, self.releasing("cuMemFree_v2", address.value))
+        return Memory(address.value, nbytes, self.releasing("cuMemFree_v2", address.value, after))
 
     def pinned(self, nbytes: int, after: Event | None = None) -> Memory:
         """Allocate page-locked host memory, which copies do not wait for; given back once ``after`` has come."""

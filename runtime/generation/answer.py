@@ -18,17 +18,21 @@ from luvc_export.runtime.generation.timing import DraftCounts, Spent, Timings
 from luvc_export.runtime.loaded_plan import LoadedPlan
 from luvc_export.runtime.prompt.request import Request
 from luvc_export.runtime.speculation.rows import single_row
-from luvc_export.runtime.state import State
+from luvc_export.runtime.state import State, VisualFeatures
 
 
 @dataclass(frozen=True)
 class Past:
-    """A conversation so far: the plan it ran with, the ids and images its caches hold, and where it stands."""
+    """A conversation so far: the plan it ran with, the ids and images its caches hold, and where it stands.
+
+    ``seen`` are the images' features, where a smaller model drafts with them.
+    """
 
     loaded: LoadedPlan
     token_ids: tuple[int, ...]
     images: NDArray[np.uint8]
     state: State
+    seen: VisualFeatures | None = None
 
 
 def past_of(after: Generation | None, manifest: Manifest) -> Past | None:
@@ -80,7 +84,8 @@ def answer(
     step = loaded.run(request.token_ids, seen, before, blocks=request.blocks, adapter=request.adapter)
     prefilled = perf_counter()
     group, kept = single_row(loaded), step.kept
-    row = group.begin(sequence, step, whole)
+    lent = loaded.lent(seen, past.seen if past else None)
+    row = group.begin(sequence, step, whole, lent)
     del step  # whose caches may be used again
     first, decoding = ready + perf_counter() - began, 0.0
     while True:
@@ -95,7 +100,7 @@ def answer(
     state = group.state_of(row)
     spent = Spent(ready, encoded - began, prefilled - encoded, first, decoding)
     visual = loaded.plan.cache_rows(len(whole.images) // loaded.plan.sharing.images, 0)
-    now = Past(loaded, (*whole.token_ids, *sequence.ids[:-1]), whole.images, state)
+    now = Past(loaded, (*whole.token_ids, *sequence.ids[:-1]), whole.images, state, lent)
     selection = selection_of(loaded, request, seen.merged_into, kept)
     return generation(loaded, sequence, spent, state.cache.nbytes, visual, selection, reused, now, row.drafts)
 

@@ -151,6 +151,8 @@ def answer_batch(
         step = group.prefill(rows, [request.passage for request in some], seen)
         times = encoded - start, perf_counter() - encoded
         for place, (row, sequence) in enumerate(zip(rows, sequences, strict=True)):
+            if loaded.lends_features:
+                row.seen = loaded.lent(seen.some(range(place * images, (place + 1) * images)))
             row.take(RowStep(None, None, step.logits[place]))
             merged = None if seen.merged_into is None else seen.merged_into[place * images :][:images]
             kept = {layer: indices[place] for layer, indices in step.kept.items()}
@@ -193,5 +195,9 @@ def _next(slots: SlotRows, requests: Sequence[Request], waiting: Sequence[int]) 
         if room:
             images = len(requests[first].images)
             same = [index for index in waiting if len(requests[index].images) == images]
-            return [index for index in same if slots.room(requests[index])][:room]
+            taken: list[int] = []
+            for index in same:
+                if len(taken) < room and slots.room(requests[index]):
+                    taken += [index] if slots.takes([requests[one] for one in (*taken, index)]) else []
+            return taken
     return [] if slots.rows else [waiting[0]]  # which fits nowhere: joining says why

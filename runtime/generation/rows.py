@@ -7,7 +7,8 @@ Whatever a row's chooser raises ends that row alone.
 
 A layer's cache of a row is [visual | text]. Rows of a call have equally many visual rows (same plan, equally many
 pictures), and their texts are padded on the right to the longest; the graph's ``text_mask`` hides padding and the slots
-that a row had no token for. Whoever comes or goes has the texts packed again.
+that a row had no token for. Whoever comes or goes has the texts packed again. What has left a window (``windows``) is
+missing in front, or between the two: the mask is read from its end.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from luvc_export.runtime.generation.timing import DraftCounts
 from luvc_export.runtime.graphs import Graphs
 from luvc_export.runtime.prompt.request import Request
 from luvc_export.runtime.state import Passage, RowsState, RowsStep, State, Step, VisualFeatures
+from luvc_export.runtime.windows import NOWHERE, real_rows
 
 
 @dataclass(eq=False)
@@ -36,6 +38,7 @@ class Row:
         chooser: Its tokens.
         state: Where all of them but the last are; None while a group has them together with those of other rows.
         request: What it answers, for who drafts by reading it too.
+        seen: What its pictures were encoded to, for who drafts with an equal encoder (``LoadedPlan.lent``).
         failed: What ended it, where choosing a token did.
         drafts: How its drafts fared, where its group makes some.
     """
@@ -43,6 +46,7 @@ class Row:
     chooser: TokenChooser
     state: State | None = None
     request: Request | None = None
+    seen: VisualFeatures | None = None
     failed: Exception | None = None
     drafts: DraftCounts | None = None
 
@@ -102,9 +106,15 @@ class OneAfterAnother:
         self.rows: list[Row] = []
         self._ahead: tuple[Row, PendingToken, State] | None = None
 
-    def begin(self, chooser: TokenChooser, step: Step, request: Request | None = None) -> Row:
-        """Take a row whose prompt was run, and give it its first token."""
-        row = Row(chooser, step.state, request)
+    def begin(
+        self,
+        chooser: TokenChooser,
+        step: Step,
+        request: Request | None = None,
+        seen: VisualFeatures | None = None,
+    ) -> Row:
+        """Take a row whose prompt was run, and give it its first token; ``request`` and ``seen`` as of ``Row``."""
+        row = Row(chooser, step.state, request, seen)
         row.take(RowStep(step.chosen, None, step.logits[0, -1]))
         self.rows.append(row)
         return row
@@ -230,24 +240,27 @@ def pack_texts(parts: Sequence[CachedRow], kinds: Sequence[StateKind]) -> tuple[
 
     Returns:
         Arrays [len(parts), ...], those that grow with visual + longest cached rows, and the mask bool
-        [len(parts), longest].
+        [len(parts), longest]. Where rows leave a window, one from whose cache more have left than from the others' has
+        zeros in their stead, out of every sight.
     """
     slots = [np.flatnonzero(part.mask) for part in parts]
     longest = max(map(len, slots))
-    packed = []
+    packed, leaving = [], {kind.layer for kind in kinds if kind.window is not None}
     for number, kind in enumerate(kinds):
         sources = [part.arrays[number][part.row] for part in parts]
         if kind.axis is None:
             packed.append(np.stack(sources))
             continue
         axis = kind.axis - 1
-        visual = sources[0].shape[axis] - parts[0].mask.size
-        room = np.zeros((len(parts), *kind.sizes(1, visual + longest)[1:]), sources[0].dtype)
-        for row, source, part, text in zip(room, sources, parts, slots, strict=True):
-            if source.shape[axis] - part.mask.size != visual:
-                raise AssertionError(f"rows of {source.shape[axis] - part.mask.size} and {visual} visual tokens")
+        real = [real_rows(source.shape[axis], part.mask[None])[0] for source, part in zip(sources, parts, strict=True)]
+        before = [int(rows.sum()) - len(text) for rows, text in zip(real, slots, strict=True)]
+        most = max(before)
+        if kind.layer not in leaving and min(before) != most:
+            raise AssertionError(f"rows of {min(before)} and {most} visual tokens")
+        fill = NOWHERE if kind.window is not None else 0
+        room = np.full((len(parts), *kind.sizes(1, most + longest)[1:]), fill, sources[0].dtype)
+        for row, source, rows, ahead, text in zip(room, sources, real, before, slots, strict=True):
             into, own = np.moveaxis(row, axis, 0), np.moveaxis(source, axis, 0)
-            into[:visual] = own[:visual]
-            into[visual : visual + len(text)] = own[visual:] if len(text) == part.mask.size else own[visual + text]
+            into[most - ahead : most + len(text)] = own if rows.all() else own[rows]
         packed.append(room)
     return packed, np.arange(longest) < np.array([len(text) for text in slots])[:, None]

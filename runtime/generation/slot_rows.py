@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from luvc_export.bundle.adapters.peft_folder import Adapter
 from luvc_export.core import graph_io
 from luvc_export.errors import UsageError
 from luvc_export.runtime.backend import DeviceSampler, PendingRows, RowBackend, RowToken
@@ -21,11 +22,12 @@ from luvc_export.runtime.state import Passage, VisualFeatures
 
 
 class Slot(NamedTuple):
-    """Where a row's caches are, and where the first token of its answer stands."""
+    """Where a row's caches are, where the first token of its answer stands, and what is beside the weights for it."""
 
     number: int
     position: int
     order: int
+    adapter: Adapter | None = None
 
     def token(self, index: int, token: int | None) -> RowToken:
         """Token ``index`` of the answer as the decoder takes it; None: the one that the step before chose."""
@@ -78,8 +80,16 @@ class SlotRows:
 
     def room(self, request: Request) -> int:
         """How many prompts of so many images and so much text may join now, in one call."""
+        if not self.takes([request]):
+            return 0
         images = len(request.images)
         return self._slots.room(images // self._graphs.plan.sharing.images, len(request.token_ids) - images)
+
+    def takes(self, requests: Sequence[Request]) -> bool:
+        """Whether the adapters of prompts may be in one step with those of the rows; one alone always may."""
+        asked = [*(slot.adapter for slot in self._places.values()), *(request.adapter for request in requests)]
+        adapters = dict.fromkeys(adapter for adapter in asked if adapter is not None)
+        return len(adapters) < 2 or sum(adapter.rank for adapter in adapters) <= self._slots.ranks
 
     def fits(self, request: Request, answers: int) -> bool:
         """Whether so many answers to a prompt may join now. An empty batch takes what there is, or says why not."""
@@ -99,9 +109,9 @@ class SlotRows:
             UsageError: They do not fit.
         """
         layouts, feeds = self._graphs.feeds(passages, seen)
-        numbers, out = self._slots.join(feeds)
-        for row, number, layout in zip(rows, numbers, layouts, strict=True):
-            self._places[row] = Slot(number, layout.next_position, layout.next_order)
+        numbers, out = self._slots.join(feeds | self._graphs.beside([passage.adapter for passage in passages]))
+        for row, number, layout, passage in zip(rows, numbers, layouts, passages, strict=True):
+            self._places[row] = Slot(number, layout.next_position, layout.next_order, passage.adapter)
         return SlotStep(np.asarray(out[graph_io.LOGITS])[:, -1], kept_tokens(self._graphs.plan, out))
 
     def change(self, leaving: Sequence[Row], joining: Sequence[Row]) -> None:
@@ -138,4 +148,7 @@ class SlotRows:
             for row, slot in self._places.items()
         }
         logits = any(row.chooser.wants_logits for row in self._places)
-        return self._slots.step(tokens, logits=logits), dict(self._places)
+        adapters: list[Adapter | None] = [None] * (1 + max(tokens))
+        for slot in self._places.values():
+            adapters[slot.number] = slot.adapter
+        return self._slots.step(tokens, logits, self._graphs.beside(adapters)), dict(self._places)

@@ -7,6 +7,9 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+#: Of ``DraftCounts``, what is written beside the counts.
+_RATIOS = ("tokens_per_step", "acceptance_length", "acceptance")
+
 
 @dataclass(frozen=True)
 class Spent:
@@ -36,12 +39,14 @@ class DraftCounts:
         drafts: Of these, steps that had a draft.
         drafted: Tokens of the drafts.
         accepted: Of these, tokens that the model chose too.
+        stopped: Drafts that ended at a token that it did not choose.
     """
 
     steps: int = 0
     drafts: int = 0
     drafted: int = 0
     accepted: int = 0
+    stopped: int = 0
 
     def __add__(self, other: DraftCounts) -> DraftCounts:
         return DraftCounts(
@@ -49,6 +54,7 @@ class DraftCounts:
             self.drafts + other.drafts,
             self.drafted + other.drafted,
             self.accepted + other.accepted,
+            self.stopped + other.stopped,
         )
 
     @property
@@ -60,6 +66,12 @@ class DraftCounts:
     def acceptance_length(self) -> float | None:
         """Tokens that a step with a draft gave, the model's own included; None without drafts."""
         return 1 + self.accepted / self.drafts if self.drafts else None
+
+    @property
+    def acceptance(self) -> float | None:
+        """Of drafted tokens whose predecessors were chosen, the share that was too; None without any."""
+        looked_at = self.accepted + self.stopped
+        return self.accepted / looked_at if looked_at else None
 
 
 @dataclass(frozen=True)
@@ -95,12 +107,12 @@ class Timings:
         return self.decode_tokens / self.decode_ms * 1000 if self.decode_tokens and self.decode_ms > 0 else None
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain data, with ``tokens_per_s``; ``drafts`` where there were any, with its two ratios."""
+        """Return plain data, with ``tokens_per_s``; ``drafts`` where there were any, with its ratios."""
         values = {**dataclasses.asdict(self), "tokens_per_s": self.tokens_per_s}
         if self.drafts is None:
             del values["drafts"]
         else:
-            ratios = {name: getattr(self.drafts, name) for name in ("tokens_per_step", "acceptance_length")}
+            ratios = {name: getattr(self.drafts, name) for name in _RATIOS}
             values["drafts"] |= ratios
         data: dict[str, Any] = json.loads(json.dumps(values))
         return data

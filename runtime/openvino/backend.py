@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from time import perf_counter
@@ -31,6 +32,7 @@ from luvc_export.runtime.openvino.bare_slots import without_slots
 from luvc_export.runtime.openvino.cache import OpenVinoCache
 from luvc_export.runtime.openvino.compiling import Compiled, compile_graph
 from luvc_export.runtime.openvino.model import GraphReader
+from luvc_export.runtime.openvino.shared_head import ROWS, head_alone, without_head
 from luvc_export.runtime.openvino.tails import split_caches
 from luvc_export.runtime.product_check import engines as product_check
 from luvc_export.runtime.product_check.check import Way
@@ -105,6 +107,11 @@ class OpenVinoBackend:
         self.narrow_floats = False
         #: Whether graphs loaded from now on take steps alone, behind rows that are there (``tails``).
         self.only_steps = False
+        #: Of graphs loaded from now on: activations of a row that share a scale where weights are in codes; None: 32.
+        self.activation_group: int | None = None
+        #: Computes the logits of decoders loaded from now on, which then hold no head; it may be this one itself.
+        self.head: OpenVinoBackend | None = None
+        self._headless = False
         #: Whether an adapter was asked for: until then the decoder is compiled without slots.
         self._adapted = False
         #: Prefix of the profile files of graphs loaded from now on; None for none.
@@ -118,7 +125,7 @@ class OpenVinoBackend:
 
     def unload(self) -> None:
         """See ``Unloading``. Caches stay: they are tensors of their own."""
-        for name in ("_vision", "_decoder", "_reader"):
+        for name in ("_vision", "_decoder", "_head", "_reader"):
             self.__dict__.pop(name, None)
         memory.give_back()
 
@@ -137,7 +144,17 @@ class OpenVinoBackend:
         inputs = self._decoder.inputs
         outputs = self._run(self._decoder, feeds, past.feeds(inputs))
         present = {state.present: outputs.pop(state.present) for state in self.states}
-        return {name: _values(tensor) for name, tensor in outputs.items()}, past.after(present, inputs)
+        if self._headless and self.head is not None:
+            outputs[graph_io.LOGITS] = self.head.logits(outputs[graph_io.LOGITS])
+        values = {name: _values(tensor) for name, tensor in outputs.items()}
+        if self._headless:
+            values[graph_io.LOGITS] = values[graph_io.LOGITS].reshape(rows, -1, values[graph_io.LOGITS].shape[-1])
+        return values, past.after(present, inputs)
+
+    def logits(self, rows: Any) -> Any:
+        """Of a decoder's last rows before its norm, a tensor [N, D]: a tensor [N, vocab]."""
+        assert self._head is not None
+        return self._run(self._head, {}, {ROWS: rows})[graph_io.LOGITS]
 
     def host_values(self, cache: OpenVinoCache) -> list[Array]:
         """See ``paired.Half``."""
@@ -173,6 +190,14 @@ class OpenVinoBackend:
             library.Tensor(array, library.Shape(array.shape), kind) for array, kind in zip(held, kinds, strict=True)
         )
         return OpenVinoCache(self.states, tuple(tensors), held)
+
+    def read_state(self, cache: OpenVinoCache, number: int) -> Array:
+        """See ``RowDropper.read_state``."""
+        return cache.array(number, lambda value: value.data)
+
+    def keep_rows(self, cache: OpenVinoCache, rows: Mapping[int, NDArray[np.int64]]) -> OpenVinoCache:
+        """See ``RowDropper.keep_rows``."""
+        return cache.some(rows)
 
     def ready(self, arrays: Mapping[str, Array]) -> dict[str, Any]:
         """See ``adapters.factors.ReadyInputs``."""
@@ -217,6 +242,26 @@ class OpenVinoBackend:
     def _decoder(self) -> Compiled:
         return self._compile(self._decoder_file)
 
+    @cached_property
+    def _head(self) -> Compiled | None:
+        """Norm and head alone; None where the decoder cannot be cut before them."""
+        if self._bundle.manifest.lora is not None:
+            return None
+        graph = self._reader.read(self._decoder_file)
+        with self._explained(graph.where):
+            model = head_alone(devices.load_library(), graph.model)
+            if model is None:
+                return None
+            graph = replace(graph, model=model, outputs=(graph_io.LOGITS,))
+            settings, narrowed = self._settings(), self.narrow_floats
+            return compile_graph(graph, self.device, self.arithmetic, self._threads, (), False, settings, narrowed)
+
+    def _settings(self) -> dict[str, Any]:
+        settings: dict[str, Any] = {**self._int8.settings} if self._int8 else {}
+        if self.activation_group is not None:
+            settings["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = self.activation_group
+        return settings
+
     def _take_slots(self) -> None:
         """Have a decoder with slots, compiled in the place of the one without, when the first adapter is asked for."""
         if not self._adapted:
@@ -238,12 +283,14 @@ class OpenVinoBackend:
         with self._explained(where):
             if slots is not None and not self._adapted:
                 without_slots(graph.model, slots.inputs)
+            if name == self._decoder_file:
+                lends = self.head is not None and self.head._head is not None
+                self._headless = lends and without_head(graph.model)
             split = split_caches(devices.load_library(), graph.model, self.states) if self.packs else ()
             caches = [name for state in self.states if not state.dtype for name in (state.past, state.present)]
             caches += split
             begin, counted = perf_counter(), self.profile is not None
-            settings = self._int8.settings if self._int8 else {}
-            how = self._threads, caches, counted, settings, self.narrow_floats, self.only_steps
+            how = self._threads, caches, counted, self._settings(), self.narrow_floats, self.only_steps
             compiled = compile_graph(graph, self.device, self.arithmetic, *how)
             self.compile_seconds += perf_counter() - begin
         return compiled

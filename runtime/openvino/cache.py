@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from luvc_export.core.shapes import State, row_counts
 from luvc_export.runtime.backend import Array
@@ -76,11 +77,24 @@ class OpenVinoCache:
 
     def arrays(self, read: Callable[[Any], Array]) -> list[Array]:
         """Each state whole, as ``read`` gives a tensor."""
-        whole = []
-        for state, value, newest in self._parts():
-            array = read(value)
-            whole.append(array if newest is None else np.concatenate([array, read(newest)], state.axis or 0))
-        return whole
+        return [self.array(number, read) for number in range(len(self.states))]
+
+    def array(self, number: int, read: Callable[[Any], Array]) -> Array:
+        """One state whole, as ``read`` gives a tensor."""
+        state, value, newest = self._parts()[number]
+        array = read(value)
+        return array if newest is None else np.concatenate([array, read(newest)], state.axis or 0)
+
+    def some(self, rows: Mapping[int, NDArray[np.int64]]) -> OpenVinoCache:
+        """The cache of these rows of some states, by number; what was newest of them stands with the others."""
+        values, library = list(self.values), devices.load_library()
+        newest = list(self.newest or [None] * len(values))
+        held = list(self.held or [None] * len(values))
+        for number, some in rows.items():
+            array = np.take(self.array(number, lambda value: value.data), some, self.states[number].axis)
+            values[number] = library.Tensor(array, library.Shape(array.shape), values[number].element_type)
+            held[number], newest[number] = array, None
+        return OpenVinoCache(self.states, tuple(values), tuple(held), tuple(newest))
 
     def _parts(self) -> list[tuple[State, Any, Any]]:
         newest = self.newest or (None,) * len(self.values)

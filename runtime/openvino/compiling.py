@@ -125,7 +125,7 @@ def compile_graph(
     threads: int | None = None,
     caches: Sequence[str] = (),
     profile: bool = False,
-    settings: Mapping[str, str] | None = None,
+    settings: Mapping[str, Any] | None = None,
     narrowed: bool = False,
     only_steps: bool = False,
 ) -> Compiled:

@@ -17,6 +17,9 @@ DEVICES = ("CPU", "GPU", "AUTO")
 INSTALL = "pip install 'luvc-export[openvino]'"
 #: What users say, what OpenVINO's hint says, and the capability a device must list (openvino, device properties).
 ARITHMETICS = {"fp32": ("f32", "FP32"), "bf16": ("bf16", "BF16"), "fp16": ("f16", "FP16")}
+#: Activations of a row that share a scale where steps multiply them by codes, by a plan's precision; where none is
+#: named, the plug-in's own 32. ``q8`` says one scale for all of a call, so any group is finer.
+ACTIVATION_GROUPS = {"q8": 128}
 _BY_TYPE = {"f32": "fp32", "bf16": "bf16", "f16": "fp16"}
 
 

@@ -21,8 +21,9 @@ _SHAPE = (328, 136)
 _SCALE = 2.0**-7
 _CODE = 127
 _OPSET, _IR = 21, 10
-#: Weights of 4 bits that share a scale.
-_BLOCK = 32
+#: Weights of 4 bits that share a scale: the first of these that divides them, as in plans
+#: (``calibration.quantise.numerics.blocks``).
+_BLOCKS = (128, 64, 32)
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def coded_products(bits: int, inner: int, columns: int) -> Coded:
     """Products [rows, inner] x [inner, columns] and back, with weights as plans in ``q8`` and ``q4`` have them.
 
     Args:
-        bits: 8: a scale a column, activations in one range a call. 4: a scale for each 32 weights.
+        bits: 8: a scale a column, activations in one range a call. 4: a scale for each block of ``_BLOCKS``.
         inner: A multiple of 32.
         columns: The same.
     """
@@ -99,10 +100,11 @@ def coded_products(bits: int, inner: int, columns: int) -> Coded:
             inputs = [name, weight, f"{weight}s", "middle"]
             nodes.append(_node("DynamicQuantizeMatMul", inputs, out, domain))
         else:
-            blocks = np.ascontiguousarray(codes.T).reshape(width, rows // _BLOCK, _BLOCK)
+            size = next(block for block in _BLOCKS if rows % block == 0)
+            blocks = np.ascontiguousarray(codes.T).reshape(width, rows // size, size)
             constants[weight] = blocks[:, :, ::2] | blocks[:, :, 1::2] << 4
             constants[f"{weight}s"] = np.full(blocks.shape[:2], scale, np.float32)
-            facts = {"K": rows, "N": width, "bits": 4, "block_size": _BLOCK, "accuracy_level": 4}
+            facts = {"K": rows, "N": width, "bits": 4, "block_size": size, "accuracy_level": 4}
             given_facts = b"".join(_integer(fact, value) for fact, value in facts.items())
             nodes.append(_node("MatMulNBits", [name, weight, f"{weight}s"], out, domain + given_facts))
         name = out

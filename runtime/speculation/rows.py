@@ -13,6 +13,7 @@ count.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,10 +25,11 @@ from luvc_export.runtime.generation.timing import DraftCounts
 from luvc_export.runtime.graphs import Graphs
 from luvc_export.runtime.loaded_plan import LoadedPlan
 from luvc_export.runtime.prompt.request import Request
+from luvc_export.runtime.speculation.draft_length import DraftLength
 from luvc_export.runtime.speculation.draft_model import DraftModel
 from luvc_export.runtime.speculation.lookup import Drafts, Lookup
 from luvc_export.runtime.speculation.request import Speculation
-from luvc_export.runtime.state import RowsState, State, Step
+from luvc_export.runtime.state import RowsState, State, Step, VisualFeatures
 
 #: Masked slots that a row may carry before the caches are packed: packing copies them, and a step reads them.
 MOST_MASKED = 48
@@ -40,18 +42,27 @@ class DraftedCalls(SharedCalls):
         graphs: Run the plan, on a back-end that packs rows.
         speculation: How drafts are made.
         model: What makes them, where that is a smaller model.
+        cost: A step of that by one of the plan (``step_bytes.relative_cost``).
     """
 
-    def __init__(self, graphs: Graphs, speculation: Speculation, model: LoadedPlan | None = None) -> None:
+    def __init__(
+        self, graphs: Graphs, speculation: Speculation, model: LoadedPlan | None = None, cost: float = 0.0
+    ) -> None:
         super().__init__(graphs)
-        self._speculation, self._model = speculation, model
+        self._speculation, self._model, self._cost = speculation, model, cost
         self._drafts: dict[Row, Drafts] = {}
         #: Of the step before, all rows together.
         self.counts = DraftCounts()
 
-    def begin(self, chooser: TokenChooser, step: Step, request: Request | None = None) -> Row:
+    def begin(
+        self,
+        chooser: TokenChooser,
+        step: Step,
+        request: Request | None = None,
+        seen: VisualFeatures | None = None,
+    ) -> Row:
         """See ``OneAfterAnother.begin``."""
-        row = Row(chooser, step.state, request)
+        row = Row(chooser, step.state, request, seen)
         row.take(RowStep(step.chosen, None, step.logits[0, -1]))
         self.change([], [row])
         return row
@@ -86,11 +97,14 @@ class DraftedCalls(SharedCalls):
             kept[index] = taken = take_agreeing(row, drafts[index], logits[index])
             known, drafted = len(certain[index]), len(drafts[index])
             self._drafter(row).told(drafted - known, max(0, taken - 1 - known))
-            own = DraftCounts(1, int(drafted > 0), drafted, taken - 1)
+            stopped = taken <= drafted and not row.ended
+            own = DraftCounts(1, int(drafted > 0), drafted, taken - 1, int(stopped))
             row.drafts = own if row.drafts is None else row.drafts + own
             self.counts += own
         width = max(map(len, fed))
-        self._state = rolled_back(self._state, cache, width, kept)
+        state = rolled_back(self._state, cache, width, kept)
+        left = self._graphs.windows.left(self._graphs.backend, cache, state.text_mask, state.orders)
+        self._state = replace(state, cache=left)
         if masked_slots(self._state) > MOST_MASKED:
             self._state = self._joined(range(len(self.rows)), [])
         return stepped
@@ -123,7 +137,8 @@ class DraftedCalls(SharedCalls):
         if row not in self._drafts:
             most = self._speculation.tokens
             if self._model is not None and row.request is not None:
-                self._drafts[row] = DraftModel(self._model, row.request, most)
+                length = DraftLength(most, self._cost)
+                self._drafts[row] = DraftModel(self._model, row.request, length, row.seen)
             else:
                 self._drafts[row] = Lookup(row.chooser.prompt, most, {self._graphs.manifest.prompt.image_token_id})
         return self._drafts[row]
@@ -173,14 +188,14 @@ def single_row(loaded: LoadedPlan) -> OneAfterAnother | DraftedCalls:
     """A group for one answer of a plan; which kind follows from whether it drafts."""
     if loaded.speculation is None:
         return OneAfterAnother(loaded.graphs)
-    return DraftedCalls(loaded.graphs, loaded.speculation, loaded.draft_model)
+    return DraftedCalls(loaded.graphs, loaded.speculation, loaded.draft_model, loaded.draft_cost)
 
 
 def shared_calls(loaded: LoadedPlan) -> SharedCalls:
     """A group of rows that share calls."""
     if loaded.speculation is None:
         return SharedCalls(loaded.graphs)
-    return DraftedCalls(loaded.graphs, loaded.speculation, loaded.draft_model)
+    return DraftedCalls(loaded.graphs, loaded.speculation, loaded.draft_model, loaded.draft_cost)
 
 
 def many_rows(loaded: LoadedPlan) -> RowGroup:

@@ -1,9 +1,11 @@
 """Which engine reads a quantised model's weights fastest at a step of one row, tried on this CPU with its own shape.
 
 Two products there and back, [1, hidden] x [hidden, intermediate], as plans in ``q8`` and ``q4`` have them, and one of
-floats, as the head is; each counts as often as the model has such weights. What a way gives is held to what its weights
-say before its time counts. Tried once for each CPU, version, shape and number of threads, in about a second, and
-remembered in the user's cache folder; what was tried beside other work is tried again when there is none.
+floats, as heads are that are not in codes; each counts as often as the model has such weights. A step's weights come
+from memory, these few would come from a cache of the last level: it is filled with something else before each run. What
+a way gives is held to what its weights say before its time counts. Tried once for each CPU, version, shape and number
+of threads, in a second or two, and remembered in the user's cache folder; what was tried beside other work is tried
+again when there is none.
 """
 
 from __future__ import annotations
@@ -27,46 +29,59 @@ from luvc_export.core.files.safe_files import write_whole
 from luvc_export.core.shapes import DecoderShape
 from luvc_export.errors import UsageError
 from luvc_export.runtime.cpu_features import cpu_features
+from luvc_export.runtime.openvino.device import ACTIVATION_GROUPS
 from luvc_export.runtime.product_check.graph import INPUT, Coded, coded_products, plain_product
 
 #: Precisions of plans that are tried, and bits of a weight.
 BITS = {"q8": 8, "q4": 4}
 #: Sizes at most: what is larger takes longer and says the same.
 MOST_INNER, MOST_COLUMNS, MOST_HEAD = 4096, 11008, 8192
-#: Seconds of steps timed a way, and fewest runs: the shortest counts, which other work disturbed least.
-SECONDS, RUNS = 0.05, 9
+#: Seconds spent on a product of a way, and fewest runs: the shortest counts, which other work disturbed least.
+SECONDS, RUNS = 0.05, 7
 #: Processes that wait for a core, by cores (the load average of a minute), above which times are not to be kept.
 BUSY = 0.5
 #: Relative error of a way that counts: 8 bits of activations twice over lose 0.02.
 MOST_ERROR = 0.1
 _FOLDER = "steps"
+#: Of how it is timed: what was remembered of another way of timing is tried again.
+_PROBE = 3
+#: Bytes that are written before each run: one and a half times those of the last cache, between these two.
+LEAST_SPILL, MOST_SPILL = 2**26, 2**28
+_CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 
 Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 
-def step_times(precision: str, shape: DecoderShape, threads: int | None = None) -> dict[str, float]:
+def step_times(
+    precision: str, shape: DecoderShape, threads: int | None = None, coded_head: bool = False
+) -> dict[str, float]:
     """Seconds of a step's products by back-end (``openvino`` and ``paired.PAIRS``), of those that compute them right.
 
     Args:
         precision: Of ``BITS``.
         shape: Of the model.
         threads: CPU threads; None for all cores.
+        coded_head: The head is in codes too.
     """
     inner, columns = min(shape.hidden, MOST_INNER) // 32 * 32, min(shape.intermediate, MOST_COLUMNS) // 32 * 32
     sizes = [shape.layers, shape.hidden, shape.heads, shape.kv_heads, shape.head_dim, shape.intermediate, shape.vocab]
     key = {"cpu": cpu_features(), "versions": _versions(), "shape": [precision, *sizes], "threads": threads}
+    key |= {"coded_head": coded_head, "probe": _PROBE}
     name = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:24]
     file = cache_folder() / _FOLDER / f"{name}.json"
     busy_before = busy()
     if (known := _remembered(file, key, busy_before)) is not None:
         return known
-    coded, head = coded_products(BITS[precision], inner, columns), float_head(inner, min(shape.vocab, MOST_HEAD))
+    coded = coded_products(BITS[precision], inner, columns)
+    head = None if coded_head else float_head(inner, min(shape.vocab, MOST_HEAD))
     attention = 2 * shape.hidden * (shape.heads + shape.kv_heads) * shape.head_dim
-    layers = shape.layers * (attention + 3 * shape.hidden * shape.intermediate) / (2 * inner * columns)
-    heads = shape.hidden * shape.vocab / head.exact.size / inner
+    weights = shape.layers * (attention + 3 * shape.hidden * shape.intermediate)
+    largest = shape.hidden * shape.vocab
+    layers = (weights + (0 if head else largest)) / (2 * inner * columns)
+    heads = largest / head.exact.size / inner if head else 0.0
     times = {}
-    for way, (open_coded, open_head) in ways(threads).items():
-        parts = timed(open_coded, coded), timed(open_head, head)
+    for way, (open_coded, open_head) in ways(threads, precision).items():
+        parts = timed(open_coded, coded), timed(open_head, head) if head else 0.0
         if parts[0] is not None and parts[1] is not None:
             times[way] = layers * parts[0] + heads * parts[1]
     try:
@@ -98,13 +113,37 @@ def timed(open_way: Callable[[bytes], Run], coded: Coded) -> float | None:
         raise
     if not error <= MOST_ERROR:
         return None
-    runs, total, shortest = 0, 0.0, float("inf")
+    runs, total, shortest, spill = 0, 0.0, float("inf"), spilling()
+    started = time.perf_counter()
     while runs < RUNS or total < SECONDS:
+        spill()
         begun = time.perf_counter()
         run(coded.given)
-        spent = time.perf_counter() - begun
-        runs, total, shortest = runs + 1, total + spent, min(shortest, spent)
+        ended = time.perf_counter()
+        runs, total, shortest = runs + 1, ended - started, min(shortest, ended - begun)
     return shortest
+
+
+def spilling() -> Callable[[], None]:
+    """What leaves nothing of before in the caches of this CPU: it writes to more memory than they hold."""
+    memory = np.zeros(min(max(LEAST_SPILL, last_cache() * 3 // 2), MOST_SPILL), np.uint8)
+
+    def spill() -> None:
+        np.add(memory, 1, out=memory)
+
+    return spill
+
+
+def last_cache() -> int:
+    """Bytes of the largest cache that the system lists; 0 where it lists none."""
+    units, sizes = {"K": 2**10, "M": 2**20, "G": 2**30}, [0]
+    for file in _CACHES.glob("index*/size"):
+        try:
+            text = file.read_text(encoding="ascii").strip()
+            sizes.append(int(text.rstrip("KMG")) * units.get(text[-1:], 1))
+        except (OSError, ValueError):
+            continue
+    return max(sizes)
 
 
 def busy() -> bool:
@@ -116,7 +155,7 @@ def busy() -> bool:
         return False
 
 
-def ways(threads: int | None) -> dict[str, tuple[Callable[[bytes], Run], Callable[[bytes], Run]]]:
+def ways(threads: int | None, precision: str) -> dict[str, tuple[Callable[[bytes], Run], Callable[[bytes], Run]]]:
     """What opens products with codes and that of the head, by the back-end that would run steps so."""
 
     def onnxruntime(graph: bytes) -> Run:
@@ -127,7 +166,7 @@ def ways(threads: int | None) -> dict[str, tuple[Callable[[bytes], Run], Callabl
         session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
         return lambda rows: np.asarray(session.run(None, {INPUT: rows})[0])
 
-    def openvino(settings: Mapping[str, str]) -> Callable[[bytes], Run]:
+    def openvino(settings: Mapping[str, Any]) -> Callable[[bytes], Run]:
         def opened(graph: bytes) -> Run:
             import openvino
 
@@ -138,7 +177,9 @@ def ways(threads: int | None) -> dict[str, tuple[Callable[[bytes], Run], Callabl
 
         return opened
 
-    fp32, usual = openvino({"INFERENCE_PRECISION_HINT": "f32"}), openvino({})
+    group = ACTIVATION_GROUPS.get(precision)
+    grouped = {} if group is None else {"DYNAMIC_QUANTIZATION_GROUP_SIZE": group}
+    fp32, usual = openvino({"INFERENCE_PRECISION_HINT": "f32", **grouped}), openvino({})
     return {
         "openvino": (usual, usual),
         "openvino+openvino": (fp32, usual),

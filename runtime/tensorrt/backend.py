@@ -21,6 +21,7 @@ from luvc_export.runtime.tensorrt.call import decode_profile, prefill_profile, s
 from luvc_export.runtime.tensorrt.decoder import TrtDecoder
 from luvc_export.runtime.tensorrt.engine import Engine, TrtEngine, runtime_cache_file
 from luvc_export.runtime.tensorrt.execution_slot import ExecutionSlot
+from luvc_export.runtime.tensorrt.factors import FactorSet, SetFactor, of_set
 from luvc_export.runtime.tensorrt.library import deserialize, load_library, make_log
 from luvc_export.runtime.tensorrt.memory_plan import plan_kv
 from luvc_export.runtime.tensorrt.row_caches import ConcatRows, InplaceRows
@@ -68,7 +69,7 @@ class TrtBackend:
         if entry.stripped:
             fix = f"luvc-export build --target {entry.target} without --strip-weights"
             raise UsageError("these engines have no weights", where=entry.decoder.file, fix=fix)
-        self._kv = plan_kv(bundle.manifest.decoder, bundle.entry(plan).plan, entry)
+        self._kv = plan_kv(bundle.manifest.states_of(bundle.entry(plan)), self._plan, entry)
         self._graphs, self._unverified = graphs, allow_unverified
         if opener is None:
             self._trt = load_library(entry.backend)
@@ -109,6 +110,17 @@ class TrtBackend:
         self.gpu.activate()
         return self._decoder(feeds, cache)
 
+    def ready(self, arrays: Mapping[str, Array]) -> dict[str, SetFactor]:
+        """See ``adapters.factors.ReadyInputs``: the factors of a set, on the GPU until nobody holds them.
+
+        Raises:
+            MachineError: There is no memory for them.
+        """
+        self.gpu.activate()
+        kinds = {binding.name: binding.dtype for binding in self._entry.decoder.inputs}
+        known = {name: array for name, array in arrays.items() if name in kinds}
+        return of_set(FactorSet(self.gpu, self._stream, known, kinds))
+
     @property
     def arithmetic(self) -> str:
         """See ``Backend.arithmetic``: what the engines were built in."""
@@ -143,7 +155,7 @@ class TrtBackend:
         """
         self.gpu.activate()
         decoder, entry = self._decoder, self._entry
-        form = InplaceRows if entry.kv == "inplace" else ConcatRows
+        form = InplaceRows if entry.slots else ConcatRows
         return TrtRows(decoder, form(self.gpu, self._stream, decoder, entry, self._plan, self._kv), entry, self._plan)
 
     def states(self, cache: TrtCache) -> list[Array]:
@@ -162,29 +174,33 @@ class TrtBackend:
     @cached_property
     def _vision(self) -> TrtVision:
         file = self._entry.vision
-        (slot,) = self._slots("vision", file, 0)
+        (slot,) = self._slots("vision", file, 0)()
         return TrtVision(self.gpu, self._stream, slot, file)
 
     @cached_property
     def _decoder(self) -> TrtDecoder:
         file = self._entry.decoder
         turns = 2 if self._kv.beside.nbytes and self._graphs else 1
-        prefill, *decode = self._slots("decoder", file, prefill_profile(file), *[decode_profile(file)] * turns)
-        slots = {"prefill": [prefill], "decode": decode}
-        return TrtDecoder(self.gpu, self._stream, slots, self._entry, self._plan, self._kv)
+        (prefill,) = self._slots("decoder", file, prefill_profile(file))()
+        decode = self._slots("decoder", file, *[decode_profile(file)] * turns)
+        return TrtDecoder(self.gpu, self._stream, prefill, decode, self._entry, self._plan, self._kv)
 
-    def _slots(self, name: str, file: EngineFile, *profiles: int) -> list[ExecutionSlot]:
-        """Open an engine, and make slots with a context each: a graph of one stays valid while another runs."""
+    def _slots(self, name: str, file: EngineFile, *profiles: int) -> Callable[[], list[ExecutionSlot]]:
+        """What makes slots of an engine, with a context each: a graph of one stays valid while another runs."""
         if not self._engines:
             self._check_memory()
-        engine = self._engines[name] = self._opener(file)
-        self._scratch.reserve(engine.scratch_bytes)
+        if name not in self._engines:
+            self._engines[name] = self._opener(file)
+            self._scratch.reserve(self._engines[name].scratch_bytes)
+        engine, gpu, stream, scratch = self._engines[name], self.gpu, self._stream, self._scratch
         graphs = self._graphs and not engine.captures_itself
-        contexts = [engine.context(profile, self._stream) for profile in profiles]
         front = (graph_io.NEXT_TOKEN, graph_io.NEXT_LOGIT)
-        return [
-            ExecutionSlot(self.gpu, self._stream, context, self._scratch, file, graphs, front) for context in contexts
-        ]
+
+        def make() -> list[ExecutionSlot]:
+            contexts = [engine.context(profile, stream) for profile in profiles]
+            return [ExecutionSlot(gpu, stream, context, scratch, file, graphs, front) for context in contexts]
+
+        return make
 
     def _open_with_library(self, file: EngineFile) -> Engine:
         data = self._bundle.read_engine(file, self._unverified)
@@ -193,7 +209,7 @@ class TrtBackend:
         log = make_log(self._trt)
         runtime, engine = deserialize(self._trt, log, data, str(self._bundle.folder / file.file), plugins)
         cache = runtime_cache_file(file, self._trt.__version__, self._capability)
-        static = self._entry.kv == "inplace" or file is self._entry.vision
+        static = self._entry.slots or file is self._entry.vision
         opened = TrtEngine(self._trt, (runtime, log), engine, file, static and self._graphs, cache)
         weakref.finalize(self, opened.save_runtime_cache)
         return opened

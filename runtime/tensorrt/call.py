@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from luvc_export.errors import UsageError
 from luvc_export.runtime.backend import Array
 from luvc_export.runtime.cuda.tensor import to_engine
 from luvc_export.runtime.tensorrt.cache import TrtCache
+from luvc_export.runtime.tensorrt.factors import SetFactor
 
 
 def decode_profile(file: EngineFile) -> int:
@@ -50,22 +51,23 @@ def check_room(entry: EngineEntry, cache: TrtCache | None, groups: int, text: in
                 expected=f"at most {most}",
                 fix=f"luvc-export build --target {entry.target} with more of them, or ask less",
             )
-    if entry.kv == "inplace" and groups and cache:
+    if entry.slots and groups and cache:
         raise UsageError(
             "these engines take images with the first call of a conversation only",
             where=entry.decoder.file,
             got=f"{groups} images behind {held_text} text tokens",
-            fix=f"ask about all images at once, or luvc-export build --target {entry.target} --kv concat",
+            fix="ask about all images at once"
+            + ("" if entry.kv == "append" else f", or luvc-export build --target {entry.target} --kv concat"),
         )
 
 
 def decoder_arrays(entry: EngineEntry, feeds: Mapping[str, Array], cache: TrtCache | None) -> dict[str, Array]:
     """Host arrays of one call in the engine's dtypes, by input name; caches and visual embeddings left out.
 
-    In place, ``text_mask`` covers every text slot and two inputs say what the caches hold (docs/surgery.md).
+    With slots, ``text_mask`` covers every text slot and two inputs say what the caches hold (docs/surgery.md).
     """
     arrays = {name: array for name, array in feeds.items() if name != graph_io.VISUAL_EMBEDS}
-    if entry.kv == "inplace":
+    if entry.slots:
         batch = len(feeds[graph_io.TEXT_MASK])
         mask = np.zeros((batch, entry.text_capacity), np.bool_)
         mask[:, : feeds[graph_io.TEXT_MASK].shape[1]] = feeds[graph_io.TEXT_MASK]
@@ -75,19 +77,27 @@ def decoder_arrays(entry: EngineEntry, feeds: Mapping[str, Array], cache: TrtCac
 
 
 def typed(entry: EngineEntry, arrays: Mapping[str, Array]) -> dict[str, Array]:
-    """Arrays in the dtypes of the decoder engine's inputs, those it has."""
+    """Arrays in the dtypes of the decoder engine's inputs, those it has; factors that lie on the GPU as they are."""
     kinds = {binding.name: binding.dtype for binding in entry.decoder.inputs}
-    return {name: to_engine(array, kinds[name]) for name, array in arrays.items() if name in kinds}
+    return {
+        name: array if isinstance(array, SetFactor) else to_engine(array, kinds[name])
+        for name, array in arrays.items()
+        if name in kinds
+    }
 
 
-def check_shapes(file: EngineFile, index: int, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Check the shapes of all inputs against profile ``index``.
+def check_shapes(
+    file: EngineFile, index: int, shapes: Mapping[str, tuple[int, ...]], beside: Collection[str] = ()
+) -> None:
+    """Check the shapes of all inputs but those ``beside`` against profile ``index``.
 
     Raises:
         UsageError: One is outside; names it, its range and what to build.
     """
     profile = file.profiles[index]
     for binding in file.inputs:
+        if binding.name in beside:
+            continue
         shape = shapes[binding.name]
         low, high = (limits.get(binding.name, binding.shape) for limits in (profile.minimum, profile.maximum))
         fits = len(shape) == len(low) and all(a <= b <= c for a, b, c in zip(low, shape, high, strict=True))

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 
+from luvc_export.bundle.adapters.kept_sets import MOST_SETS
 from luvc_export.bundle.manifest import EngineEntry
 from luvc_export.core import graph_io
 from luvc_export.core.element_types import BY_NAME
@@ -17,6 +20,7 @@ from luvc_export.runtime.backend import Array, Cache, PendingToken
 from luvc_export.runtime.cuda.device import Gpu, Memory
 from luvc_export.runtime.cuda.pool import Block, Lease, Pool
 from luvc_export.runtime.cuda.tensor import GpuTensor, to_engine, to_host
+from luvc_export.runtime.tensorrt.buffers import Buffer
 from luvc_export.runtime.tensorrt.cache import TrtCache, behind
 from luvc_export.runtime.tensorrt.call import (
     check_room,
@@ -27,7 +31,9 @@ from luvc_export.runtime.tensorrt.call import (
     samples_tokens,
 )
 from luvc_export.runtime.tensorrt.execution_slot import Call, ExecutionSlot
+from luvc_export.runtime.tensorrt.factors import FactorSet, split_feeds
 from luvc_export.runtime.tensorrt.memory_plan import CachePart, KvPlan
+from luvc_export.runtime.tensorrt.new_rows import NewRows
 
 Resident = tuple[int, tuple[int, ...]]
 
@@ -42,6 +48,7 @@ class CacheCall(NamedTuple):
         batch: Conversations of this call, the first of the block.
         lengths: Rows of each layer's cache, as the engine takes them.
         beside: Blocks with the states beside keys and values that are written in place, read and written; else None.
+        held: Text tokens and groups that each conversation's caches hold already; where new rows are put behind them.
     """
 
     source: Memory
@@ -50,6 +57,7 @@ class CacheCall(NamedTuple):
     batch: int
     lengths: tuple[int, ...]
     beside: tuple[Memory, Memory] | None = None
+    held: Sequence[tuple[int, int]] = ()
 
 
 class TrtDecoder:
@@ -58,7 +66,9 @@ class TrtDecoder:
     Args:
         gpu: Where it runs.
         stream: Stream of the slots.
-        slots: By profile; several take turns, where states lie in two places by turns: a CUDA graph has one.
+        prefill: Takes prompts.
+        decode: Makes the slots that take single tokens: several, which take turns, where states lie in two places by
+            turns. A CUDA graph has one place of everything, so each set of adapters has slots of its own.
         entry: What the manifest says of the engines.
         plan: Says how many rows each layer keeps.
         kv: Where caches lie.
@@ -68,17 +78,21 @@ class TrtDecoder:
         self,
         gpu: Gpu,
         stream: int,
-        slots: Mapping[str, Sequence[ExecutionSlot]],
+        prefill: ExecutionSlot,
+        decode: Callable[[], Sequence[ExecutionSlot]],
         entry: EngineEntry,
         plan: Plan,
         kv: KvPlan,
     ) -> None:
-        self._gpu, self._stream, self._slots, self._entry, self._plan, self._kv = gpu, stream, slots, entry, plan, kv
+        self._gpu, self._stream, self._entry, self._plan, self._kv = gpu, stream, entry, plan, kv
+        self._prefill, self._open, self._idle = prefill, decode, decode()
+        self._decode: OrderedDict[int, Sequence[ExecutionSlot]] = OrderedDict()
         self._kinds = {binding.name: binding.dtype for binding in entry.decoder.inputs}
         self._pools: dict[int, Pool] = {}
         self._beside: dict[int, Pool] = {}
         self._turns: dict[int, int] = {}
         self._newest = gpu.allocate(entry.batch * BY_NAME["int64"].itemsize, "the newest tokens")
+        self._new = Buffer(gpu, stream, "new rows of caches")
         self._number = 0
 
     def blocks(self, batch: int = 1) -> Pool:
@@ -132,16 +146,17 @@ class TrtDecoder:
         groups, (batch, text) = feeds[graph_io.VISUAL_EMBEDS].shape[1], feeds[graph_io.INPUT_IDS].shape
         check_room(self._entry, cache, groups, text)
         feeds, resident = self._token(feeds, after)
-        inplace, blocks = self._entry.kv == "inplace", self.blocks(batch)
-        target = behind(blocks, cache, self._copy) if inplace and cache else blocks.free()
+        slots, blocks = self._entry.slots, self.blocks(batch)
+        target = behind(blocks, cache, self._copy) if slots and cache else blocks.free()
         lease, single = Lease(target), not groups and text == 1
         source = self._source(blocks, target, cache, batch)
         beside = self._blocks_beside(cache, batch)
-        lengths = self._kv.rows if inplace else cache.lengths if cache else (0,) * self._plan.cached
+        lengths = self._kv.rows if slots else cache.lengths if cache else (0,) * self._plan.cached
         arrays = decoder_arrays(self._entry, feeds, cache)
         visual = {graph_io.VISUAL_EMBEDS: feeds[graph_io.VISUAL_EMBEDS]}
         memories = None if beside is None else (beside[0].block.memory, beside[1].block.memory)
-        caches = CacheCall(source.memory, target.memory, batch, batch, lengths, memories)
+        held = [(cache.text, cache.groups) if cache else (0, 0)] * batch
+        caches = CacheCall(source.memory, target.memory, batch, batch, lengths, memories, held)
         call = self.enqueue(arrays | visual, resident, caches, single, front)
         groups, text = groups + (cache.groups if cache else 0), text + (cache.text if cache else 0)
         rows, written = self._plan.cache_rows(groups, text), None if beside is None else beside[1].block
@@ -151,7 +166,7 @@ class TrtDecoder:
 
     def _source(self, blocks: Pool, target: Block, cache: TrtCache | None, batch: int) -> Block:
         """The block that a call reads: where a conversation begins, the zeros that states begin as."""
-        if self._entry.kv == "inplace":
+        if self._entry.slots:
             return target
         if cache is not None:
             return cache.block
@@ -184,7 +199,7 @@ class TrtDecoder:
         """Put a call on the stream.
 
         Args:
-            arrays: Inputs on the host, caches left out; ``visual_embeds`` may lie on the GPU.
+            arrays: Inputs on the host, caches left out; ``visual_embeds`` and factors may lie on the GPU.
             resident: Inputs on the GPU.
             caches: What is read and written.
             single: One token a row: the profile for those takes it.
@@ -193,7 +208,11 @@ class TrtDecoder:
         Raises:
             UsageError: Shapes that the engines do not take.
         """
-        feeds, lying = dict(arrays), dict(resident)
+        (feeds, factors), lying = split_feeds(arrays), dict(resident)
+        if graph_io.LORA_ROWS in self._kinds and graph_io.LORA_ROWS not in feeds:
+            feeds[graph_io.LORA_ROWS], factors = np.zeros((caches.batch, 0), np.float32), self._empty_slots
+        if factors is not None:
+            lying |= {name: factors.place(name) for name in factors.shapes}
         visual, dtype = feeds.pop(graph_io.VISUAL_EMBEDS), self._kinds[graph_io.VISUAL_EMBEDS]
         if isinstance(visual, GpuTensor) and visual.gpu is self._gpu and visual.dtype_name == dtype:
             lying[graph_io.VISUAL_EMBEDS] = (visual.address, visual.shape)
@@ -207,14 +226,49 @@ class TrtDecoder:
         file = self._entry.decoder
         profile = (decode_profile if single else prefill_profile)(file)
         shapes = {name: tuple(array.shape) for name, array in feeds.items()}
-        check_shapes(file, profile, shapes | {name: shape for name, (_, shape) in lying.items()})
+        shapes |= {name: shape for name, (_, shape) in lying.items()}
+        check_shapes(file, profile, shapes, factors.shapes if factors else ())  # theirs are as wide as ``lora_rows``
         copies = {graph_io.NEXT_TOKEN: self._newest.address} if self.samples else {}
         self._number += 1
-        return self._slot(single, caches).start(feeds, lying, lambda _: present, copies, front)
+        slot = self._slot(caches, factors.address if factors else 0) if single else self._prefill
+        if self._kv.appends:
+            tokens = feeds[graph_io.INPUT_IDS].shape if graph_io.INPUT_IDS in feeds else lying[graph_io.INPUT_IDS][1]
+            new = NewRows(self._kv, self._plan, caches.batch, visual.shape[1], tokens[1])
+            call = slot.start(
+                feeds,
+                lying,
+                lambda _: present | new.place(self._new),
+                copies,
+                front,
+                lambda: new.put_behind(self._gpu, self._stream, self._new, caches.held, present),
+            )
+        else:
+            call = slot.start(feeds, lying, lambda _: present, copies, front)
+        if factors is not None:
+            factors.end_read()
+        return call
 
-    def _slot(self, single: bool, caches: CacheCall) -> ExecutionSlot:
-        """Blocks that are written by turns have slots by turns, so that each slot's graph has the same addresses."""
-        first, *others = self._slots["decode" if single else "prefill"]
+    @cached_property
+    def _empty_slots(self) -> FactorSet:
+        """What calls read that say nothing of adapters."""
+        empty = {
+            item.name: np.zeros([max(0, size) for size in item.shape], np.float32)
+            for item in self._entry.decoder.inputs
+            if graph_io.is_factor(item.name)
+        }
+        return FactorSet(self._gpu, self._stream, empty, self._kinds)
+
+    def _slot(self, caches: CacheCall, factors: int) -> ExecutionSlot:
+        """Each slot's graph has the same addresses: blocks that are written by turns have slots by turns.
+
+        So have the sets of adapters that were read last, by the address of their ``factors``.
+        """
+        if factors not in self._decode:
+            if len(self._decode) >= MOST_SETS:
+                _, self._idle = self._decode.popitem(last=False)
+            self._decode[factors], self._idle = self._idle or self._open(), ()
+        self._decode.move_to_end(factors)
+        first, *others = self._decode[factors]
         if not others or caches.beside is None:
             return first
         turn = self._turns.setdefault(caches.beside[1].address, len(self._turns))
@@ -257,16 +311,16 @@ class TrtDecoder:
             (np.asarray(GpuTensor(self._gpu, lease, (region.nbytes,), "uint8", self._stream)), region.offsets)
             for lease, region in lying
         ]
-        inplace = self._entry.kv == "inplace"
+        slots = self._entry.slots
         empty = self._plan.cache_rows(self._entry.groups - cache.groups, 0)
         arrays = []
         for part in self._kv.parts:
             layer, axis = part.state.layer, part.state.axis
             block, offsets = raw[self._kv.is_beside(part)]
-            shape = part.state.sizes(1, self._kv.rows[layer] if inplace else cache.lengths[layer])
+            shape = part.state.sizes(1, self._kv.rows[layer] if slots else cache.lengths[layer])
             start, nbytes = offsets[part.state.past], math.prod(shape) * part.itemsize
             values = to_host(block[start : start + nbytes], self._kinds[part.state.past], shape)
-            if axis is not None and inplace:  # visual rows end where the slots of text begin (docs/surgery.md)
+            if axis is not None and slots:  # visual rows end where the slots of text begin (docs/surgery.md)
                 values = values.take(range(empty[layer], empty[layer] + cache.lengths[layer]), axis)
             arrays.append(values)
         return arrays

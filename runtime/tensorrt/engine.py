@@ -51,20 +51,34 @@ class TrtContext:
 
     def __init__(self, context: Any, scratch_bytes: int, outputs: tuple[str, ...], where: str) -> None:
         self._context, self._scratch_bytes, self._outputs, self._where = context, scratch_bytes, outputs, where
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        self._fresh: dict[str, tuple[int, ...]] | None = None
+        self._addresses: dict[str, int] = {}
 
     def set_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
-        """See ``Context.set_shapes``."""
+        """See ``Context.set_shapes``; the library is told what has changed alone: slots have hundreds of inputs."""
         for name, shape in shapes.items():
+            if self._shapes.get(name) == shape:
+                continue
+            self._fresh = None
+            self._shapes.pop(name, None)
             if not self._context.set_input_shape(name, shape):
                 raise BundleError("the engine refuses a shape", where=f"{self._where}: {name}", got=list(shape))
-        return {name: tuple(self._context.get_tensor_shape(name)) for name in self._outputs}
+            self._shapes[name] = shape
+        if self._fresh is None:
+            self._fresh = {name: tuple(self._context.get_tensor_shape(name)) for name in self._outputs}
+        return self._fresh
 
     def enqueue(self, addresses: Mapping[str, int], scratch: int, stream: int) -> None:
         """See ``Context.enqueue``."""
         self._context.set_device_memory(scratch, self._scratch_bytes)
         for name, address in addresses.items():
+            if self._addresses.get(name) == address:
+                continue
+            self._addresses.pop(name, None)
             if not self._context.set_tensor_address(name, address):
                 raise BundleError("the engine refuses a tensor", where=f"{self._where}: {name}")
+            self._addresses[name] = address
         if not self._context.execute_async_v3(stream):
             raise MachineError("the engine did not run", where=self._where, fix="luvc-export doctor")
 

@@ -92,6 +92,7 @@ class ExecutionSlot:
         results: Callable[[Mapping[str, Shape]], Mapping[str, int]],
         copies: Mapping[str, int] | None = None,
         front: bool = False,
+        after: Callable[[], object] = lambda: None,
     ) -> Call:
         """Put a run of the engine on the stream.
 
@@ -101,6 +102,7 @@ class ExecutionSlot:
             results: Given the shapes of all outputs, the addresses of those that stay on the GPU.
             copies: Outputs that are also copied to another address on the GPU.
             front: Bring only the outputs in front to the host.
+            after: Puts on the stream what comes behind the engine and is in no graph.
         """
         shapes = {name: tuple(array.shape) for name, array in arrays.items()}
         shapes |= {name: shape for name, (_, shape) in resident.items()}
@@ -132,6 +134,7 @@ class ExecutionSlot:
 
         self._gpu.upload(self._given.address, staging.given.address, packed.nbytes, self._stream)
         self.replay.run((tuple(shapes.items()), tuple(addresses.items()), scratch, tuple(copied.items())), work)
+        after()
         self._gpu.download(staging.made.address, self._made.address, brought, self._stream)
         staging.event.record(self._stream)
         call = Call(staging, {name: (back.offsets[name], self._kinds[name], fresh[name]) for name in asked})

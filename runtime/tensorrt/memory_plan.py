@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from luvc_export.bundle.manifest import EngineEntry
 from luvc_export.core.element_types import BY_NAME
 from luvc_export.core.plan import Plan
-from luvc_export.core.shapes import DecoderShape, State
+from luvc_export.core.shapes import State
 from luvc_export.errors import BundleError
 
 #: TensorRT wants device addresses aligned to 256 bytes (``IExecutionContext.set_device_memory``, NvInferRuntime.h).
@@ -77,20 +77,27 @@ class KvPlan:
     """Where all of a conversation lies.
 
     An engine that writes keys and values in place gives every other state anew: those lie ``beside``, in memory of
-    their own of which a call reads one block and writes another. With ``concat`` all is read and written so.
+    their own of which a call reads one block and writes another. With ``concat`` all is read and written so. With
+    ``append`` it gives rows that are put behind the others, and only what has no rows lies beside.
 
     Args:
         rows: Rows a layer's cache holds at most: see ``Plan.cache_rows``.
         parts: In graph order.
-        sets: Sets of caches an answer needs: ``concat`` reads one and writes the other, ``inplace`` has one.
+        sets: Sets of caches an answer needs: ``concat`` reads one and writes the other, the other forms have one.
+        text_capacity: Slots of text, the last ones of each layer; 0 where rows grow.
+        appends: The engine gives new rows alone, which are copied behind what is there (``append``).
     """
 
     rows: tuple[int, ...]
     parts: tuple[CachePart, ...]
     sets: int
+    text_capacity: int = 0
+    appends: bool = False
 
     def is_beside(self, part: CachePart) -> bool:
-        """Whether it lies apart from keys and values that are written in place."""
+        """Whether it lies apart from what is written in place."""
+        if self.appends:
+            return part.state.axis is None
         return self.sets == 1 and not part.state.in_cache
 
     @property
@@ -122,20 +129,25 @@ class KvPlan:
         return pack({part.state.past: batch * part.nbytes for part in self.parts if self.is_beside(part)})
 
 
-def plan_kv(shape: DecoderShape, plan: Plan, entry: EngineEntry) -> KvPlan:
+def plan_kv(states: Sequence[State], plan: Plan, entry: EngineEntry) -> KvPlan:
     """Plan the caches of one conversation with as many images and as much text as the engines take.
+
+    Args:
+        states: All that a conversation consists of, in graph order (``Manifest.states_of``).
+        plan: Says how many rows each layer keeps.
+        entry: What the manifest says of the engines.
 
     Raises:
         BundleError: The engines' fixed capacities are not those of the plan.
     """
-    rows, inplace = plan.cache_rows(entry.groups, entry.text_capacity), entry.kv == "inplace"
+    rows, slots = plan.cache_rows(entry.groups, entry.text_capacity), entry.slots
     inputs = {binding.name: binding for binding in entry.decoder.inputs}
-    missing = [state.past for state in shape.kept if state.past not in inputs]
+    missing = [state.past for state in states if state.past not in inputs]
     if missing:
         raise BundleError("an engine lacks a cache", where=entry.decoder.file, got=f"no input {missing[0]!r}")
     parts = []
-    for state in shape.kept:
-        expected = state.sizes(1, rows[state.layer] if inplace else -1)[1:]
+    for state in states:
+        expected = state.sizes(1, rows[state.layer] if slots else -1)[1:]
         binding = inputs[state.past]
         if binding.shape[1:] != expected:
             raise BundleError(
@@ -147,4 +159,4 @@ def plan_kv(shape: DecoderShape, plan: Plan, entry: EngineEntry) -> KvPlan:
             )
         most = 1 if state.axis is None else rows[state.layer]
         parts.append(CachePart(state, BY_NAME[binding.dtype].itemsize, most))
-    return KvPlan(rows, tuple(parts), 1 if inplace else 2)
+    return KvPlan(rows, tuple(parts), 1 if slots else 2, entry.text_capacity if slots else 0, entry.kv == "append")

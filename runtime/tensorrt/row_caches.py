@@ -1,8 +1,9 @@
-"""Where the keys and values of rows lie that join and leave, in both forms of the cache.
+"""Where the keys and values of rows lie that join and leave, in each form of the cache.
 
-``inplace``: one block of slots, each with its own lengths, so a row writes behind its own text. ``concat``: the engine
-reads a dense [rows, heads, length, size] and writes one a token longer, so rows end at the same column: text stands at
-the right, what is to its left is masked. Visual rows have no mask there, so rows of one batch have equally many images.
+``inplace`` and ``append``: one block of slots, each with its own lengths, so a row writes behind its own text.
+``concat``: the engine reads a dense [rows, heads, length, size] and writes one a token longer, so rows end at the same
+column: text stands at the right, what is to its left is masked. Visual rows have no mask there, so rows of one batch
+have equally many images.
 
 States beside keys and values are never written in place: a step reads one block and writes another.
 """
@@ -124,7 +125,7 @@ class InplaceRows:
             arrays_told[graph_io.TEXT_MASK][:, : feeds[graph_io.TEXT_MASK].shape[1]] = feeds[graph_io.TEXT_MASK]
             arrays = typed(self._entry, {**feeds, **arrays_told})
             visual = {graph_io.VISUAL_EMBEDS: feeds[graph_io.VISUAL_EMBEDS]}
-            return decoder.enqueue(arrays | visual, {}, self._call(len(joining)), False, front=False).read()
+            return decoder.enqueue(arrays | visual, {}, self._call(len(joining), {}), False, front=False).read()
         outputs, alone = decoder(feeds, None)
         ((slot, row),) = joining.items()
         for part in self._blocks.kv.parts:
@@ -147,15 +148,16 @@ class InplaceRows:
         arrays = self._told(held, batch)
         for slot in range(batch):
             arrays[graph_io.TEXT_MASK][slot, : held[slot].text + 1 if slot in held else 1] = True
-        return self._call(batch), arrays
+        return self._call(batch, held), arrays
 
-    def _call(self, batch: int) -> CacheCall:
+    def _call(self, batch: int, held: Mapping[int, Held]) -> CacheCall:
         """A call of the first ``batch`` slots; what it writes beside keys and values is what the next one reads."""
         memory, beside = self._lease.block.memory, None
         if self._beside:
             beside = self._beside[0].block.memory, self._beside[1].block.memory
             self._beside.reverse()
-        return CacheCall(memory, memory, self._entry.batch, batch, self._blocks.kv.rows, beside)
+        rows = [held.get(slot, Held(0, 0)) for slot in range(batch)]
+        return CacheCall(memory, memory, self._entry.batch, batch, self._blocks.kv.rows, beside, rows)
 
     def leave(self, slot: int, held: Held) -> None:
         """Clear the slot: a broken row leaves no NaN behind, which no mask would hide."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -75,6 +76,12 @@ class TrtRows:
         return self._entry.text_capacity
 
     @property
+    def ranks(self) -> int:
+        """See ``Rows.ranks``."""
+        widest = self._entry.decoder.profiles[0].maximum.get(graph_io.LORA_ROWS, (0, 0))
+        return widest[1]
+
+    @property
     def row_bytes(self) -> int:
         """See ``Rows.row_bytes``."""
         return self._caches.row_bytes
@@ -112,7 +119,9 @@ class TrtRows:
         """See ``Rows.holds_chosen``."""
         return self._chosen == (self._decoder.number, tuple(sorted(slots)))
 
-    def step(self, tokens: Mapping[int, RowToken], logits: bool = False) -> TrtPendingRows:
+    def step(
+        self, tokens: Mapping[int, RowToken], logits: bool = False, beside: Mapping[str, Any] | None = None
+    ) -> TrtPendingRows:
         """See ``Rows.step``."""
         if set(tokens) != set(self._held) or not tokens:
             raise UsageError(
@@ -129,7 +138,7 @@ class TrtRows:
                 )
         batch = max(self._held) + 1
         resident = {}
-        feeds = self._feeds(tokens, batch)
+        feeds = self._feeds(tokens, batch) | dict(beside or {})
         if all(item.token is None for item in tokens.values()):
             if not self.holds_chosen(tokens):
                 raise UsageError("the tokens that the step before chose are gone", where="rows", fix="name their ids")

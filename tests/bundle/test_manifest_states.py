@@ -31,9 +31,22 @@ def test_one_with_states_is_read_back(demo_bundle: Bundle) -> None:
     assert data["schema_version"] == 3 and Manifest.from_json(data, "luvc.json").decoder.states == states
 
 
+def test_a_window_is_schema_4_and_bundles_without_one_are_read(demo_bundle: Bundle) -> None:
+    place = State(0, "place", (-1,), "int64", 512)
+    data = refusal_of(demo_bundle, place)
+    assert data["schema_version"] == 4 and Manifest.from_json(data, "luvc.json").decoder.states == (place,)
+    assert Manifest.from_json(data, "luvc.json").decoder.most_rows == {0: 576}
+    data = refusal_of(demo_bundle, replace(place, window=None))
+    assert data["schema_version"] == 3 and "window" not in data["decoder"]["states"][0]
+    assert Manifest.from_json(data, "luvc.json").decoder.most_rows == {}
+
+
 @pytest.mark.parametrize(
     ("state", "wrong"),
     [
+        (State(0, "place", (-1,), "int64", 0), "window 0"),
+        (State(0, "place", (-1,), "int32", 8), "window 8"),
+        (State(0, "other", (-1,), "int64", 8), "'other'"),
         (State(99, "a", (1,), "float32"), "layer 99"),
         (State(0, "key", (1,), "float32"), "'key'"),
         (State(0, "a.b", (1,), "float32"), "'a.b'"),

@@ -64,9 +64,10 @@ def asked(bundle: Bundle, plan: str = PLAN) -> list[Asked]:
 
 
 def engines(bundle: Bundle, plan: str = PLAN) -> dict[str, Engines]:
-    """Both forms of caches, with room for a batch."""
+    """The forms of caches that the plan's engines have, with room for a batch."""
     capacity = ort_engine.Capacity(text=96, groups=2, batch=SLOTS)
-    return {kv: ort_engine.describe(bundle, plan, kv, capacity) for kv in FORMS}
+    forms = FORMS if bundle.entry(plan).caches is None else ("append",)
+    return {kv: ort_engine.describe(bundle, plan, kv, capacity) for kv in forms}
 
 
 class Machine:
@@ -193,7 +194,8 @@ def run(bundle: Bundle, seed: int, sequences: int, of_a_machine: int = 50, plan:
     by_form, questions, counts = engines(bundle, plan), asked(bundle, plan), Counts()
     for number in range(0, sequences, of_a_machine):
         chance = random.Random(f"{seed} {number}")
-        machine = Machine(by_form[FORMS[number // of_a_machine % 2]], questions, chance, chance.random() < 0.8)
+        form = list(by_form)[number // of_a_machine % len(by_form)]
+        machine = Machine(by_form[form], questions, chance, chance.random() < 0.8)
         for place in range(number, min(number + of_a_machine, sequences)):
             try:
                 machine.sequence()

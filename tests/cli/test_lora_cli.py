@@ -51,7 +51,8 @@ def test_refusals(cli: Cli, lora: Path, tmp_path: Path) -> None:
             ["export", CHECKPOINT, "-o", tmp_path / "b", "--lora-slots", 4, "--lora-targets", "qproj"],
             "no such product in the LLM's layers",
         ),
-        (["build", lora / "slots", "--target", "rtx-ada"], "engines are not built with slots for adapters"),
+        (["build", lora / "plain", "--target", "rtx-ada", "--adapters", 1], "this bundle has no slots for adapters"),
+        (["build", lora / "slots", "--target", "rtx-ada", "--adapters", 2], "a call has no more adapters than rows"),
     ):
         code, _, err = cli(*words)
         assert code == 2 and refusal in err, err

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -46,6 +48,13 @@ def test_a_conversation_begins_with_zeros_and_no_rows() -> None:
 
 def test_bytes_of_states_do_not_grow_unless_they_have_a_value_a_row() -> None:
     assert kv_bytes(SHAPE, (3, 3), 5) == (8 * 2 * 4, 8 * (2 * 4 * 2 + 8))
+
+
+def test_bytes_count_what_stands_where_rows_leave_a_window() -> None:
+    windowed = replace(SHAPE, states=(STATES[0], replace(STATES[1], window=8)))
+    each = 2 * 4 * 2 + 8
+    assert windowed.most_rows == {1: 9}
+    assert [kv_bytes(windowed, (3, 3), text)[1] for text in (5, 6, 7, 999)] == [8 * each, *[9 * each] * 3]
 
 
 def test_an_input_that_is_missing_is_named() -> None:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from syntax import scopes
 
 import luvc_export
 
@@ -47,11 +48,18 @@ def files() -> frozenset[str]:
     return frozenset(paths)
 
 
+@functools.cache
+def ends() -> frozenset[str]:
+    """Ends of files' paths, without the first folder."""
+    parts = [file.split("/") for file in files()]
+    return frozenset("/".join(path[start:]) for path in parts for start in range(1, len(path)))
+
+
 def is_there(name: str, page: Path) -> bool:
     """A path from the root, from the page, or the end of one, such as ``passes/fuse_qkv.py``."""
     if (ROOT / name).exists() or (page.parent / name).exists():
         return True
-    return any(file.endswith(f"/{name.removeprefix('./')}") for file in files())
+    return name.removeprefix("./") in ends()
 
 
 @functools.cache
@@ -89,13 +97,14 @@ def prose(path: Path) -> Iterator[tuple[int, str]]:
     if path.suffix == ".md":
         yield from enumerate(text.splitlines(), 1)
         return
-    for node in ast.walk(ast.parse(text)):
+    for node in scopes(ast.parse(text)):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node, clean=False):
             first = node.body[0]
             yield from enumerate((ast.get_docstring(node, clean=False) or "").splitlines(), first.lineno)
-    for token in tokenize.generate_tokens(io.StringIO(text).readline):
-        if token.type == tokenize.COMMENT:
-            yield token.start[0], token.string
+    if any(stale(line.partition("#")[2], path) for line in text.splitlines() if "#" in line):  # tokens take long
+        for token in tokenize.generate_tokens(io.StringIO(text).readline):
+            if token.type == tokenize.COMMENT:
+                yield token.start[0], token.string
 
 
 def stale(line: str, page: Path) -> list[str]:

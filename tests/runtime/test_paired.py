@@ -97,10 +97,10 @@ def test_the_steps_load_no_encoder_and_all_goes_back(demo_bundle: Bundle) -> Non
     assert not backend._steps.placement() and not backend._prompts.placement()
 
 
-def with_codes(bundle: Bundle, precision: str = "q8", own: bool = True) -> Bundle:
+def with_codes(bundle: Bundle, precision: str = "q8", own: bool = True, **layers: str) -> Bundle:
     """A bundle that has a plan ``coded`` beside ``none``, or alone."""
     entry = bundle.manifest.plans["none"]
-    quantised: Any = SimpleNamespace(precision=precision, recipe={})
+    quantised: Any = SimpleNamespace(precision=precision, recipe={}, layers=dict(layers))
     plans = {"coded": replace(entry, quantised=quantised), **({"none": entry} if own else {})}
     return replace(bundle, manifest=replace(bundle.manifest, plans=plans, default_plan="coded"))
 
@@ -109,6 +109,18 @@ def test_prompts_run_the_plan_that_was_quantised(demo_bundle: Bundle) -> None:
     assert plan_of_prompts(with_codes(demo_bundle), None) == "none"
     assert plan_of_prompts(with_codes(demo_bundle, own=False), "coded") == "coded"
     assert plan_of_prompts(demo_bundle, "thirds") == "thirds"
+
+
+@pytest.mark.parametrize(("precision", "group"), [("q8", 128), ("q4", None)])
+def test_steps_in_8_bits_have_longer_groups(demo_bundle: Bundle, precision: str, group: int | None) -> None:
+    bundle = with_codes(demo_bundle, precision)
+    backend: Any = open_backend("openvino+openvino", bundle, "coded", 1, allow_unverified=True, arithmetic="fp32")
+    asked = {} if group is None else {"DYNAMIC_QUANTIZATION_GROUP_SIZE": group}
+    assert backend._steps._settings() == asked and backend._prompts._settings() == {}
+    backend._steps.load(images=False)
+    if group is not None:
+        compiled = backend._steps._decoder.model
+        assert compiled.get_property("DYNAMIC_QUANTIZATION_GROUP_SIZE") == group, "and the plug-in takes it"
 
 
 def test_what_has_no_debug_decoder_or_no_caches_of_the_host_is_refused(
@@ -127,9 +139,11 @@ def test_auto_takes_what_the_probe_says(demo_bundle: Bundle, monkeypatch: pytest
     bundle = with_codes(demo_bundle)
     times = {"openvino": 2.0e-3, "openvino+openvino": 1.2e-3, "openvino+cpu": 1.0e-3}
     asked: list[tuple[object, ...]] = []
-    monkeypatch.setattr(one_row, "step_times", lambda *of: asked.append(of) or times)
+    monkeypatch.setattr(one_row, "step_times", lambda *of, **how: asked.append((*of, how)) or times)
     choice = choose(bundle)
     assert len(asked) == 1, "products are timed once"
+    choose(with_codes(demo_bundle, lm_head="q8", embed_tokens="fp32"))
+    assert [of[-1] for of in asked] == [{"coded_head": False}, {"coded_head": True}]
     assert choice.name == "openvino+cpu"
     assert choice.line.startswith("backend openvino+cpu: products of a step 1.00 ms, openvino alone 2.00 ms")
     times["openvino+cpu"] = 1.3e-3
@@ -147,7 +161,7 @@ def test_auto_takes_what_the_probe_says(demo_bundle: Bundle, monkeypatch: pytest
 
 
 def test_auto_needs_memory_for_both(demo_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(one_row, "step_times", lambda *asked: {"openvino": 2.0, "openvino+cpu": 1.0})
+    monkeypatch.setattr(one_row, "step_times", lambda *asked, **how: {"openvino": 2.0, "openvino+cpu": 1.0})
     monkeypatch.setattr(backend_choice.memory, "available_bytes", lambda: 1000)
     choice = choose(with_codes(demo_bundle))
     assert choice.name == "openvino" and "openvino+cpu: " in choice.line and "for two engines" in choice.line

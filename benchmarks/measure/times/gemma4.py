@@ -217,24 +217,31 @@ def page(known: dict[str, list[dict[str, Any]]]) -> str:
         lines += ["", "## First tokens", "", f"The first {first['layers']} layers, {first['shared']} of which read"
                   f" caches of others; 76 tokens of text. A first token is from pixels, the encoder's time in it;"
                   f" prefill is the LLM's part, in transformers without the head. transformers leaves out the same"
-                  f" rows. {first['cpu']}.", "",
-                  "| visual tokens | way | runs in | first token, s | transformers' beside it | prefill, s |"
-                  " decode step, ms |", "|---|---|---|---|---|---|---|"]  # fmt: skip
-        theirs = {_peer(one): one["first_s"] for one in records if one["way"].startswith("transformers")}
-        for one in records:
-            spans = [f"{statistics.median(one[key]):.2f} ({min(one[key]):.2f} to {max(one[key]):.2f})"
-                     for key in ("first_s", "prefill_s")]  # fmt: skip
-            peer = theirs.get(_peer(one))
-            faster = f"{statistics.median(peer) / statistics.median(one['first_s']):.2f}x" if peer else ""
-            step = f"{statistics.median(one['step_ms']):.0f}"
-            cells = [f"{one['tokens']:,}", one["way"], one["runs_in"], spans[0], faster, spans[1], step]
-            lines.append("| " + " | ".join(cells) + " |")
+                  f" rows."]  # fmt: skip
+        for cpu in dict.fromkeys(one["cpu"] for one in records):
+            lines += ["", *_timed([one for one in records if one["cpu"] == cpu])]
         timed = {(one["tokens"], one["way"]) for one in records}
         if lacking := [f"{way} ({tokens:,})" for tokens in TIMED for way in ORDER if (tokens, way) not in timed]:
             lines += ["", f"Not run: {'; '.join(lacking)}."]
     else:
         lines += ["", "First tokens with and without the exit and of transformers (part `times`) were not taken yet."]
     return "\n".join(lines) + "\n"
+
+
+def _timed(records: list[dict[str, Any]]) -> list[str]:
+    """The first tokens of one machine."""
+    lines = [f"{records[0]['cpu']}:", "", "| visual tokens | way | runs in | first token, s | transformers' beside it |"
+             " prefill, s | decode step, ms | runs |", "|---|---|---|---|---|---|---|---|"]  # fmt: skip
+    theirs = {_peer(one): one["first_s"] for one in records if one["way"].startswith("transformers")}
+    for one in records:
+        spans = [f"{statistics.median(one[key]):.2f} ({min(one[key]):.2f} to {max(one[key]):.2f})"
+                 for key in ("first_s", "prefill_s")]  # fmt: skip
+        peer = theirs.get(_peer(one))
+        faster = f"{statistics.median(peer) / statistics.median(one['first_s']):.2f}x" if peer else ""
+        step, runs = f"{statistics.median(one['step_ms']):.0f}", str(len(one["first_s"]))
+        cells = [f"{one['tokens']:,}", one["way"], one["runs_in"], spans[0], faster, spans[1], step, runs]
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
 
 
 def _checkpoint(folder: Path, layers: int | None) -> Path:

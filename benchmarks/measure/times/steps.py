@@ -1,9 +1,11 @@
-"""One step of one token behind a cache of so many rows, on OpenVINO: its time, and which operators take it.
+"""One step of one token behind a cache of so many rows: its time, and which operators take it.
 
-Run: ``python benchmarks/measure/times/steps.py BUNDLE PLAN ... [--rows 1088] [--prompts-too] [--profile]``. Quantised
-plans as steps of ``openvino+openvino`` run them (activations in fp32); those of floats, and all with ``--prompts-too``,
-as ``openvino`` does: one graph for prompts and steps. Keys and values are random: nothing is asked, no picture is
-needed, and a run takes seconds. A plan must keep all tokens in all layers (``none``, and what was quantised from it).
+Run: ``python benchmarks/measure/times/steps.py BUNDLE PLAN[@WAY] ... [--rows 1088] [--prompts-too] [--profile]``.
+Quantised plans as steps of ``openvino+openvino`` run them (activations in fp32); those of floats, and all with
+``--prompts-too``, as ``openvino`` does: one graph for prompts and steps. WAY is another one: ``cpu`` (ONNX Runtime),
+``bf16`` (activations in bf16), or a number: activations of a row that share a scale. Keys and values are random:
+nothing is asked, no picture is needed, and a run takes seconds. Ways step in turns, all loaded at once (but with
+``--profile``). A plan must keep all tokens in all layers (``none``, and what was quantised from it).
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import json
 import statistics
 import tempfile
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, sleep
 
 import numpy as np
 
@@ -21,19 +23,23 @@ from luvc_export.bundle import folder as bundles
 from luvc_export.bundle.folder import Bundle
 from luvc_export.runtime.bench.machine import bandwidth_reader
 from luvc_export.runtime.openvino.backend import OpenVinoBackend
+from luvc_export.runtime.openvino.device import ACTIVATION_GROUPS
+from luvc_export.runtime.ort import OrtBackend
 from luvc_export.runtime.session import Session
 from luvc_export.runtime.state import State
 
 #: The first steps pack weights.
 WARM = 3
 LEAST_MS = 0.05
+#: Seconds after a run in which an engine's threads may still spin beside what is read.
+SPINS = 0.1
 
 
 def main() -> None:
     """Time, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", type=Path)
-    parser.add_argument("plans", nargs="+", metavar="PLAN")
+    parser.add_argument("plans", nargs="+", metavar="PLAN[@WAY]")
     parser.add_argument("--rows", type=int, default=1088, help="rows of each layer's cache")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--prompts-too", action="store_true", help="the graph that takes prompts as well")
@@ -42,49 +48,75 @@ def main() -> None:
     bundle = bundles.load(args.bundle)
     heads = ("plan", "arithmetic", "rows", "step ms", "of it outside the graph", "GB/s read after it")
     print("| " + " | ".join(heads) + " |\n|---|---" + "|---:" * (len(heads) - 2) + "|")
-    for plan in args.plans:
-        backend = opened(bundle, plan, args.prompts_too)
+    ways = [Steps(bundle, asked, args.prompts_too, args.rows) for asked in ([] if args.profile else args.plans)]
+    for asked in args.plans if args.profile else ():
         with tempfile.TemporaryDirectory() as folder:
-            backend.profile = f"{folder}/steps" if args.profile else None
-            times, outside = timed(bundle, backend, plan, args.rows, args.steps)
-            middle, low, high = (f"{value:.1f}" for value in (statistics.median(times), min(times), max(times)))
-            cells = [
-                plan,
-                backend.arithmetic,
-                str(args.rows),
-                f"{middle} ({low} to {high})",
-                f"{statistics.median(outside):.1f}",
-                f"{bandwidth_reader()() / 1e9:.0f}",
-            ]
-            print("| " + " | ".join(cells) + " |", flush=True)
-            if args.profile:
-                print(by_operator(Path(backend.end_profiling()["decoder"])), flush=True)
-        backend.unload()
+            way = Steps(bundle, asked, args.prompts_too, args.rows, f"{folder}/steps")
+            in_turns([way], args.steps)
+            print(way.line(args.rows), flush=True)
+            print(by_operator(Path(way.backend.end_profiling()["decoder"])), flush=True)
+            way.backend.unload()
+    in_turns(ways, args.steps)
+    print("\n".join(way.line(args.rows) for way in ways), flush=True)
 
 
-def opened(bundle: Bundle, plan: str, prompts_too: bool) -> OpenVinoBackend:
-    """The back-end of a plan's steps, as ``backends.open_backend`` makes it for a pair or alone."""
-    entry = bundle.entry(plan)
-    apart = entry.quantised is not None and not prompts_too
-    backend = OpenVinoBackend(bundle, entry, arithmetic="fp32" if apart else "auto")
-    backend.only_steps = backend.narrow_floats = apart
-    return backend
+class Steps:
+    """Steps of one way, and how long they took.
+
+    Args:
+        bundle: Has the plan.
+        asked: ``PLAN[@WAY]``.
+        prompts_too: See ``--prompts-too``.
+        rows: Of each layer's cache.
+        profile: Prefix of profile files; None for none.
+    """
+
+    def __init__(self, bundle: Bundle, asked: str, prompts_too: bool, rows: int, profile: str | None = None) -> None:
+        plan, _, way = asked.partition("@")
+        self.asked, self.backend = asked, opened(bundle, plan, prompts_too, way)
+        self.backend.profile = profile
+        self._calls, numbers = Session(bundle, self.backend, plan).default, np.random.default_rng(0)
+        values = [numbers.standard_normal(kind.sizes(1, rows), np.float32) for kind in self.backend.states]
+        self._state = State(self.backend.adopt(values), rows, rows, rows)
+        self.times, self.outside = list[float](), list[float]()
+
+    def step(self, token: int) -> None:
+        """Go on with a token."""
+        begin, spent = perf_counter(), self.backend.graph_seconds
+        self._state = self._calls.run([token], state=self._state).state
+        self.times.append(1000 * (perf_counter() - begin))
+        self.outside.append(self.times[-1] - 1000 * (self.backend.graph_seconds - spent))
+
+    def line(self, rows: int) -> str:
+        """Of the table: all but the first steps."""
+        times = self.times[WARM:]
+        middle, low, high = (f"{value:.1f}" for value in (statistics.median(times), min(times), max(times)))
+        cells = [self.asked, self.backend.arithmetic, str(rows), f"{middle} ({low} to {high})"]
+        cells += [f"{statistics.median(self.outside[WARM:]):.1f}", f"{bandwidth_reader()() / 1e9:.0f}"]
+        return "| " + " | ".join(cells) + " |"
 
 
-def timed(
-    bundle: Bundle, backend: OpenVinoBackend, plan: str, rows: int, steps: int
-) -> tuple[list[float], list[float]]:
-    """Milliseconds of each step but the first ones, and what of them was spent outside OpenVINO's call."""
-    calls, numbers = Session(bundle, backend, plan).default, np.random.default_rng(0)
-    values = [numbers.standard_normal(kind.sizes(1, rows), np.float32) for kind in backend.states]
-    state = State(backend.adopt(values), rows, rows, rows)
-    times, inside = list[float](), list[float]()
+def in_turns(ways: list[Steps], steps: int) -> None:
+    """Step all of them, one after the other, when no threads of the one before spin any more."""
     for token in range(WARM + steps):
-        begin, spent = perf_counter(), backend.graph_seconds
-        state = calls.run([token + 1], state=state).state
-        times.append(1000 * (perf_counter() - begin))
-        inside.append(1000 * (backend.graph_seconds - spent))
-    return times[WARM:], [whole - part for whole, part in zip(times, inside, strict=True)][WARM:]
+        for way in ways:
+            sleep(SPINS)
+            way.step(token + 1)
+    sleep(SPINS)
+
+
+def opened(bundle: Bundle, plan: str, prompts_too: bool, way: str = "") -> OpenVinoBackend | OrtBackend:
+    """The back-end of a plan's steps, as ``backends.open_backend`` makes it for a pair or alone, or another ``way``."""
+    entry = bundle.entry(plan)
+    if way == "cpu":
+        return OrtBackend(bundle, entry, "cpu")
+    apart = entry.quantised is not None and not prompts_too
+    backend = OpenVinoBackend(bundle, entry, arithmetic="fp32" if apart and way != "bf16" else "auto")
+    backend.only_steps = apart
+    backend.narrow_floats = apart and way != "bf16"
+    if entry.quantised is not None and apart:
+        backend.activation_group = int(way) if way.isdigit() else ACTIVATION_GROUPS.get(entry.quantised.precision)
+    return backend
 
 
 def by_operator(profile: Path) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from glyph_clips import distil, merged, study
+from glyph_clips import clock, distil, equal_time, merged, rivals, study
 from glyph_clips.cases import CHECKPOINT, cases, still
 from glyph_clips.films import FRAMES, MOMENTS, SIDE, Film, seeded
 from glyph_clips.model import LABELS, UNITS, embeddings, labels, load, prefix
@@ -21,6 +21,7 @@ from glyph_clips.train import Answers
 from glyph_vqa.decoder import decode
 from glyph_vqa.pack import SUFFIX
 
+from luvc_export.calibration.ablation.store import Store
 from luvc_export.core.named_plans import CLIPS
 from luvc_export.core.plan import Plan
 from luvc_export.core.plan.time_merge import TimeMerge
@@ -169,9 +170,50 @@ def test_pages_on_graphs_and_merging_are_of_these_weights() -> None:
     assert all(set(row["linted"]) == {"onnx", "primitive"} for row in rows.values())
     figures = json.loads((study.RESULTS / "clip-time.json").read_text())
     assert figures["weights"] == study.weights_hash(CHECKPOINT)[:16]
-    large = study.RESULTS / merged.LARGE
-    times = json.loads(large.read_text())["rows"] if large.is_file() else []
-    assert (study.RESULTS / "clip-time.md").read_text() == merged.page(figures["rows"], figures["weights"], times)
+    expected = merged.page(figures["rows"], figures["weights"], *merged.beside(study.RESULTS))
+    assert (study.RESULTS / "clip-time.md").read_text() == expected
+
+
+def test_the_page_on_rivals_is_of_its_figures() -> None:
+    """Page and weights fit; who wins is said by the interval, either way and neither."""
+    figures = json.loads((study.RESULTS / "clip-rivals.json").read_text())
+    assert figures["weights"] == study.weights_hash(CHECKPOINT)[:16]
+    assert (study.RESULTS / "clip-rivals.md").read_text() == rivals.page(figures["rows"], figures["weights"])
+    right = np.arange(30) % 3 > 0
+    for own, words in ((np.ones(30), "beats"), (right, "is not told apart from"), (np.zeros(30), "loses to")):
+        every = {("none", UNITS): np.ones(30), ("evs", 72): right, ("maxmin", 72): own}
+        assert words in rivals.verdict(rivals.records(range(30), every))[0]
+
+
+def test_rows_at_equal_time_take_equal_time() -> None:
+    """The line goes through what was timed; rows with a budget take as long as ours, the others stand on both sides."""
+    assert equal_time.llm_seconds(1) == pytest.approx(equal_time.WHOLE[1])
+    assert equal_time.llm_seconds(equal_time.FILM[2] / 2048) == pytest.approx(equal_time.FILM[1])
+    rows = equal_time.rows()
+    limit = equal_time.seconds(rows[0])
+    for row in rows:
+        if row.score is not None:
+            assert limit - 0.02 < equal_time.seconds(row) <= limit
+        if row.moments in (6, 7):
+            assert equal_time.seconds(row._replace(keep=row.keep + 1)) > limit
+    whole = [equal_time.seconds(row) for row in rows if row.score is None]
+    assert all(sooner < limit < later for sooner, later in zip(whole[::2], whole[1::2], strict=True))
+    file = study.RESULTS / "clip-first-token.json"
+    figures = json.loads(file.read_text())
+    assert file.with_suffix(".md").read_text() == equal_time.page(figures["rows"], figures["weights"])
+    assert figures["weights"] == study.weights_hash(CHECKPOINT)[:16]
+
+
+def test_a_killed_run_on_rivals_asks_nothing_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lot's answers come from the file when it is there; films of different lots are different clusters."""
+    opened, store = open_checkpoint(str(CHECKPOINT)), Store(tmp_path / "a-measurements.json", {})
+    monkeypatch.setattr(rivals, "LOT", 3)
+    monkeypatch.setattr(rivals, "plans", lambda: {("none", UNITS): study.nothing()})
+    first = rivals.answers(store, opened, "w", 1)
+    monkeypatch.setattr(rivals, "Study", None)
+    assert rivals.answers(Store(store.path, {}), opened, "w", 1) == first and first[0] == [1000] * 3
+    with pytest.raises(TypeError):
+        rivals.answers(store, opened, "w", 2)
 
 
 def test_the_verdict_on_merging_is_of_its_rows() -> None:
@@ -189,7 +231,7 @@ def test_the_taught_encoder_is_the_exported_one() -> None:
     opened = open_checkpoint(str(CHECKPOINT))
     frames = torch.from_numpy(seeded("search", 0, 0).frames[::2])
     with torch.no_grad():
-        tower = opened.family.vision(stage.model, merged.merging(0, 3), normalise(opened))
+        tower = opened.family.vision(stage.model, clock.merging(0, 3), normalise(opened))
         wanted = tower(frames[:, None].expand(-1, 2, -1, -1, -1))[0]
         learning = distil.encode(stage.model.model.visual, frames.numpy(), stage.how)
         other = distil.encode(stage.model.model.visual, frames.numpy(), TimeMerge(0, 8, 4))
@@ -206,7 +248,7 @@ def test_the_taught_encoder_is_the_exported_one() -> None:
 
 def test_merging_along_time_is_a_plan_of_whole_films() -> None:
     """Fewer units after a block, every token for the LLM; the evaluator keeps the frames of a film together."""
-    plan, asked = merged.merging(0, 4), list(cases("search", 6))
+    plan, asked = clock.merging(0, 4), list(cases("search", 6))
     assert plan.encoder.time is not None and plan.llm == study.nothing().llm
     for one in (plan, study.nothing()):
         shown = study.Study(open_checkpoint(str(CHECKPOINT)), asked).whole.asked(one)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,7 @@ def test_what_a_search_found_is_measured_beside_a_method_with_its_frozen_layers(
     methods = past.past.methods
     monkeypatch.setattr(past.past, "methods", lambda *values: methods(*values)[:1])
     monkeypatch.setattr(past, "defaults", lambda study: {})
+    monkeypatch.setattr(timing, "measure", partial(timing.measure, rounds=1))
     study = past.study_of("plain", tmp_path, Path(past.__file__).parents[2] / "checkpoint", 2, 1)
     figures = past.measure(study, Plan.from_json(json.loads((past.PLANS / "plain.json").read_text())), 3.0)
     uncompressed, searched = figures["searched"]

@@ -1,13 +1,14 @@
 """A graph traced in fp32 computes in fp16 or bf16, strongly typed, with fp32 islands.
 
 requires: fp16 or bf16 wanted, of a graph in fp32.
-apply: products with weights, Attention, and what carries hidden states between them become low precision, weights
-with them (a stored tensor of that type loses its Cast), and the scales and float sides of Q/DQ. fp32 stay: norms
-(RMSNormalization's and LayerNormalization's statistics, ``stash_type`` 1), softmax (``softmax_precision`` where the
-target reads it; TensorRT's fused attention keeps it in fp32 by itself), prune scores and merge cosines (inside the
-fused nodes, which is why this runs before their bodies are inlined), the gated delta rule and what fades its state,
-states beside keys and values, pixels up to the patch product, positions and angles up to the rotation, logits. In fp32
-a target whose Attention needs it gets ``TRT_decomposable``.
+apply: products with weights or with factors of adapters, Attention, and what carries hidden states between them become
+low precision, weights with them (a stored tensor of that type loses its Cast), and the scales and float sides of Q/DQ.
+fp32 stay: norms (RMSNormalization's and LayerNormalization's statistics, ``stash_type`` 1), softmax
+(``softmax_precision`` where the target reads it; TensorRT's fused attention keeps it in fp32 by itself), prune scores
+and merge cosines (inside the fused nodes, which is why this runs before their bodies are inlined), the gated delta rule
+and what fades its state, states beside keys and values, what makes codes of caches, pixels up to the patch product,
+positions and angles up to the rotation, logits. In fp32 a target whose Attention needs it gets ``TRT_decomposable``.
+Scales beside codes of caches are fp16 in both.
 ensures: no TopK outside the fused nodes, whose scores would have been rounded.
 must not touch: integer and boolean tensors, position inputs, the logits' type.
 """
@@ -23,6 +24,7 @@ import onnx_graphsurgeon as gs
 
 from luvc_export.core import graph_io
 from luvc_export.core.element_types import BY_PRECISION
+from luvc_export.core.shapes import VALUE_SCALE
 from luvc_export.errors import CheckFailed
 from luvc_export.export.surgeon import node_order
 from luvc_export.export.surgeon.fused.node import schema_of
@@ -42,6 +44,8 @@ _CARRY = (
     *("Gather", "GatherND", "GatherElements", "Expand", "Squeeze", "Unsqueeze", "Identity", "Where", "Pad", "Tile"),
     "AveragePool",
 )
+#: Operators whose results have the type of their first input.
+_SAME_TYPE = ("Abs", "Concat", "Div", "Max", "Mul", "ReduceMax", "Reshape", "Transpose")
 #: The export inlines this body (``fused.delta_body``); its nodes keep the operator's name in theirs.
 RULE = f"{DOMAIN}.GatedDeltaRule."
 _NORMS = ("RMSNormalization", "LayerNormalization")
@@ -71,7 +75,7 @@ def apply(surgery: Surgery) -> int:
         return len(attentions)
     for node in surgery.nodes("Attention") if surgery.target.softmax_precision else ():
         node.attrs["softmax_precision"] = int(_FLOAT)
-    if any(tensor.name.startswith(("visual_embeds", "past_key")) and not _is_fp32(tensor) for tensor in _ends(surgery)):
+    if any(tensor.name == graph_io.VISUAL_EMBEDS and not _is_fp32(tensor) for tensor in surgery.graph.inputs):
         surgery.skip(f"the graph was traced in {surgery.precision} already")
         return 0
     if any(surgery.nodes("TopK")):
@@ -89,7 +93,7 @@ def ensures(surgery: Surgery, fired: int) -> None:
         CheckFailed: The logits are not fp32, or a cache kept fp32.
     """
     for tensor in _ends(surgery) if fired and surgery.precision != "fp32" else ():
-        low = tensor.name.startswith(("visual_embeds", graph_io.PAST_KEY_VALUES, "present."))
+        low = _is_low_end(tensor.name) or _is_scale(tensor)
         kind = kind_of(tensor)
         if kind is not None and _is_fp32(tensor) == low and kind.kind in "fV":
             raise CheckFailed("a tensor of the contract has the wrong type", where=tensor.name, got=tensor.dtype)
@@ -97,6 +101,24 @@ def ensures(surgery: Surgery, fired: int) -> None:
 
 def _ends(surgery: Surgery) -> list[gs.Tensor]:
     return [*surgery.graph.inputs, *surgery.graph.outputs]
+
+
+def _say_types(node: gs.Node) -> None:
+    """Type what a node makes where the graph does not say it: nodes that make codes of caches were added untyped."""
+    if node.op in _SAME_TYPE or node.op == "DequantizeLinear":
+        for out in node.outputs:
+            if out.dtype is None:
+                out.dtype = node.inputs[node.op == "DequantizeLinear"].dtype
+
+
+def _is_scale(tensor: gs.Tensor) -> bool:
+    """Whether an input or output holds scales beside codes of values."""
+    return tensor.name.endswith(f".{VALUE_SCALE}")
+
+
+def _is_low_end(name: str) -> bool:
+    """Whether an input or output is in the graph's arithmetic, as hidden states and what meets them are."""
+    return name.startswith((graph_io.VISUAL_EMBEDS, graph_io.PAST_KEY_VALUES, "present.")) or graph_io.is_factor(name)
 
 
 def _is_fp32(tensor: gs.Tensor) -> bool:
@@ -118,19 +140,41 @@ class _Retyping:
         graph = self.surgery.graph
         node_order.sort(graph)
         order = list(graph.nodes)
+        for node in order:
+            _say_types(node)
         self._weights()
         for tensor in graph.inputs:
-            if tensor.name == graph_io.VISUAL_EMBEDS or tensor.name.startswith(graph_io.PAST_KEY_VALUES):
+            is_codes = tensor.name.startswith(graph_io.PAST_KEY_VALUES) and not _is_fp32(tensor)
+            is_scale = _is_scale(tensor) and self.surgery.precision == "fp16"
+            if (_is_low_end(tensor.name) and not is_codes) or is_scale:
                 self._lower(tensor)
         for node in order:
             self._node(node)
         for index, tensor in enumerate(graph.outputs):
-            if id(tensor) in self.low and (tensor.name == graph_io.LOGITS or tensor.name.startswith("present_states.")):
+            state = tensor.name.startswith("present_states.") and not _is_scale(tensor)
+            if id(tensor) in self.low and (tensor.name == graph_io.LOGITS or state):
                 name, tensor.name = tensor.name, self.surgery.name("logits")
                 wide = self.surgery.emit("Cast", [tensor], to=int(_FLOAT))[0]
                 wide.name, wide.dtype, wide.shape = name, np.dtype(np.float32), tensor.shape
                 graph.outputs[index] = wide
+        for tensor in graph.inputs if self.surgery.precision == "bf16" else ():
+            if _is_scale(tensor):
+                self._halve(tensor)
         return self.changed
+
+    def _halve(self, past: gs.Tensor) -> None:
+        """Let scales beside codes come and go as fp16, which bf16 would round as much as codes are."""
+        half = np.dtype(np.float16)
+        (join,) = [node for node in readers(past, "Concat") if node.inputs[0] is past]
+        others = [node for node in readers(past) if node is not join]
+        wide = self.surgery.emit("Cast", [past], like=[past], to=int(_FLOAT))[0]
+        for node in others:
+            for index, item in enumerate(node.inputs):
+                if item is past:
+                    node.inputs[index] = wide
+        narrow = self.surgery.emit("Cast", [join.inputs[1]], like=[join.inputs[1]], to=int(BY_PRECISION["fp16"].onnx))
+        join.inputs[1] = narrow[0]
+        past.dtype = narrow[0].dtype = join.outputs[0].dtype = half
 
     def _lower(self, tensor: gs.Tensor) -> None:
         tensor.dtype = self.dtype
@@ -198,10 +242,18 @@ class _Retyping:
             if narrow is not None:
                 self._lower(narrow)
             return
+        if node.op == "QuantizeLinear" and self._makes_cache(node):
+            self._to(node, (0, 1), int(_FLOAT))
+            return
         self._to(node, (1,) if node.op == "DequantizeLinear" else (0, 1), self.code)
         if node.op == "DequantizeLinear":
             self._lower(node.outputs[0])
         self.changed += 1
+
+    def _makes_cache(self, node: gs.Node) -> bool:
+        """Whether codes are of a cache: 8 bits of bf16 hold them, but not what is rounded to them."""
+        after = [node.outputs[0], *(reader.outputs[0] for reader in readers(node.outputs[0], "Concat"))]
+        return any(tensor is out for tensor in after for out in self.surgery.graph.outputs)
 
     def _fused(self, node: gs.Node) -> None:
         form = schema_of(node).fused

@@ -6,9 +6,11 @@ Reshape -> Transpose -> Reshape.
 apply: the frame axis leaves the transposition (frames are copied after it), batch and rows become one axis: 7 axes in
 place of 9, and TensorRT has 8 at most. With the capability ``bytes``, reshaping and transposing come before the Cast
 (a quarter of the memory moved) and colours are no longer the innermost axis of every product. A graph laid out for such
-a target gets its Cast back in front for one without the capability. Element by element the same arithmetic: bit-equal.
+a target gets its Cast back in front for one without the capability. Real frames (F > 1) arrive as two transpositions,
+the second of colours alone: both come before the Cast where bytes may move. Element by element the same arithmetic:
+bit-equal.
 ensures: no tensor of the graph has more than eight axes where it fired.
-must not touch: real frames (F > 1), constants that are not per colour, readers that count axes.
+must not touch: constants that are not per colour, readers that count axes.
 """
 
 from __future__ import annotations
@@ -47,6 +49,9 @@ def apply(surgery: Surgery) -> int:
     """Rewrite the one place where the picture becomes patches."""
     if not surgery.target.bytes and (late := _late_cast(surgery)):
         _cast_first(surgery, *late)
+        return 1
+    if surgery.target.bytes and (frames := _frames(surgery)):
+        _arithmetic_last(surgery, *frames)
         return 1
     layouts = [layout for turn in surgery.nodes("Transpose") if (layout := _layout(turn)) is not None]
     if len(layouts) != 1:
@@ -101,6 +106,47 @@ def _layout(turn: gs.Node) -> PatchChain | None:
     if tensor.name != "image" or tensor.shape[1] != 1 or not chain or int(sizes[1]) != frames or sizes[-1] != 3:
         return None
     return PatchChain(chain, frames, [int(size) for size in sizes], list(turn.attrs["perm"]), turn)
+
+
+def _frames(surgery: Surgery) -> tuple[list[gs.Node], list[gs.Node]] | None:
+    """Of real frames: arithmetic from the image on, and the moves after it, up to where colours are an axis inside."""
+    tensor: gs.Tensor = next(item for item in surgery.graph.inputs if item.name == "image")
+    if tensor.shape is None or len(tensor.shape) != 5 or tensor.shape[1] == 1:
+        return None
+    chain, moves = list[gs.Node](), list[gs.Node]()
+    while len(after := [node for node in readers(tensor) if node.op != "Shape"]) == 1:
+        node = after[0]
+        if node.op in _ARITHMETIC and not moves and all(_per_colour(item) for item in node.inputs[1:]):
+            chain.append(node)
+        elif chain and (node.op == "Transpose" or (node.op == "Reshape" and _fixed(node))):
+            moves.append(node)
+        else:
+            break
+        tensor = node.outputs[0]
+    while moves and moves[-1].op != "Transpose":
+        moves.pop()
+    if [node.op for node in moves] != ["Reshape", "Transpose"] * 2 or chain[0].op != "Cast":
+        return None
+    colours = value(moves[2].inputs[1])
+    swapped = list(moves[3].attrs["perm"]) == [0, 1, 3, 2]
+    return (chain, moves) if swapped and colours is not None and int(colours[-1]) == 3 else None
+
+
+def _arithmetic_last(surgery: Surgery, chain: list[gs.Node], moves: list[gs.Node]) -> None:
+    """Move bytes, then compute, colours the axis before the last."""
+    last, end = moves[-1].outputs[0], readers(moves[-1].outputs[0])
+    tensor: gs.Tensor = chain[0].inputs[0]
+    for node in moves:
+        kind = tensor.dtype
+        tensor = surgery.emit(node.op, [tensor, *node.inputs[1:]], **node.attrs)[0]
+        tensor.dtype = kind
+    for node in chain:
+        others = [_moved(surgery, item, 1) for item in node.inputs[1:]]
+        kind = node.outputs[0].dtype
+        tensor = surgery.emit(node.op, [tensor, *others], **node.attrs)[0]
+        tensor.dtype, tensor.shape = kind, last.shape
+    for node in end:
+        node.inputs = [tensor if item is last else item for item in node.inputs]
 
 
 def _late_cast(surgery: Surgery) -> tuple[list[gs.Node], gs.Node] | None:

@@ -14,11 +14,13 @@ from __future__ import annotations
 import onnx_graphsurgeon as gs
 
 from luvc_export.errors import CheckFailed
-from luvc_export.export.surgeon.graph import Surgery, up
+from luvc_export.export.surgeon.graph import Surgery, readers, strip, up, value
 
 ORDER = 110
 
 _HEADS_FIRST = [0, 2, 1, 3]
+#: What keeps [B, S, heads * Dh]; a second input has a factor for each of heads * Dh.
+_CHANNELWISE = ("Cast", "Div", "Mul")
 
 
 def requires(surgery: Surgery) -> str | None:
@@ -56,6 +58,8 @@ def _unpack(surgery: Surgery, node: gs.Node) -> None:
     heads, kv_heads = int(node.attrs["q_num_heads"]), int(node.attrs["kv_num_heads"])
     size = int(node.inputs[0].shape[2]) // heads
     fresh = [_apart(surgery, node.inputs[i], heads if i == 0 else kv_heads, size) for i in range(3)]
+    for packed, apart in zip(node.inputs[1:3], fresh[1:], strict=True):
+        _read_apart(surgery, packed, apart)
     inputs = [*fresh, *node.inputs[3:4]]
     presents = node.outputs[1:3]
     for index, present in enumerate(presents):
@@ -80,12 +84,21 @@ def _inner(tensor: gs.Tensor, width: int) -> list[int]:
 
 
 def _apart(surgery: Surgery, tensor: gs.Tensor, heads: int, size: int) -> gs.Tensor:
-    """[B, S, heads * Dh] -> [B, heads, S, Dh], below a rotation."""
+    """[B, S, heads * Dh] -> [B, heads, S, Dh], below a rotation and what scales its channels."""
     rotary = up(tensor, "RotaryEmbedding")
     if rotary is not None:
         inner = _apart(surgery, rotary.inputs[0], heads, size)
         attrs = {key: item for key, item in rotary.attrs.items() if key != "num_heads"}
         return surgery.emit("RotaryEmbedding", [inner, *rotary.inputs[1:]], like=[inner], **attrs)[0]
+    scaled = up(tensor, *_CHANNELWISE)
+    if scaled is not None and _is_rotated(scaled.inputs[0]):
+        inner = _apart(surgery, scaled.inputs[0], heads, size)
+        factors = [surgery.emit("Reshape", [factor, [heads, 1, size]])[0] for factor in scaled.inputs[1:]]
+        for new, old in zip(factors, scaled.inputs[1:], strict=True):
+            new.dtype, new.shape = old.dtype, [heads, 1, size]
+        out = surgery.emit(scaled.op, [inner, *factors], like=[inner], **scaled.attrs)[0]
+        out.dtype = tensor.dtype
+        return out
     batch, length = tensor.shape[:2]
     sizes = [-1, length, heads, size] if isinstance(length, int) else [0, -1, heads, size]
     shaped = surgery.emit("Reshape", [tensor, sizes])[0]
@@ -93,3 +106,21 @@ def _apart(surgery: Surgery, tensor: gs.Tensor, heads: int, size: int) -> gs.Ten
     turned = surgery.emit("Transpose", [shaped], perm=_HEADS_FIRST)[0]
     turned.dtype, turned.shape = tensor.dtype, [batch, heads, length, size]
     return turned
+
+
+def _read_apart(surgery: Surgery, packed: gs.Tensor, apart: gs.Tensor) -> None:
+    """Give those who take heads apart themselves, as codes of caches do, what is apart already."""
+    for shaped in readers(packed, "Reshape"):
+        for turned in readers(shaped.outputs[0], "Transpose"):
+            sizes = value(shaped.inputs[1])
+            same = sizes is not None and list(sizes[2:]) == [apart.shape[1], apart.shape[3]]
+            if same and list(turned.attrs["perm"]) == _HEADS_FIRST and turned.outputs[0] is not apart:
+                surgery.replace(turned.outputs[0], apart)
+    before, after = up(packed, "Cast"), up(apart, "Cast")
+    if before is not None and after is not None:
+        _read_apart(surgery, before.inputs[0], after.inputs[0])
+
+
+def _is_rotated(tensor: gs.Tensor) -> bool:
+    """Whether a rotation lies below what scales channels: caches in codes have factors there."""
+    return up(strip(tensor, *_CHANNELWISE), "RotaryEmbedding") is not None

@@ -78,7 +78,7 @@ class Footprint:
     """Bytes of memory a pair of engines is predicted to need (``engines.memory``).
 
     ``loading`` is the largest plan file, held beside the weights while it is read; it counts on boards whose CPU and
-    GPU share memory.
+    GPU share memory. ``adapters`` are the factors that are kept for a bundle's slots.
     """
 
     weights: int
@@ -86,11 +86,12 @@ class Footprint:
     activations: int
     workspace: int
     loading: int
+    adapters: int = 0
 
     @property
     def running(self) -> int:
         """While answering."""
-        return self.weights + self.kv + self.activations
+        return self.weights + self.kv + self.activations + self.adapters
 
     @property
     def peak(self) -> int:
@@ -106,7 +107,8 @@ class EngineEntry:
         plan: Name of the plan.
         target: Name of the target.
         precision: Arithmetic of both.
-        kv: ``concat``, caches grow; or ``inplace``, caches have a fixed capacity and present is past (docs/surgery.md).
+        kv: ``concat``, caches grow; ``inplace``, caches have a fixed capacity and present is past (docs/surgery.md); or
+            ``append``, they have it too, hold codes, and present is the new rows.
         backend: Library that loads them.
         version: Its version that built them, all numbers.
         compute_capabilities: They run on these, such as 8.7.
@@ -126,7 +128,7 @@ class EngineEntry:
     plan: str
     target: str
     precision: Literal["fp32", "fp16", "bf16"]
-    kv: Literal["concat", "inplace"]
+    kv: Literal["concat", "inplace", "append"]
     backend: Literal["tensorrt", "tensorrt_rtx"]
     version: str
     compute_capabilities: tuple[str, ...]
@@ -141,6 +143,11 @@ class EngineEntry:
     decoder: EngineFile
     footprint: Footprint
     plugins: PluginLibrary | None = None
+
+    @property
+    def slots(self) -> bool:
+        """Whether caches have a fixed capacity, and inputs say what they hold."""
+        return self.kv != "concat"
 
     @property
     def groups(self) -> int:

@@ -23,6 +23,7 @@ def build(
     text_capacity: engine_options.TextCapacity = None,
     images: engine_options.Images = 1,
     batch: engine_options.Batch = 1,
+    adapters: engine_options.Adapters = None,
     logits: Annotated[
         int, typer.Option("--logits", help="Positions of a call with logits: 1 to generate, more to compare.")
     ] = 1,
@@ -95,6 +96,7 @@ def build(
             text_capacity=text_capacity,
             images=images,
             batch=batch,
+            adapters=adapters,
             logits=logits,
             options=chosen,
             device_memory_gib=device_memory,

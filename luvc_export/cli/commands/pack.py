@@ -39,6 +39,7 @@ def pack(
     text_capacity: engine_options.TextCapacity = None,
     images: engine_options.Images = 1,
     batch: engine_options.Batch = 1,
+    adapters: engine_options.Adapters = None,
     image_size: options.ImageSize = None,
     cases: Annotated[
         Path | None, typer.Option("--cases", help="JSON Lines file of what to ask: image, prompt.")
@@ -100,6 +101,7 @@ def pack(
             text_capacity=text_capacity,
             images=images,
             batch=batch,
+            adapters=adapters,
             options=BuildOptions(
                 engine_options.workspace(mem_pool_size), optimization_level, dynamic_plugins=dynamic_plugins
             ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from luvc_export.runtime.bench.machine import Machine, Roofline, roofline
 from luvc_export.runtime.bench.measure import Stat, Timed, ratio
 from luvc_export.runtime.bench.profile import KernelTimes
 from luvc_export.runtime.cpu_features import cpu_features
+from luvc_export.runtime.speculation.draft_length import needed_acceptance
 
 _ROWS = (
     ("preprocess ms", "preprocess_ms"),
@@ -42,9 +44,14 @@ def bench_table(timed: Sequence[Timed], profiles: Sequence[Mapping[str, KernelTi
         if not all(stat.median > 0 for stat in stats):
             continue
         add(name, [_stat(stat) for stat in stats], _stat(ratio(timed[0], timed[1], metric)) if paired else "")
-    if any(one.stat("acceptance_length").median > 1 for one in timed):
-        for name in ("tokens_per_step", "acceptance_length"):
-            add(name.replace("_", " "), [f"{one.stat(name).median:.2f}" for one in timed])
+    for part, engine in dict.fromkeys(kind for one in timed for kind in one.call_kinds):
+        has = [(part, engine) in one.call_kinds for one in timed]
+        cells = [_stat(one.call_ms(part, engine)) if here else "none" for one, here in zip(timed, has, strict=True)]
+        add(f"{part} on {engine}, ms a call", cells)
+    if any(one.stat("drafted").median > 0 for one in timed):
+        for name in ("tokens_per_step", "acceptance_length", "acceptance"):
+            add(name.replace("_", " "), [_number(one.stat(name).median) for one in timed])
+        add("acceptance from which these drafts pay", [_number(needed(one)) for one in timed])
     add("outside, share of all", [_share(one) for one in timed])
     add("KV cache MiB", [f"{one.facts.kv_mib:.2f}" for one in timed], _by([one.facts.kv_mib for one in timed]))
     add("peak memory MiB", [_mib(one.facts.peak_mib) for one in timed], _by([one.facts.peak_mib for one in timed]))
@@ -64,6 +71,20 @@ def bench_table(timed: Sequence[Timed], profiles: Sequence[Mapping[str, KernelTi
             [_part(profile.get(graph), part) for profile in profiles])  # fmt: skip
     add("visual tokens by layer", [_runs(one.facts.visual_tokens) for one in timed])
     return table
+
+
+def needed(one: Timed) -> float:
+    """The bar of a model that drafts (``draft_length.needed_acceptance``) by what its calls took; NaN for look-up."""
+    ms = {part: one.call_ms(part, engine).median for part, engine in one.call_kinds}
+    drafted = round(one.stat("drafted").median)
+    if not drafted or not {"step", "verify", "draft step"} <= set(ms):
+        return math.nan
+    cost, checking = ms["draft step"] / ms["step"], (ms["verify"] / ms["step"] - 1) / drafted
+    return needed_acceptance(drafted, cost, checking)
+
+
+def _number(value: float) -> str:
+    return "none" if value != value else "never" if value == math.inf else f"{value:.2f}"
 
 
 def _stat(stat: Stat) -> str:

@@ -9,6 +9,7 @@ from luvc_export.bundle.engines.checks import changed, newest_sign_off
 from luvc_export.bundle.manifest import EngineEntry, EngineFile, Manifest, Verified
 
 _CACHE = re.compile(r"(past_key_values|present)\.(\d+)\.(?:key|value)")
+_FACTOR = re.compile(r"(lora)\.(\d+)\.(.+)")
 
 
 def facts(entry: EngineEntry) -> Any:
@@ -27,6 +28,7 @@ def facts(entry: EngineEntry) -> Any:
         table.add_row("plugins", f"{entry.plugins.file}, sha256 {entry.plugins.record.sha256[:16]}")
     need = entry.footprint
     parts = f"weights {_mib(need.weights)}, KV {_mib(need.kv)}, activations {_mib(need.activations)}"
+    parts += f", adapters {_mib(need.adapters)}" if need.adapters else ""
     table.add_row("memory, predicted", f"{_mib(need.running)} MiB ({parts})")
     if entry.refit:
         table.add_row("weights", "not in the plan: refit before use" if entry.stripped else "can be refitted")
@@ -55,14 +57,21 @@ def bindings(part: str, engine: EngineFile) -> Any:
         rows: dict[tuple[str, ...], list[str]] = {}
         for item in items:
             ranges = [_range(profile.minimum, profile.maximum, item.name) for profile in engine.profiles]
-            cache = _CACHE.fullmatch(item.name)
-            rows.setdefault((cache[1] if cache else item.name, item.dtype, _shape(item.shape), *ranges), []).append(
-                cache[2] if cache else ""
-            )
+            name, layer = _of_a_layer(item.name)
+            rows.setdefault((name, item.dtype, _shape(item.shape), *ranges), []).append(layer)
         for (name, *cells), layers in rows.items():
-            table.add_row(kind, f"{name}.{_layers(layers)}.key, value" if layers[0] else name, *cells)
+            table.add_row(kind, name.format(_layers(layers)), *cells)
         table.add_section()
     return table
+
+
+def _of_a_layer(name: str) -> tuple[str, str]:
+    """The name with a place for its layer's number, and that; the name and nothing where it is of no layer."""
+    if cache := _CACHE.fullmatch(name):
+        return f"{cache[1]}.{{}}.key, value", cache[2]
+    if factor := _FACTOR.fullmatch(name):
+        return f"{factor[1]}.{{}}.{factor[3]}", factor[2]
+    return name, ""
 
 
 def _layers(names: list[str]) -> str:

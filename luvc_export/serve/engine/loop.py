@@ -84,7 +84,7 @@ class _Group:
             self.leave()
             prefilled = prefiller.into_slots(job.request, [*rows], slots)
         for row in rows:
-            row.state = prefilled.state
+            row.state, row.seen = prefilled.state, prefilled.lent
             row.take(RowStep(None, None, prefilled.logits))
         return prefilled, rows
 

@@ -40,6 +40,7 @@ class Prefilled:
         vision_ms: The vision graph.
         prefix_ms: The decoder up to the last picture.
         question_ms: The decoder over what is left, or over the whole prompt where it is not cut.
+        lent: See ``LoadedPlan.lent``; also None where only the prompt up to the last picture is still in the cache.
     """
 
     logits: NDArray[np.float32]
@@ -50,6 +51,7 @@ class Prefilled:
     vision_ms: float
     prefix_ms: float
     question_ms: float
+    lent: VisualFeatures | None = None
 
 
 def prefix_length(request: Request, image_token: int, grid: tuple[int, int]) -> int | None:
@@ -100,8 +102,10 @@ class Prefiller:
         source: Found = "prefix"
         key = self._keys.prefix(request, request.token_ids[:cut], keys)
         prefix, encoded = self._cache.prefix(key), start
+        lent = None if prefix is None or not loaded.lends_features else self._held(keys)
         if prefix is None:
             features, source = self._encoded(groups, keys)
+            lent = loaded.lent(features)
             encoded = perf_counter()
             first = loaded.run(request.token_ids[:cut], features, blocks=request.blocks, adapter=request.adapter)
             prefix = Prefix(first.state, first.kept, features.merged_into)
@@ -109,7 +113,7 @@ class Prefiller:
         between = perf_counter()
         last = loaded.run(request.token_ids[cut:], state=prefix.state)
         spent = [1000 * seconds for seconds in (encoded - start, between - encoded, perf_counter() - between)]
-        return Prefilled(last.logits[0, -1], last.state, prefix.kept, prefix.merged_into, source, *spent)
+        return Prefilled(last.logits[0, -1], last.state, prefix.kept, prefix.merged_into, source, *spent, lent)
 
     def into_slots(self, request: Request, rows: Sequence[Row], slots: SlotRows) -> Prefilled:
         """Run a prompt once for each of ``rows``, its answers, which have slots then; none where one does not fit.
@@ -141,6 +145,11 @@ class Prefiller:
         size = self._loaded.plan.sharing.images
         return [request.shown(first, size) for first in range(0, len(request.images), size)]
 
+    def _held(self, keys: list[bytes]) -> VisualFeatures | None:
+        """What is in the cache of all groups; None where one is gone."""
+        held = [features for key in keys if (features := self._cache.features(key)) is not None]
+        return join_features(held) if len(held) == len(keys) else None
+
     def _encoded(self, groups: list[SomeImages], keys: list[bytes]) -> tuple[VisualFeatures, Found]:
         held = [self._cache.features(key) for key in keys]
         parts = [
@@ -153,6 +162,5 @@ class Prefiller:
         encoded = perf_counter()
         step = self._loaded.run(request.token_ids, features, blocks=request.blocks, adapter=request.adapter)
         spent = 1000 * (encoded - start) if len(request.images) else 0.0, 1000 * (perf_counter() - encoded)
-        return Prefilled(
-            step.logits[0, -1], step.state, step.kept, features.merged_into, cached, spent[0], 0.0, spent[1]
-        )
+        outcome = step.logits[0, -1], step.state, step.kept, features.merged_into, cached
+        return Prefilled(*outcome, spent[0], 0.0, spent[1], self._loaded.lent(features))

@@ -40,7 +40,9 @@ from luvc_export.calibration.runners.bundle import stood_for
 from luvc_export.cli import app
 from luvc_export.core import graph_io
 from luvc_export.core.budgets import kv_bytes
+from luvc_export.core.precision import check_caches_target
 from luvc_export.core.shapes import DecoderShape
+from luvc_export.engines import targets
 from luvc_export.errors import BundleError, CheckFailed, UsageError
 from luvc_export.pipeline.engines import prepare_build
 from luvc_export.runtime.graphs import Graphs
@@ -345,7 +347,7 @@ def test_a_graph_without_its_scales_is_refused(stored: Bundle) -> None:
 
 
 def test_what_is_refused(demo_bundle: Bundle, stored: Bundle, data: CalibrationSet, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no engine here stores FP8 caches"):
+    with pytest.raises(UsageError, match="nothing here could measure what such caches lose"):
         calibrate_caches(demo_bundle, data, "fp8", plan=PLAN)
     with pytest.raises(UsageError, match="unsupported precision of caches"):
         calibrate_caches(demo_bundle, data, "int9", plan=PLAN)
@@ -355,8 +357,12 @@ def test_what_is_refused(demo_bundle: Bundle, stored: Bundle, data: CalibrationS
         calibrate_caches(stored, data, "int8", plan=PLAN)
     with pytest.raises(UsageError, match="no such share"):
         calibrate_caches(demo_bundle, data, "int8", plan=PLAN, min_agreement=2)
-    with pytest.raises(UsageError, match="TensorRT updates caches of FP16, BF16 and FP32 alone"):
-        prepare_build(stored, "rtx-ada", CODES)
+    for form, words in (("inplace", "refuses TensorScatter of INT8"), ("concat", "INT8 between Q and DQ alone")):
+        with pytest.raises(UsageError, match=words):
+            prepare_build(stored, "rtx-ada", CODES, kv=form)
+    without = dataclasses.replace(targets.find("rtx-ada"), quantised=("int4",))
+    with pytest.raises(UsageError, match="it has no INT8, and its caches are codes"):
+        check_caches_target(without)
 
 
 def test_answers_that_change_too_much_write_nothing(
@@ -380,8 +386,7 @@ def test_bytes_of_a_token() -> None:
         (["--kv", "int8", "--precision", "q8"], "calibrate takes --precision, for weights, or --kv"),
         ([], "calibrate takes --precision, for weights, or --kv"),
         (["--kv", "int8", "--rtn"], "these options are for weights"),
-        (["--kv", "fp8"], "no engine here stores FP8 caches"),
-        (["--kv", "int8", "--target", "rtx-ada"], "TensorRT updates caches of FP16, BF16 and FP32 alone"),
+        (["--kv", "fp8"], "nothing here could measure"),
     ],
 )
 def test_the_command_refuses(stored: Bundle, arguments: list[str], words: str) -> None:

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from luvc_export.bundle.adapters.kept_sets import MOST_SETS
 from luvc_export.bundle.adapters.peft_folder import Adapter
 from luvc_export.bundle.manifest import LoraSlots
-from luvc_export.runtime.adapters.factors import MOST_SETS, Factors
+from luvc_export.runtime.adapters.factors import Factors
 from luvc_export.runtime.adapters.table import MOST, Adapters
 
 SLOTS = LoraSlots(4, "model.layers", {"q": "q", "v": "v"}, {"0.q": (3, 5), "0.v": (3, 2)})

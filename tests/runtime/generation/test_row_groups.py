@@ -130,7 +130,7 @@ def test_texts_are_packed_to_the_left() -> None:
     assert mask.tolist() == [[True, True], [True, True]]
     (packed,), mask = pack_texts([parts[0], CachedRow([second], 0, np.array([False, True]))], kinds)
     assert packed[1, 0, :, 0].tolist() == [100, 101, 103, 0] and mask.tolist() == [[True, True], [True, False]]
-    with pytest.raises(AssertionError, match="rows of 3 and 2 visual tokens"):
+    with pytest.raises(AssertionError, match="rows of 2 and 3 visual tokens"):
         pack_texts([parts[0], CachedRow([second], 0, np.array([True]))], kinds)
 
 

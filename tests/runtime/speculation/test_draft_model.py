@@ -25,7 +25,8 @@ def plain(demo_bundle: Bundle) -> Session:
 
 
 def endless(session: Session) -> Session:
-    """The bundled model's answers are short: here nothing ends them."""
+    """The bundled model's answers are short: here nothing ends them. Drafts cost nothing, so they are always made."""
+    session.default.draft_cost = 0.0
     for loaded in (session.default, session.default.draft_model):
         if loaded is not None:
             loaded.ends = frozenset()
@@ -105,3 +106,62 @@ def test_a_bundle_without_a_tokenizer_is_refused(demo_bundle: Bundle) -> None:
     for draft, other in ((bare, demo_bundle), (demo_bundle, bare)):
         with pytest.raises(BundleError, match=r"does not list this file(.|\n)*tokenizer\.json"):
             check_fits(draft, "even", other, "even")
+
+
+def watched(session: Session, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Pictures of each call of the smaller model's encoder."""
+    draft, calls = session.default.draft_model, list[int]()
+    assert draft is not None
+    encode = draft.encode_images
+
+    def counted(images: Any, *rest: Any) -> Any:
+        calls.append(len(images))
+        return encode(images, *rest)
+
+    monkeypatch.setattr(draft, "encode_images", counted)
+    return calls
+
+
+def pictured(session: Session, **more: Any) -> Any:
+    case = CASES[0]
+    return session.generate(list(case.images), case.prompt, **LONG, **more)
+
+
+@pytest.fixture
+def shared(demo_bundle: Bundle, plain: Session) -> Session:
+    """The plan drafts for itself: its encoder is its own."""
+    return endless(Session(demo_bundle, plain.backend, "none", threads=1, speculate=f"draft:{demo_bundle.folder}#none"))
+
+
+def test_an_equal_encoder_does_not_see_the_pictures_again(
+    shared: Session, plain: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one answer, a chat's next turn, a batch; and the smaller model's vision graph is never loaded."""
+    calls, case = watched(shared, monkeypatch), CASES[0]
+    first, wanted = pictured(shared), pictured(plain)
+    assert first.token_ids == wanted.token_ids and accepted(first.timings.drafts) == 1
+    turns: list[Any] = [{"role": "user", "content": "where is red?"}]
+    chat = shared.generate(list(case.images), messages=turns, **LONG)
+    turns += [{"role": "assistant", "content": chat.text}, {"role": "user", "content": "and blue?"}]
+    second = shared.generate(list(case.images), messages=turns, after=chat, **LONG)
+    assert second.timings.drafts is not None and second.timings.drafts.accepted > 0
+    asks: list[Any] = [{"image": list(case.images), "prompt": case.prompt} for case in CASES[:2]]
+    both = shared.generate_batch(asks, **LONG)
+    assert all(accepted(one.timings.drafts) == 1 for one in both if one.timings.drafts)
+    draft = shared.default.draft_model
+    assert calls == [] and draft is not None and "_vision" not in vars(draft.backend)
+
+
+def test_another_encoder_sees_them_itself(demo_bundle: Bundle, plain: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = endless(Session(demo_bundle, plain.backend, "none", speculate=f"draft:{demo_bundle.folder}#even"))
+    calls = watched(session, monkeypatch)
+    assert pictured(session).token_ids == pictured(plain).token_ids and calls == [len(CASES[0].images)]
+
+
+def test_features_of_another_picture_draft_badly(shared: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sabotage: what is lent is what is drafted from."""
+    honest = pictured(shared)
+    monkeypatch.setattr(shared.default, "lent", lambda seen, before=None: replace(seen, embeds=0 * seen.embeds))
+    other = pictured(shared)
+    assert other.token_ids == honest.token_ids
+    assert accepted(other.timings.drafts) < accepted(honest.timings.drafts)

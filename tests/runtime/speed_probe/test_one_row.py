@@ -33,7 +33,7 @@ def shape(hidden: int, intermediate: int) -> DecoderShape:
 def test_every_engine_that_is_here_computes_the_codes(precision: str) -> None:
     pytest.importorskip("openvino", reason="pip install 'luvc-export[openvino]'")
     times = step_times(precision, shape(256, 512), threads=1)
-    assert set(times) == set(ways(1)) and all(0 < spent < 1 for spent in times.values())
+    assert set(times) == set(ways(1, precision)) and all(0 < spent < 1 for spent in times.values())
 
 
 def test_a_probe_that_lies_does_not_count() -> None:
@@ -55,6 +55,52 @@ def test_a_head_counts_as_often_as_the_model_has_one(monkeypatch: pytest.MonkeyP
     assert step_times("q4", sized)["openvino"] == pytest.approx(layers + 1)
 
 
+def test_a_head_in_codes_is_more_of_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(one_row, "timed", lambda open_way, coded: 1.0)
+    sized = shape(64, 96)
+    weights = 2 * (2 * 64 * (4 + 2) * 16 + 3 * 64 * 96) + 64 * sized.vocab
+    assert step_times("q4", sized, coded_head=True)["openvino"] == pytest.approx(weights / (2 * 64 * 96))
+
+
+def test_weights_are_read_from_memory_before_each_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What else is written before a run: more than the caches hold, as often as products are timed."""
+    coded, seen = coded_products(4, 64, 96), list[str]()
+    monkeypatch.setattr(one_row, "spilling", lambda: lambda: seen.append("spill"))
+
+    def run(rows: Any) -> Any:
+        seen.append("run")
+        return coded.exact
+
+    timed(lambda graph: run, coded)
+    assert seen[0] == "run", "whether it computes right is no time"
+    assert seen[1:] == ["spill", "run"] * (len(seen) // 2) and len(seen) > one_row.RUNS
+
+
+def test_the_last_cache_says_how_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[int] = []
+    monkeypatch.setattr(one_row, "_CACHES", tmp_path)
+    monkeypatch.setattr(one_row.np, "zeros", lambda size, kind: written.append(size) or np.empty(1, kind))
+    one_row.spilling()()
+    for index, size in enumerate(("48K", "2048K", "131072K", "odd")):
+        (tmp_path / f"index{index}").mkdir()
+        (tmp_path / f"index{index}" / "size").write_text(f"{size}\n")
+    one_row.spilling()()
+    (tmp_path / "index2" / "size").write_text("1G\n")
+    one_row.spilling()()
+    assert written == [one_row.LEAST_SPILL, 192 * 2**20, one_row.MOST_SPILL]
+
+
+@pytest.mark.parametrize(("inner", "block"), [(256, 128), (192, 64), (96, 32)])
+def test_four_bits_share_scales_as_in_plans(inner: int, block: int) -> None:
+    graph = coded_products(4, inner, 128).graph
+    assert b"block_size\x18" + bytes(encoded_size(block)) in graph
+
+
+def encoded_size(value: int) -> list[int]:
+    """A protobuf varint of at most 14 bits."""
+    return [value] if value < 128 else [value & 127 | 128, value >> 7]
+
+
 def test_a_way_that_is_not_here_is_left_out() -> None:
     def missing(graph: bytes) -> Run:
         raise ImportError("no such engine")
@@ -71,15 +117,15 @@ def test_it_is_tried_once(own_cache_folder: Path, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(one_row, "timed", fake)
     first = step_times("q8", shape(64, 96))
-    assert step_times("q8", shape(64, 96)) == first and len(tried) == 2 * len(ways(None))
+    assert step_times("q8", shape(64, 96)) == first and len(tried) == 2 * len(ways(None, "q8"))
     step_times("q8", shape(64, 128))
     step_times("q8", shape(64, 96), threads=1)
-    assert len(tried) == 6 * len(ways(None)), "another shape or number of threads is another question"
+    assert len(tried) == 6 * len(ways(None, "q8")), "another shape or number of threads is another question"
     for file in (own_cache_folder / "luvc-export" / "steps").iterdir():
         data = json.loads(file.read_text())
         file.write_text(json.dumps({**data, "key": "another CPU"}) if len(tried) % 2 else "{")
     step_times("q8", shape(64, 96))
-    assert len(tried) == 8 * len(ways(None)), "what is damaged or of another CPU is tried again"
+    assert len(tried) == 8 * len(ways(None, "q8")), "what is damaged or of another CPU is tried again"
 
 
 def test_what_was_tried_beside_other_work_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,7 +142,8 @@ def test_what_was_tried_beside_other_work_is_tried_again(monkeypatch: pytest.Mon
 
 
 def test_the_shortest_time_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    coded, clock = coded_products(8, 64, 96), iter([0.0, 9.0] + [value for n in range(99) for value in (n, n + 0.5)])
+    later = [value for n in range(99) for value in (n, n + 0.5)]
+    coded, clock = coded_products(8, 64, 96), iter([0.0, 0.0, 9.0, *later])
     monkeypatch.setattr(one_row.time, "perf_counter", lambda: next(clock))
     assert timed(lambda graph: lambda rows: coded.exact, coded) == 0.5
 

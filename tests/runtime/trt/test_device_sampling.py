@@ -105,7 +105,7 @@ def test_a_step_brings_its_token_and_no_logits(
         assert brought[2:] == [BYTES_OF_A_STEP] * (LENGTH - 1), "after the picture's and the prompt's"
     assert opened["decoder"].runs == 2 * LENGTH, "no step for nothing where the length is known"
     assert len(backend._decoder.blocks()) == (1 if kv == "inplace" else 2)
-    assert (backend._decoder._slots["decode"][0].replay.graph is not None) == (kv == "inplace")
+    assert (next(iter(backend._decoder._decode.values()))[0].replay.graph is not None) == (kv == "inplace")
 
 
 def test_an_answer_that_ends_early_leaves_a_state_to_go_on_from(

@@ -153,15 +153,14 @@ def test_single_tokens_are_replayed_from_a_graph(
     wanted = logits(session(engines["inplace"], gpu, graphs=False)[0], question, 6)
     ours, opened = session(engines["inplace"], gpu)
     backend: Any = ours.backend
-    slots, enqueued = None, []
+    enqueued = []
     for _ in range(3):
         assert logits(ours, question, 6) == wanted
-        slots = backend._decoder._slots
         enqueued.append(len(opened["decoder"]._calls))
-        assert slots["decode"][0].replay.graph is not None
+        assert next(iter(backend._decoder._decode.values()))[0].replay.graph is not None
     assert enqueued == [1 + 2, 3 + 1, 4], "the second prompt is captured, the third replayed"
     assert opened["decoder"].runs == 3 * 7
-    assert slots is not None and slots["prefill"][0].replay.graph is not None
+    assert backend._decoder._prefill.replay.graph is not None
 
 
 def test_growing_caches_are_not_captured(engines: dict[str, Engines], gpu: Gpu, question: tuple[Any, str]) -> None:
@@ -170,8 +169,8 @@ def test_growing_caches_are_not_captured(engines: dict[str, Engines], gpu: Gpu, 
     backend: Any = ours.backend
     for _ in range(3):
         assert logits(ours, question, 4) == wanted
-    assert backend._decoder._slots["decode"][0].replay.graph is None
-    assert backend._decoder._slots["prefill"][0].replay.graph is not None
+    assert next(iter(backend._decoder._decode.values()))[0].replay.graph is None
+    assert backend._decoder._prefill.replay.graph is not None
 
 
 def test_a_graph_goes_when_shapes_change(engines: dict[str, Engines], gpu: Gpu, question: tuple[Any, str]) -> None:

@@ -47,7 +47,7 @@ def test_caches_take_the_plans_bytes(
     case: tuple[DecoderShape, Plan, int, int], kv: str, dtype: tuple[str, int]
 ) -> None:
     shape, plan, images, text = case
-    planned = plan_kv(shape, plan, entry(shape, plan, kv, images, text, dtype[0]))
+    planned = plan_kv(shape.kept, plan, entry(shape, plan, kv, images, text, dtype[0]))
     assert planned.rows == tuple(images * keep + text for keep in plan.keep)
     wanted = sum(kv_bytes(shape, [images * keep for keep in plan.keep], text, dtype[1]))
     assert wanted <= planned.region.nbytes < wanted + 2 * shape.layers * ALIGNMENT
@@ -59,7 +59,7 @@ def test_caches_take_the_plans_bytes(
 def test_a_smaller_plan_takes_less() -> None:
     shape = DecoderShape(4, 64, 8, 2, 64, 128, 100, 4096)
     full, half = flat_plan(grid=(8, 8), keep=(64, 64, 64, 0)), flat_plan(grid=(8, 8), keep=(64, 32, 16, 0))
-    sizes = [plan_kv(shape, plan, entry(shape, plan, "inplace", 1, 32)).nbytes for plan in (full, half)]
+    sizes = [plan_kv(shape.kept, plan, entry(shape, plan, "inplace", 1, 32)).nbytes for plan in (full, half)]
     assert sizes[0] - sizes[1] == 2 * 2 * 64 * 2 * (32 + 48)
 
 
@@ -67,8 +67,8 @@ def test_engines_of_another_plan_are_refused() -> None:
     shape = DecoderShape(2, 64, 8, 2, 64, 128, 100, 4096)
     built, other = flat_plan(grid=(8, 8), keep=(64, 0)), flat_plan(grid=(8, 8), keep=(32, 0))
     with pytest.raises(BundleError, match=r"does not fit the plan\n.*past_key_values\.0\.key\n.*96.*\n.*64"):
-        plan_kv(shape, other, entry(shape, built, "inplace", 1, 32))
+        plan_kv(shape.kept, other, entry(shape, built, "inplace", 1, 32))
     lacking = entry(shape, built, "concat", 1, 32)
     lacking = dataclasses.replace(lacking, decoder=dataclasses.replace(lacking.decoder, inputs=()))
     with pytest.raises(BundleError, match=r"lacks a cache"):
-        plan_kv(shape, built, lacking)
+        plan_kv(shape.kept, built, lacking)

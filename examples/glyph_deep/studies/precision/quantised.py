@@ -82,8 +82,8 @@ with `--divergence inf`: 4 bits alone, as it was before ([which products get 8](
 `gptq` and `compressed-tensors` are checkpoints whose text layers were rounded to nearest in groups of 64 and written by
 each format's layout: what they lose is what such rounding costs this model, not what reading it does
 ([tested](../quantised-checkpoints.md)). `calibrated` ones hold what makers' tools write, from this package's own
-calibration on search splits: groups of 32, AWQ's factors in the layers before and zeros, codes of GPTQ and
-compressed-tensors (the same ones) that make up for each other. The products that move predictions most are left in 16
+calibration on search splits: groups of 32, codes that make up for each other, AWQ's with zeros, those of GPTQ and
+compressed-tensors the same ones. The products that move predictions most are left in 16
 bits by AWQ (`modules_to_not_convert`) and in 8 by the others (`dynamic`, a second config group). Rows of 3,000
 questions (`--count 3000 --ground pages`) are the same 1,000 and 2,000 further ones, asked because some intervals of
 1,000 reached above 1.0.
@@ -364,7 +364,8 @@ def main() -> None:
         measured = accuracy(args.folder, args.count, asked_for(args.form), args.known, args.ground)
         new = [form.removeprefix("calibrated ") for form, *_ in asked_for(args.form) if form.startswith("calibrated ")]
         if not args.known:
-            record["in_four"] = [calibrated.in_four(form, args.folder) for form in new] or record.get("in_four", [])
+            known = {row["form"]: row for row in record.get("in_four", [])}
+            record["in_four"] = list((known | {form: calibrated.in_four(form, args.folder) for form in new}).values())
         record["rows"] = merged(record.get("rows", []) if args.form or args.ground else [], measured)
     file.write_text(dumps(record) + "\n", encoding="utf-8")
     file.with_suffix(".md").write_text(page(record), encoding="utf-8")

@@ -1,0 +1,185 @@
+"""Caches in codes: an engine reads slots of fixed capacity and gives back its new rows alone.
+
+TensorRT writes caches in place only in FP16, BF16 and FP32 (``TensorScatter`` refuses INT8 in TensorRT-RTX 1.7.1), and
+TensorRT 10.3 takes INT8 only between Q and DQ, so codes cannot be joined inside. Here DequantizeLinear alone reads a
+cache of codes and QuantizeLinear alone makes one: the graph never moves codes.
+
+requires: a decoder, the KV form ``append``, and the text capacity.
+matches: the Concat of past and new rows of each layer: of codes for the outputs, of floats in front of Attention.
+apply: past caches get ``Plan.cache_rows`` of the capacity, outputs are the new rows. Attention goes on reading past and
+new rows side by side; masks say which slots are filled. Inputs are those of ``inplace_kv`` (``text_mask`` over slots,
+``past_text``, ``past_groups``), and so are the slots. Every state with a row for each cached row is treated so.
+ensures: fixed capacities, and codes that nothing but DequantizeLinear reads and QuantizeLinear makes.
+must not touch: states without rows.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+
+from luvc_export.core import graph_io
+from luvc_export.core.shapes import PLACE, ROWS, VALUE_SCALE, State
+from luvc_export.errors import CheckFailed
+from luvc_export.export.surgeon.cache_slots import (
+    Call,
+    Stage,
+    close_call,
+    joined,
+    mask_parts,
+    open_call,
+    orders_of,
+    stage_of,
+    unparted,
+    without_sides,
+)
+from luvc_export.export.surgeon.graph import Surgery, kind_of, readers, strip, up
+
+ORDER = 125
+
+#: What stands between a cache and the Concat that Attention reads.
+_BETWEEN = ("DequantizeLinear", "Mul", "Cast")
+
+
+def requires(surgery: Surgery) -> str | None:
+    """A target that wants it, and what capacities follow from."""
+    if surgery.part != "decoder":
+        return "the vision graph has no cache"
+    if surgery.target.kv != "append":
+        return f"the target's KV form is {surgery.target.kv}"
+    if any(tensor.name == graph_io.PAST_TEXT for tensor in surgery.graph.inputs):
+        return "done already"
+    if surgery.text_capacity is None:
+        raise CheckFailed("caches of fixed capacity need the text capacity", fix="run_passes(..., text_capacity=...)")
+    return None
+
+
+def apply(surgery: Surgery) -> int:
+    """Rewrite layer by layer; masks are made once for each stage."""
+    capacity = surgery.text_capacity
+    assert capacity is not None
+    inputs = {tensor.name: tensor for tensor in surgery.graph.inputs}
+    call, ends = open_call(surgery, capacity)
+    stages: dict[int, Stage] = {}
+    masks: dict[tuple[int, int], gs.Tensor] = {}
+    fired = 0
+    rows = surgery.plan.cache_rows(surgery.groups, capacity)
+    for layer, keep in enumerate(surgery.plan.keep[: surgery.plan.cached]):
+        names = [*graph_io.past_names(layer + 1)[-2:], State(layer, VALUE_SCALE, (ROWS,)).past]
+        names.append(State(layer, PLACE, (ROWS,)).past)
+        for past in [inputs[name] for name in names if name in inputs]:
+            if keep not in stages:
+                stages[keep] = stage_of(surgery, keep, rows[layer] - capacity, call)
+            for attention in _attentions(past):
+                if not any(attention.inputs[3] is mask for mask in masks.values()):
+                    key = (keep, id(attention.inputs[3]))
+                    if key not in masks:
+                        masks[key] = _mask(surgery, attention.inputs[3], stages[keep], call)
+                    attention.inputs[3] = masks[key]
+            past.shape = [rows[layer] if axis == past_axis(past) else size for axis, size in enumerate(past.shape)]
+            _give_new(surgery, past)
+            fired += 1
+    close_call(surgery, call, ends)
+    return fired
+
+
+def ensures(surgery: Surgery, fired: int) -> None:
+    """Fixed capacities, and codes between Q and DQ alone.
+
+    Raises:
+        CheckFailed: Names a cache that is otherwise.
+    """
+    surgery.graph.cleanup()
+    for tensor in surgery.graph.inputs if fired else ():
+        if not tensor.name.startswith(graph_io.PAST_KEY_VALUES):
+            continue
+        if not isinstance(tensor.shape[2], int):
+            raise CheckFailed("a cache has no fixed capacity", where=tensor.name, got=tensor.shape[2])
+        if others := [node.op for node in readers(tensor) if node.op != "DequantizeLinear"]:
+            raise CheckFailed("a cache of codes is read by something else", where=tensor.name, got=", ".join(others))
+    for tensor in surgery.graph.outputs if fired else ():
+        if kind_of(tensor) == np.int8 and up(tensor, "QuantizeLinear") is None:
+            raise CheckFailed("codes come from something else than QuantizeLinear", where=tensor.name)
+
+
+def past_axis(past: gs.Tensor) -> int:
+    """Axis of the rows of a past cache [B, heads, rows, size] or state [B, rows]."""
+    return 2 if len(past.shape) == 4 else 1
+
+
+def _attentions(past: gs.Tensor) -> list[gs.Node]:
+    """The Attention nodes that read a cache, joined to new rows."""
+    wide = [past]
+    for tensor in wide:
+        wide += [node.outputs[0] for node in readers(tensor, *_BETWEEN)]
+    joins = [node for tensor in wide for node in readers(tensor, "Concat") if node.inputs[0] is tensor]
+    return [reader for join in joins for reader in readers(join.outputs[0], "Attention")]
+
+
+def _give_new(surgery: Surgery, past: gs.Tensor) -> None:
+    """Let the output be the new rows in place of past and new ones.
+
+    Places are what windows are made of, so their Concat stays for those.
+    """
+    both, new = joined(past)
+    index = next((at for at, out in enumerate(surgery.graph.outputs) if out is both), None)
+    if index is None:
+        raise CheckFailed("a cache with new rows is no output", where=past.name)
+    name, both.name = both.name, surgery.name("both")
+    alone = new
+    if up(new, "QuantizeLinear") is None:
+        alone = surgery.emit("Identity", [new], like=[new])[0]
+    alone.name, alone.dtype = name, both.dtype
+    alone.shape = [None if axis == past_axis(past) else size for axis, size in enumerate(past.shape)]
+    surgery.graph.outputs[index] = alone
+
+
+def _mask(surgery: Surgery, old: gs.Tensor, stage: Stage, call: Call) -> gs.Tensor:
+    """Bool [B, 1, Q, slots + S]: a slot is seen when it is filled, a new row when its order is not greater.
+
+    Windows and sides of tokens that are kept apart stay beside that.
+    """
+    cut = up(old, "Slice")
+    whole, sides = without_sides(strip(old, "Slice"))
+    causal, window = mask_parts(whole)
+    order, new = orders_of(causal)
+    capacity = int(call.text_mask.shape[1])
+    before = surgery.emit("Unsqueeze", [call.past_text, [1]])[0]
+    earlier = surgery.emit("Less", [np.arange(capacity)[None], before])[0]
+    filled = surgery.emit("And", [call.text_mask, earlier])[0]
+    valid: gs.Tensor = call.text_mask
+    if stage.visual:
+        held = surgery.emit("Mul", [call.past_groups, [stage.keep]])[0]
+        empty = surgery.emit("Unsqueeze", [surgery.emit("Sub", [[stage.visual], held])[0], [1]])[0]
+        seen = surgery.emit("LessOrEqual", [empty, np.arange(stage.visual)[None]])[0]
+        filled = surgery.emit("Concat", [seen, filled], axis=1)[0]
+        every = surgery.emit("LessOrEqual", [surgery.emit("Mul", [empty, [0]])[0], np.arange(stage.visual)[None]])[0]
+        valid = surgery.emit("Concat", [every, valid], axis=1)[0]
+    slots = surgery.emit("Add", [surgery.emit("Unsqueeze", [stage.start, [1]])[0], _counted(surgery, new)])[0]
+    is_text = surgery.emit("GatherElements", [valid, slots], axis=1)[0]
+    never = [np.iinfo(np.int64).max]
+    past_keys = surgery.emit("Where", [filled, [-1], never])[0]
+    new_keys = surgery.emit("Where", [is_text, new, never])[0]
+    keys = surgery.emit("Concat", [past_keys, new_keys], axis=1)[0]
+    across = surgery.emit("Unsqueeze", [keys, [1, 2]])[0]
+    down = surgery.emit("Unsqueeze", [order, [1, 3]])[0]
+    mask = surgery.emit("LessOrEqual", [across, down])[0]
+    if window is not None:
+        mask = surgery.emit("And", [mask, window])[0]
+    if sides is not None:
+        past_sides = surgery.emit("Cast", [surgery.emit("Mul", [past_keys, [0]])[0]], to=int(onnx.TensorProto.FLOAT))[0]
+        key_sides = surgery.emit("Concat", [past_sides, sides], axis=1)[0]
+        mask = surgery.emit("And", [mask, unparted(surgery, sides, key_sides)])[0]
+    if cut is not None:
+        mask = surgery.emit("Slice", [mask, *cut.inputs[1:]])[0]
+    mask.dtype = np.dtype(np.bool_)
+    mask.shape = [*list(old.shape)[:3], None] if old.shape is not None else None
+    return mask
+
+
+def _counted(surgery: Surgery, rows: gs.Tensor) -> gs.Tensor:
+    """0, 1, ... for each row of [B, S]: int64 [S]."""
+    length = surgery.emit("Shape", [rows], start=1, end=2)[0]
+    count = surgery.emit("Squeeze", [length, [0]])[0]
+    return surgery.emit("Range", [surgery.constant(0), count, surgery.constant(1)])[0]
