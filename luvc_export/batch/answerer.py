@@ -36,6 +36,7 @@ class Answer:
         tokens: Made, the end token included.
         timings: Of the rows that ran together (``Timings.to_json``).
         error: Kind and text of what was wrong.
+        video: How much of the row's video was looked at (``FramesTaken.to_json``); None without one, or with several.
     """
 
     text: str | None = None
@@ -43,6 +44,7 @@ class Answer:
     tokens: int = 0
     timings: dict[str, Any] | None = None
     error: str | None = None
+    video: dict[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
@@ -165,7 +167,9 @@ class Answerer:
         self._failed = 0
         for place, one in zip(group, results, strict=True):
             timings = one.timings.to_json()
-            answers[place] = Answer(one.text, one.finish_reason, len(one.token_ids), timings)
+            taken = ready[place].request.taken
+            video = taken[0].to_json() if len(taken) == 1 else None
+            answers[place] = Answer(one.text, one.finish_reason, len(one.token_ids), timings, video=video)
 
 
 def said(error: Exception) -> str:

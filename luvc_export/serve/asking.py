@@ -127,7 +127,7 @@ class Asker:
 
         def film() -> VideoClip:
             sampled = open_video(sources[0], count, fps)
-            return VideoClip(sampled.frames, sampled.fps, sampled.times)
+            return VideoClip(sampled.frames, sampled.fps, sampled.times, sampled.of)
 
         coded = container_of(sources[0][:HEAD]) is not None
         pixels = MAX_TAKEN_PIXELS if coded else count * pixels_to_decode(sources[0], None)

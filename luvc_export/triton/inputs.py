@@ -107,7 +107,7 @@ def clip(get: Get, frames: Callable[[], int] = lambda: DEFAULT_FRAMES) -> VideoC
     if len(shown) > 1:
         return VideoClip(tuple(shown), DEFAULT_FPS if fps is None else fps)
     sampled = open_video(shown[0], frames(), fps)
-    return VideoClip(sampled.frames, sampled.fps, sampled.times)
+    return VideoClip(sampled.frames, sampled.fps, sampled.times, sampled.of)
 
 
 def _parts(item: bytes | str) -> list[bytes]:

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from PIL import Image, UnidentifiedImageError
 
@@ -46,6 +46,37 @@ class Sampled:
     fps: float
     of: int
     times: tuple[float, ...] | None = None
+
+    def taken(self) -> FramesTaken:
+        """How much of it these frames are."""
+        return FramesTaken(len(self.frames), self.of, self.fps, self.times)
+
+
+@dataclass(frozen=True)
+class FramesTaken:
+    """How much of a video is looked at: frames, of how many, and how many of those looked at make a second.
+
+    ``times`` are seconds from the start at which each is shown, where the source says so.
+    """
+
+    frames: int
+    of: int
+    fps: float
+    times: tuple[float, ...] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, with ``seconds``, how long the video is, and ``every_seconds``, how far apart the frames are."""
+        times = None if self.times is None else list(self.times)
+        facts = {"frames": self.frames, "of": self.of, "fps": self.fps, "times": times}
+        return {**facts, "seconds": self.frames / self.fps, "every_seconds": 1 / self.fps}
+
+    def line(self) -> str:
+        """For people; of a video with more frames than are looked at, how far apart those are."""
+        if self.frames == self.of:
+            return f"all {self.frames} frames, {self.fps:.3g} a second"
+        seconds = self.frames / self.fps
+        apart = f"one every {1 / self.fps:.3g} s of {seconds:.4g} s"
+        return f"longer than is looked at: {self.frames} of {self.of} frames, {apart}"
 
 
 #: What a question may carry for a video: a film, a folder or an animated picture (its path, or the bytes of a file),

@@ -28,12 +28,14 @@ TOKENIZER = "tokenizer.json"
 class VideoClip:
     """Frames of a video, in order, and how many of them make a second.
 
-    ``times`` are seconds from the start at which each is shown, where that is known better than by ``fps``.
+    ``times`` are seconds from the start at which each is shown, where that is known better than by ``fps``. ``of`` is how
+    many frames there were where these were taken from more; None where they are all.
     """
 
     frames: tuple[Picture, ...]
     fps: float
     times: tuple[float, ...] | None = None
+    of: int | None = None
 
 
 @dataclass(frozen=True)
@@ -375,7 +377,7 @@ def _clip(video: Any, fps: Any, frames: int) -> VideoClip:
     if isinstance(video, str | os.PathLike | bytes):
         video = open_video(video, frames, fps)
     if isinstance(video, Sampled):
-        return VideoClip(video.frames, video.fps, video.times)
+        return VideoClip(video.frames, video.fps, video.times, video.of)
     if not isinstance(video, list | tuple) or not video:
         raise UsageError(
             "a video is a file, a folder, or a list of frames",

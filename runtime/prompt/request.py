@@ -20,7 +20,7 @@ from luvc_export.runtime.media.pictures import Opened, Picture, open_picture, pi
 from luvc_export.runtime.media.preprocess import Placement, Prepared, fill_images, tile_picture
 from luvc_export.runtime.media.tile_selection import choose_tiling, usable
 from luvc_export.runtime.media.unit_choice import most_novel, novelty
-from luvc_export.runtime.media.video import spread
+from luvc_export.runtime.media.video import FramesTaken, spread
 from luvc_export.runtime.prompt.encoder import OpenedClip, OpenedQuestion, PromptEncoder, Question, VideoClip
 from luvc_export.runtime.prompt.video_text import video_text
 from luvc_export.runtime.state import Passage
@@ -47,6 +47,7 @@ class Request:
         tiles: Rows and columns of tiles of each picture.
         blocks: Images that belong together, see ``layout.arrange``.
         clips: Which images are of videos.
+        taken: How much of each video they are.
         padding: bool [n, H0, W0], units of each image that show padding alone; None where nobody asks.
         novelty: int16 [n, H0, W0], see ``unit_choice.novelty``; None where the bundle has no buckets.
         tolerance: Above it a unit is novel.
@@ -61,6 +62,7 @@ class Request:
     tiles: tuple[tuple[int, int], ...] = ()
     blocks: Mapping[int, token_layout.Block] = field(default_factory=dict)
     clips: tuple[ClipImages, ...] = ()
+    taken: tuple[FramesTaken, ...] = ()
     padding: NDArray[np.bool_] | None = None
     novelty: NDArray[np.int16] | None = None
     units: NDArray[np.int32] | None = None
@@ -90,7 +92,7 @@ class Request:
         return SomeImages(self.images[some], padding, None if self.units is None else self.units[some])
 
     def rest(self, tokens: int, images: int) -> Request:
-        """What is left after so many ids and images; ``tiles`` and ``clips`` stay those of all."""
+        """What is left after so many ids and images; ``tiles``, ``clips`` and ``taken`` stay those of all."""
         blocks = {first - images: block for first, block in self.blocks.items() if first >= images}
         return replace(
             self,
@@ -129,7 +131,8 @@ def open_medium(medium: Picture | VideoClip, manifest: Manifest | None = None) -
     """
     need = largest_canvas(manifest) if manifest else None
     if isinstance(medium, VideoClip):
-        return OpenedClip(tuple(open_picture(frame, need=need) for frame in medium.frames), medium.fps, medium.times)
+        frames = tuple(open_picture(frame, need=need) for frame in medium.frames)
+        return OpenedClip(frames, medium.fps, medium.times, medium.of)
     return open_picture(medium, need=need)
 
 
@@ -155,14 +158,15 @@ def make_request(
     spec = replace(manifest.image, size=size)
     parts = list[tuple[str | int, ...]]()
     prepared, tiles, blocks = list[Prepared](), list[tuple[int, int]](), dict[int, token_layout.Block]()
-    clips = list[ClipImages]()
+    clips, taken = list[ClipImages](), list[FramesTaken]()
     for item in asked.media:
         if isinstance(item, OpenedClip):
-            video = _video(manifest, plan)
+            video, whole = _video(manifest, plan), item
             item = _filled(item, plan.sharing.images * video.frames) if plan.sharing.images > 1 else item
             moments = fill_images(item.frames, spec)
             parts.append(video_text(video, len(moments), item))
             clips.append(ClipImages(len(prepared), len(moments), video.frames / item.fps))
+            taken.append(_taken(whole, item))
             if video.step is not None:
                 seconds = video.frames / item.fps if video.step_of == "second" else 1.0
                 blocks[len(prepared)] = token_layout.Clip(len(moments), video.step * seconds)
@@ -195,6 +199,7 @@ def make_request(
         tiles=tuple(tiles),
         blocks=blocks,
         clips=tuple(clips),
+        taken=tuple(taken),
         padding=padding,
         novelty=novelties,
         units=most_novel(novelties, plan.encoder.computed_units)
@@ -273,7 +278,13 @@ def _video(manifest: Manifest, plan: Plan) -> Video:
 def _filled(clip: OpenedClip, frames: int) -> OpenedClip:
     """``clip`` in so many frames, as long as before."""
     times = None if clip.times is None else spread(clip.times, frames)
-    return OpenedClip(spread(clip.frames, frames), clip.fps * frames / len(clip.frames), times)
+    return OpenedClip(spread(clip.frames, frames), clip.fps * frames / len(clip.frames), times, clip.of)
+
+
+def _taken(whole: OpenedClip, filled: OpenedClip) -> FramesTaken:
+    """How much of a clip is looked at: frames that ``filled`` has twice count once."""
+    fewer = min(whole, filled, key=lambda clip: len(clip.frames))
+    return FramesTaken(len(fewer.frames), whole.of or len(whole.frames), fewer.fps, fewer.times)
 
 
 def token_limit(manifest: Manifest, plan: Plan, request: Request, wanted: int | None = None) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from PIL import Image
 
-from luvc_export.cli.commands.run import film_facts, film_line
+from luvc_export.cli.commands.run import film_line
 from luvc_export.runtime.media.video import Sampled
 
 FRAME = Image.new("RGB", (8, 8))
@@ -13,12 +13,12 @@ FRAME = Image.new("RGB", (8, 8))
 
 def test_a_film_longer_than_the_plan_is_said() -> None:
     film = Sampled((FRAME,) * 16, 16 / 30, 900)
-    assert film_line(film).startswith("longer than is looked at: 16 of 900 frames, one every 1.88 s of 30 s")
-    facts = film_facts(film)
-    assert facts is not None and (facts["frames"], facts["of"]) == (16, 900)
+    line = film_line(film)
+    assert line.startswith("longer than is looked at: 16 of 900 frames, one every 1.88 s of 30 s (--frames N")
+    facts = film.taken().to_json()
+    assert (facts["frames"], facts["of"]) == (16, 900)
     assert (facts["seconds"], facts["every_seconds"]) == pytest.approx((30, 30 / 16))
 
 
 def test_one_that_fits_is_no_warning() -> None:
-    film = Sampled((FRAME,) * 16, 8.0, 16)
-    assert film_line(film) == "all 16 frames, 8 a second" and film_facts(None) is None
+    assert film_line(Sampled((FRAME,) * 16, 8.0, 16)) == "all 16 frames, 8 a second"

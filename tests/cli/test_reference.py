@@ -68,7 +68,9 @@ def test_another_machine_writes_the_same(tmp_path: Path) -> None:
         "from luvc_export.cli import reference\n"
         "sys.stdout.buffer.write(reference.page().encode())\n"
     )
+    package = str(Path(reference.__file__).parents[2])
     elsewhere = {"HOME": str(tmp_path), "USERPROFILE": str(tmp_path), "COLUMNS": "40", "TMPDIR": str(tmp_path)}
+    elsewhere["PYTHONPATH"] = package
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=elsewhere, capture_output=True, check=True)
     assert done.stdout.decode() == (DOCS / "cli.md").read_text(encoding="utf-8")
 

@@ -196,7 +196,7 @@ def run(
                     "image_size": result.selection.size,
                     "tiles": result.selection.tiles,
                     "units": bucket_counts(result.selection),
-                    "video": film_facts(film),
+                    "video": None if film is None else film.taken().to_json(),
                     "show_kept": str(show_kept) if show_kept else None,
                     "backend": result.backend,
                     "arithmetic": result.arithmetic,
@@ -232,24 +232,11 @@ def say_more(session: Any, answer: Any) -> None:
         print(line, file=sys.stderr)
 
 
-def film_facts(film: Any) -> dict[str, Any] | None:
-    """What was taken of a video, for JSON."""
-    if film is None:
-        return None
-    taken = len(film.frames)
-    facts = {"frames": taken, "of": film.of, "fps": film.fps, "times": film.times}
-    return {**facts, "seconds": taken / film.fps, "every_seconds": 1 / film.fps}
-
-
 def film_line(film: Any) -> str:
-    """How much of a video is looked at; of one with more frames than that, how far apart they are."""
-    taken, seconds = len(film.frames), len(film.frames) / film.fps
-    if taken == film.of:
-        return f"all {taken} frames, {film.fps:.3g} a second"
-    return (
-        f"longer than is looked at: {taken} of {film.of} frames, one every {1 / film.fps:.3g} s of {seconds:.4g} s"
-        " (--frames N; a plan for clips has its own number)"
-    )
+    """How much of a video is looked at, and what has a say in it where that is not all."""
+    taken = film.taken()
+    more = "" if taken.frames == taken.of else " (--frames N; a plan for clips has its own number)"
+    return f"{taken.line()}{more}"
 
 
 def _say_times(explained: Any, answer: Any) -> None:

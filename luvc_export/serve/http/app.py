@@ -190,6 +190,7 @@ class App:
         try:
             form, stream = await asyncio.get_running_loop().run_in_executor(self._pool, prepare, body, mailbox)
             record.model, record.stream = form.job.model, stream
+            record.videos = [taken.line() for taken in form.job.request.taken]
             self.engine.submit(form.job)
             submitted = True
         finally:

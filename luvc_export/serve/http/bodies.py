@@ -103,12 +103,18 @@ class Completion:
             "completion_tokens": event.completion_tokens,
             "total_tokens": prompt + event.completion_tokens,
             "prompt_tokens_details": {"cached_tokens": event.cached_tokens},
-            "luvc": {"visual_tokens": visual_tokens(event)},
+            "luvc": seen(event, self.job),
         }
         fields = {"usage": usage, "timings": event.timings}
         if self.survivors:
             fields["luvc"] = {"survivors": survivors(event.selection, self.job)}
         return fields
+
+
+def seen(event: Ended, job: Job) -> dict[str, Any]:
+    """``usage.luvc``: visual tokens, and how much of each video was looked at where there are any."""
+    videos = [taken.to_json() for taken in job.request.taken]
+    return {"visual_tokens": visual_tokens(event), **({"videos": videos} if videos else {})}
 
 
 def visual_tokens(event: Ended) -> dict[str, Any]:

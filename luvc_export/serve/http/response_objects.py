@@ -10,7 +10,7 @@ from typing import Any
 
 from luvc_export.serve.engine.jobs import Ended, Finished, Job, Piece
 from luvc_export.serve.http.api_errors import ApiError
-from luvc_export.serve.http.bodies import survivors, token_logprobs, visual_tokens
+from luvc_export.serve.http.bodies import seen, survivors, token_logprobs
 from luvc_export.serve.http.sending import sse
 
 
@@ -88,7 +88,7 @@ class ResponseObjects:
             "output_tokens": ended.completion_tokens,
             "output_tokens_details": {"reasoning_tokens": 0},
             "total_tokens": prompt + ended.completion_tokens,
-            "luvc": {"visual_tokens": visual_tokens(ended)},
+            "luvc": seen(ended, self.job),
         }
         whole = {
             **self._object(status),
