@@ -12,12 +12,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import film_bundle
 import pytest
 from PIL import Image
 
 from luvc_export.batch.answerer import Answerer
 from luvc_export.batch.job import BatchJob
 from luvc_export.batch.run import local, run_batch
+from luvc_export.batch.source import Row
 from luvc_export.bundle.folder import Bundle
 from luvc_export.demo.questions import cases
 from luvc_export.errors import MachineError, UsageError
@@ -188,3 +190,22 @@ def workers_of(parent: int) -> list[int]:
             ):
                 workers.append(int(place.name))
     return workers
+
+
+def test_a_film_longer_than_is_looked_at_is_in_its_row(demo_bundle: Bundle, tmp_path: Path) -> None:
+    (tmp_path / "clip.gif").write_bytes(film_bundle.animation(40, 100))
+    answerer = Answerer(demo_bundle.folder, "even", "cpu", 1)
+    lines = [
+        '{"video": "clip.gif", "prompt": "what?"}',
+        '{"prompt": "colour of 3?"}',
+        '{"video": "gone", "prompt": "x"}',
+    ]
+    answerer._session = Session(film_bundle.taking_films(demo_bundle), "cpu", "even", 1)
+    answerer._session.load(images=False)
+    rows = [Row(number, line, number + 1) for number, line in enumerate(lines)]
+    film, none, bad = (one.to_json() for _, one in answerer.answer_lines(rows, tmp_path / "cases.jsonl", tmp_path))
+    assert film["error"] is None and none["error"] is None and "is not there" in bad["error"]
+    assert (film["video"]["frames"], film["video"]["of"]) == (answerer._session.video_frames(), 40)
+    assert film["video"]["seconds"] == pytest.approx(4)
+    assert film["video"]["every_seconds"] == pytest.approx(4 / answerer._session.video_frames())
+    assert none["video"] is bad["video"] is None
