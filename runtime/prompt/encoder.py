@@ -28,8 +28,8 @@ TOKENIZER = "tokenizer.json"
 class VideoClip:
     """Frames of a video, in order, and how many of them make a second.
 
-    ``times`` are seconds from the start at which each is shown, where that is known better than by ``fps``. ``of`` is how
-    many frames there were where these were taken from more; None where they are all.
+    ``times`` are seconds from the start at which each is shown, where that is known better than by ``fps``. ``of`` is
+    how many frames there were where these were taken from more; None where they are all.
     """
 
     frames: tuple[Picture, ...]

@@ -29,6 +29,7 @@ from luvc_export.bundle import graph_trust
 from luvc_export.bundle.folder import Bundle, load
 from luvc_export.engines import builder
 from luvc_export.engines.profiles import Capacity
+from luvc_export.export.surgeon import cache_slots
 from luvc_export.export.surgeon.passes import cast_precision, inplace_kv
 from luvc_export.packing import cases
 from luvc_export.packing.on_device import install_and_verify
@@ -40,7 +41,7 @@ from luvc_export.runtime.tensorrt.decoder import TrtDecoder
 
 FAMILIES = ("lfm2_vl", "qwen3_5", *windows.FAMILIES)
 SEED, SHARE = 5, 4
-PARTS = inplace_kv._parts
+PARTS = inplace_kv.mask_parts
 CAPACITY = Capacity(text=96, groups=2, batch=3, logits=96)
 
 
@@ -142,8 +143,8 @@ def _last_columns(surgery: Any, order: Any, call: Any) -> Any:
 @pytest.mark.parametrize(
     ("name", "of", "part", "fault"),
     [
-        ("gemma3", inplace_kv, "_parts", lambda mask: (PARTS(mask)[0], None)),
-        ("lfm2_vl", inplace_kv, "_new_text", _last_columns),
+        ("gemma3", inplace_kv, "mask_parts", lambda mask: (PARTS(mask)[0], None)),
+        ("lfm2_vl", cache_slots, "_new_text", _last_columns),
         ("gemma4", inplace_kv, "_place_rows", lambda *arguments: None),
         ("lfm2_vl", TrtDecoder, "begin", lambda *arguments: None),
     ],

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import apart_cache
 import encoder_cache
 import frozen_cache
 import greedy_cache
@@ -55,6 +56,12 @@ def _decoder(pytestconfig: pytest.Config, name: str, cache: Any) -> Traced:
 def frozen(pytestconfig: pytest.Config) -> Traced:
     """Three layers, the first two frozen, and two prunes; the decoder alone."""
     return _decoder(pytestconfig, "frozen", frozen_cache)
+
+
+@pytest.fixture(scope="session")
+def apart(pytestconfig: pytest.Config) -> Traced:
+    """Three layers, tokens apart before the first two, and a prune before the third; the decoder alone."""
+    return _decoder(pytestconfig, "apart", apart_cache)
 
 
 @pytest.fixture(scope="session")
