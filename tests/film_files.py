@@ -67,3 +67,14 @@ def write_sound(path: Path) -> Path:
         for packet in [*stream.encode(frame), *stream.encode()]:
             out.mux(packet)
     return path
+
+
+def write_nothing(path: Path) -> Path:
+    """A film of which only the header is written: no frames."""
+    import av
+
+    with av.open(str(path), "w") as out:
+        stream: Any = out.add_stream("mpeg4", rate=8)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        out.start_encoding()
+    return path

@@ -112,7 +112,8 @@ def _length(film: Any, stream: Any, where: str) -> tuple[float, int]:
                 first = min(first, packet.pts)
                 last, count = max(last, packet.pts + (packet.duration or 0)), count + 1
         seconds = (last - first) * unit if count else 0.0
-        film.seek(0)
+        if count:  # what has no packets cannot be sought in
+            film.seek(0)
     if not 0 < seconds < math.inf:
         raise UsageError("the film has no frames", where=where, got="0 seconds", expected="moving pictures")
     if seconds > MAX_SECONDS:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import film_files
 import fuzz_films
@@ -151,6 +152,48 @@ def test_what_a_header_says_is_checked_before_decoding(tmp_path: Path) -> None:
     )
     with pytest.raises(UsageError, match=r"frames are too large(.|\n)*7680x4320(.|\n)*at most 9,437,184"):
         open_video(wide)
+
+
+def _sixty_hours(path: Path) -> Path:
+    return film_files.write_film(path, SHOWN[:3], times=[0.0, 30 * 3600.0, 60 * 3600.0])
+
+
+def _8k(path: Path) -> Path:
+    shown = [np.zeros((4320, 7680, 3), np.uint8)]
+    return film_files.write_film(path, shown, codec="mjpeg", pixels="yuvj420p", options={})
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "what", "got"),
+    [
+        ("sound.mp4", film_files.write_sound, "there are no pictures in this film", "audio"),
+        ("sound.mkv", film_files.write_sound, "there are no pictures in this film", "audio"),
+        ("header.mkv", film_files.write_nothing, "the film is damaged or truncated", "EOFError: End of file"),
+        ("header.avi", film_files.write_nothing, "the film has no frames", "0 seconds"),
+        ("header.mp4", film_files.write_nothing, "there are no pictures in this film", "nothing"),
+        ("long.mp4", _sixty_hours, "the film is too long", "60 hours"),
+        ("long.mkv", _sixty_hours, "the film is too long", "60 hours"),
+        ("8k.mp4", _8k, "the film's frames are too large", "7680x4320 = 33,177,600 pixels"),
+    ],
+)
+def test_what_is_wrong_is_said_before_a_frame_is_decoded(
+    name: str, write: Any, what: str, got: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Films made with PyAV; a good one, which is decoded, would be an error here."""
+    from luvc_export.runtime.media import film_task
+
+    def never(reader: object) -> Any:
+        raise AssertionError("a frame is decoded")
+
+    monkeypatch.setattr(film_task._Reader, "_decoded", never)
+
+    def reply_of(path: Path) -> dict[str, Any]:
+        data = path.read_bytes()
+        return film_task.task({"container": container_of(data[:1024]), "frames": 16, "where": path.name}, data)[0]
+
+    refusal = reply_of(write(tmp_path / name))
+    assert (refusal["what"], refusal["where"]) == (what, name) and refusal["got"].startswith(got)
+    assert "a frame is decoded" in reply_of(film_files.write_film(tmp_path / "good.mp4", SHOWN[:2]))["got"]
 
 
 def test_films_without_pictures(tmp_path: Path) -> None:
