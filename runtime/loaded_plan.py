@@ -27,8 +27,8 @@ from luvc_export.runtime.prompt.request import Request, make_request, token_limi
 from luvc_export.runtime.sharing.features import FeatureStore
 from luvc_export.runtime.speculation.request import Speculation, check_backend, check_fits
 from luvc_export.runtime.speculation.same_encoder import same_graph
+from luvc_export.runtime.speculation.step_bytes import relative_cost
 from luvc_export.runtime.state import VisualFeatures, join_features
-from luvc_export.runtime.step_bytes import relative_cost
 
 
 class LoadedPlan:

@@ -82,5 +82,5 @@ class DraftModel:
             loaded.load(images=False)
             seen = loaded.graphs.adopted(seen, request.padding)
         state = loaded.run(request.token_ids, seen, blocks=request.blocks).state
-        places = (np.array([place], np.int64) for place in (state.next_position, state.next_order))
-        return RowsState(state.cache, np.ones((1, state.past_text), np.bool_), *places, (None,))
+        position, order = (np.array([place], np.int64) for place in (state.next_position, state.next_order))
+        return RowsState(state.cache, np.ones((1, state.past_text), np.bool_), position, order, (None,))

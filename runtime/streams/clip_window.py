@@ -246,7 +246,8 @@ def without(loaded: LoadedPlan, state: State, first: int, text: int, groups: int
 def joined(requests: Sequence[Request]) -> Request:
     """Images of several requests as those of one; tokens are the first's."""
     first, count = requests[0], 0
-    blocks, clips = {}, []
+    blocks: dict[int, Any] = {}
+    clips: list[Any] = []
     for request in requests:
         blocks |= {place + count: block for place, block in request.blocks.items()}
         clips += [replace(clip, first=clip.first + count) for clip in request.clips]

@@ -185,6 +185,24 @@ def test_the_page_on_rivals_is_of_its_figures() -> None:
         assert words in rivals.verdict(rivals.records(range(30), every))[0]
 
 
+def test_a_disturbed_time_gives_no_ratio() -> None:
+    """Of one engine and number of films alone; the others keep theirs."""
+    row = {
+        "engine": "a",
+        "films": 1,
+        "block": None,
+        "keep": 8,
+        "flops": 1.0,
+        "ms": [4.0, 3.0, 5.0],
+        "runs": 3,
+        "cpu": "",
+    }
+    rows = [row, row | {"block": 0, "keep": 2, "ms": [2.0, 1.5, 2.5]}]
+    rows += [one | {"films": 8} for one in (row, row | {"block": 0, "keep": 2, "ms": [2.0, 1.5, 3.0]})]
+    lines = [line for line in clock.table({"rows": rows}) if line.startswith("| a |")]
+    assert [line.split(" | ")[-1] for line in lines] == ["1.00x |", "2.00x |", "disturbed |", "disturbed |"]
+
+
 def test_rows_at_equal_time_take_equal_time() -> None:
     """The line goes through what was timed; rows with a budget take as long as ours, the others stand on both sides."""
     assert equal_time.llm_seconds(1) == pytest.approx(equal_time.WHOLE[1])

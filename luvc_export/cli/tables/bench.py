@@ -66,9 +66,9 @@ def bench_table(timed: Sequence[Timed], profiles: Sequence[Mapping[str, KernelTi
     reached = [roofline(one, machine) for one in timed]
     add("prefill, share of matrix rate", [f"{limit.prefill:.0%}" for limit in reached])
     add("decode, share of bandwidth", [_decode(limit) for limit in reached])
-    for graph, part in (("vision", "merge"), ("decoder", "prune")):
-        add(f"{part}s alone, share of {'prefill' if part == 'prune' else 'vision'}",
-            [_part(profile.get(graph), part) for profile in profiles])  # fmt: skip
+    for graph, done in (("vision", "merge"), ("decoder", "prune")):
+        add(f"{done}s alone, share of {'prefill' if done == 'prune' else 'vision'}",
+            [_part(profile.get(graph), done) for profile in profiles])  # fmt: skip
     add("visual tokens by layer", [_runs(one.facts.visual_tokens) for one in timed])
     return table
 

@@ -112,8 +112,12 @@ class Prefiller:
             self._cache.keep_prefix(key, prefix)
         between = perf_counter()
         last = loaded.run(request.token_ids[cut:], state=prefix.state)
-        spent = [1000 * seconds for seconds in (encoded - start, between - encoded, perf_counter() - between)]
-        return Prefilled(last.logits[0, -1], last.state, prefix.kept, prefix.merged_into, source, *spent, lent)
+        vision, first_part, rest = (
+            1000 * seconds for seconds in (encoded - start, between - encoded, perf_counter() - between)
+        )
+        return Prefilled(
+            last.logits[0, -1], last.state, prefix.kept, prefix.merged_into, source, vision, first_part, rest, lent
+        )
 
     def into_slots(self, request: Request, rows: Sequence[Row], slots: SlotRows) -> Prefilled:
         """Run a prompt once for each of ``rows``, its answers, which have slots then; none where one does not fit.

@@ -37,13 +37,13 @@ def test_the_bar_is_where_nothing_is_won() -> None:
 
 def lengths(acceptance: float, cost: float, steps: int = 400) -> list[int]:
     """Of the drafts of an answer whose tokens are accepted at random."""
-    random, length, made = np.random.default_rng(1), DraftLength(6, cost), list[int]()
+    random, length, drafts = np.random.default_rng(1), DraftLength(6, cost), list[int]()
     for _ in range(steps):
         drafted = length.next(9)
         right = random.random(drafted) < acceptance
         length.told(drafted, int(np.cumprod(right).sum()))
-        made.append(drafted)
-    return made[steps // 2 :]
+        drafts.append(drafted)
+    return drafts[steps // 2 :]
 
 
 def test_drafts_grow_with_acceptance_and_shrink_with_cost() -> None:
@@ -55,8 +55,8 @@ def test_what_does_not_pay_is_tried_now_and_then() -> None:
     never = lengths(0.1, 0.33)
     assert 0 < sum(never) <= len(never) / 4 and set(never) <= {0, 1, 2}
     same = DraftLength(4, 1.0)
-    made = [same.next(9) for _ in range(100)]
-    assert sum(made) < 12 and made[-LONGEST_PAUSE:].count(0) >= LONGEST_PAUSE - 2
+    drafts = [same.next(9) for _ in range(100)]
+    assert sum(drafts) < 12 and drafts[-LONGEST_PAUSE:].count(0) >= LONGEST_PAUSE - 2
 
 
 def test_there_is_no_draft_without_room() -> None:

@@ -140,7 +140,8 @@ def test_an_equal_encoder_does_not_see_the_pictures_again(
     calls, case = watched(shared, monkeypatch), CASES[0]
     first, wanted = pictured(shared), pictured(plain)
     assert first.token_ids == wanted.token_ids and accepted(first.timings.drafts) == 1
-    turns: list[Any] = [{"role": "user", "content": "where is red?"}]
+    parts = [{"type": "image"}] * len(case.images) + [{"type": "text", "text": "where is red?"}]
+    turns: list[Any] = [{"role": "user", "content": parts}]
     chat = shared.generate(list(case.images), messages=turns, **LONG)
     turns += [{"role": "assistant", "content": chat.text}, {"role": "user", "content": "and blue?"}]
     second = shared.generate(list(case.images), messages=turns, after=chat, **LONG)

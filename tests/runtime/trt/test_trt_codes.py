@@ -178,10 +178,10 @@ def test_graphs_for_tensorrt_10_3_keep_codes_between_q_and_dq(coded: Bundle) -> 
     prepared = prepare_build(coded, "jetson-agx-orin-jp62", PLAN, text_capacity=64)
     model = onnx.load_model_from_string(prepared.graphs[1].data)
     codes = {item.name for item in model.graph.input if item.type.tensor_type.elem_type == onnx.TensorProto.INT8}
-    given = {item.name for item in model.graph.output if item.type.tensor_type.elem_type == onnx.TensorProto.INT8}
-    assert len(codes) == len(given) == 2 * coded.manifest.decoder.layers
+    new_codes = {item.name for item in model.graph.output if item.type.tensor_type.elem_type == onnx.TensorProto.INT8}
+    assert len(codes) == len(new_codes) == 2 * coded.manifest.decoder.layers
     assert {node.op_type for node in model.graph.node if codes & {*node.input}} == {"DequantizeLinear"}
-    assert {node.op_type for node in model.graph.node if given & {*node.output}} == {"QuantizeLinear"}
+    assert {node.op_type for node in model.graph.node if new_codes & {*node.output}} == {"QuantizeLinear"}
     assert prepared.kv == "append" and model.opset_import[0].version == 20
 
 
