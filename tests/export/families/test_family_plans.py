@@ -104,7 +104,8 @@ def test_run_takes_a_folder_of_frames(
         main()
     assert not stop.value.code
     record = json.loads(capsys.readouterr().out)
-    assert record["video"] == {"frames": 2 * MOMENTS, "of": 12, "fps": 4 * 2 * MOMENTS / 12, "times": None}
+    facts = {"frames": 2 * MOMENTS, "of": 12, "fps": 4 * 2 * MOMENTS / 12, "times": None}
+    assert record["video"] == {**facts, "seconds": 3.0, "every_seconds": 0.5}
     assert tuple(record["timings"]["visual_tokens"]) == bundle.manifest.plans["thirds@video"].plan.keep
     assert (tmp_path / "kept" / "k.png").is_file()
 
