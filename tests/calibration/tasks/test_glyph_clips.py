@@ -58,6 +58,17 @@ def test_what_asks_about_pictures_says_so(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_search_reads_its_films(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """``plan --data glyph-clips`` as far as the split into a searched and a held-out part, of whole films."""
+    model = str(tasks.find("glyph-clips").checkpoint)
+    argv = ["plan", model, "--data", "glyph-clips", "--count", "6", "--image-size", "168x168", "--joint-frames", "16"]
+    monkeypatch.setattr("sys.argv", ["luvc-export", *argv])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    err = capsys.readouterr().err
+    assert stop.value.code == 2 and "3 questions to search on" in err and "where: glyph-clips" in err
+
+
 def test_without_the_example_it_says_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tasks, "EXAMPLES", tmp_path)
     with pytest.raises(MachineError, match=r"task glyph-clips needs the folder examples/glyph_clips"):
