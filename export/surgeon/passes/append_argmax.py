@@ -17,7 +17,7 @@ from luvc_export.core import graph_io
 from luvc_export.errors import CheckFailed
 from luvc_export.export.surgeon.graph import Surgery
 
-ORDER = 140
+ORDER = 150
 
 _LARGEST = float(np.finfo(np.float32).max)
 

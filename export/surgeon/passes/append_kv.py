@@ -33,7 +33,7 @@ from luvc_export.export.surgeon.cache_slots import (
 )
 from luvc_export.export.surgeon.graph import Surgery, kind_of, readers, strip, up
 
-ORDER = 125
+ORDER = 130
 
 #: What stands between a cache and the Concat that Attention reads.
 _BETWEEN = ("DequantizeLinear", "Mul", "Cast")

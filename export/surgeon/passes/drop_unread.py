@@ -13,7 +13,7 @@ from luvc_export.core import graph_io
 from luvc_export.errors import CheckFailed
 from luvc_export.export.surgeon.graph import Surgery
 
-ORDER = 170
+ORDER = 180
 
 _NAMES = (graph_io.VISUAL_POSITION_IDS, graph_io.PAST_GROUPS)
 

@@ -21,7 +21,7 @@ from luvc_export.errors import CheckFailed
 from luvc_export.export.surgeon import batch_constant, evaluate, node_order
 from luvc_export.export.surgeon.graph import Surgery, is_external, readers, source, up, value
 
-ORDER = 160
+ORDER = 170
 
 #: Elements of a folded constant; the caches of 4,096 patches at head size 80 fit.
 LIMIT = 2**20

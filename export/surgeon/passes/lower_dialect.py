@@ -20,7 +20,7 @@ from luvc_export.errors import CheckFailed
 from luvc_export.export.surgeon import allow_list, evaluate
 from luvc_export.export.surgeon.graph import Surgery, kind_of, readers, value
 
-ORDER = 150
+ORDER = 160
 
 #: Added to masked scores: exp() of it is 0, and a row with nothing to see gives a mean and no NaN.
 _NEVER = -1e30

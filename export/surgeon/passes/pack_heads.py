@@ -15,7 +15,7 @@ import onnx_graphsurgeon as gs
 from luvc_export.errors import CheckFailed
 from luvc_export.export.surgeon.graph import Surgery, readers, source, up, value
 
-ORDER = 130
+ORDER = 140
 
 _HEADS_FIRST = [0, 2, 1, 3]
 
