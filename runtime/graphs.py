@@ -21,9 +21,9 @@ from luvc_export.runtime import batching
 from luvc_export.runtime.adapters.factors import Factors
 from luvc_export.runtime.backend import Array, Cache, DeviceSampler, GraphCalls, PendingToken, RowDropper
 from luvc_export.runtime.call_times import CallClock, Part, engine_of
-from luvc_export.runtime.generation.windows import Windows
 from luvc_export.runtime.media.padding import all_picture, padding_tokens
 from luvc_export.runtime.state import Passage, RowsState, RowsStep, State, Step, VisualFeatures
+from luvc_export.runtime.streams.windows import Windows
 
 #: No tokenizer has it.
 NO_TOKEN = -1

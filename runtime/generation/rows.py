@@ -24,10 +24,10 @@ from luvc_export.core.shapes import State as StateKind
 from luvc_export.runtime.backend import Array, DeviceSampler, PendingToken, RowPacker, RowStep
 from luvc_export.runtime.generation.sequence import TokenChooser
 from luvc_export.runtime.generation.timing import DraftCounts
-from luvc_export.runtime.generation.windows import NOWHERE, real_rows
 from luvc_export.runtime.graphs import Graphs
 from luvc_export.runtime.prompt.request import Request
 from luvc_export.runtime.state import Passage, RowsState, RowsStep, State, Step, VisualFeatures
+from luvc_export.runtime.streams.windows import NOWHERE, real_rows
 
 
 @dataclass(eq=False)

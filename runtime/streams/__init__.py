@@ -1,1 +1,1 @@
-"""Streams of clips: what of them stays in the caches."""
+"""What slides: windows of clips over a stream, and the windows of layers over what their caches hold."""

@@ -37,8 +37,8 @@ from luvc_export.packing.write import PackCases, write_pack
 from luvc_export.pipeline import prepare_build
 from luvc_export.runtime.cuda.device import Gpu
 from luvc_export.runtime.session import Session
+from luvc_export.runtime.streams.windows import Windows
 from luvc_export.runtime.tensorrt.decoder import TrtDecoder
-from luvc_export.runtime.windows import Windows
 
 FAMILIES = ("lfm2_vl", "qwen3_5", *windows.FAMILIES)
 SEED, SHARE = 5, 4

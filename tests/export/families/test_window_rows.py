@@ -25,7 +25,6 @@ from luvc_export.bundle.manifest import Manifest
 from luvc_export.core.budgets import kv_bytes
 from luvc_export.core.plan import Plan
 from luvc_export.core.shapes import most_rows
-from luvc_export.runtime import windows
 from luvc_export.runtime.backend import Array, RowStep
 from luvc_export.runtime.generation.rows import OneAfterAnother, Row, SharedCalls
 from luvc_export.runtime.generation.sequence import GreedyTokens
@@ -34,6 +33,7 @@ from luvc_export.runtime.session import Session
 from luvc_export.runtime.speculation.request import Speculation
 from luvc_export.runtime.speculation.rows import DraftedCalls
 from luvc_export.runtime.state import Passage, State
+from luvc_export.runtime.streams import windows
 
 #: Tokens of an answer, far more than the window.
 COUNT = 30

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from luvc_export.core.shapes import PLACE, ROWS, DecoderShape, State, in_codes, most_rows, spare_rows
 from luvc_export.runtime.generation.rows import CachedRow, pack_texts
-from luvc_export.runtime.generation.windows import NOWHERE, Windows, rows_in_sight
+from luvc_export.runtime.streams.windows import NOWHERE, Windows, rows_in_sight
 
 
 def in_sight(
