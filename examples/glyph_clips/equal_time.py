@@ -35,6 +35,7 @@ WHOLE, FILM, SAFE = (2.15, 3.62, 2048), (2.11, 1.31, 683), (2.11, 1.60, 889)
 LAYERS = 9
 UNIT = SIZE[0] // GRID[0]
 OURS = "film (maxmin)"
+RIVALS = ("evs", "stride", "random", "scope", "holitom", "dycoke", "vidcom2", "residual")
 
 
 class Row(NamedTuple):
@@ -75,7 +76,7 @@ def rows() -> list[Row]:
     quarter, side = TOKENS // 4, GRID[0]
     ours = Row(OURS, "maxmin", quarter, MOMENTS, side)
     limit = seconds(ours)
-    asked = [ours, *(Row(name, name, quarter, MOMENTS, side) for name in ("evs", "stride", "scope", "holitom"))]
+    asked = [ours, *(Row(name, name, quarter, MOMENTS, side) for name in RIVALS)]
     for moments in (6, 7):
         keep = most(moments, side, limit)
         asked.append(Row(f"{moments} of {MOMENTS} moments, stride in space", "stride", keep, moments, side))
