@@ -35,6 +35,23 @@ class Call(NamedTuple):
     text_mask: gs.Tensor
 
 
+def wanted(surgery: Surgery, form: str) -> str | None:
+    """Why caches do not become those of ``form`` here; None where they do.
+
+    Raises:
+        CheckFailed: They would, and nothing says what capacity.
+    """
+    if surgery.part != "decoder":
+        return "the vision graph has no cache"
+    if surgery.target.kv != form:
+        return f"the target's KV form is {surgery.target.kv}"
+    if any(tensor.name == graph_io.PAST_TEXT for tensor in surgery.graph.inputs):
+        return "done already"
+    if surgery.text_capacity is None:
+        raise CheckFailed("caches of fixed capacity need the text capacity", fix="run_passes(..., text_capacity=...)")
+    return None
+
+
 def open_call(surgery: Surgery, capacity: int) -> tuple[Call, list[gs.Node]]:
     """Add the inputs, let ``text_mask`` be over slots, and return what asked for the new text's part of it."""
     inputs = {tensor.name: tensor for tensor in surgery.graph.inputs}

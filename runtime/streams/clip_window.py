@@ -116,7 +116,7 @@ class ClipWindow:
         Raises:
             UsageError: See ``Session.generate``; the model writes several clips otherwise than one after another; or,
                 of the first clip with ``evict``, rows cannot be taken out of these caches: a state that every token
-                changes, a prompt seen both ways, a plan that reads the question, or a back-end that holds caches where
+                changes, a layer with a window, a prompt seen both ways, a plan that reads the question, or a back-end that holds caches where
                 the host cannot take them apart.
         """
         newest = self._open(clip)
@@ -207,10 +207,14 @@ def check_evictable(loaded: LoadedPlan) -> None:
     """
     manifest, backend = loaded.bundle.manifest, loaded.backend
     entry = loaded.bundle.entry(loaded.plan_name)
-    fixed = next((state for state in manifest.states_of(entry) if state.axis is None), None)
+    states = manifest.states_of(entry)
+    fixed = next((state for state in states if state.axis is None), None)
+    slides = next((state for state in states if state.window is not None), None)
     why = None
     if fixed is not None:
         why = f"layer {fixed.layer} keeps a state ({fixed.name}) that every token changed: it has no rows"
+    elif slides is not None:
+        why = f"layer {slides.layer} looks {slides.window} places back, and what it no longer sees has left already"
     elif manifest.prompt.prefix is not None:
         why = "the model sees its whole prompt both ways"
     elif loaded.plan.reads_text:

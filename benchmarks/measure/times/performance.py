@@ -24,11 +24,12 @@ TEXT, NEW, RUNS = 64, 12, 3
 
 def one(bundle: str, plan: str, text: int) -> dict[str, Any]:
     """Times of one plan in this process; the first prefill does not count."""
-    from luvc_export.runtime.bench.loaded_case import flops, weight_bytes
+    from luvc_export.runtime.bench.loaded_case import flops
     from luvc_export.runtime.bench.profile import read
     from luvc_export.runtime.memory import anonymous_bytes, peak_bytes
     from luvc_export.runtime.ort import OrtBackend
     from luvc_export.runtime.session import Session
+    from luvc_export.runtime.speculation.step_bytes import weight_bytes
     from luvc_export.runtime.state import VisualFeatures
 
     begin = perf_counter()
@@ -68,7 +69,7 @@ def one(bundle: str, plan: str, text: int) -> dict[str, Any]:
         "decode_s": decode[2:],
         "kv_mib": state.cache.nbytes / 2**20,
         "flops": flops(manifest, own, 1, text),
-        "decode_bytes": weight_bytes(manifest, "cpu") + state.cache.nbytes,
+        "decode_bytes": weight_bytes(manifest, 32) + state.cache.nbytes,
         "prune_ms": profile.prune_ms,
         "kernels_ms": profile.total_ms,
         "operators_ms": dict(list(profile.operators.items())[:8]),

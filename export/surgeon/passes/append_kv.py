@@ -32,6 +32,7 @@ from luvc_export.export.surgeon.cache_slots import (
     orders_of,
     stage_of,
     unparted,
+    wanted,
     without_sides,
 )
 from luvc_export.export.surgeon.graph import Surgery, kind_of, readers, strip, up
@@ -44,15 +45,7 @@ _BETWEEN = ("DequantizeLinear", "Mul", "Cast")
 
 def requires(surgery: Surgery) -> str | None:
     """A target that wants it, and what capacities follow from."""
-    if surgery.part != "decoder":
-        return "the vision graph has no cache"
-    if surgery.target.kv != "append":
-        return f"the target's KV form is {surgery.target.kv}"
-    if any(tensor.name == graph_io.PAST_TEXT for tensor in surgery.graph.inputs):
-        return "done already"
-    if surgery.text_capacity is None:
-        raise CheckFailed("caches of fixed capacity need the text capacity", fix="run_passes(..., text_capacity=...)")
-    return None
+    return wanted(surgery, "append")
 
 
 def apply(surgery: Surgery) -> int:

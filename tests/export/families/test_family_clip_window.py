@@ -15,6 +15,7 @@ from flat_plans import replan
 from test_family_answers import session
 from torch_backend import TorchBackend, TorchCache
 
+from luvc_export.core.shapes import PLACE, ROWS, State
 from luvc_export.errors import UsageError
 from luvc_export.runtime.backend import Array
 from luvc_export.runtime.loaded_plan import LoadedPlan
@@ -138,6 +139,10 @@ def test_what_cannot_leave_is_said(tmp_path: Path) -> None:
     manifest = replace(ours.bundle.manifest, prompt=replace(ours.bundle.manifest.prompt, prefix="all"))  # type: ignore[arg-type]
     ours.default.bundle = replace(ours.bundle, manifest=manifest)
     with pytest.raises(UsageError, match=r"sees its whole prompt both ways"):
+        clip_window.check_evictable(ours.default)
+    decoder = replace(manifest.decoder, states=(State(1, PLACE, (ROWS,), "int64", 512),))
+    ours.default.bundle = replace(ours.bundle, manifest=replace(manifest, decoder=decoder))
+    with pytest.raises(UsageError, match=r"layer 1 looks 512 places back(.|\n)*forget='rebuild'"):
         clip_window.check_evictable(ours.default)
 
 
