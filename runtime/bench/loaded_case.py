@@ -26,7 +26,7 @@ from luvc_export.runtime.paired import PairedBackend
 from luvc_export.runtime.prompt.request import Request
 from luvc_export.runtime.session import Session
 from luvc_export.runtime.speculation.rows import single_row
-from luvc_export.runtime.speculation.step_bytes import weight_bytes as weight_bytes
+from luvc_export.runtime.speculation.step_bytes import weight_bytes
 
 _MIB = 2**20
 #: Steps of one token after an answer with drafts, to compare with.

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 import luvc_export
 from luvc_export.bundle.manifest import StoredCodes
 from luvc_export.cli import app
+from luvc_export.core.precision import check_caches_target
 from luvc_export.core.target import Library
 from luvc_export.engines import library, targets
 from luvc_export.errors import MachineError, UsageError
@@ -158,3 +159,9 @@ def test_codes_of_a_quantised_checkpoint_fit_some_targets(target: str, kinds: se
         return
     with pytest.raises(UsageError, match=r"no product for the codes[\s\S]*calibrate --precision int8"):
         check_codes(stored, targets.find(target))
+
+
+def test_caches_in_codes_want_int8() -> None:
+    without = dataclasses.replace(targets.find("rtx-ada"), quantised=("int4",))
+    with pytest.raises(UsageError, match="it has no INT8, and its caches are codes"):
+        check_caches_target(without)

@@ -34,10 +34,11 @@ from luvc_export.cli import app
 from luvc_export.core.precision import PRECISIONS
 from luvc_export.errors import MachineError, UsageError
 from luvc_export.runtime.bench.case import BenchCase
-from luvc_export.runtime.bench.loaded_case import LoadedCase, weight_bytes
+from luvc_export.runtime.bench.loaded_case import LoadedCase
 from luvc_export.runtime.openvino import device as devices
 from luvc_export.runtime.openvino.backend import OpenVinoBackend
 from luvc_export.runtime.ort import OrtBackend
+from luvc_export.runtime.speculation.step_bytes import weight_bytes
 
 PLAN = "thirds"
 
