@@ -116,7 +116,8 @@ class ClipWindow:
         Raises:
             UsageError: See ``Session.generate``; the model writes several clips otherwise than one after another; or,
                 of the first clip with ``evict``, rows cannot be taken out of these caches: a state that every token
-                changes, a layer with a window, a prompt seen both ways, a plan that reads the question, or a back-end that holds caches where
+                changes, a layer with a window, a prompt seen both ways, a plan that reads the question, or a
+                back-end that holds caches where
                 the host cannot take them apart.
         """
         newest = self._open(clip)
