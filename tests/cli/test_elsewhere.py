@@ -64,7 +64,7 @@ def test_verbs_that_read(cli: Cli, here: Path) -> None:
     compared = ("parity", f"{BUNDLES[0]}#none", f"onnx:{BUNDLES[1]}#none", "--cases", "linked/all of them.jsonl")
     passed(cli(*compared, "--count", 1, "--observe", 1, "--report", "new folder/p q.html", "--json"))
     assert (here / "new folder/p q.html").is_file()
-    record = passed(cli("bench", BUNDLES[1], "--sweep", "budget", "-o", "some curves", "--json", *QUICK))
+    record = passed(cli("bench", BUNDLES[1], "--sweep", "tokens", "-o", "some curves", "--json", *QUICK))
     assert all((here / path).is_file() for path in record["files"])
 
 

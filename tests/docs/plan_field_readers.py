@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import sys
+from functools import cache
 from pathlib import Path
 
 import luvc_export
@@ -31,6 +32,7 @@ OWNERS = (
 MOST = 8
 
 
+@cache
 def readers(root: Path = ROOT) -> dict[str, list[str]]:
     """Field -> modules of the tree that read it."""
     modules: dict[str, set[str]] = {name: set() for name in FIELDS}
