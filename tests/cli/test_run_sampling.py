@@ -39,10 +39,10 @@ def test_penalties_and_bias_change_the_answer(cli: Cli, asked: list[Any]) -> Non
     first = plain["token_ids"][0]
     for words in (("--logit-bias", f"{first}=-100"), ("--logit-bias", f"{first}=100"), ("--repetition-penalty", 50)):
         assert json.loads(cli(*asked, *words, "--json")[1])["token_ids"] != plain["token_ids"], words
-    drawn = [(*asked, "--temperature", 6, "--seed", seed, "--json") for seed in range(3)]
-    free = [json.loads(cli(*words)[1])["token_ids"] for words in drawn]
+    drawn = (*asked, "--temperature", 6, "--seed", 2, "--json")
+    free = json.loads(cli(*drawn)[1])["token_ids"]
     for name in ("--presence-penalty", "--frequency-penalty"):
-        assert [json.loads(cli(*words, name, 2)[1])["token_ids"] for words in drawn] != free, name
+        assert json.loads(cli(*drawn, name, 2)[1])["token_ids"] != free, name
     near = cli(*asked, "--temperature", 2, "--min-p", 1, "--seed", 3, "--json")[1]
     assert json.loads(near)["text"] == CASE.answer, "only the most likely token is drawn from"
 
