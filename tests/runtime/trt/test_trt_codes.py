@@ -112,7 +112,7 @@ def test_caches_take_half_of_what_one_set_in_sixteen_bits_takes(
     session: Any = Session(engines.bundle, backend, PLAN)
     sizes = {session.generate(*question, max_new_tokens=3).timings.kv_mib for _ in range(2)}
     planned: Any = backend._kv
-    assert planned.sets == len(backend._decoder.blocks()) == 1 and sizes == {planned.region.nbytes / 2**20}
+    assert planned.sets == len(backend._caches.blocks()) == 1 and sizes == {planned.region.nbytes / 2**20}
     shape = coded.manifest.decoder
     wanted = sum(kv_bytes(shape, [2 * keep for keep in coded.entry(PLAN).plan.keep], 96, codes=True))
     size = shape.head_dim
