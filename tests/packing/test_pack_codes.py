@@ -63,10 +63,8 @@ def farthest(ours: Sequence[Any], theirs: Sequence[Any]) -> list[float]:
     return [float(np.abs(one.logits - other.logits).max() / scale) for one, other in zip(ours, theirs, strict=True)]
 
 
-def test_every_call_sees_the_rows_before_it(
-    coded: Bundle, pack: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Rows in another slot leave the call that brings them right, and those behind it wrong."""
+def test_every_call_sees_the_rows_before_it(coded: Bundle, pack: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows one slot further leave the call that brings them right, and make those behind it wrong."""
     theirs = steps(Session(coded, plan=PLAN, threads=1))
     ours = on_cpu(pack)
     print(farthest(ours, theirs))
@@ -76,8 +74,7 @@ def test_every_call_sees_the_rows_before_it(
 
     def one_slot_off(prompts: bool) -> list[float]:
         def moved(self: InplaceOrt, held: InplaceCache, rows: OrtCache, groups: int) -> OrtCache:
-            by = 0 if bool(groups) != prompts else -1 if groups else 1
-            return right(self, replace(held, text=held.text + by), rows, groups)
+            return right(self, replace(held, text=held.text + (bool(groups) == prompts)), rows, groups)
 
         monkeypatch.setattr(InplaceOrt, "_put_behind", moved)
         return farthest(on_cpu(pack), theirs)
