@@ -52,7 +52,7 @@ from luvc_export.runtime.session import Session
 from luvc_export.runtime.state import Step
 
 PLAN, CODES = "thirds", "thirds_kv8"
-HEADS, SHARED, SIZE, ROWS = 2, 3, 16, 40
+HEADS, SHARED, SIZE, ROWS, TEXT = 2, 3, 16, 40, 5
 
 
 @pytest.fixture(scope="module")
@@ -256,7 +256,7 @@ def prompt(bundle: Bundle, graphs: Graphs) -> Step:
     """A prompt of one random picture, run."""
     random = np.random.default_rng(0)
     seen = graphs.encode_images(random.integers(0, 256, (1, 1, *bundle.manifest.image.size, 3)).astype(np.uint8))
-    return graphs.run([40, bundle.manifest.prompt.image_token_id, 41, 42, 43, 44], seen)
+    return graphs.run([40, bundle.manifest.prompt.image_token_id, *range(41, 40 + TEXT)], seen)
 
 
 def test_a_prompt_gives_what_it_gave_and_what_follows_sees_codes(unpadded_bundle: Bundle, stored: Bundle) -> None:
@@ -284,6 +284,8 @@ def test_openvino_sees_the_same_codes(stored: Bundle, arithmetic: str) -> None:
     first, other = prompt(stored, here), prompt(stored, there)
     for one, two in zip(here.backend.unpack(first.state.cache), there.backend.unpack(other.state.cache), strict=True):  # type: ignore[attr-defined]
         assert one.dtype == two.dtype and one.shape == two.shape
+        if arithmetic == "bf16":  # which keeps other visual tokens where two score alike: rows of text alone
+            one, two = one[:, :, -TEXT:], two[:, :, -TEXT:]
         off = np.abs(one.astype(np.float32) - two.astype(np.float32))
         if one.dtype == np.int8:  # bf16 moves what is coded by some of its 127 steps
             assert off.max() <= 1 if arithmetic == "fp32" else off.mean() <= 4
@@ -328,10 +330,13 @@ def spoilt(bundle: Bundle, folder: Path, constant: str, factor: float) -> Bundle
 
 
 def failed(unpadded_bundle: Bundle, candidate: Bundle, data: CalibrationSet) -> list[str]:
-    """Gates of parity that the plan with codes does not pass beside the plan it was made of."""
+    """Gates of numbers that the plan with codes does not pass beside the plan it was made of.
+
+    Two layers answer at random, so gates of answers say nothing of them.
+    """
     sides = open_bundle(str(unpadded_bundle.folder), PLAN, 1), open_bundle(str(candidate.folder), CODES, 1)
     result = compare(*sides, data.cases[:6], observe=6, longest=data.longest, stops=data.stops)
-    return [gate.name for gate in check_gates(result) if not gate.passed]
+    return [gate.name for gate in check_gates(result) if gate.level == "tensors" and not gate.passed]
 
 
 def test_parity_passes_and_sees_a_spoilt_scale(

@@ -136,7 +136,7 @@ def test_parity_compares_what_codes_stand_for(
 
     def failed() -> set[str]:
         result = compare(open_bundle(str(coded.folder), "thirds", 1), candidate, cases, observe=2, longest=4)
-        return {gate.name for gate in check_gates(result) if not gate.passed}
+        return {gate.name for gate in check_gates(result) if gate.level != "answers" and not gate.passed}
 
     assert not failed()
     calls: Any = candidate.calls
