@@ -228,7 +228,7 @@ def value(tensor: gs.Tensor | None) -> NDArray[Any] | None:
 
 
 def array_of(constant: gs.Constant) -> NDArray[Any]:
-    """The array of a constant that lies in the graph, bf16 as ``ml_dtypes`` has it: graphsurgeon warns, and keeps it."""
+    """The array of a constant in the graph, bf16 as ``ml_dtypes`` has it: graphsurgeon warns of that, and keeps it."""
     with _quiet():
         return np.asarray(constant.values)
 

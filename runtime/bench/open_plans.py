@@ -101,4 +101,5 @@ def measure_open_plans(case: BenchCase) -> OpenPlans | None:
 
 def _in_process(case: BenchCase, names: tuple[str, ...], most: int) -> Held:
     with Worker(case, opened=(names, most)) as worker:
-        return worker.held()
+        held: Held = worker.held()
+        return held

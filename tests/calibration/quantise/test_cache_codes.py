@@ -65,7 +65,9 @@ def data() -> CalibrationSet:
 @pytest.fixture(scope="module")
 def stored(unpadded_bundle: Bundle, data: CalibrationSet, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     folder = tmp_path_factory.mktemp("codes") / "bundle"
-    return calibrate_caches(unpadded_bundle, data, "int8", plan=PLAN, output=folder, min_agreement=0.5, threads=1).bundle
+    return calibrate_caches(
+        unpadded_bundle, data, "int8", plan=PLAN, output=folder, min_agreement=0.5, threads=1
+    ).bundle
 
 
 def outliers(seed: int = 0) -> NDArray[np.float32]:

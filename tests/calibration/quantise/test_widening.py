@@ -85,7 +85,9 @@ def seen(unpadded_bundle: Bundle, data: CalibrationSet) -> dict[str, Statistics]
 
 
 @pytest.fixture(scope="module")
-def quantiser(unpadded_bundle: Bundle, seen: dict[str, Statistics], tmp_path_factory: pytest.TempPathFactory) -> Quantiser:
+def quantiser(
+    unpadded_bundle: Bundle, seen: dict[str, Statistics], tmp_path_factory: pytest.TempPathFactory
+) -> Quantiser:
     recipe = Recipe(PRECISIONS["q4"], aware=False)
     return Quantiser(unpadded_bundle, PLAN, recipe, seen, tmp_path_factory.mktemp("wide"))
 

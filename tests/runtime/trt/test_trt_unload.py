@@ -263,7 +263,8 @@ def test_rows_in_use_outlive_their_engines(engines: dict[str, Engines], gpu: Gpu
     assert [tuple(row.chooser.ids) for row in rows] == wanted
     backend.unload()
     assert held(gpu) == before, "no row is there any longer"
-    assert tuple((row := batch.join(0, 1)).chooser.ids) == wanted[0][:1]
+    row = batch.join(0, 1)
+    assert tuple(row.chooser.ids) == wanted[0][:1]
     batch.rows.change([row], [])
 
 
