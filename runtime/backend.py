@@ -180,6 +180,7 @@ class Rows(Protocol):
 
         Raises:
             UsageError: They do not fit.
+            MachineError: There is no memory for the caches of as many rows as there may be.
         """
 
     def holds_chosen(self, slots: Collection[int]) -> bool:

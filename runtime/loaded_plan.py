@@ -176,7 +176,8 @@ class LoadedPlan:
                 self.backend.load(images=images)
                 break
             except MachineError as error:
-                if error.what != memory.SHORT or not self.turns.make_room(self.backend, [one.backend for one in busy]):
+                short = error.what in (memory.SHORT, memory.SHORT_ON_GPU)
+                if not short or not self.turns.make_room(self.backend, [one.backend for one in busy]):
                     raise
         self.turns.answers(self.backend)
         if self.draft_model is not None:

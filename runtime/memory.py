@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from luvc_export.errors import MachineError
 
 #: What is wrong where weights do not fit: unloading others may help.
-SHORT = "there is not enough memory"
+SHORT, SHORT_ON_GPU = "there is not enough memory", "there is not enough memory on the GPU"
 _MEMINFO = Path("/proc/meminfo")
 _STATUS = Path("/proc/self/status")
 _CGROUP_V2 = Path("/sys/fs/cgroup")

@@ -224,7 +224,13 @@ def value(tensor: gs.Tensor | None) -> NDArray[Any] | None:
         tensor = tensor.inputs[0].attrs.get("value")
     if not isinstance(tensor, gs.Constant) or is_external(tensor) or tensor.dtype in _NARROW:
         return None
-    return np.asarray(tensor.values)
+    return array_of(tensor)
+
+
+def array_of(constant: gs.Constant) -> NDArray[Any]:
+    """The array of a constant in the graph, bf16 as ``ml_dtypes`` has it: graphsurgeon warns of that, and keeps it."""
+    with _quiet():
+        return np.asarray(constant.values)
 
 
 def kind_of(tensor: gs.Tensor) -> np.dtype[Any] | None:

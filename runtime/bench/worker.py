@@ -21,15 +21,22 @@ _GONE = (EOFError, BrokenPipeError, ConnectionResetError)
 class Worker:
     """Starts the process and waits until the case is loaded.
 
+    Args:
+        case: See ``LoadedCase``.
+        profile: The same.
+        opened: Names of plans and how many stay open: ``OpenedPlans`` in place of the case.
+
     Raises:
         LuvcError: What loading raised.
         MachineError: The process was killed, most likely for its memory.
     """
 
-    def __init__(self, case: BenchCase, profile: str | None = None) -> None:
+    def __init__(
+        self, case: BenchCase, profile: str | None = None, opened: tuple[tuple[str, ...], int] | None = None
+    ) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipe, far = context.Pipe()
-        self._process = context.Process(target=_serve, args=(case, profile, far), daemon=True)
+        self._process = context.Process(target=_serve, args=(case, profile, far, opened), daemon=True)
         with warnings.catch_warnings():
             # Python starts it anew; a worker shares nothing that it would have to clean up.
             warnings.filterwarnings("ignore", "resource_tracker: process died", UserWarning)
@@ -52,6 +59,10 @@ class Worker:
         """``Runner.facts`` there."""
         facts: CaseFacts = self._ask("facts", case)
         return facts
+
+    def held(self) -> Any:
+        """``OpenedPlans.held`` there."""
+        return self._ask("held")
 
     def profiles(self) -> dict[str, str]:
         """``Runner.profiles`` there."""
@@ -116,13 +127,21 @@ def _ctrl_c_waits() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _serve(case: BenchCase, profile: str | None, pipe: Connection) -> None:
+def _serve(
+    case: BenchCase, profile: str | None, pipe: Connection, opened: tuple[tuple[str, ...], int] | None = None
+) -> None:
     try:
         if hasattr(signal, "pthread_sigmask"):
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-        from luvc_export.runtime.bench.loaded_case import LoadedCase
+        runner: Any
+        if opened is not None:
+            from luvc_export.runtime.bench.open_plans import OpenedPlans
 
-        runner = LoadedCase(case, profile)
+            runner = OpenedPlans(case, *opened)
+        else:
+            from luvc_export.runtime.bench.loaded_case import LoadedCase
+
+            runner = LoadedCase(case, profile)
         pipe.send((True, None))
         while True:
             what, arguments = pipe.recv()

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from luvc_export.errors import MachineError, UsageError
 from luvc_export.runtime.cuda.driver import NO_DEVICE, OUT_OF_MEMORY, Copy2D, CudaError, Driver
-from luvc_export.runtime.memory import gib
+from luvc_export.runtime.memory import SHORT_ON_GPU, gib
 
 # CUdevice_attribute, CUstream_flags, CUstreamCaptureMode, CUevent_flags, CUmemorytype of cuda.h.
 _MAJOR, _MINOR, _INTEGRATED = 75, 76, 18
@@ -132,7 +132,7 @@ class Gpu:
         code = self.driver.try_call("cuMemAlloc_v2", ctypes.byref(address), max(nbytes, 1))
         if code == OUT_OF_MEMORY:
             raise MachineError(
-                "there is not enough memory on the GPU",
+                SHORT_ON_GPU,
                 where=what,
                 got=f"{gib(self.memory()[0])} free",
                 expected=gib(nbytes),

@@ -38,6 +38,15 @@ class Pool:
     def __len__(self) -> int:
         return len(self._blocks)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all blocks."""
+        return sum(block.memory.nbytes for block in self._blocks)
+
+    def give_back(self) -> None:
+        """Keep the blocks that are leased alone; the others' memory is given back."""
+        self._blocks = [block for block in self._blocks if block.leases]
+
     def free(self) -> Block:
         """A block nobody leases.
 

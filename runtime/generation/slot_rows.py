@@ -51,7 +51,6 @@ class SlotRows:
 
     Raises:
         UsageError: Their back-end takes no rows.
-        MachineError: There is no memory for them.
     """
 
     def __init__(self, graphs: Graphs) -> None:
@@ -107,6 +106,7 @@ class SlotRows:
 
         Raises:
             UsageError: They do not fit.
+            MachineError: There is no memory for the slots.
         """
         layouts, feeds = self._graphs.feeds(passages, seen)
         numbers, out = self._slots.join(feeds | self._graphs.beside([passage.adapter for passage in passages]))

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Mapping
-from functools import cached_property
+from dataclasses import replace
+from functools import cached_property, partial
 from typing import Any
 
 from luvc_export.bundle.engines.checks import check_device, check_library
 from luvc_export.bundle.folder import Bundle
 from luvc_export.bundle.manifest import EngineFile
 from luvc_export.core import graph_io
-from luvc_export.errors import MachineError, UsageError
+from luvc_export.errors import LuvcError, MachineError, UsageError
 from luvc_export.runtime.backend import Array, Cache, PendingToken
 from luvc_export.runtime.cuda.device import Gpu, stream_handle
-from luvc_export.runtime.memory import gib
+from luvc_export.runtime.memory import SHORT_ON_GPU, gib
 from luvc_export.runtime.tensorrt.buffers import Buffer
 from luvc_export.runtime.tensorrt.cache import TrtCache
+from luvc_export.runtime.tensorrt.cache_memory import CacheMemory
 from luvc_export.runtime.tensorrt.call import decode_profile, prefill_profile, samples_tokens
 from luvc_export.runtime.tensorrt.decoder import TrtDecoder
 from luvc_export.runtime.tensorrt.engine import Engine, TrtEngine, runtime_cache_file
@@ -30,7 +32,7 @@ from luvc_export.runtime.tensorrt.vision import TrtVision
 
 
 class TrtBackend:
-    """The engines of a plan, loaded when first used and kept. See docs/trt-runtime.md.
+    """The engines of a plan, loaded when first used and kept until ``unload``. See docs/trt-runtime.md.
 
     Args:
         bundle: A checked bundle with engines.
@@ -80,13 +82,41 @@ class TrtBackend:
             check_device(entry, self._capability, self.gpu.info.integrated)
         self._opener = opener or self._open_with_library
         self._stream = self.gpu.new_stream() if stream is None else stream_handle(stream)
-        self._scratch = Buffer(self.gpu, self._stream, "scratch memory of the engines")
+        self._scratch = self._no_scratch()
+        self._caches = CacheMemory(self.gpu, self._stream, self._kv, entry.batch)
         self._engines: dict[str, Engine] = {}
+        #: What saves each engine's runtime cache, once: when it is unloaded, or when this object goes.
+        self._saving: list[Callable[[], object]] = []
+        self._rows: weakref.WeakSet[TrtRows] = weakref.WeakSet()
 
     def load(self, images: bool = True) -> None:
-        """See ``Backend.load``."""
+        """See ``Backend.load``. One that fails leaves nothing loaded."""
         self.gpu.activate()
-        _ = self._decoder, self._vision if images else None
+        try:
+            _ = self._decoder, self._vision if images else None
+        except LuvcError:
+            self.unload()
+            raise
+
+    packs_weights = True
+
+    def unload(self) -> None:
+        """See ``Unloading``: engines, contexts, CUDA graphs, scratch and staging memory, and blocks nobody leases.
+
+        States stay where they are, and rows that have not left: the decoder loaded again goes on with them.
+        """
+        self.gpu.activate()
+        self.gpu.synchronize(self._stream)  # what is on its way reads the engines
+        for name in ("_vision", "_decoder"):
+            self.__dict__.pop(name, None)
+        for save in self._saving:
+            save()
+        self._saving.clear()
+        self._engines.clear()
+        self._scratch = self._no_scratch()
+        for rows in self._rows:
+            rows.give_back()
+        self._caches.give_back()
 
     def vision(self, images: Any, beside: Array | None = None) -> dict[str, Array]:
         """See ``Backend.vision``. ``visual_embeds`` stays on the GPU (``GpuTensor``), where ``decode`` reads it.
@@ -148,15 +178,19 @@ class TrtBackend:
         return self._entry.batch
 
     def open_rows(self) -> TrtRows:
-        """See ``RowBackend.open_rows``. Rows have a block of caches of their own, for as long as they are held.
+        """See ``RowBackend.open_rows``. Rows take a block of caches of their own when the first one joins.
 
-        Raises:
-            MachineError: There is no memory for it.
+        It stays theirs as long as these are held, or until an ``unload`` finds no row in it.
         """
+        entry, form = self._entry, InplaceRows if self._entry.slots else ConcatRows
+        take = partial(form, self.gpu, self._stream, self._caches, entry, self._plan, self._kv)
+        rows = TrtRows(self._active_decoder, take, self._caches, entry, self._plan, self._kv.nbytes)
+        self._rows.add(rows)
+        return rows
+
+    def _active_decoder(self) -> TrtDecoder:
         self.gpu.activate()
-        decoder, entry = self._decoder, self._entry
-        form = InplaceRows if entry.slots else ConcatRows
-        return TrtRows(decoder, form(self.gpu, self._stream, decoder, entry, self._plan, self._kv), entry, self._plan)
+        return self._decoder
 
     def states(self, cache: TrtCache) -> list[Array]:
         """All that a conversation consists of, in graph order (``DecoderShape.kept``), copied to the host.
@@ -183,15 +217,19 @@ class TrtBackend:
         turns = 2 if self._kv.beside.nbytes and self._graphs else 1
         (prefill,) = self._slots("decoder", file, prefill_profile(file))()
         decode = self._slots("decoder", file, *[decode_profile(file)] * turns)
-        return TrtDecoder(self.gpu, self._stream, prefill, decode, self._entry, self._plan, self._kv)
+        return TrtDecoder(self.gpu, self._stream, prefill, decode, self._entry, self._plan, self._kv, self._caches)
+
+    def _no_scratch(self) -> Buffer:
+        return Buffer(self.gpu, self._stream, "scratch memory of the engines")
 
     def _slots(self, name: str, file: EngineFile, *profiles: int) -> Callable[[], list[ExecutionSlot]]:
         """What makes slots of an engine, with a context each: a graph of one stays valid while another runs."""
         if not self._engines:
             self._check_memory()
         if name not in self._engines:
-            self._engines[name] = self._opener(file)
-            self._scratch.reserve(self._engines[name].scratch_bytes)
+            self._engines[name] = opened = self._opener(file)
+            self._saving.append(weakref.finalize(self, opened.save_runtime_cache))
+        self._scratch.reserve(self._engines[name].scratch_bytes)
         engine, gpu, stream, scratch = self._engines[name], self.gpu, self._stream, self._scratch
         graphs = self._graphs and not engine.captures_itself
         front = (graph_io.NEXT_TOKEN, graph_io.NEXT_LOGIT)
@@ -210,18 +248,20 @@ class TrtBackend:
         runtime, engine = deserialize(self._trt, log, data, str(self._bundle.folder / file.file), plugins)
         cache = runtime_cache_file(file, self._trt.__version__, self._capability)
         static = self._entry.slots or file is self._entry.vision
-        opened = TrtEngine(self._trt, (runtime, log), engine, file, static and self._graphs, cache)
-        weakref.finalize(self, opened.save_runtime_cache)
-        return opened
+        return TrtEngine(self._trt, (runtime, log), engine, file, static and self._graphs, cache)
 
     def _check_memory(self) -> None:
-        """Refuse engines that cannot fit before any is read, by the prediction made when they were built."""
+        """Refuse engines that cannot fit before any is read, by the prediction made when they were built.
+
+        Caches of conversations that were there before an unload are there still.
+        """
         free, total = self.gpu.memory()
         footprint = self._entry.footprint
+        footprint = replace(footprint, kv=max(0, footprint.kv - self._caches.nbytes))
         needed = footprint.peak if self.gpu.info.integrated else footprint.running
         if needed > free:
             raise MachineError(
-                "there is not enough memory on the GPU",
+                SHORT_ON_GPU,
                 where=str(self._bundle.folder),
                 got=f"{gib(free)} of {gib(total)} free",
                 expected=f"{gib(needed)} for weights, caches and activations",

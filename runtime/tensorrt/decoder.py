@@ -13,7 +13,6 @@ import numpy as np
 from luvc_export.bundle.adapters.kept_sets import MOST_SETS
 from luvc_export.bundle.manifest import EngineEntry
 from luvc_export.core import graph_io
-from luvc_export.core.element_types import BY_NAME
 from luvc_export.core.plan import Plan
 from luvc_export.errors import UsageError
 from luvc_export.runtime.backend import Array, Cache, PendingToken
@@ -22,6 +21,7 @@ from luvc_export.runtime.cuda.pool import Block, Lease, Pool
 from luvc_export.runtime.cuda.tensor import GpuTensor, to_engine, to_host
 from luvc_export.runtime.tensorrt.buffers import Buffer
 from luvc_export.runtime.tensorrt.cache import TrtCache, behind
+from luvc_export.runtime.tensorrt.cache_memory import CacheMemory, Resident
 from luvc_export.runtime.tensorrt.call import (
     check_room,
     check_shapes,
@@ -34,8 +34,6 @@ from luvc_export.runtime.tensorrt.execution_slot import Call, ExecutionSlot
 from luvc_export.runtime.tensorrt.factors import FactorSet, split_feeds
 from luvc_export.runtime.tensorrt.memory_plan import CachePart, KvPlan
 from luvc_export.runtime.tensorrt.new_rows import NewRows
-
-Resident = tuple[int, tuple[int, ...]]
 
 
 class CacheCall(NamedTuple):
@@ -71,7 +69,8 @@ class TrtDecoder:
             turns. A CUDA graph has one place of everything, so each set of adapters has slots of its own.
         entry: What the manifest says of the engines.
         plan: Says how many rows each layer keeps.
-        kv: Where caches lie.
+        kv: Where caches lie in a block.
+        memory: Their blocks, which are there before and after this decoder.
     """
 
     def __init__(
@@ -83,37 +82,15 @@ class TrtDecoder:
         entry: EngineEntry,
         plan: Plan,
         kv: KvPlan,
+        memory: CacheMemory,
     ) -> None:
         self._gpu, self._stream, self._entry, self._plan, self._kv = gpu, stream, entry, plan, kv
         self._prefill, self._open, self._idle = prefill, decode, decode()
         self._decode: OrderedDict[int, Sequence[ExecutionSlot]] = OrderedDict()
         self._kinds = {binding.name: binding.dtype for binding in entry.decoder.inputs}
-        self._pools: dict[int, Pool] = {}
-        self._beside: dict[int, Pool] = {}
         self._turns: dict[int, int] = {}
-        self._newest = gpu.allocate(entry.batch * BY_NAME["int64"].itemsize, "the newest tokens")
+        self._memory = memory
         self._new = Buffer(gpu, stream, "new rows of caches")
-        self._number = 0
-
-    def blocks(self, batch: int = 1) -> Pool:
-        """Blocks with the caches of ``batch`` conversations side by side."""
-        if batch not in self._pools:
-            nbytes = self._kv.region_of(batch).nbytes
-            self._pools[batch] = Pool(lambda: self._allocate(nbytes))
-        return self._pools[batch]
-
-    def blocks_beside(self, batch: int = 1) -> Pool | None:
-        """Blocks with the states of ``batch`` conversations that lie beside keys and values, if any do."""
-        nbytes = self._kv.beside_of(batch).nbytes
-        if nbytes and batch not in self._beside:
-            self._beside[batch] = Pool(lambda: self._allocate(nbytes))
-        return self._beside.get(batch)
-
-    def begin(self, memory: Memory, room: int) -> None:
-        """Let the states without rows of ``room`` conversations begin as zeros."""
-        regions = {**self._kv.region_of(room).offsets, **self._kv.beside_of(room).offsets}
-        for part in self._kv.fixed:
-            self._gpu.clear(memory.address + regions[part.state.past], room * part.nbytes, self._stream)
 
     @property
     def samples(self) -> bool:
@@ -136,7 +113,7 @@ class TrtDecoder:
                 fix=f"luvc-export build --target {self._entry.target} again, or take the logits of decode",
             )
         call, state = self._start(feeds, cache, after, front=True)
-        return TrtToken(call, self, self._number), state
+        return TrtToken(call, self._memory, self._memory.number), state
 
     def _start(
         self, feeds: Mapping[str, Array], cache: Cache | None, after: PendingToken | None, front: bool
@@ -146,8 +123,8 @@ class TrtDecoder:
         groups, (batch, text) = feeds[graph_io.VISUAL_EMBEDS].shape[1], feeds[graph_io.INPUT_IDS].shape
         check_room(self._entry, cache, groups, text)
         feeds, resident = self._token(feeds, after)
-        slots, blocks = self._entry.slots, self.blocks(batch)
-        target = behind(blocks, cache, self._copy) if slots and cache else blocks.free()
+        slots, blocks = self._entry.slots, self._memory.blocks(batch)
+        target = behind(blocks, cache, self._memory.copy) if slots and cache else blocks.free()
         lease, single = Lease(target), not groups and text == 1
         source = self._source(blocks, target, cache, batch)
         beside = self._blocks_beside(cache, batch)
@@ -173,19 +150,19 @@ class TrtDecoder:
         if not self._kv.fixed:
             return target
         source = blocks.free()
-        self.begin(source.memory, batch)
+        self._memory.begin(source.memory, batch)
         return source
 
     def _blocks_beside(self, cache: TrtCache | None, batch: int) -> tuple[Lease, Lease] | None:
         """Blocks that a call reads and writes beside keys and values, if there are any."""
-        pool = self.blocks_beside(batch)
+        pool = self._memory.blocks_beside(batch)
         if pool is None:
             return None
         if cache is not None:
             assert cache.beside is not None
             return cache.beside, Lease(pool.free())
         source = Lease(pool.free())
-        self.begin(source.block.memory, batch)
+        self._memory.begin(source.block.memory, batch)
         return source, Lease(pool.free())
 
     def enqueue(
@@ -228,8 +205,8 @@ class TrtDecoder:
         shapes = {name: tuple(array.shape) for name, array in feeds.items()}
         shapes |= {name: shape for name, (_, shape) in lying.items()}
         check_shapes(file, profile, shapes, factors.shapes if factors else ())  # theirs are as wide as ``lora_rows``
-        copies = {graph_io.NEXT_TOKEN: self._newest.address} if self.samples else {}
-        self._number += 1
+        copies = {graph_io.NEXT_TOKEN: self._memory.newest(caches.batch)[0]} if self.samples else {}
+        self._memory.number += 1
         slot = self._slot(caches, factors.address if factors else 0) if single else self._prefill
         if self._kv.appends:
             tokens = feeds[graph_io.INPUT_IDS].shape if graph_io.INPUT_IDS in feeds else lying[graph_io.INPUT_IDS][1]
@@ -284,24 +261,15 @@ class TrtDecoder:
             else:
                 yield part, region.offsets[part.state.past], caches.source.address, caches.target.address
 
-    @property
-    def number(self) -> int:
-        """Calls so far: tokens that an earlier one chose have been written over."""
-        return self._number
-
-    def newest(self, batch: int) -> Resident:
-        """Where the tokens lie that the last call chose for each of ``batch`` rows, as ``input_ids``."""
-        return self._newest.address, (batch, 1)
-
     def _token(
         self, feeds: Mapping[str, Array], after: PendingToken | None
     ) -> tuple[Mapping[str, Array], dict[str, tuple[int, tuple[int, ...]]]]:
         """Feeds, and where ``input_ids`` lies if it is the token that the last call chose on the GPU."""
         if after is None:
             return feeds, {}
-        if isinstance(after, TrtToken) and after.decoder is self and after.number == self._number:
+        if isinstance(after, TrtToken) and after.memory is self._memory and after.number == self._memory.number:
             others = {name: array for name, array in feeds.items() if name != graph_io.INPUT_IDS}
-            return others, {graph_io.INPUT_IDS: self.newest(1)}
+            return others, {graph_io.INPUT_IDS: self._memory.newest(1)}
         return {**feeds, graph_io.INPUT_IDS: np.array([[after.read()[0]]], np.int64)}, {}
 
     def states(self, cache: TrtCache) -> list[Array]:
@@ -325,27 +293,18 @@ class TrtDecoder:
             arrays.append(values)
         return arrays
 
-    def _allocate(self, nbytes: int) -> Memory:
-        memory = self._gpu.allocate(nbytes, "caches and states")
-        # Attention gives masked slots no weight, but 0 times a NaN of unwritten memory is NaN.
-        self._gpu.clear(memory.address, memory.nbytes, self._stream)
-        return memory
-
-    def _copy(self, target: Memory, source: Memory) -> None:
-        self._gpu.copy(target.address, source.address, source.nbytes, self._stream)
-
 
 class TrtToken:
     """``PendingToken`` of the TensorRT back-end.
 
     Args:
         call: Brings it up.
-        decoder: Whose it is.
-        number: Of the call, as the decoder counts: only the newest token still lies on the GPU.
+        memory: Where the tokens lie that a decoder's newest call chose.
+        number: Of the call, as they are counted there: only the newest token still lies on the GPU.
     """
 
-    def __init__(self, call: Call, decoder: object, number: int) -> None:
-        self._call, self.decoder, self.number = call, decoder, number
+    def __init__(self, call: Call, memory: CacheMemory, number: int) -> None:
+        self._call, self.memory, self.number = call, memory, number
 
     def read(self) -> tuple[int, float]:
         """See ``PendingToken.read``."""

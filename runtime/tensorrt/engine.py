@@ -12,6 +12,8 @@ from luvc_export.bundle.manifest import EngineFile
 from luvc_export.core.files.folders import private_folder
 from luvc_export.core.files.safe_files import write_whole
 from luvc_export.errors import BundleError, MachineError
+from luvc_export.runtime.memory import SHORT_ON_GPU
+from luvc_export.runtime.tensorrt.library import is_short
 
 
 class Context(Protocol):
@@ -88,7 +90,7 @@ class TrtEngine:
 
     Args:
         trt: The module ``tensorrt`` or ``tensorrt_rtx``.
-        keep: Runtime and logger, which must live as long as the engine.
+        keep: Runtime and logger (``library.make_log``), which must live as long as the engine.
         engine: ICudaEngine.
         file: What the manifest says of it.
         static: Shapes of a decode step do not change, so graphs the library makes on its own are worth their capture.
@@ -99,7 +101,7 @@ class TrtEngine:
     """
 
     def __init__(
-        self, trt: Any, keep: object, engine: Any, file: EngineFile, static: bool, runtime_cache: Path | None
+        self, trt: Any, keep: tuple[Any, Any], engine: Any, file: EngineFile, static: bool, runtime_cache: Path | None
     ) -> None:
         self._trt, self._keep, self._engine, self._file, self._cache_file = trt, keep, engine, file, runtime_cache
         names = {engine.get_tensor_name(index) for index in range(engine.num_io_tensors)}
@@ -129,9 +131,14 @@ class TrtEngine:
     def context(self, profile: int, stream: int) -> Context:
         """See ``Engine.context``."""
         strategy = self._config or self._trt.ExecutionContextAllocationStrategy.USER_MANAGED
+        log = self._keep[1].lines
+        del log[:]
         context = self._engine.create_execution_context(strategy)
         if context is None:
-            raise MachineError("the engine cannot start", where=self._file.file, fix="free memory on the GPU")
+            lines = [text for _, text in log]
+            what = SHORT_ON_GPU if is_short(lines) else "the engine cannot start"
+            got = " | ".join(lines) or "nothing in the log"
+            raise MachineError(what, where=self._file.file, got=got, fix="free memory on the GPU")
         if profile and not context.set_optimization_profile_async(profile, stream):
             raise BundleError("the engine refuses a profile", where=self._file.file, got=profile)
         outputs = tuple(binding.name for binding in self._file.outputs)

@@ -10,6 +10,7 @@ from typing import Any
 from luvc_export.core import plugin_library
 from luvc_export.core.files.safe_files import temporary_folder, write_new
 from luvc_export.errors import BundleError, LuvcError, MachineError
+from luvc_export.runtime.memory import SHORT_ON_GPU
 
 _INSTALL = {
     "tensorrt": "pip install tensorrt (on a Jetson it comes with JetPack: python3-libnvinfer)",
@@ -76,6 +77,12 @@ def deserialize(
     return runtime, engine
 
 
+def is_short(lines: Sequence[str]) -> bool:
+    """Whether the library logged that there is not enough memory on the GPU."""
+    log_text = "\n".join(lines).lower()
+    return "out of memory" in log_text or "outofmemory" in log_text
+
+
 def refusal(lines: Sequence[str], library: str, where: str) -> LuvcError:
     """The error for an engine that did not load, from what the library logged."""
     log_text = "\n".join(lines).lower()
@@ -85,9 +92,8 @@ def refusal(lines: Sequence[str], library: str, where: str) -> LuvcError:
         return MachineError(
             "the engine was built by another version of TensorRT", where=where, got=got, expected=library, fix=rebuild
         )
-    if "out of memory" in log_text or "outofmemory" in log_text:
-        fix = "close other programs, or build smaller engines"
-        return MachineError("there is not enough memory on the GPU", where=where, got=got, fix=fix)
+    if is_short(lines):
+        return MachineError(SHORT_ON_GPU, where=where, got=got, fix="close other programs, or build smaller engines")
     if any(sign in log_text for sign in ("header", "buffersize", "checksum", "magic")):
         return BundleError(
             "this is no whole engine of this library",

@@ -21,6 +21,7 @@ from luvc_export.core.plan import Plan
 from luvc_export.runtime.backend import Array
 from luvc_export.runtime.cuda.device import Gpu, Memory
 from luvc_export.runtime.cuda.pool import Lease
+from luvc_export.runtime.tensorrt.cache_memory import CacheMemory
 from luvc_export.runtime.tensorrt.call import typed
 from luvc_export.runtime.tensorrt.decoder import CacheCall, TrtDecoder
 from luvc_export.runtime.tensorrt.memory_plan import CachePart, KvPlan
@@ -35,10 +36,6 @@ class Held(NamedTuple):
 
 class RowCaches(Protocol):
     """Keys and values of rows."""
-
-    @property
-    def row_bytes(self) -> int:
-        """Bytes of one row."""
 
     def takes(self, groups: int, held: Mapping[int, Held]) -> bool:
         """Whether a row with so many groups may stand beside those that are ``held``."""
@@ -91,23 +88,21 @@ class InplaceRows:
     Args:
         gpu: Where they lie.
         stream: Of the decoder.
-        decoder: Whose blocks are taken.
+        memory: Whose blocks are taken.
         entry: What the manifest says of the engines.
         plan: Budgets.
         kv: Sizes.
+
+    Raises:
+        MachineError: There is no memory for them.
     """
 
-    def __init__(self, gpu: Gpu, stream: int, decoder: TrtDecoder, entry: EngineEntry, plan: Plan, kv: KvPlan) -> None:
-        self._blocks, self._entry = _Blocks(gpu, stream, plan, kv), entry
-        self._lease, pool = Lease(decoder.blocks(entry.batch).free()), decoder.blocks_beside(entry.batch)
+    def __init__(self, gpu: Gpu, stream: int, memory: CacheMemory, entry: EngineEntry, plan: Plan, kv: KvPlan) -> None:
+        self._blocks, self._entry, self._memory = _Blocks(gpu, stream, plan, kv), entry, memory
+        self._lease, pool = Lease(memory.blocks(entry.batch).free()), memory.blocks_beside(entry.batch)
         self._beside: list[Lease] = []
         while pool is not None and len(self._beside) < 2:  # each is leased before the next is asked for
             self._beside.append(Lease(pool.free()))
-
-    @property
-    def row_bytes(self) -> int:
-        """See ``RowCaches.row_bytes``."""
-        return self._blocks.kv.nbytes
 
     def takes(self, groups: int, held: Mapping[int, Held]) -> bool:
         """Any: each row has masks of its own."""
@@ -120,7 +115,7 @@ class InplaceRows:
         memory, rows, room = self._lease.block.memory, self._blocks.kv.rows, self._entry.batch
         if not held:
             if self._beside:
-                decoder.begin(self._beside[0].block.memory, room)
+                self._memory.begin(self._beside[0].block.memory, room)
             arrays_told = self._told({slot: Held(0, 0) for slot in joining}, len(joining))
             arrays_told[graph_io.TEXT_MASK][:, : feeds[graph_io.TEXT_MASK].shape[1]] = feeds[graph_io.TEXT_MASK]
             arrays = typed(self._entry, {**feeds, **arrays_told})
@@ -182,16 +177,11 @@ class ConcatRows:
     Arguments: see ``InplaceRows``.
     """
 
-    def __init__(self, gpu: Gpu, stream: int, decoder: TrtDecoder, entry: EngineEntry, plan: Plan, kv: KvPlan) -> None:
-        self._blocks, self._entry = _Blocks(gpu, stream, plan, kv), entry
-        first = Lease(decoder.blocks(entry.batch).free())
-        self._leases = [first, Lease(decoder.blocks(entry.batch).free())]
+    def __init__(self, gpu: Gpu, stream: int, memory: CacheMemory, entry: EngineEntry, plan: Plan, kv: KvPlan) -> None:
+        self._blocks, self._entry, self._memory = _Blocks(gpu, stream, plan, kv), entry, memory
+        first = Lease(memory.blocks(entry.batch).free())
+        self._leases = [first, Lease(memory.blocks(entry.batch).free())]
         self._columns = self._groups = 0
-
-    @property
-    def row_bytes(self) -> int:
-        """See ``RowCaches.row_bytes``."""
-        return self._blocks.kv.nbytes
 
     def takes(self, groups: int, held: Mapping[int, Held]) -> bool:
         """Equally many images."""
@@ -211,7 +201,7 @@ class ConcatRows:
             visual = {graph_io.VISUAL_EMBEDS: feeds[graph_io.VISUAL_EMBEDS]}
             arrays = typed(self._entry, feeds) | visual
             before = self._leases[1].block.memory
-            decoder.begin(before, room)
+            self._memory.begin(before, room)
             caches = CacheCall(before, source, room, len(joining), (0,) * blocks.plan.cached)
             outputs = decoder.enqueue(arrays, {}, caches, False, front=False).read()
         new = {slot: (source, room, index, longest, 0) for index, slot in enumerate(joining)}

@@ -6,7 +6,7 @@ each row's keys and values lie is ``row_caches``.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from luvc_export.core import graph_io
 from luvc_export.core.plan import Plan
 from luvc_export.errors import UsageError
 from luvc_export.runtime.backend import Array, RowStep, RowToken
+from luvc_export.runtime.tensorrt.cache_memory import CacheMemory
 from luvc_export.runtime.tensorrt.call import check_room, typed
 from luvc_export.runtime.tensorrt.decoder import TrtDecoder
 from luvc_export.runtime.tensorrt.execution_slot import Call
@@ -50,17 +51,29 @@ class TrtPendingRows:
 
 
 class TrtRows:
-    """``Rows`` of an engine built with ``--batch``.
+    """``Rows`` of an engine built with ``--batch``. They outlive engines that are unloaded and loaded again.
 
     Args:
-        decoder: Runs the engine.
-        caches: Where keys and values of the rows lie.
+        decoder: The decoder that runs the engine now, loaded if it is not.
+        open_caches: Takes the memory in which keys and values of the rows lie: when one joins.
+        memory: Whose blocks that are.
         entry: What the manifest says of the engines.
         plan: Says how many images share a budget.
+        row_bytes: Of a row's caches.
     """
 
-    def __init__(self, decoder: TrtDecoder, caches: RowCaches, entry: EngineEntry, plan: Plan) -> None:
-        self._decoder, self._caches, self._entry, self._plan = decoder, caches, entry, plan
+    def __init__(
+        self,
+        decoder: Callable[[], TrtDecoder],
+        open_caches: Callable[[], RowCaches],
+        memory: CacheMemory,
+        entry: EngineEntry,
+        plan: Plan,
+        row_bytes: int,
+    ) -> None:
+        self._decoder, self._open_caches, self._memory = decoder, open_caches, memory
+        self._entry, self._plan, self._row_bytes = entry, plan, row_bytes
+        self._caches: RowCaches | None = None
         self._held: dict[int, Held] = {}
         self._shape = (1, 1)
         self._chosen: tuple[int, tuple[int, ...]] | None = None
@@ -84,18 +97,22 @@ class TrtRows:
     @property
     def row_bytes(self) -> int:
         """See ``Rows.row_bytes``."""
-        return self._caches.row_bytes
+        return self._row_bytes
 
     def room(self, groups: int, text: int) -> int:
         """See ``Rows.room``. In a batch with others rows join one by one; an empty one takes as many as it holds."""
         if groups > self._entry.groups or text > self._entry.text_capacity:
             return 0
-        if not self._held:
+        if not self._held or self._caches is None:
             return self.capacity
         return int(len(self._held) < self.capacity and self._caches.takes(groups, self._held))
 
     def join(self, feeds: Mapping[str, Array]) -> tuple[list[int], dict[str, Array]]:
-        """See ``Rows.join``."""
+        """See ``Rows.join``.
+
+        Raises:
+            MachineError: There is no memory for the caches of all rows.
+        """
         (count, longest), groups = feeds[graph_io.INPUT_IDS].shape, feeds[graph_io.VISUAL_EMBEDS].shape[1]
         check_room(self._entry, None, groups, longest)
         lengths = [int(length) for length in feeds[graph_io.TEXT_MASK].sum(1)]
@@ -109,7 +126,9 @@ class TrtRows:
             )
         free = [slot for slot in range(self.capacity) if slot not in self._held][:count]
         joining = {slot: Held(length, groups) for slot, length in zip(free, lengths, strict=True)}
-        outputs = self._caches.join(self._decoder, feeds, self._held, joining)
+        decoder = self._decoder()
+        self._caches = self._caches or self._open_caches()
+        outputs = self._caches.join(decoder, feeds, self._held, joining)
         self._held |= joining
         self._shape = (feeds[graph_io.POSITION_IDS].shape[0], feeds[graph_io.VISUAL_EMBEDS].shape[-1])
         self._chosen = None
@@ -117,7 +136,7 @@ class TrtRows:
 
     def holds_chosen(self, slots: Collection[int]) -> bool:
         """See ``Rows.holds_chosen``."""
-        return self._chosen == (self._decoder.number, tuple(sorted(slots)))
+        return self._chosen == (self._memory.number, tuple(sorted(slots)))
 
     def step(
         self, tokens: Mapping[int, RowToken], logits: bool = False, beside: Mapping[str, Any] | None = None
@@ -136,27 +155,34 @@ class TrtRows:
                     expected=f"at most {self._entry.text_capacity}",
                     fix=f"luvc-export build --target {self._entry.target} with more of them, or ask less",
                 )
-        batch = max(self._held) + 1
+        assert self._caches is not None
+        batch, decoder = max(self._held) + 1, self._decoder()
         resident = {}
         feeds = self._feeds(tokens, batch) | dict(beside or {})
         if all(item.token is None for item in tokens.values()):
             if not self.holds_chosen(tokens):
                 raise UsageError("the tokens that the step before chose are gone", where="rows", fix="name their ids")
-            resident[graph_io.INPUT_IDS] = self._decoder.newest(batch)
+            resident[graph_io.INPUT_IDS] = self._memory.newest(batch)
             del feeds[graph_io.INPUT_IDS]
         caches, cache_feeds = self._caches.step(self._held, batch)
-        front = self._decoder.samples and not logits
+        front = decoder.samples and not logits
         arrays = typed(self._entry, feeds | cache_feeds)
         visual = {graph_io.VISUAL_EMBEDS: feeds[graph_io.VISUAL_EMBEDS]}
-        call = self._decoder.enqueue(arrays | visual, resident, caches, True, front)
+        call = decoder.enqueue(arrays | visual, resident, caches, True, front)
         self._held = {slot: Held(held.text + 1, held.groups) for slot, held in self._held.items()}
-        self._chosen = (self._decoder.number, tuple(sorted(tokens))) if self._decoder.samples else None
+        self._chosen = (self._memory.number, tuple(sorted(tokens))) if decoder.samples else None
         return TrtPendingRows(call, tuple(sorted(tokens)))
 
     def leave(self, slot: int) -> None:
         """See ``Rows.leave``."""
+        assert self._caches is not None
         self._caches.leave(slot, self._held.pop(slot))
         self._chosen = None
+
+    def give_back(self) -> None:
+        """Lease no memory where no row is; the next one that joins takes it again."""
+        if not self._held:
+            self._caches = None
 
     def _feeds(self, tokens: Mapping[int, RowToken], batch: int) -> dict[str, Array]:
         """Decoder inputs of one token a row, masks and caches left out."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -13,7 +14,7 @@ from luvc_export.core import graph_io
 from luvc_export.core.element_types import BY_NAME
 from luvc_export.errors import UsageError
 from luvc_export.runtime.backend import Array
-from luvc_export.runtime.cuda.device import Gpu, Memory
+from luvc_export.runtime.cuda.device import Gpu
 from luvc_export.runtime.cuda.dlpack import CUDA, CUDA_MANAGED, Borrowed, borrow
 from luvc_export.runtime.cuda.pool import Lease, Pool
 from luvc_export.runtime.cuda.tensor import GpuTensor
@@ -38,7 +39,7 @@ class TrtVision:
         self._dtype = output.dtype
         images = file.profiles[0].maximum[graph_io.IMAGE][0]
         self._most = images * math.prod(output.shape[1:]) * BY_NAME[output.dtype].itemsize
-        self._blocks = Pool(self._allocate)
+        self._blocks = Pool(partial(gpu.allocate, self._most, "visual embeddings"))
 
     def __call__(self, images: Any, beside: Array | None = None) -> dict[str, Array]:
         """See ``TrtBackend.vision``."""
@@ -70,9 +71,6 @@ class TrtVision:
         outputs = self._slot.call(arrays, resident, results)
         embeds = GpuTensor(self._gpu, lease, sizes[graph_io.VISUAL_EMBEDS], self._dtype, self._stream)
         return {**outputs, graph_io.VISUAL_EMBEDS: cast(Array, embeds)}
-
-    def _allocate(self) -> Memory:
-        return self._gpu.allocate(self._most, "visual embeddings")
 
     def _borrow(self, images: Any) -> Borrowed | None:
         """Pictures that lie on a GPU; None where they lie on the host."""

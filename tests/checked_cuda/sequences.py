@@ -1,4 +1,4 @@
-"""Random sequences of what users do with a session on engines: turns, batches, cancels, states kept and dropped.
+"""Random sequences of what is done with a session on engines: turns, batches, cancels, states kept, engines unloaded.
 
 Engines are ONNX Runtime on the memory of the checked driver (``ort_engine``), so each answer is compared with the one
 that the CPU session gives alone, and every call of the driver is checked on the way.
@@ -95,6 +95,7 @@ class Machine:
         """One to four things, and then all rows to their end or away."""
         doings: list[Callable[[], None]] = [
             self.turn, self.turn, self.leave_early, self.again, self.join, self.join, self.step, self.cancel, self.drop,
+            self.unload,
         ]  # fmt: skip
         for _ in range(self.chance.randint(1, 4)):
             doing = self.chance.choice(doings)
@@ -160,6 +161,10 @@ class Machine:
     def drop(self) -> None:
         """What was kept is wanted no longer."""
         self.held = self.held[self.chance.randint(0, len(self.held)) :]
+
+    def unload(self) -> None:
+        """Another plan took the place of this one."""
+        self.session.backend.unload()  # type: ignore[attr-defined]
 
     def close(self) -> CheckedDriver:
         """Let all go; nothing may be left.

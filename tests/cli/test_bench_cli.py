@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,17 +12,26 @@ from typing import Any
 import pytest
 from cli_words import Cli
 from PIL import Image
+from rich.console import Console
 
 from luvc_export.bundle.folder import Bundle
+from luvc_export.cli.tables.bench import bench_table
 from luvc_export.export.synthetic import presets
-from luvc_export.runtime.bench import measure, profile
+from luvc_export.runtime.bench import measure, open_plans, profile
+from luvc_export.runtime.bench.case import CaseFacts, Sample
+from luvc_export.runtime.bench.machine import Machine
+from luvc_export.runtime.bench.measure import Timed
+from luvc_export.runtime.bench.open_plans import Held, OpenPlans
 
 QUICK = ("--repeats", 1, "--warm-up", 0, "--new-tokens", 2, "--text", 8, "--threads", 1)
+BESIDE = OpenPlans(("thirds", "wide"), Held(2, 0, 300.0, 200.0), Held(1, 0, 200.0, 120.0))
 
 
 def test_bench_compares_two_plans(cli: Cli, demo_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     """As JSON and, of the same figures, as a table."""
     asked, timed = ("bench", demo_bundle.folder, "--plan", "none", "--vs", "#thirds", *QUICK), list[Any]()
+    opened, beside = iter([None, BESIDE]), open_plans.measure_open_plans
+    monkeypatch.setattr(open_plans, "measure_open_plans", lambda case: next(opened))
     real, profiles = measure.measure, cache(profile.profile)
     monkeypatch.setattr(measure, "measure", lambda *words: timed.append(real(*words)) or timed[-1])
     monkeypatch.setattr(profile, "profile", profiles)
@@ -34,11 +44,35 @@ def test_bench_compares_two_plans(cli: Cli, demo_bundle: Bundle, monkeypatch: py
     assert second["profile"]["vision"]["merge_ms"] > 0 and second["profile"]["decoder"]["prune_ms"] > 0
     assert first["profile"]["vision"]["merge_ms"] == first["profile"]["decoder"]["prune_ms"] == 0
     assert second["roofline"]["prefill"] > 0 and second["roofline"]["decode"] > 0
+    assert first["open_plans"] is None and second["open_plans"]["plans"] == ["thirds", "wide"]
+    held = {"open_plans": 1, "shared": 0, "peak_mib": 200.0, "anonymous_mib": 120.0}
+    assert second["open_plans"]["evicted"] == held and second["open_plans"]["together"]["open_plans"] == 2
     monkeypatch.setattr(measure, "measure", lambda *words: timed[0])
+    monkeypatch.setattr(open_plans, "measure_open_plans", beside)
     code, out, _ = cli(*asked)
-    assert code == 0 and len(timed) == 1
+    assert code == 0 and len(timed) == 1 and "plans open" not in out, "none of its plans is a variant of another"
     for text in ("prefill ms", "decode tokens/s", "KV cache MiB", "share of bandwidth", "80 x2, 40 x2, 20, 0"):
         assert text in out
+
+
+def test_plans_that_are_open_stand_in_the_table() -> None:
+    times = tuple(Sample(0, 0, ms, 1, 10, 100, 1, 20) for ms in (1, 2))
+    facts = CaseFacts("a", "half", "cpu", "fp32", 1.0, None, 2.0, None, None, 0.5, (2, 0), 2_000_000, 4_000_000)
+    one_copy, unfit = Held(2, 1, 300.4, 200.0), replace(BESIDE, together=None, refusal="no memory")
+    opened, console = [replace(BESIDE, together=one_copy), unfit], Console(width=200)
+    with console.capture() as captured:
+        console.print(bench_table([Timed(facts, times)] * 2, [{}, {}], Machine(1e9, 1e9, 1), opened))
+    lines = [line.split("│")[1:-1] for line in captured.get().splitlines() if line.startswith("│")]
+    rows = [[cell.strip() for cell in line] for line in lines]
+    place = next(number for number, row in enumerate(rows) if row[0] == "all plans open")
+    assert [row[:3] for row in rows[place : place + 6]] == [
+        ["all plans open", "2 of 2, 1 from one copy of the weights", "2 do not fit"],
+        ["peak memory MiB", "300", ""],
+        ["held at the end, no file behind", "200", ""],
+        ["one plan open at a time", "1 of 2", "1 of 2"],
+        ["peak memory MiB", "200", "200"],
+        ["held at the end, no file behind", "120", "120"],
+    ]
 
 
 def test_sweeps_write_a_picture_and_a_page(cli: Cli, demo_bundle: Bundle, tmp_path: Path) -> None:

@@ -76,6 +76,24 @@ def test_steps_under_way_do_not_disturb_each_other(built: Bundle, target: Target
     assert tokens(lambda token: token) == tokens(lambda token: token.read()[0])
 
 
+def test_an_unload_gives_the_gpu_its_memory_back(built: Bundle, target: Target) -> None:
+    """A state stays where it is. The first load may leave what the library and the driver keep for all engines."""
+    gpu, tokens = Gpu(), [10, 40, 41, 42]
+    backend = TrtBackend(built, "thirds", target.name, gpu=gpu)
+    session = Session(built, backend, "thirds")
+    session.warm_up()
+    backend.unload()
+    free = gpu.memory()[0]
+    first = session.default.run(tokens)
+    session.default.encode_images(np.zeros((1, 1, *session.size, 3), np.uint8))
+    wanted = session.default.run([5], state=first.state).logits
+    weights = backend._entry.footprint.weights
+    assert free - gpu.memory()[0] > weights // 2
+    backend.unload()
+    assert free - gpu.memory()[0] < weights // 2 + backend._caches.nbytes
+    assert np.array_equal(session.default.run([5], state=first.state).logits, wanted)
+
+
 def tied() -> onnx.ModelProto:
     """``choose_token`` behind an input of logits."""
     text = f"g (float[1,1,{VOCABULARY}] x) => (float[1,1,{VOCABULARY}] logits) {{ logits = Identity(x) }}"

@@ -134,3 +134,25 @@ def test_answers_are_kept_part_by_part(tmp_path: Path, monkeypatch: pytest.Monke
         (record,) = quantised.accuracy(tmp_path, count, rows, wanted=["pages"])
         assert (record["questions"], record["accuracy"]) == (count, 1.0)
     assert asked == [250, 250, 250, 250]
+
+
+def test_times_stand_beside_the_machine_they_were_taken_on() -> None:
+    """A form timed anew elsewhere leaves the others' rows where they are; the same machine's take old rows' place."""
+
+    def row(form: str, token: float) -> dict[str, Any]:
+        return {
+            "form": form, "plan": "none", "backend": "cpu", "arithmetic": "fp32", "prompt_ms": 1, "token_ms": token
+        }  # fmt: skip
+
+    first = quantised.with_times({}, [row("fp32", 1), row("calibrated awq", 2), row("calibrated gptq", 3)], ["x"], "A")
+    again = quantised.with_times(first, [row("fp32", 4), row("calibrated awq", 5)], ["calibrated awq"], "B")
+    kept = [(one["machine"], one["form"], one["token_ms"]) for one in again["times_of_forms"]]
+    there = [("B", "fp32", 4), ("B", "calibrated awq", 5)]
+    assert kept == [("A", "fp32", 1), ("A", "calibrated gptq", 3), *there]
+    here = quantised.with_times(again, [row("fp32", 6), row("calibrated awq", 7)], ["calibrated awq"], "A")
+    kept = [(one["machine"], one["form"], one["token_ms"]) for one in here["times_of_forms"]]
+    assert kept == [("A", "calibrated gptq", 3), *there[:1], ("A", "fp32", 6), ("A", "calibrated awq", 7)]
+    whole = quantised.with_times(again, [row("fp32", 8)], [], "C")
+    page = quantised.page(whole)
+    assert [page.index(f"in turns, {name};") for name in "CAB"] == sorted(page.index(f"in turns, {n};") for n in "CAB")
+    assert page.index("| calibrated gptq | none | ONNX Runtime | 1.0 | 3.00 |") < page.index("in turns, B;")

@@ -19,7 +19,7 @@ import onnx_graphsurgeon as gs
 
 from luvc_export.errors import CheckFailed
 from luvc_export.export.surgeon import batch_constant, evaluate, node_order
-from luvc_export.export.surgeon.graph import Surgery, is_external, readers, source, up, value
+from luvc_export.export.surgeon.graph import Surgery, array_of, is_external, readers, source, up, value
 
 ORDER = 170
 
@@ -77,7 +77,7 @@ def _constants(surgery: Surgery) -> bool:
             if node.op == "Shape" or any(array is None for array in arrays) or _large(node, arrays):
                 continue
             if node.op == "Constant" and isinstance(node.attrs.get("value"), gs.Constant):
-                known = [np.asarray(node.attrs["value"].values)]
+                known = [array_of(node.attrs["value"])]
             else:
                 known = evaluate.node(node, [a for a in arrays if a is not None], surgery.graph.opset)
         if any(array is None or array.size > LIMIT for array in known):
@@ -234,7 +234,7 @@ def _attributes(node: gs.Node) -> str:
 
 def _identity(tensor: gs.Tensor) -> Any:
     if isinstance(tensor, gs.Constant) and not is_external(tensor):
-        array = np.asarray(tensor.values)
+        array = array_of(tensor)
         if array.size <= 4096:
             return (str(array.dtype), array.shape, array.tobytes())
     return id(tensor)

@@ -44,12 +44,15 @@ def bench(
 ) -> None:
     """Time a bundle on noise: vision, prefill, first token, decode, memory, merges and prunes alone.
 
+    Of a plan with variants (sizes, clips, tiles, buckets), memory with all of them open and with one at a time too.
+
     [dim]luvc-export bench qwen-bundle --plan thirds --vs '#none'
     luvc-export bench qwen-bundle --sweep budget -o curves[/dim]
     """
     from luvc_export.runtime.bench.case import BenchCase
     from luvc_export.runtime.bench.machine import bandwidth_reader, measure_machine
     from luvc_export.runtime.bench.measure import measure
+    from luvc_export.runtime.bench.open_plans import measure_open_plans
     from luvc_export.runtime.bench.profile import profile
 
     asked = BenchCase(
@@ -71,18 +74,20 @@ def bench(
     machine = measure_machine(threads)
     with options.progress(quiet=as_json) as tell:
         timed = measure(cases, repeats, warm_up, tell, bandwidth_reader(threads))
-        profiles = []
+        profiles, opened = [], []
         for index, case in enumerate(cases):
             tell("profiling", index / len(cases))
             profiles.append(profile(case))
+            tell("opening plans beside each other", index / len(cases))
+            opened.append(measure_open_plans(case))
         tell("profiling", 1.0)
     if as_json:
-        print(json.dumps(_json(timed, profiles, machine)))
+        print(json.dumps(_json(timed, profiles, machine, opened)))
         return
     from luvc_export.cli.tables import console as consoles
     from luvc_export.cli.tables.bench import bench_table
 
-    consoles.console().print(bench_table(timed, profiles, machine))
+    consoles.console().print(bench_table(timed, profiles, machine, opened))
 
 
 def _case(named: str, plan: str | None, like: Any) -> Any:
@@ -94,16 +99,17 @@ def _case(named: str, plan: str | None, like: Any) -> Any:
     return replace(like, bundle=path, plan=chosen, label=f"{path.name}#{chosen}" if chosen else path.name)
 
 
-def _json(timed: Any, profiles: Any, machine: Any) -> dict[str, Any]:
+def _json(timed: Any, profiles: Any, machine: Any, opened: Any) -> dict[str, Any]:
     from luvc_export.runtime.bench.case import METRICS
     from luvc_export.runtime.bench.machine import roofline
     from luvc_export.runtime.bench.measure import ratio
 
     runs = []
-    for one, profile in zip(timed, profiles, strict=True):
+    for one, profile, plans in zip(timed, profiles, opened, strict=True):
         parts = {name: asdict(part) for name, part in profile.items()}
         reached = asdict(roofline(one, machine)) if one.samples[0].decode_ms else {}
-        runs.append({**one.to_json(), "profile": parts, "roofline": reached})
+        beside = None if plans is None else asdict(plans)
+        runs.append({**one.to_json(), "profile": parts, "roofline": reached, "open_plans": beside})
     data: dict[str, Any] = {"machine": {**asdict(machine), "cpu_features": cpu_features()}, "cases": runs}
     if len(timed) == 2:
         data["ratios"] = {metric: asdict(ratio(timed[0], timed[1], metric)) for metric in METRICS}

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
 
 from luvc_export.runtime.bench.machine import Machine, Roofline, roofline
 from luvc_export.runtime.bench.measure import Stat, Timed, ratio
+from luvc_export.runtime.bench.open_plans import Held, OpenPlans
 from luvc_export.runtime.bench.profile import KernelTimes
 from luvc_export.runtime.cpu_features import cpu_features
 from luvc_export.runtime.speculation.draft_length import needed_acceptance
@@ -24,7 +25,12 @@ _ROWS = (
 )
 
 
-def bench_table(timed: Sequence[Timed], profiles: Sequence[Mapping[str, KernelTimes]], machine: Machine) -> Table:
+def bench_table(
+    timed: Sequence[Timed],
+    profiles: Sequence[Mapping[str, KernelTimes]],
+    machine: Machine,
+    opened: Sequence[OpenPlans | None] = (),
+) -> Table:
     """Medians and spread, a column a case, and the second by the first, run by run."""
     rates = f"{machine.flops / 1e9:.0f} GFLOP/s, {machine.bandwidth / 1e9:.1f} GB/s"
     features = ", ".join(cpu_features()) or "CPU features unknown"
@@ -56,6 +62,9 @@ def bench_table(timed: Sequence[Timed], profiles: Sequence[Mapping[str, KernelTi
     add("KV cache MiB", [f"{one.facts.kv_mib:.2f}" for one in timed], _by([one.facts.kv_mib for one in timed]))
     add("peak memory MiB", [_mib(one.facts.peak_mib) for one in timed], _by([one.facts.peak_mib for one in timed]))
     add("held at the end, no file behind", [_mib(one.facts.anonymous_mib) for one in timed])
+    if any(opened):
+        for name, cells in _open_rows(opened):
+            add(name, cells)
     add("back-end", [f"{one.facts.backend}, {one.facts.arithmetic}" for one in timed])
     add("load ms", [f"{one.facts.load_ms:.0f}" for one in timed], _by([one.facts.load_ms for one in timed]))
     if any(one.facts.compile_ms is not None for one in timed):
@@ -71,6 +80,22 @@ def bench_table(timed: Sequence[Timed], profiles: Sequence[Mapping[str, KernelTi
             [_part(profile.get(graph), done) for profile in profiles])  # fmt: skip
     add("visual tokens by layer", [_runs(one.facts.visual_tokens) for one in timed])
     return table
+
+
+def _open_rows(opened: Sequence[OpenPlans | None]) -> Iterator[tuple[str, list[str]]]:
+    """Memory of each case's plan and its variants."""
+    for name, part in (("all plans open", "together"), ("one plan open at a time", "evicted")):
+        yield name, ["no variants" if one is None else _open(getattr(one, part), len(one.plans)) for one in opened]
+        held = [None if one is None else getattr(one, part) for one in opened]
+        yield "  peak memory MiB", ["" if one is None else _mib(one.peak_mib) for one in held]
+        yield "  held at the end, no file behind", ["" if one is None else _mib(one.anonymous_mib) for one in held]
+
+
+def _open(held: Held | None, plans: int) -> str:
+    if held is None:
+        return f"{plans} do not fit"
+    copies = f", {held.shared} from one copy of the weights" if held.shared else ""
+    return f"{held.open_plans} of {plans}{copies}"
 
 
 def needed(one: Timed) -> float:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -51,18 +52,22 @@ from luvc_export.runtime.session import Session
 from luvc_export.runtime.state import Step
 
 PLAN, CODES = "thirds", "thirds_kv8"
-HEADS, SHARED, SIZE, ROWS = 2, 3, 16, 40
+HEADS, SHARED, SIZE, ROWS, TEXT = 2, 3, 16, 40, 5
 
 
 @pytest.fixture(scope="module")
 def data() -> CalibrationSet:
-    return datasets.load("glyph", count=28)
+    """Four cases about two pictures."""
+    data = datasets.load("glyph", count=28)
+    return dataclasses.replace(data, cases=data.cases[::7], pixels=data.pixels[::7])
 
 
 @pytest.fixture(scope="module")
-def stored(demo_bundle: Bundle, data: CalibrationSet, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+def stored(unpadded_bundle: Bundle, data: CalibrationSet, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     folder = tmp_path_factory.mktemp("codes") / "bundle"
-    return calibrate_caches(demo_bundle, data, "int8", plan=PLAN, output=folder, min_agreement=0.9, threads=1).bundle
+    return calibrate_caches(
+        unpadded_bundle, data, "int8", plan=PLAN, output=folder, min_agreement=0.5, threads=1
+    ).bundle
 
 
 def outliers(seed: int = 0) -> NDArray[np.float32]:
@@ -147,6 +152,21 @@ def test_outlier_channels_of_keys_cost_nothing_where_each_has_its_scale(joined_b
     worse = steps(coded(model, shared), joined_before, keys)
     lost = [float(np.abs(one - other).max()) for one, other in zip(worse[2:], wanted[2:], strict=True)]
     assert max(lost) > 5 * max(errors)
+
+
+def test_fp8_rounds_more_coarsely_at_equal_bytes() -> None:
+    """Why it is refused. E4M3 has three bits of mantissa, so a scale of its own helps no channel."""
+
+    def times(numbers: NDArray[Any], axes: tuple[int, ...], headroom: float) -> float:
+        """Its error by that of codes, root mean squares, where as many numbers share a scale."""
+        largest = headroom * np.abs(numbers).max(axes, keepdims=True)
+        as_fp8 = (numbers / largest * 448).astype(ml_dtypes.float8_e4m3fn).astype(np.float32) * largest / 448
+        as_codes = np.round(numbers / largest * LARGEST) * largest / LARGEST
+        return float(np.sqrt(np.mean((as_fp8 - numbers) ** 2) / np.mean((as_codes - numbers) ** 2)))
+
+    assert times(outliers(), (0, 2), HEADROOM) == pytest.approx(6.2, abs=0.1)
+    values = np.random.default_rng(0).normal(size=(1, HEADS, 1000, 128))
+    assert times(values, (3,), 1.0) == pytest.approx(4.0, abs=0.1)
 
 
 @pytest.mark.parametrize("turned", [SIZE, SIZE // 2, SIZE // 4, 0])
@@ -238,13 +258,13 @@ def prompt(bundle: Bundle, graphs: Graphs) -> Step:
     """A prompt of one random picture, run."""
     random = np.random.default_rng(0)
     seen = graphs.encode_images(random.integers(0, 256, (1, 1, *bundle.manifest.image.size, 3)).astype(np.uint8))
-    return graphs.run([40, bundle.manifest.prompt.image_token_id, 41, 42, 43, 44], seen)
+    return graphs.run([40, bundle.manifest.prompt.image_token_id, *range(41, 40 + TEXT)], seen)
 
 
-def test_a_prompt_gives_what_it_gave_and_what_follows_sees_codes(demo_bundle: Bundle, stored: Bundle) -> None:
+def test_a_prompt_gives_what_it_gave_and_what_follows_sees_codes(unpadded_bundle: Bundle, stored: Bundle) -> None:
     """Decoding on codes is the plan's own decoding on what the codes stand for."""
-    plain, coded_graphs = graphs_of(demo_bundle, PLAN), graphs_of(stored, CODES)
-    before, after = prompt(demo_bundle, plain), prompt(stored, coded_graphs)
+    plain, coded_graphs = graphs_of(unpadded_bundle, PLAN), graphs_of(stored, CODES)
+    before, after = prompt(unpadded_bundle, plain), prompt(stored, coded_graphs)
     np.testing.assert_allclose(after.logits, before.logits, atol=1e-4)
     assert before.kept and all(np.array_equal(before.kept[layer], after.kept[layer]) for layer in before.kept)
     wide, narrow = before.state.cache, after.state.cache
@@ -266,6 +286,8 @@ def test_openvino_sees_the_same_codes(stored: Bundle, arithmetic: str) -> None:
     first, other = prompt(stored, here), prompt(stored, there)
     for one, two in zip(here.backend.unpack(first.state.cache), there.backend.unpack(other.state.cache), strict=True):  # type: ignore[attr-defined]
         assert one.dtype == two.dtype and one.shape == two.shape
+        if arithmetic == "bf16":  # which keeps other visual tokens where two score alike: rows of text alone
+            one, two = one[:, :, -TEXT:], two[:, :, -TEXT:]
         off = np.abs(one.astype(np.float32) - two.astype(np.float32))
         if one.dtype == np.int8:  # bf16 moves what is coded by some of its 127 steps
             assert off.max() <= 1 if arithmetic == "fp32" else off.mean() <= 4
@@ -309,22 +331,25 @@ def spoilt(bundle: Bundle, folder: Path, constant: str, factor: float) -> Bundle
     return bundles.load(folder)
 
 
-def failed(demo_bundle: Bundle, candidate: Bundle, data: CalibrationSet) -> list[str]:
-    """Gates of parity that the plan with codes does not pass beside the plan it was made of."""
-    sides = open_bundle(str(demo_bundle.folder), PLAN, 1), open_bundle(str(candidate.folder), CODES, 1)
+def failed(unpadded_bundle: Bundle, candidate: Bundle, data: CalibrationSet) -> list[str]:
+    """Gates of numbers that the plan with codes does not pass beside the plan it was made of.
+
+    Two layers answer at random, so gates of answers say nothing of them.
+    """
+    sides = open_bundle(str(unpadded_bundle.folder), PLAN, 1), open_bundle(str(candidate.folder), CODES, 1)
     result = compare(*sides, data.cases[:6], observe=6, longest=data.longest, stops=data.stops)
-    return [gate.name for gate in check_gates(result) if not gate.passed]
+    return [gate.name for gate in check_gates(result) if gate.level == "tensors" and not gate.passed]
 
 
 def test_parity_passes_and_sees_a_spoilt_scale(
-    demo_bundle: Bundle, stored: Bundle, data: CalibrationSet, tmp_path: Path
+    unpadded_bundle: Bundle, stored: Bundle, data: CalibrationSet, tmp_path: Path
 ) -> None:
-    assert not failed(demo_bundle, stored, data)
-    for constant, factor in (("key_scales.2", 1.05), ("query_scales.2", 1.05)):
-        assert failed(demo_bundle, spoilt(stored, tmp_path / constant, constant, factor), data), constant
+    assert not failed(unpadded_bundle, stored, data)
+    for constant, factor in (("key_scales.0", 1.05), ("query_scales.0", 1.05)):
+        assert failed(unpadded_bundle, spoilt(stored, tmp_path / constant, constant, factor), data), constant
 
 
-def test_what_the_manifest_says(demo_bundle: Bundle, stored: Bundle) -> None:
+def test_what_the_manifest_says(unpadded_bundle: Bundle, stored: Bundle) -> None:
     entry = stored.manifest.plans[CODES]
     assert (entry.cache_precision, entry.variant_of, entry.precision) == ("int8", PLAN, "fp32")
     assert entry.vision == stored.manifest.plans[PLAN].vision
@@ -344,28 +369,28 @@ def test_a_graph_without_its_scales_is_refused(stored: Bundle) -> None:
             graph.floats(name, count)
 
 
-def test_what_is_refused(demo_bundle: Bundle, stored: Bundle, data: CalibrationSet, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="nothing here could measure what such caches lose"):
-        calibrate_caches(demo_bundle, data, "fp8", plan=PLAN)
+def test_what_is_refused(unpadded_bundle: Bundle, stored: Bundle, data: CalibrationSet, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="six times and values four times as coarsely"):
+        calibrate_caches(unpadded_bundle, data, "fp8", plan=PLAN)
     with pytest.raises(UsageError, match="unsupported precision of caches"):
-        calibrate_caches(demo_bundle, data, "int9", plan=PLAN)
+        calibrate_caches(unpadded_bundle, data, "int9", plan=PLAN)
     with pytest.raises(UsageError, match="codes already"):
         calibrate_caches(stored, data, "int8", plan=CODES)
     with pytest.raises(UsageError, match="the bundle has this plan with such caches"):
         calibrate_caches(stored, data, "int8", plan=PLAN)
     with pytest.raises(UsageError, match="no such share"):
-        calibrate_caches(demo_bundle, data, "int8", plan=PLAN, min_agreement=2)
+        calibrate_caches(unpadded_bundle, data, "int8", plan=PLAN, min_agreement=2)
     for form, words in (("inplace", "refuses TensorScatter of INT8"), ("concat", "INT8 between Q and DQ alone")):
         with pytest.raises(UsageError, match=words):
             prepare_build(stored, "rtx-ada", CODES, kv=form)
 
 
 def test_answers_that_change_too_much_write_nothing(
-    demo_bundle: Bundle, data: CalibrationSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    unpadded_bundle: Bundle, data: CalibrationSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("luvc_export.calibration.quantise.agreement.share", lambda answers: 0.5)
     with pytest.raises(CheckFailed, match="too many answers change"):
-        calibrate_caches(demo_bundle, data, "int8", plan=PLAN, output=tmp_path / "new", threads=1)
+        calibrate_caches(unpadded_bundle, data, "int8", plan=PLAN, output=tmp_path / "new", threads=1)
     assert not list(tmp_path.iterdir())
 
 
@@ -381,7 +406,7 @@ def test_bytes_of_a_token() -> None:
         (["--kv", "int8", "--precision", "q8"], "calibrate takes --precision, for weights, or --kv"),
         ([], "calibrate takes --precision, for weights, or --kv"),
         (["--kv", "int8", "--rtn"], "these options are for weights"),
-        (["--kv", "fp8"], "nothing here could measure"),
+        (["--kv", "fp8"], "six times and values four times"),
     ],
 )
 def test_the_command_refuses(stored: Bundle, arguments: list[str], words: str) -> None:
@@ -389,12 +414,12 @@ def test_the_command_refuses(stored: Bundle, arguments: list[str], words: str) -
     assert isinstance(result.exception, UsageError) and words in str(result.exception)
 
 
-def test_the_command_adds_a_plan_and_inspect_counts_it(stored: Bundle, tmp_path: Path) -> None:
-    folder = shutil.copytree(stored.folder, tmp_path / "bundle")
-    some = ["--data", "glyph", "--count", "28", "--retention", "0.9", "--json", "--threads", "1"]
-    result = CliRunner().invoke(app, ["calibrate", str(folder), "--kv", "int8", "--plan", "none", *some])
+def test_the_command_adds_a_plan_and_inspect_counts_it(unpadded_bundle: Bundle, tmp_path: Path) -> None:
+    folder = shutil.copytree(unpadded_bundle.folder, tmp_path / "bundle")
+    some = ["--data", "glyph", "--count", "16", "--retention", "0.5", "--json", "--threads", "1"]
+    result = CliRunner().invoke(app, ["calibrate", str(folder), "--kv", "int8", "--plan", PLAN, *some])
     assert result.exit_code == 0, result.output
     record = json.loads(result.stdout)
-    assert record["plan"] == "none_kv8" and record["cache_share"] == pytest.approx(66 / 128)
+    assert record["plan"] == CODES and record["cache_share"] == pytest.approx(66 / 128)
     counted = json.loads(CliRunner().invoke(app, ["inspect", str(folder), "--json"]).stdout)["cost"]
-    assert counted["none_kv8"]["kv_bytes"] == pytest.approx(counted["none"]["kv_bytes"] * 66 / 128)
+    assert counted[CODES]["kv_bytes"] == pytest.approx(counted[PLAN]["kv_bytes"] * 66 / 128)

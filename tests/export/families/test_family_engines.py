@@ -38,7 +38,7 @@ from luvc_export.pipeline import prepare_build
 from luvc_export.runtime.cuda.device import Gpu
 from luvc_export.runtime.session import Session
 from luvc_export.runtime.streams.windows import Windows
-from luvc_export.runtime.tensorrt.decoder import TrtDecoder
+from luvc_export.runtime.tensorrt.cache_memory import CacheMemory
 
 FAMILIES = ("lfm2_vl", "qwen3_5", *windows.FAMILIES)
 SEED, SHARE = 5, 4
@@ -148,7 +148,7 @@ def _last_columns(surgery: Any, order: Any, call: Any) -> Any:
         ("gemma3", inplace_kv, "mask_parts", lambda mask: (PARTS(mask)[0], None)),
         ("lfm2_vl", cache_slots, "_new_text", _last_columns),
         ("gemma4", inplace_kv, "_place_rows", lambda *arguments: None),
-        ("lfm2_vl", TrtDecoder, "begin", lambda *arguments: None),
+        ("lfm2_vl", CacheMemory, "begin", lambda *arguments: None),
     ],
     ids=["window", "mask", "places", "zeros"],
 )
@@ -159,7 +159,7 @@ def test_a_fault_is_found(
     right = expected(name)
     monkeypatch.setattr(of, part, fault)
     faulty = engines(bundles(name), "inplace", Capacity(text=95 + len(part), groups=2, logits=95))
-    if of is TrtDecoder:
+    if of is CacheMemory:
         ours = on_engines(faulty)
         first, second = steps(ours)[0], steps(ours)[0]
         del first

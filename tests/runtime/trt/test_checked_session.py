@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,9 +15,9 @@ from ort_engine import Engines
 from luvc_export.bundle.folder import Bundle
 from luvc_export.errors import LuvcError
 from luvc_export.runtime.cuda.device import Gpu
-from luvc_export.runtime.tensorrt import execution_slot
+from luvc_export.runtime.tensorrt import cache_memory, execution_slot
 from luvc_export.runtime.tensorrt.buffers import StagingBuffer
-from luvc_export.runtime.tensorrt.decoder import TrtDecoder
+from luvc_export.runtime.tensorrt.cache_memory import CacheMemory
 
 SEED, SHARE = 3, 6
 
@@ -85,14 +86,15 @@ def fault(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
         monkeypatch.setattr(Gpu, "upload", upload)
         yield "nothing orders the two"
     else:
-        honest_piece = TrtDecoder.blocks
+        honest_piece = CacheMemory.blocks
 
         def blocks(self: Any, batch: int = 1) -> Any:
             pool = honest_piece(self, batch)
-            monkeypatch.setattr(pool, "_allocate", lambda: self._allocate(self._kv.region.nbytes // 2))
+            half = partial(cache_memory._cleared, self._gpu, self._stream, self._kv.region.nbytes // 2)
+            monkeypatch.setattr(pool, "_allocate", half)
             return pool
 
-        monkeypatch.setattr(TrtDecoder, "blocks", blocks)
+        monkeypatch.setattr(CacheMemory, "blocks", blocks)
         yield "bytes of which .* lie in|nothing is allocated"
 
 

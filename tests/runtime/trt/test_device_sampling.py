@@ -104,7 +104,7 @@ def test_a_step_brings_its_token_and_no_logits(
         assert ours.generate(*question, max_new_tokens=LENGTH).token_ids == wanted.token_ids
         assert brought[2:] == [BYTES_OF_A_STEP] * (LENGTH - 1), "after the picture's and the prompt's"
     assert opened["decoder"].runs == 2 * LENGTH, "no step for nothing where the length is known"
-    assert len(backend._decoder.blocks()) == (1 if kv == "inplace" else 2)
+    assert len(backend._caches.blocks()) == (1 if kv == "inplace" else 2)
     assert (next(iter(backend._decoder._decode.values()))[0].replay.graph is not None) == (kv == "inplace")
 
 

@@ -97,7 +97,7 @@ def test_an_answer_that_is_held_can_be_gone_on_from(
     ours, _ = session(engines[kv], gpu)
     backend: Any = ours.backend
     held = [ours.generate(*question, max_new_tokens=4) for _ in range(3)]
-    assert len(backend._decoder.blocks()) == 3 + (kv == "concat")
+    assert len(backend._caches.blocks()) == 3 + (kv == "concat")
     assert len({id(answer.past.state.cache.block) for answer in held if answer.past}) == 3
 
 
@@ -130,7 +130,7 @@ def test_caches_take_what_was_planned_and_no_more(
         backend: Any = ours.backend
         sizes = [ours.generate(*question, max_new_tokens=4).timings.kv_mib for _ in range(3)]
         planned = backend._kv
-        assert planned.sets == sets == len(backend._decoder.blocks())
+        assert planned.sets == sets == len(backend._caches.blocks())
         assert set(sizes) == {planned.region.nbytes / 2**20}
         assert len(backend._vision._blocks) == 1
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from luvc_export.calibration.runners import open_bundle, open_engine
 from luvc_export.calibration.tasks import find
 from luvc_export.core.budgets import kv_bytes
 from luvc_export.engines import builder, targets
+from luvc_export.engines.memory import KvCacheSpec
 from luvc_export.engines.options import BuildOptions
 from luvc_export.engines.profiles import Capacity
 from luvc_export.pipeline import prepare_build
@@ -34,9 +36,11 @@ PLAN, CAPACITY = "thirds_kv8", Capacity(text=96, groups=2, logits=96)
 
 
 @pytest.fixture(scope="module")
-def coded(demo_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+def coded(unpadded_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """Of two layers, and four cases about two pictures."""
     folder, data = tmp_path_factory.mktemp("codes") / "bundle", datasets.load("glyph", count=28)
-    return calibrate_caches(demo_bundle, data, "int8", plan="thirds", output=folder, min_agreement=0, threads=1).bundle
+    data = replace(data, cases=data.cases[::7], pixels=data.pixels[::7])
+    return calibrate_caches(unpadded_bundle, data, "int8", output=folder, min_agreement=0, threads=1).bundle
 
 
 @pytest.fixture(scope="module")
@@ -112,16 +116,14 @@ def test_caches_take_half_of_what_one_set_in_sixteen_bits_takes(
     session: Any = Session(engines.bundle, backend, PLAN)
     sizes = {session.generate(*question, max_new_tokens=3).timings.kv_mib for _ in range(2)}
     planned: Any = backend._kv
-    assert planned.sets == len(backend._decoder.blocks()) == 1 and sizes == {planned.region.nbytes / 2**20}
+    assert planned.sets == len(backend._caches.blocks()) == 1 and sizes == {planned.region.nbytes / 2**20}
     shape = coded.manifest.decoder
     wanted = sum(kv_bytes(shape, [2 * keep for keep in coded.entry(PLAN).plan.keep], 96, codes=True))
     size = shape.head_dim
     assert planned.region.nbytes == pytest.approx(wanted * (size + 2) / (size + 1), rel=0.01)
-    predicted = {
-        plan: prepare_build(coded, "jetson-agx-orin-jp62", plan, text_capacity=96).footprint.kv
-        for plan in ("thirds", PLAN)
-    }
-    assert predicted[PLAN] / predicted["thirds"] == pytest.approx((size + 1) / (2 * size) / 2, rel=1e-3)
+    plan, forms = coded.entry(PLAN).plan, (("append", True), ("concat", False))
+    predicted, twice = (KvCacheSpec(plan, shape, CAPACITY, "fp16", kv, codes).bytes for kv, codes in forms)
+    assert predicted / twice == pytest.approx((size + 1) / (2 * size) / 2, rel=1e-3)
 
 
 def test_parity_compares_what_codes_stand_for(
@@ -134,7 +136,7 @@ def test_parity_compares_what_codes_stand_for(
 
     def failed() -> set[str]:
         result = compare(open_bundle(str(coded.folder), "thirds", 1), candidate, cases, observe=2, longest=4)
-        return {gate.name for gate in check_gates(result) if not gate.passed}
+        return {gate.name for gate in check_gates(result) if gate.level != "answers" and not gate.passed}
 
     assert not failed()
     calls: Any = candidate.calls
@@ -145,14 +147,13 @@ def test_parity_compares_what_codes_stand_for(
 
 def test_random_sequences_on_the_checking_driver(coded: Bundle) -> None:
     """Turns, batches, cancels and states that are kept, with every answer compared and every copy checked."""
-    counts = sequences.run(coded, 7, 8, of_a_machine=4, plan=PLAN)
-    assert counts.sequences == 8 and len(counts.kinds) >= 5
+    counts = sequences.run(coded, 7, 6, of_a_machine=3, plan=PLAN)
+    assert counts.sequences == 6 and len(counts.kinds) >= 5
 
 
-@pytest.mark.parametrize("precision", ["fp16", "bf16"])
-def test_types_of_16_bit_graphs_fit(coded: Bundle, precision: Any) -> None:
-    """Networks are strongly typed; scales are FP16 in both."""
-    prepared = prepare_build(coded, "rtx-ada", PLAN, precision=precision, text_capacity=64)
+def test_types_of_16_bit_graphs_fit(coded: Bundle) -> None:
+    """Networks are strongly typed; scales are FP16 in bf16 too. TensorRT-RTX reads those of fp16 below."""
+    prepared = prepare_build(coded, "rtx-ada", PLAN, precision="bf16", text_capacity=64)
     model = onnx.load_model_from_string(prepared.graphs[1].data)
     onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True)
     kinds = {item.name: item.type.tensor_type.elem_type for item in (*model.graph.input, *model.graph.output)}
@@ -168,7 +169,7 @@ def test_tensorrt_rtx_builds_it(coded: Bundle, tmp_path: Path) -> None:
     options = BuildOptions(builder_optimization_level=0)
     built = builder.build(prepared.graphs[1], file, targets.find("rtx-ada"), prepared.capacity, options)
     kinds = {binding.name: binding.dtype for binding in (*built.inputs, *built.outputs)}
-    for name in ("past_key_values.0.key", "past_key_values.5.value", "present.0.key", "present.5.value"):
+    for name in ("past_key_values.0.key", "past_key_values.1.value", "present.0.key", "present.1.value"):
         assert kinds[name] == "int8"
     assert kinds["past_states.0.value_scale"] == kinds["present_states.0.value_scale"] == "float16"
 

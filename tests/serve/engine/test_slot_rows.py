@@ -16,6 +16,7 @@ from asking import Asked, long, submit
 
 from luvc_export.bundle.folder import Bundle
 from luvc_export.runtime.cuda.device import Gpu
+from luvc_export.runtime.generation.plan_turns import PlanTurns
 from luvc_export.runtime.session import Session
 from luvc_export.serve.engine.jobs import Failed
 from luvc_export.serve.engine.loop import Engine
@@ -25,8 +26,12 @@ SLOTS = 3
 
 @pytest.fixture
 def ours(demo_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> Session:
+    return opened(demo_bundle, monkeypatch)
+
+
+def opened(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> Session:
     monkeypatch.setenv("STAND_IN_BYTES", str(512 << 20))
-    engine = ort_engine.describe(demo_bundle, "thirds", "concat", ort_engine.Capacity(text=96, groups=2, batch=SLOTS))
+    engine = ort_engine.describe(bundle, "thirds", "concat", ort_engine.Capacity(text=96, groups=2, batch=SLOTS))
     backend, _ = engine.backend(Gpu(library=stand_in.library()))
     return Session(engine.bundle, backend, "thirds")
 
@@ -76,3 +81,29 @@ def test_more_choices_than_slots_fail_and_leave_them_free(engine: Engine, ours: 
     wanted = [Asked(alone, number) for number in range(SLOTS)]
     submit(engine, *wanted)
     assert texts == [one.text() for one in wanted]
+
+
+def test_plans_take_turns_and_their_slots_stay_usable(
+    engine: Engine, ours: Session, alone: Session, demo_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One is open at a time. What is kept of each is the rows' object, whose memory goes when no row is in it."""
+    other, gone = opened(demo_bundle, monkeypatch), list[int]()
+    ours.default.turns = other.default.turns = PlanTurns(1)
+    for session in (ours, other):
+        unload: Any = session.backend.unload  # type: ignore[attr-defined]
+        backend: Any = session.backend
+
+        def counted(unload: Any = unload, backend: Any = backend) -> None:
+            unload()
+            gone.append(backend._caches.nbytes)
+
+        monkeypatch.setattr(backend, "unload", counted)
+    for _ in range(2):
+        asked = [Asked(session, number) for number, session in enumerate((ours, other))]
+        submit(engine, *asked)
+        texts = [one.text() for one in asked]
+        wanted = [Asked(alone, number) for number in range(2)]
+        submit(engine, *wanted)
+        assert texts == [one.text() for one in wanted]
+    assert len(gone) >= 2 and not any(gone)
+    assert {bool(session.backend.placement()) for session in (ours, other)} == {False, True}

@@ -286,6 +286,16 @@ def timed(folder: Path, asked: list[str]) -> list[dict[str, Any]]:
     return records
 
 
+def with_times(record: dict[str, Any], new: list[dict[str, Any]], asked: list[str], here: str) -> dict[str, Any]:
+    """Return the record with times taken on machine ``here``; rows of other forms stay beside their own machine's."""
+    old = [{"machine": record["machine"], **row} for row in record.get("times_of_forms", [])]
+    if not asked:
+        return {**record, "times": new, "machine": here} | ({"times_of_forms": old} if old else {})
+    again = {row["form"] for row in new}
+    kept = [row for row in old if row["form"] not in (again if row["machine"] == here else asked)]
+    return {"machine": here, **record, "times_of_forms": [*kept, *({**row, "machine": here} for row in new)]}
+
+
 def machine() -> str:
     """Return what the times were taken on."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -323,11 +333,13 @@ def page(record: dict[str, Any]) -> str:
             f"{row['products']} of {row['of']} products of the text layers, {100 * row['share']:.1f} % of their weights"
         )
         lines += ["", f"In 4 bits in `calibrated {row['form']}`: {share}."]
-    for key in ("times", "times_of_forms"):
-        if not record.get(key):
-            continue
-        lines += TIMES.format(runs=TIMED, machine=record["machine"]).split("\n")
-        for row in record[key]:
+    tables = [(record["machine"], record["times"])] if record.get("times") else []
+    for where in dict.fromkeys(row.get("machine", record["machine"]) for row in record.get("times_of_forms", [])):
+        rows = [row for row in record["times_of_forms"] if row.get("machine", record["machine"]) == where]
+        tables.append((where, rows))
+    for where, rows in tables:
+        lines += TIMES.format(runs=TIMED, machine=where).split("\n")
+        for row in rows:
             engine = "ONNX Runtime" if row["backend"] == "cpu" else f"OpenVINO, {row['arithmetic']}"
             lines.append(
                 f"| {row['form']} | {row['plan']} | {engine} | {row['prompt_ms']:.1f} | {row['token_ms']:.2f} |"
@@ -358,8 +370,7 @@ def main() -> None:
     file = args.output / FILE
     record = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     if args.times:
-        record["times_of_forms" if args.form else "times"] = timed(args.folder, args.form)
-        record["machine"] = machine()
+        record = with_times(record, timed(args.folder, args.form), args.form, machine())
     else:
         measured = accuracy(args.folder, args.count, asked_for(args.form), args.known, args.ground)
         new = [form.removeprefix("calibrated ") for form, *_ in asked_for(args.form) if form.startswith("calibrated ")]

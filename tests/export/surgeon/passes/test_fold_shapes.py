@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import numpy as np
+import onnx
 import pytest
 from surgery_harness import INLINED, Traced, broken, cut, fired, opened, operators, run, small
 
-from luvc_export.export.surgeon import batch_constant, evaluate
+from luvc_export.export.surgeon import batch_constant, evaluate, graph
 from luvc_export.export.surgeon.passes import fold_shapes, fuse_orthogonal_merge, inline_functions
 
 
@@ -22,6 +25,22 @@ def test_folding_leaves_what_depends_on_inputs() -> None:
     folded = cut(small(text), fold_shapes)
     assert operators(folded, "Add") == 1
     assert fired(folded, fold_shapes)[0] == 0
+
+
+def test_constants_in_bf16_stay_so_and_nothing_is_said(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever exports in bf16 is not warned of what does not happen."""
+    model = small("g (bfloat16[n,4] x, bfloat16[1] one) => (bfloat16[n,4] y) { y = Add(x, one) }")
+    del model.graph.input[1]
+    model.graph.initializer.append(onnx.helper.make_tensor("one", onnx.TensorProto.BFLOAT16, [1], [1.5]))
+    (constant,) = cut(model, fold_shapes).graph.initializer
+    assert constant.data_type == onnx.TensorProto.BFLOAT16
+    assert onnx.numpy_helper.to_array(constant).tolist() == [1.5]
+    assert capfd.readouterr() == ("", "")
+    monkeypatch.setattr(graph, "_quiet", nullcontext)
+    cut(model, fold_shapes)
+    assert "BFLOAT16" in "".join(capfd.readouterr())
 
 
 @pytest.mark.parametrize("what", ["node", "block"])

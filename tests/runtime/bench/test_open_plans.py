@@ -1,0 +1,53 @@
+"""Memory of plans open together and in turns: how many are open, what is said where they do not fit."""
+
+from __future__ import annotations
+
+import pytest
+
+from luvc_export.bundle.folder import Bundle
+from luvc_export.errors import MachineError
+from luvc_export.runtime.bench import open_plans
+from luvc_export.runtime.bench.case import BenchCase
+from luvc_export.runtime.bench.open_plans import Held, OpenedPlans, measure_open_plans
+from luvc_export.runtime.generation.plan_turns import PlanTurns
+from luvc_export.runtime.ort import OrtBackend
+
+NAMES = ("none", "thirds")
+
+
+@pytest.fixture
+def case(demo_bundle: Bundle) -> BenchCase:
+    return BenchCase(demo_bundle.folder, "none", threads=1)
+
+
+def test_all_are_open_or_one(case: BenchCase, monkeypatch: pytest.MonkeyPatch) -> None:
+    for most in (2, 1):
+        held = OpenedPlans(case, NAMES, most).held()
+        assert (held.open_plans, held.shared) == (most, 0) and held.peak_mib and held.anonymous_mib
+    monkeypatch.setattr(OrtBackend, "packs_weights", False)
+    held = OpenedPlans(case, NAMES, 1).held()
+    assert (held.open_plans, held.shared) == (2, 2), "from one copy nobody takes turns"
+
+
+def test_turns_that_evict_nothing_are_seen(case: BenchCase, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PlanTurns, "take", lambda *arguments: None)
+    assert OpenedPlans(case, NAMES, 1).held().open_plans == 2
+
+
+def test_a_process_measures_one_way(case: BenchCase, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plan without variants is not opened anew; one whose variants do not fit beside each other says so."""
+    assert measure_open_plans(case) is None
+    short, asked = MachineError("there is not enough memory"), list[tuple[tuple[str, ...], int]]()
+    honest = open_plans._in_process
+
+    def measured(case: BenchCase, names: tuple[str, ...], most: int) -> Held:
+        asked.append((names, most))
+        if most == 2:
+            raise short
+        return honest(case, names, most)
+
+    monkeypatch.setattr(open_plans, "_in_process", measured)
+    monkeypatch.setattr(open_plans, "answering", lambda manifest, name: {"thirds", "none"})
+    opened = measure_open_plans(case)
+    assert opened is not None and opened.refusal == str(short) and opened.together is None
+    assert asked == [(NAMES, 1), (NAMES, 2)] and opened.evicted.open_plans == 1
