@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from luvc_export.core.shapes import State, row_counts
 from luvc_export.runtime.backend import Array
-from luvc_export.runtime.onnx_steps.two_parts import NEWEST
+from luvc_export.runtime.ort_graphs.two_parts import NEWEST
 
 #: Newest rows at most before they join those that stand: one copy of a cache in so many steps.
 MOST_NEWEST = 64

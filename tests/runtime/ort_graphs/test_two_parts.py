@@ -13,11 +13,11 @@ from onnx import TensorProto, helper
 
 from luvc_export.bundle.folder import Bundle
 from luvc_export.bundle.graphs import read_graph
-from luvc_export.runtime.onnx_steps import cache as caches
-from luvc_export.runtime.onnx_steps import two_parts
-from luvc_export.runtime.onnx_steps.cache import OrtCache
-from luvc_export.runtime.onnx_steps.two_parts import NEWEST, in_two_parts
 from luvc_export.runtime.ort import OrtBackend
+from luvc_export.runtime.ort_graphs import cache as caches
+from luvc_export.runtime.ort_graphs import two_parts
+from luvc_export.runtime.ort_graphs.cache import OrtCache
+from luvc_export.runtime.ort_graphs.two_parts import NEWEST, in_two_parts
 from luvc_export.runtime.session import Session
 from luvc_export.runtime.state import Passage
 
