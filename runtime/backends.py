@@ -117,8 +117,8 @@ def _pair(
     steps = open_backend(PAIRS[name], bundle, plan, threads, False, allow_unverified, "fp32")
     if bundle.entry(plan).quantised is not None and prompts.arithmetic == "bf16" and PAIRS[name] == "openvino":
         steps.narrow_floats = True  # type: ignore[attr-defined]
+    steps.only_steps = True  # type: ignore[attr-defined]
     if PAIRS[name] == "openvino":
-        steps.only_steps = True  # type: ignore[attr-defined]
         prompts.head = steps.head = steps  # type: ignore[attr-defined]
         quantised = bundle.entry(plan).quantised
         steps.activation_group = ACTIVATION_GROUPS.get(quantised.precision) if quantised else None  # type: ignore[attr-defined]

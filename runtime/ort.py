@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property
 from time import perf_counter
 from typing import Any
@@ -18,13 +17,17 @@ from luvc_export.bundle.manifest import PlanEntry
 from luvc_export.core import graph_io
 from luvc_export.core.element_types import BY_NAME, ELEMENT_TYPES
 from luvc_export.core.precision import find
-from luvc_export.core.shapes import State, row_counts
-from luvc_export.errors import BundleError, LuvcError, MachineError, UsageError
+from luvc_export.core.shapes import State
+from luvc_export.errors import BundleError, LuvcError, MachineError
 from luvc_export.runtime import memory
 from luvc_export.runtime.adapters.factors import with_empty_slots
 from luvc_export.runtime.backend import Array, Cache
 from luvc_export.runtime.cpu_memory import HALF, cpu_bytes, fold_settings
 from luvc_export.runtime.media.unit_choice import beside_image
+from luvc_export.runtime.ort_graphs.bare_slots import without_slots
+from luvc_export.runtime.ort_graphs.cache import OrtCache
+from luvc_export.runtime.ort_graphs.library import PROVIDERS, load_library
+from luvc_export.runtime.ort_graphs.two_parts import in_two_parts
 from luvc_export.runtime.product_check import engines as product_check
 from luvc_export.runtime.product_check.check import Way
 from luvc_export.runtime.sharing.ort_sessions import SharingSessions, shares
@@ -32,32 +35,12 @@ from luvc_export.runtime.sharing.weight_order import turned_first
 from luvc_export.runtime.state import empty_states, widened
 from luvc_export.runtime.weights import MappedWeights, check_weights, decoder_file
 
-PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-
 #: numpy type by ONNX Runtime's name of a type; bf16 as its bits.
 _NUMPY = {f"tensor({kind.name})": np.dtype(kind.storage) for kind in ELEMENT_TYPES}
 _NUMPY["tensor(float)"] = _NUMPY.pop("tensor(float32)")
 _BF16 = BY_NAME["bfloat16"].onnx
 #: Where a graph given as bytes finds its weights (onnxruntime_session_options_config_keys.h).
 _WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
-
-
-@dataclass(frozen=True)
-class OrtCache:
-    """States (``DecoderShape.kept``) as OrtValues on the device that runs the graph, in graph order."""
-
-    states: tuple[State, ...]
-    values: tuple[Any, ...]
-
-    @property
-    def lengths(self) -> tuple[int, ...]:
-        """See ``Cache.lengths``."""
-        return row_counts(self.states, (tuple(value.shape()) for value in self.values))
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all layers together."""
-        return sum(value.tensor_size_in_bytes() for value in self.values)
 
 
 class OrtBackend:
@@ -89,7 +72,7 @@ class OrtBackend:
                 fix="build an engine for a target that has it (luvc-export targets), or choose another plan",
             )
         check_weights(bundle)
-        self._ort = _import(device)
+        self._ort = load_library(device)
         #: Prefix of the profile files that sessions opened from now on write; None for none.
         self.profile: str | None = None
         #: Time spent inside ONNX Runtime so far, all graphs together.
@@ -100,6 +83,12 @@ class OrtBackend:
         #: What sessions read as long as they live.
         self._values: list[Any] = []
         self._graphs: dict[str, CheckedGraph] = {}
+        #: Whether a decoder loaded from now on takes steps alone, behind rows that are there (``ort_graphs``).
+        self.only_steps = False
+        #: Inputs of newest rows that the loaded decoder has.
+        self._apart: frozenset[str] = frozenset()
+        #: Whether an adapter was asked for: until then the decoder is opened without slots.
+        self._adapted = False
         self._sharing = SharingSessions(self._ort, bundle) if shares(bundle, entry, device) else None
         self._int8: Way | None = None
         #: What a user should know of how this machine computes, one line each.
@@ -118,7 +107,7 @@ class OrtBackend:
 
     def host_values(self, cache: OrtCache) -> list[Array]:
         """See ``paired.Half``; not of a bf16 graph."""
-        return [widened(value.numpy()) for value in cache.values]
+        return [widened(cache.array(number)) for number in range(len(cache.states))]
 
     @property
     def packs(self) -> bool:
@@ -127,22 +116,22 @@ class OrtBackend:
 
     def unpack(self, cache: OrtCache) -> list[Array]:
         """See ``RowPacker.unpack``."""
-        return [value.numpy() for value in cache.values]
+        return [cache.array(number) for number in range(len(cache.states))]
 
     def pack(self, arrays: Sequence[Array]) -> OrtCache:
         """See ``RowPacker.pack``."""
-        make = self._ort.OrtValue.ortvalue_from_numpy
-        return OrtCache(self.states, tuple(make(array, "cpu") for array in arrays))
+        return OrtCache(self.states, tuple(map(self._on_host, arrays)))
 
     def read_state(self, cache: OrtCache, number: int) -> Array:
         """See ``RowDropper.read_state``."""
-        return np.asarray(cache.values[number].numpy())
+        return cache.array(number)
 
     def keep_rows(self, cache: OrtCache, rows: Mapping[int, NDArray[np.int64]]) -> OrtCache:
         """See ``RowDropper.keep_rows``."""
-        parts = {at: np.take(cache.values[at].numpy(), some, self.states[at].axis) for at, some in rows.items()}
-        fresh = {at: self._ort.OrtValue.ortvalue_from_numpy(part, "cpu") for at, part in parts.items()}
-        return OrtCache(self.states, tuple(fresh.get(at, value) for at, value in enumerate(cache.values)))
+        return cache.some(rows, self._on_host)
+
+    def _on_host(self, array: Array) -> Any:
+        return self._ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), "cpu")
 
     def adopt(self, values: Sequence[Array]) -> OrtCache:
         """See ``paired.Half``."""
@@ -185,26 +174,40 @@ class OrtBackend:
 
     def decode(self, feeds: Mapping[str, Array], cache: Cache | None) -> tuple[dict[str, Array], OrtCache]:
         """See ``Backend.decode``."""
-        session, kinds = self._decoder, self._decoder_kinds
         feeds = with_empty_slots(feeds, self._bundle.manifest.lora)
+        if graph_io.LORA_ROWS in feeds and feeds[graph_io.LORA_ROWS].shape[1]:
+            self._take_slots()
+        session, kinds = self._decoder, self._decoder_kinds
         begin: Any = cache or self.adopt(empty_states(self.states, len(feeds[graph_io.INPUT_IDS])))
         binding = session.io_binding()
         for name, array in feeds.items():
             if name in kinds:
                 binding.bind_ortvalue_input(name, self._value(array, kinds[name]))
-        for state, value in zip(self.states, begin.values, strict=True):
-            binding.bind_ortvalue_input(state.past, value)
+        for name, value in begin.feeds(self._apart, self._on_host).items():
+            binding.bind_ortvalue_input(name, value)
         present = [state.present for state in self.states]
         for name in present:
             binding.bind_output(name, self.name)
         others = [(item.name, item.type) for item in session.get_outputs() if item.name not in set(present)]
         outputs = self._run(session, binding, others, {})
-        return outputs, OrtCache(self.states, tuple(binding.get_outputs()[: len(present)]))
+        values = dict(zip(present, binding.get_outputs(), strict=False))
+        return outputs, begin.after(values, self._apart, self._on_host)
 
     def ready(self, arrays: Mapping[str, Array]) -> dict[str, Any]:
         """See ``adapters.factors.ReadyInputs``."""
+        if not any(array.size for array in arrays.values()):
+            return dict(arrays)  # of rank 0: they weigh nothing, and the decoder may not know them yet
+        self._take_slots()
         kinds = self._decoder_kinds
         return {name: self._value(array, kinds[name]) for name, array in arrays.items() if name in kinds}
+
+    def _take_slots(self) -> None:
+        """Have a decoder with slots, opened in the place of the one without, when the first adapter is asked for."""
+        if not self._adapted and self._sharing is None:
+            for name in ("_decoder", "_decoder_kinds"):
+                self.__dict__.pop(name, None)
+            memory.give_back()
+        self._adapted = True
 
     def end_profiling(self) -> dict[str, str]:
         """Close the profiles of the loaded graphs: the files, by graph."""
@@ -269,6 +272,8 @@ class OrtBackend:
             arguments: dict[str, Any] = {"providers": [PROVIDERS[one] for one in dict.fromkeys((self.name, "cpu"))]}
             if self._sharing is None:
                 data = turned_first(graph.data, {one.name for one in graph.outside if one.kind in HALF})
+                if name == self._decoder_file:
+                    data = self._for_calls(data)
             else:
                 data = self._sharing.prepared(graph, str(path), options, arguments)
             session = self._ort.InferenceSession(data, options, enable_fallback=0, **arguments)
@@ -285,6 +290,15 @@ class OrtBackend:
         self._check_types(session, name)
         self._files[id(session)] = name
         return session
+
+    def _for_calls(self, data: bytes) -> bytes:
+        """A decoder with what calls of it need (``ort_graphs``)."""
+        slots = self._bundle.manifest.lora
+        if slots is not None and not self._adapted:
+            data = without_slots(data, slots.inputs)
+        if self.only_steps:
+            data, self._apart = in_two_parts(data)
+        return data
 
     def _check_types(self, session: Any, name: str) -> None:
         kinds = {item.type for item in (*session.get_inputs(), *session.get_outputs())}
@@ -378,23 +392,3 @@ class OrtBackend:
                     fix="the CPU has none for bf16 arithmetic: export with --dtype fp32, or choose the cuda back-end",
                 ) from error
             raise BundleError("ONNX Runtime cannot run this graph", where=where, got=short) from error
-
-
-def _import(device: str) -> Any:
-    if device not in PROVIDERS:
-        raise UsageError("unknown back-end", where="backend", got=device, expected=", ".join(PROVIDERS))
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise MachineError(
-            "onnxruntime is not installed", got=str(error), fix="pip install onnxruntime (or onnxruntime-gpu for cuda)"
-        ) from error
-    if PROVIDERS[device] not in onnxruntime.get_available_providers():
-        raise MachineError(
-            "this ONNX Runtime has no CUDA",
-            where=f"onnxruntime {onnxruntime.__version__}",
-            got=", ".join(onnxruntime.get_available_providers()),
-            expected=PROVIDERS[device],
-            fix="pip install onnxruntime-gpu in place of onnxruntime, or choose the cpu back-end",
-        )
-    return onnxruntime

@@ -17,7 +17,8 @@ from luvc_export.errors import MachineError
 from luvc_export.runtime.backend import Array, Cache
 from luvc_export.runtime.confined import first_run
 from luvc_export.runtime.loaded_plan import LoadedPlan
-from luvc_export.runtime.ort import OrtBackend, OrtCache
+from luvc_export.runtime.ort import OrtBackend
+from luvc_export.runtime.ort_graphs.cache import OrtCache
 
 
 @dataclass(frozen=True)

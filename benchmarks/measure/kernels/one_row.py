@@ -5,8 +5,8 @@ products of the 3B shapes ([1, 2048] x [2048, 11008] and back) with so many diff
 many bytes; beside every run one pass over as many bytes by numpy's matrix times vector. A step of the 3B model is the
 bytes of its projections and head at the rate of the chain. One process a way, one way after another.
 
-``WAYS`` are arithmetics and engines, ``TRIED`` what a step on OpenVINO might do otherwise with the same weights: other
-groups and codes, products joined, settings of the plug-in, memory (``--only`` takes their names, or ``tried`` for all).
+``WAYS`` are arithmetics and engines, ``TRIED`` what a step might do otherwise with the same weights: other groups and
+codes, products joined, settings of OpenVINO's plug-in, memory (``--only`` takes their names, or ``tried`` for all).
 """
 
 from __future__ import annotations
@@ -103,6 +103,10 @@ TRIED = {
     "i8 a column, fused MLPs, bf16 hint": Way("openvino", 8, 0, "bf16", True, "gated", _WHOLE),
     "bf16, MLPs": Way("openvino", 16, hint="bf16", form="gated"),
     "bf16, large pages": Way("openvino", 16, hint="bf16", environment=_LARGE_PAGES),
+    "ONNX Runtime 8 bits by 64, level 4": Way("onnxruntime", 8, 64),
+    "ONNX Runtime 8 bits by 128, level 4": Way("onnxruntime", 8, 128),
+    "ONNX Runtime 8 bits by 256, level 4": Way("onnxruntime", 8, 256),
+    "ONNX Runtime 4 bits by 256, level 4": Way("onnxruntime", 4, 256),
 }
 
 

@@ -60,18 +60,22 @@ TIMES = ("ms plain (median)", "ms drafted (median)", "times faster: median (midd
 
 
 def line(kind: str, turns: list[dict[str, Any]], counts: DraftCounts) -> str:
-    """Of the table: ratios are taken answer by answer, each pair one after the other."""
-    low, middle, high = statistics.quantiles((turn["plain"] / turn["drafted"] for turn in turns), n=4)
+    """Of the table: ratios are taken answer by answer, one after the other; an answer of one token has none."""
+    ratios = [turn["plain"] / turn["drafted"] for turn in turns if turn["drafted"]]
+    faster = "none"
+    if len(ratios) > 1:
+        low, middle, high = statistics.quantiles(ratios, n=4)
+        faster = f"{middle:.2f} ({low:.2f} to {high:.2f})"
     tokens = statistics.mean(len(turn["ids"]) for turn in turns)
     plain, drafted = (1000 * statistics.median(turn[name] for turn in turns) for name in ("plain", "drafted"))
     right, same = (sum(turn[name] for turn in turns) for name in ("right", "same"))
     departing = [turn for turn in turns if turn["differs"]]
-    rate = 1000 * len(departing) / (same + len(departing))
+    rate = 1000 * len(departing) / max(1, same + len(departing))
     cells = [kind, str(len(turns)), f"{tokens:.0f}", str(len(departing)), f"{rate:.1f}", f"{right / len(turns):.2f}"]
     cells += [f"{counts.tokens_per_step or 1:.2f}", f"{counts.acceptance_length or 1:.2f}"]
     if FORCED in turns[0]:
         cells += [f"{sum(turn[FORCED] for turn in turns) / sum(len(turn['ids']) for turn in turns):.2f}"]
-    cells += [f"{plain:.0f}", f"{drafted:.0f}", f"{middle:.2f} ({low:.2f} to {high:.2f})"]
+    cells += [f"{plain:.0f}", f"{drafted:.0f}", faster]
     return "| " + " | ".join(cells) + " |"
 
 
@@ -169,6 +173,9 @@ def replay(file: Path, asked: str, count: int, drafts: str) -> None:
         if len(kept[turn["task"]]) < count and len(turn["ids"]) > 1:
             kept[turn["task"]].append(turn)
     for kind, turns in kept.items():
+        if not turns:
+            print(f"| {kind} | 0: none has two tokens |" + " |" * (len(HEADS) + len(TIMES) - 2), flush=True)
+            continue
         counts = DraftCounts()
         for number, turn in enumerate([turns[0], *turns]):  # the first one twice: once to warm up
             prompt = [token for token in turn["prompt"] if token != placeholder]

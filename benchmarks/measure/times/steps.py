@@ -2,8 +2,10 @@
 
 Run: ``python benchmarks/measure/times/steps.py BUNDLE PLAN[@WAY] ... [--rows 1088] [--prompts-too] [--profile]``.
 Quantised plans as steps of ``openvino+openvino`` run them (activations in fp32); those of floats, and all with
-``--prompts-too``, as ``openvino`` does: one graph for prompts and steps. WAY is another one: ``cpu`` (ONNX Runtime),
-``bf16`` (activations in bf16), or a number: activations of a row that share a scale. Keys and values are random:
+``--prompts-too``, as ``openvino`` does: one graph for prompts and steps. WAY is another one: ``cpu`` (ONNX Runtime, as
+``openvino+cpu`` has it) or ``cpu.whole`` (one graph for prompts and steps there), ``bf16`` (activations in bf16),
+``head`` (norm and head apart, as a pair shares them), or a number: activations of a row that share a scale. Keys and
+values are random:
 nothing is asked, no picture is needed, and a run takes seconds. Ways step in turns, all loaded at once (but with
 ``--profile``). A plan must keep all tokens in all layers (``none``, and what was quantised from it).
 """
@@ -16,6 +18,7 @@ import statistics
 import tempfile
 from pathlib import Path
 from time import perf_counter, sleep
+from typing import Any
 
 import numpy as np
 
@@ -108,22 +111,36 @@ def in_turns(ways: list[Steps], steps: int) -> None:
 def opened(bundle: Bundle, plan: str, prompts_too: bool, way: str = "") -> OpenVinoBackend | OrtBackend:
     """The back-end of a plan's steps, as ``backends.open_backend`` makes it for a pair or alone, or another ``way``."""
     entry = bundle.entry(plan)
-    if way == "cpu":
-        return OrtBackend(bundle, entry, "cpu")
+    if way in ("cpu", "cpu.whole"):
+        onnxruntime = OrtBackend(bundle, entry, "cpu")
+        onnxruntime.only_steps = way == "cpu"
+        return onnxruntime
     apart = entry.quantised is not None and not prompts_too
     backend = OpenVinoBackend(bundle, entry, arithmetic="fp32" if apart and way != "bf16" else "auto")
     backend.only_steps = apart
     backend.narrow_floats = apart and way != "bf16"
     if entry.quantised is not None and apart:
         backend.activation_group = int(way) if way.isdigit() else ACTIVATION_GROUPS.get(entry.quantised.precision)
+    if way == "head":
+        backend.head = backend
     return backend
 
 
 def by_operator(profile: Path) -> str:
-    """Milliseconds of a step and nodes, by the plug-in's kinds of operators."""
+    """Milliseconds of a step and nodes, by the engine's kinds of operators."""
+    events = json.loads(profile.read_text(encoding="utf-8"))
     kinds: dict[str, list[float]] = {}
-    for event in json.loads(profile.read_text(encoding="utf-8"))["mean"]:
-        kinds.setdefault(event["args"]["op_name"], []).append(event["dur"] / 1000)
+    if isinstance(events, dict):
+        means = [(event["args"]["op_name"], event["dur"]) for event in events["mean"]]
+    else:  # ONNX Runtime's: every run, one after the other
+        whole = [event["ts"] for event in events if event["name"] == "model_run"][WARM:]
+        kernels = [one for one in events if one["name"].endswith("_kernel_time") and one["ts"] >= whole[0]]
+        nodes: dict[str, list[Any]] = {}
+        for one in kernels:
+            nodes.setdefault(one["name"], []).append(one)
+        means = [(runs[0]["args"]["op_name"], sum(one["dur"] for one in runs) / len(whole)) for runs in nodes.values()]
+    for kind, spent_us in means:
+        kinds.setdefault(kind, []).append(spent_us / 1000)
     spent = sorted(((sum(each), len(each), kind) for kind, each in kinds.items()), reverse=True)
     return "\n".join(f"    {total:7.2f} ms  {kind} x {count}" for total, count, kind in spent if total >= LEAST_MS)
 

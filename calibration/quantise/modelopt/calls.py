@@ -20,7 +20,7 @@ from luvc_export.core.progress import Progress
 from luvc_export.runtime.adapters.factors import with_empty_slots
 from luvc_export.runtime.backend import Array, Backend, Cache
 from luvc_export.runtime.media.unit_choice import beside_image
-from luvc_export.runtime.ort import OrtCache
+from luvc_export.runtime.ort_graphs.cache import OrtCache
 from luvc_export.runtime.state import empty_states
 
 INPUTS = "inputs.npz"

@@ -51,9 +51,20 @@ def logits(session: Session, picture: NDArray[np.uint8], adapter: str | None = N
     return steps
 
 
-def test_empty_slots_change_no_bit(lora: Path, slots: Session, picture: NDArray[np.uint8]) -> None:
-    for own, plain in zip(logits(slots, picture), logits(open_session(lora, "plain"), picture), strict=True):
-        np.testing.assert_array_equal(own, plain)
+def test_empty_slots_change_no_bit(lora: Path, picture: NDArray[np.uint8]) -> None:
+    """Before an adapter is asked for, when the decoder is opened without slots, and after it."""
+    session, plain = open_session(lora, "slots"), logits(open_session(lora, "plain"), picture)
+    before, had = logits(session, picture), slots_of(session)
+    adapted, has = logits(session, picture, "loud"), slots_of(session)
+    assert had == 0 < has and not np.array_equal(adapted[0], plain[0])
+    for both in zip(before, logits(session, picture), plain, strict=True):
+        np.testing.assert_array_equal(both[0], both[2])
+        np.testing.assert_array_equal(both[1], both[2])
+
+
+def slots_of(session: Session) -> int:
+    """Inputs of the opened decoder that adapters are."""
+    return sum(name.startswith("lora") for name in session.backend._decoder_kinds)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(
