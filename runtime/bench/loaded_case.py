@@ -25,6 +25,7 @@ from luvc_export.runtime.ort import OrtBackend
 from luvc_export.runtime.paired import PairedBackend
 from luvc_export.runtime.prompt.request import Request
 from luvc_export.runtime.session import Session
+from luvc_export.runtime.speculation.draft_costs import DraftCosts
 from luvc_export.runtime.speculation.rows import single_row
 from luvc_export.runtime.speculation.step_bytes import weight_bytes
 
@@ -63,6 +64,8 @@ class LoadedCase:
             )
         self.backend: OrtBackend | OpenVinoBackend | PairedBackend = self.session.backend
         self.backend.profile = profile
+        if (costs := self.session.default.draft_costs) is not None:  # drafts are timed, whether or not they pay
+            self.session.default.draft_costs = DraftCosts(costs.guess, clock=None)
         manifest = self.session.bundle.manifest
         self.picture = np.random.default_rng(0).integers(0, 256, (*manifest.image.size, 3), np.uint8)
         self.session.default.load(images=case.images > 0)

@@ -12,6 +12,7 @@ from luvc_export.demo.questions import cases
 from luvc_export.errors import BundleError, UsageError
 from luvc_export.runtime.generation.timing import DraftCounts
 from luvc_export.runtime.session import Session
+from luvc_export.runtime.speculation.draft_costs import DraftCosts
 from luvc_export.runtime.speculation.draft_model import DraftModel
 from luvc_export.runtime.speculation.request import check_fits
 
@@ -26,7 +27,7 @@ def plain(demo_bundle: Bundle) -> Session:
 
 def endless(session: Session) -> Session:
     """The bundled model's answers are short: here nothing ends them. Drafts cost nothing, so they are always made."""
-    session.default.draft_cost = 0.0
+    session.default.draft_costs = DraftCosts(0.0, clock=None)
     for loaded in (session.default, session.default.draft_model):
         if loaded is not None:
             loaded.ends = frozenset()
