@@ -37,7 +37,8 @@ class DraftModel:
         rows: Callable[[], int] = lambda: 1,
     ) -> None:
         self._loaded, self._request, self._length, self._rows = loaded, request, length, rows
-        self._seen = seen if seen is not None and len(seen.positions) == len(request.images) else None
+        pictures = len(request.images)
+        self._seen = seen if pictures and seen is not None and len(seen.positions) == pictures else None
         #: States after so many tokens of the answer, and what those tokens were in the longest of them.
         self._states: list[tuple[int, RowsState]] = []
         self._fed: list[int] = []

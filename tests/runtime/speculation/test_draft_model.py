@@ -48,7 +48,8 @@ def drafted(demo_bundle: Bundle, plain: Session, plan: str, **options: Any) -> D
     return counts
 
 
-def accepted(counts: DraftCounts) -> float:
+def accepted(counts: DraftCounts | None) -> float:
+    assert counts is not None
     return counts.accepted / counts.drafted
 
 
@@ -152,6 +153,16 @@ def test_an_equal_encoder_does_not_see_the_pictures_again(
     assert all(accepted(one.timings.drafts) == 1 for one in both if one.timings.drafts)
     draft = shared.default.draft_model
     assert calls == [] and draft is not None and "_vision" not in vars(draft.backend)
+
+
+def test_a_question_without_pictures_has_drafts_too(demo_bundle: Bundle) -> None:
+    """Of a pair with one encoder that merges, and so says which tokens are padding: of no picture there is none."""
+    plain = endless(Session(demo_bundle, "cpu", "even", threads=1))
+    named = f"draft:{demo_bundle.folder}#even"
+    session = endless(Session(demo_bundle, plain.backend, "even", threads=1, speculate=named))
+    answer = session.generate(None, "colour of 3?", **LONG)
+    assert session.default.lends_features and accepted(answer.timings.drafts) == 1
+    assert answer.token_ids == plain.generate(None, "colour of 3?", **LONG).token_ids
 
 
 def test_another_encoder_sees_them_itself(demo_bundle: Bundle, plain: Session, monkeypatch: pytest.MonkeyPatch) -> None:
