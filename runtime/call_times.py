@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from luvc_export.runtime.backend import Array, Cache
@@ -57,14 +57,18 @@ def engine_of(backend: Any, feeds: dict[str, Array], cache: Cache | None) -> str
     return f"{getattr(half, 'name', '?')} {getattr(half, 'arithmetic', '')}".strip()
 
 
-def drafting(times: Iterable[CallTimes]) -> list[CallTimes]:
-    """Calls of a smaller model, by what they are for the larger one."""
+def together(times: Iterable[CallTimes]) -> list[CallTimes]:
+    """Calls of one kind on one engine as one, such as those of several plans; in the order in which kinds came."""
     spent: dict[tuple[Part, str], tuple[int, float]] = {}
     for one in times:
-        key: tuple[Part, str] = ("draft prompt" if one.part == "prompt" else "draft step", one.engine)
-        calls, seconds = spent.get(key, (0, 0.0))
-        spent[key] = calls + one.calls, seconds + one.seconds
+        calls, seconds = spent.get((one.part, one.engine), (0, 0.0))
+        spent[one.part, one.engine] = calls + one.calls, seconds + one.seconds
     return [CallTimes(*key, *value) for key, value in spent.items()]
+
+
+def drafting(times: Iterable[CallTimes]) -> list[CallTimes]:
+    """Calls of a smaller model, by what they are for the larger one."""
+    return together(replace(one, part="draft prompt" if one.part == "prompt" else "draft step") for one in times)
 
 
 def since(times: Iterable[CallTimes], before: Iterable[CallTimes]) -> list[CallTimes]:

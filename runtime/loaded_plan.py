@@ -25,6 +25,7 @@ from luvc_export.runtime.graphs import Graphs
 from luvc_export.runtime.prompt.encoder import OpenedQuestion, PromptEncoder
 from luvc_export.runtime.prompt.request import Request, make_request, token_limit
 from luvc_export.runtime.sharing.features import FeatureStore
+from luvc_export.runtime.speculation.draft_costs import DraftCosts
 from luvc_export.runtime.speculation.request import Speculation, check_backend, check_fits
 from luvc_export.runtime.speculation.same_encoder import same_graph
 from luvc_export.runtime.speculation.step_bytes import relative_cost
@@ -121,10 +122,12 @@ class LoadedPlan:
         return same_graph(self.bundle, own.vision, draft.bundle, other.vision)
 
     @cached_property
-    def draft_cost(self) -> float:
-        """A step of the smaller model that drafts by one of this, as ``relative_cost`` has it; 0.0 without one."""
+    def draft_costs(self) -> DraftCosts | None:
+        """What the smaller model that drafts costs by this one, and brought before; None without one."""
         draft = self.draft_model
-        return relative_cost(draft.bundle, draft.plan_name, self.bundle, self.plan_name) if draft else 0.0
+        if draft is None:
+            return None
+        return DraftCosts(relative_cost(draft.bundle, draft.plan_name, self.bundle, self.plan_name))
 
     def call_times(self) -> list[CallTimes]:
         """What calls of the decoder took so far, by part and engine; those of a smaller model that drafts too."""

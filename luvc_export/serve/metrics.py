@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric, SummaryMetricFamily
 from prometheus_client.registry import Collector
 
 from luvc_export.runtime import memory
+from luvc_export.runtime.call_times import CallTimes
 from luvc_export.runtime.generation.timing import DraftCounts
 from luvc_export.serve.engine.image_cache import CacheCounts
 from luvc_export.serve.request_log import RequestRecord
@@ -18,6 +19,9 @@ from luvc_export.version import VERSION
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _LONG = (*_SECONDS, 120, 300, 600)
+
+Gauges = Mapping[str, tuple[str, Callable[[], float]]]
+CallsByModel = Mapping[str, Sequence[CallTimes]]
 
 
 class Metrics:
@@ -96,9 +100,15 @@ class Metrics:
         for counter in (self._tokens, self._generated):
             counter.labels(model).inc(tokens)
 
-    def watch(self, gauges: dict[str, tuple[str, Callable[[], float]]], cache: Callable[[], CacheCounts]) -> None:
-        """Report values as they are when somebody looks: name -> (text, value), and the image cache's counts."""
-        self.registry.register(_Now(gauges, cache))
+    def watch(self, gauges: Gauges, cache: Callable[[], CacheCounts], calls: Callable[[], CallsByModel]) -> None:
+        """Report what is so when somebody looks.
+
+        Args:
+            gauges: Name -> (text, value).
+            cache: Counts of the image cache.
+            calls: What calls of decoders took, by model (``Models.call_times``).
+        """
+        self.registry.register(_Now(gauges, cache, calls))
 
     def text(self) -> bytes:
         """The page in Prometheus' text format."""
@@ -106,8 +116,8 @@ class Metrics:
 
 
 class _Now(Collector):
-    def __init__(self, gauges: dict[str, tuple[str, Callable[[], float]]], cache: Callable[[], CacheCounts]) -> None:
-        self._gauges, self._cache = gauges, cache
+    def __init__(self, gauges: Gauges, cache: Callable[[], CacheCounts], calls: Callable[[], CallsByModel]) -> None:
+        self._gauges, self._cache, self._calls = gauges, cache, calls
 
     def collect(self) -> Iterator[Metric]:
         for name, (text, value) in self._gauges.items():
@@ -121,6 +131,13 @@ class _Now(Collector):
         yield GaugeMetricFamily("luvc_image_cache_bytes", "Image cache: bytes.", value=counts.nbytes)
         yield GaugeMetricFamily("luvc_image_cache_entries", "Image cache: entries.", value=counts.entries)
         yield CounterMetricFamily("luvc_image_cache_evicted", "Image cache: entries given up.", value=counts.evicted)
+        spent = SummaryMetricFamily(
+            "luvc_engine_call_seconds", "Calls of the decoder.", labels=["model", "part", "engine"]
+        )
+        for model, times in self._calls().items():
+            for one in times:
+                spent.add_metric([model, one.part, one.engine], one.calls, one.seconds)
+        yield spent
         used = memory.anonymous_bytes()
         if used is not None:
             yield GaugeMetricFamily("luvc_anonymous_bytes", "Memory that no file backs.", value=used)

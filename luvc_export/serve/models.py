@@ -15,6 +15,7 @@ from luvc_export.core.plan import figures as plan_figures
 from luvc_export.core.planning import recipe_of
 from luvc_export.core.progress import Progress
 from luvc_export.errors import UsageError, did_you_mean
+from luvc_export.runtime.call_times import CallTimes, together
 from luvc_export.runtime.session import Session
 from luvc_export.serve.http.api_errors import ApiError
 
@@ -102,6 +103,16 @@ class Models:
     def warm_up(self) -> float:
         """Load every model and run it once; seconds."""
         return sum(model.session.warm_up() for model in self._bases)
+
+    def call_times(self) -> dict[str, list[CallTimes]]:
+        """What calls of decoders took so far, by model: of every plan that a model has opened, whoever asked for it.
+
+        Clocks belong to plans and go on when a plan is unloaded and loaded again, so no figure ever falls.
+        """
+        return {
+            model.name: together(one for loaded in model.session.plans.opened for one in loaded.call_times())
+            for model in self._bases
+        }
 
     def load_adapter(self, name: str, folder: Path) -> list[str]:
         """Give every model with slots the adapter in ``folder``, as ``MODEL:name``; the new names. All or none.

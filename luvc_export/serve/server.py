@@ -72,7 +72,7 @@ class Server:
             "num_requests_waiting": ("Requests that wait.", lambda: self.engine.waiting),
             "num_requests_running": ("Answers that grow.", lambda: self.engine.running),
         }
-        self.metrics.watch(gauges, lambda: self.cache.counts)
+        self.metrics.watch(gauges, lambda: self.cache.counts, models.call_times)
         self._uvicorn = _Uvicorn(
             uvicorn.Config(
                 self.app,

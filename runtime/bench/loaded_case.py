@@ -25,6 +25,7 @@ from luvc_export.runtime.ort import OrtBackend
 from luvc_export.runtime.paired import PairedBackend
 from luvc_export.runtime.prompt.request import Request
 from luvc_export.runtime.session import Session
+from luvc_export.runtime.speculation.draft_costs import DraftCosts
 from luvc_export.runtime.speculation.rows import single_row
 from luvc_export.runtime.speculation.step_bytes import weight_bytes
 
@@ -63,6 +64,8 @@ class LoadedCase:
             )
         self.backend: OrtBackend | OpenVinoBackend | PairedBackend = self.session.backend
         self.backend.profile = profile
+        if (costs := self.session.default.draft_costs) is not None:  # drafts are timed, whether or not they pay
+            self.session.default.draft_costs = DraftCosts(costs.guess, clock=None)
         manifest = self.session.bundle.manifest
         self.picture = np.random.default_rng(0).integers(0, 256, (*manifest.image.size, 3), np.uint8)
         self.session.default.load(images=case.images > 0)
@@ -79,7 +82,7 @@ class LoadedCase:
         """
         token_ids, images = self._question(case)
         loaded, before = self.session.default, self.session.default.call_times()
-        marks, inside = [perf_counter()], self.backend.graph_seconds
+        marks, inside = [perf_counter()], self._inside()
         if case.images:
             self.session.prepare([self.picture] * case.images, "What is it?")
         marks.append(perf_counter())
@@ -101,7 +104,7 @@ class LoadedCase:
         total = 1000 * (marks[-1] - marks[0])
         self.first_ms = total if self.first_ms is None else self.first_ms
         speed = 1000 * (case.new_tokens - 1) / decode if case.new_tokens > 1 else float("nan")
-        outside = total - 1000 * (self.backend.graph_seconds - inside)
+        outside = total - 1000 * (self._inside() - inside)
         ttft = 1000 * (marks[4] - marks[0])
         drafts = row.drafts or DraftCounts()
         lengths = drafts.tokens_per_step or 1.0, drafts.acceptance_length or 1.0
@@ -110,6 +113,11 @@ class LoadedCase:
             loaded.run([row.chooser.newest], state=state)
         calls = tuple(since(loaded.call_times(), before))
         return Sample(preprocess, vision, prefill, ttft, decode, speed, outside, total, *lengths, *rates, calls)
+
+    def _inside(self) -> float:
+        """Seconds spent in graphs so far, those of a model that drafts too."""
+        draft = self.session.default.draft_model
+        return self.backend.graph_seconds + float(getattr(draft.backend if draft else None, "graph_seconds", 0.0))
 
     def facts(self, case: BenchCase) -> CaseFacts:
         """What is known of a case that has run."""

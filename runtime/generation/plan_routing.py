@@ -54,9 +54,14 @@ class PlanRouter:
                 self._opened[name].store = self.default.store
             return self._opened[name]
 
+    @property
+    def opened(self) -> list[LoadedPlan]:
+        """All that were opened, the default first. One that is unloaded for another stays what it is."""
+        return list(self._opened.values())
+
     def forget(self, adapter: Adapter) -> None:
         """Give back what opened plans keep of an adapter."""
-        for loaded in list(self._opened.values()):
+        for loaded in self.opened:
             loaded.graphs.forget(adapter)
 
     def fitting(self, asked: OpenedQuestion) -> LoadedPlan:

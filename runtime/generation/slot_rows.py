@@ -6,6 +6,7 @@ Keys and values stay on the device, whatever the number of a row's pictures. Fol
 from __future__ import annotations
 
 from collections.abc import Sequence
+from time import perf_counter
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +16,7 @@ from luvc_export.bundle.adapters.peft_folder import Adapter
 from luvc_export.core import graph_io
 from luvc_export.errors import UsageError
 from luvc_export.runtime.backend import DeviceSampler, PendingRows, RowBackend, RowToken
+from luvc_export.runtime.call_times import Part, engine_of
 from luvc_export.runtime.generation.rows import Row, one_more
 from luvc_export.runtime.graphs import Graphs, kept_tokens
 from luvc_export.runtime.prompt.request import Request
@@ -62,6 +64,7 @@ class SlotRows:
         self._samples = isinstance(backend, DeviceSampler) and backend.samples
         self._places: dict[Row, Slot] = {}
         self._ahead: tuple[PendingRows, dict[Row, Slot]] | None = None
+        self._read_at = 0.0
 
     @property
     def rows(self) -> list[Row]:
@@ -109,7 +112,9 @@ class SlotRows:
             MachineError: There is no memory for the slots.
         """
         layouts, feeds = self._graphs.feeds(passages, seen)
+        begin = perf_counter()
         numbers, out = self._slots.join(feeds | self._graphs.beside([passage.adapter for passage in passages]))
+        self._note("prompt", begin)
         for row, number, layout, passage in zip(rows, numbers, layouts, passages, strict=True):
             self._places[row] = Slot(number, layout.next_position, layout.next_order, passage.adapter)
         return SlotStep(np.asarray(out[graph_io.LOGITS])[:, -1], kept_tokens(self._graphs.plan, out))
@@ -126,16 +131,24 @@ class SlotRows:
             self._ahead = None
         if not self._places:
             return []
+        begin = perf_counter() if self._ahead is None else self._read_at
         pending, places = self._ahead or self._start(chosen=False)
         self._ahead = None
         chosen = self._samples and self._slots.holds_chosen([slot.number for slot in places.values()])
         if chosen and places == self._places and all(self._is_foreseen(row) for row in places):
             self._ahead = self._start(chosen=True)
         steps = pending.read()
+        self._note("step", begin)
         stepped = [row for row in places if row in self._places]
         for row in stepped:
             row.take(steps[places[row].number])
         return stepped
+
+    def _note(self, part: Part, begin: float) -> None:
+        """A call that has been read: one that was under way before the call before it was, since that was."""
+        self._read_at = perf_counter()
+        clock, backend = self._graphs.clock, self._graphs.backend
+        clock.add(part, engine_of(backend, {}, None), self._read_at - begin)
 
     @staticmethod
     def _is_foreseen(row: Row) -> bool:

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import math
 
-#: What the first drafts are chosen by: as if so many tokens had been looked at, and so many of them accepted.
-LOOKED_AT, ACCEPTED = 4.0, 3.0
+from luvc_export.runtime.speculation.draft_costs import CHECKING, LOOKED_AT, DraftCosts
+
 #: Weight of a step's outcome in those after it: about the last 20 tokens count.
 FORGETTING = 0.95
 #: Steps without drafts where none would pay, at most; then one token is tried.
 LONGEST_PAUSE = 16
-#: Of a token more to check, by a plain step, where nobody has measured it: a step of few tokens reads weights once.
-CHECKING = 0.02
+#: Tokens after which an answer that has no drafts is looked at again: one that goes on may be worth the reading.
+LOOKED_AT_AGAIN = 8
 
 
 def tokens_a_step(acceptance: float, drafted: int) -> float:
@@ -53,47 +53,71 @@ def needed_acceptance(drafted: int, cost: float, checking: float = CHECKING) -> 
 
 
 class DraftLength:
-    """Of the drafts of one answer. The same answers get the same drafts: no clock is asked.
+    """Of the drafts of one answer.
 
     Args:
         most: Tokens of a draft at most.
-        cost: See ``times_faster``.
+        costs: Of the pair of models. Told how the drafts fared.
     """
 
-    def __init__(self, most: int, cost: float) -> None:
-        self.most, self._cost = most, cost
-        self._looked_at, self._accepted = LOOKED_AT, ACCEPTED
+    def __init__(self, most: int, costs: DraftCosts) -> None:
+        self.most, self.costs = most, costs
+        self._looked_at, self._accepted = LOOKED_AT, LOOKED_AT * costs.acceptance
         self._misses = self._pause = 0
+        self._tries: bool | None = None
 
     @property
     def acceptance(self) -> float:
         """Of a token whose predecessors were accepted, as of late."""
         return self._accepted / self._looked_at
 
-    def next(self, room: int) -> int:
+    def next(self, room: int, rows: int = 1, done: int = 0, begun: bool = True) -> int:
         """Tokens of the next draft; 0 where none pays.
 
         Args:
             room: How many at most.
+            rows: That share a step.
+            done: Tokens that the answer has.
+            begun: Whether the smaller model has read the prompt; where not, drafts are to save that too.
         """
-        if room <= 0:
+        if room <= 0 or self.costs.wants_plain(rows):
             return 0
         if self._pause:
             self._pause -= 1
             return 0
-        lengths = range(1, min(room, self.most) + 1)
-        best = max(lengths, key=lambda drafted: times_faster(self.acceptance, drafted, self._cost))
-        if times_faster(self.acceptance, best, self._cost) > 1:
+        faster = {
+            drafted: times_faster(self.acceptance, drafted, *self.costs.relative(rows, drafted))
+            for drafted in range(1, min(room, self.most) + 1)
+        }
+        best = max(faster, key=lambda drafted: faster[drafted])
+        if not begun and not self._begins(faster[best], rows, done):
+            self._pause = LOOKED_AT_AGAIN
+            return 0
+        if faster[best] > 1:
             self._misses = 0
             return best
         self._misses += 1
         self._pause = min(LONGEST_PAUSE, 2**self._misses)
         return 1
 
+    def _begins(self, faster: float, rows: int, done: int) -> bool:
+        """Whether what drafts are expected to save is more than reading the prompt takes; now and then, whether or not.
+
+        As many tokens are expected as are left of a usual answer, or as many as there are: who has gone on, goes on.
+        """
+        left = max(self.costs.usual - done, done)
+        if faster > 1 and left * (1 - 1 / faster) > self.costs.reading(rows):
+            self.costs.pays()
+            return True
+        if self._tries is None:
+            self._tries = self.costs.tries()
+        return self._tries
+
     def told(self, drafted: int, accepted: int) -> None:
         """Learn that of ``drafted`` tokens the first ``accepted`` were taken."""
         if not drafted:
             return
+        self.costs.told(min(drafted, accepted + 1), accepted)
         looked_at, kept = min(drafted, accepted + 1), FORGETTING ** min(drafted, accepted + 1)
         self._looked_at = kept * self._looked_at + looked_at
         self._accepted = kept * self._accepted + accepted

@@ -7,7 +7,7 @@ it takes what that one saw (``LoadedPlan.lent``) and reads the prompt alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -25,13 +25,20 @@ class DraftModel:
         request: What is answered, all of it: read when the first draft is made.
         length: How long drafts are.
         seen: What the larger model's encoder, which is equal, made of all pictures; None where they are encoded here.
+        rows: How many share a step of the larger model.
     """
 
     def __init__(
-        self, loaded: LoadedPlan, request: Request, length: DraftLength, seen: VisualFeatures | None = None
+        self,
+        loaded: LoadedPlan,
+        request: Request,
+        length: DraftLength,
+        seen: VisualFeatures | None = None,
+        rows: Callable[[], int] = lambda: 1,
     ) -> None:
-        self._loaded, self._request, self._length = loaded, request, length
-        self._seen = seen if seen is not None and len(seen.positions) == len(request.images) else None
+        self._loaded, self._request, self._length, self._rows = loaded, request, length, rows
+        pictures = len(request.images)
+        self._seen = seen if pictures and seen is not None and len(seen.positions) == pictures else None
         #: States after so many tokens of the answer, and what those tokens were in the longest of them.
         self._states: list[tuple[int, RowsState]] = []
         self._fed: list[int] = []
@@ -39,11 +46,14 @@ class DraftModel:
     def propose(self, answer: Sequence[int], room: int, certain: Sequence[int] = ()) -> list[int]:
         """See ``lookup.Drafts``."""
         text, draft = [*answer, *certain], list[int]()
-        wanted = self._length.next(room)
+        wanted = self._length.next(room, self._rows(), len(answer), begun=bool(self._states))
         if not wanted:
             return draft
+        costs, begin = self._length.costs, self._length.costs.now()
         if not self._states:
             self._states = [(0, self._read())]
+            costs.read(costs.now() - begin)
+            begin = costs.now()
         count, state = self._back_to(text)
         rest, graphs = text[count:], self._loaded.graphs
         while len(draft) < wanted:
@@ -58,6 +68,7 @@ class DraftModel:
             if rest[0] in self._loaded.ends:
                 break
         del self._states[: -self._length.most - 1]
+        costs.drafted(len(draft), costs.now() - begin)
         return draft
 
     def told(self, drafted: int, accepted: int) -> None:

@@ -25,6 +25,7 @@ from luvc_export.runtime.generation.timing import DraftCounts
 from luvc_export.runtime.graphs import Graphs
 from luvc_export.runtime.loaded_plan import LoadedPlan
 from luvc_export.runtime.prompt.request import Request
+from luvc_export.runtime.speculation.draft_costs import DraftCosts
 from luvc_export.runtime.speculation.draft_length import DraftLength
 from luvc_export.runtime.speculation.draft_model import DraftModel
 from luvc_export.runtime.speculation.lookup import Drafts, Lookup
@@ -42,14 +43,19 @@ class DraftedCalls(SharedCalls):
         graphs: Run the plan, on a back-end that packs rows.
         speculation: How drafts are made.
         model: What makes them, where that is a smaller model.
-        cost: A step of that by one of the plan (``step_bytes.relative_cost``).
+        costs: What that costs, and brought before; where there is one.
     """
 
     def __init__(
-        self, graphs: Graphs, speculation: Speculation, model: LoadedPlan | None = None, cost: float = 0.0
+        self,
+        graphs: Graphs,
+        speculation: Speculation,
+        model: LoadedPlan | None = None,
+        costs: DraftCosts | None = None,
     ) -> None:
         super().__init__(graphs)
-        self._speculation, self._model, self._cost = speculation, model, cost
+        self._speculation, self._model = speculation, model
+        self._costs = DraftCosts(0.0, clock=None) if costs is None else costs
         self._drafts: dict[Row, Drafts] = {}
         #: Of the step before, all rows together.
         self.counts = DraftCounts()
@@ -89,7 +95,9 @@ class DraftedCalls(SharedCalls):
         certain = [self._certain(row) for row in self.rows]
         drafts = [self._draft(row, known) for row, known in zip(self.rows, certain, strict=True)]
         fed = [[row.chooser.newest, *draft] for row, draft in zip(self.rows, drafts, strict=True)]
+        clock, begin = self._costs.now, self._costs.now()
         logits, cache = self._graphs.verify(fed, self._state)
+        verified = clock()
         self.counts = DraftCounts()
         for index, row in enumerate(self.rows):
             if row.ended:
@@ -101,12 +109,15 @@ class DraftedCalls(SharedCalls):
             own = DraftCounts(1, int(drafted > 0), drafted, taken - 1, int(stopped))
             row.drafts = own if row.drafts is None else row.drafts + own
             self.counts += own
-        width = max(map(len, fed))
+            if row.ended:
+                self._costs.ended(len(row.chooser.ids))
+        chosen, width = clock(), max(map(len, fed))
         state = rolled_back(self._state, cache, width, kept)
         left = self._graphs.windows.left(self._graphs.backend, cache, state.text_mask, state.orders)
         self._state = replace(state, cache=left)
         if masked_slots(self._state) > MOST_MASKED:
             self._state = self._joined(range(len(self.rows)), [])
+        self._costs.stepped(len(stepped), width - 1, clock() - chosen + verified - begin)
         return stepped
 
     def _certain(self, row: Row) -> list[int]:
@@ -137,11 +148,16 @@ class DraftedCalls(SharedCalls):
         if row not in self._drafts:
             most = self._speculation.tokens
             if self._model is not None and row.request is not None:
-                length = DraftLength(most, self._cost)
-                self._drafts[row] = DraftModel(self._model, row.request, length, row.seen)
+                length = DraftLength(most, self._costs)
+                self._drafts[row] = DraftModel(self._model, row.request, length, row.seen, self._running)
             else:
                 self._drafts[row] = Lookup(row.chooser.prompt, most, {self._graphs.manifest.prompt.image_token_id})
         return self._drafts[row]
+
+
+    def _running(self) -> int:
+        """Rows that have not ended."""
+        return sum(not row.ended for row in self.rows)
 
 
 def _room(row: Row) -> int:
@@ -188,14 +204,14 @@ def single_row(loaded: LoadedPlan) -> OneAfterAnother | DraftedCalls:
     """A group for one answer of a plan; which kind follows from whether it drafts."""
     if loaded.speculation is None:
         return OneAfterAnother(loaded.graphs)
-    return DraftedCalls(loaded.graphs, loaded.speculation, loaded.draft_model, loaded.draft_cost)
+    return DraftedCalls(loaded.graphs, loaded.speculation, loaded.draft_model, loaded.draft_costs)
 
 
 def shared_calls(loaded: LoadedPlan) -> SharedCalls:
     """A group of rows that share calls."""
     if loaded.speculation is None:
         return SharedCalls(loaded.graphs)
-    return DraftedCalls(loaded.graphs, loaded.speculation, loaded.draft_model, loaded.draft_cost)
+    return DraftedCalls(loaded.graphs, loaded.speculation, loaded.draft_model, loaded.draft_costs)
 
 
 def many_rows(loaded: LoadedPlan) -> RowGroup:

@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
+from luvc_export.runtime.speculation.draft_costs import CHECKING, DraftCosts
 from luvc_export.runtime.speculation.draft_length import (
-    CHECKING,
     LONGEST_PAUSE,
     DraftLength,
     needed_acceptance,
@@ -37,7 +37,7 @@ def test_the_bar_is_where_nothing_is_won() -> None:
 
 def lengths(acceptance: float, cost: float, steps: int = 400) -> list[int]:
     """Of the drafts of an answer whose tokens are accepted at random."""
-    random, length, drafts = np.random.default_rng(1), DraftLength(6, cost), list[int]()
+    random, length, drafts = np.random.default_rng(1), DraftLength(6, DraftCosts(cost, clock=None)), list[int]()
     for _ in range(steps):
         drafted = length.next(9)
         right = random.random(drafted) < acceptance
@@ -54,17 +54,17 @@ def test_drafts_grow_with_acceptance_and_shrink_with_cost() -> None:
 def test_what_does_not_pay_is_tried_now_and_then() -> None:
     never = lengths(0.1, 0.33)
     assert 0 < sum(never) <= len(never) / 4 and set(never) <= {0, 1, 2}
-    same = DraftLength(4, 1.0)
+    same = DraftLength(4, DraftCosts(1.0, clock=None))
     drafts = [same.next(9) for _ in range(100)]
     assert sum(drafts) < 12 and drafts[-LONGEST_PAUSE:].count(0) >= LONGEST_PAUSE - 2
 
 
 def test_there_is_no_draft_without_room() -> None:
-    length = DraftLength(4, 0.0)
+    length = DraftLength(4, DraftCosts(0.0, clock=None))
     assert length.next(0) == length.next(-1) == 0 and length.next(2) == 2
     length.told(0, 0)
     assert length.acceptance == 0.75, "no draft teaches nothing"
 
 
-def test_the_same_answer_gets_the_same_drafts() -> None:
+def test_the_same_answer_gets_the_same_drafts_where_nothing_is_timed() -> None:
     assert lengths(0.6, 0.3) == lengths(0.6, 0.3)

@@ -12,6 +12,7 @@ from luvc_export.demo.questions import cases
 from luvc_export.errors import BundleError, UsageError
 from luvc_export.runtime.generation.timing import DraftCounts
 from luvc_export.runtime.session import Session
+from luvc_export.runtime.speculation.draft_costs import DraftCosts
 from luvc_export.runtime.speculation.draft_model import DraftModel
 from luvc_export.runtime.speculation.request import check_fits
 
@@ -26,7 +27,7 @@ def plain(demo_bundle: Bundle) -> Session:
 
 def endless(session: Session) -> Session:
     """The bundled model's answers are short: here nothing ends them. Drafts cost nothing, so they are always made."""
-    session.default.draft_cost = 0.0
+    session.default.draft_costs = DraftCosts(0.0, clock=None)
     for loaded in (session.default, session.default.draft_model):
         if loaded is not None:
             loaded.ends = frozenset()
@@ -47,7 +48,8 @@ def drafted(demo_bundle: Bundle, plain: Session, plan: str, **options: Any) -> D
     return counts
 
 
-def accepted(counts: DraftCounts) -> float:
+def accepted(counts: DraftCounts | None) -> float:
+    assert counts is not None
     return counts.accepted / counts.drafted
 
 
@@ -151,6 +153,16 @@ def test_an_equal_encoder_does_not_see_the_pictures_again(
     assert all(accepted(one.timings.drafts) == 1 for one in both if one.timings.drafts)
     draft = shared.default.draft_model
     assert calls == [] and draft is not None and "_vision" not in vars(draft.backend)
+
+
+def test_a_question_without_pictures_has_drafts_too(demo_bundle: Bundle) -> None:
+    """Of a pair with one encoder that merges, and so says which tokens are padding: of no picture there is none."""
+    plain = endless(Session(demo_bundle, "cpu", "even", threads=1))
+    named = f"draft:{demo_bundle.folder}#even"
+    session = endless(Session(demo_bundle, plain.backend, "even", threads=1, speculate=named))
+    answer = session.generate(None, "colour of 3?", **LONG)
+    assert session.default.lends_features and accepted(answer.timings.drafts) == 1
+    assert answer.token_ids == plain.generate(None, "colour of 3?", **LONG).token_ids
 
 
 def test_another_encoder_sees_them_itself(demo_bundle: Bundle, plain: Session, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import pytest
@@ -107,3 +108,18 @@ def test_plans_take_turns_and_their_slots_stay_usable(
         assert texts == [one.text() for one in wanted]
     assert len(gone) >= 2 and not any(gone)
     assert {bool(session.backend.placement()) for session in (ours, other)} == {False, True}
+
+
+def test_calls_of_engines_are_timed(engine: Engine, ours: Session) -> None:
+    """Prompts, and steps of all slots, which are under way before the step before them is read."""
+    asked = [long(ours, number, 12) for number in range(2)]
+    begin = perf_counter()
+    submit(engine, *asked)
+    for one in asked:
+        one.text()
+    spent = perf_counter() - begin
+    times = {one.part: one for one in ours.default.call_times()}
+    turns = [turn.partition(" ")[0] for turn in engine.trace or []]
+    assert {one.engine for one in times.values()} == {"tensorrt fp32"}
+    assert times["prompt"].calls == turns.count("prefill") == 2 and times["step"].calls == turns.count("step") > 10
+    assert 0 < times["prompt"].seconds + times["step"].seconds < spent
