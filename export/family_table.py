@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from luvc_export.core.files import pages
 from luvc_export.core.planning import LlmRequest, PlanRequest, solve
 from luvc_export.errors import MachineError, UsageError
 from luvc_export.export import families
@@ -51,12 +52,11 @@ HEAD = (
 
 def page(text: str) -> str:
     """docs/families.md with its four tables made anew."""
-    head = f"| {' | '.join(HEAD)} |\n" + "|---" * len(HEAD) + "|\n"
-    rows = head + "".join(line(name) for name in families.built_in())
+    rows = pages.table(HEAD, ()) + "".join(line(name) for name in families.built_in())
     chosen, shown = (json.loads(path.read_text(encoding="utf-8")) for path in (PLANS, SHOWN))
     tables = {"families": rows, "verbs": verbs(), "pictures": pictures(shown), "plans": plans(chosen)}
     for name, table in tables.items():
-        text = within(text, name, table)
+        text = pages.within(text, name, table)
     return text
 
 
@@ -75,9 +75,8 @@ def line(name: str) -> str:
 def pictures(records: list[dict[str, Any]]) -> str:
     """What ``picture_matrix.py`` found."""
     cells = [cell for cell in records[0] if cell not in ("family", "opened otherwise")]
-    lines = [f"| family | {' | '.join(cells)} |", "|" + "---|" * (len(cells) + 1)]
-    lines += [f"| `{record['family']}` | {' | '.join(record.get(cell, '') for cell in cells)} |" for record in records]
-    return "\n".join(lines) + "\n"
+    rows = ([f"`{record['family']}`", *(record.get(cell, "") for cell in cells)] for record in records)
+    return pages.table(("family", *cells), rows)
 
 
 def plans(records: list[dict[str, Any]]) -> str:
@@ -95,33 +94,30 @@ def plans(records: list[dict[str, Any]]) -> str:
         parts += [f"refused ({', '.join(map(str, numbers))})"] if numbers else []
         return "; ".join(parts + ["**differs**"] * ("differs" in record))
 
-    lines = [f"| choice | {' | '.join(f'`{name}`' for name in named)} |", "|" + "---|" * (len(named) + 1)]
-    lines += [f"| {choice} | {' | '.join(cell(cells.get((name, choice))) for name in named)} |" for choice in choices]
-    notes = [f"\n{number}. {reason}" for reason, number in reasons.items()]
-    return "\n".join(lines) + "\n" + "".join(notes) + ("\n" if notes else "")
+    rows = ([choice, *(cell(cells.get((name, choice))) for name in named)] for choice in choices)
+    table = pages.table(("choice", *(f"`{name}`" for name in named)), rows)
+    return table + "".join(f"\n{number}. {reason}" for reason, number in reasons.items()) + "\n" * bool(reasons)
 
 
 def verbs() -> str:
     """What ``benchmarks/measure/matrix/families.py`` found."""
     data = json.loads(MEASURED.read_text(encoding="utf-8"))
-    lines = [f"| family | {' | '.join(CELLS)} |", "|" + "---|" * (len(CELLS) + 1)]
+    rows = []
     for name, cells in data.items():
         failed = [f" {key}: {value}" for key, value in cells.items() if key not in CELLS]
-        lines.append(f"| `{name}`{'; '.join(failed)} | {' | '.join(cells.get(cell, '') for cell in CELLS)} |")
-    return "\n".join(lines) + "\n"
+        rows.append([f"`{name}`{'; '.join(failed)}", *(cells.get(cell, "") for cell in CELLS)])
+    return pages.table(("family", *CELLS), rows)
 
 
 def short_table() -> str:
     """The README's table: what a picture may be in each family."""
-    lines = ["| family | image sizes | tiles | video |", "|---|---|---|---|"]
+    rows = []
     for name in families.built_in():
         family = families.find(name, "docs")
         config = family.tiny_config()
         size = "the tower's" if family.image_size(config) else "any, several in a bundle"
-        lines.append(
-            f"| `{name}` | {size} | {'yes' if cuts(family) else ''} | {'yes' if family.video(config) else ''} |"
-        )
-    return "\n".join(lines) + "\n"
+        rows.append((f"`{name}`", size, "yes" if cuts(family) else "", "yes" if family.video(config) else ""))
+    return pages.table(("family", "image sizes", "tiles", "video"), rows)
 
 
 def cuts(family: Family) -> bool:
@@ -130,13 +126,6 @@ def cuts(family: Family) -> bool:
         return bool(family.cuts(family.tiny_config(), [(1, 2)]))
     except UsageError:
         return False
-
-
-def within(text: str, name: str, table: str) -> str:
-    """``text`` with ``table`` between the marks of ``name``."""
-    begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->\n"
-    before, _, rest = text.partition(begin)
-    return before + begin + table + end + rest.partition(end)[2]
 
 
 def row(family: Family) -> list[str]:
@@ -185,6 +174,6 @@ if __name__ == "__main__":
     root = Path(__file__).resolve().parent.parent
     for file, written in (
         (root / "docs" / "families.md", page),
-        (root / "README.md", lambda text: within(text, "families", short_table())),
+        (root / "README.md", lambda text: pages.within(text, "families", short_table())),
     ):
         file.write_text(written(file.read_text(encoding="utf-8")), encoding="utf-8")

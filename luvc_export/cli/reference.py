@@ -18,6 +18,7 @@ from typer.models import ArgumentInfo
 from typer.utils import get_params_from_function
 
 from luvc_export.cli import app as luvc_export
+from luvc_export.core.files import pages
 
 #: What a value is called; flags take none.
 _WORDS = {str: "text", int: "integer", float: "number", Path: "path", bool: ""}
@@ -26,8 +27,7 @@ _WORDS = {str: "text", int: "integer", float: "number", Path: "path", bool: ""}
 def table(command: Callable[..., Any]) -> str:
     """Arguments, then options, in their order."""
     rows = [_row(each) for kind in (True, False) for each in parameters(command, kind)]
-    lines = ["| option | value | default | meaning |", "|---|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows)]
-    return "\n".join(lines) + "\n"
+    return pages.table(("option", "value", "default", "meaning"), rows)
 
 
 def cell(text: str) -> str:
