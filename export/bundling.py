@@ -36,7 +36,6 @@ from luvc_export.export.options import Options, check_size
 from luvc_export.export.packed import placing, products
 from luvc_export.export.processor import normalise
 from luvc_export.export.simplify import simplify
-from luvc_export.export.stored.base import StoredLinear
 from luvc_export.export.surgeon import run_passes
 from luvc_export.export.surgeon.fused import mark_bodies
 from luvc_export.version import VERSION
@@ -88,7 +87,8 @@ def write_bundle(
         )
         places: dict[str, WeightTensor] = place(tensors)
         linears = weights.quantised(skeleton.model, checkpoint)
-        codes = _place_codes(folder, linears, options, progress)
+        packing = partial(progress, "packing codes")
+        codes = placing.place(folder, linears, options.dtype, packing) if linears else {}
         if options.strict:
             _check_strict(codes, options.dtype)
         slots = _slots(checkpoint, skeleton, next(iter(plans.values())), options)
@@ -193,13 +193,6 @@ def _slots(checkpoint: Checkpoint, skeleton: weights.Skeleton, plan: Plan, optio
         return None
     layers = checkpoint.family.decoder(skeleton.model, plan).layers
     return SlottedLayers(layers, skeleton.names, options.lora_slots)
-
-
-def _place_codes(
-    folder: Path, linears: Mapping[str, StoredLinear], options: Options, progress: Progress
-) -> dict[str, placing.Placed]:
-    """Write the quantised weights of a checkpoint, if it has any."""
-    return placing.place(folder, linears, options.dtype, partial(progress, "packing codes")) if linears else {}
 
 
 def _check_strict(placed: Mapping[str, placing.Placed], dtype: str) -> None:

@@ -110,12 +110,6 @@ FRONTIER = ("visual tokens by layer", "prefill FLOPs", "fewer", "agreement", "di
 HELD_OUT = ("plan", "visual tokens by layer", "fewer", "agreement", "disagree")
 
 
-def horizon_rows(result: SearchResult) -> list[Sequence[str]]:
-    """The horizon curve as text."""
-    curve = result.horizon.curve
-    return [(str(layer), str(trial.asked), interval(trial.agreement)) for layer, trial in curve.items()]
-
-
 def frontier_rows(result: SearchResult) -> list[Sequence[str]]:
     """The frontier and the default plans as text, dearest first."""
     named = [(trial, name) for name, trial in result.defaults.items()]
@@ -164,8 +158,10 @@ def _keep(plan: Plan) -> str:
 
 def _horizon(result: SearchResult) -> list[str]:
     """Where the model stops looking; nothing where a speed was searched for."""
-    if not result.horizon.curve:
+    curve = result.horizon.curve
+    if not curve:
         return []
+    rows = [(str(layer), str(trial.asked), interval(trial.agreement)) for layer, trial in curve.items()]
     return [
         "## Horizon",
         "",
@@ -173,7 +169,7 @@ def _horizon(result: SearchResult) -> list[str]:
         "",
         "![horizon](budgets-horizon.png)",
         "",
-        pages.table(HORIZON, horizon_rows(result)),
+        pages.table(HORIZON, rows),
     ]
 
 

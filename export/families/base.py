@@ -334,6 +334,14 @@ def rotary_embedding(inner: Any, text: Any, partial: bool = False) -> Any:
     return type(inner.rotary_emb)(text)
 
 
+def rope_of_kinds(rotary: Any, kinds: Sequence[str], plan: Plan) -> Rope:
+    """Caches that hold the frequencies of several kinds of layers side by side, in the order of ``kinds``."""
+    each = [getattr(rotary, f"{kind}_inv_freq") for kind in kinds]
+    factors = (getattr(rotary, f"{kind}_attention_scaling") for kind in kinds)
+    scaling = [factor for factor, part in zip(factors, each, strict=True) for _ in part]
+    return Rope(torch.cat(each), [0] * len(scaling), scaling, plan.encoder.position_copies)
+
+
 def expand_images(token_ids: list[int], image_token_id: int, times: int) -> torch.Tensor:
     """Prompt int64 [1, S] as transformers takes it: every placeholder ``times`` times."""
     ids = [t for token in token_ids for t in ([token] * times if token == image_token_id else [token])]

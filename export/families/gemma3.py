@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from transformers import Gemma3Config, Gemma3ForConditionalGeneration
 
@@ -14,11 +13,18 @@ from luvc_export.core.shapes import DecoderShape
 from luvc_export.core.tiling import Tiling
 from luvc_export.errors import CheckpointError
 from luvc_export.export.families import _tiny
-from luvc_export.export.families.base import HALF, Normalise, ReferencePrompt, places, rotary_embedding, window
+from luvc_export.export.families.base import (
+    HALF,
+    Normalise,
+    ReferencePrompt,
+    places,
+    rope_of_kinds,
+    rotary_embedding,
+    window,
+)
 from luvc_export.export.layers import norm
 from luvc_export.export.llm.decoder import Decoder
 from luvc_export.export.llm.gemma import FourNormDecoder, gemma_norm
-from luvc_export.export.llm.rope import Rope
 from luvc_export.export.llm.sight import Kind
 from luvc_export.export.towers.learned_position_vit import LearnedPositionViT
 from luvc_export.export.towers.square_family import SquareFamily
@@ -100,11 +106,7 @@ class Gemma3(SquareFamily):
             )
         rotary = rotary_embedding(self.language_model(model), text)
         kinds = [kind if kind in text.layer_types else text.layer_types[0] for kind in LAYER_KINDS]
-        frequencies = torch.cat([getattr(rotary, f"{kind}_inv_freq") for kind in kinds])
-        copies = plan.encoder.position_copies
-        half = shape.head_dim // 2
-        scaling = [getattr(rotary, f"{kind}_attention_scaling") for kind in kinds for _ in range(half)]
-        rope = Rope(frequencies, [0] * shape.head_dim, scaling, copies)
+        rope = rope_of_kinds(rotary, kinds, plan)
         inner, behind = self.language_model(model), window(text)
         decoder = Gemma3Decoder(
             inner, model.lm_head, shape.head_dim, rope, plan, shared_order=behind is None, states=shape.states

@@ -22,6 +22,7 @@ from luvc_export.export.families.base import (
     Pixels,
     ReferencePrompt,
     places,
+    rope_of_kinds,
     rotary_embedding,
     rows_of_patches,
     window,
@@ -186,14 +187,10 @@ class Gemma4(Family):
             reads = max(n for n in range(first) if text.layer_types[n] == kind) if shares else number
             wide = 2 if text.use_double_wide_mlp and shares else 1
             layers.append(LayerShape(own.num_key_value_heads, own.head_dim, wide * text.intermediate_size, reads))
-        return DecoderShape(
-            layers=text.num_hidden_layers,
-            hidden=text.hidden_size,
-            heads=text.num_attention_heads,
+        return replace(
+            super().decoder_shape(config),
             kv_heads=layers[0].kv_heads,
             head_dim=layers[0].head_dim,
-            intermediate=text.intermediate_size,
-            vocab=text.vocab_size,
             context=int(text.max_position_embeddings),
             per_layer=tuple(layers),
             shared=text.num_kv_shared_layers,
@@ -217,14 +214,7 @@ class Gemma4(Family):
         """The language model with the plan's prunes."""
         text, inner = model.config.text_config, self.language_model(model)
         rotary = rotary_embedding(inner, text)
-        kinds = [kind for kind in LAYER_KINDS if kind in text.layer_types]
-        each = [getattr(rotary, f"{kind}_inv_freq") for kind in kinds]
-        scaling = [
-            getattr(rotary, f"{kind}_attention_scaling") for kind, part in zip(kinds, each, strict=True) for _ in part
-        ]
-        frequencies = torch.cat(each)
-        copies = plan.encoder.position_copies
-        rope = Rope(frequencies, [0] * len(frequencies), scaling, copies)
+        rope = rope_of_kinds(rotary, [kind for kind in LAYER_KINDS if kind in text.layer_types], plan)
         tokens = (model.config.image_token_id, model.config.video_token_id, model.config.audio_token_id)
         placeholders = [token for token in tokens if token is not None]
         return Gemma4Decoder(inner, model.lm_head, rope, plan, self.decoder_shape(model.config), placeholders)

@@ -21,7 +21,6 @@ from luvc_export.export.families.base import (
     Family,
     Normalise,
     ReferencePrompt,
-    context,
     rotary_embedding,
     rows_of_patches,
 )
@@ -124,27 +123,15 @@ class Lfm2Vl(Family):
 
     def decoder_shape(self, config: Any) -> DecoderShape:
         """Sizes of the LLM, and which layers keep inputs of a convolution in place of keys."""
-        text = config.text_config
-        head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+        text, shape = config.text_config, super().decoder_shape(config)
         wide, layers = _intermediate(text), list[LayerShape]()
         for number, kind in enumerate(text.layer_types):
             keyed = kind == "full_attention"
             mixer = 0 if keyed else text.hidden_size * (4 * text.hidden_size + text.conv_L_cache)
-            layers.append(LayerShape(text.num_key_value_heads if keyed else 0, head, wide, number, mixer))
+            layers.append(LayerShape(text.num_key_value_heads if keyed else 0, shape.head_dim, wide, number, mixer))
         sizes = (text.conv_L_cache - 1, text.hidden_size)
         states = [State(number, STATE, sizes, "float32") for number, layer in enumerate(layers) if not layer.kv_heads]
-        return DecoderShape(
-            layers=text.num_hidden_layers,
-            hidden=text.hidden_size,
-            heads=text.num_attention_heads,
-            kv_heads=text.num_key_value_heads,
-            head_dim=head,
-            intermediate=wide,
-            vocab=text.vocab_size,
-            context=context(text),
-            per_layer=tuple(layers),
-            states=tuple(states),
-        )
+        return replace(shape, intermediate=wide, per_layer=tuple(layers), states=tuple(states))
 
     def unit_pixels(self, config: Any) -> int:
         """Patch size times the side of a unit."""

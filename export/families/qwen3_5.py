@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from transformers.activations import ACT2FN
 from luvc_export.core.plan import Plan
 from luvc_export.core.shapes import DecoderShape, LayerShape, State
 from luvc_export.export.families import _tiny
-from luvc_export.export.families.base import context, rotary_embedding
+from luvc_export.export.families.base import rotary_embedding
 from luvc_export.export.families.qwen3_vl import Qwen3VL
 from luvc_export.export.layers import rms_norm, split_heads
 from luvc_export.export.llm.decoder import Decoder
@@ -132,18 +133,9 @@ class Qwen35(Qwen3VL):
             if not keyed:
                 states.append(State(number, CONVOLUTION, (taps - 1, wide), "float32"))
                 states.append(State(number, RECURRENT, (heads, key_size, value_size), "float32"))
-        return DecoderShape(
-            layers=text.num_hidden_layers,
-            hidden=text.hidden_size,
-            heads=text.num_attention_heads,
-            kv_heads=text.num_key_value_heads,
-            head_dim=text.head_dim,
-            intermediate=text.intermediate_size,
-            vocab=text.vocab_size,
-            context=min(context(text), delta_rule.MOST_ROWS),
-            per_layer=tuple(layers),
-            states=tuple(states),
-        )
+        shape = super().decoder_shape(config)
+        context = min(shape.context, delta_rule.MOST_ROWS)
+        return replace(shape, context=context, per_layer=tuple(layers), states=tuple(states))
 
     def decoder(self, model: Any, plan: Plan) -> Decoder:
         """The language model with the plan's prunes."""

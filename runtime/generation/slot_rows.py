@@ -129,17 +129,13 @@ class SlotRows:
         pending, places = self._ahead or self._start(chosen=False)
         self._ahead = None
         chosen = self._samples and self._slots.holds_chosen([slot.number for slot in places.values()])
-        if chosen and places == self._places and all(self._is_foreseen(row) for row in places):
+        if chosen and places == self._places and all(not row.chooser.wants_logits and one_more(row) for row in places):
             self._ahead = self._start(chosen=True)
         steps = pending.read()
         stepped = [row for row in places if row in self._places]
         for row in stepped:
             row.take(steps[places[row].number])
         return stepped
-
-    @staticmethod
-    def _is_foreseen(row: Row) -> bool:
-        return not row.chooser.wants_logits and one_more(row)
 
     def _start(self, chosen: bool) -> tuple[PendingRows, dict[Row, Slot]]:
         """Put a step on its way: with the tokens there are, or with those that the step under way is choosing."""
