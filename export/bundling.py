@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,6 @@ from luvc_export.export.options import Options, check_size
 from luvc_export.export.packed import placing, products
 from luvc_export.export.processor import normalise
 from luvc_export.export.simplify import simplify
-from luvc_export.export.stored.base import StoredLinear
 from luvc_export.export.surgeon import run_passes
 from luvc_export.export.surgeon.fused import mark_bodies
 from luvc_export.version import VERSION
@@ -88,30 +87,17 @@ def write_bundle(
         )
         places: dict[str, WeightTensor] = place(tensors)
         linears = weights.quantised(skeleton.model, checkpoint)
-        codes = _place_codes(folder, linears, options, progress)
+        packing = partial(progress, "packing codes")
+        codes = placing.place(folder, linears, options.dtype, packing) if linears else {}
         if options.strict:
             _check_strict(codes, options.dtype)
         slots = _slots(checkpoint, skeleton, next(iter(plans.values())), options)
-        used: set[str] = set()
+        writer = _GraphWriter(checkpoint, skeleton, places, codes, folder, options, progress, slots)
         entries: dict[str, PlanEntry] = {}
         for name, plan in plans.items():
             alike = [entry.vision for entry in entries.values() if entry.plan.encoder == plan.encoder]
             size, beside = together.size_of(name, options.image_size), together.variants.get(name)
-            entry = _write_graphs(
-                checkpoint,
-                skeleton,
-                plan,
-                name,
-                size,
-                places,
-                codes,
-                folder,
-                options,
-                used,
-                progress,
-                slots,
-                *alike[:1],
-            )
+            entry = writer.write(plan, name, size, *alike[:1])
             entries[name] = replace(entry, variant_of=beside.of if beside else None)
         if mode == "copy":
             _copy_weights(folder, tensors, places, progress)
@@ -124,9 +110,10 @@ def write_bundle(
         if processor.is_file() and (template := checkpoint_json(processor).get("chat_template")):
             write_new(folder / processor.name, json.dumps({"chat_template": template}).encode())
         if mode == "reference":
-            _hash_reference(checkpoint.folder, places, used, progress)
+            _hash_reference(checkpoint.folder, places, writer.used, progress)
         files = {path.name: bundle.record(path) for path in (folder / name for name in list_names(folder))}
-        manifest = make_manifest(checkpoint, options, entries, mode, places, used, files, _codes(checkpoint, codes))
+        stored = _codes(checkpoint, codes)
+        manifest = make_manifest(checkpoint, options, entries, mode, places, writer.used, files, stored)
         manifest = replace(manifest, lora=slots.record() if slots else None)
         bundle.write_manifest(folder, manifest)
     written = bundle.Bundle(output, manifest)
@@ -134,57 +121,57 @@ def write_bundle(
     return written
 
 
-def _write_graphs(
-    checkpoint: Checkpoint,
-    skeleton: weights.Skeleton,
-    plan: Plan,
-    name: str,
-    size: tuple[int, int],
-    places: dict[str, WeightTensor],
-    codes: Mapping[str, placing.Placed],
-    folder: Path,
-    options: Options,
-    used: set[str],
-    progress: Progress,
-    slots: SlottedLayers | None,
-    seen: str | None = None,
-) -> PlanEntry:
-    """Trace and save the graphs of a plan; ``seen`` is a vision graph of the bundle that serves it too."""
-    family, config = checkpoint.family, checkpoint.config
-    shape = replace(family.decoder_shape(config), hidden=family.visual_width(config))
-    video = family.video(config) if options.video else None
-    frames = video.frames if video else 1
-    vision = family.vision(skeleton.model, plan, normalise(checkpoint))
-    decoder = family.decoder(skeleton.model, plan)
-    flat, dtype = trace.FlatDecoder(decoder), weights.DTYPES[options.dtype]
-    layers = [layer for layer, _, _ in decoder.plan.chooses] if options.debug else []
-    files = [f"vision.{name}.onnx", f"decoder.{name}.onnx", *([f"decoder.{name}.debug.onnx"] if layers else [])]
-    steps: list[tuple[str, Any, Callable[[], ir.Model]]] = [
-        (files[0], vision, lambda: trace.trace_vision(vision, plan, size, frames, options.surgery)),
-        (files[1], flat, lambda: trace.trace_decoder(decoder, shape, dtype, options.surgery, slots)),
-    ]
-    for file, module, traced in steps[1:] if seen else steps:
-        progress(f"tracing {file}", 0.0)
-        model = traced()
-        inputs = weights.detach(model, module, skeleton.names)
-        progress(f"tracing {file}", 0.6)
-        simplify(model)
-        mark_bodies.attach(model, plan)
-        level = products.ROUNDED if options.round_activations else products.EXACT
-        weights.attach(model, products.insert(model, inputs, codes, level), places)
-        used |= weights.used(model)
-        model.producer_name, model.producer_version = "luvc-export", VERSION
-        model.metadata_props["luvc.plan"] = json.dumps(plan.to_json())
-        trace.check(model)
-        if layers and module is flat:
-            _write_graph(folder / files[2], ir.to_proto(forced_decoder(model, layers)))
-        proto = ir.to_proto(model)
-        if options.surgery:
-            proto, _ = run_passes(proto, ORT_CPU, options.dtype)  # type: ignore[arg-type]
-        _write_graph(folder / file, proto)
-        progress(f"tracing {file}", 1.0)
-    debug = files[2] if len(files) > 2 else None
-    return PlanEntry(plan, seen or files[0], files[1], debug, size=size, precision=options.dtype)
+@dataclass
+class _GraphWriter:
+    """Traces and saves graphs into ``folder``; ``used`` are the names of the tensors that they take."""
+
+    checkpoint: Checkpoint
+    skeleton: weights.Skeleton
+    places: dict[str, WeightTensor]
+    codes: Mapping[str, placing.Placed]
+    folder: Path
+    options: Options
+    progress: Progress
+    slots: SlottedLayers | None
+    used: set[str] = field(default_factory=set)
+
+    def write(self, plan: Plan, name: str, size: tuple[int, int], seen: str | None = None) -> PlanEntry:
+        """The graphs of a plan; ``seen`` is a vision graph of the bundle that serves it too."""
+        family, config = self.checkpoint.family, self.checkpoint.config
+        shape = replace(family.decoder_shape(config), hidden=family.visual_width(config))
+        video = family.video(config) if self.options.video else None
+        frames = video.frames if video else 1
+        vision = family.vision(self.skeleton.model, plan, normalise(self.checkpoint))
+        decoder = family.decoder(self.skeleton.model, plan)
+        flat, dtype = trace.FlatDecoder(decoder), weights.DTYPES[self.options.dtype]
+        layers = [layer for layer, _, _ in decoder.plan.chooses] if self.options.debug else []
+        files = [f"vision.{name}.onnx", f"decoder.{name}.onnx", *([f"decoder.{name}.debug.onnx"] if layers else [])]
+        steps: list[tuple[str, Any, Callable[[], ir.Model]]] = [
+            (files[0], vision, lambda: trace.trace_vision(vision, plan, size, frames, self.options.surgery)),
+            (files[1], flat, lambda: trace.trace_decoder(decoder, shape, dtype, self.options.surgery, self.slots)),
+        ]
+        for file, module, traced in steps[1:] if seen else steps:
+            self.progress(f"tracing {file}", 0.0)
+            model = traced()
+            inputs = weights.detach(model, module, self.skeleton.names)
+            self.progress(f"tracing {file}", 0.6)
+            simplify(model)
+            mark_bodies.attach(model, plan)
+            level = products.ROUNDED if self.options.round_activations else products.EXACT
+            weights.attach(model, products.insert(model, inputs, self.codes, level), self.places)
+            self.used |= weights.used(model)
+            model.producer_name, model.producer_version = "luvc-export", VERSION
+            model.metadata_props["luvc.plan"] = json.dumps(plan.to_json())
+            trace.check(model)
+            if layers and module is flat:
+                _write_graph(self.folder / files[2], ir.to_proto(forced_decoder(model, layers)))
+            proto = ir.to_proto(model)
+            if self.options.surgery:
+                proto, _ = run_passes(proto, ORT_CPU, self.options.dtype)  # type: ignore[arg-type]
+            _write_graph(self.folder / file, proto)
+            self.progress(f"tracing {file}", 1.0)
+        debug = files[2] if len(files) > 2 else None
+        return PlanEntry(plan, seen or files[0], files[1], debug, size=size, precision=self.options.dtype)
 
 
 def _slots(checkpoint: Checkpoint, skeleton: weights.Skeleton, plan: Plan, options: Options) -> SlottedLayers | None:
@@ -193,13 +180,6 @@ def _slots(checkpoint: Checkpoint, skeleton: weights.Skeleton, plan: Plan, optio
         return None
     layers = checkpoint.family.decoder(skeleton.model, plan).layers
     return SlottedLayers(layers, skeleton.names, options.lora_slots)
-
-
-def _place_codes(
-    folder: Path, linears: Mapping[str, StoredLinear], options: Options, progress: Progress
-) -> dict[str, placing.Placed]:
-    """Write the quantised weights of a checkpoint, if it has any."""
-    return placing.place(folder, linears, options.dtype, partial(progress, "packing codes")) if linears else {}
 
 
 def _check_strict(placed: Mapping[str, placing.Placed], dtype: str) -> None:

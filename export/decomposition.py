@@ -158,7 +158,8 @@ def _known(node: fx.Node, table: Mapping[Any, Any], known: set[Any]) -> bool:
         return _only_asserted(node)  # left by a slice that begins where a size says
     if target in _RULES or target in _TRANSLATED or not isinstance(target, torch._ops.OpOverload):
         return True
-    return not (target in table or _composite(target) or target._schema.is_mutable)
+    composite = target.has_kernel_for_dispatch_key(torch._C.DispatchKey.CompositeImplicitAutograd)
+    return not (target in table or composite or target._schema.is_mutable)
 
 
 def _only_asserted(node: fx.Node) -> bool:
@@ -168,10 +169,6 @@ def _only_asserted(node: fx.Node) -> bool:
         or (user.op == "call_function" and not isinstance(user.target, torch._ops.OpOverload) and _only_asserted(user))
         for user in node.users
     )
-
-
-def _composite(target: torch._ops.OpOverload) -> bool:
-    return target.has_kernel_for_dispatch_key(torch._C.DispatchKey.CompositeImplicitAutograd)
 
 
 def substituted(program: _Program) -> _Program:

@@ -275,7 +275,7 @@ def decoder_feeds(
     ]
     if prompt.prefix is not None:
         layouts = [seen_both_ways(layout) for layout in layouts]
-    void = None if seen.padding is None else grouped_padding(plan, seen.padding, rows)
+    void = None if seen.padding is None else seen.padding.reshape(rows, -1, plan.span_tokens)
     return layouts, batching.feeds(layouts, grouped(plan, seen.embeds, rows), all_logits, void)
 
 
@@ -325,11 +325,6 @@ def grouped(plan: Plan, embeds: Array, rows: int = 1) -> Array:
             expected=f"a multiple of {plan.sharing.images}",
         )
     return np.asarray(embeds).reshape(rows, groups, plan.span_tokens, embeds.shape[-1])
-
-
-def grouped_padding(plan: Plan, padding: NDArray[np.bool_], rows: int = 1) -> NDArray[np.bool_]:
-    """Which visual tokens are padding, [n, N_0], as the decoder takes it: [rows, G, span]."""
-    return padding.reshape(rows, -1, plan.span_tokens)
 
 
 def forced_indices(plan: Plan, forced: Mapping[int, NDArray[np.int64]], groups: int) -> dict[str, Array]:

@@ -74,14 +74,13 @@ def _no_tracing(base: Path) -> None:
     from luvc_export.bundle.manifest import PlanEntry
     from luvc_export.export import bundling
 
-    def graphs(checkpoint: object, skeleton: object, plan: Any, *rest: Any) -> PlanEntry:
-        _, size, places, _, folder, options, used, *_ = rest
-        used |= set(places)
+    def write(self: bundling._GraphWriter, plan: Any, name: str, size: tuple[int, int], *_: object) -> PlanEntry:
+        self.used |= set(self.places)
         for file in ("vision.none.onnx", "decoder.none.onnx"):
-            safe_files.write_new(folder / file, (base / file).read_bytes())
-        return PlanEntry(plan, "vision.none.onnx", "decoder.none.onnx", size=size, precision=options.dtype)
+            safe_files.write_new(self.folder / file, (base / file).read_bytes())
+        return PlanEntry(plan, "vision.none.onnx", "decoder.none.onnx", size=size, precision=self.options.dtype)
 
-    bundling._write_graphs = graphs  # type: ignore[assignment]
+    bundling._GraphWriter.write = write  # type: ignore[method-assign]
 
 
 def _no_answers(base: Path) -> None:

@@ -24,6 +24,7 @@ from luvc_export.calibration.parity.plots import mean_tokens
 from luvc_export.calibration.runners.canvas import canvas, uncompressed
 from luvc_export.calibration.tasks import Task
 from luvc_export.core.cost.report import cost
+from luvc_export.core.files import pages
 from luvc_export.core.files.folders import make_folder
 from luvc_export.core.files.safe_files import write_whole
 from luvc_export.core.named_plans import NAMED
@@ -212,28 +213,22 @@ def page(data: dict[str, Any]) -> str:
         "",
         "## Reported",
         "",
-        *_table(data["report"]),
-        "",
+        _table(data["report"]),
         "## Searched",
         "",
         f"Scores at the budgets of `{BUDGETS}`, then quotas for the best of them. Chosen: {data['chosen']}.",
         "",
-        *_table(data["search"]),
+        _table(data["search"]),
     ]
-    return "\n".join([*lines, ""])
+    return "\n".join(lines)
 
 
-def _table(rows: Sequence[dict[str, Any]]) -> list[str]:
-    kinds = list(rows[0]["kinds"])
-    lines = [
-        f"| plan | tokens | FLOPs | accuracy | retention | against {BASELINE} | {' | '.join(kinds)} |",
-        f"|---|---:|---:|---:|---:|---:|{'---:|' * len(kinds)}",
-    ]
+def _table(rows: Sequence[dict[str, Any]]) -> str:
+    kinds, lines = list(rows[0]["kinds"]), []
     for row in rows:
         accuracy, retention = ("{:.3f} ({:.3f} to {:.3f})".format(*row[name]) for name in ("accuracy", "retention"))
         gap = "{:+.3f} ({:+.3f} to {:+.3f})".format(*row["against"]) if "against" in row else ""
-        parts = " | ".join(f"{row['kinds'][kind]:.3f}" for kind in kinds)
-        lines.append(
-            f"| {row['plan']} | {row['tokens']:g} | {row['flops']:.2f}x | {accuracy} | {retention} | {gap} | {parts} |"
-        )
-    return lines
+        parts = (f"{row['kinds'][kind]:.3f}" for kind in kinds)
+        lines.append((row["plan"], f"{row['tokens']:g}", f"{row['flops']:.2f}x", accuracy, retention, gap, *parts))
+    head = ("plan", "tokens", "FLOPs", "accuracy", "retention", f"against {BASELINE}", *kinds)
+    return pages.table(head, lines, left=1)

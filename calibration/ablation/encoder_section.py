@@ -16,6 +16,7 @@ from luvc_export.calibration.ablation import encoder_variants
 from luvc_export.calibration.ablation.study import Row, Study
 from luvc_export.calibration.ablation.variants import Variant
 from luvc_export.calibration.intervals import Interval
+from luvc_export.core.files import pages
 
 By = Literal["vision", "ttft"]
 #: Uncompressed time over the times that methods are compared at.
@@ -50,7 +51,7 @@ def at_time(curve: Sequence[Row], by: By, wanted: float) -> Interval | None:
     return Interval(*(float(np.interp(wanted, times, values)) for values in ends))
 
 
-def table(rows: Sequence[Row], by: By) -> list[str]:
+def table(rows: Sequence[Row], by: By) -> str:
     """Markdown: a row a method, a column a speed-up, the methods that keep most at the first one first."""
     whole = getattr(rows[0].times, by)
     cells = {name: [at_time(curve, by, whole / s) for s in SPEEDUPS] for name, curve in curves(rows).items()}
@@ -58,12 +59,8 @@ def table(rows: Sequence[Row], by: By) -> list[str]:
     order = sorted(
         reached, key=lambda name: [-1.0 if cell is None else cell.value for cell in cells[name]], reverse=True
     )
-    return [
-        "| method | " + " | ".join(f"{whole / s:.1f} ms ({s:g}x)" for s in SPEEDUPS) + " |",
-        "|---|" + "---|" * len(SPEEDUPS),
-        *(f"| {name} | " + " | ".join(map(_cell, cells[name])) + " |" for name in order),
-        "",
-    ]
+    head = ("method", *(f"{whole / s:.1f} ms ({s:g}x)" for s in SPEEDUPS))
+    return pages.table(head, ([name, *map(_cell, cells[name])] for name in order))
 
 
 def lines(results: dict[str, Any], level: str = "##") -> list[str]:
@@ -71,25 +68,22 @@ def lines(results: dict[str, Any], level: str = "##") -> list[str]:
     rows = results.get("cheaper")
     if not rows:
         return []
-    markdown = ["| variant | where | retention | encoder ms | first token ms |", "|---|---|---|---|---|"]
+    cells = []
     for row in rows:
         where = "before the processor" if row.name.startswith("smaller") else row.remark
-        markdown.append(
-            f"| {row.name} | {where} | {_cell(row.retention)} | {row.times.vision:.1f} | {row.times.ttft:.1f} |"
-        )
+        cells.append((row.name, where, _cell(row.retention), f"{row.times.vision:.1f}", f"{row.times.ttft:.1f}"))
     return [
         f"{level} A cheaper encoder",
         "",
         f"Nothing is pruned in the LLM, unless the row says so; {rows[0].questions} questions.",
         "",
-        *markdown,
-        "",
+        pages.table(("variant", "where", "retention", "encoder ms", "first token ms"), cells),
         f"{level}# At equal encoder time",
         "",
-        *table(rows, "vision"),
+        table(rows, "vision"),
         f"{level}# At equal time to first token",
         "",
-        *table(rows, "ttft"),
+        table(rows, "ttft"),
     ]
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from luvc_export.calibration.ablation import encoder_section, past
 from luvc_export.calibration.ablation.study import Row
 from luvc_export.calibration.intervals import Interval
+from luvc_export.core.files import pages
 
 
 def page(results: dict[str, Any], about: dict[str, Any]) -> str:
@@ -115,7 +116,7 @@ def _past(parts: dict[str, Any]) -> list[str]:
         "alone, those that move predictions on the search split least. The last column is the uncompressed model on a "
         "smaller picture whose first token takes as long, linear between measured sizes.",
         "",
-        _markdown(head, rows),
+        pages.table(head, rows),
         "Smaller pictures:",
         "",
         _full(parts["down"]),
@@ -150,28 +151,14 @@ def _interval(value: Interval) -> str:
     return f"{value.value:.3f} ({value.low:.3f} to {value.high:.3f})"
 
 
-def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows), ""])
-
-
 def _label(row: Row) -> str:
     return f"{row.name} ({row.remark})" if row.remark else row.name
 
 
 def _full(rows: Sequence[Row]) -> str:
-    head = (
-        "method",
-        "tokens a layer",
-        "accuracy",
-        "retention",
-        "FLOPs fewer",
-        "encoder ms",
-        "prefill ms",
-        "first token ms",
-        "KV KiB",
-    )
-    return _markdown(
+    head = ("method", "tokens a layer", "accuracy", "retention", "FLOPs fewer")
+    head += ("encoder ms", "prefill ms", "first token ms", "KV KiB")
+    return pages.table(
         head,
         [
             (
@@ -189,7 +176,7 @@ def _full(rows: Sequence[Row]) -> str:
 
 
 def _simple(rows: Sequence[Row], head: str) -> str:
-    return _markdown(
+    return pages.table(
         (head, "tokens a layer", "accuracy", "retention"),
         [(_label(row), f"{row.tokens:.1f}", _interval(row.accuracy), _interval(row.retention)) for row in rows],
     )
@@ -197,7 +184,7 @@ def _simple(rows: Sequence[Row], head: str) -> str:
 
 def _kinds(rows: Sequence[Row]) -> str:
     kinds = list(rows[0].kinds)
-    return _markdown(("method", *kinds), [(row.name, *(f"{row.kinds[kind]:.2f}" for kind in kinds)) for row in rows])
+    return pages.table(("method", *kinds), [(row.name, *(f"{row.kinds[kind]:.2f}" for kind in kinds)) for row in rows])
 
 
 def equal_time(results: dict[str, Any]) -> tuple[float, dict[str, float]]:
@@ -221,4 +208,4 @@ def _equal_time(results: dict[str, Any]) -> str:
         (name, f"{wanted:.1f}", *(("not reached", "") if np.isnan(value) else (f"{value:.3f}", f"{value / none:.3f}")))
         for name, value in sorted(accuracies.items(), key=lambda item: -item[1])
     ]
-    return _markdown(("method", "first token ms", "accuracy", "retention"), rows)
+    return pages.table(("method", "first token ms", "accuracy", "retention"), rows)

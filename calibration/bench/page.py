@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from luvc_export.calibration.bench.sweep import Point, SweepAxis, growth
-from luvc_export.calibration.parity.html import document, figure, table
 from luvc_export.calibration.parity.plots import canvas, png
+from luvc_export.core.files.html import document, figure, table
 from luvc_export.runtime.bench.machine import Machine
 from luvc_export.runtime.bench.measure import Timed
 

@@ -14,6 +14,7 @@ from luvc_export.calibration.budgets.trials import PlanTrial
 from luvc_export.calibration.compact_json import dumps
 from luvc_export.calibration.intervals import Interval
 from luvc_export.calibration.parity.plots import canvas, png
+from luvc_export.core.files import pages
 from luvc_export.core.files.folders import make_folder
 from luvc_export.core.files.safe_files import write_whole
 from luvc_export.core.plan import Plan
@@ -74,7 +75,7 @@ def page(result: SearchResult, command: str) -> str:
         "",
         "![frontier](budgets-frontier.png)",
         "",
-        markdown(FRONTIER, frontier_rows(result)),
+        pages.table(FRONTIER, frontier_rows(result)),
         "## Held-out part",
         "",
         f"{gate} The other rows compare at equal "
@@ -82,7 +83,7 @@ def page(result: SearchResult, command: str) -> str:
         "part. It beats the default if it is cheaper and agrees at least as well here too; where it agrees less, but "
         "the interval of the paired difference reaches 0, nothing is shown either way.",
         "",
-        markdown(HELD_OUT, held_out_rows(result)),
+        pages.table(HELD_OUT, held_out_rows(result)),
     ]
     return "\n".join(lines)
 
@@ -107,12 +108,6 @@ def summary(result: SearchResult) -> list[str]:
 HORIZON = ("dropped before layer", "questions", "agreement")
 FRONTIER = ("visual tokens by layer", "prefill FLOPs", "fewer", "agreement", "disagree", "")
 HELD_OUT = ("plan", "visual tokens by layer", "fewer", "agreement", "disagree")
-
-
-def horizon_rows(result: SearchResult) -> list[Sequence[str]]:
-    """The horizon curve as text."""
-    curve = result.horizon.curve
-    return [(str(layer), str(trial.asked), interval(trial.agreement)) for layer, trial in curve.items()]
 
 
 def frontier_rows(result: SearchResult) -> list[Sequence[str]]:
@@ -155,12 +150,6 @@ def interval(value: Interval) -> str:
     return f"{value.value:.4f} ({value.low:.4f} to {value.high:.4f})"
 
 
-def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table."""
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows), ""])
-
-
 def _keep(plan: Plan) -> str:
     merged = f"{plan.units} merged to {plan.vision_tokens}: " if plan.encoder.merges else ""
     still = f"; frozen: {' '.join(map(str, plan.llm.kv_only))}" if plan.llm.kv_only else ""
@@ -169,8 +158,10 @@ def _keep(plan: Plan) -> str:
 
 def _horizon(result: SearchResult) -> list[str]:
     """Where the model stops looking; nothing where a speed was searched for."""
-    if not result.horizon.curve:
+    curve = result.horizon.curve
+    if not curve:
         return []
+    rows = [(str(layer), str(trial.asked), interval(trial.agreement)) for layer, trial in curve.items()]
     return [
         "## Horizon",
         "",
@@ -178,7 +169,7 @@ def _horizon(result: SearchResult) -> list[str]:
         "",
         "![horizon](budgets-horizon.png)",
         "",
-        markdown(HORIZON, horizon_rows(result)),
+        pages.table(HORIZON, rows),
     ]
 
 
@@ -194,7 +185,7 @@ def _settings(result: SearchResult) -> list[str]:
         f"Agreement on the first {asked} questions of the calibration part with a share of the tokens in every layer "
         "up to the horizon, nothing frozen. The first is what the plans below use.",
         "",
-        markdown(("score", *(f"{share:.0%} of the tokens" for share in SHARES)), rows),
+        pages.table(("score", *(f"{share:.0%} of the tokens" for share in SHARES)), rows),
     ]
 
 
@@ -209,7 +200,7 @@ def _order(result: SearchResult) -> list[str]:
         f"In a frozen layer visual tokens give keys and values and nothing else. KL divergence of the predictions on "
         f"{min(SAMPLES, result.chosen.asked)} questions when a layer and all above it in this table are frozen.",
         "",
-        markdown(("layer", "KL, nats a token"), rows),
+        pages.table(("layer", "KL, nats a token"), rows),
     ]
 
 

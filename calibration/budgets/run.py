@@ -196,7 +196,8 @@ def budgets(
         )
     unit = family.unit_pixels(config)
     grid = (image_size[0] // unit, image_size[1] // unit)
-    merges = tuple(dict.fromkeys(place_merges(grid, share, encoder) for share in _shares(merge_keep)))
+    shares = MERGE_KEEPS if merge_keep is None else (merge_keep,)
+    merges = tuple(dict.fromkeys(place_merges(grid, share, encoder) for share in shares))
     whole = 1 if score is not None and scores.find(score).needs_layer_before else 0
     image = canvas(checkpoint, image_size, tiles=tiles, video=video)
     switches = {"padding": image.image.fit == "pad", **switches}
@@ -327,10 +328,6 @@ def _order(trials: Trials, part: Part, space: Space, layers: list[int], progress
         return float(trials.store.of(key, lambda: part.divergence(plan, freezing.SAMPLES)))
 
     return freezing.order(divergence, layers, max(1, round(space.layers / 9)), progress)
-
-
-def _shares(merge_keep: float | None) -> tuple[float, ...]:
-    return MERGE_KEEPS if merge_keep is None else (merge_keep,)
 
 
 def _enough(clusters: list[int], bar: float, name: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +24,16 @@ class Gate:
     why: str
     where: str = ""
 
+    @classmethod
+    def least(cls, level: str, name: str, got: float, limit: Limit, where: str = "") -> Gate:
+        """``got`` must be at least the limit of the table."""
+        return cls(level, name, got, limit.value, False, limit.why, where)
+
+    @classmethod
+    def most(cls, level: str, name: str, got: float, limit: Limit, where: str = "") -> Gate:
+        """``got`` must be at most the limit of the table."""
+        return cls(level, name, got, limit.value, True, limit.why, where)
+
     @property
     def passed(self) -> bool:
         """Whether the gate holds; what is not a number never does."""
@@ -36,11 +46,9 @@ class Gate:
         return f"{verdict} | {self.level} | {self.name}: {self.got:.6g} {sign} {self.limit:.6g}{where}"
 
 
-def check_gates(
-    comparison: Comparison, limit: Tolerances | None = None, retention: float = RETENTION.value
-) -> list[Gate]:
+def check_gates(comparison: Comparison, retention: float = RETENTION.value) -> list[Gate]:
     """Every gate that applies: with one plan on both sides, tensors, tokens and answers; with two, retention."""
-    limit = limit or tolerances(comparison.reference.dtype, comparison.candidate.dtype)
+    limit = tolerances(comparison.reference.dtype, comparison.candidate.dtype)
     gates = [_nonfinite(comparison)]
     if comparison.same:
         gates += [*_tensors(comparison, limit), *_tokens(comparison, limit), *_answers(comparison, limit)]
@@ -76,7 +84,7 @@ def _tensors(comparison: Comparison, limit: Tolerances) -> list[Gate]:
                 value = pick(gap)
                 if (value > worst if high else value < worst) or np.isnan(value):
                     worst, where = value, f"case {number}, {tensor}"
-        return Gate("tensors", name, float(worst), bound.value, high, bound.why, where)
+        return (Gate.most if high else Gate.least)("tensors", name, float(worst), bound, where)
 
     guesses = [item.prediction for item in compared if item.prediction]
     rows = sum(guess.rows for guess in guesses)
@@ -86,16 +94,8 @@ def _tensors(comparison: Comparison, limit: Tolerances) -> list[Gate]:
         gate("relative L2", lambda gap: gap.rel_l2, limit.rel_l2, True),
         gate("worst row, relative L2", lambda gap: gap.worst_row, limit.worst_row, True),
         gate("cosine", lambda gap: gap.cosine, limit.cosine, False),
-        Gate("tensors", "KL of predictions", max(kl, default=np.inf), limit.kl.value, True, limit.kl.why),
-        Gate(
-            "tensors",
-            "top-1 agreement",
-            agree,
-            limit.top1.value,
-            False,
-            limit.top1.why,
-            f"{rows} positions, every case",
-        ),
+        Gate.most("tensors", "KL of predictions", max(kl, default=np.inf), limit.kl),
+        Gate.least("tensors", "top-1 agreement", agree, limit.top1, f"{rows} positions, every case"),
     ]
 
 
@@ -105,34 +105,15 @@ def _tokens(comparison: Comparison, limit: Tolerances) -> list[Gate]:
     if units := [case.merged for case in comparison.measured if case.merged is not None]:
         total, alike = (sum(part) for part in zip(*units, strict=True))
         where = f"{total - alike} of {total} units are in a token of other units"
-        gates.append(
-            Gate(
-                "tokens",
-                "units merged alike",
-                alike / max(total, 1),
-                limit.merged.value,
-                False,
-                limit.merged.why,
-                where,
-            )
-        )
+        gates.append(Gate.least("tokens", "units merged alike", alike / max(total, 1), limit.merged, where))
     if overlaps:
         kept = sum(item.kept for item in overlaps)
         shared = sum(item.shared for item in overlaps) / max(kept, 1)
         odd = sum(item.unexplained for item in overlaps)
         tied, after = sum(item.tied for item in overlaps), sum(item.after for item in overlaps)
         detail = f"{kept} kept tokens; {tied} in ties, {after} after an earlier difference, {odd} unexplained"
-        gates.append(Gate("tokens", "kept-set overlap", shared, limit.overlap.value, False, limit.overlap.why, detail))
-        gates.append(
-            Gate(
-                "tokens",
-                "kept tokens that no tie explains",
-                odd / max(kept, 1),
-                limit.unexplained.value,
-                True,
-                limit.unexplained.why,
-            )
-        )
+        gates.append(Gate.least("tokens", "kept-set overlap", shared, limit.overlap, detail))
+        gates.append(Gate.most("tokens", "kept tokens that no tie explains", odd / max(kept, 1), limit.unexplained))
     return gates
 
 
@@ -141,27 +122,9 @@ def _answers(comparison: Comparison, limit: Tolerances) -> list[Gate]:
         return []
     parted = [item.diverged for item in comparison.answered if item.diverged is not None]
     where = f"earliest divergence at token {min(parted)}" if parted else f"{len(comparison.answered)} answers"
+    alike = sum(item.edits == 0 for item in comparison.answered) / len(comparison.answered)
+    edits = f"largest edit distance {max(item.edits for item in comparison.answered)}"
     return [
-        Gate(
-            "tokens",
-            "greedy agreement",
-            1 - len(parted) / len(comparison.answered),
-            limit.greedy.value,
-            False,
-            limit.greedy.why,
-            where,
-        ),
-        Gate(
-            "answers",
-            "same text",
-            _share([item.edits == 0 for item in comparison.answered]),
-            limit.exact.value,
-            False,
-            limit.exact.why,
-            f"largest edit distance {max(item.edits for item in comparison.answered)}",
-        ),
+        Gate.least("tokens", "greedy agreement", 1 - len(parted) / len(comparison.answered), limit.greedy, where),
+        Gate.least("answers", "same text", alike, limit.exact, edits),
     ]
-
-
-def _share(values: Sequence[bool]) -> float:
-    return sum(values) / len(values)

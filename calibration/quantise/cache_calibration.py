@@ -20,7 +20,6 @@ from luvc_export.bundle.graphs import read_graph
 from luvc_export.bundle.hashing import link
 from luvc_export.bundle.manifest import CacheQuantisation, Manifest, PlanEntry
 from luvc_export.bundle.replacing import check_own, take_along
-from luvc_export.bundle.weights_root import anchored
 from luvc_export.calibration.datasets import CalibrationSet
 from luvc_export.calibration.parity.compare import Comparison
 from luvc_export.calibration.quantise import agreement
@@ -244,7 +243,7 @@ def _write(
         write_whole(folder / file, data)
         files[file] = bundles.record(folder / file)
     plans = {name: dataclasses.replace(entry, variant_of=None)} if trial else {**manifest.plans, name: entry}
-    weights = anchored(bundle) if moved else manifest.weights
+    weights = bundle.anchored_weights if moved else manifest.weights
     engines = () if trial else tuple(item for item in manifest.engines if item.plan != name)
     default = name if trial else manifest.default_plan
     added: Manifest = dataclasses.replace(

@@ -14,7 +14,6 @@ from luvc_export.bundle import graph_trust
 from luvc_export.bundle.folder import Bundle
 from luvc_export.bundle.manifest import CalibrationData, Manifest, PlanEntry
 from luvc_export.bundle.replacing import check_own, take_along
-from luvc_export.bundle.weights_root import anchored
 from luvc_export.calibration.datasets import CalibrationSet
 from luvc_export.calibration.parity.compare import Comparison
 from luvc_export.calibration.quantise import agreement, bisect, ranges, widening
@@ -249,7 +248,7 @@ def _write(
         files |= {
             name: bundles.record(folder / name) for name in (entry.vision, entry.decoder, entry.quantised.weights)
         }
-        weights = anchored(bundle) if output else manifest.weights
+        weights = bundle.anchored_weights if output else manifest.weights
         plans = {**others, quantiser.name: entry}
         default = manifest.default_plan if manifest.default_plan in plans else quantiser.name
         changed = dataclasses.replace(

@@ -17,7 +17,6 @@ from luvc_export.bundle.folder import Bundle, record, write_manifest
 from luvc_export.bundle.graphs import CheckedGraph, read_graph
 from luvc_export.bundle.hashing import link
 from luvc_export.bundle.manifest import CalibrationData, PlanEntry, Quantisation
-from luvc_export.bundle.weights_root import anchored
 from luvc_export.calibration.quantise.insert import Inserter
 from luvc_export.calibration.quantise.numerics import blocks
 from luvc_export.calibration.quantise.recipe import Recipe, Scales, decide
@@ -169,7 +168,7 @@ class Quantiser:
                 files[name] = known
         for name in (entry.vision, entry.decoder, self._packer.name):
             files[name] = record(folder / name)
-        weights = anchored(self.bundle)
+        weights = self.bundle.anchored_weights
         changed = dataclasses.replace(
             manifest, plans={self.name: entry}, default_plan=self.name, weights=weights, files=files, engines=()
         )

@@ -20,7 +20,6 @@ from luvc_export.bundle import graph_trust
 from luvc_export.bundle.folder import Bundle, record, write_manifest
 from luvc_export.bundle.graphs import read_graph
 from luvc_export.bundle.hashing import link
-from luvc_export.bundle.weights_root import anchored
 from luvc_export.calibration.datasets import CalibrationSet
 from luvc_export.calibration.quantise.sites import sites
 from luvc_export.calibration.quantise.statistics import Statistics
@@ -108,7 +107,7 @@ def _write_watched(bundle: Bundle, plan: str | None, folder: Path) -> dict[str, 
             files[name] = record(folder / name)
         else:
             link(bundle.folder / name, folder / name)
-    watched = Bundle(folder, dataclasses.replace(bundle.manifest, weights=anchored(bundle), files=files))
+    watched = Bundle(folder, dataclasses.replace(bundle.manifest, weights=bundle.anchored_weights, files=files))
     write_manifest(folder, watched.manifest)
     graph_trust.inherit(bundle, watched)
     return owners

@@ -30,6 +30,7 @@ from luvc_export.calibration.runners.text import Tokens
 from luvc_export.core.plan import Sharing
 from luvc_export.core.token_layout import arrange
 from luvc_export.export.checkpoint import Checkpoint
+from luvc_export.export.families.base import ReferencePrompt
 from luvc_export.runtime.prompt.request import Request
 
 
@@ -129,9 +130,11 @@ class HuggingFace:
     def _inputs(self, request: Request) -> dict[str, Any]:
         """What transformers' model takes; pixels normalised by its processor."""
         family, config = self.checkpoint.family, self.checkpoint.config
-        cut = len(request.images) > len(request.tiles)
-        media = (request.tiles, request.clips) if cut or request.clips else ()  # a family without them need not know
-        inputs = family.reference_inputs(config, self._pixels(request.images), list(request.token_ids), *media)
+        pixels, ids = self._pixels(request.images), list(request.token_ids)
+        cut = len(request.images) > len(request.tiles) or request.clips
+        inputs = family.reference_inputs(
+            config, ReferencePrompt(pixels, ids, request.tiles if cut else (), request.clips)
+        )
         known, dtype = inspect.signature(self.model.forward).parameters, next(self.model.parameters()).dtype
         return {name: _as(value, dtype) for name, value in inputs.items() if name in known}
 

@@ -13,7 +13,6 @@ from luvc_export.bundle.folder import Bundle, record, write_manifest
 from luvc_export.bundle.graphs import read_graph
 from luvc_export.bundle.hashing import link
 from luvc_export.bundle.manifest import PlanEntry
-from luvc_export.bundle.weights_root import anchored
 from luvc_export.core import graph_io
 from luvc_export.core.files.safe_files import temporary_folder, write_new
 from luvc_export.core.plan import Plan
@@ -97,7 +96,7 @@ def probed(bundle: Bundle, entry: PlanEntry) -> Bundle:
             files[name] = record(target)
         else:
             link(bundle.path(name), target)
-    copy = Bundle(folder, dataclasses.replace(bundle.manifest, weights=anchored(bundle), files=files))
+    copy = Bundle(folder, dataclasses.replace(bundle.manifest, weights=bundle.anchored_weights, files=files))
     write_manifest(folder, copy.manifest)  # for a helper that runs it first
     graph_trust.inherit(bundle, copy)
     weakref.finalize(copy, kept.close)

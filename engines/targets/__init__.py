@@ -23,14 +23,8 @@ def _misfit(name: str, target: Any) -> str | None:
 _TARGETS: Registry[Target] = Registry("target", __name__, ENTRY_POINTS, "TARGET", _misfit, dashes=True)
 
 
-def names() -> list[str]:
-    """Names of all targets, in alphabetical order."""
-    return _TARGETS.names()
-
-
-def built_in() -> list[str]:
-    """Names of the targets of this package."""
-    return _TARGETS.built_in()
+#: Names of all targets, and of those of this package.
+names, built_in = _TARGETS.names, _TARGETS.built_in
 
 
 def find(name: str) -> Target:

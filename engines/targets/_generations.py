@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from luvc_export.core.target import PRIMITIVE_OPSET, Library, Precision, Profiles, TargetSpec
+from luvc_export.core.target import (
+    PRIMITIVE_OPSET,
+    Backend,
+    Device,
+    Library,
+    Precision,
+    Profiles,
+    Quantised,
+    Target,
+    TargetSpec,
+)
 
 _FLOATS: tuple[Precision, ...] = ("fp16", "bf16", "fp32")
 
@@ -84,3 +94,51 @@ def native(name: str, profiles: Profiles = "pair") -> TargetSpec:
         profiles=profiles,
         next_token=True,
     )
+
+
+def runs_graphs(backend: Backend, at_least: tuple[int, ...], below: tuple[int, ...]) -> Library:
+    """A library that runs the bundle's own graphs: no engine is built."""
+    return Library(
+        backend, at_least, below, cross_build=True, refit=False, portable=False, timing_cache=False, plugins=False
+    )
+
+
+def datacenter(
+    name: str, capability: str, memory_gib: tuple[int, ...], quantised: tuple[Quantised, ...], page: str
+) -> Target:
+    """A GPU with TensorRT from 10.15; NVIDIA's ``page`` on it says its memory."""
+    sources = DATACENTER_SOURCES | {"device.memory_gib": f"https://www.nvidia.com/en-us/data-center/{page}"}
+    device, title = Device(capability, memory_gib), f"NVIDIA {name.upper()}"
+    return Target(name, title, native(name), TENSORRT_10_15, device, ("inplace", "concat"), quantised, sources)
+
+
+def rtx(
+    name: str, title: str, capability: str, memory_gib: tuple[int, ...], quantised: tuple[Quantised, ...]
+) -> Target:
+    """GPUs with TensorRT-RTX 1.7; engines are built on any x86-64 Linux, without a GPU."""
+    graphs, device = native(name, profiles="wide"), Device(capability, memory_gib)
+    return Target(name, title, graphs, TENSORRT_RTX_1_7, device, ("inplace", "concat"), quantised, RTX_SOURCES)
+
+
+def jetpack_6_2(name: str, board: str, memory_gib: tuple[int, ...]) -> Target:
+    """A board of the Orin family with JetPack 6.2."""
+    device = Device(
+        "8.7", memory_gib, unified=True, machine="aarch64", jetpack="6.2", l4t=((36, 4), (37,)), python="3.10"
+    )
+    title, sources = f"{board}, JetPack 6.2", JETPACK_6_2_SOURCES
+    return Target(name, title, primitive(name), TENSORRT_10_3, device, ("concat",), ("int8",), sources)
+
+
+def jetpack_7_2(
+    name: str,
+    board: str,
+    memory_gib: tuple[int, ...],
+    capability: str = "8.7",
+    quantised: tuple[Quantised, ...] = ("int8", "int4"),
+) -> Target:
+    """A board with JetPack 7.2, of the Orin family unless its capability is another."""
+    device = Device(
+        capability, memory_gib, unified=True, machine="aarch64", jetpack="7.2", l4t=((39, 2), (40,)), python="3.12"
+    )
+    title, sources = f"{board}, JetPack 7.2", JETPACK_7_2_SOURCES
+    return Target(name, title, native(name), TENSORRT_10_16, device, ("inplace", "concat"), quantised, sources)

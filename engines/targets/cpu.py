@@ -1,21 +1,13 @@
 """Any CPU with ONNX Runtime: it runs the bundle's own graphs, no engine is built."""
 
-from luvc_export.core.target import ORT_CPU, Device, Library, Target
+from luvc_export.core.target import ORT_CPU, Device, Target
+from luvc_export.engines.targets._generations import runs_graphs
 
 TARGET = Target(
     "cpu",
     "CPU, ONNX Runtime",
     ORT_CPU,
-    Library(
-        "onnxruntime",
-        (1, 24),
-        (2,),
-        cross_build=True,
-        refit=False,
-        portable=False,
-        timing_cache=False,
-        plugins=False,
-    ),
+    runs_graphs("onnxruntime", (1, 24), (2,)),
     Device(),
     kv_forms=("attention",),
     quantised=("int8", "int4"),

@@ -1,15 +1,5 @@
 """NVIDIA H200 with TensorRT from 10.15."""
 
-from luvc_export.core.target import Device, Target
-from luvc_export.engines.targets._generations import DATACENTER_SOURCES, TENSORRT_10_15, native
+from luvc_export.engines.targets._generations import datacenter
 
-TARGET = Target(
-    "h200",
-    "NVIDIA H200",
-    native("h200"),
-    TENSORRT_10_15,
-    Device("9.0", memory_gib=(141,)),
-    kv_forms=("inplace", "concat"),
-    quantised=("fp8", "int8", "int4"),
-    sources=DATACENTER_SOURCES | {"device.memory_gib": "https://www.nvidia.com/en-us/data-center/h200"},
-)
+TARGET = datacenter("h200", "9.0", memory_gib=(141,), quantised=("fp8", "int8", "int4"), page="h200")

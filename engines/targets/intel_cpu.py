@@ -2,22 +2,14 @@
 
 from dataclasses import replace
 
-from luvc_export.core.target import ORT_CPU, Device, Library, Target
+from luvc_export.core.target import ORT_CPU, Device, Target
+from luvc_export.engines.targets._generations import runs_graphs
 
 TARGET = Target(
     "intel-cpu",
     "Intel or AMD CPU, OpenVINO",
     replace(ORT_CPU, name="intel-cpu"),
-    Library(
-        "openvino",
-        (2026, 4),
-        (2027,),
-        cross_build=True,
-        refit=False,
-        portable=False,
-        timing_cache=False,
-        plugins=False,
-    ),
+    runs_graphs("openvino", (2026, 4), (2027,)),
     Device(openvino="CPU"),
     kv_forms=("attention",),
     quantised=("int8", "int4"),

@@ -1,17 +1,5 @@
 """Jetson Orin Nano with JetPack 6.2."""
 
-from luvc_export.core.target import Device, Target
-from luvc_export.engines.targets._generations import JETPACK_6_2_SOURCES, TENSORRT_10_3, primitive
+from luvc_export.engines.targets._generations import jetpack_6_2
 
-TARGET = Target(
-    "jetson-orin-nano-jp62",
-    "Jetson Orin Nano, JetPack 6.2",
-    primitive("jetson-orin-nano-jp62"),
-    TENSORRT_10_3,
-    Device(
-        "8.7", memory_gib=(4, 8), unified=True, machine="aarch64", jetpack="6.2", l4t=((36, 4), (37,)), python="3.10"
-    ),
-    kv_forms=("concat",),
-    quantised=("int8",),
-    sources=JETPACK_6_2_SOURCES,
-)
+TARGET = jetpack_6_2("jetson-orin-nano-jp62", "Jetson Orin Nano", memory_gib=(4, 8))

@@ -1,17 +1,5 @@
 """Jetson Orin NX with JetPack 7.2."""
 
-from luvc_export.core.target import Device, Target
-from luvc_export.engines.targets._generations import JETPACK_7_2_SOURCES, TENSORRT_10_16, native
+from luvc_export.engines.targets._generations import jetpack_7_2
 
-TARGET = Target(
-    "jetson-orin-nx-jp72",
-    "Jetson Orin NX, JetPack 7.2",
-    native("jetson-orin-nx-jp72"),
-    TENSORRT_10_16,
-    Device(
-        "8.7", memory_gib=(8, 16), unified=True, machine="aarch64", jetpack="7.2", l4t=((39, 2), (40,)), python="3.12"
-    ),
-    kv_forms=("inplace", "concat"),
-    quantised=("int8", "int4"),
-    sources=JETPACK_7_2_SOURCES,
-)
+TARGET = jetpack_7_2("jetson-orin-nx-jp72", "Jetson Orin NX", memory_gib=(8, 16))

@@ -24,14 +24,8 @@ def _misfit(name: str, family: Any) -> str | None:
 _FAMILIES: Registry[Family] = Registry("family", __name__, ENTRY_POINTS, "FAMILY", _misfit, CheckpointError)
 
 
-def names() -> list[str]:
-    """Every ``model_type`` there is a family for, sorted."""
-    return _FAMILIES.names()
-
-
-def built_in() -> list[str]:
-    """The families of this package, sorted."""
-    return _FAMILIES.built_in()
+#: Every ``model_type`` there is a family for, and those of this package.
+names, built_in = _FAMILIES.names, _FAMILIES.built_in
 
 
 def find(model_type: str, where: str) -> Family:

@@ -23,7 +23,6 @@ from luvc_export.export.llm.rope import Rope
 
 #: Text models ``Decoder`` computes: pre-norm, gated MLP, one rotary frequency set, optional per-head norms.
 TEXT_MODELS = ("llama", "mistral", "qwen2", "qwen3")
-POSITION_COPIES = 4
 #: RoPE types that read the length of the context where a config does not say which.
 GROWING_ROPES = ("yarn", "longrope", "dynamic")
 #: RoPE types whose frequencies are the same at every length of the prompt (transformers, ``modeling_rope_utils``).
@@ -46,6 +45,23 @@ class Pixels:
 #: What SigLIP towers are trained with.
 HALF = Pixels(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 IMAGENET = Pixels(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+
+
+@dataclass(frozen=True)
+class ReferencePrompt:
+    """A prompt as the decoder takes it, to be asked of the transformers model.
+
+    Attributes:
+        pixels: Normalised fp32 [n, F, H, W, 3], the output of ``Normalise``.
+        token_ids: One placeholder per image and everything ``cuts`` writes.
+        tiles: Rows and columns of tiles of each picture; none for uncut ones.
+        clips: Which images are moments of videos.
+    """
+
+    pixels: torch.Tensor
+    token_ids: list[int]
+    tiles: Sequence[tuple[int, int]] = ()
+    clips: Sequence[ClipImages] = ()
 
 
 class Family(ABC):
@@ -91,29 +107,18 @@ class Family(ABC):
     def tiny_config(self) -> Any:
         """A config small enough for tests, with every feature of the family."""
 
-    def reference_inputs(
-        self,
-        config: Any,
-        pixels: torch.Tensor,
-        token_ids: list[int],
-        tiles: Sequence[tuple[int, int]] = (),
-        clips: Sequence[ClipImages] = (),
-    ) -> dict[str, Any]:
+    def reference_inputs(self, config: Any, prompt: ReferencePrompt) -> dict[str, Any]:
         """What the transformers model takes for the same prompt (parity feeds it to the original).
 
-        By default, of a tower of one image size: every placeholder as often as there are units, and the pixels.
-
-        Args:
-            config: The model's.
-            pixels: Normalised fp32 [n, F, H, W, 3], the output of ``Normalise``.
-            token_ids: Prompt with one placeholder per image and everything ``cuts`` writes, as the decoder takes it.
-            tiles: Rows and columns of tiles of each picture; none for uncut ones.
-            clips: Which images are moments of videos.
+        By default, every placeholder as often as there are units, and the pixels.
         """
-        size, unit = self.image_size(config), self.unit_pixels(config)
-        assert size is not None, "a family without one size says itself what its model takes"
-        ids = expand_images(token_ids, self.image_token_id(config), (size[0] // unit) * (size[1] // unit))
+        ids, pixels = self.expanded(config, prompt), prompt.pixels
         return {"input_ids": ids, "pixel_values": channels_first(pixels)} if len(pixels) else {"input_ids": ids}
+
+    def expanded(self, config: Any, prompt: ReferencePrompt) -> torch.Tensor:
+        """Prompt int64 [1, S] with every placeholder as often as an image has units."""
+        unit, (height, width) = self.unit_pixels(config), prompt.pixels.shape[2:4]
+        return expand_images(prompt.token_ids, self.image_token_id(config), (height // unit) * (width // unit))
 
     def tile_settings(self, config: Any, image: tuple[int, int]) -> Mapping[str, Any]:
         """Settings of its processor that ``tiling`` and ``cut`` take for granted; export refuses tiles of others.
@@ -127,6 +132,22 @@ class Family(ABC):
     def as_trained(self, model: Any) -> Any:
         """A transformers model of this family, made to compute what its makers trained where transformers differs."""
         return model
+
+    def check_half(self, half: Literal["vision", "text"], config: Any, known: Sequence[str]) -> None:
+        """Refuse a vision tower or a text model that this family does not compute.
+
+        Raises:
+            CheckpointError: Its ``model_type`` is none of ``known``.
+        """
+        kind = (config.get_text_config() if half == "text" else config.vision_config).model_type
+        if kind not in known:
+            what = "decoder for this text model" if half == "text" else "encoder for this vision tower"
+            raise CheckpointError(
+                f"no {what} inside {self.model_type}",
+                where=f"{half}_config.model_type",
+                got=repr(kind),
+                expected=f"one of {', '.join(known)}" if len(known) > 1 else known[0],
+            )
 
     def language_model(self, model: Any) -> nn.Module:
         """The text model inside: ``embed_tokens``, ``layers``, ``norm``, ``rotary_emb``."""
@@ -174,14 +195,8 @@ class Family(ABC):
             CheckpointError: A text model this package does not compute.
         """
         config = model.config
-        if config.get_text_config().model_type not in self.text_models:
-            raise CheckpointError(
-                f"no decoder for this text model inside {self.model_type}",
-                where="text_config.model_type",
-                got=repr(config.get_text_config().model_type),
-                expected=f"one of {', '.join(self.text_models)}",
-            )
-        inner, copies = self.language_model(model), POSITION_COPIES if plan.encoder.positions == "multi" else 1
+        self.check_half("text", config, self.text_models)
+        inner, copies = self.language_model(model), plan.encoder.position_copies
         rotary = rotary_embedding(inner, config.get_text_config())
         rope = Rope(rotary.inv_freq, [0] * len(rotary.inv_freq), rotary.attention_scaling, copies)
         return Decoder(inner, model.lm_head, self.decoder_shape(config).head_dim, rope, plan)
@@ -319,10 +334,25 @@ def rotary_embedding(inner: Any, text: Any, partial: bool = False) -> Any:
     return type(inner.rotary_emb)(text)
 
 
+def rope_of_kinds(rotary: Any, kinds: Sequence[str], plan: Plan) -> Rope:
+    """Caches that hold the frequencies of several kinds of layers side by side, in the order of ``kinds``."""
+    each = [getattr(rotary, f"{kind}_inv_freq") for kind in kinds]
+    factors = (getattr(rotary, f"{kind}_attention_scaling") for kind in kinds)
+    scaling = [factor for factor, part in zip(factors, each, strict=True) for _ in part]
+    return Rope(torch.cat(each), [0] * len(scaling), scaling, plan.encoder.position_copies)
+
+
 def expand_images(token_ids: list[int], image_token_id: int, times: int) -> torch.Tensor:
     """Prompt int64 [1, S] as transformers takes it: every placeholder ``times`` times."""
     ids = [t for token in token_ids for t in ([token] * times if token == image_token_id else [token])]
     return torch.tensor([ids])
+
+
+def rows_of_patches(pixels: torch.Tensor, patch: int) -> torch.Tensor:
+    """[n, F, H, W, 3] -> the patches of one frame row by row [n, patches, patch * patch * 3], colours last."""
+    images, _, height, width, _ = pixels.shape
+    patches = pixels[:, 0].reshape(images, height // patch, patch, width // patch, patch, 3)
+    return patches.transpose(2, 3).flatten(3).flatten(1, 2).contiguous()
 
 
 def channels_first(pixels: torch.Tensor) -> torch.Tensor:

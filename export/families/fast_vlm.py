@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 from transformers import FastVlmConfig, FastVlmForConditionalGeneration
 
 from luvc_export.core.plan import Plan
 from luvc_export.core.shapes import EncoderShape
-from luvc_export.core.tiling import ClipImages
-from luvc_export.errors import CheckpointError
-from luvc_export.export.families.base import Family, Normalise, Pixels, channels_first, expand_images
+from luvc_export.export.families import _tiny
+from luvc_export.export.families.base import Family, Normalise, Pixels
 from luvc_export.export.towers.timm_tower import TimmTower, shape_of
 
 
@@ -30,14 +28,7 @@ class FastVlm(Family):
             CheckpointError: Another kind of tower.
             MachineError: timm is not installed.
         """
-        kind = config.vision_config.model_type
-        if kind != "timm_wrapper":
-            raise CheckpointError(
-                "no encoder for this vision tower inside fast_vlm",
-                where="vision_config.model_type",
-                got=repr(kind),
-                expected="timm_wrapper",
-            )
+        self.check_half("vision", config, ("timm_wrapper",))
         shape_of(config.vision_config)
         return FastVlmForConditionalGeneration(config)
 
@@ -59,20 +50,6 @@ class FastVlm(Family):
         """The tower and the projector."""
         return TimmTower(model.model.vision_tower, model.model.multi_modal_projector, plan, normalise)
 
-    def reference_inputs(
-        self,
-        config: Any,
-        pixels: Tensor,
-        token_ids: list[int],
-        tiles: Sequence[tuple[int, int]] = (),
-        clips: Sequence[ClipImages] = (),
-    ) -> dict[str, Any]:
-        """Every placeholder as often as there are units, and the pixels."""
-        unit = self.unit_pixels(config)
-        units = (pixels.shape[2] // unit) * (pixels.shape[3] // unit)
-        ids = expand_images(token_ids, self.image_token_id(config), units)
-        return {"input_ids": ids, "pixel_values": channels_first(pixels)} if len(pixels) else {"input_ids": ids}
-
     def tiny_config(self) -> FastVlmConfig:
         """FastViT of three stages, the last with attention, Qwen2 of three layers."""
         sizes = {
@@ -92,16 +69,7 @@ class FastVlm(Family):
                 "hidden_size": 64,
                 "model_args": {"inference_mode": True, **sizes},
             },
-            text_config={
-                "model_type": "qwen2",
-                "hidden_size": 64,
-                "intermediate_size": 96,
-                "num_hidden_layers": 3,
-                "num_attention_heads": 4,
-                "num_key_value_heads": 2,
-                "vocab_size": 256,
-                "max_position_embeddings": 2048,
-            },
+            text_config=_tiny.text(model_type="qwen2"),
             image_token_index=250,
         )
 

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from transformers import Gemma3Config, Gemma3ForConditionalGeneration
 
 from luvc_export.core.plan import Plan
 from luvc_export.core.shapes import DecoderShape
-from luvc_export.core.tiling import ClipImages, Tiling
+from luvc_export.core.tiling import Tiling
 from luvc_export.errors import CheckpointError
-from luvc_export.export.families.base import HALF, POSITION_COPIES, Normalise, places, rotary_embedding, window
+from luvc_export.export.families import _tiny
+from luvc_export.export.families.base import (
+    HALF,
+    Normalise,
+    ReferencePrompt,
+    places,
+    rope_of_kinds,
+    rotary_embedding,
+    window,
+)
 from luvc_export.export.layers import norm
 from luvc_export.export.llm.decoder import Decoder
 from luvc_export.export.llm.gemma import FourNormDecoder, gemma_norm
-from luvc_export.export.llm.rope import Rope
 from luvc_export.export.llm.sight import Kind
 from luvc_export.export.towers.learned_position_vit import LearnedPositionViT
 from luvc_export.export.towers.square_family import SquareFamily
@@ -67,6 +73,7 @@ class Gemma3(SquareFamily):
     model_type = "gemma3"
     limits = ("pan and scan", "soft-capped or bidirectional text")
     pixels = replace(HALF, resample="bilinear")
+    encoder = Vision
 
     def build(self, config: Any) -> nn.Module:
         """Gemma3ForConditionalGeneration."""
@@ -75,10 +82,6 @@ class Gemma3(SquareFamily):
     def side(self, config: Any) -> int:
         """Patches along a side of what the projector pools."""
         return int(config.vision_config.image_size // config.vision_config.patch_size // self._tokens(config))
-
-    def vision(self, model: Any, plan: Plan, normalise: Normalise) -> nn.Module:
-        """The tower with the plan's merges."""
-        return Vision(model.model, plan, normalise, self.grid(model.config), self.side(model.config))
 
     def decoder_shape(self, config: Any) -> DecoderShape:
         """Sizes of the LLM; sliding layers keep places where the context is longer than the window."""
@@ -103,11 +106,7 @@ class Gemma3(SquareFamily):
             )
         rotary = rotary_embedding(self.language_model(model), text)
         kinds = [kind if kind in text.layer_types else text.layer_types[0] for kind in LAYER_KINDS]
-        frequencies = torch.cat([getattr(rotary, f"{kind}_inv_freq") for kind in kinds])
-        copies = POSITION_COPIES if plan.encoder.positions == "multi" else 1
-        half = shape.head_dim // 2
-        scaling = [getattr(rotary, f"{kind}_attention_scaling") for kind in kinds for _ in range(half)]
-        rope = Rope(frequencies, [0] * shape.head_dim, scaling, copies)
+        rope = rope_of_kinds(rotary, kinds, plan)
         inner, behind = self.language_model(model), window(text)
         decoder = Gemma3Decoder(
             inner, model.lm_head, shape.head_dim, rope, plan, shared_order=behind is None, states=shape.states
@@ -125,16 +124,9 @@ class Gemma3(SquareFamily):
         """The chat template writes the begin mark alone."""
         return "<start_of_image>"
 
-    def reference_inputs(
-        self,
-        config: Any,
-        pixels: Tensor,
-        token_ids: list[int],
-        tiles: Sequence[tuple[int, int]] = (),
-        clips: Sequence[ClipImages] = (),
-    ) -> dict[str, Any]:
+    def reference_inputs(self, config: Any, prompt: ReferencePrompt) -> dict[str, Any]:
         """Every placeholder as often as there are units, which tokens are images, and the pixels."""
-        inputs = super().reference_inputs(config, pixels, token_ids)
+        inputs = super().reference_inputs(config, prompt)
         return inputs | {"token_type_ids": (inputs["input_ids"] == self.image_token_id(config)).long()}
 
     def _tokens(self, config: Any) -> int:
@@ -143,33 +135,18 @@ class Gemma3(SquareFamily):
     def tiny_config(self) -> Gemma3Config:
         """2x2 patches to a token, three LLM layers of which two slide, a window longer than the test's prompts."""
         return Gemma3Config(
-            vision_config={
-                "model_type": "siglip_vision_model",
-                "hidden_size": 32,
-                "intermediate_size": 48,
-                "num_hidden_layers": 3,
-                "num_attention_heads": 2,
-                "image_size": 64,
-                "patch_size": 8,
-                "vision_use_head": False,
-            },
-            text_config={
-                "hidden_size": 64,
-                "intermediate_size": 96,
-                "num_hidden_layers": 3,
-                "num_attention_heads": 4,
-                "num_key_value_heads": 2,
-                "head_dim": 16,
-                "query_pre_attn_scalar": 24,
-                "vocab_size": 256,
-                "max_position_embeddings": 512,
-                "sliding_window": 512,
-                "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
-                "rope_parameters": {
+            vision_config=_tiny.siglip(image_size=64, patch_size=8),
+            text_config=_tiny.text(
+                head_dim=16,
+                query_pre_attn_scalar=24,
+                max_position_embeddings=512,
+                sliding_window=512,
+                layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+                rope_parameters={
                     "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
                     "full_attention": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0},
                 },
-            },
+            ),
             mm_tokens_per_image=16,
             image_token_index=250,
             boi_token_index=252,

@@ -13,16 +13,18 @@ from transformers import Gemma4Config, Gemma4ForConditionalGeneration
 
 from luvc_export.core.plan import Plan
 from luvc_export.core.shapes import DecoderShape, EncoderShape, LayerShape
-from luvc_export.core.tiling import ClipImages, Tiling, Video
+from luvc_export.core.tiling import Tiling, Video
 from luvc_export.errors import CheckpointError
+from luvc_export.export.families import _tiny
 from luvc_export.export.families.base import (
-    POSITION_COPIES,
     Family,
     Normalise,
     Pixels,
-    expand_images,
+    ReferencePrompt,
     places,
+    rope_of_kinds,
     rotary_embedding,
+    rows_of_patches,
     window,
 )
 from luvc_export.export.layers import capped, norm, split_heads
@@ -185,14 +187,10 @@ class Gemma4(Family):
             reads = max(n for n in range(first) if text.layer_types[n] == kind) if shares else number
             wide = 2 if text.use_double_wide_mlp and shares else 1
             layers.append(LayerShape(own.num_key_value_heads, own.head_dim, wide * text.intermediate_size, reads))
-        return DecoderShape(
-            layers=text.num_hidden_layers,
-            hidden=text.hidden_size,
-            heads=text.num_attention_heads,
+        return replace(
+            super().decoder_shape(config),
             kv_heads=layers[0].kv_heads,
             head_dim=layers[0].head_dim,
-            intermediate=text.intermediate_size,
-            vocab=text.vocab_size,
             context=int(text.max_position_embeddings),
             per_layer=tuple(layers),
             shared=text.num_kv_shared_layers,
@@ -216,14 +214,7 @@ class Gemma4(Family):
         """The language model with the plan's prunes."""
         text, inner = model.config.text_config, self.language_model(model)
         rotary = rotary_embedding(inner, text)
-        kinds = [kind for kind in LAYER_KINDS if kind in text.layer_types]
-        each = [getattr(rotary, f"{kind}_inv_freq") for kind in kinds]
-        scaling = [
-            getattr(rotary, f"{kind}_attention_scaling") for kind, part in zip(kinds, each, strict=True) for _ in part
-        ]
-        frequencies = torch.cat(each)
-        copies = POSITION_COPIES if plan.encoder.positions == "multi" else 1
-        rope = Rope(frequencies, [0] * len(frequencies), scaling, copies)
+        rope = rope_of_kinds(rotary, [kind for kind in LAYER_KINDS if kind in text.layer_types], plan)
         tokens = (model.config.image_token_id, model.config.video_token_id, model.config.audio_token_id)
         placeholders = [token for token in tokens if token is not None]
         return Gemma4Decoder(inner, model.lm_head, rope, plan, self.decoder_shape(model.config), placeholders)
@@ -238,64 +229,43 @@ class Gemma4(Family):
         written = ("{clock} ", config.boi_token_id, self.image_token_id(config), config.eoi_token_id)
         return Video("<|video|>", 1, written, between=" ", tokens=SOFT_TOKENS[0])
 
-    def reference_inputs(
-        self,
-        config: Any,
-        pixels: Tensor,
-        token_ids: list[int],
-        tiles: Sequence[tuple[int, int]] = (),
-        clips: Sequence[ClipImages] = (),
-    ) -> dict[str, Any]:
+    def reference_inputs(self, config: Any, prompt: ReferencePrompt) -> dict[str, Any]:
         """Patches row by row with their places, and which tokens are images."""
-        patch, unit = config.vision_config.patch_size, self.unit_pixels(config)
-        images, height, width = len(pixels), pixels.shape[2], pixels.shape[3]
-        ids = expand_images(token_ids, self.image_token_id(config), (height // unit) * (width // unit))
+        patch, ids = config.vision_config.patch_size, self.expanded(config, prompt)
         inputs = {"input_ids": ids, "mm_token_type_ids": (ids == self.image_token_id(config)).long()}
-        if not images:
+        if not len(prompt.pixels):
             return inputs
-        rows, columns = height // patch, width // patch
-        patches = pixels[:, 0].reshape(images, rows, patch, columns, patch, 3).permute(0, 1, 3, 2, 4, 5)
+        rows, columns = (side // patch for side in prompt.pixels.shape[2:4])
         down, across = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
-        places = torch.stack([across, down], -1).reshape(1, rows * columns, 2).expand(images, -1, -1)
-        return inputs | {
-            "pixel_values": patches.reshape(images, rows * columns, -1).contiguous(),
-            "image_position_ids": places,
-        }
+        places = torch.stack([across, down], -1).flatten(0, 1).expand(len(prompt.pixels), -1, -1)
+        return inputs | {"pixel_values": rows_of_patches(prompt.pixels, patch), "image_position_ids": places}
 
     def tiny_config(self) -> Gemma4Config:
         """3x3 patches to a token, six LLM layers of two shapes of which two share caches, a window that holds all."""
         return Gemma4Config(
-            vision_config={
-                "hidden_size": 32,
-                "intermediate_size": 48,
-                "num_hidden_layers": 3,
-                "num_attention_heads": 2,
-                "num_key_value_heads": 2,
-                "head_dim": 16,
-                "patch_size": 4,
-                "position_embedding_size": 64,
-                "use_clipped_linears": True,
-                "standardize": True,
-            },
-            text_config={
-                "hidden_size": 64,
-                "intermediate_size": 96,
-                "num_hidden_layers": 6,
-                "num_attention_heads": 4,
-                "num_key_value_heads": 1,
-                "head_dim": 16,
-                "global_head_dim": 32,
-                "num_kv_shared_layers": 2,
-                "use_double_wide_mlp": True,
-                "vocab_size": 256,
-                "vocab_size_per_layer_input": 256,
-                "hidden_size_per_layer_input": 8,
-                "max_position_embeddings": 512,
-                "sliding_window": 512,
-                "final_logit_softcapping": 30.0,
-                "use_bidirectional_attention": "vision",
-                "layer_types": ["sliding_attention", "full_attention"] * 3,
-            },
+            vision_config=_tiny.vision(
+                num_key_value_heads=2,
+                head_dim=16,
+                patch_size=4,
+                position_embedding_size=64,
+                use_clipped_linears=True,
+                standardize=True,
+            ),
+            text_config=_tiny.text(
+                num_hidden_layers=6,
+                num_key_value_heads=1,
+                head_dim=16,
+                global_head_dim=32,
+                num_kv_shared_layers=2,
+                use_double_wide_mlp=True,
+                vocab_size_per_layer_input=256,
+                hidden_size_per_layer_input=8,
+                max_position_embeddings=512,
+                sliding_window=512,
+                final_logit_softcapping=30.0,
+                use_bidirectional_attention="vision",
+                layer_types=["sliding_attention", "full_attention"] * 3,
+            ),
             audio_config=None,
             image_token_id=250,
             video_token_id=251,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,8 +10,9 @@ from torch import Tensor, nn
 from transformers import Idefics3Config, Idefics3ForConditionalGeneration
 
 from luvc_export.core.plan import Plan
-from luvc_export.core.tiling import ClipImages, Tiling
-from luvc_export.export.families.base import HALF, Normalise
+from luvc_export.core.tiling import Tiling
+from luvc_export.export.families import _tiny
+from luvc_export.export.families.base import HALF, Normalise, ReferencePrompt
 from luvc_export.export.layers import norm
 from luvc_export.export.towers.learned_position_vit import LearnedPositionViT
 from luvc_export.export.towers.square_family import SquareFamily
@@ -58,6 +58,7 @@ class Idefics3(SquareFamily):
     limits: tuple[str, ...] = ()
     pixels = replace(HALF, resample="lanczos")
     tiling = "longest_edge"
+    encoder = Vision
 
     def build(self, config: Any) -> nn.Module:
         """Idefics3ForConditionalGeneration."""
@@ -72,10 +73,6 @@ class Idefics3(SquareFamily):
         """The pixel shuffle's side."""
         return int(config.scale_factor)
 
-    def vision(self, model: Any, plan: Plan, normalise: Normalise) -> nn.Module:
-        """The tower with the plan's merges."""
-        return Vision(model.model, plan, normalise, self.grid(model.config), self.side(model.config))
-
     def cut(self, config: Any, grid: tuple[int, int]) -> Tiling:
         """Tiles row by row, each behind its label, then the whole picture; an uncut one as a whole alone."""
         image, fake = self.image_token_id(config), "<fake_token_around_image>"
@@ -87,16 +84,9 @@ class Idefics3(SquareFamily):
         written += ["\n"] if written else []
         return Tiling((*written, f"{fake}<global-img>", image, fake), grid, "last" if len(written) > 1 else "none")
 
-    def reference_inputs(
-        self,
-        config: Any,
-        pixels: Tensor,
-        token_ids: list[int],
-        tiles: Sequence[tuple[int, int]] = (),
-        clips: Sequence[ClipImages] = (),
-    ) -> dict[str, Any]:
+    def reference_inputs(self, config: Any, prompt: ReferencePrompt) -> dict[str, Any]:
         """Every placeholder as often as there are units, and the pixels [1, n, 3, H, W]."""
-        inputs = super().reference_inputs(config, pixels, token_ids)
+        inputs = super().reference_inputs(config, prompt)
         return {name: value[None] if name == "pixel_values" else value for name, value in inputs.items()}
 
     def tiny_config(self) -> Any:
@@ -106,25 +96,8 @@ class Idefics3(SquareFamily):
     def tiny_sizes(self) -> dict[str, Any]:
         """Arguments of ``tiny_config``."""
         return {
-            "vision_config": {
-                "hidden_size": 32,
-                "intermediate_size": 48,
-                "num_hidden_layers": 3,
-                "num_attention_heads": 2,
-                "image_size": 64,
-                "patch_size": 8,
-            },
-            "text_config": {
-                "model_type": "llama",
-                "hidden_size": 64,
-                "intermediate_size": 96,
-                "num_hidden_layers": 3,
-                "num_attention_heads": 4,
-                "num_key_value_heads": 2,
-                "vocab_size": 256,
-                "max_position_embeddings": 2048,
-                "pad_token_id": 0,
-            },
+            "vision_config": _tiny.vision(image_size=64, patch_size=8),
+            "text_config": _tiny.text(model_type="llama", pad_token_id=0),
             "image_token_id": 250,
             "scale_factor": 2,
             "tie_word_embeddings": True,

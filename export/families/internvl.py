@@ -9,21 +9,21 @@ from torch import Tensor, nn
 from transformers import InternVLConfig, InternVLForConditionalGeneration
 
 from luvc_export.core.plan import Plan
-from luvc_export.core.shapes import EncoderShape
 from luvc_export.core.tiling import Tiling, Video
 from luvc_export.errors import CheckpointError
-from luvc_export.export.families.base import IMAGENET, Family, Normalise
+from luvc_export.export.families import _tiny
+from luvc_export.export.families.base import IMAGENET, Normalise
 from luvc_export.export.layers import norm
 from luvc_export.export.towers.learned_position_vit import LearnedPositionViT, Parts
+from luvc_export.export.towers.square_family import SquareFamily
 
 
 class Vision(LearnedPositionViT):
     """Tower, pixel shuffle (each unit's patches side by side) and projector."""
 
     def __init__(self, model: Any, plan: Plan, normalise: Normalise, grid: tuple[int, int], side: int) -> None:
-        super().__init__(
-            model.vision_tower, plan, normalise, grid, side, (model.config.vision_config.num_hidden_layers,)
-        )
+        layers = model.config.vision_config.num_hidden_layers
+        super().__init__(model.vision_tower, plan, normalise, grid, side, (layers,))
         self.projector = model.multi_modal_projector
 
     def finish(self, states: list[Tensor]) -> Tensor:
@@ -40,16 +40,8 @@ class Vision(LearnedPositionViT):
         """InternVL's names; norms of queries and keys act on all heads at once."""
         a, scales = layer.attention, (layer.lambda_1, layer.lambda_2)
         norms = (a.q_norm, a.k_norm) if self.config.use_qk_norm else (None, None)
-        block = (
-            layer.layernorm_before,
-            a.q_proj,
-            a.k_proj,
-            a.v_proj,
-            a.projection_layer,
-            layer.layernorm_after,
-            layer.mlp,
-        )
-        return Parts(*block, scales, *norms)
+        products = a.q_proj, a.k_proj, a.v_proj, a.projection_layer
+        return Parts(layer.layernorm_before, *products, layer.layernorm_after, layer.mlp, scales, *norms)
 
     def patch(self) -> Any:
         """Convolution that embeds a patch."""
@@ -66,26 +58,25 @@ class Vision(LearnedPositionViT):
         return token
 
 
-class InternVL(Family):
+class InternVL(SquareFamily):
     """InternVL 2.5, 3 and 3.5 converted to transformers (``OpenGVLab/...-hf``)."""
 
     model_type = "internvl"
     pixels = IMAGENET
     tiling = "closest_ratio"
+    encoder = Vision
 
     def build(self, config: Any) -> nn.Module:
         """InternVLForConditionalGeneration."""
         return InternVLForConditionalGeneration(config)
 
-    def encoder_shape(self, config: Any) -> EncoderShape:
-        """Sizes from ``vision_config``; a unit is what pixel shuffle joins."""
-        vision, blocks = config.vision_config, config.vision_config.num_hidden_layers
-        unit = self._side(config) ** 2
-        return EncoderShape(blocks, vision.hidden_size, vision.intermediate_size, unit, 0, tuple(range(blocks)))
+    def side(self, config: Any) -> int:
+        """The pixel shuffle's side."""
+        return round(1 / config.downsample_ratio)
 
     def unit_pixels(self, config: Any) -> int:
         """Patch size times the pixel shuffle's side."""
-        return int(config.vision_config.patch_size[0] * self._side(config))
+        return int(config.vision_config.patch_size[0] * self.side(config))
 
     def image_size(self, config: Any) -> tuple[int, int] | None:
         """The tile's."""
@@ -107,7 +98,7 @@ class InternVL(Family):
                 got=f"absolute positions {config.vision_config.use_absolute_position_embeddings}, features {features}",
                 expected="absolute positions, features (-1, 'default')",
             )
-        return Vision(model.model, plan, normalise, self._grid(config), self._side(config))
+        return super().vision(model, plan, normalise)
 
     def cut(self, config: Any, grid: tuple[int, int]) -> Tiling:
         """Tiles row by row and the whole picture after them, all between one pair of marks."""
@@ -119,10 +110,8 @@ class InternVL(Family):
         written = ("Frame{number}: <img>", self.image_token_id(config), "</img>")
         return Video("<video>", 1, written, between="\n")
 
-    def _side(self, config: Any) -> int:
-        return round(1 / config.downsample_ratio)
-
-    def _grid(self, config: Any) -> tuple[int, int]:
+    def grid(self, config: Any) -> tuple[int, int]:
+        """Units (rows, columns) of a tile."""
         height, width = config.vision_config.image_size
         unit = self.unit_pixels(config)
         return height // unit, width // unit
@@ -130,27 +119,10 @@ class InternVL(Family):
     def tiny_config(self) -> InternVLConfig:
         """Three blocks with norms of queries and keys, Qwen2 of three layers with biases and grouped keys."""
         return InternVLConfig(
-            vision_config={
-                "hidden_size": 32,
-                "intermediate_size": 48,
-                "num_hidden_layers": 3,
-                "num_attention_heads": 2,
-                "image_size": 64,
-                "patch_size": 8,
-                "use_qk_norm": True,
-                "norm_type": "rms_norm",
-                "attention_bias": True,
-            },
-            text_config={
-                "model_type": "qwen2",
-                "hidden_size": 64,
-                "intermediate_size": 96,
-                "num_hidden_layers": 3,
-                "num_attention_heads": 4,
-                "num_key_value_heads": 2,
-                "vocab_size": 256,
-                "max_position_embeddings": 2048,
-            },
+            vision_config=_tiny.vision(
+                image_size=64, patch_size=8, use_qk_norm=True, norm_type="rms_norm", attention_bias=True
+            ),
+            text_config=_tiny.text(model_type="qwen2"),
             image_token_id=250,
             image_seq_length=16,
         )

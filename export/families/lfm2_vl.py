@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -14,16 +14,15 @@ from transformers.models.siglip2.image_processing_pil_siglip2 import Siglip2Imag
 
 from luvc_export.core.plan import Plan
 from luvc_export.core.shapes import DecoderShape, EncoderShape, LayerShape, State
-from luvc_export.core.tiling import ClipImages, Tiling
-from luvc_export.errors import CheckpointError
+from luvc_export.core.tiling import Tiling
+from luvc_export.export.families import _tiny
 from luvc_export.export.families.base import (
     HALF,
-    POSITION_COPIES,
     Family,
     Normalise,
-    context,
-    expand_images,
+    ReferencePrompt,
     rotary_embedding,
+    rows_of_patches,
 )
 from luvc_export.export.layers import norm
 from luvc_export.export.llm.decoder import Decoder
@@ -114,13 +113,7 @@ class Lfm2Vl(Family):
         Raises:
             CheckpointError: The text model is another one.
         """
-        if config.text_config.model_type not in self.text_models:
-            raise CheckpointError(
-                "no decoder for this text model inside lfm2_vl",
-                where="text_config.model_type",
-                got=repr(config.text_config.model_type),
-                expected=" or ".join(self.text_models),
-            )
+        self.check_half("text", config, self.text_models)
         return Lfm2VlForConditionalGeneration(config)
 
     def encoder_shape(self, config: Any) -> EncoderShape:
@@ -130,27 +123,15 @@ class Lfm2Vl(Family):
 
     def decoder_shape(self, config: Any) -> DecoderShape:
         """Sizes of the LLM, and which layers keep inputs of a convolution in place of keys."""
-        text = config.text_config
-        head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+        text, shape = config.text_config, super().decoder_shape(config)
         wide, layers = _intermediate(text), list[LayerShape]()
         for number, kind in enumerate(text.layer_types):
             keyed = kind == "full_attention"
             mixer = 0 if keyed else text.hidden_size * (4 * text.hidden_size + text.conv_L_cache)
-            layers.append(LayerShape(text.num_key_value_heads if keyed else 0, head, wide, number, mixer))
+            layers.append(LayerShape(text.num_key_value_heads if keyed else 0, shape.head_dim, wide, number, mixer))
         sizes = (text.conv_L_cache - 1, text.hidden_size)
         states = [State(number, STATE, sizes, "float32") for number, layer in enumerate(layers) if not layer.kv_heads]
-        return DecoderShape(
-            layers=text.num_hidden_layers,
-            hidden=text.hidden_size,
-            heads=text.num_attention_heads,
-            kv_heads=text.num_key_value_heads,
-            head_dim=head,
-            intermediate=wide,
-            vocab=text.vocab_size,
-            context=context(text),
-            per_layer=tuple(layers),
-            states=tuple(states),
-        )
+        return replace(shape, intermediate=wide, per_layer=tuple(layers), states=tuple(states))
 
     def unit_pixels(self, config: Any) -> int:
         """Patch size times the side of a unit."""
@@ -164,7 +145,7 @@ class Lfm2Vl(Family):
         """The language model with the plan's prunes."""
         inner, shape = self.language_model(model), self.decoder_shape(model.config)
         rotary = rotary_embedding(inner, model.config.text_config)
-        copies = POSITION_COPIES if plan.encoder.positions == "multi" else 1
+        copies = plan.encoder.position_copies
         rope = Rope(rotary.inv_freq, [0] * len(rotary.inv_freq), rotary.attention_scaling, copies)
         return Lfm2Decoder(inner, model.lm_head, shape.head_dim, rope, plan, states=shape.states, keyless=shape.keyless)
 
@@ -194,54 +175,32 @@ class Lfm2Vl(Family):
         whole: Literal["none", "last"] = "none" if grid == (1, 1) else "last"
         return Tiling(("<|image_start|>", *inside, "<|image_end|>"), grid, whole)
 
-    def reference_inputs(
-        self,
-        config: Any,
-        pixels: Tensor,
-        token_ids: list[int],
-        tiles: Sequence[tuple[int, int]] = (),
-        clips: Sequence[ClipImages] = (),
-    ) -> dict[str, Any]:
+    def reference_inputs(self, config: Any, prompt: ReferencePrompt) -> dict[str, Any]:
         """Patches row by row, rows and columns of each picture, and that none is padding."""
-        patch, unit = config.vision_config.patch_size, self.unit_pixels(config)
-        images, height, width = len(pixels), pixels.shape[2], pixels.shape[3]
-        ids = expand_images(token_ids, self.image_token_id(config), (height // unit) * (width // unit))
-        if not images:
+        ids, patch = self.expanded(config, prompt), config.vision_config.patch_size
+        if not len(prompt.pixels):
             return {"input_ids": ids}
-        rows, columns = height // patch, width // patch
-        patches = pixels[:, 0].reshape(images, rows, patch, columns, patch, 3).permute(0, 1, 3, 2, 4, 5)
+        patches = rows_of_patches(prompt.pixels, patch)
+        grid = [side // patch for side in prompt.pixels.shape[2:4]]
         return {
             "input_ids": ids,
-            "pixel_values": patches.reshape(images, rows * columns, -1).contiguous(),
-            "spatial_shapes": torch.tensor([(rows, columns)] * images),
-            "pixel_attention_mask": torch.ones(images, rows * columns, dtype=torch.int32),
+            "pixel_values": patches,
+            "spatial_shapes": torch.tensor([grid] * len(patches)),
+            "pixel_attention_mask": torch.ones(patches.shape[:2], dtype=torch.int32),
         }
 
     def tiny_config(self) -> Lfm2VlConfig:
         """Three blocks whose positions are of another grid than pictures, two convolutions, two attentions."""
         return Lfm2VlConfig(
-            vision_config={
-                "model_type": "siglip2_vision_model",
-                "hidden_size": 32,
-                "intermediate_size": 48,
-                "num_hidden_layers": 3,
-                "num_attention_heads": 2,
-                "num_patches": 81,
-                "patch_size": 8,
-                "vision_use_head": False,
-            },
-            text_config={
-                "model_type": "lfm2",
-                "hidden_size": 64,
-                "intermediate_size": 96,
-                "num_hidden_layers": 4,
-                "num_attention_heads": 4,
-                "num_key_value_heads": 2,
-                "vocab_size": 256,
-                "max_position_embeddings": 2048,
-                "block_multiple_of": 32,
-                "layer_types": ["conv", "full_attention", "conv", "full_attention"],
-            },
+            vision_config=_tiny.vision(
+                model_type="siglip2_vision_model", num_patches=81, patch_size=8, vision_use_head=False
+            ),
+            text_config=_tiny.text(
+                model_type="lfm2",
+                num_hidden_layers=4,
+                block_multiple_of=32,
+                layer_types=["conv", "full_attention", "conv", "full_attention"],
+            ),
             image_token_id=250,
             projector_hidden_size=80,
         )

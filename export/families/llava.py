@@ -10,6 +10,7 @@ from transformers import LlavaConfig, LlavaForConditionalGeneration
 
 from luvc_export.core.plan import Plan
 from luvc_export.errors import CheckpointError
+from luvc_export.export.families import _tiny
 from luvc_export.export.families.base import Normalise
 from luvc_export.export.layers import norm
 from luvc_export.export.towers.learned_position_vit import LearnedPositionViT
@@ -21,9 +22,9 @@ TOWERS = ("clip_vision_model", "siglip_vision_model")
 class Vision(LearnedPositionViT):
     """Tower and projector. Several feature layers are joined channel by channel, in the order of the config."""
 
-    def __init__(self, model: Any, plan: Plan, normalise: Normalise, grid: tuple[int, int]) -> None:
+    def __init__(self, model: Any, plan: Plan, normalise: Normalise, grid: tuple[int, int], side: int) -> None:
         self.wanted = feature_layers(model.config)
-        super().__init__(model.vision_tower, plan, normalise, grid, 1, tuple(sorted({*self.wanted})))
+        super().__init__(model.vision_tower, plan, normalise, grid, side, tuple(sorted({*self.wanted})))
         self.projector = model.multi_modal_projector
 
     def finish(self, states: list[Tensor]) -> Tensor:
@@ -65,6 +66,7 @@ class Llava(SquareFamily):
 
     model_type = "llava"
     towers = TOWERS
+    encoder = Vision
     limits: tuple[str, ...] = ("towers other than CLIP and SigLIP", "the class token as a visual token")
 
     def build(self, config: Any) -> nn.Module:
@@ -82,13 +84,7 @@ class Llava(SquareFamily):
             CheckpointError: Another kind of tower, or a class token that is kept as a visual token.
         """
         config = model.config
-        if config.vision_config.model_type not in TOWERS:
-            raise CheckpointError(
-                "no encoder for this vision tower inside llava",
-                where="vision_config.model_type",
-                got=repr(config.vision_config.model_type),
-                expected=f"one of {', '.join(TOWERS)}",
-            )
+        self.check_half("vision", config, TOWERS)
         has_class = config.vision_config.model_type == "clip_vision_model"
         if has_class != (config.vision_feature_select_strategy == "default"):
             raise CheckpointError(
@@ -97,30 +93,15 @@ class Llava(SquareFamily):
                 got=f"{config.vision_feature_select_strategy!r} with a {config.vision_config.model_type}",
                 expected="'default' (drops the class token) with CLIP, 'full' with SigLIP",
             )
-        return Vision(model.model, plan, normalise, self.grid(config))
+        return super().vision(model, plan, normalise)
 
     def tiny_config(self) -> LlavaConfig:
         """CLIP tower of four blocks read after the second and the third, Llama of three layers."""
         return LlavaConfig(
-            vision_config={
-                "model_type": "clip_vision_model",
-                "hidden_size": 32,
-                "intermediate_size": 48,
-                "num_hidden_layers": 4,
-                "num_attention_heads": 2,
-                "image_size": 60,
-                "patch_size": 12,
-            },
-            text_config={
-                "model_type": "llama",
-                "hidden_size": 64,
-                "intermediate_size": 96,
-                "num_hidden_layers": 3,
-                "num_attention_heads": 4,
-                "num_key_value_heads": 2,
-                "vocab_size": 256,
-                "max_position_embeddings": 2048,
-            },
+            vision_config=_tiny.vision(
+                model_type="clip_vision_model", num_hidden_layers=4, image_size=60, patch_size=12
+            ),
+            text_config=_tiny.text(model_type="llama"),
             image_token_index=250,
             vision_feature_layer=[-3, -2],
         )

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from transformers import LlavaNextConfig, LlavaNextForConditionalGeneration
 
-from luvc_export.core.tiling import ClipImages, Tiling
-from luvc_export.export.families.base import Pixels
+from luvc_export.core.tiling import Tiling
+from luvc_export.export.families import _tiny
+from luvc_export.export.families.base import Pixels, ReferencePrompt
 from luvc_export.export.families.llava_onevision import LlavaOnevision
 
 
@@ -46,48 +47,24 @@ class LlavaNext(LlavaOnevision):
         """Pictures that are not cut: see ``take_whole_pictures``."""
         return take_whole_pictures(model)
 
-    def reference_inputs(
-        self,
-        config: Any,
-        pixels: Tensor,
-        token_ids: list[int],
-        tiles: Sequence[tuple[int, int]] = (),
-        clips: Sequence[ClipImages] = (),
-    ) -> dict[str, Any]:
+    def reference_inputs(self, config: Any, prompt: ReferencePrompt) -> dict[str, Any]:
         """Every picture's images; what they show has the shape of the grid, so transformers finds no margin."""
-        inputs = super().reference_inputs(config, pixels, token_ids)
+        inputs = super().reference_inputs(config, replace(prompt, tiles=()))
         inputs.pop("batch_num_images", None)
-        if not len(pixels):
+        if not len(prompt.pixels):
             return inputs
-        flat, side = inputs["pixel_values"], torch.tensor(pixels.shape[2:4])
-        counts = [1 + rows * columns for rows, columns in tiles] or [1] * len(flat)
+        flat, side = inputs["pixel_values"], torch.tensor(prompt.pixels.shape[2:4])
+        counts = [1 + rows * columns for rows, columns in prompt.tiles] or [1] * len(flat)
         most = max(counts)
         parts = [torch.cat([part, part.new_zeros(most - len(part), *part.shape[1:])]) for part in flat.split(counts)]
-        sizes = torch.stack([side * torch.tensor(grid) for grid in tiles or [(1, 1)] * len(counts)])
+        sizes = torch.stack([side * torch.tensor(grid) for grid in prompt.tiles or [(1, 1)] * len(counts)])
         return {"input_ids": inputs["input_ids"], "pixel_values": torch.stack(parts), "image_sizes": sizes}
 
     def tiny_config(self) -> LlavaNextConfig:
         """CLIP tower of three blocks read after the second, Llama of three layers."""
         return LlavaNextConfig(
-            vision_config={
-                "model_type": "clip_vision_model",
-                "hidden_size": 32,
-                "intermediate_size": 48,
-                "num_hidden_layers": 3,
-                "num_attention_heads": 2,
-                "image_size": 60,
-                "patch_size": 12,
-            },
-            text_config={
-                "model_type": "llama",
-                "hidden_size": 64,
-                "intermediate_size": 96,
-                "num_hidden_layers": 3,
-                "num_attention_heads": 4,
-                "num_key_value_heads": 2,
-                "vocab_size": 256,
-                "max_position_embeddings": 2048,
-            },
+            vision_config=_tiny.vision(model_type="clip_vision_model", image_size=60, patch_size=12),
+            text_config=_tiny.text(model_type="llama"),
             image_token_index=250,
             image_grid_pinpoints=[[60, 60], [60, 120], [120, 60]],
         )

@@ -13,10 +13,11 @@ from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGener
 
 from luvc_export.core.plan import LlmPlan, Plan
 from luvc_export.core.planning import unshared
-from luvc_export.core.tiling import ClipImages, Tiling, Video
+from luvc_export.core.tiling import Tiling, Video
 from luvc_export.errors import UsageError
 from luvc_export.export.compression import oim
-from luvc_export.export.families.base import HALF, POSITION_COPIES, Normalise, channels_first
+from luvc_export.export.families import _tiny
+from luvc_export.export.families.base import HALF, Normalise, ReferencePrompt, channels_first
 from luvc_export.export.families.llava import Llava
 from luvc_export.export.llm.decoder import Decoder
 from luvc_export.export.llm.rope import merged_positions
@@ -56,7 +57,7 @@ class PooledVision(nn.Module):
         """uint8 [n, 1, H, W, 3] -> embeddings [n, N_0, D], positions [n, N_0, 2 * copies], merged_into [n, N_0]."""
         embeds = self.tower(image)[0]
         pooled = self.pool.to(embeds.dtype) @ embeds
-        copies = POSITION_COPIES if self.plan.encoder.positions == "multi" else 1
+        copies = self.plan.encoder.position_copies
         units = oim.start(pooled.unflatten(1, self.plan.grid), copies)
         return pooled, merged_positions(units, self.plan).flatten(1, 2), units.merged_into
 
@@ -136,63 +137,39 @@ class LlavaOnevision(Llava):
         most = int(config.vision_aspect_ratio.removeprefix("anyres_max_"))
         return [grid for grid in self.pinpoints(config) if grid[0] * grid[1] <= 1.1**2 * most]
 
-    def reference_inputs(
-        self,
-        config: Any,
-        pixels: Tensor,
-        token_ids: list[int],
-        tiles: Sequence[tuple[int, int]] = (),
-        clips: Sequence[ClipImages] = (),
-    ) -> dict[str, Any]:
+    def reference_inputs(self, config: Any, prompt: ReferencePrompt) -> dict[str, Any]:
         """Newlines count as part of the picture in transformers, or of the video."""
         image, newline = self.image_token_id(config), config.text_config.vocab_size
         video = self.video(config)
-        if clips and video is not None and video.pooled is not None:
-            kinds = [config.video_token_id if token in (image, newline) else token for token in token_ids]
-            newlines = iter([token == newline for token in token_ids if token in (image, newline)])
+        if prompt.clips and video is not None and video.pooled is not None:
+            kinds = [config.video_token_id if token in (image, newline) else token for token in prompt.token_ids]
+            newlines = iter([token == newline for token in prompt.token_ids if token in (image, newline)])
             ids = [
                 one
                 for token in kinds
                 for one in ([token] * (1 if token != config.video_token_id or next(newlines) else prod(video.pooled)))
             ]
-            frames = channels_first(pixels).unflatten(0, (len(clips), -1))
+            frames = channels_first(prompt.pixels).unflatten(0, (len(prompt.clips), -1))
             return {"input_ids": torch.tensor([ids]), "pixel_values_videos": frames}
-        inputs = super().reference_inputs(config, pixels, token_ids)
+        inputs = super().reference_inputs(config, prompt)
         inputs["input_ids"] = torch.where(inputs["input_ids"] == newline, image, inputs["input_ids"])
-        if not len(pixels):
+        if not len(prompt.pixels):
             return inputs
-        if len(tiles) == 1 and len(pixels) > 1:  # the whole picture, then its tiles; a grid's shape leaves no margin
-            sizes = torch.tensor([[count * side for count, side in zip(tiles[0], pixels.shape[2:4], strict=True)]])
+        side = torch.tensor(prompt.pixels.shape[2:4])
+        if len(prompt.tiles) == 1 and len(prompt.pixels) > 1:  # the whole, then tiles; a grid's shape leaves no margin
+            sizes = (side * torch.tensor(prompt.tiles[0]))[None]
             inputs["pixel_values"] = inputs["pixel_values"][None]
             return inputs | {"image_sizes": sizes, "batch_num_images": torch.tensor([1])}
         return inputs | {
-            "image_sizes": torch.tensor([pixels.shape[2:4]] * len(pixels)),
-            "batch_num_images": torch.tensor([max(2, len(pixels))]),  # several pictures: none is cut into tiles
+            "image_sizes": side.expand(len(prompt.pixels), -1),
+            "batch_num_images": torch.tensor([max(2, len(prompt.pixels))]),  # several pictures: none is cut into tiles
         }
 
     def tiny_config(self) -> LlavaOnevisionConfig:
         """SigLIP tower whose picture is no multiple of the patch (a margin is cut), Qwen2 of three layers."""
         return LlavaOnevisionConfig(
-            vision_config={
-                "model_type": "siglip_vision_model",
-                "hidden_size": 32,
-                "intermediate_size": 48,
-                "num_hidden_layers": 3,
-                "num_attention_heads": 2,
-                "image_size": 64,
-                "patch_size": 12,
-                "vision_use_head": False,
-            },
-            text_config={
-                "model_type": "qwen2",
-                "hidden_size": 64,
-                "intermediate_size": 96,
-                "num_hidden_layers": 3,
-                "num_attention_heads": 4,
-                "num_key_value_heads": 2,
-                "vocab_size": 256,
-                "max_position_embeddings": 2048,
-            },
+            vision_config=_tiny.siglip(image_size=64, patch_size=12),
+            text_config=_tiny.text(model_type="qwen2"),
             image_token_index=250,
             video_token_index=251,
             image_grid_pinpoints=[[64, 64], [64, 128], [128, 64]],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,9 +10,10 @@ from transformers import Mistral3Config, Mistral3ForConditionalGeneration
 
 from luvc_export.core.plan import Plan
 from luvc_export.core.shapes import EncoderShape
-from luvc_export.core.tiling import ClipImages, Tiling
+from luvc_export.core.tiling import Tiling
 from luvc_export.errors import CheckpointError
-from luvc_export.export.families.base import POSITION_COPIES, TEXT_MODELS, Family, Normalise, channels_first
+from luvc_export.export.families import _tiny
+from luvc_export.export.families.base import TEXT_MODELS, Family, Normalise, ReferencePrompt, channels_first
 from luvc_export.export.layers import norm
 from luvc_export.export.llm.decoder import Decoder
 from luvc_export.export.llm.rope import Rope
@@ -30,7 +30,7 @@ class Vision(RotaryPositionViT):
 
     def __init__(self, model: Any, plan: Plan, normalise: Normalise, shape: EncoderShape) -> None:
         self.side = model.config.spatial_merge_size
-        super().__init__(model.vision_tower, plan, normalise, shape.hidden, 0, shape.full_attention)
+        super().__init__(model.vision_tower, plan, normalise, shape)
         self.blocks = shape.blocks
         self.projector: Any = model.multi_modal_projector
 
@@ -141,14 +141,7 @@ class Mistral3(Family):
         Raises:
             CheckpointError: Another kind of tower.
         """
-        kind = model.config.vision_config.model_type
-        if kind != "pixtral":
-            raise CheckpointError(
-                "no encoder for this vision tower inside mistral3",
-                where="vision_config.model_type",
-                got=repr(kind),
-                expected="pixtral",
-            )
+        self.check_half("vision", model.config, ("pixtral",))
         return Vision(model.model, plan, normalise, self.encoder_shape(model.config))
 
     def decoder(self, model: Any, plan: Plan) -> Decoder:
@@ -160,7 +153,7 @@ class Mistral3(Family):
         plain, text = super().decoder(model, plan), model.config.text_config
         if text.model_type != "ministral3":
             return plain
-        parameters, copies = text.rope_parameters, POSITION_COPIES if plan.encoder.positions == "multi" else 1
+        parameters, copies = text.rope_parameters, plan.encoder.position_copies
         lacking = [name for name in SCALED_BY if not isinstance(parameters.get(name), int | float)]
         if lacking:
             raise CheckpointError(
@@ -178,52 +171,30 @@ class Mistral3(Family):
         plain = super().cut(config, grid)
         return Tiling(plain.written, mosaic=True, row_ends=ROW_ENDS)
 
-    def reference_inputs(
-        self,
-        config: Any,
-        pixels: Tensor,
-        token_ids: list[int],
-        tiles: Sequence[tuple[int, int]] = (),
-        clips: Sequence[ClipImages] = (),
-    ) -> dict[str, Any]:
+    def reference_inputs(self, config: Any, prompt: ReferencePrompt) -> dict[str, Any]:
         """Rows of placeholders, each with its end, and the pixels."""
         unit, image = self.unit_pixels(config), self.image_token_id(config)
-        if not len(pixels):
-            return {"input_ids": torch.tensor([token_ids])}
-        rows, columns = pixels.shape[2] // unit, pixels.shape[3] // unit
+        if not len(prompt.pixels):
+            return {"input_ids": torch.tensor([prompt.token_ids])}
+        rows, columns = prompt.pixels.shape[2] // unit, prompt.pixels.shape[3] // unit
         ids, left = list[int](), 0
-        for token in token_ids:
+        for token in prompt.token_ids:
             left = rows if token == image else left
             ids += [image] * columns if token == image else [token]
             if left and token != image:
                 left -= 1
                 ids += [image] * columns if left else []
-        sizes = torch.tensor([pixels.shape[2:4]] * len(pixels))
-        return {"input_ids": torch.tensor([ids]), "pixel_values": channels_first(pixels), "image_sizes": sizes}
+        sizes = torch.tensor([prompt.pixels.shape[2:4]] * len(prompt.pixels))
+        return {"input_ids": torch.tensor([ids]), "pixel_values": channels_first(prompt.pixels), "image_sizes": sizes}
 
     def tiny_config(self) -> Mistral3Config:
         """Three blocks, Ministral 3 of three layers whose queries are scaled after sixteen places."""
         return Mistral3Config(
-            vision_config={
-                "model_type": "pixtral",
-                "hidden_size": 32,
-                "intermediate_size": 48,
-                "num_hidden_layers": 3,
-                "num_attention_heads": 2,
-                "image_size": 128,
-                "patch_size": 8,
-            },
-            text_config={
-                "model_type": "ministral3",
-                "hidden_size": 64,
-                "intermediate_size": 96,
-                "num_hidden_layers": 3,
-                "num_attention_heads": 4,
-                "num_key_value_heads": 2,
-                "head_dim": 16,
-                "vocab_size": 256,
-                "max_position_embeddings": 2048,
-                "rope_parameters": {
+            vision_config=_tiny.vision(model_type="pixtral", image_size=128, patch_size=8),
+            text_config=_tiny.text(
+                model_type="ministral3",
+                head_dim=16,
+                rope_parameters={
                     "rope_type": "yarn",
                     "rope_theta": 10000.0,
                     "factor": 128.0,
@@ -232,7 +203,7 @@ class Mistral3(Family):
                     "mscale_all_dim": 1.0,
                     "llama_4_scaling_beta": 0.4,
                 },
-            },
+            ),
             image_token_index=250,
             spatial_merge_size=2,
         )

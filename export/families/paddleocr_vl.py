@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,11 +10,11 @@ from transformers import PaddleOCRVLConfig, PaddleOCRVLForConditionalGeneration
 
 from luvc_export.core.plan import Plan
 from luvc_export.core.shapes import EncoderShape
-from luvc_export.core.tiling import ClipImages, Video
-from luvc_export.export.families.base import Normalise, expand_images
+from luvc_export.core.tiling import Video
+from luvc_export.export.families import _tiny
+from luvc_export.export.families.base import Normalise, ReferencePrompt
 from luvc_export.export.layers import norm
 from luvc_export.export.llm.mrope import MropeFamily
-from luvc_export.export.llm.rope import mrope_axes
 from luvc_export.export.towers.interpolated_positions import centre_taps, interpolated
 from luvc_export.export.towers.rotary_position_vit import Parts, RotaryPositionViT, Sizes
 from luvc_export.export.towers.unit_tower import Seen
@@ -25,7 +24,7 @@ class Vision(RotaryPositionViT):
     """Tower, its last norm, the projector's norm of each patch, the patches of a unit to one, two linear layers."""
 
     def __init__(self, model: Any, plan: Plan, normalise: Normalise, shape: EncoderShape) -> None:
-        super().__init__(model.visual.vision_model, plan, normalise, shape.hidden, 0, shape.full_attention)
+        super().__init__(model.visual.vision_model, plan, normalise, shape)
         self.projector: Any = model.projector
 
     def from_patches(self, pixels: Tensor, beside: Tensor | None = None) -> Seen:
@@ -80,10 +79,6 @@ class PaddleOCRVL(MropeFamily):
         """PaddleOCRVLForConditionalGeneration."""
         return PaddleOCRVLForConditionalGeneration(config)
 
-    def axes(self, section: list[int], frequencies: int) -> list[int]:
-        """Sections one after another."""
-        return mrope_axes(section)
-
     def as_trained(self, model: Any) -> Any:
         """With learned positions between centres of patches, as 5.0 and 5.23 have them; versions between them do not.
 
@@ -108,54 +103,28 @@ class PaddleOCRVL(MropeFamily):
         """The tower with the plan's merges."""
         return Vision(model.model, plan, normalise, self.encoder_shape(model.config))
 
-    def reference_inputs(
-        self,
-        config: Any,
-        pixels: Tensor,
-        token_ids: list[int],
-        tiles: Sequence[tuple[int, int]] = (),
-        clips: Sequence[ClipImages] = (),
-    ) -> dict[str, Any]:
+    def reference_inputs(self, config: Any, prompt: ReferencePrompt) -> dict[str, Any]:
         """Patches row by row, their grids, and which tokens are images."""
-        side, patch, image = self.unit_pixels(config), config.vision_config.patch_size, self.image_token_id(config)
-        rows, columns = (size // patch for size in pixels.shape[2:4])
-        ids = expand_images(token_ids, image, (pixels.shape[2] // side) * (pixels.shape[3] // side))
-        if not len(pixels):
+        patch, ids = config.vision_config.patch_size, self.expanded(config, prompt)
+        rows, columns = (size // patch for size in prompt.pixels.shape[2:4])
+        if not len(prompt.pixels):
             return {"input_ids": ids}
-        patches = pixels[:, 0].reshape(-1, rows, patch, columns, patch, 3).permute(0, 1, 3, 5, 2, 4)
+        patches = prompt.pixels[:, 0].reshape(-1, rows, patch, columns, patch, 3).permute(0, 1, 3, 5, 2, 4)
         return {
             "input_ids": ids,
-            "mm_token_type_ids": (ids == image).int(),
+            "mm_token_type_ids": (ids == self.image_token_id(config)).int(),
             "pixel_values": patches.reshape(-1, 3, patch, patch),
-            "image_grid_thw": torch.tensor([(1, rows, columns)] * len(pixels)),
+            "image_grid_thw": torch.tensor([(1, rows, columns)] * len(prompt.pixels)),
         }
 
     def tiny_config(self) -> PaddleOCRVLConfig:
         """Three blocks whose learned positions are of fewer patches than pictures have, three LLM layers."""
         return PaddleOCRVLConfig(
-            vision_config={
-                "hidden_size": 32,
-                "intermediate_size": 48,
-                "num_hidden_layers": 3,
-                "num_attention_heads": 2,
-                "image_size": 40,
-                "patch_size": 8,
-            },
-            text_config={
-                "hidden_size": 64,
-                "intermediate_size": 96,
-                "num_hidden_layers": 3,
-                "num_attention_heads": 4,
-                "num_key_value_heads": 2,
-                "head_dim": 16,
-                "vocab_size": 256,
-                "max_position_embeddings": 2048,
-                "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 2, 2]},
-            },
-            image_token_id=250,
-            video_token_id=251,
-            vision_start_token_id=252,
-            vision_end_token_id=253,
+            vision_config=_tiny.vision(image_size=40, patch_size=8),
+            text_config=_tiny.text(
+                head_dim=16, rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 2, 2]}
+            ),
+            **_tiny.QWEN_TOKENS,
         )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,8 +9,9 @@ from torch import Tensor, nn
 from transformers import PaliGemmaConfig, PaliGemmaForConditionalGeneration
 
 from luvc_export.core.plan import Plan
-from luvc_export.core.tiling import ClipImages, Prefix
-from luvc_export.export.families.base import HALF, POSITION_COPIES, Normalise
+from luvc_export.core.tiling import Prefix
+from luvc_export.export.families import _tiny
+from luvc_export.export.families.base import HALF, Normalise, ReferencePrompt
 from luvc_export.export.layers import norm
 from luvc_export.export.llm.decoder import Decoder
 from luvc_export.export.llm.gemma import FourNormDecoder, GemmaDecoder
@@ -23,8 +23,9 @@ from luvc_export.export.towers.square_family import SquareFamily
 class Vision(LearnedPositionViT):
     """Tower, last norm and projection."""
 
-    def __init__(self, model: Any, plan: Plan, normalise: Normalise, grid: tuple[int, int]) -> None:
-        super().__init__(model.vision_tower, plan, normalise, grid, 1, (model.config.vision_config.num_hidden_layers,))
+    def __init__(self, model: Any, plan: Plan, normalise: Normalise, grid: tuple[int, int], side: int) -> None:
+        layers = model.config.vision_config.num_hidden_layers
+        super().__init__(model.vision_tower, plan, normalise, grid, side, (layers,))
         self.projector = model.multi_modal_projector
 
     def finish(self, states: list[Tensor]) -> Tensor:
@@ -48,14 +49,11 @@ class PaliGemma(SquareFamily):
     text_models = ("gemma", "gemma2")
     limits = ("several turns", "contexts longer than the sliding window")
     pixels = HALF
+    encoder = Vision
 
     def build(self, config: Any) -> nn.Module:
         """PaliGemmaForConditionalGeneration."""
         return PaliGemmaForConditionalGeneration(config)
-
-    def vision(self, model: Any, plan: Plan, normalise: Normalise) -> nn.Module:
-        """The tower with the plan's merges."""
-        return Vision(model.model, plan, normalise, self.grid(model.config))
 
     def decoder(self, model: Any, plan: Plan) -> Decoder:
         """The language model with the plan's prunes.
@@ -64,7 +62,7 @@ class PaliGemma(SquareFamily):
             CheckpointError: A text model this package does not compute, or RoPE that changes with length.
         """
         plain, text = super().decoder(model, plan), model.config.text_config
-        frequencies, copies = plain.rope.inv_freq, POSITION_COPIES if plan.encoder.positions == "multi" else 1
+        frequencies, copies = plain.rope.inv_freq, plan.encoder.position_copies
         rope = RopeFromOne(frequencies, [0] * len(frequencies), float(plain.rope.scaling), copies)
         arguments = self.language_model(model), model.lm_head, plain.head_dim, rope, plan
         if text.model_type == "gemma":
@@ -78,42 +76,16 @@ class PaliGemma(SquareFamily):
         """What the processor writes after the last picture and at the end."""
         return Prefix("<bos>", "\n")
 
-    def reference_inputs(
-        self,
-        config: Any,
-        pixels: Tensor,
-        token_ids: list[int],
-        tiles: Sequence[tuple[int, int]] = (),
-        clips: Sequence[ClipImages] = (),
-    ) -> dict[str, Any]:
+    def reference_inputs(self, config: Any, prompt: ReferencePrompt) -> dict[str, Any]:
         """Every placeholder as often as there are units, the pixels, and that all of it is a prefix."""
-        inputs = super().reference_inputs(config, pixels, token_ids)
+        inputs = super().reference_inputs(config, prompt)
         return inputs | {"token_type_ids": torch.zeros_like(inputs["input_ids"])}
 
     def tiny_config(self) -> PaliGemmaConfig:
         """SigLIP of three blocks, Gemma of three layers."""
         return PaliGemmaConfig(
-            vision_config={
-                "model_type": "siglip_vision_model",
-                "hidden_size": 32,
-                "intermediate_size": 48,
-                "num_hidden_layers": 3,
-                "num_attention_heads": 2,
-                "image_size": 48,
-                "patch_size": 12,
-                "vision_use_head": False,
-            },
-            text_config={
-                "model_type": "gemma",
-                "hidden_size": 64,
-                "intermediate_size": 96,
-                "num_hidden_layers": 3,
-                "num_attention_heads": 4,
-                "num_key_value_heads": 1,
-                "head_dim": 16,
-                "vocab_size": 256,
-                "max_position_embeddings": 2048,
-            },
+            vision_config=_tiny.siglip(image_size=48, patch_size=12),
+            text_config=_tiny.text(model_type="gemma", num_key_value_heads=1, head_dim=16),
             image_token_index=250,
             projection_dim=64,
         )

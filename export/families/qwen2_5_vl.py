@@ -5,27 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-from luvc_export.core.plan import Plan
 from luvc_export.core.shapes import EncoderShape
 from luvc_export.core.tiling import Video
-from luvc_export.export.families.base import Normalise
-from luvc_export.export.layers import norm
+from luvc_export.export.families import _tiny
+from luvc_export.export.families.qwen2_vl import Vision
 from luvc_export.export.llm.mrope import MropeFamily
-from luvc_export.export.llm.rope import mrope_axes
-from luvc_export.export.towers.rotary_position_vit import RotaryPositionViT
-
-
-class Vision(RotaryPositionViT):
-    """Encoder whose patch merger norms each patch, then joins the patches of a unit."""
-
-    def finish(self, x: Tensor) -> Tensor:
-        """[n, U * patches, C] -> [n, U, D]."""
-        merger = self.visual.merger
-        embeds: Tensor = merger.mlp(self.per_unit(norm(merger.ln_q, x)))
-        return embeds
 
 
 class Qwen25VL(MropeFamily):
@@ -33,14 +20,11 @@ class Qwen25VL(MropeFamily):
 
     model_type = "qwen2_5_vl"
     also = ("Cosmos-Reason1",)
+    encoder = Vision
 
     def build(self, config: Any) -> nn.Module:
         """Qwen2_5_VLForConditionalGeneration."""
         return Qwen2_5_VLForConditionalGeneration(config)
-
-    def axes(self, section: list[int], frequencies: int) -> list[int]:
-        """Sections one after another."""
-        return mrope_axes(section)
 
     def encoder_shape(self, config: Any) -> EncoderShape:
         """Sizes from ``vision_config``."""
@@ -60,11 +44,6 @@ class Qwen25VL(MropeFamily):
         plain = super().video(config)
         return plain and replace(plain, step=float(config.vision_config.tokens_per_second), step_of="second")
 
-    def vision(self, model: Any, plan: Plan, normalise: Normalise) -> nn.Module:
-        """The encoder with the plan's merges."""
-        shape = self.encoder_shape(model.config)
-        return Vision(model.model.visual, plan, normalise, shape.hidden, shape.window, shape.full_attention)
-
     def tiny_config(self) -> Qwen2_5_VLConfig:
         """Three encoder blocks, windows before and after the full one; three LLM layers, untied head."""
         return Qwen2_5_VLConfig(
@@ -77,23 +56,12 @@ class Qwen25VL(MropeFamily):
                 "fullatt_block_indexes": [1],
                 "window_size": 112,
             },
-            text_config={
-                "hidden_size": 64,
-                "intermediate_size": 128,
-                "num_hidden_layers": 3,
-                "num_attention_heads": 4,
-                "num_key_value_heads": 2,
-                "vocab_size": 256,
-                "max_position_embeddings": 2048,
-                "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]},
-                "bos_token_id": 1,
-                "eos_token_id": 2,
-                "pad_token_id": 0,
-            },
-            image_token_id=250,
-            video_token_id=251,
-            vision_start_token_id=252,
-            vision_end_token_id=253,
+            text_config=_tiny.text(
+                intermediate_size=128,
+                rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]},
+                **_tiny.ENDS,
+            ),
+            **_tiny.QWEN_TOKENS,
             tie_word_embeddings=False,
         )
 

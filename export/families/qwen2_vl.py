@@ -7,12 +7,10 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
-from luvc_export.core.plan import Plan
 from luvc_export.core.shapes import EncoderShape
-from luvc_export.export.families.base import Normalise
+from luvc_export.export.families import _tiny
 from luvc_export.export.layers import norm
 from luvc_export.export.llm.mrope import MropeFamily
-from luvc_export.export.llm.rope import mrope_axes
 from luvc_export.export.towers.rotary_position_vit import RotaryPositionViT
 
 
@@ -30,14 +28,11 @@ class Qwen2VL(MropeFamily):
     """Qwen2-VL of any size."""
 
     model_type = "qwen2_vl"
+    encoder = Vision
 
     def build(self, config: Any) -> nn.Module:
         """Qwen2VLForConditionalGeneration."""
         return Qwen2VLForConditionalGeneration(config)
-
-    def axes(self, section: list[int], frequencies: int) -> list[int]:
-        """Sections one after another."""
-        return mrope_axes(section)
 
     def encoder_shape(self, config: Any) -> EncoderShape:
         """Sizes from ``vision_config``; its ``hidden_size`` is the LLM's, ``embed_dim`` the encoder's."""
@@ -51,32 +46,15 @@ class Qwen2VL(MropeFamily):
             full_attention=tuple(range(vision.depth)),
         )
 
-    def vision(self, model: Any, plan: Plan, normalise: Normalise) -> nn.Module:
-        """The encoder with the plan's merges."""
-        shape = self.encoder_shape(model.config)
-        return Vision(model.model.visual, plan, normalise, shape.hidden, shape.window, shape.full_attention)
-
     def tiny_config(self) -> Qwen2VLConfig:
         """Two encoder blocks, three LLM layers with grouped keys, tied head."""
         return Qwen2VLConfig(
             vision_config={"depth": 2, "embed_dim": 32, "hidden_size": 64, "mlp_ratio": 2, "num_heads": 2},
-            text_config={
-                "hidden_size": 64,
-                "intermediate_size": 96,
-                "num_hidden_layers": 3,
-                "num_attention_heads": 4,
-                "num_key_value_heads": 2,
-                "vocab_size": 256,
-                "max_position_embeddings": 2048,
-                "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]},
-                "bos_token_id": 1,
-                "eos_token_id": 2,
-                "pad_token_id": 0,
-            },
-            image_token_id=250,
-            video_token_id=251,
-            vision_start_token_id=252,
-            vision_end_token_id=253,
+            text_config=_tiny.text(
+                rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]},
+                **_tiny.ENDS,
+            ),
+            **_tiny.QWEN_TOKENS,
             tie_word_embeddings=True,
         )
 

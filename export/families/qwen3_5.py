@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,8 +13,9 @@ from transformers.activations import ACT2FN
 
 from luvc_export.core.plan import Plan
 from luvc_export.core.shapes import DecoderShape, LayerShape, State
-from luvc_export.export.families.base import POSITION_COPIES, Normalise, context, rotary_embedding
-from luvc_export.export.families.qwen3_vl import Qwen3VL, Vision
+from luvc_export.export.families import _tiny
+from luvc_export.export.families.base import rotary_embedding
+from luvc_export.export.families.qwen3_vl import Qwen3VL
 from luvc_export.export.layers import rms_norm, split_heads
 from luvc_export.export.llm.decoder import Decoder
 from luvc_export.export.llm.rope import Rope
@@ -113,9 +115,9 @@ class Qwen35(Qwen3VL):
         """Qwen3_5ForConditionalGeneration."""
         return Qwen3_5ForConditionalGeneration(config)
 
-    def visual_width(self, config: Any) -> int:
-        """The embedding alone."""
-        return int(config.text_config.hidden_size)
+    def tapped(self, config: Any) -> tuple[int, ...]:
+        """None: the embedding alone."""
+        return ()
 
     def decoder_shape(self, config: Any) -> DecoderShape:
         """Sizes of the LLM, and what layers of the delta rule keep in place of keys."""
@@ -131,29 +133,15 @@ class Qwen35(Qwen3VL):
             if not keyed:
                 states.append(State(number, CONVOLUTION, (taps - 1, wide), "float32"))
                 states.append(State(number, RECURRENT, (heads, key_size, value_size), "float32"))
-        return DecoderShape(
-            layers=text.num_hidden_layers,
-            hidden=text.hidden_size,
-            heads=text.num_attention_heads,
-            kv_heads=text.num_key_value_heads,
-            head_dim=text.head_dim,
-            intermediate=text.intermediate_size,
-            vocab=text.vocab_size,
-            context=min(context(text), delta_rule.MOST_ROWS),
-            per_layer=tuple(layers),
-            states=tuple(states),
-        )
-
-    def vision(self, model: Any, plan: Plan, normalise: Normalise) -> nn.Module:
-        """The encoder with the plan's merges."""
-        shape = self.encoder_shape(model.config)
-        return Vision(model.model.visual, plan, normalise, shape.hidden, shape.window, shape.full_attention)
+        shape = super().decoder_shape(config)
+        context = min(shape.context, delta_rule.MOST_ROWS)
+        return replace(shape, context=context, per_layer=tuple(layers), states=tuple(states))
 
     def decoder(self, model: Any, plan: Plan) -> Decoder:
         """The language model with the plan's prunes."""
         text, inner, shape = model.config.text_config, self.language_model(model), self.decoder_shape(model.config)
         rotary = rotary_embedding(inner, text, partial=True)
-        copies = POSITION_COPIES if plan.encoder.positions == "multi" else 1
+        copies = plan.encoder.position_copies
         axes = self._axes(list(rotary.mrope_section), len(rotary.inv_freq))
         rope = Rope(rotary.inv_freq, axes, rotary.attention_scaling, copies, axes_per_copy=3)
         return Qwen35Decoder(
@@ -172,35 +160,24 @@ class Qwen35(Qwen3VL):
                 "patch_size": 8,
                 "num_position_embeddings": 36,
             },
-            text_config={
-                "hidden_size": 64,
-                "intermediate_size": 96,
-                "num_hidden_layers": 4,
-                "num_attention_heads": 4,
-                "num_key_value_heads": 2,
-                "head_dim": 32,
-                "linear_num_key_heads": 2,
-                "linear_num_value_heads": 4,
-                "linear_key_head_dim": 16,
-                "linear_value_head_dim": 12,
-                "vocab_size": 256,
-                "max_position_embeddings": 2048,
-                "layer_types": ["linear_attention", "full_attention"] * 2,
-                "rope_parameters": {
+            text_config=_tiny.text(
+                num_hidden_layers=4,
+                head_dim=32,
+                linear_num_key_heads=2,
+                linear_num_value_heads=4,
+                linear_key_head_dim=16,
+                linear_value_head_dim=12,
+                layer_types=["linear_attention", "full_attention"] * 2,
+                rope_parameters={
                     "rope_type": "default",
                     "rope_theta": 10000.0,
                     "partial_rotary_factor": 0.5,
                     "mrope_section": [4, 2, 2],
                     "mrope_interleaved": True,
                 },
-                "bos_token_id": 1,
-                "eos_token_id": 2,
-                "pad_token_id": 0,
-            },
-            image_token_id=250,
-            video_token_id=251,
-            vision_start_token_id=252,
-            vision_end_token_id=253,
+                **_tiny.ENDS,
+            ),
+            **_tiny.QWEN_TOKENS,
         )
 
 

@@ -7,10 +7,10 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
-from luvc_export.core.plan import Plan
 from luvc_export.core.shapes import EncoderShape
 from luvc_export.core.tiling import Video
-from luvc_export.export.families.base import HALF, Normalise
+from luvc_export.export.families import _tiny
+from luvc_export.export.families.base import HALF
 from luvc_export.export.layers import norm
 from luvc_export.export.llm.mrope import MropeFamily
 from luvc_export.export.towers.interpolated_positions import corner_taps, interpolated
@@ -48,6 +48,7 @@ class Qwen3VL(MropeFamily):
     model_type = "qwen3_vl"
     also: tuple[str, ...] = ("Cosmos-Reason2",)
     pixels = HALF
+    encoder = Vision
 
     def build(self, config: Any) -> nn.Module:
         """Qwen3VLForConditionalGeneration."""
@@ -69,9 +70,9 @@ class Qwen3VL(MropeFamily):
             full_attention=tuple(range(vision.depth)),
         )
 
-    def visual_width(self, config: Any) -> int:
-        """The embedding and its DeepStack planes side by side."""
-        return int(config.text_config.hidden_size * (1 + len(config.vision_config.deepstack_visual_indexes)))
+    def tapped(self, config: Any) -> tuple[int, ...]:
+        """As the config lists them."""
+        return tuple(config.vision_config.deepstack_visual_indexes)
 
     def video(self, config: Any) -> Video | None:
         """Pairs of frames, each like a picture behind its time in words.
@@ -81,13 +82,6 @@ class Qwen3VL(MropeFamily):
         """
         written = ("<{seconds} seconds><|vision_start|>", self.image_token_id(config), "<|vision_end|>")
         return Video("<|vision_start|><|video_pad|><|vision_end|>", config.vision_config.temporal_patch_size, written)
-
-    def vision(self, model: Any, plan: Plan, normalise: Normalise) -> nn.Module:
-        """The encoder with the plan's merges."""
-        shape, tapped = self.encoder_shape(model.config), model.config.vision_config.deepstack_visual_indexes
-        return Vision(
-            model.model.visual, plan, normalise, shape.hidden, shape.window, shape.full_attention, tuple(tapped)
-        )
 
     def tiny_config(self) -> Qwen3VLConfig:
         """Three blocks, planes after the first two (one before the merges, one at them), three LLM layers."""
@@ -102,29 +96,17 @@ class Qwen3VL(MropeFamily):
                 "num_position_embeddings": 36,
                 "deepstack_visual_indexes": [0, 1],
             },
-            text_config={
-                "hidden_size": 64,
-                "intermediate_size": 96,
-                "num_hidden_layers": 3,
-                "num_attention_heads": 4,
-                "num_key_value_heads": 2,
-                "head_dim": 16,
-                "vocab_size": 256,
-                "max_position_embeddings": 2048,
-                "rope_parameters": {
+            text_config=_tiny.text(
+                head_dim=16,
+                rope_parameters={
                     "rope_type": "default",
                     "rope_theta": 10000.0,
                     "mrope_section": [4, 2, 2],
                     "mrope_interleaved": True,
                 },
-                "bos_token_id": 1,
-                "eos_token_id": 2,
-                "pad_token_id": 0,
-            },
-            image_token_id=250,
-            video_token_id=251,
-            vision_start_token_id=252,
-            vision_end_token_id=253,
+                **_tiny.ENDS,
+            ),
+            **_tiny.QWEN_TOKENS,
         )
 
 

@@ -2,32 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from luvc_export.core.plan import Plan
-from luvc_export.core.tiling import ClipImages, Video
+from luvc_export.core.tiling import Video
 from luvc_export.errors import CheckpointError
-from luvc_export.export.families.base import POSITION_COPIES, Family, expand_images, rotary_embedding
+from luvc_export.export.families.base import Family, Normalise, ReferencePrompt, expand_images, rotary_embedding
 from luvc_export.export.llm.decoder import Decoder
-from luvc_export.export.llm.rope import Rope
+from luvc_export.export.llm.rope import Rope, mrope_axes
+from luvc_export.export.towers.rotary_position_vit import RotaryPositionViT
 
 
 class MropeFamily(Family):
     """A family whose LLM places visual tokens by (t, h, w) and whose encoder takes flat patches."""
 
     position_kind = "mrope"
+    #: The family's encoder.
+    encoder: type[RotaryPositionViT]
 
     def unit_pixels(self, config: Any) -> int:
         """Patch size times the patch merger's side."""
         return int(config.vision_config.patch_size * config.vision_config.spatial_merge_size)
 
     def axes(self, section: list[int], frequencies: int) -> list[int]:
-        """Position axis of every one of so many rotary frequencies, from ``mrope_section``."""
-        raise NotImplementedError
+        """Position axis of every one of so many rotary frequencies: sections one after another, unless overridden.
+
+        Args:
+            section: Frequencies of each axis, ``mrope_section``.
+            frequencies: Half a head.
+        """
+        return mrope_axes(section)
+
+    def tapped(self, config: Any) -> tuple[int, ...]:
+        """Blocks of the encoder that give DeepStack planes."""
+        return ()
+
+    def visual_width(self, config: Any) -> int:
+        """The embedding and its DeepStack planes side by side."""
+        return int(config.text_config.hidden_size * (1 + len(self.tapped(config))))
+
+    def vision(self, model: Any, plan: Plan, normalise: Normalise) -> nn.Module:
+        """The encoder with the plan's merges."""
+        shape, tapped = self.encoder_shape(model.config), self.tapped(model.config)
+        return self.encoder(model.model.visual, plan, normalise, shape, tapped)
 
     def video(self, config: Any) -> Video | None:
         """Pairs of frames, all in one place of the text, a time position apart."""
@@ -38,12 +58,11 @@ class MropeFamily(Family):
         text = model.config.text_config
         inner = self.language_model(model)
         rotary = rotary_embedding(inner, text)
-        copies = POSITION_COPIES if plan.encoder.positions == "multi" else 1
+        copies = plan.encoder.position_copies
         axes = self._axes(text.rope_parameters.get("mrope_section") or rotary.mrope_section, len(rotary.inv_freq))
         rope = Rope(rotary.inv_freq, axes, rotary.attention_scaling, copies, axes_per_copy=3)
-        shape = self.decoder_shape(model.config)
-        added = self.visual_width(model.config) // shape.hidden - 1
-        return Decoder(inner, model.lm_head, shape.head_dim, rope, plan, added)
+        head_dim, planes = self.decoder_shape(model.config).head_dim, len(self.tapped(model.config))
+        return Decoder(inner, model.lm_head, head_dim, rope, plan, planes)
 
     def _axes(self, section: Any, frequencies: int) -> list[int]:
         """Position axis of every frequency.
@@ -69,37 +88,30 @@ class MropeFamily(Family):
         """Text behind a video stands where the models were trained to have it: see ``place_as_trained``."""
         return place_as_trained(model)
 
-    def reference_inputs(
-        self,
-        config: Any,
-        pixels: Tensor,
-        token_ids: list[int],
-        tiles: Sequence[tuple[int, int]] = (),
-        clips: Sequence[ClipImages] = (),
-    ) -> dict[str, Any]:
+    def reference_inputs(self, config: Any, prompt: ReferencePrompt) -> dict[str, Any]:
         """Flat patches, their grids, and which tokens are images and videos."""
         vision, side, image = config.vision_config, self.unit_pixels(config), self.image_token_id(config)
-        rows, columns = pixels.shape[2] // side, pixels.shape[3] // side
-        moving = {index for clip in clips for index in range(clip.first, clip.first + clip.images)}
-        places = [place for place, token in enumerate(token_ids) if token == image]
-        kinds = list(token_ids)
+        rows, columns = prompt.pixels.shape[2] // side, prompt.pixels.shape[3] // side
+        moving = {index for clip in prompt.clips for index in range(clip.first, clip.first + clip.images)}
+        places = [place for place, token in enumerate(prompt.token_ids) if token == image]
+        kinds = list(prompt.token_ids)
         for index in moving:
             kinds[places[index]] = config.video_token_id
         expanded = expand_images(kinds, image, rows * columns)[0].tolist()
         ids = expand_images(expanded, config.video_token_id, rows * columns)
-        if not len(pixels):
+        if not len(prompt.pixels):
             return {"input_ids": ids}
         grid = (rows * vision.spatial_merge_size, columns * vision.spatial_merge_size)
         sizes = vision.patch_size, vision.spatial_merge_size, vision.temporal_patch_size
-        still = [index for index in range(len(pixels)) if index not in moving]
+        still = [index for index in range(len(prompt.pixels)) if index not in moving]
         inputs = {"input_ids": ids, "mm_token_type_ids": (ids == image) + 2 * (ids == config.video_token_id).int()}
         if still:
-            inputs["pixel_values"] = flat_patches(pixels[still], *sizes)
+            inputs["pixel_values"] = flat_patches(prompt.pixels[still], *sizes)
             inputs["image_grid_thw"] = torch.tensor([(1, *grid)] * len(still))
-        if clips:
-            inputs["pixel_values_videos"] = flat_patches(pixels[sorted(moving)], *sizes)
-            inputs["video_grid_thw"] = torch.tensor([(clip.images, *grid) for clip in clips])
-            inputs["second_per_grid_ts"] = [clip.seconds for clip in clips]
+        if prompt.clips:
+            inputs["pixel_values_videos"] = flat_patches(prompt.pixels[sorted(moving)], *sizes)
+            inputs["video_grid_thw"] = torch.tensor([(clip.images, *grid) for clip in prompt.clips])
+            inputs["second_per_grid_ts"] = [clip.seconds for clip in prompt.clips]
         return inputs
 
 

@@ -27,9 +27,8 @@ def _misfit(name: str, module: Any) -> str | None:
 _READERS: Registry[Reader] = Registry("format", __name__, ENTRY_POINTS, "", _misfit, CheckpointError, dashes=True)
 
 
-def names() -> list[str]:
-    """Every ``quant_method`` that is read, sorted."""
-    return _READERS.names()
+#: Every ``quant_method`` that is read.
+names = _READERS.names
 
 
 def settings(raw: Mapping[str, Any], where: str) -> Mapping[str, Any] | None:

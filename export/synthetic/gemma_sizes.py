@@ -2,26 +2,14 @@
 
 from __future__ import annotations
 
-from luvc_export.export.synthetic.preset import Preset
+from luvc_export.export.synthetic.preset import HALF, Preset, sizes
 
 
 def _paligemma() -> Preset:
     """Text-free fields of the config are transformers' own defaults, as in the repository."""
-    text = {
-        "model_type": "gemma",
-        "hidden_size": 2048,
-        "intermediate_size": 16384,
-        "num_hidden_layers": 18,
-        "num_attention_heads": 8,
-        "num_key_value_heads": 1,
-        "vocab_size": 257216,
-    }
-    vision = {
+    text = sizes(2048, 16384, 18, 8, 1, model_type="gemma", vocab_size=257216)
+    vision = sizes(1152, 4304, 27, 16) | {
         "model_type": "siglip_vision_model",
-        "hidden_size": 1152,
-        "intermediate_size": 4304,
-        "num_hidden_layers": 27,
-        "num_attention_heads": 16,
         "image_size": 224,
         "patch_size": 14,
         "projection_dim": 2048,
@@ -43,8 +31,7 @@ def _paligemma() -> Preset:
         "processor_class": "PaliGemmaProcessor",
         "size": {"height": 224, "width": 224},
         "resample": 3,
-        "image_mean": [0.5, 0.5, 0.5],
-        "image_std": [0.5, 0.5, 0.5],
+        **HALF,
     }
     tokens = {0: "<pad>", 1: "<eos>", 2: "<bos>", 257152: "<image>"}
     return Preset("google/paligemma-3b-pt-224", config, tokens, "", "<eos>", processor)
@@ -52,13 +39,8 @@ def _paligemma() -> Preset:
 
 def _gemma_4_e2b() -> Preset:
     """Without the audio tower, which exports leave out."""
-    text = {
+    text = sizes(1536, 6144, 35, 8, 1) | {
         "model_type": "gemma4_text",
-        "hidden_size": 1536,
-        "intermediate_size": 6144,
-        "num_hidden_layers": 35,
-        "num_attention_heads": 8,
-        "num_key_value_heads": 1,
         "head_dim": 256,
         "global_head_dim": 512,
         "num_kv_shared_layers": 20,
@@ -72,13 +54,8 @@ def _gemma_4_e2b() -> Preset:
         "layer_types": [*["sliding_attention"] * 4, "full_attention"] * 7,
         "tie_word_embeddings": True,
     }
-    vision = {
+    vision = sizes(768, 3072, 16, 12, 12) | {
         "model_type": "gemma4_vision",
-        "hidden_size": 768,
-        "intermediate_size": 3072,
-        "num_hidden_layers": 16,
-        "num_attention_heads": 12,
-        "num_key_value_heads": 12,
         "head_dim": 64,
         "patch_size": 16,
         "pooling_kernel_size": 3,

@@ -4,21 +4,14 @@ from __future__ import annotations
 
 from itertools import product
 
-from luvc_export.export.synthetic.preset import Preset
-
-_HALF = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
+from luvc_export.export.synthetic.preset import HALF, Preset, sizes
 
 
 def _lfm2_vl() -> Preset:
     """Ten layers of convolution, six of attention; the MLP's width is made of the one given (``block_ff_dim``)."""
     attention = (2, 5, 8, 10, 12, 14)
-    text = {
+    text = sizes(1024, 6656, 16, 16, 8) | {
         "model_type": "lfm2",
-        "hidden_size": 1024,
-        "intermediate_size": 6656,
-        "num_hidden_layers": 16,
-        "num_attention_heads": 16,
-        "num_key_value_heads": 8,
         "vocab_size": 65536,
         "max_position_embeddings": 128000,
         "norm_eps": 1e-5,
@@ -30,12 +23,8 @@ def _lfm2_vl() -> Preset:
         "block_multiple_of": 256,
         "layer_types": ["full_attention" if layer in attention else "conv" for layer in range(16)],
     }
-    vision = {
+    vision = sizes(768, 3072, 12, 12) | {
         "model_type": "siglip2_vision_model",
-        "hidden_size": 768,
-        "intermediate_size": 3072,
-        "num_hidden_layers": 12,
-        "num_attention_heads": 12,
         "num_patches": 256,
         "patch_size": 16,
         "vision_use_head": False,
@@ -66,7 +55,7 @@ def _lfm2_vl() -> Preset:
         "max_image_tokens": 256,
         "max_pixels_tolerance": 2.0,
         "resample": 2,
-        **_HALF,
+        **HALF,
     }
     tokens = {0: "<|pad|>", 1: "<|startoftext|>", 6: "<|im_start|>", 7: "<|im_end|>", 396: "<image>"}
     tokens |= {
@@ -79,13 +68,8 @@ def _lfm2_vl() -> Preset:
 
 def _qwen3_5() -> Preset:
     """Every fourth layer has attention."""
-    text = {
+    text = sizes(1024, 3584, 24, 8, 2) | {
         "model_type": "qwen3_5_text",
-        "hidden_size": 1024,
-        "intermediate_size": 3584,
-        "num_hidden_layers": 24,
-        "num_attention_heads": 8,
-        "num_key_value_heads": 2,
         "head_dim": 256,
         "linear_conv_kernel_dim": 4,
         "linear_key_head_dim": 128,
@@ -135,7 +119,7 @@ def _qwen3_5() -> Preset:
         "temporal_patch_size": 2,
         "merge_size": 2,
         "size": {"longest_edge": 16777216, "shortest_edge": 65536},
-        **_HALF,
+        **HALF,
     }
     tokens = {248045: "<|im_start|>", 248046: "<|im_end|>", 248053: "<|vision_start|>", 248054: "<|vision_end|>"}
     tokens |= {248056: "<|image_pad|>", 248057: "<|video_pad|>"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from luvc_export.export.synthetic.preset import Preset, sizes
+from luvc_export.export.synthetic.preset import CLIP, Preset, sizes
 
 
 def _llava_next() -> Preset:
@@ -15,12 +15,8 @@ def _llava_next() -> Preset:
         "sliding_window": None,
         "tie_word_embeddings": False,
     }
-    vision = {
+    vision = sizes(1024, 4096, 24, 16) | {
         "model_type": "clip_vision_model",
-        "hidden_size": 1024,
-        "intermediate_size": 4096,
-        "num_hidden_layers": 24,
-        "num_attention_heads": 16,
         "image_size": 336,
         "patch_size": 14,
         "projection_dim": 768,
@@ -44,8 +40,7 @@ def _llava_next() -> Preset:
         "size": {"shortest_edge": 336},
         "crop_size": {"height": 336, "width": 336},
         "image_grid_pinpoints": grids,
-        "image_mean": [0.48145466, 0.4578275, 0.40821073],
-        "image_std": [0.26862954, 0.26130258, 0.27577711],
+        **CLIP,
     }
     tokens = {1: "<s>", 2: "</s>", 32000: "<image>"}
     return Preset("llava-hf/llava-v1.6-mistral-7b-hf", config, tokens, "<image>", "</s>", processor)
@@ -58,13 +53,9 @@ def _fast_vlm() -> Preset:
         "model_type": "fast_vlm",
         "image_token_index": 151646,
         "tie_word_embeddings": True,
-        "text_config": {
+        "text_config": sizes(896, 4864, 24, 14, 2)
+        | {
             "model_type": "qwen2",
-            "hidden_size": 896,
-            "intermediate_size": 4864,
-            "num_hidden_layers": 24,
-            "num_attention_heads": 14,
-            "num_key_value_heads": 2,
             "vocab_size": 152128,
             "max_position_embeddings": 32768,
             "rope_theta": 1000000.0,

@@ -5,6 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+#: What the processors of SigLIP and of CLIP towers normalise by.
+HALF = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
+CLIP = {
+    "image_mean": [0.48145466, 0.4578275, 0.40821073],
+    "image_std": [0.26862954, 0.26130258, 0.27577711],
+}
+
 
 @dataclass(frozen=True)
 class Preset:
@@ -29,12 +36,16 @@ class Preset:
     video: str = ""
 
 
-def sizes(hidden: int, intermediate: int, layers: int, heads: int, kv_heads: int, **more: Any) -> dict[str, Any]:
-    """Sizes of a text model, under the names of its config."""
+def sizes(
+    hidden: int, intermediate: int, layers: int, heads: int, kv_heads: int | None = None, **more: Any
+) -> dict[str, Any]:
+    """Sizes of a text model or, without ``kv_heads``, of a vision tower, under the names of its config."""
+    keys = {} if kv_heads is None else {"num_key_value_heads": kv_heads}
     return {
         "hidden_size": hidden,
         "intermediate_size": intermediate,
         "num_hidden_layers": layers,
         "num_attention_heads": heads,
-        "num_key_value_heads": kv_heads,
-    } | more
+        **keys,
+        **more,
+    }

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 from luvc_export.export.synthetic import gemma_sizes, hybrid_sizes, llava_sizes
-from luvc_export.export.synthetic.preset import Preset, sizes
+from luvc_export.export.synthetic.preset import CLIP, HALF, Preset, sizes
 
 
 def _qwen(source: str, text: dict[str, Any], tied: bool) -> Preset:
@@ -72,8 +72,7 @@ def _qwen(source: str, text: dict[str, Any], tied: bool) -> Preset:
         "merge_size": 2,
         "min_pixels": 3136,
         "max_pixels": 12845056,
-        "image_mean": [0.48145466, 0.4578275, 0.40821073],
-        "image_std": [0.26862954, 0.26130258, 0.27577711],
+        **CLIP,
     }
     around = "<|vision_start|>{}<|vision_end|>".format
     return Preset(source, config, tokens, around("<|image_pad|>"), "<|im_end|>", processor, around("<|video_pad|>"))
@@ -100,13 +99,9 @@ def _internvl(source: str, text: dict[str, Any]) -> Preset:
         "bos_token_id": 151643,
         "eos_token_id": 151645,
     }
-    vision = {
+    vision = sizes(1024, 4096, 24, 16) | {
         "model_type": "internvl_vision",
         "hidden_act": "gelu",
-        "hidden_size": 1024,
-        "intermediate_size": 4096,
-        "num_hidden_layers": 24,
-        "num_attention_heads": 16,
         "attention_bias": True,
         "image_size": [448, 448],
         "patch_size": [14, 14],
@@ -150,13 +145,8 @@ def _smolvlm() -> Preset:
         49190: "<image>",
         49279: "<end_of_utterance>",
     }
-    text = {
+    text = sizes(576, 1536, 30, 9, 3) | {
         "model_type": "llama",
-        "hidden_size": 576,
-        "intermediate_size": 1536,
-        "num_hidden_layers": 30,
-        "num_attention_heads": 9,
-        "num_key_value_heads": 3,
         "head_dim": 64,
         "hidden_act": "silu",
         "max_position_embeddings": 8192,
@@ -168,12 +158,8 @@ def _smolvlm() -> Preset:
         "eos_token_id": 49279,
         "pad_token_id": 2,
     }
-    vision = {
+    vision = sizes(768, 3072, 12, 12) | {
         "model_type": "idefics3_vision",
-        "hidden_size": 768,
-        "intermediate_size": 3072,
-        "num_hidden_layers": 12,
-        "num_attention_heads": 12,
         "image_size": 512,
         "patch_size": 16,
         "layer_norm_eps": 1e-06,
@@ -193,8 +179,7 @@ def _smolvlm() -> Preset:
         "do_image_splitting": False,
         "max_image_size": {"longest_edge": 512},
         "size": {"longest_edge": 512},
-        "image_mean": [0.5, 0.5, 0.5],
-        "image_std": [0.5, 0.5, 0.5],
+        **HALF,
     }
     return Preset("HuggingFaceTB/SmolVLM-256M-Instruct", config, tokens, "<image>", "<end_of_utterance>", processor)
 
@@ -222,13 +207,9 @@ def _ministral() -> Preset:
         "sliding_window": None,
         "tie_word_embeddings": True,
     }
-    vision = {
+    vision = sizes(1024, 4096, 24, 16) | {
         "model_type": "pixtral",
         "hidden_act": "silu",
-        "hidden_size": 1024,
-        "intermediate_size": 4096,
-        "num_hidden_layers": 24,
-        "num_attention_heads": 16,
         "head_dim": 64,
         "image_size": 1540,
         "patch_size": 14,
@@ -251,8 +232,7 @@ def _ministral() -> Preset:
         "processor_class": "PixtralProcessor",
         "patch_size": 14,
         "size": {"longest_edge": 1540},
-        "image_mean": [0.48145466, 0.4578275, 0.40821073],
-        "image_std": [0.26862954, 0.26130258, 0.27577711],
+        **CLIP,
     }
     return Preset("mistralai/Ministral-3-3B-Instruct-2512-BF16", config, tokens, "[IMG]", "</s>", processor)
 
@@ -297,8 +277,7 @@ def _cosmos() -> Preset:
         "temporal_patch_size": 2,
         "merge_size": 2,
         "size": {"longest_edge": 16777216, "shortest_edge": 65536},
-        "image_mean": [0.5, 0.5, 0.5],
-        "image_std": [0.5, 0.5, 0.5],
+        **HALF,
     }
     return Preset("nvidia/Cosmos-Reason2-2B", config, shared.tokens, shared.image, shared.end, processor, shared.video)
 
@@ -321,12 +300,9 @@ def _paddleocr() -> Preset:
             "max_position_embeddings": 131072,
             "rope_parameters": {"rope_type": "default", "rope_theta": 500000.0, "mrope_section": [16, 24, 24]},
         },
-        "vision_config": {
+        "vision_config": sizes(1152, 4304, 27, 16)
+        | {
             "model_type": "paddleocr_vl_vision",
-            "hidden_size": 1152,
-            "intermediate_size": 4304,
-            "num_hidden_layers": 27,
-            "num_attention_heads": 16,
             "image_size": 384,
             "patch_size": 14,
             "spatial_merge_size": 2,
@@ -339,8 +315,7 @@ def _paddleocr() -> Preset:
         "temporal_patch_size": 1,
         "merge_size": 2,
         "size": {"shortest_edge": 147384, "longest_edge": 2822400},
-        "image_mean": [0.5, 0.5, 0.5],
-        "image_std": [0.5, 0.5, 0.5],
+        **HALF,
     }
     tokens = {1: "<s>", 2: "</s>", 100295: "<|IMAGE_PLACEHOLDER|>"}
     tokens |= {101305: "<|IMAGE_START|>", 101306: "<|IMAGE_END|>"}

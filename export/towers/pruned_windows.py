@@ -75,11 +75,8 @@ def quotas(prune: EncoderPrune, stage: EncoderState) -> list[tuple[int, int, int
 
 def leave(prune: EncoderPrune, stage: EncoderState, kept: unit_prune.Kept, patches: int) -> PrunedState:
     """The windows that are left of ``stage``, whose units have ``patches`` tokens each."""
-    count = kept.chosen_at.shape[1]
-    (every,) = stage.whole
-    cos, sin = (_kept(part, kept.chosen_at, patches) for part in (every.cos, every.sin))
-    bias = None if every.bias is None else _kept(every.bias[:, :, None], kept.chosen_at, patches)[:, :, 0]
-    whole = Window(0, count * patches, count * patches, cos, sin, bias)
+    whole = _whole(stage, kept.chosen_at, patches)
+    cos, sin, bias = whole.cos, whole.sin, whole.bias
     if prune.window:
         windows, begin = [], 0
         for parts, _, keep in quotas(prune, stage):
@@ -103,13 +100,16 @@ def of_units(stage: EncoderState, units: Tensor, chosen: Tensor, patches: int) -
         patches: Tokens of a unit.
     """
     kept = unit_prune.Kept(stage.raster[units], chosen, chosen, None)
-    (every,) = stage.whole
-    cos, sin = (_kept(part, kept.chosen_at, patches) for part in (every.cos, every.sin))
-    bias = None if every.bias is None else _kept(every.bias[:, :, None], kept.chosen_at, patches)[:, :, 0]
-    length = units.shape[1] * patches
-    whole = Window(0, length, length, cos, sin, bias)
     place, windows = _gapped(stage, kept.chosen_at, patches)
-    return PrunedState(kept, stage, -1, [whole], windows, place, units)
+    return PrunedState(kept, stage, -1, [_whole(stage, kept.chosen_at, patches)], windows, place, units)
+
+
+def _whole(stage: EncoderState, chosen_at: Tensor, patches: int) -> Window:
+    """One window for the units at ``chosen_at`` [n, K]."""
+    (every,), length = stage.whole, chosen_at.shape[1] * patches
+    cos, sin = (_kept(part, chosen_at, patches) for part in (every.cos, every.sin))
+    bias = None if every.bias is None else _kept(every.bias[:, :, None], chosen_at, patches)[:, :, 0]
+    return Window(0, length, length, cos, sin, bias)
 
 
 def _gapped(stage: EncoderState, chosen_at: Tensor, patches: int) -> tuple[Tensor, list[Window]]:

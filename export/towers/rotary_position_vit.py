@@ -14,6 +14,7 @@ from luvc_export.core.plan import Plan
 from luvc_export.core.plan.encoder_prune import EncoderPrune
 from luvc_export.core.plan.merging import Axis
 from luvc_export.core.plan.time_merge import TimeMerge
+from luvc_export.core.shapes import EncoderShape
 from luvc_export.export.compression import oim, spu, unit_prune
 from luvc_export.export.families.base import Normalise
 from luvc_export.export.layers import attention, norm, rotate, split_heads
@@ -53,31 +54,22 @@ class RotaryPositionViT(UnitTower):
         visual: Vision model.
         plan: Grid and merges.
         normalise: Pixel arithmetic.
-        hidden: Channels C of a patch.
-        window: Units per window side, 0 for none.
-        full: Blocks that see the whole image.
+        shape: Channels of a patch, units per window side, blocks that see the whole image.
         tapped: Blocks whose output is also given out, as planes after the embeddings.
     """
 
     inner: Tensor
 
     def __init__(
-        self,
-        visual: Any,
-        plan: Plan,
-        normalise: Normalise,
-        hidden: int,
-        window: int,
-        full: tuple[int, ...],
-        tapped: tuple[int, ...] = (),
+        self, visual: Any, plan: Plan, normalise: Normalise, shape: EncoderShape, tapped: tuple[int, ...] = ()
     ) -> None:
         super().__init__(plan, len(self.layers(visual)), tapped)
         self.visual: Any = visual
         self.config: Any = visual.config
         self.normalise = normalise
-        self.hidden, self.window, self.full = hidden, window, full
+        self.hidden, self.window, self.full = shape.hidden, shape.window, shape.full_attention
         self.sizes = sizes = self.sizes_of(visual.config)
-        self.head_dim = hidden // sizes.heads
+        self.head_dim = shape.hidden // sizes.heads
         frequencies = self.head_dim // 4
         self.rope = Rope(self.frequencies(frequencies), [0] * frequencies + [1] * frequencies)
         side = sizes.side

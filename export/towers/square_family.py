@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+from torch import nn
+
+from luvc_export.core.plan import Plan
 from luvc_export.core.shapes import EncoderShape
-from luvc_export.export.families.base import Family
+from luvc_export.export.families.base import Family, Normalise
 
 
 class SquareFamily(Family):
     """Full attention in every block; a unit is ``side`` x ``side`` patches."""
+
+    #: Tower and projector, made of the transformers model's inner one, a plan, ``Normalise``, ``grid`` and ``side``.
+    encoder: Callable[[Any, Plan, Normalise, tuple[int, int], int], nn.Module]
 
     def side(self, config: Any) -> int:
         """Patches along a side of what becomes one token."""
@@ -36,3 +43,7 @@ class SquareFamily(Family):
         """Units (rows, columns) of a picture."""
         units = int(config.vision_config.image_size) // self.unit_pixels(config)
         return units, units
+
+    def vision(self, model: Any, plan: Plan, normalise: Normalise) -> nn.Module:
+        """The tower with the plan's merges."""
+        return self.encoder(model.model, plan, normalise, self.grid(model.config), self.side(model.config))

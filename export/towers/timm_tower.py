@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from luvc_export.core.plan import Plan
 from luvc_export.errors import MachineError
 from luvc_export.export.compression import oim
-from luvc_export.export.families.base import POSITION_COPIES, Normalise
+from luvc_export.export.families.base import Normalise
 from luvc_export.export.llm.rope import merged_positions
 from luvc_export.export.towers.unit_tower import Seen
 
@@ -45,7 +45,7 @@ class TimmTower(nn.Module):
         for module in tower.modules():
             if hasattr(module, "fused_attn"):  # as products: TensorRT-RTX has no kernel for its one operator
                 module.fused_attn = False
-        self.copies = POSITION_COPIES if plan.encoder.positions == "multi" else 1
+        self.copies = plan.encoder.position_copies
 
     def forward(self, image: Tensor, beside: Tensor | None = None) -> Seen:
         """uint8 [n, F, H, W, 3] -> embeddings [n, U, D], positions [n, U, 2 * copies], merged_into [n, U].

@@ -17,7 +17,6 @@ from luvc_export.core.plan.merging import Axis
 from luvc_export.core.plan.time_merge import TimeMerge
 from luvc_export.errors import PlanError
 from luvc_export.export.compression import oim, time_merge, unit_prune
-from luvc_export.export.families.base import POSITION_COPIES
 from luvc_export.export.llm.rope import merged_positions
 from luvc_export.export.towers import feature_planes
 
@@ -40,7 +39,7 @@ class UnitTower(nn.Module):
     def __init__(self, plan: Plan, blocks: int, tapped: tuple[int, ...]) -> None:
         super().__init__()
         self.plan, self.blocks, self.tapped = plan, blocks, tapped
-        self.copies = POSITION_COPIES if plan.encoder.positions == "multi" else 1
+        self.copies = plan.encoder.position_copies
 
     def arrange(self, units: oim.Units, axes: tuple[Axis, Axis] | None, x: Tensor | None) -> Any:
         """The stage of ``units`` on their grid, ``x`` its tokens.

@@ -9,13 +9,13 @@ from __future__ import annotations
 import hashlib
 import mmap
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from luvc_export.bundle import hashing
 from luvc_export.bundle.hashing import WatchedFile
 from luvc_export.bundle.hashing import record as record
-from luvc_export.bundle.manifest import EngineEntry, EngineFile, Manifest, PlanEntry, PluginLibrary
+from luvc_export.bundle.manifest import EngineEntry, EngineFile, Manifest, PlanEntry, PluginLibrary, Weights
 from luvc_export.bundle.plans import variants
 from luvc_export.bundle.reference import check_reference
 from luvc_export.bundle.replacing import MANIFEST as MANIFEST
@@ -76,6 +76,12 @@ class Bundle:
     def tiled_plan(self, plan: str | None = None) -> str | None:
         """Name of the plan that shares budgets over tiles of a picture beside ``plan``; None without one."""
         return variants.shared_plan(self.manifest, self.name_of(plan), "tiles")
+
+    @property
+    def anchored_weights(self) -> Weights:
+        """The manifest's record of weights, for a manifest that will lie in another folder."""
+        weights = self.manifest.weights
+        return replace(weights, folder=str((self.folder / weights.folder).resolve())) if weights.folder else weights
 
     def path(self, name: str) -> Path:
         """Path of bundle file ``name``.

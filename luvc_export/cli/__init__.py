@@ -4,25 +4,13 @@ from __future__ import annotations
 
 import io
 import sys
+from importlib import import_module
 from typing import Annotated
 
 import typer
 
 from luvc_export import signals
 from luvc_export.cli import failures
-from luvc_export.cli.commands import ablate as ablate_verb
-from luvc_export.cli.commands import batch as batch_verb
-from luvc_export.cli.commands import bench as bench_verb
-from luvc_export.cli.commands import build as build_verb
-from luvc_export.cli.commands import calibrate as calibrate_verb
-from luvc_export.cli.commands import demo as demo_verb
-from luvc_export.cli.commands import doctor, export, inspect, make_random, plan, run
-from luvc_export.cli.commands import pack as pack_verb
-from luvc_export.cli.commands import parity as parity_verb
-from luvc_export.cli.commands import serve as serve_verb
-from luvc_export.cli.commands import targets as targets_verb
-from luvc_export.cli.commands import trial as trial_verb
-from luvc_export.cli.commands import triton as triton_verb
 from luvc_export.version import VERSION
 
 #: Exit code of a process that SIGPIPE ended, as shells have it.
@@ -38,24 +26,14 @@ app = typer.Typer(
     epilog="Exit codes: 0 ok, 1 a check failed, 2 usage or bad input, 3 this machine cannot, 70 a bug of this program. "
     "With --json, an error is one line of JSON on stderr.",
 )
-app.command("demo")(demo_verb.demo)
-app.command("plan")(plan.plan)
-app.command("export")(export.export)
-app.command("build")(build_verb.build)
-app.command("pack")(pack_verb.pack)
-app.command("targets")(targets_verb.targets)
-app.command("run")(run.run)
-app.command("serve")(serve_verb.serve)
-app.command("batch")(batch_verb.batch)
-app.command("inspect")(inspect.inspect)
-app.command("doctor")(doctor.doctor)
-app.command("parity")(parity_verb.parity)
-app.command("ablate")(ablate_verb.ablate)
-app.command("calibrate")(calibrate_verb.calibrate)
-app.command("bench")(bench_verb.bench)
-app.command("triton")(triton_verb.triton)
-app.command("trial")(trial_verb.trial)
-app.command("make-random")(make_random.make_random)
+#: In the order of the help; each is a module of ``commands`` and the function of its name.
+VERBS = (
+    *("demo", "plan", "export", "build", "pack", "targets", "run", "serve", "batch", "inspect", "doctor", "parity"),
+    *("ablate", "calibrate", "bench", "triton", "trial", "make-random"),
+)
+for _verb in VERBS:
+    _name = _verb.replace("-", "_")
+    app.command(_verb)(getattr(import_module(f"luvc_export.cli.commands.{_name}"), _name))
 
 
 def _say_version(wanted: bool) -> None:

@@ -18,6 +18,7 @@ from typer.models import ArgumentInfo
 from typer.utils import get_params_from_function
 
 from luvc_export.cli import app as luvc_export
+from luvc_export.core.files import pages
 
 #: What a value is called; flags take none.
 _WORDS = {str: "text", int: "integer", float: "number", Path: "path", bool: ""}
@@ -26,8 +27,7 @@ _WORDS = {str: "text", int: "integer", float: "number", Path: "path", bool: ""}
 def table(command: Callable[..., Any]) -> str:
     """Arguments, then options, in their order."""
     rows = [_row(each) for kind in (True, False) for each in parameters(command, kind)]
-    lines = ["| option | value | default | meaning |", "|---|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows)]
-    return "\n".join(lines) + "\n"
+    return pages.table(("option", "value", "default", "meaning"), rows)
 
 
 def cell(text: str) -> str:
@@ -118,7 +118,10 @@ def page(app: typer.Typer = luvc_export) -> str:
         ValueError: A type has no word, or a default holds a path of this machine.
     """
     commands = [(f"{app.info.name} {each.name}", each.callback) for each in app.registered_commands if each.callback]
-    purposes = [_purpose(name, command) for name, command in commands]
+    purposes = [
+        f"| [{name.split()[-1]}](#{name.replace(' ', '-')}) | {cell(help_of(command)[0][0])} |\n"
+        for name, command in commands
+    ]
     callback = app.registered_callback and app.registered_callback.callback
     head = HEAD.format(
         help=app.info.help,
@@ -144,10 +147,6 @@ def help_of(command: Callable[..., Any]) -> tuple[list[str], list[str]]:
     shown = [re.fullmatch(r"\[dim\](.*)\[/dim\]", each, re.DOTALL) for each in paragraphs]
     prose = [without_escapes(each) for each, dim in zip(paragraphs, shown, strict=True) if not dim]
     return prose, [line for dim in shown if dim for line in dim[1].split("\n")]
-
-
-def _purpose(name: str, command: Callable[..., Any]) -> str:
-    return f"| [{name.split()[-1]}](#{name.replace(' ', '-')}) | {cell(help_of(command)[0][0])} |\n"
 
 
 if __name__ == "__main__":

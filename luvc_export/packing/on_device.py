@@ -17,7 +17,7 @@ from luvc_export.engines import builder, library, targets
 from luvc_export.engines.install import PreparedBuild, install
 from luvc_export.errors import InternalError, LuvcError, MachineError
 from luvc_export.packing import cases, device_check, device_facts, record, validation_record
-from luvc_export.packing.answer import Answer, answer
+from luvc_export.packing.answer import answer
 from luvc_export.packing.comparison import Verdict, compare_answers
 from luvc_export.packing.inplace import InplaceOrt
 from luvc_export.packing.record import Pack
@@ -180,14 +180,11 @@ def _answer_cases(folder: Path, session: Session, pack: Pack) -> tuple[dict[str,
         verdict = compare_answers(reference, answered, limits)
         times += answered.milliseconds if verdicts else ()
         verdicts[stored.name] = verdict
-        _say("case", f"{'PASSED' if verdict.passed else 'FAILED'} {stored.name}: {_figures(verdict, answered)}")
+        figures = (
+            f"logits {verdict.rel_l2:.1e}, KL {verdict.kl:.1e}, kept {verdict.overlap:.3f}, words {verdict.tokens:.3f}"
+        )
+        passed = "PASSED" if verdict.passed else "FAILED"
+        _say("case", f"{passed} {stored.name}: {figures}, says {answered.text[:40]!r}")
         for reason in verdict.reasons:
             _say("", reason)
     return verdicts, times
-
-
-def _figures(verdict: Verdict, device_answer: Answer) -> str:
-    return (
-        f"logits {verdict.rel_l2:.1e}, KL {verdict.kl:.1e}, kept {verdict.overlap:.3f}, words {verdict.tokens:.3f}, "
-        f"says {device_answer.text[:40]!r}"
-    )

@@ -82,26 +82,10 @@ def write_pack(
 ) -> Packed:
     """Write a pack of one plan to ``output``, whole or not at all.
 
-    The reference outputs are those of the bundle's own graphs in ONNX Runtime on this machine's CPU.
-
-    Args:
-        bundle: A checked bundle.
-        target: Name of a target that engines cannot be built for here.
-        output: Folder.
-        chosen: What to ask, given the session that answers and the capacity of the engines.
-        plan: Name of the plan; None for the default.
-        precision: Arithmetic of the engines; None for the bundle's own if that is 16-bit, else the target's first.
-        kv: Form of the cache; None for the target's own.
-        text_capacity: Text tokens of a conversation; None for the bundle's.
-        images: Images of a conversation.
-        batch: Conversations side by side at most.
-        adapters: See ``prepare_build``.
-        options: How TensorRT builds.
-        wheels_folder: Wheels to put in.
-        device_memory_gib: Memory of the device; None for the target's largest variant.
-        overwrite: Replace an existing pack or bundle.
-        strict: Refuse codes of a quantised checkpoint that the engines would hold widened or rounded again.
-        progress: Told (stage, fraction of it done).
+    The reference outputs are those of the bundle's own graphs in ONNX Runtime on this machine's CPU. ``target`` is one
+    that engines cannot be built for here, ``chosen`` says what to ask, given the session that answers and the capacity
+    of the engines, ``wheels_folder`` has wheels to put in, and ``overwrite`` replaces an existing pack or bundle. The
+    other arguments are those of ``build_engine``.
 
     Raises:
         UsageError: An unknown target or plan, a target without a system of its own, a case that does not fit, plugins

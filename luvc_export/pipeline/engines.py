@@ -50,23 +50,7 @@ def prepare_build(
 ) -> PreparedBuild:
     """Bring a plan's graphs into a target's dialect and predict what its engines will need; nothing is built.
 
-    The bundle's own graphs, made for ONNX Runtime, go through surgery once more; no weight is read for that, and no
-    torch is needed.
-
-    Args:
-        bundle: Folder, or a checked bundle.
-        target: Name of a target (``luvc-export targets``).
-        plan: One of the bundle's plans; None for its default.
-        precision: Arithmetic; None for the bundle's own if that is 16-bit, else the target's first.
-        kv: Form of the cache; None for the target's own.
-        text_capacity: Text tokens of a conversation; None for the bundle's.
-        images: Images of a conversation.
-        batch: Conversations side by side at most; rows join and leave.
-        logits: Positions of one call whose logits are wanted; 1 to generate.
-        adapters: Different adapters of one call, where the bundle has slots; None for as many as ``batch``, 4 at most.
-        options: How TensorRT builds.
-        device_memory_gib: Memory of the device; None for the target's largest variant.
-        progress: Told (stage, fraction of it done).
+    Arguments are those of ``build_engine``; ``bundle`` is a checked one.
 
     Raises:
         UsageError: An unknown target or plan, or an option that does not fit.

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from luvc_export.core.files import pages
 from luvc_export.core.files.json_file import parse_json, read_json
 from luvc_export.core.files.safe_files import write_whole
 from luvc_export.errors import CheckFailed, LuvcError, UsageError
@@ -23,7 +24,6 @@ from luvc_export.trial.steps import STEPS
 
 MEASUREMENTS = Path(__file__).resolve().parents[2] / "docs" / "measurements"
 _MOST_BYTES = 4 << 20
-_BEGIN, _END = "<!-- trials -->", "<!-- end of trials -->"
 _TOP = {"schema", "version", "target", "steps", "verdicts", "sha256"}
 _STEP = {"state", "seconds", "why", "result"}
 _NAMES = {"machine", "power-after", *(step.name for step in STEPS)}
@@ -162,16 +162,14 @@ def load(folder: Path = MEASUREMENTS) -> list[dict[str, Any]]:
 
 def page(text: str, records: list[dict[str, Any]]) -> str:
     """``text`` with the table of ``records`` between its marks."""
-    before, _, rest = text.partition(_BEGIN)
-    _, _, after = rest.partition(_END)
-    return f"{before}{_BEGIN}\n{table(records)}{_END}{after}"
+    return pages.within(text, "trials", table(records))
 
 
 def table(records: list[dict[str, Any]]) -> str:
     """A line for each report, by device."""
     if not records:
         return "No report has been added yet.\n"
-    rows = ["| device | model | first token, compressed and not | holds | fails | version | report |", "|" + "---|" * 7]
+    rows = []
     for each in records:
         ordered = sorted(each["ttft_ms"].items(), key=lambda one: one[0] == "none")
         times = ", ".join(f"{value:.1f} ms" for _, value in ordered)
@@ -179,8 +177,9 @@ def table(records: list[dict[str, Any]]) -> str:
             [name for name, verdict in each["verdicts"].items() if verdict == kind] for kind in ("holds", "fails")
         ]
         cells = (each["device"], each["model_type"], times, str(len(counts[0])), ", ".join(counts[1]), each["version"])
-        rows.append("| " + " | ".join(_cell(cell) for cell in (*cells, each["sha256"][:12])) + " |")
-    return "\n".join(rows) + "\n"
+        rows.append([_cell(cell) for cell in (*cells, each["sha256"][:12])])
+    head = ("device", "model", "first token, compressed and not", "holds", "fails", "version", "report")
+    return pages.table(head, rows)
 
 
 def _cell(text: Any) -> str:

@@ -27,18 +27,18 @@ class Claim:
     Args:
         name: Short.
         says: The promise.
-        page: Where it is made: a file of the project.
-        quote: Words of that page.
+        quote: Words of the page where it is made.
+        judge: Reads a result: whether it holds, and the figure.
         step: Whose result shows it.
-        judge: Reads it: whether it holds, and the figure.
+        page: A file of the project.
     """
 
     name: str
     says: str
-    page: str
     quote: str
-    step: str
     judge: Callable[[Steps], tuple[bool, str]]
+    step: str = "bench"
+    page: str = "README.md"
 
 
 @dataclass(frozen=True)
@@ -164,92 +164,64 @@ def _checks(steps: Steps) -> tuple[bool, str]:
     return code == 0, f"exit code {code}"
 
 
-_README, _ENGINES, _TRT, _SURGERY = "README.md", "docs/engines.md", "docs/trt-runtime.md", "plugins/README.md"
 CLAIMS: tuple[Claim, ...] = (
-    Claim("reference", "an export copies no weights", _README, "copies no weights at all", "export", _referenced),
+    Claim("reference", "an export copies no weights", "copies no weights at all", _referenced, "export"),
     Claim(
         "parity-none",
         "graphs without compression agree with transformers",
-        _README,
         "is it still right? where not?",
-        "parity-none",
         _parity("parity-none"),
+        "parity-none",
     ),
     Claim(
         f"parity-{DEFAULT_PLAN}",
         "graphs with compression agree with torch with compression",
-        _README,
         "with visual-token compression inside the graphs",
-        f"parity-{DEFAULT_PLAN}",
         _parity(f"parity-{DEFAULT_PLAN}"),
+        f"parity-{DEFAULT_PLAN}",
     ),
-    Claim(
-        "fixed", "every layer holds the tokens of its budget", _README, "Budgets are fixed per layer", "bench", _planned
-    ),
-    Claim(
-        "none-left",
-        "no visual token is left at the last layer",
-        _README,
-        "none is left at the last layer",
-        "bench",
-        _none_left,
-    ),
-    Claim(
-        "sooner",
-        "compression makes the first token come sooner",
-        _README,
-        "every LLM layer pays for all of them",
-        "bench",
-        _sooner,
-    ),
-    Claim(
-        "smaller",
-        "compression makes the KV cache smaller",
-        _README,
-        "a limit of cache in place of a plan's name",
-        "bench",
-        _smaller,
-    ),
-    Claim(
-        "cheap",
-        "merges and prunes are a part of the time",
-        _README,
-        "is it faster, and near the limit?",
-        "bench",
-        _cheap,
-    ),
-    Claim("built", "engines are built", _README, "engines; RTX ones without a GPU", f"build-{DEFAULT_PLAN}", _built),
+    Claim("fixed", "every layer holds the tokens of its budget", "Budgets are fixed per layer", _planned),
+    Claim("none-left", "no visual token is left at the last layer", "none is left at the last layer", _none_left),
+    Claim("sooner", "compression makes the first token come sooner", "every LLM layer pays for all of them", _sooner),
+    Claim("smaller", "compression makes the KV cache smaller", "a limit of cache in place of a plan's name", _smaller),
+    Claim("cheap", "merges and prunes are a part of the time", "is it faster, and near the limit?", _cheap),
+    Claim("built", "engines are built", "engines; RTX ones without a GPU", _built, f"build-{DEFAULT_PLAN}"),
     Claim(
         "engine-parity",
         "engines agree with the graphs they are built from",
-        _README,
         "the same session on them",
-        "engine-parity",
         _parity("engine-parity"),
+        "engine-parity",
     ),
     Claim(
         "engines-sooner",
         "compression makes engines' first token come sooner",
-        _README,
         "Vision-language models to ONNX and TensorRT",
-        "engines",
         _engines_sooner,
+        "engines",
     ),
     Claim(
         "graphs",
         "a decode step is replayed as a CUDA graph, and no slower",
-        _TRT,
         "shapes never change",
-        "engines",
         _graphs,
+        "engines",
+        "docs/trt-runtime.md",
     ),
     Claim(
         "memory",
         "engines take no more memory than predicted",
-        _ENGINES,
         "Predicted before the build",
-        "engines",
         _memory,
+        "engines",
+        "docs/engines.md",
     ),
-    Claim("kernels", "native kernels agree with their reference", _SURGERY, "gpu-check.sh", "gpu-check", _checks),
+    Claim(
+        "kernels",
+        "native kernels agree with their reference",
+        "gpu-check.sh",
+        _checks,
+        "gpu-check",
+        "plugins/README.md",
+    ),
 )

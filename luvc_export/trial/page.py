@@ -1,23 +1,17 @@
-"""The report as one HTML page: verdicts, figures as bars, what was kept of a picture. No script, no outside file."""
+"""The report as one HTML page: verdicts, figures as bars, what was kept of a picture."""
 
 from __future__ import annotations
 
-import base64
 import statistics
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
+from luvc_export.core.files.html import document, figure, table
 from luvc_export.core.named_plans import DEFAULT_PLAN
 from luvc_export.trial.report import figures_of
 
-_STYLE = (
-    "body{font:15px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#222}"
-    "table{border-collapse:collapse;margin:1rem 0;font-size:14px}td,th{border:1px solid #ccc;padding:.2rem .6rem;"
-    "text-align:left}.holds{color:#156d2c;font-weight:600}.fails{color:#b3151f;font-weight:600}"
-    ".not{color:#666}img{max-width:100%}svg text{font:13px system-ui,sans-serif}"
-)
 _COLOURS = {DEFAULT_PLAN: "#2a7f9e", "none": "#b9b9b9"}
 _WIDTH, _ROW = 640, 26
 
@@ -33,21 +27,19 @@ def _page(report: dict[str, Any], picture: Path | None) -> str:
     body = [f"<h1>Trial on {escape(str(machine['device']))}</h1>"]
     counts = [f"{sum(line['verdict'] == kind for line in report['verdicts'])} {kind}" for kind in _KINDS]
     body.append(f"<p>luvc-export {escape(report['version'])}: {', '.join(counts)}.</p>")
-    rows = [(_verdict(line["verdict"]), escape(line["says"]), escape(line["figure"])) for line in report["verdicts"]]
-    body.append(_table(("", "promise", "figure, or why it was not tried"), rows))
+    rows = [(_verdict(line["verdict"]), line["says"], line["figure"]) for line in report["verdicts"]]
+    body.append(table(("", "promise", "figure, or why it was not tried"), rows, raw=1))
     body += _bench(steps)
     if picture is not None and picture.is_file():
-        data = base64.b64encode(picture.read_bytes()).decode()
-        body.append("<h2>What was kept</h2><p>A picture drawn for this trial: merges and survivors.</p>")
-        body.append(f'<img alt="what was kept" src="data:image/png;base64,{data}">')
+        body.append("<h2>What was kept</h2>")
+        body.append(figure(picture.read_bytes(), "A picture drawn for this trial: merges and survivors."))
     body.append("<h2>Machine</h2>")
-    body.append(_table(("", ""), [(escape(name), escape(_shown(value))) for name, value in machine.items()]))
+    body.append(table(("", ""), [(name, _shown(value)) for name, value in machine.items()]))
     body.append("<h2>Steps</h2>")
-    done = [(escape(n), escape(s["state"]), _took(s), escape(s["why"] or "")) for n, s in steps.items()]
-    body.append(_table(("step", "state", "took", "why"), done))
+    done = [(name, step["state"], _took(step), step["why"] or "") for name, step in steps.items()]
+    body.append(table(("step", "state", "took", "why"), done))
     body.append(f"<p>SHA-256 of the report: <code>{escape(report['sha256'])}</code></p>")
-    head = f"<!doctype html><html lang=en><meta charset=utf-8><title>Trial</title><style>{_STYLE}</style>"
-    return head + "\n".join(body) + "</html>\n"
+    return document("Trial", body)
 
 
 _KINDS = ("holds", "fails", "not tried")
@@ -86,12 +78,6 @@ def _bars(title: str, bars: Sequence[tuple[str, float]]) -> str:
         lines.append(f'<text x="{length + 68:.1f}" y={top + 17}>{value:.3g}</text>')
     drawn = f"<svg width={_WIDTH} height={_ROW * len(bars)}>{''.join(lines)}</svg>"
     return f"<figure><figcaption>{escape(title)}</figcaption>{drawn}</figure>"
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = ["<table><tr>" + "".join(f"<th>{name}</th>" for name in head) + "</tr>"]
-    lines += ["<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows]
-    return "".join([*lines, "</table>"])
 
 
 def _took(step: dict[str, Any]) -> str:

@@ -55,7 +55,7 @@ def planned(asked: Asked, only: Sequence[str] = (), done: dict[str, str] | None 
         why = steps.lacks(asked, lacking, step, dict.fromkeys(names, "done") | states)
         absent = [each.step.name for each in result if each.step.name in step.after and each.why]
         why = why or (f"step {absent[0]} cannot be done" if absent else None)
-        seconds = 0.0 if states.get(step.name) in KEPT else step.estimate(weights)
+        seconds = 0.0 if states.get(step.name) in KEPT else step.seconds[0] + step.seconds[1] * weights
         result.append(Planned(step, seconds, why))
     return result
 

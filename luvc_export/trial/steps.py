@@ -77,10 +77,6 @@ class Step:
     command: Callable[[Asked], list[str]]
     pick: Callable[[Json], Json]
 
-    def estimate(self, weights_gib: float) -> float:
-        """Seconds that it will take."""
-        return self.seconds[0] + self.seconds[1] * weights_gib
-
 
 def _export(asked: Asked) -> list[str]:
     plans = [word for name in PLANS for word in ("--plan", name)]

@@ -69,7 +69,8 @@ class ModelConfig:
             for name, kind, dims in INPUTS
         ]
         lines += [f"output {{ name: {_quoted(name)} data_type: {kind} dims: [ 1 ] }}" for name, kind in OUTPUTS]
-        lines.append(f"instance_group {{ count: {self.instances} kind: {instance_kind(self.backend)} }}")
+        kind = _KINDS.get(self.backend.partition(":")[0], "KIND_GPU")
+        lines.append(f"instance_group {{ count: {self.instances} kind: {kind} }}")
         lines += [
             f"parameters {{ key: {_quoted(key)} value {{ string_value: {_quoted(value)} }} }}"
             for key, value in sorted(self.parameters.items())
@@ -83,11 +84,6 @@ class ModelConfig:
             ]
             lines.append("}")
         return "\n".join(lines) + "\n"
-
-
-def instance_kind(backend: str) -> str:
-    """Where Triton puts instances of a back-end: NVIDIA's GPUs, the host, or what there is for ``auto``."""
-    return _KINDS.get(backend.partition(":")[0], "KIND_GPU")
 
 
 def _quoted(text: str) -> str:

@@ -22,7 +22,7 @@ from luvc_export.runtime.generation.sampling import sampling_of_request
 from luvc_export.runtime.session import Session
 from luvc_export.serve.http.api_errors import explained
 from luvc_export.triton.config import parameters_of
-from luvc_export.triton.inputs import Get, question_from, sampling_of
+from luvc_export.triton.inputs import question_from, sampling_of
 
 _FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 
@@ -85,7 +85,8 @@ class TritonPythonModel:
         defaults = self._session.bundle.manifest.generation
         options = self._session.grammars.guided(sampling_of_request(sampling_of(get), defaults))
         ready = self._session.prepare_row(question_from(get, self._session.video_frames), options)
-        streams = _wants_stream(get)
+        wanted = get("stream")
+        streams = wanted is not None and bool(wanted[0])
         if sender.is_cancelled():
             raise CancelledError(0)
         spent = perf_counter() - started
@@ -105,11 +106,6 @@ def prompt_tokens(ready: Prepared) -> int:
     """Tokens of the prompt, visual ones as many as there are without compression."""
     images = len(ready.request.images)
     return len(ready.request.token_ids) - images + images * ready.loaded.plan.units
-
-
-def _wants_stream(get: Get) -> bool:
-    tensor = get("stream")
-    return tensor is not None and bool(tensor[0])
 
 
 def _response(text: str, reason: str, prompt: int, completion: int) -> Any:

@@ -12,7 +12,6 @@ from PIL import Image
 
 from luvc_export.bundle.folder import MANIFEST, Bundle, load, write_manifest
 from luvc_export.bundle.replacing import take_along
-from luvc_export.bundle.weights_root import anchored
 from luvc_export.core.files.disk import writing_to
 from luvc_export.core.files.folders import check_name as check_file_name
 from luvc_export.core.files.folders import check_written, make_folder, note_written
@@ -121,7 +120,7 @@ def _write_model(scratch: Path, name: str, bundle: Bundle, plan: str | None, opt
         but = frozenset({MANIFEST}) if bundle.manifest.weights.folder else frozenset[str]()
         take_along(bundle.folder, bundle.manifest, scratch / COPY, but=but, link=False)
         if but:
-            write_manifest(scratch / COPY, replace(bundle.manifest, weights=anchored(bundle)))
+            write_manifest(scratch / COPY, replace(bundle.manifest, weights=bundle.anchored_weights))
     note_written(scratch)
 
 

@@ -135,7 +135,7 @@ class SlotRows:
         pending, places = self._ahead or self._start(chosen=False)
         self._ahead = None
         chosen = self._samples and self._slots.holds_chosen([slot.number for slot in places.values()])
-        if chosen and places == self._places and all(self._is_foreseen(row) for row in places):
+        if chosen and places == self._places and all(not row.chooser.wants_logits and one_more(row) for row in places):
             self._ahead = self._start(chosen=True)
         steps = pending.read()
         self._note("step", begin)
@@ -149,10 +149,6 @@ class SlotRows:
         self._read_at = perf_counter()
         clock, backend = self._graphs.clock, self._graphs.backend
         clock.add(part, engine_of(backend, {}, None), self._read_at - begin)
-
-    @staticmethod
-    def _is_foreseen(row: Row) -> bool:
-        return not row.chooser.wants_logits and one_more(row)
 
     def _start(self, chosen: bool) -> tuple[PendingRows, dict[Row, Slot]]:
         """Put a step on its way: with the tokens there are, or with those that the step under way is choosing."""

@@ -216,7 +216,7 @@ class ConcatRows:
         mask = np.zeros((batch, self._columns + 1), np.bool_)
         for slot in range(batch):
             mask[slot, self._columns - (held[slot].text if slot in held else 0) :] = True
-        lengths = self._lengths(self._columns)
+        lengths = tuple(self._groups * keep + self._columns for keep in self._blocks.plan.keep)
         self._columns += 1
         self._leases.reverse()
         target, source = (lease.block.memory for lease in self._leases)
@@ -249,6 +249,3 @@ class ConcatRows:
                 blocks.move(moved, visual + columns - text, old, visual + first, text)
         self._columns = columns
         self._leases.reverse()
-
-    def _lengths(self, columns: int) -> tuple[int, ...]:
-        return tuple(self._groups * keep + columns for keep in self._blocks.plan.keep)

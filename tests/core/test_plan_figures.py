@@ -10,6 +10,7 @@ import pytest
 from flat_plans import flat_plan, replan
 
 from luvc_export.cli.tables import named
+from luvc_export.core.files import pages
 from luvc_export.core.named_plans import DEFAULT_PLAN, NAMED, PICTURES
 from luvc_export.core.plan import MergePass
 from luvc_export.core.plan import figures as plan_figures
@@ -84,12 +85,9 @@ def test_the_file_is_written_a_row_a_line() -> None:
 
 def test_the_page_shows_these_figures() -> None:
     page = (Path(named.__file__).resolve().parents[3] / "docs" / "plans.md").read_text(encoding="utf-8")
-    for begin, tables, end in (
-        (named.BEGIN, named.page_tables, named.END),
-        (named.BEGIN_CLIPS, named.clip_tables, named.END_CLIPS),
-    ):
-        shown = page.partition(begin)[2].partition(end)[0]
-        assert shown.strip() == tables().strip(), "python -m luvc_export.cli.tables.named"
+    for name, tables in named.TABLES.items():
+        assert pages.within(page, name, tables()) == page, "python -m luvc_export.cli.tables.named"
+        assert f"<!-- {name} -->" in page
 
 
 def test_a_plan_that_merges_says_so() -> None:

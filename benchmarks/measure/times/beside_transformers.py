@@ -77,6 +77,7 @@ def theirs(checkpoint: Path, size: tuple[int, int], tokens: int, dtype: str, run
     import transformers
 
     from luvc_export.export import families
+    from luvc_export.export.families.base import ReferencePrompt
 
     config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
     family = families.find(config["model_type"], str(checkpoint))
@@ -96,7 +97,8 @@ def theirs(checkpoint: Path, size: tuple[int, int], tokens: int, dtype: str, run
         ids = torch.randint(300, 2000, (TEXT,), generator=draw).tolist()
         frames = config["vision_config"].get("temporal_patch_size", 1)
         pixels = torch.randn(1, frames, *size, 3, generator=draw).to(getattr(torch, dtype))
-        inputs = family.reference_inputs(model.config, pixels, [*ids[: TEXT // 2], image, *ids[TEXT // 2 :]])
+        prompt = ReferencePrompt(pixels, [*ids[: TEXT // 2], image, *ids[TEXT // 2 :]])
+        inputs = family.reference_inputs(model.config, prompt)
         for times in spent.values():
             times.clear()
         with torch.inference_mode():

@@ -21,7 +21,6 @@ import numpy as np
 
 from luvc_export.bundle import folder as bundles
 from luvc_export.bundle.manifest import CalibrationData
-from luvc_export.bundle.weights_root import anchored
 from luvc_export.calibration.quantise.quantiser import Quantiser, load
 from luvc_export.calibration.quantise.recipe import Recipe
 from luvc_export.calibration.quantise.sites import sites
@@ -54,7 +53,7 @@ def prepare(out: Path, source: str, plan: str, head: bool = False) -> None:
         files |= {
             file: bundles.record(out / file) for file in (written.vision, written.decoder, written.quantised.weights)
         }
-    weights = anchored(bundle)
+    weights = bundle.anchored_weights
     bundles.write_manifest(out, dataclasses.replace(manifest, plans=plans, files=files, weights=weights))
 
 

@@ -52,14 +52,8 @@ def _misfit(name: str, score: Any) -> str | None:
 _SCORES: Registry[Score] = Registry("score", __name__, ENTRY_POINTS, "SCORE", _misfit, PlanError)
 
 
-def names() -> list[str]:
-    """Every score a plan may name, sorted."""
-    return _SCORES.names()
-
-
-def built_in() -> list[str]:
-    """The scores of this package, sorted."""
-    return _SCORES.built_in()
+#: Every score a plan may name, and those of this package.
+names, built_in = _SCORES.names, _SCORES.built_in
 
 
 def find(name: str) -> Score:

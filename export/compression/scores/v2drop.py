@@ -21,7 +21,7 @@ class V2Drop(Score):
         Raises:
             PlanError: The layer before is frozen: no token moved.
         """
-        if not plan.llm.computes(layer - 1):
+        if layer - 1 in plan.llm.frozen:
             raise PlanError(
                 "this score asks how far a layer moved a token, and the layer before the prune moves none",
                 where="plan.llm.kv_only",

@@ -164,7 +164,8 @@ def calibrate(
     if report["accuracy"]:
         before, after = report["accuracy"]["reference"], report["accuracy"]["quantised"]
         print(f"accuracy  | {before:.4f} -> {after:.4f}")
-    print(f"trials    | {len(calibrated.found.trials)}: " + ", ".join(_trial(item) for item in report["trials"]))
+    trials = ", ".join(f"{item['high']} high {item['agreement']:.4f}" for item in report["trials"])
+    print(f"trials    | {len(report['trials'])}: {trials}")
     wide = f", {len(report['wide'])} of them in 8 bits" if report["wide"] else ""
     print(f"layers    | {report['quantised']} quantised{wide}, {len(report['high'])} high")
     for name in report["wide"]:
@@ -238,7 +239,3 @@ def _report(result: Any) -> dict[str, Any]:
         "dropped": list(result.dropped),
         "trials": [{"high": len(item.high), "agreement": item.agreement} for item in result.found.trials],
     }
-
-
-def _trial(item: dict[str, Any]) -> str:
-    return f"{item['high']} high {item['agreement']:.4f}"

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from luvc_export.cli import engine_options, options
+from luvc_export.cli import options
 from luvc_export.cli.files import check_folder, check_model
+from luvc_export.cli.groups import grouped
+from luvc_export.cli.groups.engine import EngineOptions
 from luvc_export.core.files import safe_files
 from luvc_export.core.named_plans import DEFAULT_PLAN
 from luvc_export.errors import UsageError
@@ -25,7 +27,9 @@ if TYPE_CHECKING:
     from luvc_export.runtime.session import Session
 
 
+@grouped
 def pack(
+    *,
     model: Annotated[
         str, typer.Argument(metavar="MODEL_OR_BUNDLE", help="Checkpoint folder, hub id or demo, or a bundle.")
     ],
@@ -34,12 +38,7 @@ def pack(
     plan: Annotated[
         str | None, typer.Option("--plan", help="Plan of the bundle, or the schedule to export; default: its default.")
     ] = None,
-    precision: engine_options.Precision = None,
-    kv: engine_options.Kv = None,
-    text_capacity: engine_options.TextCapacity = None,
-    images: engine_options.Images = 1,
-    batch: engine_options.Batch = 1,
-    adapters: engine_options.Adapters = None,
+    engine: EngineOptions,
     image_size: options.ImageSize = None,
     cases: Annotated[
         Path | None, typer.Option("--cases", help="JSON Lines file of what to ask: image, prompt.")
@@ -49,15 +48,6 @@ def pack(
     wheels: Annotated[
         Path | None, typer.Option("--wheels", metavar="DIR", help="Wheels for the board's Python, to put in.")
     ] = None,
-    mem_pool_size: engine_options.MemPoolSize = "workspace:1024",
-    optimization_level: engine_options.OptimizationLevel = 3,
-    dynamic_plugins: engine_options.DynamicPlugins = None,
-    device_memory: Annotated[
-        float | None, typer.Option("--device-memory", help="GiB free on the board; default: its largest variant.")
-    ] = None,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Refuse a quantised checkpoint's weights that would be widened or rounded.")
-    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing pack.")] = False,
     verify: options.Verify = False,
     as_json: options.Json = False,
@@ -71,14 +61,13 @@ def pack(
     luvc-export pack Qwen/Qwen2.5-VL-3B-Instruct --target jetson-agx-orin-jp72 --cases mine.jsonl -o qwen-orin[/dim]
     """
     from luvc_export.bundle.folder import check_target
-    from luvc_export.engines.options import BuildOptions
     from luvc_export.engines.targets import find
     from luvc_export.packing.write import write_pack
 
     find(target)
     check_target(output, overwrite)
     check_folder(output, "--output")
-    engine_options.check(precision, kv, device_memory)
+    wanted = engine.arguments()
     if count < 1:
         raise UsageError("there must be a case to verify with", where="--count", got=count)
     if cases is not None and task is not None:
@@ -86,9 +75,7 @@ def pack(
     chosen = _questions(cases, task, count)
     with (
         options.progress(quiet=as_json) as tell,
-        _opened(
-            model, plan, image_size, task, text_capacity, output, verify, tell, padding=dynamic_plugins is None
-        ) as (bundle, name),
+        _opened(model, plan, image_size, task, engine, output, verify, tell) as (bundle, name),
     ):
         written = write_pack(
             bundle,
@@ -96,20 +83,10 @@ def pack(
             output,
             chosen,
             name,
-            precision=precision,  # type: ignore[arg-type]
-            kv=kv,  # type: ignore[arg-type]
-            text_capacity=text_capacity,
-            images=images,
-            batch=batch,
-            adapters=adapters,
-            options=BuildOptions(
-                engine_options.workspace(mem_pool_size), optimization_level, dynamic_plugins=dynamic_plugins
-            ),
             wheels_folder=wheels,
-            device_memory_gib=device_memory,
             overwrite=overwrite,
-            strict=strict,
             progress=tell,
+            **wanted,
         )
     if as_json:
         summary = {"pack": str(output), "missing": written.missing, "other_plans": written.others}
@@ -124,15 +101,14 @@ def _opened(
     plan: str | None,
     image_size: str | None,
     task: str | None,
-    text_capacity: int | None,
+    engine: EngineOptions,
     output: Path,
     verify: bool,
     tell: Any,
-    padding: bool,
 ) -> Iterator[tuple[Bundle, str | None]]:
     """The bundle at ``model`` and the plan's name in it; a checkpoint is exported for the moment.
 
-    ``padding`` tells the graphs of padding, which plugins do not know.
+    Its graphs are told of padding unless they call plugins, which know none.
     """
     from luvc_export.bundle import folder as bundles
 
@@ -151,14 +127,14 @@ def _opened(
     name = options.plan_name(plan or DEFAULT_PLAN)
     plans = make_plans(model, {name: options.plan_source(plan or DEFAULT_PLAN)}, image_size=size)
     with safe_files.scratch_folder(output.with_name(f"{output.name}.export")) as folder:
-        capacity = {} if text_capacity is None else {"text_capacity": text_capacity}
+        capacity = {} if engine.text_capacity is None else {"text_capacity": engine.text_capacity}
         bundle = export_bundle(
             model,
             folder / "bundle",
             plans,
             image_size=size,
             weights="reference",
-            padding=padding,
+            padding=engine.dynamic_plugins is None,
             progress=tell,
             **capacity,  # type: ignore[arg-type]
         )

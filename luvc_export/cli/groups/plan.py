@@ -228,7 +228,9 @@ def check_shaping(stated: list[str], sources: Iterable[str | list[int] | Plan]) 
         UsageError: Every plan comes whole from a file, or compresses nothing.
     """
     schedules = [source for source in sources if not isinstance(source, Plan)]
-    unheeded = [name for name in stated if name in SHAPING and not any(_heeds(source, name) for source in schedules)]
+    shaped = any(source != "none" for source in schedules)
+    own = ("last_layer",) if schedules else ()
+    unheeded = [name for name in stated if name in SHAPING and not shaped and name not in own]
     if unheeded:
         raise UsageError(
             "a plan that compresses nothing heeds no such option" if schedules else "a plan file says this itself",
@@ -236,10 +238,6 @@ def check_shaping(stated: list[str], sources: Iterable[str | list[int] | Plan]) 
             got=", ".join(map(options.flag, unheeded)),
             fix="leave them out" if schedules else "luvc-export plan ... -o FILE makes another file",
         )
-
-
-def _heeds(source: str | list[int], name: str) -> bool:
-    return source != "none" or name == "last_layer"
 
 
 def check_media(joint_frames: int | None, joint_tiles: tuple[int, int] | None) -> None:

@@ -19,7 +19,8 @@ def facts(entry: EngineEntry) -> Any:
     table = Table(title=f"engines of plan {entry.plan} for {entry.target}", show_header=False)
     table.add_row("arithmetic, KV cache", f"{entry.precision}, {entry.kv}")
     table.add_row("loads in", f"{entry.backend} {entry.version}" + (" or later" if entry.version_compatible else ""))
-    table.add_row("runs on", _hardware(entry))
+    level = "" if entry.hardware_compatibility == "none" else f", {entry.hardware_compatibility}"
+    table.add_row("runs on", f"compute capability {', '.join(entry.compute_capabilities)}{level}")
     sizes = f"{entry.text_capacity} text tokens, {_count(entry.images, 'image')}, batch {entry.batch}"
     table.add_row("capacity", sizes)
     for part, engine in (("vision", entry.vision), ("decoder", entry.decoder)):
@@ -95,11 +96,6 @@ def _size(engine: EngineFile) -> str:
     ratio = f"{engine.record.bytes / max(1, engine.weight_bytes):.2f}x its weights of {_mib(engine.weight_bytes)}"
     scratch = f", activations {_mib(engine.activation_bytes)}" if engine.activation_bytes is not None else ""
     return f"{_mib(engine.record.bytes)} MiB, {ratio}{scratch}"
-
-
-def _hardware(entry: EngineEntry) -> str:
-    level = "" if entry.hardware_compatibility == "none" else f", {entry.hardware_compatibility}"
-    return f"compute capability {', '.join(entry.compute_capabilities)}{level}"
 
 
 def _count(number: int, noun: str) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from luvc_export.core.cost.report import cost
+from luvc_export.core.files import pages
 from luvc_export.core.named_plans import CLIPS, PICTURES, NamedPlan
 from luvc_export.core.plan import Plan, Sharing
 from luvc_export.core.plan import figures as plan_figures
@@ -18,8 +19,6 @@ from luvc_export.core.planning import recipe_of, solve
 from luvc_export.core.shapes import DecoderShape, EncoderShape
 from luvc_export.errors import PlanError
 
-BEGIN, END = "<!-- plans -->", "<!-- end of plans -->"
-BEGIN_CLIPS, END_CLIPS = "<!-- plans for clips -->", "<!-- end of plans for clips -->"
 #: Models, grounds and titles of a table.
 Columns = tuple[tuple[str, str, str], ...]
 HEAD = ("plan", "LLM FLOPs", "encoder FLOPs", "first token")
@@ -110,61 +109,62 @@ def bundle_table(plans: Mapping[str, Plan], llm: DecoderShape) -> Any:
     return table if known else None
 
 
-def first_token_lines() -> Iterator[str]:
+def first_tokens() -> str:
     """The table of first tokens: each plan's seconds, and those of none and of every other product by them."""
     times = plan_figures.first_tokens()
     others = [name for name, one in times.items() if name == "none" or one.key is None]
-    yield f"| plan | first token s | {' | '.join(f'{name} by it' for name in others)} |"
-    yield "|---|---:|" + "---:|" * len(others)
+    rows = []
     for name, one in times.items():
         ratios = ["" if (by := plan_figures.sooner(name, other)) is None else f"{by:.2f}x" for other in others]
         cell = "{:.2f} ({:.2f} to {:.2f})".format(*one.seconds)
-        yield f"| {name if one.key is None else f'`{name}`'} | {cell} | {' | '.join(ratios)} |"
+        rows.append((name if one.key is None else f"`{name}`", cell, *ratios))
+    return pages.table(("plan", "first token s", *(f"{name} by it" for name in others)), rows, left=1)
 
 
 def page_tables() -> str:
     """The tables of docs/plans.md: what every plan is, and what it kept with 95 % intervals, clustered by picture."""
-    lines = [*_described(PICTURES), "", *first_token_lines()]
+    parts = [_described(PICTURES), first_tokens()]
     for title, names, columns in (
         ("glyph_deep", PICTURES, plan_figures.COLUMNS),
         ("glyph_shallow", PICTURES, plan_figures.SHALLOW),
         ("the bundled model", PICTURES, plan_figures.BUNDLED),
     ):
-        lines += ["", *_measured(title, names, columns)]
-    return "\n".join(lines) + "\n"
+        parts.append(_measured(title, names, columns))
+    return "\n".join(parts)
 
 
 def clip_tables() -> str:
     """The same of clips; the plans for pictures stand there too, as what a clip gets of them."""
-    measured = _measured("glyph_clips", [*CLIPS, *PICTURES], plan_figures.FILMS)
-    return "\n".join([*_described(CLIPS), "", *measured]) + "\n"
+    return "\n".join((_described(CLIPS), _measured("glyph_clips", [*CLIPS, *PICTURES], plan_figures.FILMS)))
 
 
-def _described(plans: Mapping[str, NamedPlan]) -> list[str]:
-    lines = ["| plan | what it does | from |", "|---|---|---|"]
-    return lines + [f"| `{name}` | {plan.says} | {plan.source} |" for name, plan in plans.items()]
+#: What docs/plans.md holds between its marks.
+TABLES = {"plans": page_tables, "plans for clips": clip_tables}
 
 
-def _measured(title: str, names: Collection[str], columns: Columns) -> list[str]:
-    titles = [column[2] for column in columns]
-    lines = [f"| plan on {title} | LLM FLOPs | encoder FLOPs | {' | '.join(titles)} |"]
-    lines += ["|---|---:|---:|" + "---:|" * len(titles)]
+def _described(plans: Mapping[str, NamedPlan]) -> str:
+    rows = ((f"`{name}`", plan.says, plan.source) for name, plan in plans.items())
+    return pages.table(("plan", "what it does", "from"), rows)
+
+
+def _measured(title: str, names: Collection[str], columns: Columns) -> str:
+    lines = []
     for name in names:
         rows = plan_figures.of(name)
         some = [rows[(model, ground)] for model, ground, _ in columns]
         flops = " to ".join(f"{value:.2f}x" for value in sorted({row.flops for row in some}))
         encoder = " to ".join(f"{value:.2f}x" for value in sorted({row.encoder_flops for row in some}))
         intervals = ["{:.3f} ({:.3f} to {:.3f})".format(*row.retention) for row in some]
-        lines.append(f"| `{name}` | {flops} | {encoder} | {' | '.join(intervals)} |")
-    return lines
+        lines.append((f"`{name}`", flops, encoder, *intervals))
+    head = (f"plan on {title}", "LLM FLOPs", "encoder FLOPs", *(column[2] for column in columns))
+    return pages.table(head, lines, left=1)
 
 
 def write_page(page: Path) -> None:
     """Write the tables between the marks of docs/plans.md."""
     text = page.read_text(encoding="utf-8")
-    for begin, tables, end in ((BEGIN, page_tables, END), (BEGIN_CLIPS, clip_tables, END_CLIPS)):
-        before, _, rest = text.partition(begin)
-        text = f"{before}{begin}\n{tables()}{end}{rest.partition(end)[2]}"
+    for name, tables in TABLES.items():
+        text = pages.within(text, name, tables())
     page.write_text(text, encoding="utf-8")
 
 

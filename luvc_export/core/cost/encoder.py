@@ -6,7 +6,9 @@ patch merger are left out.
 
 from __future__ import annotations
 
-from luvc_export.core.plan import EncoderPlan, EncoderPrune
+from collections.abc import Callable
+
+from luvc_export.core.plan import EncoderPlan
 from luvc_export.core.plan.merging import Axis, equal_parts, whole
 from luvc_export.core.shapes import EncoderShape
 
@@ -23,7 +25,7 @@ def encoder_flops(encoder: EncoderPlan, shape: EncoderShape) -> tuple[int, ...]:
     for block in range(shape.blocks):
         full = block in shape.full_attention or not shape.window
         units = axes[0].units * axes[1].units
-        pairs = units**2 if full else _inside(axes, shape.window)
+        pairs = units**2 if full else _pairs(axes, shape.window)
         extra = 0
         if kept is not None and encoder.takes_units:  # windows have gaps, and are attended over whole
             flops = _block(shape, kept, kept, kept**2 if full else pairs)
@@ -34,7 +36,8 @@ def encoder_flops(encoder: EncoderPlan, shape: EncoderShape) -> tuple[int, ...]:
             extra = _restore(shape, units, kept)
         else:
             gaps = not full and not prune.window
-            flops = _block(shape, kept, kept, pairs if gaps else kept**2 if full else _quotas(prune, axes))
+            inside = kept**2 if full else _pairs(axes, prune.window, prune.count)
+            flops = _block(shape, kept, kept, pairs if gaps else inside)
         while passes and passes[0].step.block == block:
             axes = passes.pop(0).after
         if prune is not None and block == prune.block:
@@ -63,15 +66,9 @@ def _block(shape: EncoderShape, read: int, written: int, pairs: int) -> int:
     return 2 * shape.unit * linear + 4 * pairs * shape.unit**2 * shape.hidden
 
 
-def _inside(axes: tuple[Axis, Axis], window: int) -> int:
-    """Pairs of units that share a window."""
-    return sum(number * units**2 for units, number in equal_parts(_windows(axes, window)))
-
-
-def _quotas(prune: EncoderPrune, axes: tuple[Axis, Axis]) -> int:
-    """Pairs of kept units that share a window, where each window keeps its share."""
-    parts = equal_parts(_windows(axes, prune.window))
-    return sum(number * prune.count(units) ** 2 for units, number in parts)
+def _pairs(axes: tuple[Axis, Axis], window: int, kept: Callable[[int], int] = lambda units: units) -> int:
+    """Pairs of units that share a window, ``kept`` of each window's units."""
+    return sum(number * kept(units) ** 2 for units, number in equal_parts(_windows(axes, window)))
 
 
 def _windows(axes: tuple[Axis, Axis], window: int) -> tuple[Axis, Axis]:

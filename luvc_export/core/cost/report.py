@@ -138,7 +138,7 @@ def cost(
     full = [images * plan.whole_span] * plan.layers
     flops = llm_flops(plan.llm, shape, keep, text)
     kv = kv_bytes(shape, keep, text, codes=caches is not None)
-    stages, frozen = [], plan.llm.frozen_before_last
+    stages, frozen = [], {*plan.llm.kv_only}
     alike = groupby(range(plan.layers), key=lambda layer: (keep[layer], layer in frozen))
     for (tokens, still), members in alike:
         layers = list(members)

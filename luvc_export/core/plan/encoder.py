@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Literal
 
 from luvc_export.core.plan import merging, reading
 from luvc_export.core.plan.encoder_prune import EncoderPrune
 from luvc_export.core.plan.merging import MergePass
 from luvc_export.core.plan.time_merge import TimeMerge
+from luvc_export.errors import PlanError
 
 MergeMode = Literal["mean", "max"]
 Positions = Literal["mean", "multi"]
@@ -20,7 +21,7 @@ POSITION_COPIES = 4
 
 
 @dataclass(frozen=True)
-class EncoderPlan:
+class EncoderPlan(reading.Part):
     """Units [rows, columns] of one image, and which of them the encoder's blocks compute.
 
     Args:
@@ -39,6 +40,8 @@ class EncoderPlan:
         pooled_from: The tower's own units (rows, columns) where the model pools what leaves it to ``grid``, as
             LLaVA-OneVision does with frames; None where each unit of the tower is one of ``grid``.
     """
+
+    written_where_used = frozenset({"time", "pooled_from"})
 
     grid: tuple[int, int]
     merges: tuple[MergePass, ...] = ()
@@ -168,32 +171,18 @@ class EncoderPlan:
             lines.append(f"prune: its shares and what it restores are {gaps}")
         return lines
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain data that ``from_json`` turns back into an equal part; what frames alone have only where used."""
-        data = {**asdict(self), "grid": [*self.grid], "merges": [step.to_json() for step in self.merges]}
-        data["pooled_from"] = list(self.pooled_from or ())
-        return {name: value for name, value in data.items() if value or name not in ("time", "pooled_from")}
-
     @classmethod
     def from_json(cls, data: object, where: str) -> EncoderPlan:
-        """Build from ``to_json`` data; only ``grid`` must be there.
+        """See ``Part``.
 
         Raises:
-            PlanError: Fields are unknown, missing, or of another type.
+            PlanError: Fields are unknown, missing, of another type, or beyond every model.
         """
-        values = dict(reading.fields_of(cls, data, where))
-        values["grid"] = reading.whole_numbers(values["grid"], f"{where}.grid")
-        if max(values["grid"], default=0) > reading.MOST_SIDE:
-            raise reading.too_large(f"{where}.grid", values["grid"], reading.MOST_SIDE)
-        steps = reading.entries(values.get("merges", []), f"{where}.merges")
-        values["merges"] = tuple(MergePass.from_json(step, f"{where}.merges[{at}]") for at, step in enumerate(steps))
-        if values.get("prune") is not None:
-            values["prune"] = EncoderPrune.from_json(values["prune"], f"{where}.prune")
-        if values.get("time") is not None:
-            values["time"] = TimeMerge.from_json(values["time"], f"{where}.time")
-        if values.get("pooled_from") is not None:
-            values["pooled_from"] = reading.whole_numbers(values["pooled_from"], f"{where}.pooled_from")
-            if max(values["pooled_from"], default=0) > reading.MOST_SIDE:
-                raise reading.too_large(f"{where}.pooled_from", values["pooled_from"], reading.MOST_SIDE)
-        values["bucket"] = reading.whole(values.get("bucket", 0), f"{where}.bucket")
-        return cls(**values)
+        part = super().from_json(data, where)
+        for name, sides in (("grid", part.grid), ("pooled_from", part.pooled_from or ())):
+            if max(sides, default=0) > reading.MOST_SIDE:
+                expected = f"to {reading.MOST_SIDE}"
+                raise PlanError(
+                    "the number is larger than any model's", where=f"{where}.{name}", got=sides, expected=expected
+                )
+        return part

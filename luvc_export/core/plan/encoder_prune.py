@@ -8,8 +8,8 @@ the end it is restored the same way, so that the LLM sees the whole grid; or it 
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 from luvc_export.core.plan import reading
 from luvc_export.core.plan.merging import Axis, equal_parts
@@ -19,7 +19,7 @@ Restore = Literal["all", "none"]
 
 
 @dataclass(frozen=True)
-class EncoderPrune:
+class EncoderPrune(reading.Part):
     """What of the units goes on after encoder block ``block``.
 
     Args:
@@ -45,24 +45,6 @@ class EncoderPrune:
     neighbours: int = 10
     score: UnitScore = "norm"
     rho: float = 0.5
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, data: object, where: str) -> EncoderPrune:
-        """Build from ``to_json`` data.
-
-        Raises:
-            PlanError: Fields are unknown, missing or of another type.
-        """
-        values = dict(reading.fields_of(cls, data, where))
-        for name in {"keep", "rho"} & set(values):
-            values[name] = reading.number(values[name], f"{where}.{name}")
-        for name in {"block", "window", "stabilise", "neighbours"} & set(values):
-            values[name] = reading.whole(values[name], f"{where}.{name}")
-        return cls(**values)
 
     def count(self, units: int) -> int:
         """How many of ``units`` that share a quota go on: at least one."""

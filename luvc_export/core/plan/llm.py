@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 from luvc_export.core.plan import reading
 from luvc_export.core.plan.method import Method
@@ -16,7 +16,7 @@ Reducer = Literal["prune", "merge"]
 
 
 @dataclass(frozen=True)
-class LlmPlan:
+class LlmPlan(reading.Part):
     """Budgets of the visual span [B, groups, N, D] layer by layer, and how a prune chooses.
 
     Args:
@@ -39,6 +39,8 @@ class LlmPlan:
         shared: A fact of the model: its last layers that read the caches of earlier ones. No visual token is computed
             in them, so their budgets are 0: what they see of a picture is what those earlier layers kept.
     """
+
+    written_where_used = frozenset({"aggregate", "shared", "apart"})
 
     keep: tuple[int, ...]
     method: Method = Method()
@@ -67,11 +69,6 @@ class LlmPlan:
         return frozenset((*self.kv_only, *([self.layers - 1] if self.last_layer == "kv_only" else ())))
 
     @property
-    def frozen_before_last(self) -> frozenset[int]:
-        """The same without the last layer, whose own rule ``last_layer`` is."""
-        return frozenset(self.kv_only)
-
-    @property
     def reads_grid(self) -> str:
         """What of a prune needs to know where tokens stand; empty where nothing does."""
         if self.reducer == "merge":
@@ -79,10 +76,6 @@ class LlmPlan:
         if self.method.reads_spectrum and self.axis == "token" and self.spectrum == "2d":
             return "llm.spectrum: '2d'"
         return f"llm.method: {self.method.name!r}" if self.method.needs_positions else ""
-
-    def computes(self, layer: int) -> bool:
-        """Whether visual tokens are computed in ``layer``, and not only their keys and values."""
-        return layer not in self.frozen
 
     def unchosen(self) -> LlmPlan:
         """The same budgets without a word on how tokens are chosen."""
@@ -113,27 +106,6 @@ class LlmPlan:
         if self.apart is True and (self.reducer == "merge" or self.aggregate):
             lines.append("apart: two sides of tokens that are kept and dropped; merging and aggregates have none")
         return [*lines, *_kv_only_problems(self.keep, self.kv_only)]
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data that ``from_json`` turns back into an equal part; the last three fields only where used."""
-        data = {**asdict(self), "keep": [*self.keep], "kv_only": [*self.kv_only], "method": self.method.to_json()}
-        return {name: value for name, value in data.items() if value or name not in ("aggregate", "shared", "apart")}
-
-    @classmethod
-    def from_json(cls, data: object, where: str) -> LlmPlan:
-        """Build from ``to_json`` data; only ``keep`` must be there.
-
-        Raises:
-            PlanError: Fields are unknown, missing, or of another type.
-        """
-        values = dict(reading.fields_of(cls, data, where))
-        for name in ("keep", "kv_only"):
-            values[name] = reading.whole_numbers(values.get(name, []), f"{where}.{name}")
-        if "shared" in values:
-            values["shared"] = reading.whole(values["shared"], f"{where}.shared")
-        if "method" in values:
-            values["method"] = Method.from_json(values["method"], f"{where}.method")
-        return cls(**values)
 
 
 def _kv_only_problems(keep: Sequence[int], kv_only: Sequence[int]) -> list[str]:

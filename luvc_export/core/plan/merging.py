@@ -9,10 +9,9 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from fractions import Fraction
 from itertools import accumulate, groupby
-from typing import Any
 
 from luvc_export.core.plan import reading
 
@@ -21,7 +20,7 @@ EARLIEST = 0.2
 
 
 @dataclass(frozen=True)
-class MergePass:
+class MergePass(reading.Part):
     """One OIM pass after encoder block ``block``: ``columns`` columns, then ``rows`` rows of units disappear.
 
     With ``window``, units a side, every whole window loses so many, one at the edge in proportion.
@@ -31,20 +30,6 @@ class MergePass:
     rows: int
     columns: int
     window: int = 0
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, data: object, where: str) -> MergePass:
-        """Build from ``to_json`` data.
-
-        Raises:
-            PlanError: Fields are unknown, missing, or no whole numbers.
-        """
-        values = reading.fields_of(cls, data, where)
-        return cls(**{name: reading.whole(value, f"{where}.{name}") for name, value in values.items()})
 
 
 @dataclass(frozen=True)

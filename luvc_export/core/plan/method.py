@@ -16,7 +16,7 @@ _MOST_SETTINGS, _LONGEST = 64, 4096
 
 
 @dataclass(frozen=True)
-class Method:
+class Method(reading.Part):
     """How the tokens that a prune keeps are chosen.
 
     ``luvc_export.export.compression.scores.method`` makes one: it checks settings against those that the score declares

@@ -1,11 +1,15 @@
-"""Plain JSON data of a plan's parts, checked as it is read: what loops count to and arrays are made of has limits."""
+"""Plain JSON data of a plan's parts, checked as it is read: what loops count to and arrays are made of has limits.
+
+A ``Part`` is read and written by the types of its fields: numbers, lists of them, and parts in it.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import math
+import types
 from collections.abc import Iterable
-from typing import Any, get_args, get_type_hints
+from typing import Any, ClassVar, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from luvc_export.errors import PlanError
 
@@ -14,6 +18,54 @@ TENSORRT_TOPK_LIMIT = 3840
 
 #: LLM layers or merge passes; a number; units a side (65,536 pixels in patches of 14 are 4,681).
 MOST_ENTRIES, MOST, MOST_SIDE = 4096, 2**31, 8192
+
+
+P = TypeVar("P", bound="Part")
+
+
+class Part:
+    """A frozen dataclass that is plain JSON data both ways."""
+
+    #: Fields that are written only where they say something, so that versions that know them not go on reading.
+    written_where_used: ClassVar[frozenset[str]] = frozenset()
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data that ``from_json`` turns back into an equal part."""
+        names = (field.name for field in dataclasses.fields(self))  # type: ignore[arg-type]
+        data = {name: _plain(getattr(self, name)) for name in names}
+        return {name: value for name, value in data.items() if value or name not in self.written_where_used}
+
+    @classmethod
+    def from_json(cls: type[P], data: object, where: str) -> P:
+        """Build from ``to_json`` data; what has a default may be missing. Words and flags are ``wrong_choices``'s.
+
+        Raises:
+            PlanError: Fields are unknown, missing, or of another type.
+        """
+        hints, values = _hints_of(cls), fields_of(cls, data, where)
+        return cls(**{name: _read(hints[name], value, f"{where}.{name}") for name, value in values.items()})
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Part):
+        return value.to_json()
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
+
+
+def _read(hint: Any, value: Any, where: str) -> Any:
+    """A value as a field of type ``hint`` holds it."""
+    if get_origin(hint) in (Union, types.UnionType):
+        hint = next(kind for kind in get_args(hint) if kind is not types.NoneType)
+        if value is None:
+            return None
+    if get_origin(hint) is tuple:
+        kind = get_args(hint)[0]
+        return tuple(_read(kind, item, f"{where}[{index}]") for index, item in enumerate(entries(value, where)))
+    if hint is int:
+        return whole(value, where)
+    if hint is float:
+        return number(value, where)
+    return hint.from_json(value, where) if isinstance(hint, type) and issubclass(hint, Part) else value
 
 
 def fields_of(part: type[Any], data: object, where: str) -> dict[str, Any]:
@@ -59,15 +111,6 @@ def number(value: object, where: str) -> float:
     return float(value)
 
 
-def whole_numbers(values: object, where: str) -> tuple[int, ...]:
-    """A list of whole numbers.
-
-    Raises:
-        PlanError: It is no list, has more than 4,096 entries, or one is no whole number.
-    """
-    return tuple(whole(value, f"{where}[{index}]") for index, value in enumerate(entries(values, where)))
-
-
 def entries(values: object, where: str) -> list[Any]:
     """A list of at most 4,096 entries.
 
@@ -84,13 +127,16 @@ def entries(values: object, where: str) -> list[Any]:
 _hints: dict[type[Any], dict[str, Any]] = {}
 
 
+def _hints_of(kind: type[Any]) -> dict[str, Any]:
+    if kind not in _hints:
+        _hints[kind] = get_type_hints(kind)
+    return _hints[kind]
+
+
 def wrong_choices(part: object) -> list[str]:
     """A line for each field that may hold a few words (``Literal``) or a bool, and holds something else."""
     lines = []
-    kind = type(part)
-    if kind not in _hints:
-        _hints[kind] = get_type_hints(kind)
-    for name, hint in _hints[kind].items():
+    for name, hint in _hints_of(type(part)).items():
         value, words = getattr(part, name, None), [word for word in get_args(hint) if isinstance(word, str)]
         if words and value not in words:
             lines.append(f"{name}: got {value!r}, expected one of {', '.join(words)}")
@@ -102,8 +148,3 @@ def wrong_choices(part: object) -> list[str]:
 def below(name: str, problems: Iterable[str]) -> list[str]:
     """Lines of a part's problems, each under the part's name."""
     return [f"{name}.{problem}" for problem in problems]
-
-
-def too_large(where: str, value: object, most: int) -> PlanError:
-    """The error about a number beyond every model there is."""
-    return PlanError("the number is larger than any model's", where=where, got=repr(value)[:40], expected=f"to {most}")

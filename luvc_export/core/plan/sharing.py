@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 from luvc_export.core.plan import reading
 
@@ -14,7 +14,7 @@ Kind = Literal["picture", "clip", "tiles"]
 
 
 @dataclass(frozen=True)
-class Sharing:
+class Sharing(reading.Part):
     """Images whose visual tokens [images * N_0] one budget is for.
 
     Args:
@@ -72,20 +72,3 @@ class Sharing:
         if self.quota in OF_CLIPS:
             lines.append(f"quota: {self.quota!r} follows a clip through time, which tiles have not: uniform or spread")
         return lines
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data that ``from_json`` turns back into an equal part."""
-        return {**asdict(self), "tiles": None if self.tiles is None else [*self.tiles]}
-
-    @classmethod
-    def from_json(cls, data: object, where: str) -> Sharing:
-        """Build from ``to_json`` data.
-
-        Raises:
-            PlanError: Fields are unknown, or of another type.
-        """
-        values = dict(reading.fields_of(cls, data, where))
-        values["images"] = reading.whole(values.get("images", 1), f"{where}.images")
-        if values.get("tiles") is not None:
-            values["tiles"] = reading.whole_numbers(values["tiles"], f"{where}.tiles")
-        return cls(**values)

@@ -9,14 +9,13 @@ back by the change are ours.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from luvc_export.core.plan import reading
 
 
 @dataclass(frozen=True)
-class TimeMerge:
+class TimeMerge(reading.Part):
     """What of a clip's frames (images of two frames each, where the family has it so) goes on after ``block``.
 
     Args:
@@ -28,20 +27,6 @@ class TimeMerge:
     block: int
     frames: int
     keep: int
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, data: object, where: str) -> TimeMerge:
-        """Build from ``to_json`` data.
-
-        Raises:
-            PlanError: Fields are unknown, missing, or no whole numbers.
-        """
-        values = reading.fields_of(cls, data, where)
-        return cls(**{name: reading.whole(value, f"{where}.{name}") for name, value in values.items()})
 
     def problems(self) -> list[str]:
         """What of it is wrong by itself, one line each."""

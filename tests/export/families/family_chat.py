@@ -30,6 +30,8 @@ from transformers.models.qwen2_vl.processing_qwen2_vl import Qwen2VLProcessor
 from transformers.models.qwen3_vl.processing_qwen3_vl import Qwen3VLProcessor
 from transformers.models.smolvlm import processing_smolvlm
 
+from luvc_export.export.families.base import ReferencePrompt
+
 LABELS = {f"<row_{row}_col_{column}>": 230 + 2 * row + column for row in (1, 2) for column in (1, 2)}
 SPLIT = {"<image>": 250, "<fake_token_around_image>": 251, "<global-img>": 252, **LABELS}
 TILES = {f"<|img_row_{row}_col_{column}|>": 230 + 2 * row + column for row in (1, 2) for column in (1, 2)}
@@ -218,7 +220,8 @@ def expanded(tiny: Case, token_ids: Sequence[int]) -> list[int]:
     image, newline = tiny.family.image_token_id(tiny.config), tiny.family.decoder_shape(tiny.config).vocab
     if tiny.family.cuts(tiny.config)[0].row_ends:
         images = torch.zeros(token_ids.count(image), 1, *tiny.size, 3)
-        return tiny.family.reference_inputs(tiny.config, images, [*token_ids])["input_ids"][0].tolist()
+        prompt = ReferencePrompt(images, [*token_ids])
+        return tiny.family.reference_inputs(tiny.config, prompt)["input_ids"][0].tolist()
     return [
         one
         for token in token_ids

@@ -18,7 +18,7 @@ from luvc_export.core.plan import Plan
 from luvc_export.core.planning import solve
 from luvc_export.core.token_layout import Mosaic, TokenLayout, arrange, seen_both_ways
 from luvc_export.export import families
-from luvc_export.export.families.base import Family, Normalise
+from luvc_export.export.families.base import Family, Normalise, ReferencePrompt
 from luvc_export.export.llm.decoder import Decoder
 from luvc_export.export.llm.span import empty_caches
 
@@ -210,7 +210,7 @@ def greedy(case: Case, decoder: Decoder, run: Run, count: int = GREEDY) -> list[
 
 def reference(case: Case, ids: list[int], images: Tensor) -> dict[str, Any]:
     """Inputs of the transformers model."""
-    return case.family.reference_inputs(case.config, case.normalise()(images), ids)
+    return case.family.reference_inputs(case.config, ReferencePrompt(case.normalise()(images), ids))
 
 
 def reference_logits(case: Case, inputs: dict[str, Any]) -> Tensor:

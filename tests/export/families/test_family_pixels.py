@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from family_harness import Case, case
+from family_harness import Case, case, reference
 from family_processors import PROCESSORS, image_processor
 
 
@@ -21,7 +21,7 @@ def _theirs(tiny: Case, images: torch.Tensor) -> torch.Tensor:
 def test_pixels_equal_theimage_processor(name: str) -> None:
     tiny = case(name)
     images = tiny.images(2)
-    ours = tiny.family.reference_inputs(tiny.config, tiny.normalise()(images), tiny.prompt(2))["pixel_values"]
+    ours = reference(tiny, tiny.prompt(2), images)["pixel_values"]
     theirs = _theirs(tiny, images)
     theirs = theirs[:, : ours.shape[1]] if str(tiny) in ("gemma4", "lfm2_vl") else theirs  # padded to a number
     assert ours.shape == theirs.shape

@@ -23,6 +23,7 @@ from luvc_export.core.tiling import ClipImages
 from luvc_export.core.token_layout import Clip, arrange
 from luvc_export.errors import UsageError
 from luvc_export.export import families
+from luvc_export.export.families.base import ReferencePrompt
 from luvc_export.export.llm.mrope import flat_patches
 from luvc_export.runtime.media.video import Sampled
 
@@ -86,7 +87,8 @@ def theirs_of_gemma4(tiny: Case, processor: Any, text: str, inputs: dict[str, An
     units = tiny.plan.units
     expanded = processor.replace_video_token(inputs | {"num_soft_tokens_per_video": [units]}, 0)
     ids = torch.tensor([processor.tokenizer(text.replace("<|video|>", expanded))["input_ids"]])
-    of_pictures = tiny.family.reference_inputs(tiny.config, pixels[:, None], [tiny.config.image_token_id] * len(pixels))
+    prompt = ReferencePrompt(pixels[:, None], [tiny.config.image_token_id] * len(pixels))
+    of_pictures = tiny.family.reference_inputs(tiny.config, prompt)
     return {
         "input_ids": ids,
         "pixel_values_videos": of_pictures["pixel_values"],
@@ -173,7 +175,7 @@ def test_text_behind_many_moments_stands_after_the_last_of_them(name: str) -> No
     assert layout.position_ids[0, 0].tolist() == [0, 1, 12, 13] and layout.next_position == 14
     unit = family.unit_pixels(config)
     pixels = torch.zeros(10, 2, rows * unit, columns * unit, 3)
-    reference = family.reference_inputs(config, pixels, ids, clips=[ClipImages(0, 10, 1.0)])
+    reference = family.reference_inputs(config, ReferencePrompt(pixels, ids, clips=[ClipImages(0, 10, 1.0)]))
     spoken = {"second_per_grid_ts": [1 / config.vision_config.tokens_per_second]} if name == "qwen2_5_vl" else {}
     positions, deltas = tiny.model.model.get_rope_index(
         reference["input_ids"], reference["mm_token_type_ids"], video_grid_thw=reference["video_grid_thw"], **spoken

@@ -24,6 +24,7 @@ from luvc_export.core.plan.request import EncoderPruneRequest
 from luvc_export.errors import PlanError, UsageError
 from luvc_export.export import trace
 from luvc_export.export.checkpoint import Checkpoint, open_checkpoint
+from luvc_export.export.families.base import ReferencePrompt
 from luvc_export.export.families.llava_onevision import PooledVision
 from luvc_export.export.options import Options, check_size
 from luvc_export.pipeline import make_plan, make_plans
@@ -60,9 +61,9 @@ def test_a_video_is_answered_as_by_transformers(checkpoint: Checkpoint, tmp_path
     assert (plan.grid, plan.encoder.pooled_from, plan.keep[0]) == ((3, 3), (5, 5), 9 * COUNT)
     ours, reference = session(tiny(), tmp_path, plan, video=True), theirs(shown)
     request = ours.prepare(messages=CHAT, video=shown, fps=FPS)
-    inputs = tiny().family.reference_inputs(
-        tiny().config, tiny().normalise()(torch.from_numpy(request.images)), [*request.token_ids], (), request.clips
-    )
+    pixels = tiny().normalise()(torch.from_numpy(request.images))
+    prompt = ReferencePrompt(pixels, [*request.token_ids], clips=request.clips)
+    inputs = tiny().family.reference_inputs(tiny().config, prompt)
     assert inputs["input_ids"].tolist() == reference["input_ids"].tolist()
     torch.testing.assert_close(inputs["pixel_values_videos"], reference["pixel_values_videos"])
     with torch.no_grad():

@@ -61,7 +61,7 @@ def page(figures: dict[str, Any], about: dict[str, Any]) -> str:
             "",
         ]
         for ground in grounds:
-            lines += [f"### {ground.capitalize()}", "", *encoder_section.table(figures[ground]["rows"], by)]
+            lines += [f"### {ground.capitalize()}", "", encoder_section.table(figures[ground]["rows"], by)]
     return "\n".join(lines).rstrip("\n") + "\n"
 
 

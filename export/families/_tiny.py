@@ -1,0 +1,45 @@
+"""Sizes that tiny configurations share: small enough for tests, unlike one another where a mistake would hide."""
+
+from __future__ import annotations
+
+from typing import Any
+
+#: Beginning, end and padding of a text.
+ENDS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+#: Placeholders and marks of the Qwen-VL families.
+QWEN_TOKENS = {
+    "image_token_id": 250,
+    "video_token_id": 251,
+    "vision_start_token_id": 252,
+    "vision_end_token_id": 253,
+}
+
+
+def vision(**own: Any) -> dict[str, Any]:
+    """A tower of three blocks, two heads of 16, and what is the family's ``own``."""
+    return {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 2,
+        **own,
+    }
+
+
+def siglip(**own: Any) -> dict[str, Any]:
+    """``vision`` of SigLIP without its head."""
+    return vision(model_type="siglip_vision_model", vision_use_head=False, **own)
+
+
+def text(**own: Any) -> dict[str, Any]:
+    """A text model of three layers, two queries a key, 256 tokens, and what is the family's ``own``."""
+    return {
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "vocab_size": 256,
+        "max_position_embeddings": 2048,
+        **own,
+    }
