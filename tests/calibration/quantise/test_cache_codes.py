@@ -347,7 +347,7 @@ def test_a_graph_without_its_scales_is_refused(stored: Bundle) -> None:
 
 
 def test_what_is_refused(unpadded_bundle: Bundle, stored: Bundle, data: CalibrationSet, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="six times and values four times as coarsely"):
+    with pytest.raises(UsageError, match="two to nine times as coarsely as codes, values four"):
         calibrate_caches(unpadded_bundle, data, "fp8", plan=PLAN)
     with pytest.raises(UsageError, match="unsupported precision of caches"):
         calibrate_caches(unpadded_bundle, data, "int9", plan=PLAN)
@@ -377,7 +377,7 @@ def test_answers_that_change_too_much_write_nothing(
         (["--kv", "int8", "--precision", "q8"], "calibrate takes --precision, for weights, or --kv"),
         ([], "calibrate takes --precision, for weights, or --kv"),
         (["--kv", "int8", "--rtn"], "these options are for weights"),
-        (["--kv", "fp8"], "six times and values four times"),
+        (["--kv", "fp8"], "two to nine times as coarsely"),
     ],
 )
 def test_the_command_refuses(stored: Bundle, arguments: list[str], words: str) -> None:

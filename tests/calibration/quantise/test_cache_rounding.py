@@ -27,9 +27,9 @@ def test_fp8_rounds_more_coarsely_at_equal_bytes() -> None:
     """E4M3 has three bits behind the first, so no scale helps: keys as Qwen2's with two large biases, and values."""
     random = np.random.default_rng(0)
     keys = random.normal(size=(4000, 128))
-    assert times(keys, 0, HEADROOM) == pytest.approx(4.2, abs=0.2)
+    assert times(keys, 0, HEADROOM) == pytest.approx(2.4, abs=0.1)
     keys[:, [1, 6]] += np.array([50, -80])
-    assert times(keys, 0, HEADROOM) == pytest.approx(6.2, abs=0.2)
+    assert times(keys, 0, HEADROOM) == pytest.approx(8.6, abs=0.1)
     assert times(random.normal(size=(4000, 128)), 1, 1.0) == pytest.approx(4.0, abs=0.1)
 
 
