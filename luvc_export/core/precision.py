@@ -75,7 +75,7 @@ CACHES = {"int8": "_kv8"}
 #: What the arithmetic of such a plan ends in, in reports.
 CODED_CACHES = " with int8 caches"
 #: What some engines store caches in and graphs here do not, and why.
-_REFUSED_CACHES = {"fp8": "at equal bytes it rounds keys six times and values four times as coarsely as int8's codes"}
+_REFUSED_CACHES = {"fp8": "at equal bytes it rounds keys two to nine times as coarsely as codes, values four times"}
 
 
 def check_caches(name: str) -> None:

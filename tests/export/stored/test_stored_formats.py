@@ -204,11 +204,10 @@ def test_parts_that_lie(tmp_path: Path) -> None:
 
 
 def test_broken_checkpoints_are_refused_or_read_to_what_they_say(tmp_path: Path) -> None:
-    """A share of ``benchmarks/quantised_mutations.py``, two of each form."""
+    """A share of ``benchmarks/quantised_mutations.py``, one of each form."""
     for number, (name, folder) in enumerate(sorted(mutated_quantised.originals(tmp_path).items())):
         whole = mutated_quantised.meaning(folder)
-        ended = [mutated_quantised.attempt(folder, whole, seed) for seed in (number, 100 + number)]
-        assert not [one for one in ended if one.startswith("WRONG")], name
+        assert not mutated_quantised.attempt(folder, whole, number).startswith("WRONG"), name
 
 
 def test_a_reader_that_believes_sizes_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,5 +217,5 @@ def test_a_reader_that_believes_sizes_is_seen(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(
         "luvc_export.export.stored.awq.part", lambda tensors, module, name, *rest: tensors[f"{module}.{name}"]
     )
-    ended = [mutated_quantised.attempt(folder, whole, seed) for seed in range(30)]
+    ended = [mutated_quantised.attempt(folder, whole, seed) for seed in range(12)]
     assert [one for one in ended if one.startswith("WRONG")]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+import onnxruntime as ort
 import ort_engine
 import pytest
 import stand_in
@@ -62,7 +64,7 @@ class Context:
 
 
 class Opener:
-    """Opens engines of one plan; remembers how often, and what was saved of each."""
+    """Opens engines of one back-end; remembers how often, and what was saved of each."""
 
     def __init__(self, gpu: Gpu, engines: Engines) -> None:
         self.gpu, self.engines, self.opened, self.saves = gpu, engines, list[str](), list[int]()
@@ -71,7 +73,9 @@ class Opener:
     def __call__(self, file: EngineFile) -> Weighing:
         name = file.file.split(".")[0]
         if name not in self._ort:
-            self._ort[name] = OrtEngine(self.gpu, self.engines.models[name], self.engines.bundle.folder, file)
+            folder = self.engines.bundle.folder
+            known = lambda model, options, providers: session(model, str(folder))  # noqa: E731
+            self._ort[name] = OrtEngine(self.gpu, self.engines.models[name], folder, file, session=known)
         weighing = Weighing(self.gpu, self._ort[name])
         self.opened.append(name)
         number = len(self.saves)
@@ -81,11 +85,20 @@ class Opener:
 
 
 @pytest.fixture(scope="module")
-def engines(demo_bundle: Bundle) -> dict[str, Engines]:
+def engines(unpadded_bundle: Bundle) -> dict[str, Engines]:
+    """Of two layers, in each form; with room for rows too."""
     one, several = (ort_engine.Capacity(text=96, groups=2, batch=batch) for batch in (1, SLOTS))
-    forms = {kv: ort_engine.describe(demo_bundle, "thirds", kv, one) for kv in FORMS}
-    forms |= {f"{kv} rows": ort_engine.describe(demo_bundle, "thirds", kv, several) for kv in FORMS}
-    return {**forms, "even": ort_engine.describe(demo_bundle, "even", "inplace", one)}
+    forms = {kv: ort_engine.describe(unpadded_bundle, "thirds", kv, one) for kv in FORMS}
+    return forms | {f"{kv} rows": ort_engine.describe(unpadded_bundle, "thirds", kv, several) for kv in FORMS}
+
+
+@functools.cache
+def session(model: bytes, folder: str) -> Any:
+    """ONNX Runtime's, which a call leaves as it was: opened once for all tests."""
+    options = ort.SessionOptions()
+    options.log_severity_level, options.intra_op_num_threads = 4, 1
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
+    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 @pytest.fixture(autouse=True)
@@ -283,7 +296,7 @@ def test_chosen_tokens_of_before_are_not_taken_for_those_of_now(engines: dict[st
 
 def two_plans(engines: dict[str, Engines], gpu: Gpu, most: int | None = None) -> list[LoadedPlan]:
     turns, plans = PlanTurns(most), []
-    for name in ("inplace", "even"):
+    for name in FORMS:
         backend, _ = opened(engines[name], gpu, weights=2 * WEIGHTS)
         plans.append(LoadedPlan(engines[name].bundle, backend, engines[name].plan))
         plans[-1].turns = turns
@@ -294,7 +307,7 @@ def is_loaded(plan: LoadedPlan) -> bool:
     return bool(plan.backend.placement())
 
 
-def test_a_plan_that_does_not_fit_beside_another_takes_its_place(
+def test_engines_that_do_not_fit_beside_others_take_their_place(
     engines: dict[str, Engines], gpu: Gpu, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, other = two_plans(engines, gpu)
@@ -322,7 +335,7 @@ def test_room_is_made_where_the_prediction_was_too_small(
 ) -> None:
     """The second engine of two finds no memory: nothing of it stays, the idle plan goes, and it is loaded anew."""
     one, other = two_plans(engines, gpu)
-    backend, opener = opened(engines["even"], gpu, weights=1)
+    backend, opener = opened(engines["inplace"], gpu, weights=1)
     other.backend = backend
     one.load()
     monkeypatch.setenv("STAND_IN_BYTES", str(held(gpu) + WEIGHTS * 3 // 2))
