@@ -3,7 +3,8 @@
 Run: ``python benchmarks/measure/times/steps.py BUNDLE PLAN[@WAY] ... [--rows 1088] [--prompts-too] [--profile]``.
 Quantised plans as steps of ``openvino+openvino`` run them (activations in fp32); those of floats, and all with
 ``--prompts-too``, as ``openvino`` does: one graph for prompts and steps. WAY is another one: ``cpu`` (ONNX Runtime, as
-``openvino+cpu`` has it) or ``cpu.whole`` (one graph for prompts and steps there), ``bf16`` (activations in bf16),
+``openvino+cpu`` has it), ``cpu.blocks`` (8 bits in blocks there) or ``cpu.whole`` (one graph for prompts and steps, as
+``cpu`` has it), ``bf16`` (activations in bf16),
 ``head`` (norm and head apart, as a pair shares them), or a number: activations of a row that share a scale. Keys and
 values are random:
 nothing is asked, no picture is needed, and a run takes seconds. Ways step in turns, all loaded at once (but with
@@ -111,9 +112,9 @@ def in_turns(ways: list[Steps], steps: int) -> None:
 def opened(bundle: Bundle, plan: str, prompts_too: bool, way: str = "") -> OpenVinoBackend | OrtBackend:
     """The back-end of a plan's steps, as ``backends.open_backend`` makes it for a pair or alone, or another ``way``."""
     entry = bundle.entry(plan)
-    if way in ("cpu", "cpu.whole"):
+    if way in ("cpu", "cpu.whole", "cpu.blocks"):
         onnxruntime = OrtBackend(bundle, entry, "cpu")
-        onnxruntime.only_steps = way == "cpu"
+        onnxruntime.only_steps, onnxruntime.in_blocks = way != "cpu.whole", way == "cpu.blocks"
         return onnxruntime
     apart = entry.quantised is not None and not prompts_too
     backend = OpenVinoBackend(bundle, entry, arithmetic="fp32" if apart and way != "bf16" else "auto")
