@@ -118,6 +118,10 @@ def _pair(
     if bundle.entry(plan).quantised is not None and prompts.arithmetic == "bf16" and PAIRS[name] == "openvino":
         steps.narrow_floats = True  # type: ignore[attr-defined]
     steps.only_steps = True  # type: ignore[attr-defined]
+    if PAIRS[name] == "cpu":
+        from luvc_export.runtime.backend_choice import blocks_are_faster
+
+        steps.in_blocks = blocks_are_faster(bundle, plan)  # type: ignore[attr-defined]
     if PAIRS[name] == "openvino":
         prompts.head = steps.head = steps  # type: ignore[attr-defined]
         quantised = bundle.entry(plan).quantised

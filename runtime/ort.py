@@ -24,10 +24,10 @@ from luvc_export.runtime.adapters.factors import with_empty_slots
 from luvc_export.runtime.backend import Array, Cache
 from luvc_export.runtime.cpu_memory import HALF, cpu_bytes, fold_settings
 from luvc_export.runtime.media.unit_choice import beside_image
-from luvc_export.runtime.ort_graphs.bare_slots import without_slots
+from luvc_export.runtime.ort_graphs.blocks import Blocks
 from luvc_export.runtime.ort_graphs.cache import OrtCache
+from luvc_export.runtime.ort_graphs.decoder import ready_decoder
 from luvc_export.runtime.ort_graphs.library import PROVIDERS, load_library
-from luvc_export.runtime.ort_graphs.two_parts import in_two_parts
 from luvc_export.runtime.product_check import engines as product_check
 from luvc_export.runtime.product_check.check import Way
 from luvc_export.runtime.sharing.ort_sessions import SharingSessions, shares
@@ -85,6 +85,8 @@ class OrtBackend:
         self._graphs: dict[str, CheckedGraph] = {}
         #: Whether a decoder loaded from now on takes steps alone, behind rows that are there (``ort_graphs``).
         self.only_steps = False
+        #: Of a decoder loaded from now on: products of 8 bits in blocks (``ort_graphs.blocks``).
+        self.in_blocks = False
         #: Inputs of newest rows that the loaded decoder has.
         self._apart: frozenset[str] = frozenset()
         #: Whether an adapter was asked for: until then the decoder is opened without slots.
@@ -270,13 +272,23 @@ class OrtBackend:
         with self._explained(str(path)):
             graph.check_files()
             arguments: dict[str, Any] = {"providers": [PROVIDERS[one] for one in dict.fromkeys((self.name, "cpu"))]}
+            blocks: Blocks | None = None
             if self._sharing is None:
                 data = turned_first(graph.data, {one.name for one in graph.outside if one.kind in HALF})
                 if name == self._decoder_file:
-                    data = self._for_calls(data)
+                    slots = self._bundle.manifest.lora
+                    bare = slots.inputs if slots is not None and not self._adapted else ()
+                    weights = self._mapped.array if self.in_blocks else None
+                    ready = ready_decoder(data, graph, bare, self.only_steps, weights)
+                    data, blocks, self._apart = ready.graph, ready.blocks, ready.apart
+                    if blocks is not None:
+                        blocks.beside(self._ort, options)
             else:
                 data = self._sharing.prepared(graph, str(path), options, arguments)
             session = self._ort.InferenceSession(data, options, enable_fallback=0, **arguments)
+            if blocks is not None:
+                blocks.forget()
+                self._values.append(blocks)
             graph.check_files()
         if PROVIDERS[self.name] not in session.get_providers():
             raise MachineError(
@@ -290,15 +302,6 @@ class OrtBackend:
         self._check_types(session, name)
         self._files[id(session)] = name
         return session
-
-    def _for_calls(self, data: bytes) -> bytes:
-        """A decoder with what calls of it need (``ort_graphs``)."""
-        slots = self._bundle.manifest.lora
-        if slots is not None and not self._adapted:
-            data = without_slots(data, slots.inputs)
-        if self.only_steps:
-            data, self._apart = in_two_parts(data)
-        return data
 
     def _check_types(self, session: Any, name: str) -> None:
         kinds = {item.type for item in (*session.get_inputs(), *session.get_outputs())}

@@ -20,14 +20,13 @@ from luvc_export.bundle import onnx_fields as onnx
 from luvc_export.bundle import onnx_wire as wire
 from luvc_export.bundle.onnx_wire import Message, encoded
 from luvc_export.core.operators import CONTRIB_DOMAIN
+from luvc_export.runtime.ort_graphs.nodes import FIELD_FLOAT, integer, integers, node_bytes, real
 
 #: What is behind a cache input's name for its newest rows.
 NEWEST = ".newest"
 #: In front of the names of what is added.
 _OURS = "luvc.steps"
 _FLOAT, _INT64, _BOOL = 1, 7, 9
-#: AttributeProto: its fields of a float and a type, and the types of what is written here.
-_FIELD_FLOAT, _FIELD_TYPE, _IS_FLOAT, _IS_INT, _IS_INTS = 2, 20, 1, 2, 7
 #: Axis of a cache [B, heads, rows, width] along which rows are added.
 _ROWS = 2
 _LEAST = np.float32(np.finfo(np.float32).min)
@@ -171,7 +170,7 @@ def _facts(node: Message) -> dict[str, float]:
     """Attributes of a node that are one number, by name."""
     facts: dict[str, float] = {}
     for attribute in wire.parts(node, onnx.NODE_ATTRIBUTE):
-        name, value = wire.text(attribute, onnx.ATTRIBUTE_NAME), wire.single(attribute, _FIELD_FLOAT)
+        name, value = wire.text(attribute, onnx.ATTRIBUTE_NAME), wire.single(attribute, FIELD_FLOAT)
         if isinstance(value, memoryview) and len(value) == 4:
             facts[name] = float(struct.unpack("<f", value)[0])
         else:
@@ -197,32 +196,33 @@ class _Writer:
         mask = self._masks.get((one.mask, shared))
         if mask is None:
             mask = self._masks[one.mask, shared] = f"{_OURS}/{one.mask}/{shared}"
-            yield _node("Where", [one.mask, self._number(0), self._number(_LEAST)], [f"{mask}.one"])
-            yield _node("Tile", [f"{mask}.one", self._whole(1, 1, shared, 1)], [mask])
-        yield _node("Reshape", [one.queries, self._whole(0, 0, heads, shared, width)], [name("q.heads")])
-        yield _node("Transpose", [name("q.heads")], [name("q.turned")], _ints("perm", 0, 2, 3, 1, 4))
-        yield _node("Reshape", [name("q.turned"), self._whole(0, heads, -1, width)], [name("q")])
+            yield node_bytes("Where", [one.mask, self._number(0), self._number(_LEAST)], [f"{mask}.one"])
+            yield node_bytes("Tile", [f"{mask}.one", self._whole(1, 1, shared, 1)], [mask])
+        yield node_bytes("Reshape", [one.queries, self._whole(0, 0, heads, shared, width)], [name("q.heads")])
+        yield node_bytes("Transpose", [name("q.heads")], [name("q.turned")], integers("perm", 0, 2, 3, 1, 4))
+        yield node_bytes("Reshape", [name("q.turned"), self._whole(0, heads, -1, width)], [name("q")])
         for fresh, past, present, size in zip(one.fresh, one.pasts, one.presents, one.widths, strict=True):
-            yield _node("Reshape", [fresh, self._whole(0, 0, heads, size)], [name(f"{past}.heads")])
-            yield _node("Transpose", [name(f"{past}.heads")], [name(past)], _ints("perm", 0, 2, 1, 3))
-            yield _node("Concat", [past + NEWEST, name(past)], [present], _int("axis", _ROWS))
+            yield node_bytes("Reshape", [fresh, self._whole(0, 0, heads, size)], [name(f"{past}.heads")])
+            yield node_bytes("Transpose", [name(f"{past}.heads")], [name(past)], integers("perm", 0, 2, 1, 3))
+            yield node_bytes("Concat", [past + NEWEST, name(past)], [present], integer("axis", _ROWS))
         (keys, rows), (new_keys, new_rows) = one.pasts, one.presents
-        facts = _int("transB", 1) + _float("alpha", one.scale)
+        facts = integer("transB", 1) + real("alpha", one.scale)
+        along, last = integer("start", _ROWS) + integer("end", _ROWS + 1), integer("axis", 3)
         for part, source in (("standing", keys), ("newest", new_keys)):
-            yield _node("FusedMatMul", [name("q"), source], [name(f"scores.{part}")], facts, CONTRIB_DOMAIN)
-            yield _node("Shape", [source], [name(f"rows.{part}")], _int("start", _ROWS) + _int("end", _ROWS + 1))
-        yield _node("Concat", [name("scores.standing"), name("scores.newest")], [name("scores")], _int("axis", 3))
-        yield _node("Add", [name("scores"), mask], [name("masked")])
-        yield _node("Softmax", [name("masked")], [name("shares")], _int("axis", 3))
-        yield _node("Concat", [name("rows.standing"), name("rows.newest")], [name("rows")], _int("axis", 0))
+            yield node_bytes("FusedMatMul", [name("q"), source], [name(f"scores.{part}")], facts, CONTRIB_DOMAIN)
+            yield node_bytes("Shape", [source], [name(f"rows.{part}")], along)
+        yield node_bytes("Concat", [name("scores.standing"), name("scores.newest")], [name("scores")], last)
+        yield node_bytes("Add", [name("scores"), mask], [name("masked")])
+        yield node_bytes("Softmax", [name("masked")], [name("shares")], last)
+        yield node_bytes("Concat", [name("rows.standing"), name("rows.newest")], [name("rows")], integer("axis", 0))
         parts = [name("shares.standing"), name("shares.newest")]
-        yield _node("Split", [name("shares"), name("rows")], parts, _int("axis", 3))
+        yield node_bytes("Split", [name("shares"), name("rows")], parts, last)
         for shares, source in zip(parts, (rows, new_rows), strict=True):
-            yield _node("MatMul", [shares, source], [f"{shares}.sum"])
-        yield _node("Add", [f"{shares}.sum" for shares in parts], [name("sum")])
-        yield _node("Reshape", [name("sum"), self._whole(0, heads, shared, -1, wide)], [name("out.heads")])
-        yield _node("Transpose", [name("out.heads")], [name("out.turned")], _ints("perm", 0, 3, 1, 2, 4))
-        yield _node("Reshape", [name("out.turned"), self._whole(0, 0, heads * shared * wide)], [one.output])
+            yield node_bytes("MatMul", [shares, source], [f"{shares}.sum"])
+        yield node_bytes("Add", [f"{shares}.sum" for shares in parts], [name("sum")])
+        yield node_bytes("Reshape", [name("sum"), self._whole(0, heads, shared, -1, wide)], [name("out.heads")])
+        yield node_bytes("Transpose", [name("out.heads")], [name("out.turned")], integers("perm", 0, 3, 1, 2, 4))
+        yield node_bytes("Reshape", [name("out.turned"), self._whole(0, 0, heads * shared * wide)], [one.output])
 
     def both_sizes(self, shape: Message) -> Iterator[bytes]:
         """A Shape of a cache, told of both parts."""
@@ -232,10 +232,10 @@ class _Writer:
         begin, end = (int(facts.get(name, other)) for name, other in (("start", 0), ("end", rank)))
         along = np.eye(rank, dtype=np.int64)[_ROWS][slice(begin, end)]
         names = [f"{_OURS}/{output}/{part}" for part in ("standing", "newest", "more")]
-        yield _node("Shape", [past], [names[0]], kept)
-        yield _node("Shape", [past + NEWEST], [names[1]], kept)
-        yield _node("Mul", [names[1], self._whole(*along.tolist())], [names[2]])
-        yield _node("Add", [names[0], names[2]], [output])
+        yield node_bytes("Shape", [past], [names[0]], kept)
+        yield node_bytes("Shape", [past + NEWEST], [names[1]], kept)
+        yield node_bytes("Mul", [names[1], self._whole(*along.tolist())], [names[2]])
+        yield node_bytes("Add", [names[0], names[2]], [output])
 
     def _whole(self, *numbers: int) -> str:
         return self._constant(np.array(numbers, np.int64), _INT64)
@@ -249,29 +249,6 @@ class _Writer:
         rest = encoded(onnx.TENSOR_NAME, name) + encoded(onnx.TENSOR_RAW, array.tobytes())
         self.constants[name] = dims + encoded(onnx.TENSOR_TYPE, kind) + rest
         return name
-
-
-def _node(op: str, inputs: list[str], outputs: list[str], attributes: bytes = b"", domain: str = "") -> bytes:
-    parts = [encoded(onnx.NODE_INPUT, name) for name in inputs] + [encoded(onnx.NODE_OUTPUT, name) for name in outputs]
-    parts += [encoded(onnx.NODE_NAME, outputs[0]), encoded(onnx.NODE_OP, op), attributes]
-    return b"".join([*parts, encoded(onnx.NODE_DOMAIN, domain) if domain else b""])
-
-
-def _attribute(name: str, value: bytes, kind: int) -> bytes:
-    parts = encoded(onnx.ATTRIBUTE_NAME, name) + value + encoded(_FIELD_TYPE, kind)
-    return encoded(onnx.NODE_ATTRIBUTE, parts)
-
-
-def _int(name: str, number: int) -> bytes:
-    return _attribute(name, encoded(onnx.ATTRIBUTE_INT, number), _IS_INT)
-
-
-def _ints(name: str, *numbers: int) -> bytes:
-    return _attribute(name, b"".join(encoded(onnx.ATTRIBUTE_INTS, number) for number in numbers), _IS_INTS)
-
-
-def _float(name: str, number: float) -> bytes:
-    return _attribute(name, bytes([_FIELD_FLOAT << 3 | 5]) + struct.pack("<f", number), _IS_FLOAT)
 
 
 def _cache(name: str, past: Mapping[int, int | str] | tuple[int | str, ...], rows: str) -> bytes:

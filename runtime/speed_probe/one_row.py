@@ -30,6 +30,7 @@ from luvc_export.core.shapes import DecoderShape
 from luvc_export.errors import UsageError
 from luvc_export.runtime.cpu_features import cpu_features
 from luvc_export.runtime.openvino.device import ACTIVATION_GROUPS
+from luvc_export.runtime.ort_graphs.blocks import Blocks, in_blocks
 from luvc_export.runtime.product_check.graph import INPUT, Coded, coded_products, plain_product
 
 #: Precisions of plans that are tried, and bits of a weight.
@@ -44,10 +45,13 @@ BUSY = 0.5
 MOST_ERROR = 0.1
 _FOLDER = "steps"
 #: Of how it is timed: what was remembered of another way of timing is tried again.
-_PROBE = 3
+_PROBE = 4
 #: Bytes that are written before each run: one and a half times those of the last cache, between these two.
 LEAST_SPILL, MOST_SPILL = 2**26, 2**28
 _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
+
+#: ``openvino+cpu`` with its products of 8 bits in blocks (``ort_graphs.blocks``): how steps run there, where faster.
+IN_BLOCKS = "openvino+cpu, in blocks"
 
 Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
@@ -55,7 +59,7 @@ Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 def step_times(
     precision: str, shape: DecoderShape, threads: int | None = None, coded_head: bool = False
 ) -> dict[str, float]:
-    """Seconds of a step's products by back-end (``openvino`` and ``paired.PAIRS``), of those that compute them right.
+    """Seconds of a step's products by back-end (``openvino``, ``paired.PAIRS``, ``IN_BLOCKS``), if they are right.
 
     Args:
         precision: Of ``BITS``.
@@ -158,13 +162,21 @@ def busy() -> bool:
 def ways(threads: int | None, precision: str) -> dict[str, tuple[Callable[[bytes], Run], Callable[[bytes], Run]]]:
     """What opens products with codes and that of the head, by the back-end that would run steps so."""
 
-    def onnxruntime(graph: bytes) -> Run:
+    def onnxruntime(graph: bytes, blocks: Blocks | None = None) -> Run:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.log_severity_level, options.intra_op_num_threads = 4, threads or 0
+        if blocks is not None:
+            blocks.beside(onnxruntime, options)
         session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-        return lambda rows: np.asarray(session.run(None, {INPUT: rows})[0])
+        if blocks is not None:
+            blocks.forget()  # results are held to what was forgotten
+        return lambda rows: (np.asarray(session.run(None, {INPUT: rows})[0]), blocks)[0]
+
+    def in_their_blocks(graph: bytes) -> Run:
+        blocks = in_blocks(graph, lambda name: None)
+        return onnxruntime(blocks.graph, blocks)
 
     def openvino(settings: Mapping[str, Any]) -> Callable[[bytes], Run]:
         def opened(graph: bytes) -> Run:
@@ -180,10 +192,12 @@ def ways(threads: int | None, precision: str) -> dict[str, tuple[Callable[[bytes
     group = ACTIVATION_GROUPS.get(precision)
     grouped = {} if group is None else {"DYNAMIC_QUANTIZATION_GROUP_SIZE": group}
     fp32, usual = openvino({"INFERENCE_PRECISION_HINT": "f32", **grouped}), openvino({})
+    eight = {IN_BLOCKS: (in_their_blocks, onnxruntime)} if BITS[precision] == 8 else {}
     return {
         "openvino": (usual, usual),
         "openvino+openvino": (fp32, usual),
         "openvino+cpu": (onnxruntime, onnxruntime),
+        **eight,
     }
 
 

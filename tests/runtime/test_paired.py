@@ -160,6 +160,23 @@ def test_auto_takes_what_the_probe_says(demo_bundle: Bundle, monkeypatch: pytest
     assert choose(bundle).name == "cuda" and not asked, "nothing is timed where an engine before runs"
 
 
+def test_steps_in_8_bits_are_in_blocks_where_that_is_faster(
+    demo_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("luvc_export.runtime.confined.first_run.check", lambda *asked: None)
+    times = {"openvino": 2.0e-3, "openvino+cpu": 1.9e-3, one_row.IN_BLOCKS: 1.0e-3}
+    monkeypatch.setattr(one_row, "step_times", lambda *of, **how: times)
+    bundle = with_codes(demo_bundle)
+    assert choose(bundle).line.startswith("backend openvino+cpu: products of a step 1.00 ms, openvino alone 2.00 ms")
+    steps: list[bool] = []
+    for blocks in (1.0e-3, 3.0e-3):
+        times[one_row.IN_BLOCKS] = blocks
+        pair: Any = open_backend("openvino+cpu", bundle, threads=1)
+        steps.append(pair._steps.in_blocks)
+        assert pair._steps.only_steps and not open_backend("cpu", bundle, threads=1).in_blocks  # type: ignore[attr-defined]
+    assert steps == [True, False] and choose(bundle).name == "openvino"
+
+
 def test_auto_needs_memory_for_both(demo_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(one_row, "step_times", lambda *asked, **how: {"openvino": 2.0, "openvino+cpu": 1.0})
     monkeypatch.setattr(backend_choice.memory, "available_bytes", lambda: 1000)

@@ -3,19 +3,24 @@
 Run: ``python benchmarks/measure/times/steps.py BUNDLE PLAN[@WAY] ... [--rows 1088] [--prompts-too] [--profile]``.
 Quantised plans as steps of ``openvino+openvino`` run them (activations in fp32); those of floats, and all with
 ``--prompts-too``, as ``openvino`` does: one graph for prompts and steps. WAY is another one: ``cpu`` (ONNX Runtime, as
-``openvino+cpu`` has it) or ``cpu.whole`` (one graph for prompts and steps there), ``bf16`` (activations in bf16),
+``openvino+cpu`` has it), ``cpu.blocks`` (8 bits in blocks there) or ``cpu.whole`` (one graph for prompts and steps, as
+``cpu`` has it), ``bf16`` (activations in bf16),
 ``head`` (norm and head apart, as a pair shares them), or a number: activations of a row that share a scale. Keys and
 values are random:
 nothing is asked, no picture is needed, and a run takes seconds. Ways step in turns, all loaded at once (but with
-``--profile``). A plan must keep all tokens in all layers (``none``, and what was quantised from it).
+``--profile``). Before each step all cores read as many bytes as it reads (numpy, float32 matrix times vector): a share
+is such a pass's time by its step's. A plan must keep all tokens in all layers (``none``, and what was quantised from
+it).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from time import perf_counter, sleep
 from typing import Any
@@ -23,8 +28,10 @@ from typing import Any
 import numpy as np
 
 from luvc_export.bundle import folder as bundles
+from luvc_export.bundle import onnx_fields as onnx
+from luvc_export.bundle import onnx_wire as wire
 from luvc_export.bundle.folder import Bundle
-from luvc_export.runtime.bench.machine import bandwidth_reader
+from luvc_export.bundle.graphs import read_graph
 from luvc_export.runtime.openvino.backend import OpenVinoBackend
 from luvc_export.runtime.openvino.device import ACTIVATION_GROUPS
 from luvc_export.runtime.ort import OrtBackend
@@ -33,6 +40,8 @@ from luvc_export.runtime.state import State
 
 #: The first steps pack weights.
 WARM = 3
+#: Columns of the matrix that is read beside a step.
+WIDE = 4096
 LEAST_MS = 0.05
 #: Seconds after a run in which an engine's threads may still spin beside what is read.
 SPINS = 0.1
@@ -49,7 +58,8 @@ def main() -> None:
     parser.add_argument("--profile", action="store_true", help="ms of a step by operator; counting costs some")
     args = parser.parse_args()
     bundle = bundles.load(args.bundle)
-    heads = ("plan", "arithmetic", "rows", "step ms", "of it outside the graph", "GB/s read after it")
+    heads = ("plan", "arithmetic", "rows", "step ms", "of it outside the graph", "GB a step", "GB/s read before each")
+    heads = (*heads, "share: median (middle half)")
     print("| " + " | ".join(heads) + " |\n|---|---" + "|---:" * (len(heads) - 2) + "|")
     ways = [Steps(bundle, asked, args.prompts_too, args.rows) for asked in ([] if args.profile else args.plans)]
     for asked in args.plans if args.profile else ():
@@ -81,7 +91,8 @@ class Steps:
         self._calls, numbers = Session(bundle, self.backend, plan).default, np.random.default_rng(0)
         values = [numbers.standard_normal(kind.sizes(1, rows), np.float32) for kind in self.backend.states]
         self._state = State(self.backend.adopt(values), rows, rows, rows)
-        self.times, self.outside = list[float](), list[float]()
+        self.times, self.outside, self.passes = list[float](), list[float](), list[float]()
+        self.bytes = read_bytes(bundle, plan, self.backend.arithmetic) + sum(array.nbytes for array in values)
 
     def step(self, token: int) -> None:
         """Go on with a token."""
@@ -92,28 +103,49 @@ class Steps:
 
     def line(self, rows: int) -> str:
         """Of the table: all but the first steps."""
-        times = self.times[WARM:]
+        times, passes = self.times[WARM:], self.passes[WARM:]
         middle, low, high = (f"{value:.1f}" for value in (statistics.median(times), min(times), max(times)))
         cells = [self.asked, self.backend.arithmetic, str(rows), f"{middle} ({low} to {high})"]
-        cells += [f"{statistics.median(self.outside[WARM:]):.1f}", f"{bandwidth_reader()() / 1e9:.0f}"]
+        cells += [f"{statistics.median(self.outside[WARM:]):.1f}", f"{self.bytes / 1e9:.2f}"]
+        cells += [f"{self.bytes / statistics.median(passes) / 1e6:.0f}"]
+        shares = statistics.quantiles((read / step for read, step in zip(passes, times, strict=True)), n=4)
+        cells += [f"{shares[1]:.2f} ({shares[0]:.2f} to {shares[2]:.2f})"]
         return "| " + " | ".join(cells) + " |"
 
 
 def in_turns(ways: list[Steps], steps: int) -> None:
     """Step all of them, one after the other, when no threads of the one before spin any more."""
-    for token in range(WARM + steps):
-        for way in ways:
-            sleep(SPINS)
-            way.step(token + 1)
-    sleep(SPINS)
+    threads, vector = len(os.sched_getaffinity(0)), np.ones(WIDE, np.float32)
+    most = max(way.bytes for way in ways) // threads // WIDE // 4
+    parts = [np.ones((most, WIDE), np.float32) for _ in range(threads)]
+    with ThreadPoolExecutor(threads) as pool:
+        for token in range(WARM + steps):
+            for way in ways:
+                rows = way.bytes // threads // WIDE // 4
+                sleep(SPINS)
+                begin = perf_counter()
+                list(pool.map(lambda part, rows=rows: part[:rows] @ vector, parts))  # type: ignore[misc]
+                way.passes.append(1000 * (perf_counter() - begin))
+                way.step(token + 1)
+
+
+def read_bytes(bundle: Bundle, plan: str, arithmetic: str) -> int:
+    """Of the weights of a plan's decoder, as its products read them: floats in ``arithmetic``, codes as they lie."""
+    graph = read_graph(bundle, bundle.entry(plan).decoder)
+    tables = {wire.texts(node, onnx.NODE_INPUT)[0] for node in graph.nodes if wire.text(node, onnx.NODE_OP) == "Gather"}
+    others = (node for node in graph.nodes if wire.text(node, onnx.NODE_OP) != "Gather")
+    read = {name for node in others for name in wire.texts(node, onnx.NODE_INPUT)}
+    narrow = arithmetic == "bf16"
+    sizes = {one.name: (one.bytes or 0) // (2 if narrow and one.kind == 1 else 1) for one in graph.outside}
+    return sum(size for name, size in sizes.items() if name not in tables or name in read)
 
 
 def opened(bundle: Bundle, plan: str, prompts_too: bool, way: str = "") -> OpenVinoBackend | OrtBackend:
     """The back-end of a plan's steps, as ``backends.open_backend`` makes it for a pair or alone, or another ``way``."""
     entry = bundle.entry(plan)
-    if way in ("cpu", "cpu.whole"):
+    if way in ("cpu", "cpu.whole", "cpu.blocks"):
         onnxruntime = OrtBackend(bundle, entry, "cpu")
-        onnxruntime.only_steps = way == "cpu"
+        onnxruntime.only_steps, onnxruntime.in_blocks = way != "cpu.whole", way == "cpu.blocks"
         return onnxruntime
     apart = entry.quantised is not None and not prompts_too
     backend = OpenVinoBackend(bundle, entry, arithmetic="fp32" if apart and way != "bf16" else "auto")

@@ -79,9 +79,9 @@ def test_a_part_that_is_wrong_moves_answers(
     elif what == "mask":
         monkeypatch.setattr(two_parts, "_LEAST", np.float32(0))
     else:
-        turned = two_parts._ints
+        turned = two_parts.integers
         wrong = {(0, 2, 3, 1, 4): (0, 3, 2, 1, 4)}
-        monkeypatch.setattr(two_parts, "_ints", lambda name, *axes: turned(name, *wrong.get(axes, axes)))
+        monkeypatch.setattr(two_parts, "integers", lambda name, *axes: turned(name, *wrong.get(axes, axes)))
     assert furthest(demo_bundle, "none", whole("none")) > 10 * TOLERANCE
 
 

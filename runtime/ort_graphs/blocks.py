@@ -1,0 +1,158 @@
+"""Products of 8 bits as ONNX Runtime's kernel for blocks takes them: the same codes and scales, turned and repeated.
+
+``DynamicQuantizeMatMul`` has one range of activations a call and reads weights [K, N]; ``MatMulNBits`` has one for each
+block and reads [N, K] packed for one row. Which is faster is a CPU's matter (``speed_probe.one_row``). A session packs
+the codes for itself: what they were given in is given back behind it, and the probe holds that to its results.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from luvc_export.bundle import onnx_fields as onnx
+from luvc_export.bundle import onnx_wire as wire
+from luvc_export.bundle.onnx_wire import Message, encoded
+from luvc_export.core.operators import CONTRIB_DOMAIN
+from luvc_export.runtime.ort_graphs.nodes import integer, node_bytes
+
+#: Codes of a block: the first of these that divides a product's inner size.
+BLOCKS = (128, 64, 32)
+#: Behind a weight's name.
+_CODES, _SCALES = ".blocks", ".blocks.scale"
+#: The middle of codes, and how precisely activations are rounded: to 8 bits.
+_ZERO, _ACCURACY_LEVEL = 128, 4
+_FLOAT, _UINT8 = 1, 2
+#: Values a runtime is given beside the graph have a place that is never read.
+_BESIDE = encoded(onnx.TENSOR_EXTERNAL, encoded(1, "location") + encoded(2, "beside"))
+
+
+@dataclass
+class Blocks:
+    """A graph whose products of 8 bits are in blocks, and the arrays that it must be given.
+
+    Args:
+        graph: The model.
+        arrays: By name of an initializer: codes uint8 [N, K / block, block], scales float32 [N, K / block].
+    """
+
+    graph: bytes
+    arrays: dict[str, NDArray[Any]] = field(default_factory=dict)
+    _maps: list[mmap.mmap] = field(default_factory=list)
+
+    def beside(self, library: Any, options: Any) -> None:
+        """Give the arrays to a session's options."""
+        make = library.OrtValue.ortvalue_from_numpy
+        if self.arrays:
+            options.add_external_initializers([*self.arrays], [make(array, "cpu") for array in self.arrays.values()])
+
+    def forget(self) -> None:
+        """Give back the memory of the codes, which a session has packed; their addresses stay valid."""
+        advice = getattr(mmap, "MADV_DONTNEED", None)
+        for mapped in self._maps if advice is not None else ():
+            mapped.madvise(advice)
+
+    def add(self, name: str, weight: NDArray[np.uint8], scale: NDArray[np.float32], block: int) -> None:
+        """The codes and scales of a weight [K, N] with one scale a column."""
+        inner, columns = weight.shape
+        mapped = _own_memory(weight.size)
+        codes = np.frombuffer(mapped, np.uint8).reshape(columns, inner // block, block)
+        for number in range(inner // block):
+            codes[:, number] = weight[number * block : (number + 1) * block].T
+        self._maps.append(mapped)
+        self.arrays[name + _CODES] = codes
+        self.arrays[name + _SCALES] = np.repeat(scale.reshape(-1, 1), inner // block, axis=1)
+
+
+def _own_memory(size: int) -> mmap.mmap:
+    """Memory that is this process's alone: what is shared cannot be given back page by page."""
+    flags = getattr(mmap, "MAP_PRIVATE", 0) | getattr(mmap, "MAP_ANONYMOUS", 0)
+    return mmap.mmap(-1, size, flags=flags) if flags else mmap.mmap(-1, size)
+
+
+def in_blocks(data: bytes, weight: Callable[[str], NDArray[Any] | None]) -> Blocks:
+    """A model with its products of 8 bits in blocks; those with another middle than 128 or odd sizes are left.
+
+    Args:
+        data: The model, walked (``graph_rules``).
+        weight: Gives what lies outside of it by name; None for what does not.
+
+    Raises:
+        ValueError: It is no ONNX graph.
+        IndexError: It ends early.
+    """
+    whole = [*wire.fields(memoryview(data))]
+    (graph,) = (wire.contents(one.value) for one in whole if one.number == onnx.MODEL_GRAPH)
+    items = [*wire.fields(graph)]
+    tensors = {
+        wire.text(tensor, onnx.TENSOR_NAME): tensor
+        for tensor in (wire.part(one.value) for one in items if one.number == onnx.GRAPH_INITIALIZER)
+    }
+    nodes = [wire.part(one.value) for one in items if one.number == onnx.GRAPH_NODE]
+    readers = Counter(name for one in nodes for name in wire.texts(one, onnx.NODE_INPUT))
+    blocks, parts, taken, at = Blocks(data), list[bytes](), set[str](), -1
+
+    def array(name: str) -> NDArray[Any] | None:
+        return _inside(tensors[name]) if name in tensors and onnx.TENSOR_RAW in tensors[name] else weight(name)
+
+    for one in items:
+        at += one.number == onnx.GRAPH_NODE
+        written = _product(nodes[at], array, blocks) if one.number == onnx.GRAPH_NODE else None
+        if written is not None:
+            taken.update(wire.texts(nodes[at], onnx.NODE_INPUT)[1:])
+        parts.append(bytes(one.raw) if written is None else encoded(onnx.GRAPH_NODE, written))
+    if not blocks.arrays:
+        return blocks
+    for one in items:
+        name = wire.text(wire.part(one.value), onnx.TENSOR_NAME) if one.number == onnx.GRAPH_INITIALIZER else ""
+        if name in taken and readers[name] == 1:
+            parts.remove(bytes(one.raw))
+    parts += (encoded(onnx.GRAPH_INITIALIZER, _outside(name, value)) for name, value in blocks.arrays.items())
+    changed = encoded(onnx.MODEL_GRAPH, b"".join(parts))
+    blocks.graph = b"".join(changed if one.number == onnx.MODEL_GRAPH else bytes(one.raw) for one in whole)
+    return blocks
+
+
+def _product(one: Message, array: Callable[[str], NDArray[Any] | None], blocks: Blocks) -> bytes | None:
+    """A product of 8 bits as one in blocks; None for what is none."""
+    kind = wire.text(one, onnx.NODE_OP), wire.text(one, onnx.NODE_DOMAIN)
+    inputs = wire.texts(one, onnx.NODE_INPUT)
+    if kind != ("DynamicQuantizeMatMul", CONTRIB_DOMAIN) or len(inputs) != 4:
+        return None
+    activation, name, *_ = inputs
+    values = [array(other) for other in inputs[1:]]
+    if any(value is None for value in values):
+        return None
+    weight, scale, zero = (np.asarray(value) for value in values)
+    fits = (weight.dtype, weight.ndim, scale.dtype, zero.tolist()) == (np.uint8, 2, np.float32, _ZERO)
+    block = next((size for size in BLOCKS if weight.ndim and weight.shape[0] % size == 0), 0)
+    if not fits or not block or scale.shape != weight.shape[1:]:
+        return None
+    if name + _CODES not in blocks.arrays:
+        blocks.add(name, weight, scale, block)
+    facts = {"K": weight.shape[0], "N": weight.shape[1], "bits": 8, "block_size": block}
+    attributes = b"".join(integer(fact, value) for fact, value in (*facts.items(), ("accuracy_level", _ACCURACY_LEVEL)))
+    takes = [activation, name + _CODES, name + _SCALES]
+    return node_bytes("MatMulNBits", takes, wire.texts(one, onnx.NODE_OUTPUT), attributes, CONTRIB_DOMAIN)
+
+
+def _inside(tensor: Message) -> NDArray[Any] | None:
+    kinds = {_FLOAT: np.float32, _UINT8: np.uint8}
+    kind = kinds.get(wire.number(tensor, onnx.TENSOR_TYPE))
+    if kind is None:
+        return None
+    raw = wire.contents(wire.single(tensor, onnx.TENSOR_RAW) or memoryview(b""))
+    return np.frombuffer(raw, kind).reshape(wire.numbers(tensor, onnx.TENSOR_DIMS))
+
+
+def _outside(name: str, array: NDArray[Any]) -> bytes:
+    """TensorProto of an array that is given beside the graph."""
+    dims: Iterable[bytes] = (encoded(onnx.TENSOR_DIMS, size) for size in array.shape)
+    kind = encoded(onnx.TENSOR_TYPE, _UINT8 if array.dtype == np.uint8 else _FLOAT)
+    return b"".join(dims) + kind + encoded(onnx.TENSOR_NAME, name) + _BESIDE + encoded(onnx.TENSOR_LOCATION, 1)

@@ -1,0 +1,75 @@
+"""Products of 8 bits in blocks: what they give, whose memory goes back, and what is left as it is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from luvc_export.runtime.ort_graphs import blocks as module
+from luvc_export.runtime.ort_graphs.blocks import Blocks, in_blocks
+from luvc_export.runtime.product_check.graph import INPUT, coded_products
+from luvc_export.runtime.speed_probe.one_row import IN_BLOCKS, timed, ways
+
+
+def given(blocks: Blocks, early: bool = False) -> np.ndarray:
+    """What the model gives for the coded products' activations; ``early``: codes are forgotten too soon."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    blocks.beside(onnxruntime, options)
+    if early:
+        blocks.forget()
+    session = onnxruntime.InferenceSession(blocks.graph, options, providers=["CPUExecutionProvider"])
+    blocks.forget()
+    return np.asarray(session.run(None, {INPUT: coded_products(8, 256, 192).given})[0])
+
+
+def error(result: np.ndarray) -> float:
+    exact = coded_products(8, 256, 192).exact
+    return float(np.abs(result - exact).max() / np.abs(exact).max())
+
+
+def test_results_are_those_of_the_codes_after_their_memory_went_back() -> None:
+    blocks = in_blocks(coded_products(8, 256, 192).graph, lambda name: None)
+    assert [node.op_type for node in onnx.load_from_string(blocks.graph).graph.node] == ["MatMulNBits"] * 2
+    assert {name: array.shape for name, array in blocks.arrays.items() if array.dtype == np.uint8} == {
+        "w0.blocks": (192, 2, 128),
+        "w1.blocks": (256, 3, 64),
+    }
+    assert error(given(blocks)) < 0.02
+    assert not any(array.any() for array in blocks.arrays.values() if array.dtype == np.uint8)
+
+
+def test_codes_that_are_forgotten_or_turned_wrong_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sabotage, and what the probe makes of it: the way does not count."""
+    coded = coded_products(8, 256, 192)
+    assert error(given(in_blocks(coded.graph, lambda name: None), early=True)) > 0.5
+    honest, open_way = Blocks.beside, ways(1, "q8")[IN_BLOCKS][0]
+    assert timed(open_way, coded) is not None
+
+    def forgetting(self: Blocks, library: Any, options: Any) -> None:
+        honest(self, library, options)
+        self.forget()
+
+    monkeypatch.setattr(Blocks, "beside", forgetting)
+    assert timed(open_way, coded) is None
+    monkeypatch.undo()
+    monkeypatch.setattr(module.np, "repeat", lambda scale, *rest, **how: np.zeros((scale.size, rest[0]), np.float32))
+    assert error(given(in_blocks(coded.graph, lambda name: None))) > 0.5
+
+
+@pytest.mark.parametrize("change", ["zero", "inner", "scale", "biased"])
+def test_what_a_block_cannot_say_is_left(change: str) -> None:
+    inner = 48 if change == "inner" else 64
+    values = {"w": np.zeros((inner, 32), np.uint8), "s": np.ones(1 if change == "scale" else 32, np.float32)}
+    values["z"] = np.array(127 if change == "zero" else 128, np.uint8)
+    values |= {"b": np.ones(32, np.float32)} if change == "biased" else {}
+    rows = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", None]) for name in ("x", "y")]
+    node = helper.make_node("DynamicQuantizeMatMul", ["x", *values], ["y"], domain="com.microsoft")
+    tensors = [numpy_helper.from_array(array, name) for name, array in values.items()]
+    data = helper.make_model(helper.make_graph([node], "one", rows[:1], rows[1:], tensors)).SerializeToString()
+    assert in_blocks(data, lambda name: None) == Blocks(data)
