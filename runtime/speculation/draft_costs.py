@@ -1,10 +1,12 @@
-"""What drafting with a smaller model costs, and what it brought of late: from bytes at first, then from the clock.
+"""What drafting with a smaller model costs, and what it brings: from bytes at first, then from the clock.
 
 A step of a small model is calls more than bytes, and checking a token costs what this engine's products of few rows
-cost. So steps of the larger model, with drafts and without, and drafted tokens are timed where they run, whatever is
-spent around the graphs included, and answers after them go by that. What is learned belongs to the pair of models: an
-answer begins with the acceptance of those before it, and the prompt is not even read for it where drafts would not save
-as much as the reading takes.
+cost. So steps with drafts and drafted tokens are timed where they run, by the steps without drafts around them: a
+machine's pace changes, and a quotient of neighbours keeps. Every few steps have no draft for that, fewer where drafts
+save much. What such a stretch of steps saved, beside what was promised for it, corrects the next promises.
+
+All of it belongs to the pair of models: an answer begins with the acceptance of those before it, and the prompt is not
+even read for it where drafts would not save as much as the reading takes.
 """
 
 from __future__ import annotations
@@ -16,10 +18,10 @@ from time import perf_counter
 
 #: Of a kind of call, how many of the newest count. Their median does: one slow call moves nothing.
 NEWEST = 16
-#: Calls of a kind that are timed before their time is believed.
+#: Calls of a kind that are timed before their time is believed; steps without drafts that are the measure of others.
 FEW = 3
-#: Steps with drafts after which one without is timed again.
-AGAIN = 64
+#: Steps with drafts after which one without is timed, where drafts save little and where they save this much.
+SOON, LATE, MUCH = 8, 32, 1.25
 #: Answers without drafts where none would pay, at most; then one has a few.
 LONGEST_PAUSE = 16
 #: Of a token more to check, by a plain step, before it was timed: a step of few tokens reads weights once.
@@ -28,13 +30,15 @@ CHECKING = 0.02
 LOOKED_AT, ACCEPTANCE = 4.0, 0.75
 #: Weight of a token's outcome in those after it, of all answers: about the last 100 tokens count.
 FORGETTING = 0.99
+#: Plain steps for which a promise is believed before any was looked at, and the weight of a stretch in those after it.
+BELIEVED, PASSING = 16.0, 0.9
 
 
 class Recent:
     """The newest figures of a kind, and their median (the lower of two); NaN before the first."""
 
-    def __init__(self) -> None:
-        self._figures: deque[float] = deque(maxlen=NEWEST)
+    def __init__(self, most: int = NEWEST) -> None:
+        self._figures: deque[float] = deque(maxlen=most)
         self.median = math.nan
 
     def __len__(self) -> int:
@@ -51,6 +55,49 @@ class Recent:
         return len(self._figures) >= FEW
 
 
+class _Shared:
+    """Steps that so many rows share: times without drafts, the others as quotients by those."""
+
+    def __init__(self) -> None:
+        self.plain, self.cost, self.reading = Recent(FEW), Recent(), Recent()
+        self.checks: dict[int, Recent] = {}
+        #: Of drafts that are made for the step to come: seconds, and what was promised for each.
+        self.making, self.promises = 0.0, list[float]()
+        #: Since the last step without drafts: steps, tokens a row, seconds, and seconds times what was promised.
+        self.steps, self.tokens, self.seconds, self.promised = 0, 0.0, 0.0, 0.0
+        #: Steps with drafts before one without is timed again.
+        self.stretch = SOON
+        #: Of stretches of late, in tokens a row: what they gave, and what was promised for the time that they took.
+        self.kept = self.hoped = BELIEVED
+
+    def plainly(self, seconds: float) -> None:
+        """A step without drafts, which ends a stretch: its pace is that of the two around it."""
+        before = self.plain.median if len(self.plain) else seconds
+        self.plain.add(seconds)
+        if self.steps:
+            pace = (before + seconds) / 2
+            self.stretch = LATE if self.tokens * pace > MUCH * self.seconds else SOON
+            self.kept = PASSING * self.kept + self.tokens
+            self.hoped = PASSING * self.hoped + self.promised / pace
+        self.steps, self.tokens, self.seconds, self.promised = 0, 0.0, 0.0, 0.0
+
+    def with_drafts(self, drafted: int, tokens: float, seconds: float) -> None:
+        """A step with drafts."""
+        if self.plain.enough:
+            self.checks.setdefault(drafted, Recent()).add(seconds / self.plain.median)
+        promise = sum(self.promises) / len(self.promises) if self.promises else 1.0
+        self.steps, self.tokens = self.steps + 1, self.tokens + tokens
+        self.seconds += seconds + self.making
+        self.promised += promise * (seconds + self.making)
+        self.making = 0.0
+        self.promises.clear()
+
+    @property
+    def held(self) -> float:
+        """What became of promises: 1.0 where drafts saved what was expected of them."""
+        return self.kept / self.hoped
+
+
 class DraftCosts:
     """Of one pair of models, over all its answers.
 
@@ -61,10 +108,8 @@ class DraftCosts:
 
     def __init__(self, guess: float, clock: Callable[[], float] | None = perf_counter) -> None:
         self.guess, self._clock = guess, clock
-        #: Seconds of steps by the rows that shared them and the tokens drafted for the longest of those.
-        self._steps: dict[int, dict[int, Recent]] = {}
-        self._drafted, self._reading, self._lengths = Recent(), Recent(), Recent()
-        self._since: dict[int, int] = {}
+        self._shared: dict[int, _Shared] = {}
+        self._lengths = Recent()
         self._looked_at, self._accepted = LOOKED_AT, LOOKED_AT * ACCEPTANCE
         self._misses = self._pause = 0
 
@@ -72,21 +117,37 @@ class DraftCosts:
         """Seconds of the clock, to take differences of."""
         return self._clock() if self._clock is not None else 0.0
 
-    def stepped(self, rows: int, drafted: int, seconds: float) -> None:
-        """A step of the larger model took so long, for so many rows and at most so many drafted tokens in one."""
-        if self._clock is not None:
-            self._steps.setdefault(rows, {}).setdefault(drafted, Recent()).add(seconds)
-            self._since[rows] = self._since.get(rows, 0) + 1 if drafted else 0
+    def stepped(self, rows: int, drafted: int, tokens: float, seconds: float) -> None:
+        """A step of the larger model was run.
 
-    def drafted(self, tokens: int, seconds: float) -> None:
-        """The smaller model took so long for so many tokens of one row."""
+        Args:
+            rows: That shared it.
+            drafted: Tokens of the longest draft among them.
+            tokens: That it gave, a row.
+            seconds: That it took, those of making drafts left out.
+        """
+        if self._clock is not None and drafted:
+            self._of(rows).with_drafts(drafted, tokens, seconds)
+        elif self._clock is not None:
+            self._of(rows).plainly(seconds)
+
+    def drafted(self, rows: int, tokens: int, seconds: float) -> None:
+        """The smaller model took so long for so many tokens of one of the rows."""
         if self._clock is not None and tokens:
-            self._drafted.add(seconds / tokens)
+            shared = self._of(rows)
+            shared.making += seconds
+            if shared.plain.enough:
+                shared.cost.add(rows * seconds / tokens / shared.plain.median)
 
-    def read(self, seconds: float) -> None:
-        """The smaller model took so long to read a prompt."""
+    def read(self, rows: int, seconds: float) -> None:
+        """The smaller model took so long to read the prompt of one of the rows."""
+        if self._clock is not None and self._of(rows).plain.enough:
+            self._of(rows).reading.add(rows * seconds / self._of(rows).plain.median)
+
+    def promise(self, rows: int, faster: float) -> None:
+        """The next step is to have a draft of a row, which makes it so many times faster than one without."""
         if self._clock is not None:
-            self._reading.add(seconds)
+            self._of(rows).promises.append(faster)
 
     def ended(self, tokens: int) -> None:
         """An answer has so many tokens."""
@@ -112,8 +173,8 @@ class DraftCosts:
 
     def wants_plain(self, rows: int) -> bool:
         """Whether the next step of so many rows is to have no draft, to know what such a step takes."""
-        plain = self._steps.get(rows, {}).get(0)
-        return self._clock is not None and (plain is None or not plain.enough or self._since[rows] >= AGAIN)
+        shared = self._of(rows)
+        return self._clock is not None and (not shared.plain.enough or shared.steps >= shared.stretch)
 
     def relative(self, rows: int, drafted: int) -> tuple[float, float]:
         """What a drafted token costs each of so many rows, and what checking it does, both by a step without drafts.
@@ -125,24 +186,25 @@ class DraftCosts:
             rows: That share a step.
             drafted: Tokens of the draft that is thought of.
         """
-        steps = self._steps.get(rows, {})
-        plain = steps.get(0)
-        if plain is None or not plain.enough:
-            return self.guess * rows, CHECKING
-        cost = rows * self._drafted.median / plain.median if self._drafted.enough else self.guess * rows
-        timed = [tokens for tokens, recent in [*steps.items()] if tokens and recent.enough]
+        shared = self._of(rows)
+        cost = shared.cost.median if shared.cost.enough else self.guess * rows
+        timed = [tokens for tokens, recent in [*shared.checks.items()] if recent.enough]
         if not timed:
             return cost, CHECKING
         nearest = min(timed, key=lambda tokens: abs(tokens - drafted))
-        return cost, max(0.0, (steps[nearest].median / plain.median - 1) / nearest)
+        return cost, max(0.0, (shared.checks[nearest].median - 1) / nearest)
+
+    def held(self, rows: int) -> float:
+        """What drafts for so many rows saved of late by what was promised: what no single call's time says."""
+        return self._of(rows).held
 
     def reading(self, rows: int) -> float:
         """What reading a prompt costs each of so many rows, in steps without drafts; 0.0 before two were timed.
 
         The first one may be slow for what is made at a first call.
         """
-        plain = self._steps.get(rows, {}).get(0)
-        return rows * self._reading.median / plain.median if len(self._reading) > 1 and plain is not None else 0.0
+        reading = self._of(rows).reading
+        return reading.median if len(reading) > 1 else 0.0
 
     def pays(self) -> None:
         """An answer begins to have drafts, because they pay."""
@@ -157,3 +219,9 @@ class DraftCosts:
             self._misses += 1
             self._pause = min(LONGEST_PAUSE, 2**self._misses)
         return True
+
+    def _of(self, rows: int) -> _Shared:
+        shared = self._shared.get(rows)
+        if shared is None:
+            shared = self._shared[rows] = _Shared()
+        return shared

@@ -85,14 +85,17 @@ class DraftLength:
         if self._pause:
             self._pause -= 1
             return 0
+        held = self.costs.held(rows)
         faster = {
-            drafted: times_faster(self.acceptance, drafted, *self.costs.relative(rows, drafted))
+            drafted: held * times_faster(self.acceptance, drafted, *self.costs.relative(rows, drafted))
             for drafted in range(1, min(room, self.most) + 1)
         }
         best = max(faster, key=lambda drafted: faster[drafted])
         if not begun and not self._begins(faster[best], rows, done):
             self._pause = LOOKED_AT_AGAIN
             return 0
+        wanted = best if faster[best] > 1 else 1
+        self.costs.promise(rows, faster[wanted] / held)
         if faster[best] > 1:
             self._misses = 0
             return best

@@ -46,13 +46,15 @@ class DraftModel:
     def propose(self, answer: Sequence[int], room: int, certain: Sequence[int] = ()) -> list[int]:
         """See ``lookup.Drafts``."""
         text, draft = [*answer, *certain], list[int]()
-        wanted = self._length.next(room, self._rows(), len(answer), begun=bool(self._states))
+        costs, rows = self._length.costs, self._rows()
+        begin = costs.now()
+        wanted = self._length.next(room, rows, len(answer), begun=bool(self._states))
         if not wanted:
             return draft
-        costs, begin = self._length.costs, self._length.costs.now()
         if not self._states:
+            begin = costs.now()
             self._states = [(0, self._read())]
-            costs.read(costs.now() - begin)
+            costs.read(rows, costs.now() - begin)
             begin = costs.now()
         count, state = self._back_to(text)
         rest, graphs = text[count:], self._loaded.graphs
@@ -68,7 +70,7 @@ class DraftModel:
             if rest[0] in self._loaded.ends:
                 break
         del self._states[: -self._length.most - 1]
-        costs.drafted(len(draft), costs.now() - begin)
+        costs.drafted(rows, len(draft), costs.now() - begin)
         return draft
 
     def told(self, drafted: int, accepted: int) -> None:

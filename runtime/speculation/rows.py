@@ -117,7 +117,9 @@ class DraftedCalls(SharedCalls):
         self._state = replace(state, cache=left)
         if masked_slots(self._state) > MOST_MASKED:
             self._state = self._joined(range(len(self.rows)), [])
-        self._costs.stepped(len(stepped), width - 1, clock() - chosen + verified - begin)
+        if stepped:
+            taken_a_row = 1 + self.counts.accepted / len(stepped)
+            self._costs.stepped(len(stepped), width - 1, taken_a_row, clock() - chosen + verified - begin)
         return stepped
 
     def _certain(self, row: Row) -> list[int]:

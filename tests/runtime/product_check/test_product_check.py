@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,8 +13,11 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
+from luvc_export.bundle.folder import Bundle
 from luvc_export.errors import MachineError
+from luvc_export.runtime.openvino import backend as openvino_backend
 from luvc_export.runtime.openvino import device as devices
+from luvc_export.runtime.ort import OrtBackend
 from luvc_export.runtime.product_check import engines
 from luvc_export.runtime.product_check.check import LIMITS, Checked, Way, check, relative_error
 from luvc_export.runtime.product_check.graph import Product, float_product, int8_product
@@ -147,3 +152,48 @@ def test_an_openvino_device_that_computes_bf16_wrong_has_none(monkeypatch: pytes
     assert {*device.notes} == {"OpenVINO CPU computes bf16 products wrong here (relative error 5.5)"}
     with pytest.raises(MachineError, match=r"does not compute in that arithmetic(.|\n)*relative error 5\.5"):
         devices.arithmetic(device, "bf16")
+
+
+def coded(bundle: Bundle) -> Any:
+    """The plan of a bundle as if it were in 8 bits."""
+    return replace(bundle.entry(), quantised=SimpleNamespace(precision="int8", recipe={}, layers={}))  # type: ignore[arg-type]
+
+
+def test_a_session_of_onnx_runtime_is_opened_the_way_that_is_right(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And none is, and says why, where no way is: whatever the CPU of this test does by itself."""
+    way = engines.ORT_INT8_WAYS[2]
+    verdict = Checked("ONNX Runtime", "int8", (0.5, 0.4, 1e-7), way)
+    monkeypatch.setattr(engines, "onnxruntime_int8", lambda: verdict)
+    backend: Any = OrtBackend(bundle, coded(bundle), threads=1)
+    backend.load(images=False)
+    options = backend._decoder.get_session_options()
+    assert way.settings and all(options.get_session_config_entry(name) == text for name, text in way.settings.items())
+    assert backend.notes == verdict.notes and "0.5" in backend.notes[0]
+    monkeypatch.setattr(engines, "onnxruntime_int8", lambda: replace(verdict, way=None))
+    with pytest.raises(MachineError, match="ONNX Runtime computes int8 products wrong on this machine"):
+        OrtBackend(bundle, coded(bundle), threads=1)
+    assert OrtBackend(bundle, bundle.entry(), threads=1).notes == (), "floats are not asked about"
+
+
+def test_so_is_a_graph_of_openvino(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("openvino", reason="pip install 'luvc-export[openvino]'")
+    way = engines.OPENVINO_INT8_WAYS[1]
+    verdict = Checked("OpenVINO CPU", "int8", (0.5, 1e-7), way)
+    monkeypatch.setattr(engines, "openvino_int8", lambda core, device: verdict)
+    compiled: list[Any] = []
+    honest = openvino_backend.compile_graph
+
+    def noted(*arguments: Any) -> Any:
+        compiled.extend(one for one in arguments if isinstance(one, dict))
+        return honest(*arguments)
+
+    monkeypatch.setattr(openvino_backend, "compile_graph", noted)
+    backend = openvino_backend.OpenVinoBackend(bundle, coded(bundle), threads=1, arithmetic="fp32")
+    backend.load(images=False)
+    assert compiled and all(way.settings.items() <= settings.items() for settings in compiled)
+    assert verdict.note in backend.notes
+    monkeypatch.setattr(engines, "openvino_int8", lambda core, device: replace(verdict, way=None))
+    with pytest.raises(MachineError, match="OpenVINO CPU computes int8 products wrong on this machine"):
+        openvino_backend.OpenVinoBackend(bundle, coded(bundle), threads=1, arithmetic="fp32")

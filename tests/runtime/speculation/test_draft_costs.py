@@ -8,7 +8,7 @@ import pytest
 
 from luvc_export.bundle.folder import Bundle
 from luvc_export.runtime.session import Session
-from luvc_export.runtime.speculation.draft_costs import AGAIN, CHECKING, FEW, LONGEST_PAUSE, DraftCosts, Recent
+from luvc_export.runtime.speculation.draft_costs import CHECKING, FEW, LATE, LONGEST_PAUSE, SOON, DraftCosts, Recent
 from luvc_export.runtime.speculation.draft_length import LOOKED_AT_AGAIN, DraftLength
 
 PROMPTS = ("colour of 3?", "where is red?", "left of 5", "how many at row one?")
@@ -30,9 +30,12 @@ def timed(plain: float = 1.0, draft: float = 0.5, verify: float = 1.2, guess: fl
     """Costs after a few calls of each kind, drafts of 4 tokens."""
     costs = DraftCosts(guess, Clock())
     for _ in range(FEW):
-        costs.stepped(rows, 0, plain)
-        costs.stepped(rows, 4, verify)
-        costs.drafted(4, 4 * draft)
+        costs.stepped(rows, 0, 1, plain)
+    for _ in range(FEW):
+        costs.drafted(rows, 4, 4 * draft)
+        costs.promise(rows, 5 * plain / (4 * draft + verify))
+        costs.stepped(rows, 4, 5, verify)
+    costs.stepped(rows, 0, 1, plain)
     return costs
 
 
@@ -40,8 +43,8 @@ def test_bytes_are_the_first_guess_and_the_clock_the_second() -> None:
     costs = DraftCosts(0.25, Clock())
     assert costs.relative(1, 4) == (0.25, CHECKING) and costs.relative(3, 4)[0] == 0.75
     for _ in range(FEW - 1):
-        costs.stepped(1, 0, 1.0)
-        costs.drafted(4, 2.0)
+        costs.stepped(1, 0, 1, 1.0)
+        costs.drafted(1, 4, 2.0)
     assert costs.relative(1, 4) == (0.25, CHECKING), "too few to be believed"
     assert timed().relative(1, 4) == (0.5, pytest.approx(0.05))
     assert timed().relative(1, 2) == (0.5, pytest.approx(0.05)), "by the nearest length that was timed"
@@ -69,14 +72,14 @@ def test_steps_without_drafts_are_timed_first_and_again() -> None:
     length = DraftLength(4, costs)
     for _ in range(FEW):
         assert length.next(9) == 0
-        costs.stepped(1, 0, 1.0)
+        costs.stepped(1, 0, 1, 1.0)
     assert length.next(9) == 4 and length.next(9, rows=2) == 0
-    for _ in range(AGAIN):
-        assert not costs.wants_plain(1)
-        costs.stepped(1, 4, 1.0)
-    assert costs.wants_plain(1) and length.next(9) == 0
-    costs.stepped(1, 0, 1.0)
-    assert length.next(9) == 4
+    for tokens, stretch in ((1.1, SOON), (3.0, SOON), (3.0, LATE), (1.1, LATE), (1.1, SOON)):
+        for _ in range(stretch):
+            assert not costs.wants_plain(1)
+            costs.stepped(1, 4, tokens, 1.0)
+        assert costs.wants_plain(1) and length.next(9) == 0, "sooner where the stretch before saved little"
+        costs.stepped(1, 0, 1, 1.0)
     assert not DraftCosts(0.1, clock=None).wants_plain(1)
 
 
@@ -109,8 +112,8 @@ def test_an_answer_begins_where_those_before_it_were() -> None:
 
 def test_a_prompt_is_not_read_where_the_answer_is_too_short_for_it() -> None:
     costs = timed(draft=0.1, verify=1.0)
-    costs.read(50.0)
-    costs.read(10.0)
+    costs.read(1, 50.0)
+    costs.read(1, 10.0)
     assert costs.reading(1) == 10.0 and costs.reading(3) == 0.0, "of three rows no step was timed"
     costs.ended(200)
     assert DraftLength(4, costs).next(9, begun=False) == 4
@@ -125,8 +128,37 @@ def test_a_prompt_is_not_read_where_the_answer_is_too_short_for_it() -> None:
     assert [length.next(9, done=40, begun=False) for _ in range(LOOKED_AT_AGAIN + 1)][-1] == 4, "it goes on and on"
 
 
+def test_promises_that_were_not_held_are_made_smaller() -> None:
+    """Where the time goes is nobody's: each call takes what it should, and drafts save nothing."""
+    costs = timed(draft=0.2, verify=1.2)
+    assert costs.held(1) == pytest.approx(1.0) and DraftLength(4, costs).next(9) == 3
+    for _ in range(12):
+        for _ in range(SOON):
+            costs.promise(1, 2.5)
+            costs.stepped(1, 4, 2.0, 2.4)
+        costs.stepped(1, 0, 1, 1.0)
+    assert costs.held(1) == pytest.approx(2.0 / 2.4 / 2.5, rel=0.2)
+    assert DraftLength(4, costs).next(9) == 1 and costs.held(2) == 1.0
+
+
+def test_a_pace_that_changes_moves_nothing() -> None:
+    """All calls take ten times as long for a while, and then a tenth."""
+    costs = timed(draft=0.2, verify=1.2)
+    want = costs.relative(1, 4)
+    for pace in (10.0, 1.0, 0.1):
+        for _ in range(FEW):
+            costs.stepped(1, 0, 1, pace)
+        for _ in range(2):
+            costs.promise(1, 2.5)
+            costs.drafted(1, 4, 0.8 * pace)
+            costs.stepped(1, 4, 5, 1.2 * pace)
+        costs.stepped(1, 0, 1, pace)
+    assert costs.relative(1, 4) == pytest.approx(want) and 0.9 < costs.held(1) < 1.1
+
+
 def test_one_answer_in_many_tries_what_does_not_pay() -> None:
     costs = timed(draft=2.0)
+    assert costs.held(1) == pytest.approx(1.0)
     tries = [DraftLength(4, costs).next(9, begun=False) for _ in range(200)]
     assert set(tries) == {0, 1} and 9 <= sum(tries) <= 16
     assert [DraftLength(4, costs).next(9, begun=False) for _ in range(LONGEST_PAUSE + 1)].count(1) == 1
