@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 RTX_STAMP := $(VENV)/.installed-rtx
 WORKERS ?= 2
 # The folders behind the links in luvc_export: ruff does not follow links, mypy does.
-SOURCES := luvc_export export engines runtime calibration tests examples plugins benchmarks setup.py
+SOURCES := luvc_export export engines runtime calibration tests examples plugins benchmarks docs setup.py
 
 .PHONY: demo test slow lint docs native native-nightly gpu-check clean
 

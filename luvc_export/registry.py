@@ -13,7 +13,7 @@ from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, TypeVar
 
-from luvc_export.errors import LuvcError, UsageError
+from luvc_export.errors import LuvcError, UsageError, did_you_mean
 
 T = TypeVar("T")
 
@@ -28,8 +28,10 @@ class Registry(Generic[T]):
         group: Entry-point group: the entry's name is the thing's, its value ``module:NAME``, or a module.
         attribute: What our own files call theirs (``FAMILY``); empty where the module itself is the thing.
         misfit: Given the name and what an installed package brings: what was expected instead, None when it fits.
-        error: Raised about an installed one.
+        error: Raised about an installed one, and by ``find``.
         dashes: Names have ``-`` where files have ``_``.
+        where: What names one, for the error of ``find``.
+        fix: The same: what to do.
     """
 
     kind: str
@@ -39,6 +41,8 @@ class Registry(Generic[T]):
     misfit: Callable[[str, Any], str | None]
     error: type[LuvcError] = UsageError
     dashes: bool = False
+    where: str | None = None
+    fix: str | None = None
 
     def built_in(self) -> list[str]:
         """Names of our own, sorted."""
@@ -61,6 +65,18 @@ class Registry(Generic[T]):
             return own
         entry = self._installed().get(name)
         return None if entry is None else self._load(entry)
+
+    def find(self, name: str) -> T:
+        """The one called ``name``, as ``get`` finds it.
+
+        Raises:
+            LuvcError: (``error``) There is none, or an installed one cannot be loaded or is none.
+        """
+        one = self.get(name)
+        if one is None:
+            known = did_you_mean(name, self.names())
+            raise self.error(f"unknown {self.kind}", where=self.where, got=repr(name), expected=known, fix=self.fix)
+        return one
 
     def _installed(self) -> dict[str, EntryPoint]:
         return {entry.name: entry for entry in entry_points(group=self.group)}

@@ -31,9 +31,7 @@ ALLOWED = {
     "batch/worker.py": {"open"},  # /dev/null
     "runtime/confined/child.py": {"open"},  # /dev/null
     "runtime/media/camera.py": {"open"},  # a pipe that the user names, to be read
-    "cli/reference.py": {"write_text"},  # pages of a checkout, by their writers
-    "cli/tables/named.py": {"write_text"},  # the same
-    "export/family_table.py": {"write_text"},  # the same
+    "cli/tables/named.py": {"write_text"},  # a page of a checkout, by its writer
 }
 #: Path options that only name what is read.
 _READ = """

@@ -156,8 +156,8 @@ def _label(row: Row) -> str:
 
 
 def _full(rows: Sequence[Row]) -> str:
-    head = ("method", "tokens a layer", "accuracy", "retention", "FLOPs fewer")
-    head += ("encoder ms", "prefill ms", "first token ms", "KV KiB")
+    head = ["method", "tokens a layer", "accuracy", "retention", "FLOPs fewer"]
+    head += ["encoder ms", "prefill ms", "first token ms", "KV KiB"]
     return pages.table(
         head,
         [

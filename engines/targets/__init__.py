@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Any
 
 from luvc_export.core.target import Target
-from luvc_export.errors import UsageError, did_you_mean
 from luvc_export.registry import Registry
 
 ENTRY_POINTS = "luvc_export.targets"
@@ -20,20 +19,10 @@ def _misfit(name: str, target: Any) -> str | None:
     return None if fits else f"a Target whose name, and whose graphs' name, is {name!r}"
 
 
-_TARGETS: Registry[Target] = Registry("target", __name__, ENTRY_POINTS, "TARGET", _misfit, dashes=True)
+_TARGETS: Registry[Target] = Registry(
+    "target", __name__, ENTRY_POINTS, "TARGET", _misfit, dashes=True, where="--target"
+)
 
 
-#: Names of all targets, and of those of this package.
-names, built_in = _TARGETS.names, _TARGETS.built_in
-
-
-def find(name: str) -> Target:
-    """The record of one target. Our own come before installed ones.
-
-    Raises:
-        UsageError: There is no such target, or an installed one cannot be loaded.
-    """
-    target = _TARGETS.get(name)
-    if target is None:
-        raise UsageError("unknown target", where="--target", got=repr(name), expected=did_you_mean(name, names()))
-    return target
+#: Names of all targets, and of those of this package; the record of one.
+names, built_in, find = _TARGETS.names, _TARGETS.built_in, _TARGETS.find

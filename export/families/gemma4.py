@@ -187,10 +187,14 @@ class Gemma4(Family):
             reads = max(n for n in range(first) if text.layer_types[n] == kind) if shares else number
             wide = 2 if text.use_double_wide_mlp and shares else 1
             layers.append(LayerShape(own.num_key_value_heads, own.head_dim, wide * text.intermediate_size, reads))
-        return replace(
-            super().decoder_shape(config),
+        return DecoderShape(
+            layers=text.num_hidden_layers,
+            hidden=text.hidden_size,
+            heads=text.num_attention_heads,
             kv_heads=layers[0].kv_heads,
             head_dim=layers[0].head_dim,
+            intermediate=text.intermediate_size,
+            vocab=text.vocab_size,
             context=int(text.max_position_embeddings),
             per_layer=tuple(layers),
             shared=text.num_kv_shared_layers,

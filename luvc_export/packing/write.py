@@ -7,6 +7,7 @@ import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from luvc_export.bundle import folder as bundles
 from luvc_export.bundle import graph_trust
@@ -16,7 +17,7 @@ from luvc_export.core.files.disk import writing_to
 from luvc_export.core.files.folders import copy_file, list_names, make_folder, walk
 from luvc_export.core.files.safe_files import write_new
 from luvc_export.core.progress import Progress
-from luvc_export.core.target import Kv, Precision, Target, engine_form
+from luvc_export.core.target import Target, engine_form
 from luvc_export.engines import targets
 from luvc_export.engines.options import BuildOptions
 from luvc_export.engines.profiles import Capacity
@@ -67,25 +68,19 @@ def write_pack(
     chosen: Callable[[Session, Capacity], PackCases],
     plan: str | None = None,
     *,
-    precision: Precision | None = None,
-    kv: Kv | None = None,
-    text_capacity: int | None = None,
-    images: int = 1,
-    batch: int = 1,
-    adapters: int | None = None,
     options: BuildOptions | None = None,
     wheels_folder: Path | None = None,
-    device_memory_gib: float | None = None,
     overwrite: bool = False,
     strict: bool = False,
     progress: Progress = lambda stage, done: None,
+    **wanted: Any,
 ) -> Packed:
     """Write a pack of one plan to ``output``, whole or not at all.
 
     The reference outputs are those of the bundle's own graphs in ONNX Runtime on this machine's CPU. ``target`` is one
     that engines cannot be built for here, ``chosen`` says what to ask, given the session that answers and the capacity
     of the engines, ``wheels_folder`` has wheels to put in, and ``overwrite`` replaces an existing pack or bundle. The
-    other arguments are those of ``build_engine``.
+    other arguments are those of ``prepare_build``.
 
     Raises:
         UsageError: An unknown target or plan, a target without a system of its own, a case that does not fit, plugins
@@ -100,20 +95,7 @@ def write_pack(
     check_plugins(options.dynamic_plugins, device)
     bundles.check_target(Path(output), overwrite)
     wheels_given = given_wheels(wheels_folder)
-    prepared = prepare_build(
-        bundle,
-        target,
-        plan,
-        precision=precision,
-        kv=kv,
-        text_capacity=text_capacity,
-        images=images,
-        batch=batch,
-        adapters=adapters,
-        options=options,
-        device_memory_gib=device_memory_gib,
-        progress=progress,
-    )
+    prepared = prepare_build(bundle, target, plan, options=options, progress=progress, **wanted)
     if strict:
         check_strict(prepared.graphs, device)
     name, capacity, manifest = prepared.plan, prepared.capacity, bundle.manifest
@@ -146,7 +128,7 @@ def write_pack(
             reference_dtype=manifest.dtype,
             kv=engine_form(prepared.kv),
             text_capacity=capacity.text,
-            images=images,
+            images=capacity.groups,
             workspace_mib=options.workspace_mib,
             builder_optimization_level=options.builder_optimization_level,
             weight_bytes=(prepared.graphs[0].weight_bytes, prepared.graphs[1].weight_bytes),
@@ -157,7 +139,7 @@ def write_pack(
             cases=asked.kind,
             files={path.relative_to(folder).as_posix(): bundles.record(path) for path in paths},
             plugins=PLUGINS if options.dynamic_plugins else None,
-            batch=batch,
+            batch=capacity.batch,
             adapters=capacity.adapters,
             adapter_rank=capacity.rank,
             tools={"luvc-export": VERSION, "python": platform.python_version(), "onnxruntime": _onnxruntime()},

@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from luvc_export.core.plan import Method, Plan
-from luvc_export.errors import PlanError, did_you_mean
+from luvc_export.errors import PlanError
 from luvc_export.export.compression.scores._settings import method_of, parsed_values
 from luvc_export.export.compression.scores.base import LayerContext, Score, ScoreInput, ScoreSetting, check
 from luvc_export.registry import Registry
@@ -49,29 +49,14 @@ def _misfit(name: str, score: Any) -> str | None:
     return None
 
 
-_SCORES: Registry[Score] = Registry("score", __name__, ENTRY_POINTS, "SCORE", _misfit, PlanError)
+_SCORES: Registry[Score] = Registry(
+    "score", __name__, ENTRY_POINTS, "SCORE", _misfit, PlanError,
+    where="plan.llm.method.name", fix="name one of these, or add one: docs/research.md",
+)  # fmt: skip
 
 
-#: Every score a plan may name, and those of this package.
-names, built_in = _SCORES.names, _SCORES.built_in
-
-
-def find(name: str) -> Score:
-    """The score called ``name``. Our own come before installed ones.
-
-    Raises:
-        PlanError: There is none, or an installed one cannot be loaded.
-    """
-    score = _SCORES.get(name)
-    if score is None:
-        raise PlanError(
-            "unknown score",
-            where="plan.llm.method.name",
-            got=repr(name),
-            expected=did_you_mean(name, names()),
-            fix="name one of these, or add one: docs/research.md",
-        )
-    return score
+#: Every score a plan may name, and those of this package; the score of a name.
+names, built_in, find = _SCORES.names, _SCORES.built_in, _SCORES.find
 
 
 def method(name: str = DEFAULT, **settings: Any) -> Method:

@@ -5,6 +5,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from luvc_export.core.plan import Plan
+from luvc_export.export.compression.scores.base import Score
+
+
+class EvenScore(Score):
+    """A score whose constant is the even order, of which it takes what it does not rank itself."""
+
+    def constant(self, plan: Plan, layer: int, tokens: int, channels: int) -> Tensor:
+        """fp32 [N], see ``even``."""
+        return even(tokens, plan.keep[layer])
+
 
 def even(tokens: int, keep: int) -> Tensor:
     """fp32 [tokens] in -1..2, no two alike: nearest the middles of ``keep`` equal parts first, then others evenly.

@@ -18,7 +18,7 @@ from torch import Tensor
 from luvc_export.core.plan import Plan
 from luvc_export.export.compression import spu
 from luvc_export.export.compression.row_reductions import mark, norms
-from luvc_export.export.compression.scores.base import ScoreInput, ScoreSetting
+from luvc_export.export.compression.scores.base import Score, ScoreInput, ScoreSetting
 
 #: Rounds where the plan names none; more than the most make a graph of thousands of nodes a prune.
 ROUNDS, _MOST = 12, 64
@@ -37,11 +37,18 @@ SETTINGS: dict[str, ScoreSetting[Any]] = {
 }
 
 
-def problems(plan: Plan) -> list[str]:
-    """Prunes that keep fewer tokens than there are rounds, one line each."""
-    steps = plan.llm.method["steps"]
-    few = [(layer, keep) for layer, _, keep in plan.chooses if 0 < keep < steps]
-    return [f"steps: {steps} rounds to keep {keep} tokens before layer {layer}: at most {keep}" for layer, keep in few]
+class GreedyScore(Score):
+    """A score that chooses in rounds."""
+
+    settings = SETTINGS
+
+    def problems(self, plan: Plan) -> list[str]:
+        """Prunes that keep fewer tokens than there are rounds, one line each."""
+        steps = plan.llm.method["steps"]
+        few = [(layer, keep) for layer, _, keep in plan.chooses if 0 < keep < steps]
+        return [
+            f"steps: {steps} rounds to keep {keep} tokens before layer {layer}: at most {keep}" for layer, keep in few
+        ]
 
 
 def unit(normed: Tensor) -> Tensor:

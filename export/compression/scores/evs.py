@@ -9,20 +9,15 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from luvc_export.core.plan import Plan
 from luvc_export.export.compression.frame_references import evs_references, unlike
-from luvc_export.export.compression.scores._even import even
-from luvc_export.export.compression.scores.base import Score, ScoreInput
+from luvc_export.export.compression.scores._even import EvenScore
+from luvc_export.export.compression.scores.base import ScoreInput
 
 
-class Evs(Score):
+class Evs(EvenScore):
     """What changed since the frame before."""
 
     needs_positions = True
-
-    def constant(self, plan: Plan, layer: int, tokens: int, channels: int) -> Tensor:
-        """fp32 [N], see ``even``."""
-        return even(tokens, plan.keep[layer])
 
     def score(self, given: ScoreInput) -> Tensor:
         """Unlikeness [B, G, N]."""

@@ -8,21 +8,14 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from luvc_export.core.plan import Plan
 from luvc_export.export.compression import spu
 from luvc_export.export.compression.row_reductions import sums
-from luvc_export.export.compression.scores._greedy import SETTINGS, choose, problems, unit
-from luvc_export.export.compression.scores.base import Score, ScoreInput
+from luvc_export.export.compression.scores._greedy import GreedyScore, choose, unit
+from luvc_export.export.compression.scores.base import ScoreInput
 
 
-class MaxMin(Score):
+class MaxMin(GreedyScore):
     """What is farthest from all that is kept."""
-
-    settings = SETTINGS
-
-    def problems(self, plan: Plan) -> list[str]:
-        """Prunes with fewer tokens than rounds."""
-        return problems(plan)
 
     def score(self, given: ScoreInput) -> Tensor:
         """Chosen tokens above all others [B, G, N]."""

@@ -13,12 +13,12 @@ from torch import Tensor
 from luvc_export.core.plan import Plan
 from luvc_export.export.compression import spu
 from luvc_export.export.compression.row_reductions import norms, sums
-from luvc_export.export.compression.scores._greedy import SETTINGS, choose, largest, problems, unit
+from luvc_export.export.compression.scores._greedy import SETTINGS, GreedyScore, choose, largest, unit
 from luvc_export.export.compression.scores._spectrum import RHO, basis, filtered
-from luvc_export.export.compression.scores.base import Score, ScoreInput
+from luvc_export.export.compression.scores.base import ScoreInput
 
 
-class Scope(Score):
+class Scope(GreedyScore):
     """What covers most of what is not covered yet."""
 
     reads_spectrum = True
@@ -27,10 +27,6 @@ class Scope(Score):
     def constant(self, plan: Plan, layer: int, tokens: int, channels: int) -> Tensor:
         """The low-pass basis of the saliency."""
         return basis(plan, tokens, channels)
-
-    def problems(self, plan: Plan) -> list[str]:
-        """Prunes with fewer tokens than rounds."""
-        return problems(plan)
 
     def score(self, given: ScoreInput) -> Tensor:
         """Chosen tokens above all others [B, G, N]."""

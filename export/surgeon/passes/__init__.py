@@ -10,7 +10,7 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Any
 
-from luvc_export.errors import UsageError, did_you_mean
+from luvc_export.errors import UsageError
 from luvc_export.export.surgeon.passes.base import Pass
 from luvc_export.registry import Registry
 
@@ -28,16 +28,8 @@ def _misfit(name: str, module: Any) -> str | None:
 _PASSES: Registry[Pass] = Registry("pass", __name__, ENTRY_POINTS, "", _misfit)
 
 
-def find(name: str) -> Pass:
-    """The pass called ``name``. Our own come before installed ones.
-
-    Raises:
-        UsageError: There is none, or an installed one cannot be loaded.
-    """
-    surgeon_pass = _PASSES.get(name)
-    if surgeon_pass is None:
-        raise UsageError("unknown pass", got=repr(name), expected=did_you_mean(name, _PASSES.names()))
-    return surgeon_pass
+#: The pass of a name.
+find = _PASSES.find
 
 
 def names() -> list[str]:

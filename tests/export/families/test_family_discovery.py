@@ -20,12 +20,14 @@ from transformers import Qwen3VLMoeConfig
 import luvc_export
 from luvc_export.core.files import pages
 from luvc_export.errors import CheckpointError, MachineError
-from luvc_export.export import families, family_table, model_types
+from luvc_export.export import families, model_types
+
+DOCS = Path(luvc_export.__file__).resolve().parent.parent / "docs"
+sys.path.insert(0, str(DOCS))
+import family_tables  # noqa: E402
 
 #: Whose frames are pooled, so that videos have plans of their own.
 POOLED = "llava_onevision"
-DOCS = Path(luvc_export.__file__).resolve().parent.parent / "docs"
-
 
 Install = Callable[..., None]
 
@@ -99,30 +101,30 @@ def test_our_own_come_first(install: Install) -> None:
 
 
 def test_the_tables_of_families_are_up_to_date() -> None:
-    again = "python -m luvc_export.export.family_table"
+    again = "python docs/family_tables.py"
     families_page = (DOCS / "families.md").read_text(encoding="utf-8")
-    assert family_table.page(families_page) == families_page, again
+    assert family_tables.page(families_page) == families_page, again
     readme = (DOCS.parent / "README.md").read_text(encoding="utf-8")
-    assert pages.within(readme, "families", family_table.short_table()) == readme, again
+    assert pages.within(readme, "families", family_tables.short_table()) == readme, again
     assert pages.within("no marks", "families", "a table") != "no marks", "the check can fail"
     assert readme.count("| `qwen3_vl` |") == 1
 
 
 def test_every_verb_was_run_for_every_family() -> None:
     """The measured table has every cell that applies, none of them failed, and parity within its limit."""
-    measured = json.loads(family_table.MEASURED.read_text(encoding="utf-8"))
+    measured = json.loads(family_tables.MEASURED.read_text(encoding="utf-8"))
     assert [*measured] == families.built_in()
     for name, cells in measured.items():
         own = {"tiles", "joint"} if name in SPLITTING else set()
         own |= {"video", "joint"} if name in VIDEO else set()
-        assert {*cells} == {*family_table.CELLS} - {"tiles", "video", "joint"} | own, name
+        assert {*cells} == {*family_tables.CELLS} - {"tiles", "video", "joint"} | own, name
         assert float(cells["parity hf"]) < 1e-4
         assert {value for cell, value in cells.items() if cell != "parity hf"} == {"yes"}
 
 
 def test_every_kind_of_picture_was_shown_to_every_family() -> None:
     """No cell without a run, and none that differs."""
-    records = json.loads(family_table.SHOWN.read_text(encoding="utf-8"))
+    records = json.loads(family_tables.SHOWN.read_text(encoding="utf-8"))
     assert [record["family"] for record in records] == families.built_in()
     for record in records:
         cells = {cell: text for cell, text in record.items() if cell not in ("family", "opened otherwise")}
@@ -135,7 +137,7 @@ def test_every_kind_of_picture_was_shown_to_every_family() -> None:
 def test_the_table_says_of_tiles_and_videos_what_tests_show() -> None:
     """The lists the tests run over are the cells that say yes."""
     for name in families.built_in():
-        row = next(line for line in family_table.short_table().splitlines() if line.startswith(f"| `{name}` |"))
+        row = next(line for line in family_tables.short_table().splitlines() if line.startswith(f"| `{name}` |"))
         tiles, video = (cell.strip() == "yes" for cell in row.split("|")[3:5])
         assert tiles == (name in SPLITTING)
         assert video == (name in VIDEO or name == POOLED)

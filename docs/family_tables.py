@@ -1,6 +1,6 @@
 """The tables of families in docs/families.md and README.md, written between their marks from the families themselves.
 
-``python -m luvc_export.export.family_table`` rewrites both; a test compares them.
+``python docs/family_tables.py`` rewrites both; a test compares them.
 """
 
 from __future__ import annotations
@@ -32,9 +32,11 @@ CELLS = (
     "joint",
     "build rtx",
 )
-_RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results"
+DOCS = Path(__file__).resolve().parent
 #: What ``benchmarks/measure/matrix`` wrote: of verbs, of plans, of pictures and turns.
-MEASURED, PLANS, SHOWN = (_RESULTS / f"{name}.json" for name in ("families", "feature-matrix", "picture-matrix"))
+MEASURED, PLANS, SHOWN = (
+    DOCS / "results" / f"{name}.json" for name in ("families", "feature-matrix", "picture-matrix")
+)
 
 
 #: Columns of the table of families.
@@ -65,7 +67,7 @@ def line(name: str) -> str:
     try:
         return f"| {' | '.join(row(families.find(name, 'docs')))} |\n"
     except MachineError:
-        written = (MEASURED.parents[1] / "families.md").read_text(encoding="utf-8").splitlines()
+        written = (DOCS / "families.md").read_text(encoding="utf-8").splitlines()
         standing = [each for each in written if each.startswith(f"| `{name}` | `")]
         if not standing:
             raise
@@ -171,9 +173,8 @@ def row(family: Family) -> list[str]:
 
 
 if __name__ == "__main__":
-    root = Path(__file__).resolve().parent.parent
     for file, written in (
-        (root / "docs" / "families.md", page),
-        (root / "README.md", lambda text: pages.within(text, "families", short_table())),
+        (DOCS / "families.md", page),
+        (DOCS.parent / "README.md", lambda text: pages.within(text, "families", short_table())),
     ):
         file.write_text(written(file.read_text(encoding="utf-8")), encoding="utf-8")

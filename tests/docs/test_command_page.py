@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,10 +14,13 @@ from typing import Annotated, Any
 import pytest
 import typer
 
-from luvc_export.cli import app, reference
+from luvc_export.cli import app
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
-AGAIN = "python -m luvc_export.cli.reference"
+AGAIN = "python docs/command_page.py"
+sys.path.insert(0, str(DOCS))
+
+import command_page  # noqa: E402
 
 
 def with_option(command: Callable[..., Any], name: str, kind: object, default: object) -> Callable[..., Any]:
@@ -34,17 +38,17 @@ def with_option(command: Callable[..., Any], name: str, kind: object, default: o
 
 
 def test_the_page_is_fresh() -> None:
-    assert (DOCS / "cli.md").read_text(encoding="utf-8") == reference.page(), AGAIN
+    assert (DOCS / "cli.md").read_text(encoding="utf-8") == command_page.page(), AGAIN
 
 
 @pytest.mark.parametrize("index", range(len(app.registered_commands)))
 def test_one_more_option_makes_it_stale(monkeypatch: pytest.MonkeyPatch, index: int) -> None:
-    command, before = app.registered_commands[index], reference.page()
+    command, before = app.registered_commands[index], command_page.page()
     assert command.callback is not None
     kind = Annotated[int, typer.Option("--turns", min=2, help="Turns.")]
     monkeypatch.setattr(command, "callback", with_option(command.callback, "turns", kind, 3))
-    added = set(reference.page().splitlines()) - set(before.splitlines())
-    assert added == {"| `--turns` | integer, at least 2 | `3` | Turns. |"} and reference.page() != before
+    added = set(command_page.page().splitlines()) - set(before.splitlines())
+    assert added == {"| `--turns` | integer, at least 2 | `3` | Turns. |"} and command_page.page() != before
 
 
 def test_every_name_that_the_parser_takes_is_there(capsys: pytest.CaptureFixture[str]) -> None:
@@ -52,7 +56,7 @@ def test_every_name_that_the_parser_takes_is_there(capsys: pytest.CaptureFixture
     shown = parser.commands
     assert list(shown) == [command.name for command in app.registered_commands]
     for name, command in shown.items():
-        section = reference.page().split(f"\n## luvc-export {name}\n")[1].split("\n## ")[0]
+        section = command_page.page().split(f"\n## luvc-export {name}\n")[1].split("\n## ")[0]
         rows = [line for line in section.splitlines() if line.startswith("| `")]
         names = {word.strip("`") for row in rows for word in row.split(" | ")[0][2:].split() if "`-" in word}
         assert names == {opt for each in command.params for opt in each.opts if opt.startswith("-")}, name
@@ -65,12 +69,11 @@ def test_another_machine_writes_the_same(tmp_path: Path) -> None:
         "import os, sys, tempfile\n"
         "os.cpu_count = lambda: 77\n"
         "os.sched_getaffinity = lambda pid: set(range(77))\n"
-        "from luvc_export.cli import reference\n"
-        "sys.stdout.buffer.write(reference.page().encode())\n"
+        "import command_page\n"
+        "sys.stdout.buffer.write(command_page.page().encode())\n"
     )
-    package = str(Path(reference.__file__).parents[2])
     elsewhere = {"HOME": str(tmp_path), "USERPROFILE": str(tmp_path), "COLUMNS": "40", "TMPDIR": str(tmp_path)}
-    elsewhere["PYTHONPATH"] = package
+    elsewhere["PYTHONPATH"] = os.pathsep.join(map(str, (DOCS, DOCS.parent)))
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=elsewhere, capture_output=True, check=True)
     assert done.stdout.decode() == (DOCS / "cli.md").read_text(encoding="utf-8")
 
@@ -97,7 +100,7 @@ def test_rendering() -> None:
         [dim]tool join c[/dim]
         """
 
-    assert reference.page(small).endswith(
+    assert command_page.page(small).endswith(
         r"""
 ## tool join
 
@@ -139,4 +142,4 @@ def test_what_cannot_be_said_is_refused(
     assert command.callback is not None
     monkeypatch.setattr(command, "callback", with_option(command.callback, "folder", kind, default))
     with pytest.raises(ValueError, match=refusal):
-        reference.page()
+        command_page.page()

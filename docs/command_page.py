@@ -1,6 +1,6 @@
 """docs/cli.md: every command and option, written from the commands themselves.
 
-``python -m luvc_export.cli.reference`` rewrites it; a test compares it. Commands are read as typer declares them, since
+``python docs/command_page.py`` rewrites it; a test compares it. Commands are read as typer declares them, since
 what it makes of them (``typer ... utils docs``) changes with its version, and shows examples as coloured text.
 """
 
@@ -94,7 +94,7 @@ def without_escapes(text: str) -> str:
 
 HEAD = """# Command line
 
-Written by `python -m luvc_export.cli.reference` from `luvc_export/cli`; do not edit.
+Written by `python docs/command_page.py` from `luvc_export/cli`; do not edit.
 
 {help} `luvc-export COMMAND --help` shows the same in a terminal.
 
@@ -150,5 +150,5 @@ def help_of(command: Callable[..., Any]) -> tuple[list[str], list[str]]:
 
 
 if __name__ == "__main__":
-    written = Path(__file__).resolve().parents[2] / "docs" / "cli.md"
+    written = Path(__file__).resolve().parent / "cli.md"
     written.write_text(page(), encoding="utf-8")
