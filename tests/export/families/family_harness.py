@@ -27,6 +27,8 @@ TOLERANCE = 1e-4
 #: What a sabotage must move the logits by.
 SABOTAGE = 100 * TOLERANCE
 GREEDY = 32
+#: Tokens from here on stand for pictures and videos in some family.
+MARKS = 250
 #: Families whose models can be made here: FastVLM's tower is timm's.
 MADE_HERE = [name for name in families.built_in() if name != "fast_vlm" or find_spec("timm")]
 if find_spec("timm"):  # modules that ask a family for its sizes may be collected alone
@@ -243,6 +245,14 @@ def reference_greedy(case: Case, inputs: dict[str, Any], count: int = GREEDY) ->
     with torch.no_grad():
         out = case.model.generate(**inputs, attention_mask=mask, do_sample=False, max_new_tokens=count)
     return [int(token) for token in out[0, inputs["input_ids"].shape[1] :]]
+
+
+def reference_chooses(case: Case, ids: list[int], images: Tensor, tokens: list[int]) -> bool:
+    """Whether Hugging Face's greedy answer to ``ids`` is ``tokens``: in one call, each the best after those before."""
+    if case.family.prefix(case.config) or max(tokens) >= MARKS:  # not read as a prompt is
+        return tokens == reference_greedy(case, reference(case, ids, images), len(tokens))
+    inputs = reference(case, [*ids, *tokens[:-1]], images)
+    return bool(reference_logits(case, inputs)[-len(tokens) :].argmax(-1).tolist() == tokens)
 
 
 def graph_shape(case: Case) -> Any:
