@@ -27,8 +27,6 @@ TOLERANCE = 1e-4
 #: What a sabotage must move the logits by.
 SABOTAGE = 100 * TOLERANCE
 GREEDY = 32
-#: Tokens from here on stand for pictures and videos in some family.
-MARKS = 250
 #: Families whose models can be made here: FastVLM's tower is timm's.
 MADE_HERE = [name for name in families.built_in() if name != "fast_vlm" or find_spec("timm")]
 if find_spec("timm"):  # modules that ask a family for its sizes may be collected alone
@@ -247,9 +245,16 @@ def reference_greedy(case: Case, inputs: dict[str, Any], count: int = GREEDY) ->
     return [int(token) for token in out[0, inputs["input_ids"].shape[1] :]]
 
 
+def reads_as_prompt(case: Case, tokens: list[int]) -> bool:
+    """Whether an answer's tokens are read alike where they are part of a prompt: causal, and none stands for media."""
+    names = ("image_token_id", "image_token_index", "video_token_id", "vision_start_token_id", "audio_token_id")
+    marks = {getattr(case.config, name, None) for name in names} | {case.family.image_token_id(case.config)}
+    return not case.family.prefix(case.config) and not marks & {*tokens}
+
+
 def reference_chooses(case: Case, ids: list[int], images: Tensor, tokens: list[int]) -> bool:
     """Whether Hugging Face's greedy answer to ``ids`` is ``tokens``: in one call, each the best after those before."""
-    if case.family.prefix(case.config) or max(tokens) >= MARKS:  # not read as a prompt is
+    if not reads_as_prompt(case, tokens):
         return tokens == reference_greedy(case, reference(case, ids, images), len(tokens))
     inputs = reference(case, [*ids, *tokens[:-1]], images)
     return bool(reference_logits(case, inputs)[-len(tokens) :].argmax(-1).tolist() == tokens)

@@ -39,7 +39,7 @@ from luvc_export.runtime.streams.windows import Windows
 from luvc_export.runtime.tensorrt.decoder import TrtDecoder
 
 FAMILIES = ("lfm2_vl", "qwen3_5", *SLIDING)
-SEED, SHARE = 5, 4
+SEED, SHARE = 5, 2
 PARTS = inplace_kv.mask_parts
 CAPACITY = Capacity(text=96, groups=2, batch=3, logits=96)
 
@@ -181,7 +181,7 @@ def test_activations_of_the_delta_rule_are_predicted(bundles: Any, tmp_path: Pat
     assert 0 < engine.activation_bytes <= plan.footprint.activations <= 3 * engine.activation_bytes
 
 
-@pytest.mark.parametrize(("name", "jetpack"), [("lfm2_vl", "6.2"), ("qwen3_5", "7.2"), ("gemma4", "7.2")])
+@pytest.mark.parametrize(("name", "jetpack"), [("qwen3_5", "7.2"), ("gemma4", "6.2")])
 def test_packs_answer(
     name: str, jetpack: str, bundles: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

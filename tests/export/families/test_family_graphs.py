@@ -34,8 +34,8 @@ ALIKE = {"idefics3": "smolvlm", "llava_next": "llava_onevision"}
 FAMILIES = tuple(name for name in MADE_HERE if name not in ALIKE)
 #: Whose wide pictures are cut to tiles; the second also ends the rows of the whole one.
 CUT = ("internvl", "llava_onevision")
-#: Built too, the others parsed: a layer of each attention and another norm; a class token; states.
-BUILT = ("gemma3", "internvl", "lfm2_vl")
+#: Built too, the others parsed: a layer of each attention and another norm; states.
+BUILT = ("gemma3", "lfm2_vl")
 #: Whose bundles calibration reads otherwise: convolutions, shared caches, states of two kinds, prefixes, planes.
 CALIBRATED = tuple(
     name for name in ("fast_vlm", "gemma4", "lfm2_vl", "paligemma", "qwen3_5", "qwen3_vl") if name in FAMILIES
@@ -229,12 +229,12 @@ def test_parity_and_calibration_take_the_bundle(name: str, exported: Any, tmp_pa
     bundle = exported(name)
     asked = questions(name, "pictures")
     pair = open_pair(f"torch:{bundle.folder.parent / 'checkpoint'}", f"{bundle.folder}#thirds", threads=1)
-    report = parity(*pair, asked, observe=len(asked), longest=4)
+    report = parity(*pair, asked[::2], observe=2, longest=4)
     assert report.passed, "\n".join(report.lines(True))
     recipe = Recipe(find("q8"), "max", 99.99, 0.0, False)
-    report = calibrate(load(bundle.folder), few(asked), recipe, min_agreement=0.0, output=tmp_path / "q8", threads=1)
+    report = calibrate(load(bundle.folder), few(asked[::3]), recipe, min_agreement=0.0, output=tmp_path / "q8", threads=1)
     assert report.plan == "thirds_quantized"
-    assert len(report.made.answered) == 5 + 2  # held out of nine with pictures, and of three without
+    assert len(report.made.answered) == 2 + 2  # held out of three with pictures, and of three without
 
 
 @pytest.mark.parametrize(("name", "base"), [("smolvlm", "idefics3"), ("llava_next", "llava_onevision")])

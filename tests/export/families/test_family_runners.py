@@ -68,7 +68,9 @@ def shared(kind: str) -> Sharing:
     return Sharing(MOMENTS if kind == "joint" else 1)
 
 
-ALL = [*KINDS, *((name, "joint") for name in (*VIDEO, "llava_onevision")), ("llava_onevision", "whole")]
+#: Frames alone and in pairs, timed by text, pooled.
+JOINT = ("gemma4", "qwen2_vl", "qwen3_vl", "llava_onevision")
+ALL = [*KINDS, *((name, "joint") for name in JOINT), ("llava_onevision", "whole")]
 
 
 @pytest.mark.parametrize(("name", "kind"), ALL)

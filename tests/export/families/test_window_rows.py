@@ -98,12 +98,12 @@ def answers(
     return logits, most, first
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("name", FAMILIES)
 def test_random_conversations_are_answered_as_from_whole_caches(name: str, seed: int, tmp_path: Path) -> None:
     """Any lengths, windows of 8, 12 and 16, with and without prunes; plan none as transformers with all at once."""
     random = np.random.default_rng(seed)
-    tiny = sliding(name, (8, WINDOW, 16, WINDOW)[seed])
+    tiny = sliding(name, (8, WINDOW, 16)[seed])
     plan = (tiny.plan, pruned(tiny))[seed % 2]
     script = calls(tiny, random)
     dropping, keeping = both(tiny, plan, tmp_path)
