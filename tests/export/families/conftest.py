@@ -1,10 +1,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 
+import family_bundles
 import pytest
 import torch
+
+from luvc_export.bundle.folder import Bundle
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -18,6 +22,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if "smolvlm" in item.name:
                 item.add_marker(pytest.mark.skip(reason="this transformers cannot run the tiny SmolVLM"))
+
+
+@pytest.fixture(scope="module")
+def bundles(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Bundle]:
+    """Bundles by family, which other modules have copies of their own of."""
+    make = pytestconfig.cache.mkdir
+    return cache(lambda name: family_bundles.exported(make(f"family-{name}"), name, tmp_path_factory.mktemp(name)))
 
 
 @pytest.fixture(autouse=True)

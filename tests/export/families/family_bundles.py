@@ -1,4 +1,4 @@
-"""Bundles of the families' smaller models with their default plan, traced once for all and kept between runs."""
+"""Bundles of the families' ``exportable`` models with their default plan, traced once for all, kept between runs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import family_chat
-from family_questions import small
+from family_questions import exportable
 from made_once import made_once
 
 from luvc_export.bundle.folder import Bundle, load
@@ -22,7 +22,7 @@ def exported(cache: Path, name: str, folder: Path) -> Bundle:
 
 
 def _export(name: str, folder: Path) -> None:
-    tiny = small(name)
+    tiny = exportable(name)
     folder.mkdir()
     checkpoint = str(family_chat.save(tiny, folder / "checkpoint"))
     export_bundle(checkpoint, folder / "bundle", {"thirds": tiny.thirds}, image_size=tiny.size, text_capacity=256)

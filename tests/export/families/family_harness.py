@@ -245,6 +245,21 @@ def reference_greedy(case: Case, inputs: dict[str, Any], count: int = GREEDY) ->
     return [int(token) for token in out[0, inputs["input_ids"].shape[1] :]]
 
 
+def reads_as_prompt(case: Case, tokens: list[int]) -> bool:
+    """Whether an answer's tokens are read alike where they are part of a prompt: causal, and none stands for media."""
+    names = ("image_token_id", "image_token_index", "video_token_id", "vision_start_token_id", "audio_token_id")
+    marks = {getattr(case.config, name, None) for name in names} | {case.family.image_token_id(case.config)}
+    return not case.family.prefix(case.config) and not marks & {*tokens}
+
+
+def reference_chooses(case: Case, ids: list[int], images: Tensor, tokens: list[int]) -> bool:
+    """Whether Hugging Face's greedy answer to ``ids`` is ``tokens``: in one call, each the best after those before."""
+    if not reads_as_prompt(case, tokens):
+        return tokens == reference_greedy(case, reference(case, ids, images), len(tokens))
+    inputs = reference(case, [*ids, *tokens[:-1]], images)
+    return bool(reference_logits(case, inputs)[-len(tokens) :].argmax(-1).tolist() == tokens)
+
+
 def graph_shape(case: Case) -> Any:
     """Decoder sizes as ``trace_decoder`` takes them: ``hidden`` is the width of ``visual_embeds``."""
     return replace(case.family.decoder_shape(case.config), hidden=case.family.visual_width(case.config))

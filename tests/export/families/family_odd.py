@@ -122,16 +122,16 @@ def save(tiny: Case, folder: Path, kind: str) -> Path:
 
 
 def compared(
-    name: str, kind: str, folder: Path, fits: tuple[Fit, ...] = FITS, runs: str = "torch"
+    name: str, kind: str, folder: Path, fits: tuple[Fit, ...] = FITS, runs: str = "torch", step: int = 1
 ) -> dict[Fit, ParityResult]:
     """Plan ``none`` against transformers on pictures of other shapes, two to a prompt, and on text alone.
 
     In torch, or a bundle's graphs in one of ``GRAPHS``, exported once into ``folder``: what a fit changes is not in
-    them.
+    them. Every ``step``-th question is asked.
     """
     tiny, model, bundle = odd(name, kind), folder / "model", folder / "bundle"
     checkpoint = open_checkpoint(str(model if model.is_dir() else save(tiny, model, kind)))
-    asked, results = questions(name, "pictures"), {}
+    asked, results = questions(name, "pictures")[::step], {}
     if runs in GRAPHS and not bundle.is_dir():
         export_bundle(checkpoint, bundle, "none", image_size=tiny.size, text_capacity=256)
     for fit in fits:

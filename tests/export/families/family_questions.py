@@ -19,6 +19,8 @@ from luvc_export.runtime.prompt.case_lines import FileCase
 
 #: Families that cut pictures.
 TILED = ("idefics3", "internvl", "lfm2_vl", "llava_next", "llava_onevision", "smolvlm")
+#: Families whose layers have windows, and one that is shorter than any prompt here.
+SLIDING, WINDOW = ("gemma3", "gemma4"), 12
 
 
 @cache
@@ -49,6 +51,22 @@ def _small_gemma_4(family: Family, config: dict[str, Any]) -> Case:
     text = {**text, "global_head_dim": 32}
     text.pop("per_layer_config", None)
     tiny = build(family, type(family.tiny_config())(**{**config, "text_config": text}))
+    return replace(tiny, thirds=_once(tiny.thirds))
+
+
+@cache
+def exportable(name: str) -> Case:
+    """``small``, with short windows where the family has them, and consumers of caches of both kinds of Gemma 4's."""
+    tiny = small(name)
+    if name not in SLIDING:
+        return tiny
+    config = tiny.config.to_dict()
+    text = {**config["text_config"], "sliding_window": WINDOW, "max_position_embeddings": 2048}
+    text.pop("per_layer_config", None)
+    if name == "gemma4":
+        kinds = ["sliding_attention", "full_attention"] * 2
+        text |= {"global_head_dim": 32, "num_hidden_layers": 4, "layer_types": kinds, "num_kv_shared_layers": 2}
+    tiny = build(tiny.family, type(tiny.config)(**{**config, "text_config": text}))
     return replace(tiny, thirds=_once(tiny.thirds))
 
 

@@ -11,22 +11,20 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import family_bundles
 import numpy as np
 import onnx
 import ort_engine
 import pytest
 import stand_in
-import test_sliding_windows as windows
 from checked_cuda import sequences
 from checked_cuda.sequences import Machine
-from made_once import made_once
+from family_questions import SLIDING
 from onnxruntime.capi.onnxruntime_pybind11_state import Fail
 from ort_engine import Engines
 from packing import jetson_root
 
 from luvc_export.bundle import graph_trust
-from luvc_export.bundle.folder import Bundle, load
+from luvc_export.bundle.folder import Bundle
 from luvc_export.engines import builder
 from luvc_export.engines.profiles import Capacity
 from luvc_export.export.surgeon import cache_slots
@@ -40,24 +38,10 @@ from luvc_export.runtime.session import Session
 from luvc_export.runtime.streams.windows import Windows
 from luvc_export.runtime.tensorrt.cache_memory import CacheMemory
 
-FAMILIES = ("lfm2_vl", "qwen3_5", *windows.FAMILIES)
-SEED, SHARE = 5, 4
+FAMILIES = ("lfm2_vl", "qwen3_5", *SLIDING)
+SEED, SHARE = 5, 2
 PARTS = inplace_kv.mask_parts
 CAPACITY = Capacity(text=96, groups=2, batch=3, logits=96)
-
-
-@pytest.fixture(scope="module")
-def bundles(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Bundle]:
-    """Bundles by family, as other tests made them: fixed states, or contexts longer than the window."""
-
-    @cache
-    def of(name: str) -> Bundle:
-        if name in windows.FAMILIES:
-            folder = made_once(pytestconfig.cache.mkdir("sliding-windows"), Path(windows.__file__), windows._export)
-            return load(folder / name / "bundle")
-        return family_bundles.exported(pytestconfig.cache.mkdir(f"family-{name}"), name, tmp_path_factory.mktemp(name))
-
-    return of
 
 
 def engines(bundle: Bundle, kv: str, capacity: Capacity = CAPACITY) -> Engines:
@@ -197,9 +181,7 @@ def test_activations_of_the_delta_rule_are_predicted(bundles: Any, tmp_path: Pat
     assert 0 < engine.activation_bytes <= plan.footprint.activations <= 3 * engine.activation_bytes
 
 
-@pytest.mark.parametrize(
-    ("name", "jetpack"), [("lfm2_vl", "6.2"), ("qwen3_5", "7.2"), ("gemma3", "7.2"), ("gemma4", "6.2")]
-)
+@pytest.mark.parametrize(("name", "jetpack"), [("qwen3_5", "7.2"), ("gemma4", "6.2")])
 def test_packs_answer(
     name: str, jetpack: str, bundles: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

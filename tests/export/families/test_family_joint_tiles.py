@@ -29,6 +29,8 @@ from luvc_export.runtime.session import Session
 
 #: One row of two tiles, and the whole picture.
 GRID, IMAGES = (1, 2), 3
+#: Of the exported model: its prune has the quotas.
+LAYERS = 1
 
 
 def joint(tiny: Case, quota: Quota = "spread", schedule: str = "thirds") -> Plan:
@@ -62,15 +64,17 @@ def test_tiles_share_a_budget_by_quota(name: str, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    tiny = small("internvl")
+    tiny = small("internvl", LAYERS)
     checkpoint = str(family_chat.save(tiny, tmp_path_factory.mktemp("tiles") / "checkpoint"))
-    plan = replan(tiny.thirds, merges=(), keep=(7, 0), joint_images=IMAGES, joint_tiles=GRID, quota="spread")
+    plan = replan(
+        tiny.thirds, merges=(), keep=(7,), last_layer="full", joint_images=IMAGES, joint_tiles=GRID, quota="spread"
+    )
     options: dict[str, Any] = {"image_size": tiny.size, "text_capacity": 256}
     return export_bundle(checkpoint, Path(checkpoint).parent / "bundle", {"some@tiles": plan}, **options)
 
 
 def test_the_graph_keeps_what_torch_keeps(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    tiny, plan = small("internvl"), bundle.entry("some@tiles").plan
+    tiny, plan = small("internvl", LAYERS), bundle.entry("some@tiles").plan
     assert bundle.manifest.prompt.tiling == tiny.family.tiling == "closest_ratio"
     graph = Session(bundle, "cpu", plan="some@tiles", threads=1)
     torch_ = Session(bundle, TorchBackend(tiny, plan), plan="some@tiles")
@@ -97,8 +101,8 @@ def test_the_graph_keeps_what_torch_keeps(bundle: Bundle, monkeypatch: pytest.Mo
 
 def test_questions_whose_pictures_are_cut_so_find_it(bundle: Bundle) -> None:
     """A plan for single images beside it, both in torch; the bundle has single images too."""
-    tiny = small("internvl")
-    own = replan(tiny.thirds, merges=(), keep=(5, 0))
+    tiny = small("internvl", LAYERS)
+    own = replan(tiny.thirds, merges=(), keep=(5,), last_layer="full")
     plans = {"some": replace(bundle.entry(), plan=own), "some@tiles": replace(bundle.entry(), variant_of="some")}
     prompt = replace(bundle.manifest.prompt, cuts=tiny.family.cuts(tiny.config, ((1, 1), GRID)))
     manifest = replace(bundle.manifest, plans=plans, default_plan="some", prompt=prompt)
@@ -142,5 +146,5 @@ def test_what_it_does_not_take(bundle: Bundle, tmp_path: Path) -> None:
         make_plans(str(checkpoint), {"list": [4, 0]}, joint_tiles=GRID)
     plan = replan(bundle.entry("some@tiles").plan, joint_images=2)
     with pytest.raises(UsageError, match="a picture is not cut into the tiles that share this plan's budget"):
-        export_bundle(str(checkpoint), tmp_path / "none", {"some": plan}, image_size=small("internvl").size)
+        export_bundle(str(checkpoint), tmp_path / "none", {"some": plan}, image_size=small("internvl", LAYERS).size)
     assert not (tmp_path / "none").exists()

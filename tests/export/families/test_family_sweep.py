@@ -19,7 +19,7 @@ FOUND = json.loads(config_sweep.FIGURES.read_text(encoding="utf-8"))
 @pytest.mark.parametrize("name", config_sweep.DRAWN)
 def test_some_configs_are_still_equal_or_refused(name: str) -> None:
     refused = {number for numbers in FOUND[name]["refused"].values() for number in numbers}
-    for number in (0, 1, 2, 3, *sorted(refused)[:1]):
+    for number in (0, 1, *sorted(refused)[:1]):
         record = config_sweep.outcome(name, number, raising=True)
         if record is not None:  # else transformers has no such model
             assert record["outcome"] == ("refused" if number in refused else "equal"), record

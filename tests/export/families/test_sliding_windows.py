@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,24 +13,24 @@ import numpy as np
 import pytest
 import torch
 from family_harness import SABOTAGE, TOLERANCE, Case, build, case
+from family_questions import SLIDING, WINDOW, exportable
 from flat_plans import replan
-from made_once import made_once
 from test_family_answers import chat, pictures, session, theirs
 from test_family_turns import first_turn, turns
 from torch_backend import TorchBackend
 
-from luvc_export.bundle.folder import Bundle, load
+from luvc_export.bundle.folder import Bundle
 from luvc_export.core.plan import Plan
 from luvc_export.core.shapes import PLACE
 from luvc_export.errors import UsageError
 from luvc_export.export.checkpoint import open_checkpoint
 from luvc_export.export.options import Options, check_size
-from luvc_export.pipeline import export_bundle
 from luvc_export.runtime.session import Session
 
-FAMILIES = ("gemma3", "gemma4")
-#: What stands in every prompt below is longer.
-WINDOW, LONG = 12, 40
+FAMILIES = SLIDING
+Bundles = Callable[[str], Bundle]
+#: What stands in every prompt below is longer than the window.
+LONG = 40
 
 
 @cache
@@ -58,8 +59,7 @@ def run_of(tiny: Case, plan: Plan, images: int, words: int = LONG) -> tuple[harn
     return harness.lay_out(tiny, plan, ids, *harness.encode_images(tiny, plan, tiny.images(images))[:2]), ids
 
 
-@pytest.mark.parametrize("window", [8, 16])
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(("name", "window"), [("gemma3", 8), ("gemma4", 16)])
 def test_logits_and_tokens_past_the_window_are_those_of_transformers(name: str, window: int) -> None:
     tiny = sliding(name, window)
     decoder = tiny.family.decoder(tiny.model, tiny.plan)
@@ -102,10 +102,10 @@ def test_prunes_carry_the_places_of_what_they_keep(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_rows_of_a_padded_batch_equal_their_own(name: str, bundles: dict[str, Bundle]) -> None:
+def test_rows_of_a_padded_batch_equal_their_own(name: str, bundles: Bundles) -> None:
     """One row is longer than the window, one is not; padding sees something and nobody sees it."""
-    tiny = sliding(name)
-    ours = Session(bundles[name], TorchBackend(tiny, pruned(tiny)))
+    tiny = exportable(name)
+    ours = Session(bundles(name), TorchBackend(tiny, tiny.thirds))
     shown = pictures(tiny, 2)
     asked = [{"image": shown[0], "prompt": "Hi"}, {"image": shown[1], "prompt": "word " * 9}]
     rows = ours.generate_batch(asked, max_new_tokens=8, greedy=True)
@@ -139,30 +139,14 @@ def test_a_text_that_fits_the_window_keeps_no_places(tmp_path: Path) -> None:
         check_size(open_checkpoint(str(tmp_path)), {"none": tiny.plan}, Options(tiny.size, text_capacity=4096))
 
 
-def _export(folder: Path) -> None:
-    """Bundles of plan ``pruned`` whose text is longer than the window."""
-    for name in FAMILIES:
-        tiny = sliding(name)
-        (folder / name).mkdir(parents=True)
-        model = str(family_chat.save(tiny, folder / name / "checkpoint"))
-        export_bundle(model, folder / name / "bundle", {"some": pruned(tiny)}, image_size=tiny.size, text_capacity=256)
-
-
-@pytest.fixture(scope="module")
-def bundles(pytestconfig: pytest.Config) -> dict[str, Bundle]:
-    folder = made_once(pytestconfig.cache.mkdir("sliding-windows"), Path(__file__), _export)
-    return {name: load(folder / name / "bundle") for name in FAMILIES}
-
-
-@pytest.mark.parametrize("backend", ["cpu", "openvino"])
-@pytest.mark.parametrize("name", FAMILIES)
-def test_graphs_answer_as_torch_does(name: str, backend: str, bundles: dict[str, Bundle]) -> None:
+@pytest.mark.parametrize(("name", "backend"), [("gemma3", "cpu"), ("gemma4", "cpu"), ("gemma3", "openvino")])
+def test_graphs_answer_as_torch_does(name: str, backend: str, bundles: Bundles) -> None:
     """A first turn, one from its caches, a batch, and text alone, each longer than the window."""
     if backend == "openvino":
         pytest.importorskip("openvino", reason="pip install 'luvc-export[openvino]'")
-    tiny, bundle = sliding(name), bundles[name]
+    tiny, bundle = exportable(name), bundles(name)
     ours = Session(bundle, backend, threads=1, arithmetic="fp32")
-    torch_, shown = Session(bundle, TorchBackend(tiny, pruned(tiny))), pictures(tiny, 2)
+    torch_, shown = Session(bundle, TorchBackend(tiny, tiny.thirds)), pictures(tiny, 2)
     assert {state.name for state in bundle.manifest.decoder.states} == {PLACE}
     answer = "ok " * 8
     for messages, seen in ((turns(answer), shown), (chat(0), [])):

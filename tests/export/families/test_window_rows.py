@@ -10,17 +10,16 @@ from typing import Any
 import family_harness as harness
 import numpy as np
 import pytest
-import test_sliding_windows
 import torch
 from family_harness import SABOTAGE, TOLERANCE, Case
-from made_once import made_once
+from family_questions import WINDOW, exportable
 from numpy.typing import NDArray
 from test_family_answers import pictures, session, theirs
 from test_family_turns import first_turn, turns
-from test_sliding_windows import FAMILIES, WINDOW, pruned, sliding
+from test_sliding_windows import FAMILIES, Bundles, pruned, sliding
 from torch_backend import TorchBackend, TorchCache
 
-from luvc_export.bundle.folder import Bundle, load
+from luvc_export.bundle.folder import Bundle
 from luvc_export.bundle.manifest import Manifest
 from luvc_export.core.budgets import kv_bytes
 from luvc_export.core.plan import Plan
@@ -99,12 +98,12 @@ def answers(
     return logits, most, first
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("name", FAMILIES)
 def test_random_conversations_are_answered_as_from_whole_caches(name: str, seed: int, tmp_path: Path) -> None:
     """Any lengths, windows of 8, 12 and 16, with and without prunes; plan none as transformers with all at once."""
     random = np.random.default_rng(seed)
-    tiny = sliding(name, (8, WINDOW, 16, WINDOW)[seed])
+    tiny = sliding(name, (8, WINDOW, 16)[seed])
     plan = (tiny.plan, pruned(tiny))[seed % 2]
     script = calls(tiny, random)
     dropping, keeping = both(tiny, plan, tmp_path)
@@ -165,13 +164,6 @@ def test_turns_past_the_window_are_those_of_transformers(name: str, tmp_path: Pa
         assert second.reused > WINDOW and list(second.token_ids) == expected
 
 
-@pytest.fixture(scope="module")
-def bundles(pytestconfig: pytest.Config) -> dict[str, Bundle]:
-    folder = pytestconfig.cache.mkdir("sliding-windows")
-    folder = made_once(folder, Path(test_sliding_windows.__file__), test_sliding_windows._export)
-    return {name: load(folder / name / "bundle") for name in FAMILIES}
-
-
 def words_of(seed: int) -> list[int]:
     """What an answer is forced to be: of a random model's own choice every token would be alike."""
     return [int(token) for token in np.random.default_rng(seed).integers(3, 200, COUNT)]
@@ -203,7 +195,7 @@ def alone(ours: Session, request: Any, seed: int) -> tuple[torch.Tensor, Any]:
 
 def exact(tiny: Case, bundle: Bundle, request: Any, seed: int) -> tuple[torch.Tensor, Any]:
     """The same of the torch modules, which keep all rows."""
-    graphs = Graphs(bundle.manifest, pruned(tiny), TorchBackend(tiny, pruned(tiny)))
+    graphs = Graphs(bundle.manifest, tiny.thirds, TorchBackend(tiny, tiny.thirds))
     step = graphs.run(request.token_ids, graphs.encode_images(request.images))
     logits = [step.logits[0, -1]]
     for token in words_of(seed)[:-1]:
@@ -213,11 +205,11 @@ def exact(tiny: Case, bundle: Bundle, request: Any, seed: int) -> tuple[torch.Te
 
 
 @pytest.mark.parametrize(("name", "backend"), [("gemma3", "cpu"), ("gemma4", "cpu"), ("gemma3", "openvino")])
-def test_graphs_take_what_is_left(name: str, backend: str, bundles: dict[str, Bundle]) -> None:
+def test_graphs_take_what_is_left(name: str, backend: str, bundles: Bundles) -> None:
     """Answers longer than the window, alone and in rows that come and go, of which fewer have left."""
     if backend != "cpu":
         pytest.importorskip("openvino", reason="pip install 'luvc-export[openvino]'")
-    tiny, bundle = sliding(name), bundles[name]
+    tiny, bundle = exportable(name), bundles(name)
     ours = Session(bundle, backend, threads=1, arithmetic="auto" if backend == "cpu" else "fp32")
     shown, whole = pictures(tiny, 2), list[torch.Tensor]()
     asked = [ours.prepare(shown[:1], text) for text in ("Hi", "word " * 9)]
@@ -236,16 +228,16 @@ def test_graphs_take_what_is_left(name: str, backend: str, bundles: dict[str, Bu
     while not second.ended:
         rows.step()
         rows.change([row for row in rows.rows if row.ended], [])
-    text, plan = len(asked[1].token_ids) - 1 + COUNT - 1, pruned(tiny)
+    text, plan = len(asked[1].token_ids) - 1 + COUNT - 1, tiny.thirds
     assert cache.nbytes <= sum(kv_bytes(bundle.manifest.decoder, plan.keep, text, 4)) < all_rows.nbytes
     for row, expected in zip((first, second), whole, strict=True):
         assert harness.difference(logits_of(row), expected) < TOLERANCE
 
 
-def test_two_back_ends_hand_over_what_is_left(bundles: dict[str, Bundle]) -> None:
+def test_two_back_ends_hand_over_what_is_left(bundles: Bundles) -> None:
     """Prompts in 16 bits where the CPU has them: rows are bounded on both sides, and a turn after goes on from them."""
     pytest.importorskip("openvino", reason="pip install 'luvc-export[openvino]'")
-    tiny, ours = sliding("gemma3"), Session(bundles["gemma3"], "openvino+cpu", threads=1)
+    tiny, ours = exportable("gemma3"), Session(bundles("gemma3"), "openvino+cpu", threads=1)
     request = ours.prepare(pictures(tiny, 1), "word " * 9)
     step = ours.default.run(request.token_ids, ours.default.encode_images(request.images))
     bound, graphs = most_rows(WINDOW), ours.default.graphs
@@ -255,9 +247,9 @@ def test_two_back_ends_hand_over_what_is_left(bundles: dict[str, Bundle]) -> Non
         assert np.isfinite(step.logits).all() and max(near_rows(graphs, step.state.cache)) <= bound
 
 
-def test_a_bundle_of_before_keeps_all_rows(bundles: dict[str, Bundle]) -> None:
+def test_a_bundle_of_before_keeps_all_rows(bundles: Bundles) -> None:
     """Its graphs take equally many of every layer."""
-    tiny, bundle = sliding("gemma3"), bundles["gemma3"]
+    tiny, bundle = exportable("gemma3"), bundles("gemma3")
     states = tuple(replace(state, window=None) for state in bundle.manifest.decoder.states)
     manifest = replace(bundle.manifest, decoder=replace(bundle.manifest.decoder, states=states))
     assert manifest.to_json()["schema_version"] == 3 and bundle.manifest.to_json()["schema_version"] == 4
@@ -269,11 +261,11 @@ def test_a_bundle_of_before_keeps_all_rows(bundles: dict[str, Bundle]) -> None:
 
 
 @pytest.mark.parametrize(("name", "backend"), [("gemma3", "cpu"), ("gemma4", "cpu"), ("gemma4", "openvino")])
-def test_drafts_that_are_taken_back_need_no_row_that_left(name: str, backend: str, bundles: dict[str, Bundle]) -> None:
+def test_drafts_that_are_taken_back_need_no_row_that_left(name: str, backend: str, bundles: Bundles) -> None:
     if backend != "cpu":
         pytest.importorskip("openvino", reason="pip install 'luvc-export[openvino]'")
-    tiny, words, random = sliding(name), words_of(0), np.random.default_rng(0)
-    ours = Session(bundles[name], backend, threads=1, arithmetic="auto" if backend == "cpu" else "fp32")
+    tiny, words, random = exportable(name), words_of(0), np.random.default_rng(0)
+    ours = Session(bundles(name), backend, threads=1, arithmetic="auto" if backend == "cpu" else "fp32")
     request, taken_back = ours.prepare(pictures(tiny, 1), "word " * 9), 0
     row, group = begun(ours, request, 0), DraftedCalls(ours.default.graphs, Speculation.parse("lookup:4"))
     group.change([], [row])
@@ -294,5 +286,5 @@ def test_drafts_that_are_taken_back_need_no_row_that_left(name: str, backend: st
         taken_back += group.counts.drafted - group.counts.accepted
         assert group._state is not None
         assert max(near_rows(ours.default.graphs, group._state.cache)) < max(group._state.cache.lengths)
-    assert harness.difference(logits_of(row), exact(tiny, bundles[name], request, 0)[0]) < TOLERANCE
+    assert harness.difference(logits_of(row), exact(tiny, bundles(name), request, 0)[0]) < TOLERANCE
     assert taken_back > 20

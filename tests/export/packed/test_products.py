@@ -153,7 +153,7 @@ def slotted(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, Plan]:
     return trace_of(tmp_path_factory.mktemp("slotted") / "model", SlotRequest(4))
 
 
-@pytest.mark.parametrize("name", ["awq", "gptq_v1", "gptq_act"])
+@pytest.mark.parametrize("name", ["awq", "gptq_act"])
 def test_an_adapter_beside_codes_is_what_it_is_merged_into_what_they_stand_for(
     name: str, slotted: tuple[bytes, Plan], tmp_path: Path
 ) -> None:
