@@ -69,11 +69,11 @@ def test_room_is_made_by_what_answered_least_lately_and_is_idle() -> None:
 
 @pytest.mark.parametrize("backend", ["cpu", "openvino"])
 def test_a_plan_that_does_not_fit_beside_another_takes_its_place(
-    demo_bundle: Bundle, monkeypatch: pytest.MonkeyPatch, backend: str
+    short_bundle: Bundle, monkeypatch: pytest.MonkeyPatch, backend: str
 ) -> None:
     if backend == "openvino":
         pytest.importorskip("openvino", reason="pip install 'luvc-export[openvino]'")
-    one, other = (LoadedPlan(demo_bundle, backend, plan, threads=1) for plan in ("none", "thirds"))
+    one, other = (LoadedPlan(short_bundle, backend, plan, threads=1) for plan in ("none", "thirds"))
     other.turns = one.turns
     one.load()
     monkeypatch.setattr(memory, "available_bytes", lambda: 0 if "_decoder" in one.backend.__dict__ else 2**40)
@@ -87,9 +87,9 @@ def test_a_plan_that_does_not_fit_beside_another_takes_its_place(
         one.load()
 
 
-def test_a_number_of_open_plans_counts_those_without_buckets(demo_bundle: Bundle) -> None:
+def test_a_number_of_open_plans_counts_those_without_buckets(short_bundle: Bundle) -> None:
     for most, kept in ((None, True), (2, True), (1, False)):
-        one, other = (LoadedPlan(demo_bundle, "cpu", plan, threads=1) for plan in ("none", "thirds"))
+        one, other = (LoadedPlan(short_bundle, "cpu", plan, threads=1) for plan in ("none", "thirds"))
         one.turns = other.turns = PlanTurns(most)
         for plan in (one, other):
             plan.load(images=False)

@@ -60,9 +60,9 @@ def data() -> CalibrationSet:
 
 
 @pytest.fixture(scope="module")
-def stored(demo_bundle: Bundle, data: CalibrationSet, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+def stored(short_bundle: Bundle, data: CalibrationSet, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     folder = tmp_path_factory.mktemp("codes") / "bundle"
-    return calibrate_caches(demo_bundle, data, "int8", plan=PLAN, output=folder, min_agreement=0.9, threads=1).bundle
+    return calibrate_caches(short_bundle, data, "int8", plan=PLAN, output=folder, min_agreement=0.9, threads=1).bundle
 
 
 def outliers(seed: int = 0) -> NDArray[np.float32]:
@@ -241,10 +241,10 @@ def prompt(bundle: Bundle, graphs: Graphs) -> Step:
     return graphs.run([40, bundle.manifest.prompt.image_token_id, 41, 42, 43, 44], seen)
 
 
-def test_a_prompt_gives_what_it_gave_and_what_follows_sees_codes(demo_bundle: Bundle, stored: Bundle) -> None:
+def test_a_prompt_gives_what_it_gave_and_what_follows_sees_codes(short_bundle: Bundle, stored: Bundle) -> None:
     """Decoding on codes is the plan's own decoding on what the codes stand for."""
-    plain, coded_graphs = graphs_of(demo_bundle, PLAN), graphs_of(stored, CODES)
-    before, after = prompt(demo_bundle, plain), prompt(stored, coded_graphs)
+    plain, coded_graphs = graphs_of(short_bundle, PLAN), graphs_of(stored, CODES)
+    before, after = prompt(short_bundle, plain), prompt(stored, coded_graphs)
     np.testing.assert_allclose(after.logits, before.logits, atol=1e-4)
     assert before.kept and all(np.array_equal(before.kept[layer], after.kept[layer]) for layer in before.kept)
     wide, narrow = before.state.cache, after.state.cache
@@ -309,22 +309,22 @@ def spoilt(bundle: Bundle, folder: Path, constant: str, factor: float) -> Bundle
     return bundles.load(folder)
 
 
-def failed(demo_bundle: Bundle, candidate: Bundle, data: CalibrationSet) -> list[str]:
+def failed(short_bundle: Bundle, candidate: Bundle, data: CalibrationSet) -> list[str]:
     """Gates of parity that the plan with codes does not pass beside the plan it was made of."""
-    sides = open_bundle(str(demo_bundle.folder), PLAN, 1), open_bundle(str(candidate.folder), CODES, 1)
+    sides = open_bundle(str(short_bundle.folder), PLAN, 1), open_bundle(str(candidate.folder), CODES, 1)
     result = compare(*sides, data.cases[:6], observe=6, longest=data.longest, stops=data.stops)
     return [gate.name for gate in check_gates(result) if not gate.passed]
 
 
 def test_parity_passes_and_sees_a_spoilt_scale(
-    demo_bundle: Bundle, stored: Bundle, data: CalibrationSet, tmp_path: Path
+    short_bundle: Bundle, stored: Bundle, data: CalibrationSet, tmp_path: Path
 ) -> None:
-    assert not failed(demo_bundle, stored, data)
+    assert not failed(short_bundle, stored, data)
     for constant, factor in (("key_scales.2", 1.05), ("query_scales.2", 1.05)):
-        assert failed(demo_bundle, spoilt(stored, tmp_path / constant, constant, factor), data), constant
+        assert failed(short_bundle, spoilt(stored, tmp_path / constant, constant, factor), data), constant
 
 
-def test_what_the_manifest_says(demo_bundle: Bundle, stored: Bundle) -> None:
+def test_what_the_manifest_says(short_bundle: Bundle, stored: Bundle) -> None:
     entry = stored.manifest.plans[CODES]
     assert (entry.cache_precision, entry.variant_of, entry.precision) == ("int8", PLAN, "fp32")
     assert entry.vision == stored.manifest.plans[PLAN].vision
@@ -344,28 +344,28 @@ def test_a_graph_without_its_scales_is_refused(stored: Bundle) -> None:
             graph.floats(name, count)
 
 
-def test_what_is_refused(demo_bundle: Bundle, stored: Bundle, data: CalibrationSet, tmp_path: Path) -> None:
+def test_what_is_refused(short_bundle: Bundle, stored: Bundle, data: CalibrationSet, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="nothing here could measure what such caches lose"):
-        calibrate_caches(demo_bundle, data, "fp8", plan=PLAN)
+        calibrate_caches(short_bundle, data, "fp8", plan=PLAN)
     with pytest.raises(UsageError, match="unsupported precision of caches"):
-        calibrate_caches(demo_bundle, data, "int9", plan=PLAN)
+        calibrate_caches(short_bundle, data, "int9", plan=PLAN)
     with pytest.raises(UsageError, match="codes already"):
         calibrate_caches(stored, data, "int8", plan=CODES)
     with pytest.raises(UsageError, match="the bundle has this plan with such caches"):
         calibrate_caches(stored, data, "int8", plan=PLAN)
     with pytest.raises(UsageError, match="no such share"):
-        calibrate_caches(demo_bundle, data, "int8", plan=PLAN, min_agreement=2)
+        calibrate_caches(short_bundle, data, "int8", plan=PLAN, min_agreement=2)
     for form, words in (("inplace", "refuses TensorScatter of INT8"), ("concat", "INT8 between Q and DQ alone")):
         with pytest.raises(UsageError, match=words):
             prepare_build(stored, "rtx-ada", CODES, kv=form)
 
 
 def test_answers_that_change_too_much_write_nothing(
-    demo_bundle: Bundle, data: CalibrationSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    short_bundle: Bundle, data: CalibrationSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("luvc_export.calibration.quantise.agreement.share", lambda answers: 0.5)
     with pytest.raises(CheckFailed, match="too many answers change"):
-        calibrate_caches(demo_bundle, data, "int8", plan=PLAN, output=tmp_path / "new", threads=1)
+        calibrate_caches(short_bundle, data, "int8", plan=PLAN, output=tmp_path / "new", threads=1)
     assert not list(tmp_path.iterdir())
 
 

@@ -80,14 +80,14 @@ def data() -> CalibrationSet:
 
 
 @pytest.fixture(scope="module")
-def seen(demo_bundle: Bundle, data: CalibrationSet) -> dict[str, Statistics]:
-    return ranges.collect(demo_bundle, PLAN, data, threads=1)
+def seen(short_bundle: Bundle, data: CalibrationSet) -> dict[str, Statistics]:
+    return ranges.collect(short_bundle, PLAN, data, threads=1)
 
 
 @pytest.fixture(scope="module")
-def quantiser(demo_bundle: Bundle, seen: dict[str, Statistics], tmp_path_factory: pytest.TempPathFactory) -> Quantiser:
+def quantiser(short_bundle: Bundle, seen: dict[str, Statistics], tmp_path_factory: pytest.TempPathFactory) -> Quantiser:
     recipe = Recipe(PRECISIONS["q4"], aware=False)
-    return Quantiser(demo_bundle, PLAN, recipe, seen, tmp_path_factory.mktemp("wide"))
+    return Quantiser(short_bundle, PLAN, recipe, seen, tmp_path_factory.mktemp("wide"))
 
 
 def off(runner: Runner, reference: Runner, data: CalibrationSet) -> float:
@@ -97,9 +97,9 @@ def off(runner: Runner, reference: Runner, data: CalibrationSet) -> float:
 
 
 def test_products_of_both_widths_stand_in_one_graph(
-    demo_bundle: Bundle, data: CalibrationSet, quantiser: Quantiser
+    short_bundle: Bundle, data: CalibrationSet, quantiser: Quantiser
 ) -> None:
-    reference = open_bundle(str(demo_bundle.folder), PLAN, 1)
+    reference = open_bundle(str(short_bundle.folder), PLAN, 1)
     half = quantiser.names[::2]
     errors = []
     for wide in ((), half, quantiser.names):
@@ -120,20 +120,20 @@ def test_products_of_both_widths_stand_in_one_graph(
 
 
 @pytest.mark.skipif(find_spec("openvino") is None, reason="pip install 'luvc-export[openvino]'")
-def test_openvino_reads_both_widths(demo_bundle: Bundle, data: CalibrationSet, quantiser: Quantiser) -> None:
+def test_openvino_reads_both_widths(short_bundle: Bundle, data: CalibrationSet, quantiser: Quantiser) -> None:
     quantiser.wide = quantiser.names
     trial = quantiser.trial((), data.record)
-    reference = open_bundle(str(demo_bundle.folder), PLAN, 1)
+    reference = open_bundle(str(short_bundle.folder), PLAN, 1)
     assert off(open_openvino(str(trial.folder), quantiser.name, 1), reference, data) < 0.05
 
 
 def test_a_plan_is_widened_as_far_as_its_predictions_ask(
-    demo_bundle: Bundle, data: CalibrationSet, tmp_path: Path
+    short_bundle: Bundle, data: CalibrationSet, tmp_path: Path
 ) -> None:
     """With four layers of products left, one of whose weights is spoilt by rounding to nearest."""
     recipe = Recipe(PRECISIONS["q4"], aware=False, divergence=1e-3)
     options = {"plan": PLAN, "min_agreement": 0.0, "threads": 1, "keep_high": ["visual", r"layers\.[1-9]", "k_proj"]}
-    report = calibrate(demo_bundle, data, recipe, output=tmp_path / "bundle", **options)  # type: ignore[arg-type]
+    report = calibrate(short_bundle, data, recipe, output=tmp_path / "bundle", **options)  # type: ignore[arg-type]
     entry = report.bundle.manifest.plans[report.plan]
     assert entry.quantised is not None and entry.quantised.recipe["divergence"] == "0.001"
     kinds = [kind for kind in entry.quantised.layers.values() if kind != "fp32"]
@@ -144,9 +144,9 @@ def test_a_plan_is_widened_as_far_as_its_predictions_ask(
     assert runner.facts(case).decode_bytes > 0
 
 
-def test_what_is_refused(demo_bundle: Bundle) -> None:
+def test_what_is_refused(short_bundle: Bundle) -> None:
     with pytest.raises(UsageError, match="no such divergence"):
         Recipe(PRECISIONS["q4"], divergence=float("nan"))
-    words = ["calibrate", str(demo_bundle.folder), "--data", "glyph", "--precision", "int8", "--divergence", "0.1"]
+    words = ["calibrate", str(short_bundle.folder), "--data", "glyph", "--precision", "int8", "--divergence", "0.1"]
     result = CliRunner().invoke(app, words)
     assert isinstance(result.exception, UsageError) and "this option would change nothing" in str(result.exception)

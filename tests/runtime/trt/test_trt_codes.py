@@ -34,9 +34,9 @@ PLAN, CAPACITY = "thirds_kv8", Capacity(text=96, groups=2, logits=96)
 
 
 @pytest.fixture(scope="module")
-def coded(demo_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+def coded(short_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     folder, data = tmp_path_factory.mktemp("codes") / "bundle", datasets.load("glyph", count=28)
-    return calibrate_caches(demo_bundle, data, "int8", plan="thirds", output=folder, min_agreement=0, threads=1).bundle
+    return calibrate_caches(short_bundle, data, "int8", plan="thirds", output=folder, min_agreement=0, threads=1).bundle
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +133,7 @@ def test_parity_compares_what_codes_stand_for(
     cases = [case for case in task.cases(task.report[0], 20, 5) if len(case.images) == 1][:2]
 
     def failed() -> set[str]:
-        result = compare(open_bundle(str(coded.folder), "thirds", 1), candidate, cases, observe=2, longest=4)
+        result = compare(open_bundle(str(coded.folder), "thirds", 1), candidate, cases, observe=2, longest=1)
         return {gate.name for gate in check_gates(result) if not gate.passed}
 
     assert not failed()
@@ -168,7 +168,7 @@ def test_tensorrt_rtx_builds_it(coded: Bundle, tmp_path: Path) -> None:
     options = BuildOptions(builder_optimization_level=0)
     built = builder.build(prepared.graphs[1], file, targets.find("rtx-ada"), prepared.capacity, options)
     kinds = {binding.name: binding.dtype for binding in (*built.inputs, *built.outputs)}
-    for name in ("past_key_values.0.key", "past_key_values.5.value", "present.0.key", "present.5.value"):
+    for name in ("past_key_values.0.key", "past_key_values.1.value", "present.0.key", "present.1.value"):
         assert kinds[name] == "int8"
     assert kinds["past_states.0.value_scale"] == kinds["present_states.0.value_scale"] == "float16"
 
