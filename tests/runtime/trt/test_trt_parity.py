@@ -43,8 +43,8 @@ def cases() -> Sequence[Case]:
 
 
 @pytest.fixture(scope="module")
-def reference(short_bundle: Bundle) -> GraphRunner:
-    return runners.open_bundle(str(short_bundle.folder), PLAN, threads=1)
+def reference(demo_bundle: Bundle) -> GraphRunner:
+    return runners.open_bundle(str(demo_bundle.folder), PLAN, threads=1)
 
 
 def engines(bundle: Bundle, kv: str, capacity: Capacity = CAPACITY) -> Engines:
@@ -66,9 +66,9 @@ def failed(result: ParityResult) -> set[str]:
 
 @pytest.mark.parametrize("kv", ["concat", "inplace"])
 def test_engines_agree_with_their_bundle_at_every_level(
-    short_bundle: Bundle, reference: GraphRunner, cases: Sequence[Case], kv: str
+    demo_bundle: Bundle, reference: GraphRunner, cases: Sequence[Case], kv: str
 ) -> None:
-    candidate = runner(engines(short_bundle, kv))
+    candidate = runner(engines(demo_bundle, kv))
     assert (candidate.dtype, candidate.can_force) == ("fp32", False) and "engines for stand-in" in candidate.name
     result = compared(reference, candidate, cases, find("glyph").longest)
     assert result.passed and result.located is None, result.lines()
@@ -79,21 +79,21 @@ def test_engines_agree_with_their_bundle_at_every_level(
 
 
 def test_engines_that_give_few_logits_a_call_are_asked_again(
-    short_bundle: Bundle, reference: GraphRunner, cases: Sequence[Case]
+    demo_bundle: Bundle, reference: GraphRunner, cases: Sequence[Case]
 ) -> None:
-    candidate = runner(engines(short_bundle, "concat", dataclasses.replace(CAPACITY, logits=7)))
+    candidate = runner(engines(demo_bundle, "concat", dataclasses.replace(CAPACITY, logits=7)))
     result = compared(reference, candidate, cases[:1], 1)
     assert not failed(result) & {"relative L2", "KL of predictions", "top-1 agreement"}
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 def test_tolerances_are_those_of_the_engine_s_precision(
-    short_bundle: Bundle, reference: GraphRunner, precision: str
+    demo_bundle: Bundle, reference: GraphRunner, precision: str
 ) -> None:
-    described = engines(short_bundle, "concat")
+    described = engines(demo_bundle, "concat")
     entry: Any = dataclasses.replace(described.bundle.manifest.engines[0], precision=precision)
     manifest = dataclasses.replace(described.bundle.manifest, engines=(entry,))
-    candidate = runner(dataclasses.replace(described, bundle=Bundle(short_bundle.folder, manifest)))
+    candidate = runner(dataclasses.replace(described, bundle=Bundle(demo_bundle.folder, manifest)))
     assert tolerances(reference.dtype, candidate.dtype) is TABLE[precision]
 
 
@@ -107,28 +107,28 @@ def scaled(engines: Engines, weight: str) -> Engines:
     return dataclasses.replace(engines, models={**engines.models, "decoder": model})
 
 
-def test_a_scaled_weight_of_the_engine(short_bundle: Bundle, reference: GraphRunner, cases: Sequence[Case]) -> None:
-    candidate = runner(scaled(engines(short_bundle, "concat"), "layers.0.mlp.down_proj.weight"))
+def test_a_scaled_weight_of_the_engine(demo_bundle: Bundle, reference: GraphRunner, cases: Sequence[Case]) -> None:
+    candidate = runner(scaled(engines(demo_bundle, "concat"), "layers.1.mlp.down_proj.weight"))
     result = compared(reference, candidate, cases[:1], 1)
     assert "relative L2" in failed(result) and result.located is not None
-    assert result.located.tensor == "layer 1 key" and "layer 0's attention" in result.located.suspect
+    assert result.located.tensor == "layer 2 key" and "layer 1's attention" in result.located.suspect
 
 
 @pytest.mark.parametrize(("name", "shift"), [(graph_io.POSITION_IDS, 1), (graph_io.ORDER, -1000)])
 def test_a_shifted_input_of_the_engine(
-    short_bundle: Bundle, reference: GraphRunner, cases: Sequence[Case], name: str, shift: int
+    demo_bundle: Bundle, reference: GraphRunner, cases: Sequence[Case], name: str, shift: int
 ) -> None:
     """Rotary positions of text one further, and text that comes before every picture."""
-    candidate = runner(engines(short_bundle, "inplace"))
+    candidate = runner(engines(demo_bundle, "inplace"))
     backend = candidate.calls.backend  # type: ignore[attr-defined]
     honest = backend.decode
     backend.decode = lambda feeds, cache: honest({**feeds, name: feeds[name] + shift}, cache)
     assert {"relative L2", "worst row, relative L2"} <= failed(compared(reference, candidate, cases[:1], 1))
 
 
-def test_rows_of_the_wrong_place_in_a_cache(short_bundle: Bundle, reference: GraphRunner, cases: Sequence[Case]) -> None:
+def test_rows_of_the_wrong_place_in_a_cache(demo_bundle: Bundle, reference: GraphRunner, cases: Sequence[Case]) -> None:
     """Logits are right: keys and values alone show it."""
-    candidate = runner(engines(short_bundle, "inplace"))
+    candidate = runner(engines(demo_bundle, "inplace"))
     backend = candidate.calls.backend  # type: ignore[attr-defined]
     honest = backend.states
     backend.states = lambda cache: [np.roll(one, index % 2, 2) for index, one in enumerate(honest(cache))]
@@ -152,11 +152,11 @@ def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
     return run
 
 
-def test_what_is_missing_is_said(short_bundle: Bundle, copied_short: Path, refused: Any) -> None:
-    code, message = refused(copied_short, PLAN)
+def test_what_is_missing_is_said(demo_bundle: Bundle, copied_bundle: Path, refused: Any) -> None:
+    code, message = refused(copied_bundle, PLAN)
     assert code == 2 and "there is no such engine" in message and "luvc-export build" in message
-    write_manifest(copied_short, engines(short_bundle, "concat").bundle.manifest)
-    code, message = refused(copied_short, f"{PLAN}@stand-out")
+    write_manifest(copied_bundle, engines(demo_bundle, "concat").bundle.manifest)
+    code, message = refused(copied_bundle, f"{PLAN}@stand-out")
     assert code == 2 and "did you mean 'stand-in'" in message
-    code, message = refused(copied_short, f"{PLAN}@stand-in")
+    code, message = refused(copied_bundle, f"{PLAN}@stand-in")
     assert code == 3 and message.startswith("error: tensorrt is not installed") and "Traceback" not in message
