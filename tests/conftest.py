@@ -6,7 +6,6 @@ import logging
 import os
 import shutil
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,9 +19,10 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import demo_cache
+import native_build
 import pytest
 from hypothesis import settings
-from native_kernels import LIBRARY_NAME, LIBRARY_VARIABLE, Native
+from native_kernels import LIBRARY_VARIABLE, Native
 
 from luvc_export.bundle.folder import Bundle
 from luvc_export.runtime.speed_probe import one_row
@@ -110,6 +110,12 @@ def unpadded_bundle(pytestconfig: pytest.Config) -> Bundle:
 
 
 @pytest.fixture(scope="session")
+def short_bundle(pytestconfig: pytest.Config) -> Bundle:
+    """Its first layers with plans ``none`` and ``thirds`` and a debug decoder: a third of the time; never changed."""
+    return demo_cache.short_bundle(Path(pytestconfig.cache.mkdir("short")))
+
+
+@pytest.fixture(scope="session")
 def lora(pytestconfig: pytest.Config) -> Path:
     """See ``lora_bundle.lora_folder``."""
     import lora_bundle
@@ -118,20 +124,22 @@ def lora(pytestconfig: pytest.Config) -> Path:
 
 
 @pytest.fixture(scope="session")
-def native_library(tmp_path_factory: pytest.TempPathFactory) -> Native:
+def native_library(pytestconfig: pytest.Config) -> Native:
     """The library of ``$LUVC_NATIVE_LIBRARY``, or one built here from the sources of this checkout."""
     if os.environ.get(LIBRARY_VARIABLE):
         return Native()
     if missing := [tool for tool in ("cmake", "c++") if shutil.which(tool) is None]:
         pytest.skip(f"the native library is not built and cannot be: no {' and no '.join(missing)}")
-    source, build = Path(__file__).resolve().parents[1], tmp_path_factory.mktemp("native")
-    configure = ["cmake", "-S", source, "-B", build, "-DLUVC_CUDA=OFF", "-DLUVC_TESTS=OFF", "-DLUVC_WERROR=ON"]
-    subprocess.run(configure, check=True, stdout=subprocess.PIPE)
-    subprocess.run(["cmake", "--build", build, "-j2"], check=True, stdout=subprocess.PIPE)
-    return Native(build / "plugins" / LIBRARY_NAME)
+    return Native(native_build.native_library(Path(pytestconfig.cache.mkdir("native"))))
 
 
 @pytest.fixture
 def copied_bundle(demo_bundle: Bundle, tmp_path: Path) -> Path:
     """A copy of the demo bundle that a test may damage."""
     return Path(shutil.copytree(demo_bundle.folder, tmp_path / "bundle"))
+
+
+@pytest.fixture
+def copied_short(short_bundle: Bundle, tmp_path: Path) -> Path:
+    """The same of the short one."""
+    return Path(shutil.copytree(short_bundle.folder, tmp_path / "bundle"))

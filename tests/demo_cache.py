@@ -1,9 +1,11 @@
-"""The demo bundle, exported once for all workers."""
+"""The demo bundle and shorter ones, each exported once for all workers."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import cut_checkpoint
 from flat_plans import replan
@@ -26,14 +28,27 @@ def unpadded_bundle(cache: Path) -> Bundle:
     return load(made_once(cache, Path(__file__), _export_unpadded))
 
 
+def short_bundle(cache: Path) -> Bundle:
+    """The first layers with ``none`` and ``thirds`` and a debug decoder, for what asks no answer that makes sense."""
+    return load(made_once(cache, Path(__file__), _export_short))
+
+
 def _export_unpadded(folder: Path) -> None:
-    """One merge, one prune and a drop, in two blocks and two layers."""
+    _export_cut(folder, ("thirds",), padding=False)
+
+
+def _export_short(folder: Path) -> None:
+    _export_cut(folder, ("none", "thirds"), debug=True)
+
+
+def _export_cut(folder: Path, names: Sequence[str], **options: Any) -> None:
+    """``thirds`` is one merge, one prune and a drop, in two blocks and two layers."""
     with TemporaryDirectory() as folder_of_model:
         checkpoint = cut_checkpoint.write(Path(folder_of_model), 2, 2)
         cut_checkpoint.write_weights(checkpoint / "model.safetensors", 2, 2)
-        plan = make_plan(str(checkpoint), "thirds", image_size=IMAGE_SIZE)
-        plans = {"thirds": replan(plan, keep=(plan.vision_tokens // 2, 0))}
-        export_bundle(str(checkpoint), folder, plans, image_size=IMAGE_SIZE, text_capacity=256, padding=False)
+        plans = {name: make_plan(str(checkpoint), name, image_size=IMAGE_SIZE) for name in names}
+        plans["thirds"] = replan(plans["thirds"], keep=(plans["thirds"].vision_tokens // 2, 0))
+        export_bundle(str(checkpoint), folder, plans, image_size=IMAGE_SIZE, text_capacity=256, **options)
 
 
 def _export(folder: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import made_once
+import native_build
 import pytest
 from import_graph import ROOT, reached
 
@@ -55,6 +56,13 @@ def test_what_is_not_run_leaves_the_key(edited: Callable[[str, Path], bool]) -> 
     assert edited(surgery, DEMO)
     for name in ("runtime/session.py", "luvc_export/cli/options.py", "calibration/parity/run.py"):
         assert not edited(name, TRACED) and not edited(name, DEMO)
+
+
+def test_an_edited_kernel_is_built_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    maker, kernels = Path(native_build.__file__), sorted((ROOT / "plugins" / "host").glob("*.cpp"))
+    before = made_once._key(maker, native_build.sources())
+    monkeypatch.setattr(made_once, "_content", lambda path: path.read_bytes() + b"#" * (path == kernels[0]))
+    assert made_once._key(maker, native_build.sources()) != before
 
 
 class _RunOnceError(Exception):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,17 @@ KEEP = 10
 
 
 def decoder_of(plan: Plan) -> tuple[Decoder, Any]:
+    family, model, config = model_of(plan.layers)
+    return family.decoder(model, plan).eval(), family.decoder_shape(config)
+
+
+@cache
+def model_of(layers: int) -> tuple[Any, Any, Any]:
+    """A family, a model of random weights and its config."""
     family = families.find("qwen2_5_vl", "test")
     config = family.tiny_config()
-    config.text_config.num_hidden_layers = plan.layers
-    config.text_config.layer_types = ["full_attention"] * plan.layers
+    config.text_config.num_hidden_layers = layers
+    config.text_config.layer_types = ["full_attention"] * layers
     torch.manual_seed(0)
     model = family.build(config).eval().requires_grad_(False)
     for name, parameter in model.named_parameters():
@@ -43,7 +51,7 @@ def decoder_of(plan: Plan) -> tuple[Decoder, Any]:
             parameter.normal_(0, 1.5 * parameter.shape[1] ** -0.5)
         elif "norm" in name:  # after a norm of equal weights all tokens are equally long
             parameter.uniform_(0.5, 1.5)
-    return family.decoder(model, plan).eval(), family.decoder_shape(config)
+    return family, model, config
 
 
 def feeds(seed: int, images: int = IMAGES, text: int = 5, past: int = 0) -> dict[str, torch.Tensor]:

@@ -24,11 +24,11 @@ def decoder(prepared: PreparedBuild, output: Path) -> builder.Built:
     return builder.build(prepared.graphs[1], output, prepared.target, prepared.capacity, options)
 
 
-def test_plans_of_4_and_16_rows_hold_the_weights_once(demo_bundle: Any, tmp_path: Path) -> None:
+def test_plans_of_4_and_16_rows_hold_the_weights_once(short_bundle: Any, tmp_path: Path) -> None:
     pytest.importorskip("tensorrt_rtx", reason="pip install 'luvc-export[rtx]'")
     sizes: dict[int, int] = {}
     for batch in BATCHES:
-        prepared = prepare_build(demo_bundle, "rtx-ada", "thirds", precision="fp16", batch=batch)
+        prepared = prepare_build(short_bundle, "rtx-ada", "thirds", precision="fp16", batch=batch)
         built = decoder(prepared, tmp_path / "decoder.engine")
         (profile,) = built.profiles
         for name in (graph_io.INPUT_IDS, graph_io.PAST_TEXT, graph_io.PAST_GROUPS, "past_key_values.0.key"):
@@ -42,21 +42,21 @@ def test_plans_of_4_and_16_rows_hold_the_weights_once(demo_bundle: Any, tmp_path
     assert all(size <= MOST * sizes[1] for size in sizes.values()), sizes
 
 
-def test_joined_caches_of_a_batch_are_built_too(demo_bundle: Any, tmp_path: Path) -> None:
+def test_joined_caches_of_a_batch_are_built_too(short_bundle: Any, tmp_path: Path) -> None:
     pytest.importorskip("tensorrt_rtx", reason="pip install 'luvc-export[rtx]'")
-    prepared = prepare_build(demo_bundle, "rtx-ada", "thirds", kv="concat", batch=4)
+    prepared = prepare_build(short_bundle, "rtx-ada", "thirds", kv="concat", batch=4)
     built = decoder(prepared, tmp_path / "decoder.engine")
     assert built.profiles[0].maximum["past_key_values.0.key"][0] == 4
 
 
-def test_rows_are_in_the_prediction_and_not_in_the_graph(demo_bundle: Any) -> None:
+def test_rows_are_in_the_prediction_and_not_in_the_graph(short_bundle: Any) -> None:
     """Nothing is built, so no library is needed. A batch that does not fit names the largest that does."""
     target = "jetson-agx-orin-jp62"
-    one, four = (prepare_build(demo_bundle, target, "thirds", batch=batch) for batch in (1, 4))
+    one, four = (prepare_build(short_bundle, target, "thirds", batch=batch) for batch in (1, 4))
     assert [graph.data for graph in one.graphs] == [graph.data for graph in four.graphs], "one graph for any batch"
     assert four.footprint.weights == one.footprint.weights
     assert one.kv == "concat" and four.footprint.kv == one.footprint.kv // 2 * (4 * 2 + 1)
     assert four.footprint.activations > one.footprint.activations
     have = (four.footprint.running + 1) / 2**30
     with pytest.raises(PlanError, match=r"does not fit on the target(.|\n)*fix: --batch 4 fits$"):
-        prepare_build(demo_bundle, target, "thirds", batch=64, device_memory_gib=have)
+        prepare_build(short_bundle, target, "thirds", batch=64, device_memory_gib=have)

@@ -24,14 +24,14 @@ from luvc_export.runtime import memory
 
 
 @pytest.fixture(scope="module")
-def built(demo_bundle: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def built(short_bundle: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo bundle, linked, with engines of ``thirds`` for two targets."""
     folder = tmp_path_factory.mktemp("built") / "bundle"
     folder.mkdir()
-    for path in demo_bundle.folder.iterdir():
+    for path in short_bundle.folder.iterdir():
         os.link(path, folder / path.name)
     (folder / "luvc.json").unlink()
-    (folder / "luvc.json").write_bytes((demo_bundle.folder / "luvc.json").read_bytes())
+    (folder / "luvc.json").write_bytes((short_bundle.folder / "luvc.json").read_bytes())
     build_engine(folder, "rtx-ada", "thirds", precision="fp16")
     build_engine(folder, "rtx-blackwell", "thirds", precision="bf16", kv="concat", images=2)
     return folder
@@ -186,14 +186,14 @@ def test_a_bundle_without_weights_is_refused(built: Path) -> None:
         build_engine(bare, "rtx-ada", "thirds")
 
 
-def test_damaged_weights_are_refused(copied_bundle: Path) -> None:
-    with (copied_bundle / "weights").open("r+b") as file:
+def test_damaged_weights_are_refused(copied_short: Path) -> None:
+    with (copied_short / "weights").open("r+b") as file:
         file.truncate(4096)
     with pytest.raises(BundleError, match="has changed since it was exported"):
-        build_engine(copied_bundle, "rtx-ada", "thirds")
+        build_engine(copied_short, "rtx-ada", "thirds")
     with pytest.raises(BundleError, match="has changed since it was exported"):  # the reader's own check
-        build_engine(_unchecked(copied_bundle), "rtx-ada", "thirds")
-    assert not [path for path in copied_bundle.iterdir() if path.suffix in (".engine", ".part")]
+        build_engine(_unchecked(copied_short), "rtx-ada", "thirds")
+    assert not [path for path in copied_short.iterdir() if path.suffix in (".engine", ".part")]
 
 
 def _unchecked(folder: Path) -> Any:
@@ -203,19 +203,19 @@ def _unchecked(folder: Path) -> Any:
     return Bundle(folder, Manifest.from_json(json.loads((folder / "luvc.json").read_text(encoding="utf-8")), "x"))
 
 
-def test_ctrl_c_leaves_nothing_half_written(copied_bundle: Path) -> None:
-    before = {path.name: path.read_bytes() for path in copied_bundle.iterdir()}
-    command = [sys.executable, "-m", "luvc_export", "build", str(copied_bundle), "--target", "rtx-ada"]
+def test_ctrl_c_leaves_nothing_half_written(copied_short: Path) -> None:
+    before = {path.name: path.read_bytes() for path in copied_short.iterdir()}
+    command = [sys.executable, "-m", "luvc_export", "build", str(copied_short), "--target", "rtx-ada"]
     child = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=_interruptible
     )
-    while not list(copied_bundle.glob(".build.*/vision.*.engine")) and child.poll() is None:
+    while not list(copied_short.glob(".build.*/vision.*.engine")) and child.poll() is None:
         time.sleep(0.02)
     child.send_signal(signal.SIGINT)
     _, err = child.communicate(timeout=120)
     assert child.returncode == 130, err
     assert "nothing half-written" in err
-    assert {path.name: path.read_bytes() for path in copied_bundle.iterdir()} == before
+    assert {path.name: path.read_bytes() for path in copied_short.iterdir()} == before
 
 
 def _interruptible() -> None:

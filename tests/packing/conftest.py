@@ -1,4 +1,4 @@
-"""Packs of the demo bundle for two JetPacks, a board's root, and the second half of a pack's script."""
+"""Packs of the short bundle for two JetPacks, a board's root, and the second half of a pack's script."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from luvc_export.packing.write import PackCases, Packed, write_pack
 
 
 @pytest.fixture(scope="module")
-def packs(demo_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Packed]:
+def packs(short_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Packed]:
     """One pack for each JetPack; never changed."""
     root = tmp_path_factory.mktemp("packs")
     wheels = root / "wheels"
     wheels.mkdir()
     zipfile.ZipFile(wheels / jetson_root.WHEEL, "w").close()
-    graph_trust.remember_own(demo_bundle)  # another run of the tests may have exported it
+    graph_trust.remember_own(short_bundle)  # another run of the tests may have exported it
     task = find("glyph")
     asked: dict[str, Callable[..., PackCases]] = {
         "6.2": lambda session, capacity: PackCases("task", cases.of_task(task, 2, capacity.groups), task.longest),
@@ -35,7 +35,7 @@ def packs(demo_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> dict
     }
     return {
         jetpack: write_pack(
-            demo_bundle, target, root / target, asked[jetpack], "thirds", text_capacity=96, wheels_folder=wheels
+            short_bundle, target, root / target, asked[jetpack], "thirds", text_capacity=96, wheels_folder=wheels
         )
         for jetpack, target in jetson_root.TARGETS.items()
     }

@@ -49,8 +49,8 @@ def data() -> CalibrationSet:
 
 
 @pytest.fixture(scope="module")
-def seen(demo_bundle: Bundle, data: CalibrationSet) -> dict[str, Statistics]:
-    return ranges.collect(demo_bundle, PLAN, data, threads=1)
+def seen(short_bundle: Bundle, data: CalibrationSet) -> dict[str, Statistics]:
+    return ranges.collect(short_bundle, PLAN, data, threads=1)
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -62,28 +62,28 @@ def quantise(bundle: Bundle, seen: dict[str, Statistics], folder: Path, name: st
 
 
 def test_ranges_of_a_pruned_layer_come_from_the_tokens_it_keeps(
-    demo_bundle: Bundle, data: CalibrationSet, seen: dict[str, Statistics]
+    short_bundle: Bundle, data: CalibrationSet, seen: dict[str, Statistics]
 ) -> None:
-    plan = demo_bundle.entry(PLAN).plan
+    plan = short_bundle.entry(PLAN).plan
     images = sum(len(case.images) for case in data.cases)
     rows = [
         next(item.rows for name, item in seen.items() if f"language_model.layers.{layer}.self_attn.q_proj" in name)
         for layer in range(plan.layers)
     ]
     text = rows[-1] - images * plan.keep[-1]
-    assert text > 0 and len(set(plan.keep)) > 2
+    assert text > 0 and len({plan.vision_tokens, *plan.keep}) > 2
     assert rows == [images * keep + text for keep in plan.keep]
 
 
-def test_ranges_of_a_pruned_layer_are_those_of_its_own_input(demo_bundle: Bundle, data: CalibrationSet) -> None:
+def test_ranges_of_a_pruned_layer_are_those_of_its_own_input(short_bundle: Bundle, data: CalibrationSet) -> None:
     """The norm of the rows that parity sees entering a layer, recomputed, has the channels' magnitudes."""
-    entry = demo_bundle.entry(PLAN)
+    entry = short_bundle.entry(PLAN)
     layer = entry.plan.prunes[0][0]
     one = dataclasses.replace(data, cases=data.cases[:1], pixels=data.pixels[:1], longest=1)
-    collected = ranges.collect(demo_bundle, PLAN, one, threads=1)
-    rows = open_bundle(str(demo_bundle.folder), PLAN, 1).observe(one.cases)[0].tensors[f"layer {layer} in"]
+    collected = ranges.collect(short_bundle, PLAN, one, threads=1)
+    rows = open_bundle(str(short_bundle.folder), PLAN, 1).observe(one.cases)[0].tensors[f"layer {layer} in"]
     name = f"model.language_model.layers.{layer}"
-    stored = ir.load(demo_bundle.path(entry.decoder)).graph.initializers[f"{name}.input_layernorm.weight"].const_value
+    stored = ir.load(short_bundle.path(entry.decoder)).graph.initializers[f"{name}.input_layernorm.weight"].const_value
     assert isinstance(stored, ir.ExternalTensor)
     normed = rows / np.sqrt(np.square(rows).mean(-1, keepdims=True) + 1e-6) * read(stored).numpy().astype(np.float32)
     statistics = collected[f"{name}.self_attn.q_proj"]
@@ -91,11 +91,11 @@ def test_ranges_of_a_pruned_layer_are_those_of_its_own_input(demo_bundle: Bundle
     np.testing.assert_allclose(statistics.largest, np.abs(normed).max(0), rtol=1e-3)
 
 
-def test_every_product_with_a_weight_is_a_site_and_the_ends_stay_high(demo_bundle: Bundle) -> None:
-    entry = demo_bundle.entry(PLAN)
+def test_every_product_with_a_weight_is_a_site_and_the_ends_stay_high(short_bundle: Bundle) -> None:
+    entry = short_bundle.entry(PLAN)
     products = {}
     for file in (entry.vision, entry.decoder):
-        products |= sites(ir.load(demo_bundle.path(file)).graph)
+        products |= sites(ir.load(short_bundle.path(file)).graph)
     layers = range(entry.plan.layers)
     for part in (
         *(f"self_attn.{letter}_proj" for letter in "qkvo"),
@@ -109,11 +109,11 @@ def test_every_product_with_a_weight_is_a_site_and_the_ends_stay_high(demo_bundl
 
 @pytest.mark.parametrize("name", ["int8", "fp8", "int4", "nvfp4", "q8", "q4"])
 def test_nothing_changes_where_all_stay_high_and_little_where_none_does(
-    demo_bundle: Bundle, data: CalibrationSet, seen: dict[str, Statistics], tmp_path: Path, name: str
+    short_bundle: Bundle, data: CalibrationSet, seen: dict[str, Statistics], tmp_path: Path, name: str
 ) -> None:
-    quantiser = quantise(demo_bundle, seen, tmp_path, name)
+    quantiser = quantise(short_bundle, seen, tmp_path, name)
     cases = data.cases[:2]
-    reference = [item.tensors[LOGITS] for item in open_bundle(str(demo_bundle.folder), PLAN, 1).observe(cases)]
+    reference = [item.tensors[LOGITS] for item in open_bundle(str(short_bundle.folder), PLAN, 1).observe(cases)]
 
     def moved(high: tuple[str, ...]) -> float:
         trial = quantiser.trial(high, data.record)
@@ -127,48 +127,48 @@ def test_nothing_changes_where_all_stay_high_and_little_where_none_does(
 
 @pytest.mark.parametrize(("name", "kinds"), [("int8", {"i8"}), ("q8", {"u8", "i8"}), ("q4", {"u4", "i4"})])
 def test_openvino_runs_products_on_integer_kernels(
-    demo_bundle: Bundle, data: CalibrationSet, seen: dict[str, Statistics], tmp_path: Path, name: str, kinds: set[str]
+    short_bundle: Bundle, data: CalibrationSet, seen: dict[str, Statistics], tmp_path: Path, name: str, kinds: set[str]
 ) -> None:
     """As the plug-in says after compiling: products with weights are in integers, but the one that is kept high."""
     pytest.importorskip("openvino", reason="pip install 'luvc-export[openvino]'")
-    quantiser = quantise(demo_bundle, seen, tmp_path, name)
+    quantiser = quantise(short_bundle, seen, tmp_path, name)
     trial, cases = quantiser.trial((), data.record), data.cases[:2]
     there = open_openvino(str(trial.folder), quantiser.name, 1)
-    reference = [item.tensors[LOGITS] for item in open_bundle(str(demo_bundle.folder), PLAN, 1).observe(cases)]
+    reference = [item.tensors[LOGITS] for item in open_bundle(str(short_bundle.folder), PLAN, 1).observe(cases)]
     observed = [item.tensors[LOGITS] for item in there.observe(cases)]
     assert max(np.linalg.norm(a - b) / np.linalg.norm(a) for a, b in zip(reference, observed, strict=True)) < 0.5
     assert isinstance(there.calls, BundleCalls) and isinstance(there.calls.free, OpenVinoBackend)
     for products in (graph["FullyConnected"] for graph in there.calls.free.precisions().values()):
-        assert sum(products.get(kind, 0) for kind in kinds) >= 20
+        assert sum(products.get(kind, 0) for kind in kinds) >= 10
         assert sum(products.values()) - sum(products.get(kind, 0) for kind in kinds) <= 6  # the first, scores
 
 
 @pytest.mark.skipif(find_spec("openvino") is None, reason="pip install 'luvc-export[openvino]'")
 def test_an_int8_encoder_with_a_bf16_llm_is_one_plan(
-    demo_bundle: Bundle, data: CalibrationSet, seen: dict[str, Statistics], tmp_path: Path
+    short_bundle: Bundle, data: CalibrationSet, seen: dict[str, Statistics], tmp_path: Path
 ) -> None:
     if "bf16" not in devices.find("CPU").arithmetics:
         pytest.skip("this CPU has no bf16")
-    quantiser = quantise(demo_bundle, seen, tmp_path, "int8")
+    quantiser = quantise(short_bundle, seen, tmp_path, "int8")
     trial = quantiser.trial(tuple(name for name in quantiser.names if "language_model" in name), data.record)
     backend = OpenVinoBackend(trial, trial.entry(quantiser.name), arithmetic="bf16", threads=1)
     backend.load()
     precisions = {graph: kinds["FullyConnected"] for graph, kinds in backend.precisions().items()}
     assert (
-        precisions["vision"]["i8"] >= 20 and "i8" not in precisions["decoder"] and precisions["decoder"]["bf16"] >= 40
+        precisions["vision"]["i8"] >= 10 and "i8" not in precisions["decoder"] and precisions["decoder"]["bf16"] >= 14
     )
 
 
 @pytest.fixture(scope="module")
 def quantised(
-    demo_bundle: Bundle, data: CalibrationSet, tmp_path_factory: pytest.TempPathFactory
+    short_bundle: Bundle, data: CalibrationSet, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Bundle, Path]:
     """The demo bundle with an INT8 plan, and the cache of its ranges."""
     folder = tmp_path_factory.mktemp("quantised")
     file = folder / "ranges.npz"
     recipe = Recipe(PRECISIONS["int8"])
     options = {"plan": PLAN, "min_agreement": 0.5, "ranges_file": file, "threads": 1}
-    return calibrate(demo_bundle, data, recipe, output=folder / "bundle", **options).bundle, file  # type: ignore[arg-type]
+    return calibrate(short_bundle, data, recipe, output=folder / "bundle", **options).bundle, file  # type: ignore[arg-type]
 
 
 def test_the_plan_lies_beside_the_others_and_answers(quantised: tuple[Bundle, Path], data: CalibrationSet) -> None:
@@ -232,37 +232,37 @@ def test_a_plan_that_is_replaced_takes_along_what_read_its_files(
 
 
 def test_cached_ranges_come_back_and_those_of_another_model_do_not(
-    demo_bundle: Bundle, quantised: tuple[Bundle, Path], data: CalibrationSet
+    short_bundle: Bundle, quantised: tuple[Bundle, Path], data: CalibrationSet
 ) -> None:
     half = data.split()[0]
-    wanted = ranges.description(demo_bundle, PLAN, half)
+    wanted = ranges.description(short_bundle, PLAN, half)
     cached = ranges.load_ranges(quantised[1], wanted)
-    again = ranges.collect(demo_bundle, PLAN, half, threads=1)
+    again = ranges.collect(short_bundle, PLAN, half, threads=1)
     assert cached.keys() == again.keys()
     for name, item in again.items():
         assert cached[name].rows == item.rows
         np.testing.assert_array_equal(cached[name].largest, item.largest)
         np.testing.assert_array_equal(cached[name].counts, item.counts)
-    manifest = demo_bundle.manifest
+    manifest = short_bundle.manifest
     other = Bundle(
-        demo_bundle.folder,
+        short_bundle.folder,
         dataclasses.replace(manifest, source=dataclasses.replace(manifest.source, sha256="f" * 64)),
     )
     for bundle, plan, cases, other_of in (
         (other, PLAN, half, "another model"),
-        (demo_bundle, "none", half, "another plan"),
-        (demo_bundle, PLAN, data, "another data set"),
+        (short_bundle, "none", half, "another plan"),
+        (short_bundle, PLAN, data, "another data set"),
     ):
         with pytest.raises(UsageError, match=f"cached ranges are of {other_of}"):
             ranges.load_ranges(quantised[1], ranges.description(bundle, plan, cases))
     with pytest.raises(UsageError, match="no cache of ranges"):
-        ranges.load_ranges(demo_bundle.path("tokenizer.json"), wanted)
+        ranges.load_ranges(short_bundle.path("tokenizer.json"), wanted)
 
 
 def test_nvfp4_is_measured_on_a_stand_in_and_written_as_tensorrt_reads_it(
-    demo_bundle: Bundle, data: CalibrationSet, seen: dict[str, Statistics], tmp_path: Path
+    short_bundle: Bundle, data: CalibrationSet, seen: dict[str, Statistics], tmp_path: Path
 ) -> None:
-    quantiser = quantise(demo_bundle, seen, tmp_path, "nvfp4")
+    quantiser = quantise(short_bundle, seen, tmp_path, "nvfp4")
     entry = quantiser.write(tmp_path, (), data.record)
     graph = ir.load(tmp_path / entry.decoder).graph
     dynamic = [node for node in graph if node.op_type == "TRT_FP4DynamicQuantize"]
@@ -270,7 +270,7 @@ def test_nvfp4_is_measured_on_a_stand_in_and_written_as_tensorrt_reads_it(
     assert len(dynamic) == kinds.count(ir.DataType.FLOAT4E2M1) == kinds.count(ir.DataType.FLOAT8E4M3FN) > 8
     assert graph.opset_imports["trt"] == 1 and entry.quantised is not None
     assert "simulated" not in entry.quantised.recipe
-    manifest = dataclasses.replace(demo_bundle.manifest, plans={**demo_bundle.manifest.plans, quantiser.name: entry})
+    manifest = dataclasses.replace(short_bundle.manifest, plans={**short_bundle.manifest.plans, quantiser.name: entry})
     with pytest.raises(MachineError, match=r"ONNX Runtime has no operators for this precision(.|\n)*nvfp4"):
         OrtBackend(Bundle(tmp_path, manifest), entry)
 
@@ -302,17 +302,17 @@ def test_the_search_runs_on_real_graphs_and_the_map_is_written(
     assert {name for name, kind in entry.quantised.layers.items() if kind == "int8"}.isdisjoint(report.found.high)
 
 
-def test_an_interrupted_run_leaves_the_bundle_as_it_was(copied_bundle: Path, data: CalibrationSet) -> None:
-    before = contents(copied_bundle)
+def test_an_interrupted_run_leaves_the_bundle_as_it_was(copied_short: Path, data: CalibrationSet) -> None:
+    before = contents(copied_short)
 
     def stop(stage: str, done: float) -> None:
         if stage.startswith("agreement"):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        calibrate(bundles.load(copied_bundle), data, Recipe(PRECISIONS["q8"]), plan=PLAN, threads=1, progress=stop)
-    assert contents(copied_bundle) == before
-    assert [path.name for path in copied_bundle.parent.iterdir()] == ["bundle"]
+        calibrate(bundles.load(copied_short), data, Recipe(PRECISIONS["q8"]), plan=PLAN, threads=1, progress=stop)
+    assert contents(copied_short) == before
+    assert [path.name for path in copied_short.parent.iterdir()] == ["bundle"]
 
 
 @pytest.mark.parametrize(
@@ -331,7 +331,7 @@ def test_an_interrupted_run_leaves_the_bundle_as_it_was(copied_bundle: Path, dat
     ],
 )
 def test_what_cannot_be_done_is_refused_and_nothing_is_written(
-    copied_bundle: Path, tmp_path: Path, options: list[str], refusal: str
+    copied_short: Path, tmp_path: Path, options: list[str], refusal: str
 ) -> None:
     rng = np.random.default_rng(0)
     from PIL import Image
@@ -343,11 +343,11 @@ def test_what_cannot_be_done_is_refused_and_nothing_is_written(
         picture.save(tmp_path / "SAME" / f"{name}.png")
     shutil.copytree(tmp_path / "SAME", tmp_path / "TORN", dirs_exist_ok=True)
     (tmp_path / "TORN" / "b.png").write_bytes((tmp_path / "SAME" / "b.png").read_bytes()[:60])
-    before = contents(copied_bundle)
+    before = contents(copied_short)
     words = [str(tmp_path / word) if word.isupper() else word for word in options]
-    result = CliRunner().invoke(app, ["calibrate", str(copied_bundle), *words, "--threads", "1", "--json"])
+    result = CliRunner().invoke(app, ["calibrate", str(copied_short), *words, "--threads", "1", "--json"])
     assert isinstance(result.exception, UsageError) and refusal in str(result.exception)
-    assert contents(copied_bundle) == before
+    assert contents(copied_short) == before
 
 
 def test_the_command_says_what_it_did(copied_bundle: Path) -> None:

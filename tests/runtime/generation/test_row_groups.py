@@ -30,9 +30,9 @@ def back_ends() -> list[str]:
 
 
 @pytest.fixture(scope="module", params=back_ends())
-def demo(request: pytest.FixtureRequest, demo_bundle: Bundle) -> Session:
+def demo(request: pytest.FixtureRequest, short_bundle: Bundle) -> Session:
     arithmetic = "auto" if request.param == "cpu" else "fp32"
-    return Session(demo_bundle, request.param, "even", threads=1, arithmetic=arithmetic)
+    return Session(short_bundle, request.param, "thirds", threads=1, arithmetic=arithmetic)
 
 
 def started(demo: Session, question: Any, extra: str = "") -> Row:

@@ -47,36 +47,36 @@ def copied_heads(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> tuple[int, 
     return seen[0], seen[1], seen[2]
 
 
-def test_a_step_copies_no_head(demo_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    shape = demo_bundle.manifest.decoder
+def test_a_step_copies_no_head(short_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    shape = short_bundle.manifest.decoder
     assert shape.heads > shape.kv_heads
-    assert copied_heads(demo_bundle, monkeypatch) == (shape.heads, shape.kv_heads, shape.kv_heads)
+    assert copied_heads(short_bundle, monkeypatch) == (shape.heads, shape.kv_heads, shape.kv_heads)
 
 
-def test_without_it_every_step_copies_them(demo_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_it_every_step_copies_them(short_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sabotage of the test above."""
-    shape = demo_bundle.manifest.decoder
+    shape = short_bundle.manifest.decoder
     monkeypatch.setitem(globals(), "group_heads", lambda library, model: 0)
-    assert copied_heads(demo_bundle, monkeypatch) == (shape.heads, shape.heads, shape.heads)
+    assert copied_heads(short_bundle, monkeypatch) == (shape.heads, shape.heads, shape.heads)
 
 
 @pytest.mark.parametrize("plan", ["none", "thirds"])
-def test_every_layer_is_changed_and_rows_of_a_batch_stay_apart(demo_bundle: Bundle, plan: str) -> None:
-    entry, shape = demo_bundle.entry(plan), demo_bundle.manifest.decoder
-    model = GraphReader(demo_bundle).read(entry.decoder).model
+def test_every_layer_is_changed_and_rows_of_a_batch_stay_apart(short_bundle: Bundle, plan: str) -> None:
+    entry, shape = short_bundle.entry(plan), short_bundle.manifest.decoder
+    model = GraphReader(short_bundle).read(entry.decoder).model
     assert group_heads(devices.load_library(), model) == shape.layers
-    backend = OpenVinoBackend(demo_bundle, entry, threads=1, arithmetic="fp32")
-    session = Session(demo_bundle, backend, plan)
+    backend = OpenVinoBackend(short_bundle, entry, threads=1, arithmetic="fp32")
+    session = Session(short_bundle, backend, plan)
     asks: list[dict[str, Any]] = [{"prompt": text} for text in ("ab", "c", "defg")]
     together = session.generate_batch(asks, max_new_tokens=4)
     alone = [session.generate(None, ask["prompt"], max_new_tokens=4) for ask in asks]
     assert [one.token_ids for one in together] == [one.token_ids for one in alone]
 
 
-def test_a_draft_behind_a_token_sees_what_it_would_alone(demo_bundle: Bundle) -> None:
+def test_a_draft_behind_a_token_sees_what_it_would_alone(short_bundle: Bundle) -> None:
     """Rows of a shared head have the masks of their tokens: each sees itself and what came before."""
-    backend = OpenVinoBackend(demo_bundle, demo_bundle.entry("none"), threads=1, arithmetic="fp32")
-    graphs = Session(demo_bundle, backend, "none").default.graphs
+    backend = OpenVinoBackend(short_bundle, short_bundle.entry("none"), threads=1, arithmetic="fp32")
+    graphs = Session(short_bundle, backend, "none").default.graphs
     prompts = [[97] * (STEP + 2), [98, 99, 100]]
     state, fed = graphs.prefill([Passage(prompt) for prompt in prompts]).state, [[101, 102, 103], [104, 105]]
     logits, _ = graphs.verify(fed, state)

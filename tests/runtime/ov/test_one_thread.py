@@ -16,10 +16,10 @@ from luvc_export.runtime.openvino.model import GraphReader
 pytest.importorskip("openvino", reason="pip install 'luvc-export[openvino]'")
 
 
-@pytest.mark.parametrize("plan", ["none", "even"])
-def test_every_mlp_of_the_decoder_is_interrupted(demo_bundle: Bundle, plan: str) -> None:
-    entry, layers = demo_bundle.entry(plan), demo_bundle.manifest.decoder.layers
-    model = GraphReader(demo_bundle).read(entry.decoder).model
+@pytest.mark.parametrize("plan", ["none", "thirds"])
+def test_every_mlp_of_the_decoder_is_interrupted(short_bundle: Bundle, plan: str) -> None:
+    entry, layers = short_bundle.entry(plan), short_bundle.manifest.decoder.layers
+    model = GraphReader(short_bundle).read(entry.decoder).model
     assert one_thread.keep_products_apart(devices.load_library(), model) == layers
     clamps = [node for node in model.get_ops() if node.get_type_name() == "Clamp"]
     readers = {port.get_node().get_type_name() for node in clamps for port in node.output(0).get_target_inputs()}
@@ -28,9 +28,9 @@ def test_every_mlp_of_the_decoder_is_interrupted(demo_bundle: Bundle, plan: str)
 
 @pytest.mark.skipif("bf16" not in devices.find("CPU").arithmetics, reason="this CPU has no bf16")
 @pytest.mark.parametrize("threads", [1, 2])
-def test_one_thread_has_no_fused_mlp(demo_bundle: Bundle, threads: int) -> None:
+def test_one_thread_has_no_fused_mlp(short_bundle: Bundle, threads: int) -> None:
     """On a CPU with AMX one thread ended the process here."""
-    backend = OpenVinoBackend(demo_bundle, demo_bundle.entry("none"), arithmetic="bf16", threads=threads)
+    backend = OpenVinoBackend(short_bundle, short_bundle.entry("none"), arithmetic="bf16", threads=threads)
     backend.load(images=False)
     fused = backend.precisions()["decoder"].get("LLMMLP", {})
     amx = "amx_bf16" in Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").is_file() else False

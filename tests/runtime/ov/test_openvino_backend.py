@@ -285,10 +285,10 @@ def test_openvino_that_is_missing(tiny: Bundle, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.skipif(not HAS_BF16, reason="this CPU has no bf16")
-@pytest.mark.parametrize("plan", ["even", "thirds"])
-def test_islands_stay_in_fp32_and_products_do_not(demo_bundle: Bundle, plan: str) -> None:
+def test_islands_stay_in_fp32_and_products_do_not(demo_bundle: Bundle) -> None:
     """Scores, similarities, norms above a prune and angles in fp32; of products only those of scores and merges."""
-    backend = OpenVinoBackend(demo_bundle, demo_bundle.entry(plan), arithmetic="bf16", threads=1)
+    entry = demo_bundle.entry("thirds")
+    backend = OpenVinoBackend(demo_bundle, entry, arithmetic="bf16", threads=1)
     backend.load()
     seen: dict[str, set[str]] = {}
     for compiled in (backend._vision, backend._decoder):
@@ -305,7 +305,7 @@ def test_islands_stay_in_fp32_and_products_do_not(demo_bundle: Bundle, plan: str
             if "share_rope" in names and kind in ("Math", "Eltwise"):
                 assert precision == "f32", names
     products = backend.precisions()["decoder"]["FullyConnected"]
-    prunes = sum(bool(keep) for _, _, keep in demo_bundle.entry(plan).plan.prunes)
+    prunes = sum(bool(keep) for _, _, keep in entry.plan.prunes)
     assert products["f32"] == 2 * prunes and products["bf16"] >= 40
 
 
@@ -354,8 +354,8 @@ def test_both_graphs_answer_alike_on_the_bundled_model(demo_bundle: Bundle) -> N
     from luvc_export.calibration.tasks import find
 
     task = find("glyph")
-    cases = list(task.cases(task.report[0], 6, task.report[1]))
-    asks: list[Any] = [{"image": list(case.images), "prompt": case.prompt} for case in cases[:3]]
+    cases = list(task.cases(task.report[0], 3, task.report[1]))
+    asks: list[Any] = [{"image": list(case.images), "prompt": case.prompt} for case in cases]
     for plan in ("none", "thirds"):
         left, right = Session(demo_bundle, plan=plan, threads=1), opened(demo_bundle, plan)
         rows = [side.generate_batch(asks, max_new_tokens=4) for side in (left, right)]

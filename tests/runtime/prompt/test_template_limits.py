@@ -51,8 +51,8 @@ CHAT = [{"role": "user", "content": "hello"}]
 
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> Iterator[Helpers]:
-    """Helpers of 0.2 s and 128 MiB."""
-    helpers = Helpers(RENDERING, 2**27, 0.2)
+    """Helpers of 0.1 s and 128 MiB."""
+    helpers = Helpers(RENDERING, 2**27, 0.1)
     monkeypatch.setattr(template, "_helpers", helpers)
     yield helpers
     helpers.close()
@@ -73,7 +73,7 @@ def test_what_takes_too_much_is_ended(name: str) -> None:
 
 @pytest.mark.usefixtures("short")
 def test_the_next_rendering_works_and_says_the_same() -> None:
-    with pytest.raises(UsageError, match=r"more than 0\.2 s"):
+    with pytest.raises(UsageError, match=r"more than 0\.1 s"):
         render(ATTACKS["equality"])
     with pytest.raises(UsageError, match="more memory than it may have"):
         render(ATTACKS["width in a field"])
@@ -129,7 +129,7 @@ def test_the_limits_are_what_ends_them(monkeypatch: pytest.MonkeyPatch) -> None:
     thread = threading.Thread(target=attack)
     before = children()
     thread.start()
-    time.sleep(1)
+    time.sleep(0.5)
     assert not ended
     for process in children() | before:
         os.kill(process, signal.SIGKILL)

@@ -23,13 +23,13 @@ SEED, SHARE = 3, 6
 
 
 @pytest.fixture(scope="module")
-def engines(demo_bundle: Bundle) -> dict[str, Engines]:
-    return sequences.engines(demo_bundle)
+def engines(short_bundle: Bundle) -> dict[str, Engines]:
+    return sequences.engines(short_bundle)
 
 
 @pytest.fixture(scope="module")
-def questions(demo_bundle: Bundle) -> list[Asked]:
-    return sequences.asked(demo_bundle)
+def questions(short_bundle: Bundle) -> list[Asked]:
+    return sequences.asked(short_bundle)
 
 
 @pytest.mark.parametrize("kv", sequences.FORMS)

@@ -31,13 +31,13 @@ LENGTH = 6
 
 
 @pytest.fixture(scope="module")
-def engines(demo_bundle: Bundle) -> dict[str, Engines]:
-    return {kv: ort_engine.describe(demo_bundle, "thirds", kv, CAPACITY) for kv in FORMS}
+def engines(short_bundle: Bundle) -> dict[str, Engines]:
+    return {kv: ort_engine.describe(short_bundle, "thirds", kv, CAPACITY) for kv in FORMS}
 
 
 @pytest.fixture(scope="module")
-def expected(demo_bundle: Bundle) -> Session:
-    return Session(demo_bundle, plan="thirds", threads=1)
+def expected(short_bundle: Bundle) -> Session:
+    return Session(short_bundle, plan="thirds", threads=1)
 
 
 @pytest.fixture(scope="module")
@@ -139,9 +139,9 @@ def test_drawing_takes_logits(
 
 
 def test_engines_of_before_answer_as_before(
-    demo_bundle: Bundle, expected: Session, gpu: Gpu, endless: None, question: tuple[Any, str]
+    short_bundle: Bundle, expected: Session, gpu: Gpu, endless: None, question: tuple[Any, str]
 ) -> None:
-    ours, backend, _ = session(ort_engine.describe(demo_bundle, "thirds", "inplace", CAPACITY, next_token=False), gpu)
+    ours, backend, _ = session(ort_engine.describe(short_bundle, "thirds", "inplace", CAPACITY, next_token=False), gpu)
     assert not backend.samples
     wanted = expected.generate(*question, max_new_tokens=LENGTH)
     assert ours.generate(*question, max_new_tokens=LENGTH).token_ids == wanted.token_ids

@@ -36,9 +36,9 @@ SLOTS, QUESTIONS = 5, 16
 
 
 @pytest.fixture(scope="module")
-def engines(demo_bundle: Bundle) -> dict[str, Engines]:
+def engines(short_bundle: Bundle) -> dict[str, Engines]:
     capacity = {kv: ort_engine.Capacity(text=96, groups=2, batch=SLOTS) for kv in FORMS}
-    return {kv: ort_engine.describe(demo_bundle, "thirds", kv, capacity[kv]) for kv in FORMS}
+    return {kv: ort_engine.describe(short_bundle, "thirds", kv, capacity[kv]) for kv in FORMS}
 
 
 @pytest.fixture(scope="module")
@@ -55,9 +55,9 @@ def asked() -> list[tuple[Ask, int]]:
 
 
 @pytest.fixture(scope="module")
-def alone(demo_bundle: Bundle, asked: list[tuple[Ask, int]]) -> list[tuple[int, ...]]:
+def alone(short_bundle: Bundle, asked: list[tuple[Ask, int]]) -> list[tuple[int, ...]]:
     """What the CPU session says to each by itself; no answer ends before its length."""
-    session = Session(demo_bundle, plan="thirds", threads=1)
+    session = Session(short_bundle, plan="thirds", threads=1)
     session.default.ends = frozenset()
     return [session.generate(**ask, max_new_tokens=length).token_ids for ask, length in asked]
 
@@ -143,7 +143,7 @@ def eager(monkeypatch: pytest.MonkeyPatch) -> Gpu:
 
 @pytest.mark.parametrize("kv", FORMS)
 def test_generate_batch_takes_any_number_of_any_number_of_pictures(
-    engines: dict[str, Engines], eager: Gpu, demo_bundle: Bundle, kv: str
+    engines: dict[str, Engines], eager: Gpu, short_bundle: Bundle, kv: str
 ) -> None:
     """Greedy and drawn; those without a picture stand beside the others where each row has masks of its own."""
     first, second, two = (
@@ -157,7 +157,7 @@ def test_generate_batch_takes_any_number_of_any_number_of_pictures(
         *({"image": second.images[0], "prompt": second.prompt + "!" * index} for index in range(SLOTS)),
     ]
     ours = Session(engines[kv].bundle, engines[kv].backend(eager)[0], "thirds")
-    cpu = Session(demo_bundle, plan="thirds", threads=1)
+    cpu = Session(short_bundle, plan="thirds", threads=1)
     for options in ({}, {"temperature": 0.5, "seed": 5}):
         together = ours.generate_batch(asks, max_new_tokens=8, **options)
         for row, ask in zip(together, asks, strict=True):
@@ -259,9 +259,9 @@ def test_what_does_not_fit_is_refused(engines: dict[str, Engines], eager: Gpu, a
 
 
 def test_an_answer_ends_where_the_engines_text_does(
-    demo_bundle: Bundle, eager: Gpu, asked: list[tuple[Ask, int]], alone: list[tuple[int, ...]]
+    short_bundle: Bundle, eager: Gpu, asked: list[tuple[Ask, int]], alone: list[tuple[int, ...]]
 ) -> None:
-    engine = ort_engine.describe(demo_bundle, "thirds", "concat", ort_engine.Capacity(text=24, batch=2))
+    engine = ort_engine.describe(short_bundle, "thirds", "concat", ort_engine.Capacity(text=24, batch=2))
     ours, _ = session(engine, eager)
     requests = [ours.prepare(ask["image"], ask["prompt"]) for ask, _ in asked]
     short = min(requests, key=lambda request: len(request.token_ids))
@@ -290,7 +290,7 @@ def test_a_row_that_goes_away_leaves_its_slot(
         assert not gone.ended and (stays in batch.rows or stays.ended)
 
 
-def test_a_back_end_without_rows_is_refused(demo_bundle: Bundle) -> None:
+def test_a_back_end_without_rows_is_refused(short_bundle: Bundle) -> None:
     class Other:
         name = "other"
 

@@ -29,13 +29,13 @@ FORMS = ("concat", "inplace")
 
 
 @pytest.fixture(scope="module")
-def engines(demo_bundle: Bundle) -> dict[str, Engines]:
-    return {kv: ort_engine.describe(demo_bundle, "thirds", kv, CAPACITY) for kv in FORMS}
+def engines(short_bundle: Bundle) -> dict[str, Engines]:
+    return {kv: ort_engine.describe(short_bundle, "thirds", kv, CAPACITY) for kv in FORMS}
 
 
 @pytest.fixture(scope="module")
-def expected(demo_bundle: Bundle) -> Session:
-    return Session(demo_bundle, plan="thirds", threads=1)
+def expected(short_bundle: Bundle) -> Session:
+    return Session(short_bundle, plan="thirds", threads=1)
 
 
 @pytest.fixture(scope="module")
