@@ -15,11 +15,12 @@ from rich.console import Console
 from luvc_export.bundle.folder import Bundle
 from luvc_export.cli.tables.bench import bench_table
 from luvc_export.export.synthetic import presets
-from luvc_export.runtime.bench import open_plans
+from luvc_export.runtime.bench import plan_memory
 from luvc_export.runtime.bench.case import CaseFacts, Sample
 from luvc_export.runtime.bench.machine import Machine
 from luvc_export.runtime.bench.measure import Timed
-from luvc_export.runtime.bench.open_plans import Held, OpenPlans
+from luvc_export.runtime.bench.open_plans import Held
+from luvc_export.runtime.bench.plan_memory import OpenPlans
 
 QUICK = ("--repeats", 1, "--warm-up", 0, "--new-tokens", 2, "--text", 8, "--threads", 1)
 
@@ -29,7 +30,7 @@ BESIDE = OpenPlans(("thirds", "wide"), Held(2, 0, 300.0, 200.0), Held(1, 0, 200.
 
 def test_bench_compares_two_plans(cli: Cli, demo_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = iter([None, BESIDE])
-    monkeypatch.setattr(open_plans, "measure_open_plans", lambda case: next(opened))
+    monkeypatch.setattr(plan_memory, "measure_open_plans", lambda case: next(opened))
     code, out, _ = cli("bench", demo_bundle.folder, "--plan", "none", "--vs", "#thirds", "--json", *QUICK)
     data = json.loads(out)
     first, second = data["cases"]
