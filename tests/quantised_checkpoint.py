@@ -15,7 +15,7 @@ import cut_checkpoint
 import torch
 from torch import Tensor
 
-LAYERS, BLOCKS = 2, 2
+LAYERS, BLOCKS = 1, 2
 Written = tuple[dict[str, Tensor], Tensor]
 
 

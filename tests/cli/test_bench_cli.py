@@ -17,11 +17,12 @@ from rich.console import Console
 from luvc_export.bundle.folder import Bundle
 from luvc_export.cli.tables.bench import bench_table
 from luvc_export.export.synthetic import presets
-from luvc_export.runtime.bench import measure, open_plans, profile
+from luvc_export.runtime.bench import measure, plan_memory, profile
 from luvc_export.runtime.bench.case import CaseFacts, Sample
 from luvc_export.runtime.bench.machine import Machine
 from luvc_export.runtime.bench.measure import Timed
-from luvc_export.runtime.bench.open_plans import Held, OpenPlans
+from luvc_export.runtime.bench.open_plans import Held
+from luvc_export.runtime.bench.plan_memory import OpenPlans
 
 QUICK = ("--repeats", 1, "--warm-up", 0, "--new-tokens", 2, "--text", 8, "--threads", 1)
 BESIDE = OpenPlans(("thirds", "wide"), Held(2, 0, 300.0, 200.0), Held(1, 0, 200.0, 120.0))
@@ -30,8 +31,8 @@ BESIDE = OpenPlans(("thirds", "wide"), Held(2, 0, 300.0, 200.0), Held(1, 0, 200.
 def test_bench_compares_two_plans(cli: Cli, demo_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     """As JSON and, of the same figures, as a table."""
     asked, timed = ("bench", demo_bundle.folder, "--plan", "none", "--vs", "#thirds", *QUICK), list[Any]()
-    opened, beside = iter([None, BESIDE]), open_plans.measure_open_plans
-    monkeypatch.setattr(open_plans, "measure_open_plans", lambda case: next(opened))
+    opened, beside = iter([None, BESIDE]), plan_memory.measure_open_plans
+    monkeypatch.setattr(plan_memory, "measure_open_plans", lambda case: next(opened))
     real, profiles = measure.measure, cache(profile.profile)
     monkeypatch.setattr(measure, "measure", lambda *words: timed.append(real(*words)) or timed[-1])
     monkeypatch.setattr(profile, "profile", profiles)
@@ -48,7 +49,7 @@ def test_bench_compares_two_plans(cli: Cli, demo_bundle: Bundle, monkeypatch: py
     held = {"open_plans": 1, "shared": 0, "peak_mib": 200.0, "anonymous_mib": 120.0}
     assert second["open_plans"]["evicted"] == held and second["open_plans"]["together"]["open_plans"] == 2
     monkeypatch.setattr(measure, "measure", lambda *words: timed[0])
-    monkeypatch.setattr(open_plans, "measure_open_plans", beside)
+    monkeypatch.setattr(plan_memory, "measure_open_plans", beside)
     code, out, _ = cli(*asked)
     assert code == 0 and len(timed) == 1 and "plans open" not in out, "none of its plans is a variant of another"
     for text in ("prefill ms", "decode tokens/s", "KV cache MiB", "share of bandwidth", "80 x2, 40 x2, 20, 0"):

@@ -27,7 +27,7 @@ SHARES = {
     r"|answer_styles|engine/test_drafts|test_bench_drafts|test_engine_times|/ov/test_(narrow|shared_head|tails)"
     r"|adapter_beside_codes|grouped_heads.*a_draft_behind",
     "36 codes": r"/stored/|/packed/|quantised_checkpoint|/quantise/test_(cache_(codes|rounding)|widening)"
-    r"|/test_(trt|pack)_codes|/passes/test_(rewrite_codes|append_kv)|weight_order|/test_trt_unload|/bench/test_open_plans"
+    r"|/test_(trt|pack)_codes|/passes/test_(rewrite_codes|append_kv)|weight_order|/test_trt_unload|/bench/test_plan_memory"
     r"|does_not_fit_beside_another|of_open_plans|plans_take_turns",
     "38 video": r"test_(film|camera|video|watching|frame_scores|time_merge|time_options)\b|family_(time|video|turns)"
     r"|glyph_clips|onevision_video",

@@ -52,7 +52,7 @@ def bench(
     from luvc_export.runtime.bench.case import BenchCase
     from luvc_export.runtime.bench.machine import bandwidth_reader, measure_machine
     from luvc_export.runtime.bench.measure import measure
-    from luvc_export.runtime.bench.open_plans import measure_open_plans
+    from luvc_export.runtime.bench.plan_memory import measure_open_plans
     from luvc_export.runtime.bench.profile import profile
 
     asked = BenchCase(

@@ -199,8 +199,8 @@ def test_what_is_written_wrongly_moves_the_logits(what: str, traced: tuple[bytes
     tensor = next(
         one
         for one in graph.graph.initializer
-        if one.name.endswith(f"layers.1.mlp.gate_proj.weight.{what}")
-        or (what == "order" and one.name.endswith("layers.1.self_attn.o_proj.weight.order"))
+        if one.name.endswith(f"layers.0.mlp.gate_proj.weight.{what}")
+        or (what == "order" and one.name.endswith("layers.0.self_attn.o_proj.weight.order"))
     )
     if what == "order":
         swapped = onnx.numpy_helper.to_array(tensor)[::-1]
@@ -306,8 +306,8 @@ def test_codes_that_tensorrt_has_no_product_for_are_refused(traced: tuple[bytes,
     ("name", "words"),
     [
         ("pack4", None),
-        ("awq", "14 weights with zeros, whose shift"),
-        ("fp8_block", r"14 FP8 weights, .* in fp32"),
+        ("awq", "7 weights with zeros, whose shift"),
+        ("fp8_block", r"7 FP8 weights, .* in fp32"),
     ],
 )
 def test_strict_builds_refuse_other_numbers(

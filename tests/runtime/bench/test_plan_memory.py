@@ -6,9 +6,10 @@ import pytest
 
 from luvc_export.bundle.folder import Bundle
 from luvc_export.errors import MachineError
-from luvc_export.runtime.bench import open_plans
+from luvc_export.runtime.bench import plan_memory
 from luvc_export.runtime.bench.case import BenchCase
-from luvc_export.runtime.bench.open_plans import Held, OpenedPlans, measure_open_plans
+from luvc_export.runtime.bench.open_plans import Held, OpenedPlans
+from luvc_export.runtime.bench.plan_memory import measure_open_plans
 from luvc_export.runtime.generation.plan_turns import PlanTurns
 from luvc_export.runtime.ort import OrtBackend
 
@@ -35,7 +36,7 @@ def test_a_process_measures_one_way(case: BenchCase, monkeypatch: pytest.MonkeyP
     """A plan without variants is not opened anew; one whose variants do not fit beside each other says so."""
     assert measure_open_plans(case) is None
     short, asked = MachineError("there is not enough memory"), list[tuple[tuple[str, ...], int]]()
-    honest = open_plans._in_process
+    honest = plan_memory._in_process
 
     def measured(case: BenchCase, names: tuple[str, ...], most: int) -> Held:
         asked.append((names, most))
@@ -43,8 +44,8 @@ def test_a_process_measures_one_way(case: BenchCase, monkeypatch: pytest.MonkeyP
             raise short
         return honest(case, names, most)
 
-    monkeypatch.setattr(open_plans, "_in_process", measured)
-    monkeypatch.setattr(open_plans, "answering", lambda manifest, name: {"thirds", "none"})
+    monkeypatch.setattr(plan_memory, "_in_process", measured)
+    monkeypatch.setattr(plan_memory, "answering", lambda manifest, name: {"thirds", "none"})
     opened = measure_open_plans(case)
     assert opened is not None and opened.refusal == str(short) and opened.together is None
     assert asked == [(NAMES, 1), (NAMES, 2)] and opened.evicted.open_plans == 1
