@@ -7,7 +7,8 @@ from luvc_export.errors import MachineError, UsageError, did_you_mean
 from luvc_export.runtime.backend import Backend
 from luvc_export.runtime.confined import first_run
 from luvc_export.runtime.openvino.device import ACTIVATION_GROUPS
-from luvc_export.runtime.ort import PROVIDERS, OrtBackend
+from luvc_export.runtime.ort import OrtBackend
+from luvc_export.runtime.ort_graphs.library import PROVIDERS
 from luvc_export.runtime.paired import PAIRS, PairedBackend, plan_of_prompts
 
 NAMES = ("auto", *PROVIDERS, "openvino", *PAIRS, "tensorrt")
