@@ -41,7 +41,8 @@ BOXES: dict[str, Box] = {
     "runtime": (11.1, 3.6, 4.7, 2.7, DEVICE, "runtime: numpy and one back-end", (
         "runtime, runtime/bench", "runtime/product_check, runtime/speed_probe",
         "runtime/media, runtime/prompt, runtime/confined", "runtime/generation, runtime/speculation",
-        "runtime/adapters, runtime/streams", "runtime/openvino, runtime/sharing", "runtime/tensorrt on runtime/cuda")),
+        "runtime/adapters, runtime/streams, runtime/sharing",
+        "runtime/openvino, runtime/ort_graphs", "runtime/tensorrt on runtime/cuda")),
     "engines": (7.3, 6.9, 2.9, 1.2, DEVICE, "engines: TensorRT", ("engines", "engines/targets")),
     "pack": (11.1, 6.9, 2.3, 1.2, FILES, "pack", ("built and verified", "on the board")),
     "answer": (14.0, 6.9, 1.8, 1.2, FILES, "answer", ("text, tokens,", "what was kept")),

@@ -54,9 +54,10 @@ class Blocks:
 
     def forget(self) -> None:
         """Give back the memory of the codes, which a session has packed; their addresses stay valid."""
-        advice = getattr(mmap, "MADV_DONTNEED", None)
-        for mapped in self._maps if advice is not None else ():
-            mapped.madvise(advice)
+        advice: int | None = getattr(mmap, "MADV_DONTNEED", None)
+        if advice is not None:
+            for mapped in self._maps:
+                mapped.madvise(advice)
 
     def add(self, name: str, weight: NDArray[np.uint8], scale: NDArray[np.float32], block: int) -> None:
         """The codes and scales of a weight [K, N] with one scale a column."""
@@ -130,7 +131,7 @@ def _product(one: Message, array: Callable[[str], NDArray[Any] | None], blocks: 
     if any(value is None for value in values):
         return None
     weight, scale, zero = (np.asarray(value) for value in values)
-    fits = (weight.dtype, weight.ndim, scale.dtype, zero.tolist()) == (np.uint8, 2, np.float32, _ZERO)
+    fits = weight.dtype == np.uint8 and weight.ndim == 2 and scale.dtype == np.float32 and zero.tolist() == _ZERO
     block = next((size for size in BLOCKS if weight.ndim and weight.shape[0] % size == 0), 0)
     if not fits or not block or scale.shape != weight.shape[1:]:
         return None

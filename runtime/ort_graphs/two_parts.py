@@ -93,13 +93,14 @@ def in_two_parts(data: bytes) -> tuple[bytes, frozenset[str]]:
         for number in (onnx.GRAPH_INPUT, onnx.GRAPH_OUTPUT)
     )
     nodes = [wire.part(one.value) for one in items if one.number == onnx.GRAPH_NODE]
-    readers = Counter(name for node in nodes for name in wire.texts(node, onnx.NODE_INPUT) if not _is_shape(node))
+    readers = Counter(name for node in nodes for name in wire.texts(node, onnx.NODE_INPUT))
+    sized = Counter(name for node in nodes if _is_shape(node) for name in wire.texts(node, onnx.NODE_INPUT))
     chosen: dict[int, _Attention] = {}
     for at, node in enumerate(nodes):
         attention = _attention(node, values)
         if attention is None or not (inputs.issuperset(attention.pasts) and outputs.issuperset(attention.presents)):
             continue
-        alone = all(readers[name] == 1 for name in attention.pasts)
+        alone = all(readers[name] - sized[name] == 1 for name in attention.pasts)
         if alone and not any(readers[name] for name in attention.presents):
             chosen[at] = attention
     if not chosen:

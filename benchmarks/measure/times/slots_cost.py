@@ -2,17 +2,20 @@
 
 Run: python benchmarks/measure/times/slots_cost.py PLAIN SLOTS [--backend cpu] [--arithmetic auto] [--plan NAME]
 
-Prints Markdown. A pair of a plain step and a step with slots stands beside each other, as a shared machine's pace
-moves; the ratio is the median of the pairs', with their middle half. With adapters: one of full rank beside every
-product, three of them in the batch of the call, and none again: OpenVINO compiles slots for the first adapter.
+Prints Markdown. A pair of a plain call and a call with slots stands beside each other, in either order by turns, as a
+shared machine's pace moves; the ratio is the median of the pairs', with its interval of 95 % (order statistics). With
+adapters: one of full rank beside every product, three of them in the batch of the call, and none again: both engines
+have slots from the first adapter on.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 
@@ -22,7 +25,7 @@ from luvc_export.runtime.cpu_features import cpu_features
 from luvc_export.runtime.session import Session
 from luvc_export.runtime.state import Passage
 
-WARM, STEPS, PROMPTS, TEXT = 3, 24, 3, 64
+WARM, STEPS, PROMPTS, TEXT = 3, 24, 8, 64
 
 
 def adapter(slots: LoraSlots, seed: int) -> Adapter:
@@ -38,18 +41,21 @@ def adapter(slots: LoraSlots, seed: int) -> Adapter:
     return Adapter(f"random {seed}", slots.rank, factors, str(seed))
 
 
-def pairs(base: Session, other: Session, adapters: list[Adapter | None], count: int) -> tuple[list[float], list[float]]:
+def pairs(
+    base: Session, other: Session, adapters: list[Adapter | None], count: int, count_prompts: int = PROMPTS
+) -> tuple[list[float], list[float]]:
     """Ratios of prompts and of steps, ``other`` by ``base``, and seconds of the base's steps; a row an adapter."""
     ids = [int(i) for i in np.random.default_rng(0).integers(300, 1000, TEXT)]
     sides = [(base, [None] * len(adapters)), (other, adapters)]
     prompts: list[list[float]] = [[], []]
     steps: list[list[float]] = [[], []]
-    states = []
-    for number in range(1 + PROMPTS):
-        states = []
-        for side, (session, rows) in enumerate(sides):
+    states: list[Any] = []
+    for number in range(1 + count_prompts):
+        states = [None, None]
+        for side in (0, 1) if number % 2 else (1, 0):
+            session, rows = sides[side]
             begin = perf_counter()
-            states.append(session.default.graphs.prefill([Passage(ids, adapter=row) for row in rows]).state)
+            states[side] = session.default.graphs.prefill([Passage(ids, adapter=row) for row in rows]).state
             prompts[side] += [perf_counter() - begin] if number else []
     for number in range(WARM + count):
         for side in (0, 1) if number % 2 else (1, 0):
@@ -61,6 +67,13 @@ def pairs(base: Session, other: Session, adapters: list[Adapter | None], count: 
     return [slot / plain for plain, slot in zip(*prompts, strict=True)], [statistics.median(steps[0]), *ratios]
 
 
+def middle_of(ratios: list[float]) -> str:
+    """Median and its interval of 95 %: the ranks that a binomial count lies between."""
+    ranked, half = sorted(ratios), 0.98 * math.sqrt(len(ratios))
+    low = max(0, math.floor(len(ranked) / 2 - half))
+    return f"{statistics.median(ranked):.3f} ({ranked[low]:.3f} to {ranked[-1 - low]:.3f})"
+
+
 def main() -> None:
     """Read the command line, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -70,6 +83,8 @@ def main() -> None:
     parser.add_argument("--arithmetic", default="auto")
     parser.add_argument("--plan")
     parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--prompts", type=int, default=PROMPTS)
+    parser.add_argument("--empty", action="store_true", help="leave out three adapters in a batch")
     options = parser.parse_args()
     how = {"backend": options.backend, "plan": options.plan, "arithmetic": options.arithmetic}
     base, other = (Session(folder, **how) for folder in (options.plain, options.slots))
@@ -77,14 +92,14 @@ def main() -> None:
     assert record is not None, "the second bundle has slots"
     one, *rest = (adapter(record, seed) for seed in range(3))
     print(f"{', '.join(cpu_features())}; {base.backend.name}, {base.backend.arithmetic}, rank {record.rank}\n")
-    print("| rows | adapters | prompt of 64 tokens, by plain | step, by plain (middle half) | plain step ms |")
+    print("| rows | adapters | prompt of 64 tokens, by plain (95 %) | step, by plain (95 %) | plain step ms |")
     print("|---:|---|---:|---:|---:|")
     rows: list[tuple[str, list[Adapter | None]]] = [("none", [None]), ("one", [one]), ("three", [one, *rest])]
     rows.append(("none, after them", [None]))
+    rows = [row for row in rows if not options.empty or row[1] == [None] or row[0] == "one"]
     for name, asked in rows:
-        prompts, (middle, *ratios) = pairs(base, other, asked, options.steps)
-        low, half, high = statistics.quantiles(ratios, n=4)
-        cells = f"{statistics.median(prompts):.3f} | {half:.3f} ({low:.3f} to {high:.3f}) | {1000 * middle:.1f}"
+        prompts, (middle, *ratios) = pairs(base, other, asked, options.steps, options.prompts)
+        cells = f"{middle_of(prompts)} | {middle_of(ratios)} | {1000 * middle:.1f}"
         print(f"| {len(asked)} | {name} | {cells} |", flush=True)
 
 

@@ -16,7 +16,7 @@ from luvc_export.runtime.product_check.graph import INPUT, coded_products
 from luvc_export.runtime.speed_probe.one_row import IN_BLOCKS, timed, ways
 
 
-def given(blocks: Blocks, early: bool = False) -> np.ndarray:
+def result_of(blocks: Blocks, early: bool = False) -> np.ndarray:
     """What the model gives for the coded products' activations; ``early``: codes are forgotten too soon."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
@@ -40,14 +40,14 @@ def test_results_are_those_of_the_codes_after_their_memory_went_back() -> None:
         "w0.blocks": (192, 2, 128),
         "w1.blocks": (256, 3, 64),
     }
-    assert error(given(blocks)) < 0.02
+    assert error(result_of(blocks)) < 0.02
     assert not any(array.any() for array in blocks.arrays.values() if array.dtype == np.uint8)
 
 
 def test_codes_that_are_forgotten_or_turned_wrong_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sabotage, and what the probe makes of it: the way does not count."""
     coded = coded_products(8, 256, 192)
-    assert error(given(in_blocks(coded.graph, lambda name: None), early=True)) > 0.5
+    assert error(result_of(in_blocks(coded.graph, lambda name: None), early=True)) > 0.5
     honest, open_way = Blocks.beside, ways(1, "q8")[IN_BLOCKS][0]
     assert timed(open_way, coded) is not None
 
@@ -59,7 +59,7 @@ def test_codes_that_are_forgotten_or_turned_wrong_are_noticed(monkeypatch: pytes
     assert timed(open_way, coded) is None
     monkeypatch.undo()
     monkeypatch.setattr(module.np, "repeat", lambda scale, *rest, **how: np.zeros((scale.size, rest[0]), np.float32))
-    assert error(given(in_blocks(coded.graph, lambda name: None))) > 0.5
+    assert error(result_of(in_blocks(coded.graph, lambda name: None))) > 0.5
 
 
 @pytest.mark.parametrize("change", ["zero", "inner", "scale", "biased"])

@@ -122,8 +122,9 @@ def one_attention(**change: Any) -> bytes:
     nodes = [helper.make_node("Attention", ["q", "k", "v", "mask", "pk", "pv"], ["y", "nk", "nv"], **facts)]
     outputs = [info("y", float32, ["b", "t", 32]), *(info(name, float32, ["b", 2, "s", 8]) for name in ("nk", "nv"))]
     if "reads" in change:
-        nodes.append(helper.make_node("Abs", [change["reads"]], ["z"]))
-        outputs.append(info("z", float32, None))
+        kind = change.get("by", "Abs")
+        nodes.append(helper.make_node(kind, [change["reads"]], ["z"]))
+        outputs.append(info("z", TensorProto.INT64 if kind == "Shape" else float32, None))
     graph = helper.make_graph(nodes, "one", inputs, outputs)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)], ir_version=10).SerializeToString()
 
@@ -137,8 +138,10 @@ def one_attention(**change: Any) -> bytes:
         {"masks": 4},
         {"reads": "pk"},
         {"reads": "nv"},
+        {"reads": "nk", "by": "Shape"},
     ],
 )
 def test_what_is_computed_otherwise_is_left(change: dict[str, Any]) -> None:
-    assert in_two_parts(one_attention())[1] == {"pk" + NEWEST, "pv" + NEWEST}
+    for ours in ({}, {"reads": "pk", "by": "Shape"}):
+        assert in_two_parts(one_attention(**ours))[1] == {"pk" + NEWEST, "pv" + NEWEST}
     assert in_two_parts(one_attention(**change)) == (one_attention(**change), frozenset())
