@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,13 +8,21 @@ import pytest
 import tiny_bundle
 from numpy.typing import NDArray
 
-from luvc_export.bundle.folder import Bundle
+from luvc_export.bundle.folder import Bundle, load
 from luvc_export.runtime.session import Session
 
 
 @pytest.fixture(scope="session")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return tiny_bundle.write(tmp_path_factory.mktemp("tiny") / "bundle")
+
+
+@pytest.fixture(scope="session")
+def shallow(lora: Path) -> Bundle:
+    """The bundled model's first two layers; ``none`` is another name of its plan, for what asks about no picture."""
+    whole = load(lora / "plain")
+    entry = whole.entry()
+    return replace(whole, manifest=replace(whole.manifest, plans={"thirds": entry, "none": entry}))
 
 
 @pytest.fixture(scope="session")

@@ -25,13 +25,13 @@ LONG: dict[str, Any] = {"min_new_tokens": 12, "max_new_tokens": 12, "logprobs": 
 
 
 @pytest.fixture(scope="module", params=[*PAIRS])
-def paired(request: pytest.FixtureRequest, demo_bundle: Bundle) -> Session:
-    return Session(demo_bundle, request.param, "thirds", threads=1, arithmetic="fp32")
+def paired(request: pytest.FixtureRequest, shallow: Bundle) -> Session:
+    return Session(shallow, request.param, "thirds", threads=1, arithmetic="fp32")
 
 
 @pytest.fixture(scope="module")
-def plain(demo_bundle: Bundle) -> Session:
-    return Session(demo_bundle, "cpu", "thirds", threads=1)
+def plain(shallow: Bundle) -> Session:
+    return Session(shallow, "cpu", "thirds", threads=1)
 
 
 def furthest(paired: Session, plain: Session) -> float:
@@ -78,17 +78,17 @@ def test_a_chat_comes_back_to_prompts(paired: Session, plain: Session) -> None:
     assert answers[0] == answers[1]
 
 
-def test_caches_that_need_no_other_type_are_handed_on(demo_bundle: Bundle) -> None:
-    backend = open_backend("openvino+cpu", demo_bundle, "none", 1, arithmetic="fp32")
+def test_caches_that_need_no_other_type_are_handed_on(shallow: Bundle) -> None:
+    backend = open_backend("openvino+cpu", shallow, "none", 1, arithmetic="fp32")
     assert isinstance(backend, PairedBackend)
-    state = Session(demo_bundle, backend, "none").default.run([97, 98, 99]).state
+    state = Session(shallow, backend, "none").default.run([97, 98, 99]).state
     before = backend.host_values(state.cache)[0]
     after = backend._handed(state.cache, True)
     assert after is not None and np.shares_memory(before, backend._steps.unpack(after)[0])
 
 
-def test_the_steps_load_no_encoder_and_all_goes_back(demo_bundle: Bundle) -> None:
-    backend = open_backend("openvino+cpu", demo_bundle, "none", 1)
+def test_the_steps_load_no_encoder_and_all_goes_back(shallow: Bundle) -> None:
+    backend = open_backend("openvino+cpu", shallow, "none", 1)
     assert isinstance(backend, PairedBackend)
     backend.load()
     assert set(backend.placement()) == {"vision", "decoder", "steps"} and backend.placement()["steps"]
@@ -105,15 +105,15 @@ def with_codes(bundle: Bundle, precision: str = "q8", own: bool = True, **layers
     return replace(bundle, manifest=replace(bundle.manifest, plans=plans, default_plan="coded"))
 
 
-def test_prompts_run_the_plan_that_was_quantised(demo_bundle: Bundle) -> None:
-    assert plan_of_prompts(with_codes(demo_bundle), None) == "none"
-    assert plan_of_prompts(with_codes(demo_bundle, own=False), "coded") == "coded"
-    assert plan_of_prompts(demo_bundle, "thirds") == "thirds"
+def test_prompts_run_the_plan_that_was_quantised(shallow: Bundle) -> None:
+    assert plan_of_prompts(with_codes(shallow), None) == "none"
+    assert plan_of_prompts(with_codes(shallow, own=False), "coded") == "coded"
+    assert plan_of_prompts(shallow, "thirds") == "thirds"
 
 
 @pytest.mark.parametrize(("precision", "group"), [("q8", 128), ("q4", None)])
-def test_steps_in_8_bits_have_longer_groups(demo_bundle: Bundle, precision: str, group: int | None) -> None:
-    bundle = with_codes(demo_bundle, precision)
+def test_steps_in_8_bits_have_longer_groups(shallow: Bundle, precision: str, group: int | None) -> None:
+    bundle = with_codes(shallow, precision)
     backend: Any = open_backend("openvino+openvino", bundle, "coded", 1, allow_unverified=True, arithmetic="fp32")
     asked = {} if group is None else {"DYNAMIC_QUANTIZATION_GROUP_SIZE": group}
     assert backend._steps._settings() == asked and backend._prompts._settings() == {}
@@ -124,25 +124,25 @@ def test_steps_in_8_bits_have_longer_groups(demo_bundle: Bundle, precision: str,
 
 
 def test_what_has_no_debug_decoder_or_no_caches_of_the_host_is_refused(
-    demo_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+    shallow: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(UsageError, match="two engines have no debug decoder"):
-        open_backend("openvino+cpu", demo_bundle, debug=True)
+        open_backend("openvino+cpu", shallow, debug=True)
     monkeypatch.setattr("luvc_export.runtime.ort.OrtBackend.packs", False)
     with pytest.raises(MachineError, match="cannot go from one engine to another"):
-        open_backend("openvino+cpu", demo_bundle)
+        open_backend("openvino+cpu", shallow)
     with pytest.raises(UsageError, match="unknown back-end"):
-        open_backend("cpu+openvino", demo_bundle)
+        open_backend("cpu+openvino", shallow)
 
 
-def test_auto_takes_what_the_probe_says(demo_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    bundle = with_codes(demo_bundle)
+def test_auto_takes_what_the_probe_says(shallow: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = with_codes(shallow)
     times = {"openvino": 2.0e-3, "openvino+openvino": 1.2e-3, "openvino+cpu": 1.0e-3}
     asked: list[tuple[object, ...]] = []
     monkeypatch.setattr(one_row, "step_times", lambda *of, **how: asked.append((*of, how)) or times)
     choice = choose(bundle)
     assert len(asked) == 1, "products are timed once"
-    choose(with_codes(demo_bundle, lm_head="q8", embed_tokens="fp32"))
+    choose(with_codes(shallow, lm_head="q8", embed_tokens="fp32"))
     assert [of[-1] for of in asked] == [{"coded_head": False}, {"coded_head": True}]
     assert choice.name == "openvino+cpu"
     assert choice.line.startswith("backend openvino+cpu: products of a step 1.00 ms, openvino alone 2.00 ms")
@@ -151,7 +151,7 @@ def test_auto_takes_what_the_probe_says(demo_bundle: Bundle, monkeypatch: pytest
     times |= {"openvino+openvino": 1.9e-3, "openvino+cpu": 1.9e-3}
     assert choose(bundle).name == "openvino", "a tenth faster is too little for weights of both"
     times["openvino+cpu"] = 0.1e-3
-    assert choose(bundle, "none").name == choose(with_codes(demo_bundle, own=False)).name == "openvino"
+    assert choose(bundle, "none").name == choose(with_codes(shallow, own=False)).name == "openvino"
     assert choose(bundle, arithmetic="fp32").name == "openvino"
     del times["openvino"]
     assert choose(bundle).name == "openvino"
@@ -160,18 +160,18 @@ def test_auto_takes_what_the_probe_says(demo_bundle: Bundle, monkeypatch: pytest
     assert choose(bundle).name == "cuda" and not asked, "nothing is timed where an engine before runs"
 
 
-def test_auto_needs_memory_for_both(demo_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_needs_memory_for_both(shallow: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(one_row, "step_times", lambda *asked, **how: {"openvino": 2.0, "openvino+cpu": 1.0})
     monkeypatch.setattr(backend_choice.memory, "available_bytes", lambda: 1000)
-    choice = choose(with_codes(demo_bundle))
+    choice = choose(with_codes(shallow))
     assert choice.name == "openvino" and "openvino+cpu: " in choice.line and "for two engines" in choice.line
 
 
-def test_steps_of_codes_keep_what_is_not_coded_in_bf16(demo_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_steps_of_codes_keep_what_is_not_coded_in_bf16(shallow: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("luvc_export.runtime.confined.first_run.check", lambda *asked: None)
     bf16 = "bf16" in devices.find("CPU").arithmetics
-    coded = open_backend("openvino+openvino", with_codes(demo_bundle), threads=1)
+    coded = open_backend("openvino+openvino", with_codes(shallow), threads=1)
     assert isinstance(coded, PairedBackend) and coded.narrow_floats == (coded.arithmetic == "bf16+fp32") == bf16
     for name, plan in (("openvino+cpu", None), ("openvino+openvino", "none")):
-        other = open_backend(name, with_codes(demo_bundle), plan, 1)
+        other = open_backend(name, with_codes(shallow), plan, 1)
         assert isinstance(other, PairedBackend) and not other.narrow_floats

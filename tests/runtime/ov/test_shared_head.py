@@ -33,18 +33,18 @@ def logits(bundle: Bundle, backend: Any) -> list[np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def honest(demo_bundle: Bundle) -> list[np.ndarray]:
+def honest(shallow: Bundle) -> list[np.ndarray]:
     """Logits of decoders with a head each."""
-    return logits(demo_bundle, opened(demo_bundle, shared=False))
+    return logits(shallow, opened(shallow, shared=False))
 
 
 def test_logits_are_those_of_decoders_with_heads(
-    demo_bundle: Bundle, honest: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
+    shallow: Bundle, honest: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    backend, vocab = opened(demo_bundle, shared=True), demo_bundle.manifest.decoder.vocab
+    backend, vocab = opened(shallow, shared=True), shallow.manifest.decoder.vocab
 
     def furthest() -> float:
-        pairs = zip(logits(demo_bundle, backend), honest, strict=True)
+        pairs = zip(logits(shallow, backend), honest, strict=True)
         return max(float(np.abs(one - other).max() / np.abs(other).max()) for one, other in pairs)
 
     assert furthest() < 1e-4

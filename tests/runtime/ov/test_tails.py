@@ -32,14 +32,14 @@ def backend(bundle: Bundle, plan: str, only_steps: bool) -> OpenVinoBackend:
 
 
 @pytest.fixture(scope="module")
-def in_one_piece(demo_bundle: Bundle) -> Callable[[str], Any]:
+def in_one_piece(shallow: Bundle) -> Callable[[str], Any]:
     """The graphs of a plan whose caches are whole, opened once."""
 
     @cache
     def opened(plan: str) -> Any:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(backends, "split_caches", lambda *options: ())
-            graphs = Session(demo_bundle, backend(demo_bundle, plan, False), plan).default.graphs
+            graphs = Session(shallow, backend(shallow, plan, False), plan).default.graphs
             graphs.backend.load(images=False)
         return graphs
 
@@ -64,15 +64,15 @@ def furthest(bundle: Bundle, plan: str, plain: Any) -> float:
 
 @pytest.mark.parametrize(("plan", "most"), [("thirds", 2), ("none", 64)])
 def test_steps_compute_what_they_do_over_one_piece(
-    demo_bundle: Bundle, in_one_piece: Callable[[str], Any], plan: str, most: int, monkeypatch: pytest.MonkeyPatch
+    shallow: Bundle, in_one_piece: Callable[[str], Any], plan: str, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rows of a batch, drafts, and newest rows that have joined those that stand."""
     monkeypatch.setattr(caches, "MOST_NEWEST", most)
-    assert furthest(demo_bundle, plan, in_one_piece(plan)) < 1e-3
+    assert furthest(shallow, plan, in_one_piece(plan)) < 1e-3
 
 
 def test_newest_rows_that_are_lost_move_answers(
-    demo_bundle: Bundle, in_one_piece: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
+    shallow: Bundle, in_one_piece: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Sabotage of the test above: what stands in the newest rows' place are zeros."""
     honest = OpenVinoCache.feeds
@@ -85,12 +85,12 @@ def test_newest_rows_that_are_lost_move_answers(
         return tensors
 
     monkeypatch.setattr(OpenVinoCache, "feeds", emptied)
-    assert furthest(demo_bundle, "none", in_one_piece("none")) > 1e-2
+    assert furthest(shallow, "none", in_one_piece("none")) > 1e-2
 
 
-def test_a_step_writes_its_rows_alone(demo_bundle: Bundle) -> None:
-    opened = backend(demo_bundle, "none", False)
-    calls = Session(demo_bundle, opened, "none").default
+def test_a_step_writes_its_rows_alone(shallow: Bundle) -> None:
+    opened = backend(shallow, "none", False)
+    calls = Session(shallow, opened, "none").default
     first = calls.run([97] * 9).state
     two = calls.run([99, 100], state=calls.run([98], state=first).state).state
     assert isinstance(first.cache, OpenVinoCache) and isinstance(two.cache, OpenVinoCache)
@@ -107,10 +107,10 @@ def test_a_step_writes_its_rows_alone(demo_bundle: Bundle) -> None:
     assert np.abs(one - other).max() < 1e-4
 
 
-def test_joined_rows_hold_no_older_ones(demo_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_joined_rows_hold_no_older_ones(shallow: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     """A long answer keeps one cache, not one for each time that newest rows joined it."""
     monkeypatch.setattr(caches, "MOST_NEWEST", 1)
-    calls = Session(demo_bundle, backend(demo_bundle, "none", False), "none").default
+    calls = Session(shallow, backend(shallow, "none", False), "none").default
     state = calls.run([97] * 3).state
     for _ in range(6):
         state = calls.run([98], state=state).state
@@ -122,12 +122,12 @@ def _place(state: Any) -> Sequence[int]:
     return state.past_text, state.next_position, state.next_order
 
 
-def test_every_cache_and_attention_is_in_two(demo_bundle: Bundle) -> None:
-    entry, library = demo_bundle.entry("none"), devices.load_library()
-    model = GraphReader(demo_bundle).read(entry.decoder).model
-    states = demo_bundle.manifest.states_of(entry)
+def test_every_cache_and_attention_is_in_two(shallow: Bundle) -> None:
+    entry, library = shallow.entry("none"), devices.load_library()
+    model = GraphReader(shallow).read(entry.decoder).model
+    states = shallow.manifest.states_of(entry)
     assert {*split_caches(library, model, states)} == {state.past + NEWEST for state in states}
-    assert attend_in_two(library, model) == demo_bundle.manifest.decoder.layers
+    assert attend_in_two(library, model) == shallow.manifest.decoder.layers
     assert not any(node.get_type_name() == "ScaledDotProductAttention" for node in model.get_ops())
 
 
