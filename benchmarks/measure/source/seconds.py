@@ -24,8 +24,8 @@ SHARES = {
     "35 families": r"gemma4|qwen3_5|mistral3|lfm2_vl|paligemma|fast_?vlm|paddleocr_vl|llava_next|cosmos"
     r"|sliding_windows",
     "36 codes": r"/stored/|/packed/|cache_codes|rewrite_codes|lookup_table|quantised_checkpoint",
-    "37 decode": r"/speculation/|/test_one_row\.py|/product_check/|/adapters/|_adapters\.py|_slots\.py|test_paired|lora_cli"
-    r"|answer_styles|engine/test_drafts|test_bench_drafts|test_engine_times|/ov/test_(narrow|shared_head|tails)"
+    "37 decode": r"/speculation/|/test_one_row\.py|/product_check/|/adapters/|_adapters\.py|_slots\.py|test_paired"
+    r"|lora_cli|answer_styles|engine/test_drafts|test_bench_drafts|test_engine_times|/ov/test_(narrow|shared_head|tails)"
     r"|grouped_heads.*a_draft_behind",
     "38 video": r"test_(film|camera|video|watching|frame_scores|time_merge|time_options)\b|family_(time|video|turns)"
     r"|glyph_clips|onevision_video",

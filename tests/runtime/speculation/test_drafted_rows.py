@@ -80,9 +80,7 @@ def differ(wanted: Sequence[Generation], answers: Sequence[Generation]) -> int:
     return sum(one != other for one, other in zip(*parts, strict=True))
 
 
-@pytest.mark.parametrize(
-    ("plain", "way"), [*(("cpu", way) for way in WAYS), ("openvino", WAYS[3])], indirect=["plain"]
-)
+@pytest.mark.parametrize(("plain", "way"), [*(("cpu", way) for way in WAYS), ("openvino", WAYS[3])], indirect=["plain"])
 def test_answers_are_those_of_plain_decoding(
     plain: Session, drafting: Session, monkeypatch: pytest.MonkeyPatch, way: dict[str, Any]
 ) -> None:

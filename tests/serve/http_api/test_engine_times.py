@@ -75,9 +75,7 @@ def test_every_step_is_a_call_and_lengths_follow(watched: Served, model: str) ->
     ask(watched, model)
     taken = calls(watched, model)
     steps = per_model(watched, "decode_steps", model)
-    drafts, accepted = (
-        per_model(watched, f"spec_decode_num_{name}", model) for name in ("drafts", "accepted_tokens")
-    )
+    drafts, accepted = (per_model(watched, f"spec_decode_num_{name}", model) for name in ("drafts", "accepted_tokens"))
     assert taken["cpu fp32", "verify"] == drafts > 0
     assert taken["cpu fp32", "verify"] + taken.get(("cpu fp32", "step"), 0) == steps, "of one row"
     assert 1 + accepted / steps == pytest.approx((TOKENS - 1) / steps) and 1 <= 1 + accepted / drafts <= 6
