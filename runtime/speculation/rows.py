@@ -156,7 +156,6 @@ class DraftedCalls(SharedCalls):
                 self._drafts[row] = Lookup(row.chooser.prompt, most, {self._graphs.manifest.prompt.image_token_id})
         return self._drafts[row]
 
-
     def _running(self) -> int:
         """Rows that have not ended."""
         return sum(not row.ended for row in self.rows)

@@ -23,8 +23,8 @@ from typing import Any, NamedTuple
 SHARES = {
     "35 families": r"gemma4|qwen3_5|mistral3|lfm2_vl|paligemma|fast_?vlm|paddleocr_vl|llava_next|cosmos"
     r"|sliding_windows",
-    "37 decode": r"/speculation/|test_one_row|/product_check/|/adapters/|_adapters\.py|_slots\.py|test_paired|lora_cli"
-    r"|answer_styles|engine/test_drafts|test_bench_drafts|test_engine_times|/ov/test_(narrow|shared_head|tails)"
+    "37 decode": r"/speculation/|/test_one_row\.py|/product_check/|/adapters/|_adapters\.py|_slots\.py|test_paired"
+    r"|lora_cli|answer_styles|engine/test_drafts|test_bench_drafts|test_engine_times|/ov/test_(narrow|shared_head|tails)"
     r"|adapter_beside_codes|grouped_heads.*a_draft_behind",
     "36 codes": r"/stored/|/packed/|quantised_checkpoint|/quantise/test_(cache_(codes|rounding)|widening)"
     r"|/test_(trt|pack)_codes|/passes/test_(rewrite_codes|append_kv)|weight_order|/test_trt_unload|/bench/test_plan_memory"

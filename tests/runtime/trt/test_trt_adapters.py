@@ -123,8 +123,7 @@ def asks(picture: NDArray[np.uint8]) -> list[Any]:
     return [{"image": picture, "prompt": f"left of {row}", "adapter": name} for row, name in enumerate(named)]
 
 
-@pytest.mark.parametrize("kv", FORMS)
-@pytest.mark.parametrize("adapters", [len(NAMES), 1])
+@pytest.mark.parametrize(("kv", "adapters"), [("inplace", len(NAMES)), ("concat", 1)])
 def test_rows_with_three_adapters_answer_as_each_alone(
     expected: Session, gpu: Gpu, lora: Path, picture: NDArray[np.uint8], kv: str, adapters: int
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,7 +24,7 @@ Served = tuple[Server, Client]
 
 
 @pytest.fixture(scope="module")
-def watched(demo_bundle: Bundle) -> Iterator[Served]:
+def watched(demo_bundle: Bundle, lora: Path) -> Iterator[Served]:
     """One model that looks drafts up, one that has them made by another plan, one on two engines."""
     pytest.importorskip("openvino", reason="pip install 'luvc-export[openvino]'")
     drafting = Session(demo_bundle, "cpu", "none", 1, speculate=f"draft:{demo_bundle.folder}#even:3")
@@ -31,7 +32,7 @@ def watched(demo_bundle: Bundle) -> Iterator[Served]:
     sessions = {
         "lookup": Session(demo_bundle, "cpu", "even", 1, speculate="lookup:5"),
         "pair": drafting,
-        "halves": Session(demo_bundle, "openvino+cpu", "even", 1, arithmetic="fp32"),
+        "halves": Session(lora / "plain", "openvino+cpu", threads=1, arithmetic="fp32"),
     }
     with serving(Models([ServedModel(name, session) for name, session in sessions.items()])) as server:
         yield server
