@@ -232,7 +232,9 @@ def test_parity_and_calibration_take_the_bundle(name: str, exported: Any, tmp_pa
     report = parity(*pair, asked[::2], observe=2, longest=4)
     assert report.passed, "\n".join(report.lines(True))
     recipe = Recipe(find("q8"), "max", 99.99, 0.0, False)
-    report = calibrate(load(bundle.folder), few(asked[::3]), recipe, min_agreement=0.0, output=tmp_path / "q8", threads=1)
+    report = calibrate(
+        load(bundle.folder), few(asked[::3]), recipe, min_agreement=0.0, output=tmp_path / "q8", threads=1
+    )
     assert report.plan == "thirds_quantized"
     assert len(report.made.answered) == 2 + 2  # held out of three with pictures, and of three without
 
