@@ -131,7 +131,7 @@ def test_what_it_does_not_take(bundle: Bundle, tmp_path: Path) -> None:
         ours.prepare([scenery(tiny, *GRID)] * 2, messages=chat(2))
     with pytest.raises(UsageError, match="shares one budget over the tiles of a picture, so it takes no videos"):
         ours.prepare(video=[scenery(tiny, 1, 1)] * 2, prompt="?")
-    checkpoint = bundle.folder.parent / "checkpoint"
+    checkpoint = family_chat.save(small("internvl"), tmp_path / "checkpoint")
     plans = make_plans(str(checkpoint), kv_mib=0.001, joint_tiles=GRID, quota="spread", text=0)
     assert [(plan.sharing.quota, plan.sharing.images, plan.sharing.tiles) for plan in plans.values()] == [
         ("none", 1, None),
@@ -144,7 +144,7 @@ def test_what_it_does_not_take(bundle: Bundle, tmp_path: Path) -> None:
         make_plans(str(checkpoint), joint_tiles=(1, 1))
     with pytest.raises(UsageError, match=r"fixed budgets are for one image(.|\n)*--joint-tiles"):
         make_plans(str(checkpoint), {"list": [4, 0]}, joint_tiles=GRID)
-    plan = replan(bundle.entry("some@tiles").plan, joint_images=2)
+    plan, checkpoint = replan(bundle.entry("some@tiles").plan, joint_images=2), bundle.folder.parent / "checkpoint"
     with pytest.raises(UsageError, match="a picture is not cut into the tiles that share this plan's budget"):
         export_bundle(str(checkpoint), tmp_path / "none", {"some": plan}, image_size=small("internvl", LAYERS).size)
     assert not (tmp_path / "none").exists()

@@ -18,5 +18,7 @@ def test_an_odd_checkpoint_is_transformers(name: str, kind: str, fit: str, tmp_p
     result = compared(name, kind, tmp_path, (fit,), step=2)[fit]  # type: ignore[arg-type, index]
     assert result.passed, "\n".join(result.lines(True))
     assert max(step.rel_l2 for step in result.steps) < 1e-4
+    names = {step.tensor for step in result.steps}
+    assert {"vision", "layer 0 in", "layer 1 in", "logits"} <= names and any(one.endswith(" key") for one in names)
     assert all(item.diverged is None for item in result.comparison.answered)
     assert max(len(item.reference.tokens) for item in result.comparison.answered) == GREEDY
