@@ -1,4 +1,4 @@
-"""Engines for 4 and 16 conversations of the bundled model, built here with TensorRT-RTX: weights are held once."""
+"""Engines for 4 and 16 conversations of a short model, built here with TensorRT-RTX: weights are held once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``build`` on the demo bundle, with TensorRT-RTX: every engine is really built, here, without a GPU."""
+"""``build`` on the short bundle, with TensorRT-RTX: every engine is really built, here, without a GPU."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from luvc_export.runtime import memory
 
 @pytest.fixture(scope="module")
 def built(short_bundle: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo bundle, linked, with engines of ``thirds`` for two targets."""
+    """The short bundle, linked, with engines of ``thirds`` for two targets."""
     folder = tmp_path_factory.mktemp("built") / "bundle"
     folder.mkdir()
     for path in short_bundle.folder.iterdir():

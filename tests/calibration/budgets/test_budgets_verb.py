@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from luvc_export.calibration.ablation.evaluator import PlanEvaluator
-from luvc_export.calibration.budgets import part, search
+from luvc_export.calibration.budgets import freezing, part, search
 from luvc_export.calibration.budgets import settings as settings_
 from luvc_export.cli import main
 from luvc_export.core.plan import Plan
@@ -40,8 +40,9 @@ SMALL = ("--data", "glyph", "--count", 56, "--retention", 0.7, "--merge-keep", 1
 
 @pytest.fixture
 def coarse(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Large steps alone: so few questions carry no finer ones, and it is quicker."""
+    """Large steps alone: so few questions carry no finer ones, and it is quicker. A few order the layers."""
     monkeypatch.setattr(search, "STEPS", ((2, 0.7),))
+    monkeypatch.setattr(freezing, "SAMPLES", 8)
 
 
 def test_a_search_reports_saves_and_goes_on(
@@ -111,7 +112,7 @@ def test_a_calibration_part_that_lies_is_caught_on_the_held_out_part(
         (["--data", "glyph", "--plan", "even"], ["searches the budgets itself", "--plan"]),
         (["--data", "glyph", "--kv-only", "1"], ["searches the budgets itself", "--kv-only"]),
         (["--data", "glyph", "--speedup", 2, "--retention", 0.9], ["a search is for a speed or a retention"]),
-        (["--data", "glyph", "--speedup", 1], ["no plan is searched for such a speed", "more than 1"]),
+        (["--data", "glyph", "--count", 28, "--speedup", 1], ["no plan is searched for such a speed", "more than 1"]),
         (["--data", "glyph", "--steps", 4], ["--steps is for a score that chooses in rounds", "give --score too"]),
         (["--no-freeze"], ["belong to a search", "--no-freeze"]),
         (["--data", "glyph", "--count", 100], ["too few questions", "the lower bound would be 0.8", "--count"]),

@@ -163,7 +163,7 @@ def test_an_int8_encoder_with_a_bf16_llm_is_one_plan(
 def quantised(
     short_bundle: Bundle, data: CalibrationSet, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Bundle, Path]:
-    """The demo bundle with an INT8 plan, and the cache of its ranges."""
+    """The short bundle with an INT8 plan, and the cache of its ranges."""
     folder = tmp_path_factory.mktemp("quantised")
     file = folder / "ranges.npz"
     recipe = Recipe(PRECISIONS["int8"])

@@ -135,7 +135,7 @@ def test_openvino_reads_both_widths(unpadded_bundle: Bundle, data: CalibrationSe
 def test_a_plan_is_widened_as_far_as_its_predictions_ask(
     unpadded_bundle: Bundle, data: CalibrationSet, tmp_path: Path
 ) -> None:
-    """With four layers of products left, one of whose weights is spoilt by rounding to nearest."""
+    """With products of the first layer left, one of whose weights is spoilt by rounding to nearest."""
     recipe = Recipe(PRECISIONS["q4"], aware=False, divergence=1e-3)
     options = {"plan": PLAN, "min_agreement": 0.0, "threads": 1, "keep_high": ["visual", r"layers\.[1-9]", "k_proj"]}
     report = calibrate(unpadded_bundle, data, recipe, output=tmp_path / "bundle", **options)  # type: ignore[arg-type]
