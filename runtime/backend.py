@@ -82,7 +82,11 @@ class Unloading(Protocol):
 
     @property
     def packs_weights(self) -> bool:
-        """Whether each plan's graphs hold weights of their own: of a plan and its buckets, few are loaded at a time."""
+        """Whether each plan's graphs hold weights of their own, so that few are loaded at a time."""
+
+    @property
+    def keeps_buckets(self) -> bool:
+        """Whether a plan and its buckets, which load slowly, stay loaded while memory lasts."""
 
     def unload(self) -> None:
         """Give back what ``load`` loaded; the next call loads it again."""

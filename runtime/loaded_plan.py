@@ -200,8 +200,11 @@ class LoadedPlan:
     @cached_property
     def _in_turn(self) -> Unloading | None:
         """The back-end, where it takes turns with weights of its own: of a plan with buckets, a bucket, or of any."""
-        beside = self.turns.everywhere or self.plan.encoder.takes_units or self.bundle.buckets_of(self.plan_name)
-        return self.backend if beside and isinstance(self.backend, Unloading) and self.backend.packs_weights else None
+        backend = self.backend
+        if not isinstance(backend, Unloading) or not backend.packs_weights:
+            return None
+        buckets = self.plan.encoder.takes_units or self.bundle.buckets_of(self.plan_name)
+        return backend if self.turns.everywhere or (buckets and not backend.keeps_buckets) else None
 
     def request(self, asked: OpenedQuestion) -> Request:
         """A question with opened media made ready for this plan: see ``make_request``.

@@ -154,6 +154,8 @@ class OrtBackend:
         """See ``Unloading``."""
         return self._sharing is None
 
+    keeps_buckets = False
+
     def unload(self) -> None:
         """See ``Unloading``. Caches are values of their own."""
         for name in ("_vision", "_decoder"):

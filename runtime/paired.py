@@ -81,7 +81,7 @@ class PairedBackend:
     """
 
     largest_batch: int | None = None
-    packs_weights = True
+    packs_weights, keeps_buckets = True, False
 
     def __init__(self, name: str, prompts: Half, steps: Half) -> None:
         self.name, self._prompts, self._steps = name, prompts, steps

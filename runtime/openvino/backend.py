@@ -121,7 +121,7 @@ class OpenVinoBackend:
         """See ``Backend.load``."""
         _ = self._decoder, self._vision if images else None
 
-    packs_weights = True
+    packs_weights, keeps_buckets = True, False
 
     def unload(self) -> None:
         """See ``Unloading``. Caches stay: they are tensors of their own."""

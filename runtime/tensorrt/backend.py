@@ -98,7 +98,7 @@ class TrtBackend:
             self.unload()
             raise
 
-    packs_weights = True
+    packs_weights = keeps_buckets = True
 
     def unload(self) -> None:
         """See ``Unloading``: engines, contexts, CUDA graphs, scratch and staging memory, and blocks nobody leases.

@@ -16,7 +16,7 @@ from luvc_export.runtime.loaded_plan import LoadedPlan
 class Loaded:
     """A back-end that counts."""
 
-    packs_weights = True
+    packs_weights, keeps_buckets = True, False
 
     def __init__(self) -> None:
         self.unloaded = 0
@@ -95,3 +95,13 @@ def test_a_number_of_open_plans_counts_those_without_buckets(unpadded_bundle: Bu
             plan.load(images=False)
         assert ("_decoder" in one.backend.__dict__) == kept and "_decoder" in other.backend.__dict__
         assert not other.waits_for([one]) and one.waits_for([other]) == (not kept)
+
+
+def test_buckets_take_turns_unless_they_load_slowly(short_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Bundle, "buckets_of", lambda self, plan: ("half",))
+    for most, slowly, waits in ((None, False, True), (None, True, False), (1, True, True)):
+        monkeypatch.setattr("luvc_export.runtime.ort.OrtBackend.keeps_buckets", slowly)
+        one, other = (LoadedPlan(short_bundle, "cpu", threads=1) for _ in range(2))
+        one.turns = other.turns = PlanTurns(most)
+        one.load(images=False)
+        assert other.waits_for([one]) == waits, (most, slowly)
