@@ -39,17 +39,7 @@ def inside(pytestconfig: pytest.Config) -> Traced:
     """A vision graph whose plan merges in windows, merges twice more after the same block, prunes and restores."""
     folder = made_once(Path(pytestconfig.cache.mkdir("inside")), Path(encoder_cache.__file__), encoder_cache.write)
     vision = onnx.load(folder / "vision.onnx")
-    return Traced(vision, vision, encoder_cache.PLAN)
-
-
-@pytest.fixture(scope="session")
-def passes(pytestconfig: pytest.Config) -> Traced:
-    """The vision graph of its merge passes alone, after one block."""
-    folder = made_once(
-        Path(pytestconfig.cache.mkdir("passes")), Path(encoder_cache.__file__), encoder_cache.write_passes
-    )
-    vision = onnx.load(folder / "vision.onnx")
-    return Traced(vision, vision, encoder_cache.PASSES, {"vision": onnx.load(folder / "plain_vision.onnx")})
+    return Traced(vision, vision, encoder_cache.PLAN, {"vision": onnx.load(folder / "plain_vision.onnx")})
 
 
 def _both(folder: Path, plan: Plan) -> Traced:

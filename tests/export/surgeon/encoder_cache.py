@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 import traced_cache
-from flat_plans import flat_plan, replan
+from flat_plans import flat_plan
 
 from luvc_export.core.plan import EncoderPrune, Plan
 from luvc_export.core.plan.merging import MergePass
@@ -23,16 +23,7 @@ PLAN = flat_plan(
 )
 
 
-#: The same passes, and no more.
-PASSES = replan(PLAN, encoder_prune=None)
-
-
-def write_passes(folder: Path) -> None:
-    """Trace ``PASSES`` after the only block into ``folder``, with marks and, as ``plain_vision``, without."""
-    write(folder, PASSES, blocks=1, plain=True)
-
-
-def write(folder: Path, plan: Plan = PLAN, blocks: int = 3, plain: bool = False) -> None:
+def write(folder: Path, plan: Plan = PLAN, blocks: int = 3, plain: bool = True) -> None:
     """Trace the vision half of ``plan`` into ``folder``, weights inside; where ``plain``, without marks beside it."""
     torch.manual_seed(0)
     family = families.find("qwen2_5_vl", "test")

@@ -94,7 +94,7 @@ def test_an_engine_builds(inside: Traced, target: TargetSpec) -> None:
 def test_a_graph_is_parsed_where_units_leave_before_the_merger(tmp_path: Path) -> None:
     """Scored at the merger's input, after the last block: the merger runs on what stays."""
     plan = replan(encoder_cache.PLAN, merges=(), encoder_prune=EncoderPrune(1, 0.5, restore="none"), keep=(27, 0, 0))
-    encoder_cache.write(tmp_path / "made", plan, blocks=2)
+    encoder_cache.write(tmp_path / "made", plan, blocks=2, plain=False)
     network = _build(cut(onnx.load(tmp_path / "made" / "vision.onnx"), target=RTX, precision="fp32"), whole=False)
     outputs = {out.name: tuple(out.shape) for out in map(network.get_output, range(network.num_outputs))}
     assert outputs["visual_embeds"][1] == plan.vision_tokens == plan.units // 2

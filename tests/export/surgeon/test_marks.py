@@ -19,7 +19,7 @@ from luvc_export.export.surgeon import pass_list
 from luvc_export.export.surgeon.fused import merge_body, prune_body
 from luvc_export.export.surgeon.passes import fuse_orthogonal_merge, fuse_spectrum_prune
 
-PAIRS = [("traced", "vision"), ("traced", "decoder"), ("padded", "vision"), ("padded", "decoder"), ("passes", "vision")]
+PAIRS = [("traced", "vision"), ("traced", "decoder"), ("padded", "vision"), ("padded", "decoder"), ("inside", "vision")]
 FUSES = {"vision": fuse_orthogonal_merge, "decoder": fuse_spectrum_prune}
 
 
