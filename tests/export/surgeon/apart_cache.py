@@ -7,7 +7,7 @@ from pathlib import Path
 import traced_cache
 from flat_plans import replan
 
-PLAN = replan(traced_cache.PLAN, merges=(), keep=(24, 24, 12), score="maxmin", last_layer="full", apart=True)
+PLAN = replan(traced_cache.PLAN, merges=(), keep=(24, 24, 12), last_layer="full", apart=True)
 
 
 def write(folder: Path) -> None:
