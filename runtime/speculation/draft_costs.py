@@ -30,8 +30,6 @@ CHECKING = 0.02
 LOOKED_AT, ACCEPTANCE = 4.0, 0.75
 #: Weight of a token's outcome in those after it, of all answers: about the last 100 tokens count.
 FORGETTING = 0.99
-#: Plain steps for which a promise is believed before any was looked at, and the weight of a stretch in those after it.
-BELIEVED, PASSING = 16.0, 0.9
 
 
 class Recent:
@@ -67,8 +65,8 @@ class _Shared:
         self.steps, self.tokens, self.seconds, self.promised = 0, 0.0, 0.0, 0.0
         #: Steps with drafts before one without is timed again.
         self.stretch = SOON
-        #: Of stretches of late, in tokens a row: what they gave, and what was promised for the time that they took.
-        self.kept = self.hoped = BELIEVED
+        #: Of stretches of late: tokens that they gave, by what was promised for the time that they took.
+        self.stretches = Recent()
 
     def plainly(self, seconds: float) -> None:
         """A step without drafts, which ends a stretch: its pace is that of the two around it."""
@@ -77,8 +75,7 @@ class _Shared:
         if self.steps:
             pace = (before + seconds) / 2
             self.stretch = LATE if self.tokens * pace > MUCH * self.seconds else SOON
-            self.kept = PASSING * self.kept + self.tokens
-            self.hoped = PASSING * self.hoped + self.promised / pace
+            self.stretches.add(self.tokens * pace / self.promised)
         self.steps, self.tokens, self.seconds, self.promised = 0, 0.0, 0.0, 0.0
 
     def with_drafts(self, drafted: int, tokens: float, seconds: float) -> None:
@@ -95,7 +92,7 @@ class _Shared:
     @property
     def held(self) -> float:
         """What became of promises: 1.0 where drafts saved what was expected of them."""
-        return self.kept / self.hoped
+        return self.stretches.median if self.stretches.enough else 1.0
 
 
 class DraftCosts:

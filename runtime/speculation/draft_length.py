@@ -94,14 +94,14 @@ class DraftLength:
         if not begun and not self._begins(faster[best], rows, done):
             self._pause = LOOKED_AT_AGAIN
             return 0
-        wanted = best if faster[best] > 1 else 1
+        wanted = best if faster[best] > 1 or self._tries else 1
         self.costs.promise(rows, faster[wanted] / held)
         if faster[best] > 1:
             self._misses = 0
             return best
         self._misses += 1
         self._pause = min(LONGEST_PAUSE, 2**self._misses)
-        return 1
+        return wanted
 
     def _begins(self, faster: float, rows: int, done: int) -> bool:
         """Whether what drafts are expected to save is more than reading the prompt takes; now and then, whether or not.
