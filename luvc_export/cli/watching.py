@@ -136,8 +136,9 @@ def watch(session: Any, camera: Camera, wanted: Watch, sampling: dict[str, Any],
                 due = camera.clock() + _LOOK
                 continue
             due, seen = camera.clock() + wanted.every, shown[-1].number
-            write(_answer(session, collector, wanted, shown, sampling))
-            answered += 1
+            answer = _answer(session, collector, wanted, shown, sampling)
+            answered += 1  # whoever read it and sends Ctrl-C finds it counted
+            write(answer)
     except KeyboardInterrupt:
         why = "interrupted"
     finally:

@@ -76,15 +76,15 @@ def test_plans_that_are_open_stand_in_the_table() -> None:
     ]
 
 
-def test_sweeps_write_a_picture_and_a_page(cli: Cli, demo_bundle: Bundle, tmp_path: Path) -> None:
-    code, out, _ = cli("bench", demo_bundle.folder, "--sweep", "budget", "-o", tmp_path / "out", "--json", *QUICK)
+def test_sweeps_write_a_picture_and_a_page(cli: Cli, short_bundle: Bundle, tmp_path: Path) -> None:
+    code, out, _ = cli("bench", short_bundle.folder, "--sweep", "budget", "-o", tmp_path / "out", "--json", *QUICK)
     data = json.loads(out)
-    assert code == 0 and {case["facts"]["plan"] for case in data["cases"]} == {"none", "even", "thirds"}
+    assert code == 0 and {case["facts"]["plan"] for case in data["cases"]} == {"none", "thirds"}
     with Image.open(tmp_path / "out/sweep-budget.png") as drawn:
         assert drawn.width > 500
     page = (tmp_path / "out/sweep-budget.html").read_text()
     assert "data:image/png;base64" in page and "<script" not in page and "thirds" in page
-    code, out, _ = cli("bench", demo_bundle.folder, "--sweep", "tokens", "-o", tmp_path / "out", "--json", *QUICK)
+    code, out, _ = cli("bench", short_bundle.folder, "--sweep", "tokens", "-o", tmp_path / "out", "--json", *QUICK)
     tokens = [case["tokens_a_layer"] for case in json.loads(out)["cases"]]
     assert code == 0 and tokens == sorted(tokens) and tokens[0] == 32 and len(tokens) >= 5
 

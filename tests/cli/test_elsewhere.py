@@ -27,11 +27,11 @@ BUNDLES = ("../far away/the bundle", "a link to it")
 
 
 @pytest.fixture
-def here(demo_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working folder: beside it the demo bundle, the model, pictures and questions, all in folders with spaces."""
+def here(short_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder: beside it the short bundle, the model, pictures and questions, all in folders with spaces."""
     here, away = tmp_path / "here and now", tmp_path / "far away"
     here.mkdir()
-    shutil.copytree(demo_bundle.folder, away / "the bundle")
+    shutil.copytree(short_bundle.folder, away / "the bundle")
     (away / "the model").symlink_to(CHECKPOINT)
     (away / "pictures too").mkdir()
     lines = []
@@ -58,7 +58,7 @@ QUICK = ("--repeats", 1, "--warm-up", 0, "--new-tokens", 1, "--text", 8, "--thre
 def test_verbs_that_read(cli: Cli, here: Path) -> None:
     for bundle in BUNDLES:
         ask = ("--image", "linked/pictures too/number 0.png", "--prompt", "where is 7?", "--max-new-tokens", 2)
-        passed(cli("run", bundle, "--plan", "even", *ask, "--show-kept", f"new folder/{bundle[0]}.png", "--json"))
+        passed(cli("run", bundle, "--plan", "thirds", *ask, "--show-kept", f"new folder/{bundle[0]}.png", "--json"))
         assert (here / f"new folder/{bundle[0]}.png").is_file()
         assert passed(cli("inspect", bundle, "--verify", "--json"))["manifest"]
     compared = ("parity", f"{BUNDLES[0]}#none", f"onnx:{BUNDLES[1]}#none", "--cases", "linked/all of them.jsonl")
@@ -73,7 +73,7 @@ def test_calibrate(cli: Cli, here: Path) -> None:
     words = ("calibrate", BUNDLES[1], "--precision", "q8", "--data", "linked/all of them.jsonl", "--min-agreement", 0)
     elsewhere = ("-o", "a new bundle"), ("-o", "a link to it", "--overwrite"), ()
     for output in elsewhere:
-        record = passed(cli(*words, "--plan", "none" if output else "even", "--max-new-tokens", 2, *output, "--json"))
+        record = passed(cli(*words, "--plan", "none" if output else "thirds", "--max-new-tokens", 2, *output, "--json"))
         assert record["bundle"] == (output[1] if output else BUNDLES[1])
         assert record["plan"] in bundles.load(record["bundle"], full=True).manifest.plans
     assert (here / "a link to it").is_symlink() and record["plan"] in bundles.load(BUNDLES[0]).manifest.plans
@@ -84,9 +84,9 @@ def test_calibrate(cli: Cli, here: Path) -> None:
 
 def test_pack(cli: Cli, here: Path) -> None:
     words = ("pack", BUNDLES[1], "--target", "jetson-agx-orin-jp62", "-o", "packs here/the pack")
-    asked = ("--plan", "even", "--cases", "../far away/all of them.jsonl", "--count", 1, "--text-capacity", 64)
+    asked = ("--plan", "thirds", "--cases", "../far away/all of them.jsonl", "--count", 1, "--text-capacity", 64)
     assert passed(cli(*words, *asked, "--json"))["pack"] == "packs here/the pack"
-    assert bundles.load("packs here/the pack", full=True).manifest.default_plan == "even"
+    assert bundles.load("packs here/the pack", full=True).manifest.default_plan == "thirds"
 
 
 def test_export_and_what_reads_weights_elsewhere(cli: Cli, here: Path) -> None:
@@ -108,15 +108,15 @@ def test_export_and_what_reads_weights_elsewhere(cli: Cli, here: Path) -> None:
     assert passed(cli("run", "linked/another", "--plan", record["plan"], *ask, "--json"))["token_ids"]
 
 
-def test_demo(cli: Cli, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_demo(cli: Cli, here: Path, demo_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     """It finds the bundle it would make, once that has the plan the demo shows first; its folder has no links."""
     (here / "linked/the model").unlink()
     monkeypatch.setattr(demo, "PLANS", ("none", "even", "thirds"))
-    moved = bundles.load(shutil.move(here / "../far away/the bundle", here / "../far away/bundle"))
-    bundles.write_manifest(moved.folder, dataclasses.replace(moved.manifest, default_plan="even"))
-    graph = (moved.folder / "decoder.even.onnx").stat().st_ino
+    copied = bundles.load(shutil.copytree(demo_bundle.folder, here / "../far away/bundle"))
+    bundles.write_manifest(copied.folder, dataclasses.replace(copied.manifest, default_plan="even"))
+    graph = (copied.folder / "decoder.even.onnx").stat().st_ino
     assert passed(cli("demo", "-o", "linked", "--json"))["bundle"] == "linked/bundle"
-    assert (moved.folder / "decoder.even.onnx").stat().st_ino == graph, "exported anew"
+    assert (copied.folder / "decoder.even.onnx").stat().st_ino == graph, "exported anew"
     assert (here / "../far away/kept.png").is_file()
 
 
@@ -137,15 +137,15 @@ def test_plan(cli: Cli, here: Path) -> None:
 
 def test_batch_and_triton(cli: Cli, here: Path) -> None:
     """Pictures are named relative to the file of questions; a copied repository can be moved."""
-    asked = ("--plan", "even", "--backend", "cpu", "--max-new-tokens", 2, "--json")
+    asked = ("--plan", "thirds", "--backend", "cpu", "--max-new-tokens", 2, "--json")
     record = passed(cli("batch", BUNDLES[1], "--input", "linked/all of them.jsonl", "-o", "new answers/of it", *asked))
     assert record["errors"] == 0 and record["rows"] > 2
     assert len((here / "new answers/of it/part-000000.jsonl").read_text().splitlines()) == record["rows"]
     code, out, err = cli("batch", BUNDLES[0], "--input", "linked/pictures too", "-o", "others", "--rows", 1, *asked)
     assert code == 1 and json.loads(out)["errors"] == record["rows"], "no prompt for any"
     assert "a case needs a prompt" in (here / "others/part-000000.jsonl").read_text() and not err
-    record = passed(cli("triton", f"{BUNDLES[1]}#even", BUNDLES[0], "-o", "some models", "--copy", "--json"))
-    assert record["models"] == ["a-link-to-it-even", "the-bundle"]
+    record = passed(cli("triton", f"{BUNDLES[1]}#thirds", BUNDLES[0], "-o", "some models", "--copy", "--json"))
+    assert record["models"] == ["a-link-to-it-thirds", "the-bundle"]
     shutil.move(here / "some models/the-bundle/bundle", here / "moved")
     assert bundles.load("moved", full=True)
 

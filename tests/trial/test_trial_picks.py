@@ -39,7 +39,7 @@ def test_of_bench_and_what_the_claims_make_of_it() -> None:
     sample = Sample(1.0, 2.0, 3.0, 6.0, 4.0, 50.0, 0.5, 10.0)
     timed = [Timed(dataclasses.replace(facts, plan=plan), (sample,) * 3) for plan in PLANS]
     profiles = [{"vision": KernelTimes(2.0, 0.5, 0.0, {"MatMul": 1.5})} for _ in PLANS]
-    record = as_printed(bench._json(timed, profiles, Machine(1e9, 1e9, 2)))
+    record = as_printed(bench._json(timed, profiles, Machine(1e9, 1e9, 2), [None] * len(PLANS)))
     kept = find("bench").pick(record)
     assert [case["plan"] for case in kept["cases"]] == list(PLANS) and "x#safe" not in json.dumps(kept)
     steps = {name: {"state": "done", "result": kept} for name in ("bench",)}

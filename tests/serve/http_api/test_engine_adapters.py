@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -113,17 +112,19 @@ def test_rows_of_several_adapters_grow_together(engines: Served, lora: Path, alo
 def test_an_answer_ends_with_the_adapter_it_began_with(
     engines: Served, lora: Path, alone: dict[str | None, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest = TrtRows.step
+    honest, steps, goes_on = TrtRows.step, list[Any](), threading.Event()
 
-    def slow(*arguments: Any) -> Any:
-        time.sleep(0.01)
+    def held(*arguments: Any) -> Any:
+        steps.append(arguments)
+        assert len(steps) < 3 or goes_on.wait(60)
         return honest(*arguments)
 
-    monkeypatch.setattr(TrtRows, "step", slow)
+    monkeypatch.setattr(TrtRows, "step", held)
     assert change(engines, "load", lora_name="odd", lora_path=str(lora / "odd")) == 200
     events = engines[1].events(stream=True, **asked(engines, "slots:odd"))
     pieces = [next(events), next(events)]
     assert change(engines, "unload", lora_name="odd") == 200 and engines[0].engine.running == 1
+    goes_on.set()
     pieces += [*events]
     text = "".join(choice["delta"].get("content") or "" for piece in pieces for choice in piece["choices"])
     assert text == alone["odd"] and engines[1].chat(**asked(engines, "slots:odd")).status == 404
