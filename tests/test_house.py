@@ -175,5 +175,8 @@ def test_a_slow_test_that_names_none_is_seen() -> None:
 def test_ci_runs_what_is_marked_slow() -> None:
     """``make test`` leaves it out; two words of make and one mark, so that none is left out by both."""
     words = dict(re.findall(r"^(test|slow):.*\n\t.* -m pytest (.*)", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    assert words["test"] == words["slow"].replace("-m slow", '-m "not slow"') != words["slow"]
+    assert words["test"] == words["slow"].replace("-m slow $(SLOW)", '-m "not slow"') != words["slow"]
+    assert (
+        r"SLOW = $(shell grep -rl --include='test_*.py' 'mark\.slow' tests examples)" in (ROOT / "Makefile").read_text()
+    )
     assert {"make test", "make slow"} <= set((ROOT / ".ci/run").read_text().splitlines())

@@ -109,14 +109,13 @@ def test_all_scores_keep_the_same_on_every_back_end(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow(beside="calibration/test_scores_tie.py::test_chosen_tokens_rank_in_whole_numbers_above_the_others")
-@pytest.mark.parametrize("name", ["scope", "maxmin"])
-def test_quotas_rank_by_round(name: str, tmp_path: Path) -> None:
+def test_quotas_rank_by_round(tmp_path: Path) -> None:
     """What rounds have chosen scored 2 and almost nothing: quotas ranked that nothing, which rounding decided."""
     plan = flat_plan(
         GRID,
         (32, 2 * KEEP),
         last_layer="full",
-        score=name,
+        score="scope",
         rho=0.5,
         steps=5,
         joint_images=2,
