@@ -11,6 +11,7 @@ from collections.abc import Collection
 from luvc_export.bundle import onnx_fields as onnx
 from luvc_export.bundle import onnx_wire as wire
 from luvc_export.bundle.onnx_wire import Message, encoded
+from luvc_export.runtime.ort_graphs.model_fields import closed, opened
 
 #: Operators between a factor and the sum beside products with factors: the choice of a row's own ranks, and types.
 _BETWEEN = frozenset({"Cast", "Greater", "Unsqueeze", "Where"})
@@ -29,9 +30,7 @@ def without_slots(data: bytes, names: Collection[str]) -> bytes:
         ValueError: It is no ONNX graph.
         IndexError: It ends early.
     """
-    whole = [*wire.fields(memoryview(data))]
-    (graph,) = (wire.contents(one.value) for one in whole if one.number == onnx.MODEL_GRAPH)
-    items = [*wire.fields(graph)]
+    model, items = opened(data)
     outputs = {wire.text(wire.part(one.value), onnx.VALUE_NAME) for one in items if one.number == onnx.GRAPH_OUTPUT}
     added, bare = {*names}, dict[str, str]()
     parts: list[bytes] = []
@@ -56,8 +55,7 @@ def without_slots(data: bytes, names: Collection[str]) -> bytes:
             added.update(results)
         else:
             return data
-    changed = encoded(onnx.MODEL_GRAPH, b"".join(parts))
-    return b"".join(changed if one.number == onnx.MODEL_GRAPH else bytes(one.raw) for one in whole)
+    return closed(model, parts)
 
 
 def _reading(node: Message, bare: dict[str, str]) -> bytes:

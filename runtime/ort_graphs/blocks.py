@@ -20,6 +20,7 @@ from luvc_export.bundle import onnx_fields as onnx
 from luvc_export.bundle import onnx_wire as wire
 from luvc_export.bundle.onnx_wire import Message, encoded
 from luvc_export.core.operators import CONTRIB_DOMAIN
+from luvc_export.runtime.ort_graphs.model_fields import closed, opened
 from luvc_export.runtime.ort_graphs.nodes import integer, node_bytes
 
 #: Codes of a block: the first of these that divides a product's inner size.
@@ -88,9 +89,7 @@ def in_blocks(data: bytes, weight: Callable[[str], NDArray[Any] | None]) -> Bloc
         ValueError: It is no ONNX graph.
         IndexError: It ends early.
     """
-    whole = [*wire.fields(memoryview(data))]
-    (graph,) = (wire.contents(one.value) for one in whole if one.number == onnx.MODEL_GRAPH)
-    items = [*wire.fields(graph)]
+    model, items = opened(data)
     tensors = {
         wire.text(tensor, onnx.TENSOR_NAME): tensor
         for tensor in (wire.part(one.value) for one in items if one.number == onnx.GRAPH_INITIALIZER)
@@ -115,8 +114,7 @@ def in_blocks(data: bytes, weight: Callable[[str], NDArray[Any] | None]) -> Bloc
         if name in taken and readers[name] == 1:
             parts.remove(bytes(one.raw))
     parts += (encoded(onnx.GRAPH_INITIALIZER, _outside(name, value)) for name, value in blocks.arrays.items())
-    changed = encoded(onnx.MODEL_GRAPH, b"".join(parts))
-    blocks.graph = b"".join(changed if one.number == onnx.MODEL_GRAPH else bytes(one.raw) for one in whole)
+    blocks.graph = closed(model, parts)
     return blocks
 
 

@@ -20,6 +20,7 @@ from luvc_export.bundle import onnx_fields as onnx
 from luvc_export.bundle import onnx_wire as wire
 from luvc_export.bundle.onnx_wire import Message, encoded
 from luvc_export.core.operators import CONTRIB_DOMAIN
+from luvc_export.runtime.ort_graphs.model_fields import closed, opened
 from luvc_export.runtime.ort_graphs.nodes import FIELD_FLOAT, integer, integers, node_bytes, real
 
 #: What is behind a cache input's name for its newest rows.
@@ -81,9 +82,7 @@ def in_two_parts(data: bytes) -> tuple[bytes, frozenset[str]]:
         ValueError: It is no ONNX graph.
         IndexError: It ends early.
     """
-    whole = [*wire.fields(memoryview(data))]
-    (graph,) = (wire.contents(one.value) for one in whole if one.number == onnx.MODEL_GRAPH)
-    items = [*wire.fields(graph)]
+    model, items = opened(data)
     values = _Values()
     for one in items:
         if one.number in onnx.GRAPH_VALUES:
@@ -128,13 +127,12 @@ def in_two_parts(data: bytes) -> tuple[bytes, frozenset[str]]:
         encoded(onnx.GRAPH_INPUT, _cache(name, values.known[past][1], f"{past}.before")) for name, past in added.items()
     )
     parts += (encoded(onnx.GRAPH_INITIALIZER, tensor) for tensor in writer.constants.values())
-    changed = encoded(onnx.MODEL_GRAPH, b"".join(parts))
-    kept = [changed if one.number == onnx.MODEL_GRAPH else bytes(one.raw) for one in whole]
-    domains = {wire.text(wire.part(one.value), onnx.OPSET_DOMAIN) for one in whole if one.number == onnx.MODEL_OPSET}
+    changed = closed(model, parts)
+    domains = {wire.text(wire.part(one.value), onnx.OPSET_DOMAIN) for one in model if one.number == onnx.MODEL_OPSET}
     if CONTRIB_DOMAIN not in domains:
         opset = encoded(onnx.OPSET_DOMAIN, CONTRIB_DOMAIN) + encoded(onnx.OPSET_VERSION, 1)
-        kept.append(encoded(onnx.MODEL_OPSET, opset))
-    return b"".join(kept), frozenset(added)
+        changed += encoded(onnx.MODEL_OPSET, opset)
+    return changed, frozenset(added)
 
 
 def _is_shape(node: Message) -> bool:

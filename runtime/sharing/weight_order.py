@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable
 from luvc_export.bundle import onnx_fields as onnx
 from luvc_export.bundle import onnx_wire as wire
 from luvc_export.bundle.onnx_wire import Message
+from luvc_export.runtime.ort_graphs.model_fields import closed, opened
 
 _VALUE_INFO = 13
 #: Fields of a node that say what it does to its inputs.
@@ -55,9 +56,7 @@ def turned_first(data: bytes, halves: Collection[str]) -> bytes:
     """
     if not halves:
         return data
-    whole = [*wire.fields(memoryview(data))]
-    (graph,) = (wire.contents(one.value) for one in whole if one.number == onnx.MODEL_GRAPH)
-    parts = [*wire.fields(graph)]
+    model, parts = opened(data)
     nodes = [wire.part(one.value) for one in parts if one.number == onnx.GRAPH_NODE]
     outputs = {wire.text(wire.part(one.value), onnx.VALUE_NAME) for one in parts if one.number == onnx.GRAPH_OUTPUT}
     turned = turned_early(nodes, halves, outputs)
@@ -75,8 +74,7 @@ def turned_first(data: bytes, halves: Collection[str]) -> bytes:
             written.append(_as(one.value, other[output]) if output in other else bytes(one.raw))
         elif one.number != _VALUE_INFO or wire.text(wire.part(one.value), onnx.VALUE_NAME) not in between:
             written.append(bytes(one.raw))
-    changed = wire.encoded(onnx.MODEL_GRAPH, b"".join(written))
-    return b"".join(changed if one.number == onnx.MODEL_GRAPH else bytes(one.raw) for one in whole)
+    return closed(model, written)
 
 
 def _as(node: int | memoryview, other: Message) -> bytes:

@@ -181,8 +181,10 @@ class EncoderPlan(reading.Part):
         part = super().from_json(data, where)
         for name, sides in (("grid", part.grid), ("pooled_from", part.pooled_from or ())):
             if max(sides, default=0) > reading.MOST_SIDE:
-                expected = f"to {reading.MOST_SIDE}"
                 raise PlanError(
-                    "the number is larger than any model's", where=f"{where}.{name}", got=sides, expected=expected
+                    "the number is larger than any model's",
+                    where=f"{where}.{name}",
+                    got=str(sides)[:40],
+                    expected=f"to {reading.MOST_SIDE}",
                 )
         return part

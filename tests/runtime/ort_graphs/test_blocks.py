@@ -58,6 +58,15 @@ def test_codes_that_are_forgotten_or_turned_wrong_are_noticed(monkeypatch: pytes
     monkeypatch.setattr(Blocks, "beside", forgetting)
     assert timed(open_way, coded) is None
     monkeypatch.undo()
+
+    def forgetting_some(self: Blocks, library: Any, options: Any) -> None:
+        honest(self, library, options)
+        if any(array.shape[-1] == 32 for array in self.arrays.values() if array.dtype == np.uint8):
+            self.forget()
+
+    monkeypatch.setattr(Blocks, "beside", forgetting_some)
+    assert timed(open_way, coded) is None, "blocks of a size that these products have not"
+    monkeypatch.undo()
     monkeypatch.setattr(module.np, "repeat", lambda scale, *rest, **how: np.zeros((scale.size, rest[0]), np.float32))
     assert error(result_of(in_blocks(coded.graph, lambda name: None))) > 0.5
 
