@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from luvc_export.bundle.folder import Bundle
 from luvc_export.errors import MachineError, UsageError, did_you_mean
-from luvc_export.runtime.backend import Backend
 from luvc_export.runtime.confined import first_run
+from luvc_export.runtime.model import Backend
+from luvc_export.runtime.openvino import device as devices
 from luvc_export.runtime.openvino.device import ACTIVATION_GROUPS
 from luvc_export.runtime.ort import OrtBackend
 from luvc_export.runtime.ort_graphs.library import PROVIDERS
@@ -67,16 +70,30 @@ def open_backend(
 
         name = choose(bundle, plan, arithmetic, debug).name
         allow_unverified = False
+    if name in PAIRS:
+        return _pair(name, bundle, plan, threads, debug, allow_unverified, arithmetic)
+    return _open(name, bundle, plan, threads, debug, allow_unverified, arithmetic)
+
+
+def _open(
+    name: str,
+    bundle: Bundle,
+    plan: str | None,
+    threads: int | None,
+    debug: bool,
+    allow_unverified: bool,
+    arithmetic: str,
+    **settings: Any,
+) -> Backend:
+    """One engine; ``settings`` are those that its constructor takes of half a pair. See ``open_backend``."""
     kind, _, place = name.partition(":")
-    if kind in PAIRS:
-        return _pair(kind, bundle, plan, threads, debug, allow_unverified, arithmetic)
     opened: Backend
     if kind == "openvino":
         from luvc_export.runtime.openvino.backend import OpenVinoBackend
 
-        opened = OpenVinoBackend(bundle, bundle.entry(plan), place, threads, debug, arithmetic)
+        opened = OpenVinoBackend(bundle, bundle.entry(plan), place, threads, debug, arithmetic, **settings)
     elif kind in PROVIDERS:
-        opened = OrtBackend(bundle, bundle.entry(plan), kind, threads, debug)
+        opened = OrtBackend(bundle, bundle.entry(plan), kind, threads, debug, **settings)
     elif debug:
         fix = "use the cpu, cuda or openvino back-end"
         raise UsageError("engines have no debug graph, their prunes cannot be told what to keep", where=name, fix=fix)
@@ -113,26 +130,26 @@ def _pair(
     if debug:
         fix = "use the cpu or openvino back-end"
         raise UsageError("two engines have no debug decoder", where=f"--backend {name}", fix=fix)
-    first = plan_of_prompts(bundle, plan)
-    prompts = open_backend("openvino", bundle, first, threads, False, allow_unverified, arithmetic)
-    steps = open_backend(PAIRS[name], bundle, plan, threads, False, allow_unverified, "fp32")
-    if bundle.entry(plan).quantised is not None and prompts.arithmetic == "bf16" and PAIRS[name] == "openvino":
-        steps.narrow_floats = True  # type: ignore[attr-defined]
-    steps.only_steps = True  # type: ignore[attr-defined]
-    if PAIRS[name] == "cpu":
+    first, quantised, second = plan_of_prompts(bundle, plan), bundle.entry(plan).quantised, PAIRS[name]
+    settings: dict[str, Any] = {"only_steps": True}
+    if second == "cpu":
         from luvc_export.runtime.backend_choice import blocks_are_faster
 
-        steps.in_blocks = blocks_are_faster(bundle, plan)  # type: ignore[attr-defined]
-    if PAIRS[name] == "openvino":
-        prompts.head = steps.head = steps  # type: ignore[attr-defined]
-        quantised = bundle.entry(plan).quantised
-        steps.activation_group = ACTIVATION_GROUPS.get(quantised.precision) if quantised else None  # type: ignore[attr-defined]
+        settings["in_blocks"] = blocks_are_faster(bundle, plan)
+    else:
+        computed = devices.arithmetic(devices.find(), arithmetic)
+        settings["narrow_floats"] = quantised is not None and computed == "bf16"
+        settings["activation_group"] = ACTIVATION_GROUPS.get(quantised.precision) if quantised else None
+        settings["head"] = "own"
+    steps = _open(second, bundle, plan, threads, False, allow_unverified, "fp32", **settings)
+    lent = {"head": steps} if second == "openvino" else {}
+    prompts = _open("openvino", bundle, first, threads, False, allow_unverified, arithmetic, **lent)
     for half in (prompts, steps):
-        if not half.packs:  # type: ignore[attr-defined]
+        if not half.capabilities.host_caches:
             raise MachineError(
                 "keys and values of these graphs cannot go from one engine to another",
                 where=f"--backend {name}",
                 got=f"{half.name}, a bundle in {bundle.manifest.dtype}",
                 fix="choose --backend openvino, or export with --dtype fp16 or fp32",
             )
-    return PairedBackend(name, prompts, steps)  # type: ignore[arg-type]
+    return PairedBackend(name, prompts, steps)

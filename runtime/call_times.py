@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any, Literal
-
-from luvc_export.runtime.backend import Array, Cache
+from typing import Literal
 
 #: A prompt or a part of one; a token of every row; several tokens of a row, all but one drafted; and the same of the
 #: smaller model that drafts, whose steps take one token, or two after a draft that was accepted whole.
@@ -49,12 +47,6 @@ class CallClock:
     def read(self) -> list[CallTimes]:
         """All so far. Any thread may ask."""
         return [CallTimes(*key, *spent) for key, spent in list(self._spent.items())]
-
-
-def engine_of(backend: Any, feeds: dict[str, Array], cache: Cache | None) -> str:
-    """Name and arithmetic of what runs a call: a back-end that is made of two says which (``PairedBackend.half``)."""
-    half = backend.half(feeds, cache) if hasattr(backend, "half") else backend
-    return f"{getattr(half, 'name', '?')} {getattr(half, 'arithmetic', '')}".strip()
 
 
 def together(times: Iterable[CallTimes]) -> list[CallTimes]:

@@ -19,10 +19,10 @@ from luvc_export.core.token_layout import Block, TokenLayout, arrange, seen_both
 from luvc_export.errors import BundleError, UsageError
 from luvc_export.runtime import batching
 from luvc_export.runtime.adapters.factors import Factors
-from luvc_export.runtime.backend import Array, Cache, DeviceSampler, GraphCalls, PendingToken, RowDropper
-from luvc_export.runtime.call_times import CallClock, Part, engine_of
+from luvc_export.runtime.call_times import CallClock, Part
 from luvc_export.runtime.media.padding import all_picture, padding_tokens
-from luvc_export.runtime.state import Passage, RowsState, RowsStep, State, Step, VisualFeatures
+from luvc_export.runtime.model import Array, Backend, Cache, PendingToken, TokensPrompt
+from luvc_export.runtime.state import RowsState, RowsStep, State, Step, VisualFeatures, join_features
 from luvc_export.runtime.streams.windows import Windows
 
 #: No tokenizer has it.
@@ -39,10 +39,10 @@ class Graphs:
         debug: The decoder is the debug graph, whose prunes are told what to keep.
     """
 
-    def __init__(self, manifest: Manifest, plan: Plan, backend: GraphCalls, debug: bool = False) -> None:
+    def __init__(self, manifest: Manifest, plan: Plan, backend: Backend, debug: bool = False) -> None:
         self.manifest, self.plan, self.backend, self._debug = manifest, plan, backend, debug
         #: What leaves the caches after a call.
-        self.windows = Windows(backend.states if isinstance(backend, RowDropper) else (), plan)
+        self.windows = Windows(backend.states if backend.capabilities.host_caches else (), plan)
         self._factors = Factors(manifest.lora, backend) if manifest.lora else None
         #: What calls of the decoder took, but for those whose token the device picks: they return before it is there.
         self.clock = CallClock()
@@ -119,7 +119,7 @@ class Graphs:
             ``Step``; its logits are those of text tokens only, in order.
         """
         begin = (state.next_position, state.next_order) if state else (0, 0)
-        (layout,), feeds = self.feeds([Passage(token_ids, blocks or {}, *begin)], seen, all_logits)
+        (layout,), feeds = self.feeds([TokensPrompt(token_ids, None, blocks or {}, None, *begin)], seen, all_logits)
         feeds[graph_io.TEXT_MASK] = _mask_after(state, layout)
         adapter = state.adapter if state else adapter
         feeds |= self.beside([adapter])
@@ -131,27 +131,26 @@ class Graphs:
         kept = dict(forced or {}) or {layer: indices[0] for layer, indices in kept_tokens(self.plan, out).items()}
         token = out.get(graph_io.NEXT_TOKEN)
         mask = feeds[graph_io.TEXT_MASK]
-        cache = self.windows.left(self.backend, cache, mask, [layout.next_order])
-        after = State(cache, mask.shape[1], layout.next_position, layout.next_order, adapter)
+        cache = self.windows.left(cache, mask, [layout.next_order])
+        groups = feeds[graph_io.VISUAL_EMBEDS].shape[1] + (state.groups if state else 0)
+        after = State(cache, mask.shape[1], layout.next_position, layout.next_order, adapter, groups)
         return Step(out[graph_io.LOGITS], after, kept, None if token is None else int(token[0, 0]))
 
-    def prefill(self, passages: Sequence[Passage], seen: VisualFeatures | None = None) -> RowsStep:
-        """Run the prompts of several rows in one call; ``seen`` are all their images, equally many a row.
+    def prefill(self, prompts: Sequence[TokensPrompt], seen: VisualFeatures | None = None) -> RowsStep:
+        """Run the prompts of several rows in one call, with equally many images; ``seen`` as of ``decoder_feeds``.
 
         Raises:
             UsageError: See ``run``.
         """
-        layouts, feeds = self.feeds(passages, seen, all_logits=False)
-        positions, orders = (
-            np.array([getattr(layout, part) for layout in layouts], np.int64)
-            for part in ("next_position", "next_order")
-        )
-        return self._decode(feeds, None, positions, orders, tuple(passage.adapter for passage in passages))
-
-    def step(self, tokens: Sequence[int], state: RowsState) -> RowsStep:
-        """Go on with a token of every row."""
-        feeds = self._feeds_after([[token] for token in tokens], state)
-        return self._decode(feeds, state, state.positions + 1, state.orders + 1, state.adapters)
+        layouts, feeds = self.feeds(prompts, seen)
+        adapters = tuple(prompt.adapter for prompt in prompts)
+        out, cache = self._call("prompt", feeds | self.beside(adapters), None)
+        _check_shape(graph_io.LOGITS, out[graph_io.LOGITS], (len(prompts), None, self.manifest.decoder.vocab))
+        mask = feeds[graph_io.TEXT_MASK]
+        positions = np.array([layout.next_position for layout in layouts], np.int64)
+        orders = np.array([layout.next_order for layout in layouts], np.int64)
+        after = RowsState(self.windows.left(cache, mask, orders), mask, positions, orders, adapters)
+        return RowsStep(out[graph_io.LOGITS][:, -1], after, kept_tokens(self.plan, out))
 
     def verify(self, tokens: Sequence[Sequence[int]], state: RowsState) -> tuple[NDArray[np.float32], Cache]:
         """Go on with several tokens of every row, none of them certain yet.
@@ -174,25 +173,25 @@ class Graphs:
         width = self.manifest.visual_width
         return batching.step_feeds(tokens, state.positions, state.orders, state.text_mask, self._axes, width, self.plan)
 
-    def sample(self, token: int | PendingToken, state: State) -> tuple[PendingToken, State]:
-        """Go on with ``token`` after ``state``: what the decoder itself picks next, before it is there.
+    def sample(self, token: int | PendingToken, state: RowsState) -> tuple[PendingToken, Cache]:
+        """Go on with ``token`` of the only row of ``state``: what the decoder itself picks next, before it is there.
 
         Args:
             token: An id, or what the step that gave ``state`` picked.
             state: What came before.
+
+        Returns:
+            The token, and the caches with one more row.
         """
-        assert isinstance(self.backend, DeviceSampler)
         token_id, before = (token, None) if isinstance(token, int) else (0, token)
-        (layout,), feeds = self.feeds([Passage([token_id], {}, state.next_position, state.next_order)])
-        feeds[graph_io.TEXT_MASK] = _mask_after(state, layout)
-        picked, cache = self.backend.sample(feeds | self.beside([state.adapter]), state.cache, before)
-        return picked, State(cache, state.past_text + 1, layout.next_position, layout.next_order, state.adapter)
+        feeds = self._feeds_after([[token_id]], state) | self.beside(state.adapters)
+        return self.backend.sample(feeds, state.cache, before)
 
     def feeds(
-        self, passages: Sequence[Passage], seen: VisualFeatures | None = None, all_logits: bool = False
+        self, prompts: Sequence[TokensPrompt], seen: VisualFeatures | None = None, all_logits: bool = False
     ) -> tuple[list[TokenLayout], batching.Feeds]:
         """See ``decoder_feeds``."""
-        return decoder_feeds(self.manifest, self.plan, passages, seen, all_logits)
+        return decoder_feeds(self.manifest, self.plan, prompts, seen, all_logits)
 
     def forget(self, adapter: Adapter) -> None:
         """Give back what is kept of an adapter that no answer has any more."""
@@ -206,28 +205,13 @@ class Graphs:
     def _call(self, part: Part, feeds: batching.Feeds, cache: Cache | None) -> tuple[dict[str, Array], Cache]:
         begin = perf_counter()
         called = self.backend.decode(feeds, cache)
-        self.clock.add(part, engine_of(self.backend, feeds, cache), perf_counter() - begin)
+        self.clock.add(part, self.backend.engine(feeds, cache), perf_counter() - begin)
         return called
 
     @cached_property
     def _axes(self) -> int:
         """Rotary position axes, copies included."""
-        return int(self.feeds([Passage([0])])[0][0].position_ids.shape[0])
-
-    def _decode(
-        self,
-        feeds: batching.Feeds,
-        state: RowsState | None,
-        positions: NDArray[np.int64],
-        orders: NDArray[np.int64],
-        adapters: tuple[Adapter | None, ...],
-    ) -> RowsStep:
-        part: Part = "step" if state else "prompt"
-        out, cache = self._call(part, feeds | self.beside(adapters), state.cache if state else None)
-        _check_shape(graph_io.LOGITS, out[graph_io.LOGITS], (len(positions), None, self.manifest.decoder.vocab))
-        mask = feeds[graph_io.TEXT_MASK]
-        after = RowsState(self.windows.left(self.backend, cache, mask, orders), mask, positions, orders, adapters)
-        return RowsStep(out[graph_io.LOGITS][:, -1], after, kept_tokens(self.plan, out))
+        return int(self.feeds([TokensPrompt([0])])[0][0].position_ids.shape[0])
 
 
 def no_images(manifest: Manifest, plan: Plan) -> VisualFeatures:
@@ -240,7 +224,7 @@ def no_images(manifest: Manifest, plan: Plan) -> VisualFeatures:
 def decoder_feeds(
     manifest: Manifest,
     plan: Plan,
-    passages: Sequence[Passage],
+    prompts: Sequence[TokensPrompt],
     seen: VisualFeatures | None = None,
     all_logits: bool = False,
 ) -> tuple[list[TokenLayout], batching.Feeds]:
@@ -249,31 +233,34 @@ def decoder_feeds(
     Args:
         manifest: Of the bundle.
         plan: One of its plans.
-        passages: What each row reads.
-        seen: Images of all rows, equally many each; without any, every token is text.
+        prompts: What each row reads.
+        seen: Images of all rows, equally many each, in the place of the prompts' own ``features``; where there are
+            neither, every token is text.
         all_logits: Logits of every text token; otherwise of each row's last one.
 
     Raises:
         UsageError: Fewer images, or more, than share a budget.
     """
-    prompt, rows = manifest.prompt, len(passages)
-    placeholder = NO_TOKEN if seen is None else prompt.image_token_id
+    spec, rows = manifest.prompt, len(prompts)
+    shown = [prompt.features for prompt in prompts if prompt.features is not None]
+    seen = join_features(shown) if seen is None and shown else seen
+    placeholder = NO_TOKEN if seen is None else spec.image_token_id
     seen = no_images(manifest, plan) if seen is None else seen
     images = len(seen.positions) // rows
     layouts = [
         arrange(
-            list(passage.token_ids),
+            list(prompt.token_ids),
             placeholder,
             seen.positions[row * images : (row + 1) * images],
             plan.grid,
-            prompt.position_kind,
-            passage.position,
-            passage.order,
-            passage.blocks,
+            spec.position_kind,
+            prompt.position,
+            prompt.order,
+            prompt.blocks,
         )
-        for row, passage in enumerate(passages)
+        for row, prompt in enumerate(prompts)
     ]
-    if prompt.prefix is not None:
+    if spec.prefix is not None:
         layouts = [seen_both_ways(layout) for layout in layouts]
     void = None if seen.padding is None else seen.padding.reshape(rows, -1, plan.span_tokens)
     return layouts, batching.feeds(layouts, grouped(plan, seen.embeds, rows), all_logits, void)

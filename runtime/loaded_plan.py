@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from collections.abc import Collection
 from dataclasses import replace
@@ -15,16 +17,15 @@ from luvc_export.bundle.folder import Bundle, load
 from luvc_export.core.plan import figures as plan_figures
 from luvc_export.errors import MachineError
 from luvc_export.runtime import memory
-from luvc_export.runtime.backend import Backend, Unloading
 from luvc_export.runtime.backend_choice import choose
 from luvc_export.runtime.backends import open_backend
 from luvc_export.runtime.call_times import CallTimes, drafting
 from luvc_export.runtime.generation.guided import Grammars
 from luvc_export.runtime.generation.plan_turns import PlanTurns
 from luvc_export.runtime.graphs import Graphs
+from luvc_export.runtime.model import Backend
 from luvc_export.runtime.prompt.encoder import OpenedQuestion, PromptEncoder
 from luvc_export.runtime.prompt.request import Request, make_request, token_limit
-from luvc_export.runtime.sharing.features import FeatureStore
 from luvc_export.runtime.speculation.draft_costs import DraftCosts
 from luvc_export.runtime.speculation.request import Speculation, check_backend, check_fits
 from luvc_export.runtime.speculation.same_encoder import same_graph
@@ -35,7 +36,7 @@ from luvc_export.runtime.state import VisualFeatures, join_features
 class LoadedPlan:
     """A plan, its graphs as functions, and its tokenizer. Holds no conversation.
 
-    ``encode_images``, ``run`` and ``sample`` are those of ``Graphs``: one graph at a time, for tools that look inside.
+    ``encode_images`` and ``run`` are those of ``Graphs``: one graph at a time, for tools that look inside.
 
     Args:
         bundle: A bundle's folder, or one already read with ``luvc_export.bundle.folder.load``.
@@ -84,11 +85,9 @@ class LoadedPlan:
                 self.draft_model = self._smaller(self.speculation.bundle, backend.name, threads)
         #: Shared by plans that are opened beside each other.
         self.turns = PlanTurns()
-        #: Features of images that were asked about, shared likewise; None where none are kept.
-        self.store: FeatureStore | None = None
         self.encoder = PromptEncoder(self.bundle)
         self.graphs = graphs = Graphs(self.bundle.manifest, self.plan, backend, debug)
-        self.encode_images, self.run, self.sample = graphs.encode_images, graphs.run, graphs.sample
+        self.encode_images, self.run = graphs.encode_images, graphs.run
         self.ends = frozenset(self.bundle.manifest.prompt.eos_token_ids)
 
     def _smaller(self, named: str, backend: str, threads: int | None) -> LoadedPlan:
@@ -102,11 +101,14 @@ class LoadedPlan:
         check_fits(bundle, plan or None, self.bundle, self.plan_name)
         return LoadedPlan(bundle, backend, plan or None, threads)
 
-    def see(self, request: Request) -> VisualFeatures:
-        """The encoder's output for all images of a request; what is kept of them is not run again."""
-        if self.store is None or not len(request.images):
-            return self.encode_images(*request.shown())
-        return self.store.of(self.plan_name, request, self.plan.sharing.images, self.encode_images)
+    @cached_property
+    def fingerprint(self) -> bytes:
+        """A hash of all that decides what graphs make of pictures and tokens: bundle, plan, back-end, arithmetic."""
+        manifest = self.bundle.manifest
+        facts = [self.plan_name, self.plan.to_json(), self.size, self.backend.name, self.backend.arithmetic]
+        facts += [manifest.source.model_type, {name: file.sha256 for name, file in sorted(manifest.files.items())}]
+        facts.append({name: repr(place) for name, place in sorted(manifest.weights.tensors.items())})
+        return hashlib.sha256(json.dumps(facts, default=repr).encode()).digest()
 
     @cached_property
     def lends_features(self) -> bool:
@@ -150,9 +152,8 @@ class LoadedPlan:
     def notes(self) -> tuple[str, ...]:
         """What a user should know of the plan, and of how the back-end computes on this machine; one line each."""
         merging = plan_figures.merging_note(self.plan)
-        notes: tuple[str, ...] = getattr(self.backend, "notes", ())
         part = self.bundle.manifest.vocabulary
-        return ((merging,) if merging else ()) + ((str(part),) if part else ()) + notes
+        return ((merging,) if merging else ()) + ((str(part),) if part else ()) + self.backend.notes
 
     @cached_property
     def grammars(self) -> Grammars:
@@ -198,13 +199,13 @@ class LoadedPlan:
         return backend is None or self.turns.holds(backend)
 
     @cached_property
-    def _in_turn(self) -> Unloading | None:
+    def _in_turn(self) -> Backend | None:
         """The back-end, where it takes turns with weights of its own: of a plan with buckets, a bucket, or of any."""
         backend = self.backend
-        if not isinstance(backend, Unloading) or not backend.packs_weights:
+        if not backend.capabilities.packs_weights:
             return None
         buckets = self.plan.encoder.takes_units or self.bundle.buckets_of(self.plan_name)
-        return backend if self.turns.everywhere or (buckets and not backend.keeps_buckets) else None
+        return backend if self.turns.everywhere or (buckets and not backend.capabilities.keeps_buckets) else None
 
     def request(self, asked: OpenedQuestion) -> Request:
         """A question with opened media made ready for this plan: see ``make_request``.

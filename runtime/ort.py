@@ -17,22 +17,21 @@ from luvc_export.bundle.manifest import PlanEntry
 from luvc_export.core import graph_io
 from luvc_export.core.element_types import BY_NAME, ELEMENT_TYPES
 from luvc_export.core.precision import find
-from luvc_export.core.shapes import State
 from luvc_export.errors import BundleError, LuvcError, MachineError
 from luvc_export.runtime import memory
 from luvc_export.runtime.adapters.factors import with_empty_slots
-from luvc_export.runtime.backend import Array, Cache
 from luvc_export.runtime.cpu_memory import HALF, cpu_bytes, fold_settings
+from luvc_export.runtime.host_cache import CacheValues, HostCache
 from luvc_export.runtime.media.unit_choice import beside_image
+from luvc_export.runtime.model import Array, Backend, Cache, Capabilities
 from luvc_export.runtime.ort_graphs.blocks import Blocks
-from luvc_export.runtime.ort_graphs.cache import OrtCache
 from luvc_export.runtime.ort_graphs.decoder import ready_decoder
 from luvc_export.runtime.ort_graphs.library import PROVIDERS, load_library
 from luvc_export.runtime.product_check import engines as product_check
 from luvc_export.runtime.product_check.check import Way
 from luvc_export.runtime.sharing.ort_sessions import SharingSessions, shares
 from luvc_export.runtime.sharing.weight_order import turned_first
-from luvc_export.runtime.state import empty_states, widened
+from luvc_export.runtime.state import empty_states
 from luvc_export.runtime.weights import MappedWeights, check_weights, decoder_file
 
 #: numpy type by ONNX Runtime's name of a type; bf16 as its bits.
@@ -43,7 +42,7 @@ _BF16 = BY_NAME["bfloat16"].onnx
 _WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 
 
-class OrtBackend:
+class OrtBackend(Backend):
     """The graphs of ``entry``, loaded when first used and kept.
 
     Args:
@@ -52,6 +51,8 @@ class OrtBackend:
         device: ``cpu`` or ``cuda``.
         threads: CPU threads of one operator; None for ONNX Runtime's default (all cores).
         debug: Run the debug decoder, which takes ``forced_indices``.
+        only_steps: The decoder takes steps alone, behind rows that are there (``ort_graphs``).
+        in_blocks: Products of 8 bits are computed in blocks (``ort_graphs.blocks``).
 
     Raises:
         UsageError: An unknown device, a bundle without weights, or no debug graph in it.
@@ -59,7 +60,14 @@ class OrtBackend:
     """
 
     def __init__(
-        self, bundle: Bundle, entry: PlanEntry, device: str = "cpu", threads: int | None = None, debug: bool = False
+        self,
+        bundle: Bundle,
+        entry: PlanEntry,
+        device: str = "cpu",
+        threads: int | None = None,
+        debug: bool = False,
+        only_steps: bool = False,
+        in_blocks: bool = False,
     ) -> None:
         self.name, self._bundle, self._entry, self._threads = device, bundle, entry, threads
         self._decoder_file = decoder_file(bundle, entry, debug)
@@ -73,91 +81,46 @@ class OrtBackend:
             )
         check_weights(bundle)
         self._ort = load_library(device)
-        #: Prefix of the profile files that sessions opened from now on write; None for none.
-        self.profile: str | None = None
-        #: Time spent inside ONNX Runtime so far, all graphs together.
-        self.graph_seconds = 0.0
+        self.states = bundle.manifest.states_of(entry)
         self._checked = False
         self._files: dict[int, str] = {}
         self._mapped = MappedWeights()
         #: What sessions read as long as they live.
         self._values: list[Any] = []
         self._graphs: dict[str, CheckedGraph] = {}
-        #: Whether a decoder loaded from now on takes steps alone, behind rows that are there (``ort_graphs``).
-        self.only_steps = False
-        #: Of a decoder loaded from now on: products of 8 bits in blocks (``ort_graphs.blocks``).
-        self.in_blocks = False
-        #: Inputs of newest rows that the loaded decoder has.
-        self._apart: frozenset[str] = frozenset()
+        self._only_steps, self._in_blocks = only_steps, in_blocks
         #: Whether an adapter was asked for: until then the decoder is opened without slots.
         self._adapted = False
         self._sharing = SharingSessions(self._ort, bundle) if shares(bundle, entry, device) else None
+        self.capabilities = Capabilities(
+            host_caches=device == "cpu" and bundle.manifest.dtype != "bf16",  # of types that numpy has
+            packs_weights=self._sharing is None,
+            times_graphs=True,
+        )
+        self.cache_values = _OrtValues(self)
         self._int8: Way | None = None
-        #: What a user should know of how this machine computes, one line each.
-        self.notes: tuple[str, ...] = ()
         if quantised is not None and quantised.precision == "int8" and device == "cpu":
             checked = product_check.onnxruntime_int8()
             self._int8 = checked.usable(str(bundle.folder / entry.decoder))
             self.notes = checked.notes
 
-    largest_batch: int | None = None
-
     @property
-    def arithmetic(self) -> str:
-        """See ``Backend.arithmetic``. The CPU provider has fp32 kernels alone for what is stored in half precision."""
+    def arithmetic(self) -> str:  # type: ignore[override]
+        """The CPU provider has fp32 kernels alone for what is stored in half precision."""
         return "fp32" if self.name == "cpu" else self._bundle.manifest.dtype
 
-    def host_values(self, cache: OrtCache) -> list[Array]:
-        """See ``paired.Half``; not of a bf16 graph."""
-        return [widened(cache.array(number)) for number in range(len(cache.states))]
-
-    @property
-    def packs(self) -> bool:
-        """See ``RowPacker.packs``: on the host, of types that numpy has."""
-        return self.name == "cpu" and self._bundle.manifest.dtype != "bf16"
-
-    def unpack(self, cache: OrtCache) -> list[Array]:
-        """See ``RowPacker.unpack``."""
-        return [cache.array(number) for number in range(len(cache.states))]
-
-    def pack(self, arrays: Sequence[Array]) -> OrtCache:
-        """See ``RowPacker.pack``."""
-        return OrtCache(self.states, tuple(map(self._on_host, arrays)))
-
-    def read_state(self, cache: OrtCache, number: int) -> Array:
-        """See ``RowDropper.read_state``."""
-        return cache.array(number)
-
-    def keep_rows(self, cache: OrtCache, rows: Mapping[int, NDArray[np.int64]]) -> OrtCache:
-        """See ``RowDropper.keep_rows``."""
-        return cache.some(rows, self._on_host)
-
-    def _on_host(self, array: Array) -> Any:
-        return self._ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), "cpu")
-
-    def adopt(self, values: Sequence[Array]) -> OrtCache:
-        """See ``paired.Half``."""
-        kinds = (self._decoder_kinds[state.past] for state in self.states)
-        return OrtCache(self.states, tuple(map(self._value, values, kinds)))
-
-    @property
-    def states(self) -> tuple[State, ...]:
-        """See ``RowPacker.states``."""
-        return self._bundle.manifest.states_of(self._entry)
+    def adopt(self, values: Sequence[Array]) -> HostCache:
+        """See ``Backend.adopt``."""
+        narrow = self.cache_values.narrow
+        pairs = zip(self.states, values, strict=True)
+        return HostCache(self.states, self.cache_values, tuple(narrow(array, state.past) for state, array in pairs))
 
     def load(self, images: bool = True) -> None:
         """See ``Backend.load``."""
         _ = self._decoder, self._vision if images else None
 
-    @property
-    def packs_weights(self) -> bool:
-        """See ``Unloading``."""
-        return self._sharing is None
-
-    keeps_buckets = False
-
     def unload(self) -> None:
-        """See ``Unloading``. Caches are values of their own."""
+        """See ``Backend.unload``. Caches are values of their own."""
         for name in ("_vision", "_decoder"):
             self.__dict__.pop(name, None)
         self._values.clear()
@@ -168,26 +131,26 @@ class OrtBackend:
         """See ``Backend.vision``."""
         session = self._vision
         binding = session.io_binding()
-        binding.bind_ortvalue_input(graph_io.IMAGE, self._value(images, "tensor(uint8)"))
+        binding.bind_ortvalue_input(graph_io.IMAGE, self.value(images, "tensor(uint8)"))
         for name, array in beside_image(self._entry.plan, len(images), beside).items():
             kind = "tensor(int32)" if name == graph_io.UNITS else "tensor(bool)"
-            binding.bind_ortvalue_input(name, self._value(array, kind))
+            binding.bind_ortvalue_input(name, self.value(array, kind))
         shape = (len(images), self._entry.plan.vision_tokens, self._bundle.manifest.visual_width)
         shapes = {graph_io.VISUAL_EMBEDS: shape}
         return self._run(session, binding, [(item.name, item.type) for item in session.get_outputs()], shapes)
 
-    def decode(self, feeds: Mapping[str, Array], cache: Cache | None) -> tuple[dict[str, Array], OrtCache]:
+    def decode(self, feeds: Mapping[str, Array], cache: Cache | None) -> tuple[dict[str, Array], HostCache]:
         """See ``Backend.decode``."""
         feeds = with_empty_slots(feeds, self._bundle.manifest.lora)
         if graph_io.LORA_ROWS in feeds and feeds[graph_io.LORA_ROWS].shape[1]:
             self._take_slots()
         session, kinds = self._decoder, self._decoder_kinds
-        begin: Any = cache or self.adopt(empty_states(self.states, len(feeds[graph_io.INPUT_IDS])))
+        begin: HostCache = cache or self.adopt(empty_states(self.states, len(feeds[graph_io.INPUT_IDS])))
         binding = session.io_binding()
         for name, array in feeds.items():
             if name in kinds:
-                binding.bind_ortvalue_input(name, self._value(array, kinds[name]))
-        for name, value in begin.feeds(self._apart, self._on_host).items():
+                binding.bind_ortvalue_input(name, self.value(array, kinds[name]))
+        for name, value in begin.feeds(kinds).items():
             binding.bind_ortvalue_input(name, value)
         present = [state.present for state in self.states]
         for name in present:
@@ -195,15 +158,15 @@ class OrtBackend:
         others = [(item.name, item.type) for item in session.get_outputs() if item.name not in set(present)]
         outputs = self._run(session, binding, others, {})
         values = dict(zip(present, binding.get_outputs(), strict=False))
-        return outputs, begin.after(values, self._apart, self._on_host)
+        return outputs, begin.after(values, kinds)
 
     def ready(self, arrays: Mapping[str, Array]) -> dict[str, Any]:
-        """See ``adapters.factors.ReadyInputs``."""
+        """See ``Backend.ready``."""
         if not any(array.size for array in arrays.values()):
             return dict(arrays)  # of rank 0: they weigh nothing, and the decoder may not know them yet
         self._take_slots()
         kinds = self._decoder_kinds
-        return {name: self._value(array, kinds[name]) for name, array in arrays.items() if name in kinds}
+        return {name: self.value(array, kinds[name]) for name, array in arrays.items() if name in kinds}
 
     def _take_slots(self) -> None:
         """Have a decoder with slots, opened in the place of the one without, when the first adapter is asked for."""
@@ -280,9 +243,9 @@ class OrtBackend:
                 if name == self._decoder_file:
                     slots = self._bundle.manifest.lora
                     bare = slots.inputs if slots is not None and not self._adapted else ()
-                    weights = self._mapped.array if self.in_blocks else None
-                    ready = ready_decoder(data, graph, bare, self.only_steps, weights)
-                    data, blocks, self._apart = ready.graph, ready.blocks, ready.apart
+                    weights = self._mapped.array if self._in_blocks else None
+                    ready = ready_decoder(data, graph, bare, self._only_steps, weights)
+                    data, blocks = ready.graph, ready.blocks
                     if blocks is not None:
                         blocks.beside(self._ort, options)
             else:
@@ -315,7 +278,7 @@ class OrtBackend:
                 fix="export the bundle again",
             )
 
-    def _value(self, array: Array, kind: str) -> Any:
+    def value(self, array: Array, kind: str) -> Any:
         """An OrtValue of the graph's type on its device; float32 is narrowed, bf16 rounded to nearest even."""
         if isinstance(array, self._ort.OrtValue):
             return array
@@ -397,3 +360,26 @@ class OrtBackend:
                     fix="the CPU has none for bf16 arithmetic: export with --dtype fp32, or choose the cuda back-end",
                 ) from error
             raise BundleError("ONNX Runtime cannot run this graph", where=where, got=short) from error
+
+
+class _OrtValues(CacheValues):
+    """OrtValues on the device that runs the decoder; of the host's alone, arrays are read."""
+
+    owner: OrtBackend
+
+    def make(self, array: Array, name: str) -> Any:
+        return self.owner._ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), "cpu")
+
+    def narrow(self, array: Array, name: str) -> Any:
+        return self.owner.value(array, self.owner._decoder_kinds[name])
+
+    def read(self, value: Any) -> Array:
+        array: Array = value.numpy()
+        return array
+
+    def shape(self, value: Any) -> Sequence[int]:
+        sizes: Sequence[int] = value.shape()
+        return sizes
+
+    def nbytes(self, value: Any) -> int:
+        return int(value.tensor_size_in_bytes())

@@ -13,17 +13,9 @@ from luvc_export.bundle.folder import Bundle
 from luvc_export.core.plan import Plan
 from luvc_export.errors import UsageError
 from luvc_export.runtime.adapters.table import Adapters
-from luvc_export.runtime.backend import Backend, RowBackend
-from luvc_export.runtime.generation.answer import answer, goes_on, past_of
-from luvc_export.runtime.generation.answer_batch import (
-    Ask,
-    Prepared,
-    alike,
-    answer_batch,
-    check_ask,
-    check_rows,
-    in_row,
-)
+from luvc_export.runtime.engine.feature_cache import FeatureCache
+from luvc_export.runtime.generation.answer import answer, past_of
+from luvc_export.runtime.generation.answer_batch import Ask, Prepared, answer_batch, check_ask, in_row
 from luvc_export.runtime.generation.guided import Grammars
 from luvc_export.runtime.generation.plan_routing import PlanRouter
 from luvc_export.runtime.generation.plan_turns import PlanTurns
@@ -32,10 +24,13 @@ from luvc_export.runtime.generation.sampling import Sampling, sampling_from
 from luvc_export.runtime.loaded_plan import LoadedPlan
 from luvc_export.runtime.media.pictures import Picture
 from luvc_export.runtime.media.video import DEFAULT_FRAMES, VideoSource
+from luvc_export.runtime.model import Backend
 from luvc_export.runtime.prompt.encoder import OpenedQuestion, PromptEncoder, Question, question
 from luvc_export.runtime.prompt.request import Request, open_media
 from luvc_export.runtime.prompt.template import Message
-from luvc_export.runtime.sharing.features import FeatureStore
+
+#: Bytes of visual features that ``remember`` keeps at most, whatever the number of groups.
+REMEMBERED_BYTES = 2**31
 
 
 class Session:
@@ -58,6 +53,7 @@ class Session:
         default: The plan that was asked for, which answers where no variant fits better.
         plans: It and its variants, by name.
         adapters: What ``adapter=NAME`` may say; loaded and let go at any time.
+        features: Visual features of pictures that were asked about (``remember``).
 
     Raises:
         UsageError: ``open_plans`` is below 1, ``remember`` below 0, or no image size is below ``image_tokens``.
@@ -80,7 +76,7 @@ class Session:
         turns = PlanTurns(open_plans)
         self.default = LoadedPlan(bundle, backend, plan, threads, debug, arithmetic, speculate)
         self.default.turns = turns
-        self.default.store = FeatureStore(remember) if remember else None
+        self.features = FeatureCache(REMEMBERED_BYTES, remember, prefixes=False) if remember else FeatureCache(0)
         named = isinstance(backend, str)
         options: dict[str, Any] = {"threads": threads, "debug": debug, "arithmetic": arithmetic, "speculate": speculate}
         another = partial(LoadedPlan, self.bundle, backend, **options)
@@ -224,8 +220,8 @@ class Session:
         chosen, request = self.fit(asked, past.loaded if past else None)
         budget = chosen.token_limit(request, options.max_new_tokens)
         ready = perf_counter() - started
-        continued = past if past and chosen is past.loaded and goes_on(request, past) else None
-        pieces = Stream(answer(chosen, request, options, budget, ready, continued))
+        continued = past if past and chosen is past.loaded and past.begins(request) else None
+        pieces = Stream(answer(chosen, request, options, budget, ready, continued, self.features))
         if stream:
             return pieces
         for _ in pieces:
@@ -235,9 +231,9 @@ class Session:
     def generate_batch(self, requests: Sequence[Ask], **sampling: Any) -> list[Generation]:
         """Answer several questions in one go, each as ``generate`` would answer it alone.
 
-        Rows of one call hold equally many images of one size: questions about as many images run together, the others
-        one group after another. Engines take any number of questions: rows of theirs join as others end. Answers
-        cannot be continued (``after`` runs the whole chat).
+        Prompts with equally many images of one size run in one call, and answers share the calls of a step. An engine
+        built for fewer answers at a time takes the others as those end. Answers cannot be continued (``after`` runs
+        the whole chat).
 
         Args:
             requests: Arguments of ``generate`` by name: image, prompt, messages, video, fps, image_tokens, adapter.
@@ -248,7 +244,7 @@ class Session:
             share of their caches.
 
         Raises:
-            UsageError: As ``generate``, naming the row, before anything runs; or the back-end takes fewer rows.
+            UsageError: As ``generate``, naming the row, before anything runs.
             CheckFailed: See ``generate``.
             MachineError: See the class.
         """
@@ -261,13 +257,7 @@ class Session:
                 most, adapter = ask.get("image_tokens"), self.adapters.find(ask.get("adapter"))
                 asked = replace(question(*arguments, self.video_frames()), image_tokens=most, adapter=adapter)
                 ready.append(self.prepare_row(asked, options))
-        groups, spent = self.together(ready), perf_counter() - started
-        if not self._joins:
-            check_rows(self.backend, groups)
-        answers: dict[int, Generation] = {}
-        for rows in groups:
-            answers |= zip(rows, self.answer_rows([ready[row] for row in rows], options, spent), strict=True)
-        return [answers[row] for row in range(len(requests))]
+        return self.answer_rows(ready, options, perf_counter() - started)
 
     def sampling(self, options: Mapping[str, Any]) -> Sampling:
         """Fields of ``Sampling``, and ``greedy``, as one; the model's own where nothing is given.
@@ -287,21 +277,22 @@ class Session:
         budget = chosen.token_limit(request, options.max_new_tokens)
         return Prepared(chosen, request, budget)
 
-    def together(self, ready: Sequence[Prepared], most: int | None = None) -> list[list[int]]:
-        """Which rows run in one call of ``answer_rows``: of one plan, with equally many images, ``most`` at most.
+    def batches_of(self, ready: Sequence[Prepared], most: int | None = None) -> list[list[int]]:
+        """Which rows one call of ``answer_rows`` takes: of one plan, with equally many images, ``most`` at most.
 
-        Where the back-end's rows join as others end, images and ``most`` do not matter. Rows of a plan that is loaded
-        come before those that would unload it.
+        Where slots are the device's, images and ``most`` do not matter. Rows of a plan that is loaded come first.
         """
-        groups = alike([(row.loaded, row.request) for row in ready], self._joins)
-        groups.sort(key=lambda group: not ready[group[0]].loaded.has_turn)
-        if most is None or self._joins:
-            return groups
-        most = min(most, self.backend.largest_batch or most)
-        return [group[first : first + most] for group in groups for first in range(0, len(group), most)]
+        device = self.backend.capabilities.device_slots
+        groups: dict[tuple[int, int], list[int]] = {}
+        for row, one in enumerate(ready):
+            groups.setdefault((id(one.loaded), 0 if device else len(one.request.images)), []).append(row)
+        batches = sorted(groups.values(), key=lambda group: not ready[group[0]].loaded.has_turn)
+        if most is None or device:
+            return batches
+        return [group[first : first + most] for group in batches for first in range(0, len(group), most)]
 
     def answer_rows(self, ready: Sequence[Prepared], options: Sampling, spent: float = 0.0) -> list[Generation]:
-        """Answer rows that run together, see ``together``.
+        """Answer rows in one go.
 
         Args:
             ready: See ``prepare_row``.
@@ -312,12 +303,7 @@ class Session:
             CheckFailed: Logits of a row are not finite.
             MachineError: See the class.
         """
-        requests, budgets = [row.request for row in ready], [row.budget for row in ready]
-        return answer_batch(ready[0].loaded, requests, options, budgets, spent)
-
-    @property
-    def _joins(self) -> bool:
-        return isinstance(self.backend, RowBackend)
+        return answer_batch(ready, options, spent)
 
     def fit(self, asked: OpenedQuestion, loaded: LoadedPlan | None = None) -> tuple[LoadedPlan, Request]:
         """A question with opened media made ready for ``loaded``, by default the plan that fits its pictures.
@@ -388,9 +374,7 @@ class Session:
             MachineError: See the class.
         """
         options, loaded = self.sampling(sampling), self.plan_of(request)
-        pieces = Stream(
-            answer(loaded, request, options, loaded.token_limit(request, options.max_new_tokens), 0.0, None)
-        )
+        pieces = Stream(answer(loaded, request, options, loaded.token_limit(request, options.max_new_tokens), 0.0))
         for _ in pieces:
             pass
         return pieces.result

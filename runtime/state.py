@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from luvc_export.bundle.adapters.peft_folder import Adapter
 from luvc_export.core.shapes import State as StateKind
-from luvc_export.core.token_layout import Block
-from luvc_export.runtime.backend import Array, Cache
+from luvc_export.runtime.model import Array, Cache
 
 
 def empty_states(kinds: Sequence[StateKind], rows: int) -> list[Array]:
     """What a decoder takes for ``rows`` conversations that begin, by ``kinds``; keys and values float32."""
     return [np.zeros(kind.sizes(rows, 0), kind.dtype or np.float32) for kind in kinds]
-
-
-def widened(array: Array) -> Array:
-    """Floats as float32, other types as they are."""
-    return array.astype(np.float32, copy=False) if array.dtype.kind == "f" else array
 
 
 @dataclass(frozen=True)
@@ -62,29 +56,18 @@ def join_features(parts: Sequence[VisualFeatures]) -> VisualFeatures:
 
 
 @dataclass(frozen=True)
-class Passage:
-    """Tokens of one row that a call reads, a prompt or what follows one.
-
-    Args:
-        token_ids: With a placeholder for each of the row's images in the call.
-        blocks: Images that belong together (``Request.blocks``).
-        position: Rotary position of the first token.
-        order: Its logical place.
-        adapter: What is beside the weights for it; None for the base model.
-    """
-
-    token_ids: Sequence[int]
-    blocks: Mapping[int, Block] = field(default_factory=dict)
-    position: int = 0
-    order: int = 0
-    adapter: Adapter | None = None
-
-
-@dataclass(frozen=True)
 class State:
     """Where a conversation stands. Never changed: any state can be continued, more than once.
 
     What made its keys and values goes on with them: ``adapter`` is beside the weights to the end.
+
+    Args:
+        cache: Keys, values and states.
+        past_text: Text tokens that it holds.
+        next_position: Rotary position of the next token.
+        next_order: Its logical place.
+        adapter: LoRA adapter; None for the base model.
+        groups: Groups of images (what shares a budget) that it holds.
     """
 
     cache: Cache
@@ -92,6 +75,7 @@ class State:
     next_position: int
     next_order: int
     adapter: Adapter | None = None
+    groups: int = 0
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,8 @@ from luvc_export.export.checkpoint import Checkpoint
 from luvc_export.runtime import batching
 from luvc_export.runtime.graphs import decoder_feeds, no_images
 from luvc_export.runtime.media.padding import padding_tokens
-from luvc_export.runtime.state import Passage, VisualFeatures, join_features
+from luvc_export.runtime.model import TokensPrompt
+from luvc_export.runtime.state import VisualFeatures, join_features
 
 #: Pictures and questions in one call; questions of like length share one, so that little is padding.
 _PICTURES, _QUESTIONS = 24, 64
@@ -186,7 +187,9 @@ class PlanEvaluator:
         """Prefill each lot's shared part (or its one whole prompt), then its questions; what was said, by case."""
         every = self.asked(calls.plan)
         prompts = [every[lot[0]] for lot in lots]
-        passages = [Passage(one.prompt if whole else one.prompt[: one.shared], one.blocks) for one in prompts]
+        passages = [
+            TokensPrompt(one.prompt if whole else one.prompt[: one.shared], blocks=one.blocks) for one in prompts
+        ]
         shown = seen.some([place for lot in lots for place in every[lot[0]].pictures])
         layouts, feeds = self.feeds(calls.plan, passages, shown)
         with torch.no_grad():
@@ -220,7 +223,9 @@ class PlanEvaluator:
         guesses: Any = None
         if any(tails):
             starting = ((layouts[number].next_position, layouts[number].next_order) for number, _ in rows)
-            passages = [Passage(tail or [0], {}, *start) for tail, start in zip(tails, starting, strict=True)]
+            passages = [
+                TokensPrompt(tail or [0], None, {}, None, *start) for tail, start in zip(tails, starting, strict=True)
+            ]
             feeds = self.feeds(calls.plan, passages, all_logits=True)[1]
             feeds[graph_io.TEXT_MASK] = np.concatenate([mask[parents.numpy()], feeds[graph_io.TEXT_MASK]], 1)
             with torch.no_grad():
@@ -235,7 +240,7 @@ class PlanEvaluator:
         return by_case
 
     def feeds(
-        self, plan: Plan, passages: Sequence[Passage], seen: VisualFeatures | None = None, all_logits: bool = False
+        self, plan: Plan, passages: Sequence[TokensPrompt], seen: VisualFeatures | None = None, all_logits: bool = False
     ) -> tuple[list[TokenLayout], batching.Feeds]:
         """See ``decoder_feeds``."""
         return decoder_feeds(self.image, plan, passages, seen, all_logits)

@@ -13,7 +13,7 @@ import torch
 from luvc_export.calibration.ablation.evaluator import PlanEvaluator
 from luvc_export.calibration.runners.compressed import TorchCalls
 from luvc_export.core.plan import Plan
-from luvc_export.runtime.state import Passage
+from luvc_export.runtime.model import TokensPrompt
 
 
 class Times(NamedTuple):
@@ -33,7 +33,7 @@ def measure(engine: PlanEvaluator, plans: Sequence[Plan], rounds: int = 9, text:
         engine: Model and cases.
         plans: What to time.
         rounds: Turns; the first one warms up and is dropped.
-        text: Prompt length, reached by repeating a real prompt.
+        text: TokensPrompt length, reached by repeating a real prompt.
     """
     every = engine.asked(plans[0])
     index = next(i for i, asked in enumerate(every) if len(asked.pictures) == 1)
@@ -66,7 +66,7 @@ def _ready(engine: PlanEvaluator, calls: TorchCalls, asked: Any, text: int) -> t
     seen = engine.encode_images(calls).some(asked.pictures)
     tail = [token for token in asked.prompt if token != engine.image_token]
     prompt = (asked.prompt + tail * text)[: text + 1]
-    feeds = engine.feeds(calls.plan, [Passage(prompt)], replace(seen, padding=None))[1]
+    feeds = engine.feeds(calls.plan, [TokensPrompt(prompt)], replace(seen, padding=None))[1]
     unit = engine.checkpoint.family.unit_pixels(engine.checkpoint.config)
     size = (calls.plan.grid[0] * unit, calls.plan.grid[1] * unit)
     image = torch.zeros(1, 1, *size, 3, dtype=torch.uint8)

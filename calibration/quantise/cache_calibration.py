@@ -25,15 +25,14 @@ from luvc_export.calibration.parity.compare import Comparison
 from luvc_export.calibration.quantise import agreement
 from luvc_export.calibration.quantise.cache_codes import magnitudes, scales_of, store_codes, turned_channels
 from luvc_export.calibration.runners import open_bundle
-from luvc_export.calibration.runners.bundle import BundleCalls
+from luvc_export.calibration.runners.bundle import BundleCalls, Relay
 from luvc_export.core.files.disk import writing_to
 from luvc_export.core.files.safe_files import temporary_folder, write_whole
 from luvc_export.core.plan.names import quantised_name
 from luvc_export.core.precision import CACHES, PRECISIONS, check_caches
 from luvc_export.core.progress import Progress
 from luvc_export.errors import CheckFailed, UsageError
-from luvc_export.runtime.backend import Array, Cache
-from luvc_export.runtime.ort import OrtBackend
+from luvc_export.runtime.model import Array, Backend, Cache
 
 
 @dataclass(frozen=True)
@@ -173,7 +172,7 @@ def key_ranges(
     graph, states = _decoder(bundle, entry.decoder).graph, bundle.manifest.states_of(entry)
     turned = {state.layer: turned_channels(graph, state.past) for state in states if state.name == "key"}
     runner = open_bundle(str(bundle.folder), plan, threads)
-    assert isinstance(runner.calls, BundleCalls) and isinstance(runner.calls.free, OrtBackend)
+    assert isinstance(runner.calls, BundleCalls)
     watching = runner.calls.free = _Watching(runner.calls.free, turned)
     for number, case in enumerate(data.cases):
         runner.answer([case], data.longest)
@@ -181,27 +180,18 @@ def key_ranges(
     return watching.largest
 
 
-class _Watching:
+class _Watching(Relay):
     """A back-end that looks at the keys of every call; ``turned``: channels of a head that rotation turns, by layer."""
 
-    def __init__(self, inner: OrtBackend, turned: Mapping[int, int]) -> None:
-        self.name, self.arithmetic, self.largest_batch = inner.name, inner.arithmetic, inner.largest_batch
+    def __init__(self, inner: Backend, turned: Mapping[int, int]) -> None:
+        super().__init__(inner)
         self.largest: dict[int, NDArray[np.float32]] = {}
-        self._inner, self._turned = inner, turned
-
-    def load(self, images: bool = True) -> None:
-        self._inner.load(images)
-
-    def placement(self) -> dict[str, dict[str, int]]:
-        return self._inner.placement()
-
-    def vision(self, images: Any, beside: Any = None) -> dict[str, Array]:
-        return self._inner.vision(images, beside)
+        self._turned = turned
 
     def decode(self, feeds: Mapping[str, Array], cache: Cache | None) -> tuple[dict[str, Array], Any]:
         out, after = self._inner.decode(feeds, cache)
         known = (0,) * len(after.lengths) if cache is None else cache.lengths
-        for state, values in zip(self._inner.states, self._inner.host_values(after), strict=True):
+        for state, values in zip(self._inner.states, after.floats(), strict=True):
             if state.name == "key":
                 sizes = magnitudes(values[:, :, known[state.layer] :], self._turned[state.layer])
                 self.largest[state.layer] = np.maximum(self.largest.get(state.layer, sizes), sizes)

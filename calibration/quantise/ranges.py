@@ -24,11 +24,11 @@ from luvc_export.calibration.datasets import CalibrationSet
 from luvc_export.calibration.quantise.sites import sites
 from luvc_export.calibration.quantise.statistics import Statistics
 from luvc_export.calibration.runners import open_bundle
-from luvc_export.calibration.runners.bundle import BundleCalls
+from luvc_export.calibration.runners.bundle import BundleCalls, Relay
 from luvc_export.core.files.safe_files import temporary_folder, whole, write_new
 from luvc_export.core.progress import Progress
 from luvc_export.errors import UsageError
-from luvc_export.runtime.backend import Array, Backend, Cache
+from luvc_export.runtime.model import Array, Backend, Cache
 
 _MARK = "luvc.enters."
 
@@ -57,23 +57,17 @@ def collect(
     return statistics
 
 
-class _Watching:
+class _Watching(Relay):
     """A back-end that hands every marked output to the statistics of its sites; those of the same outputs share one."""
 
     def __init__(self, inner: Backend, owners: Mapping[str, list[str]], statistics: dict[str, Statistics]) -> None:
-        self.name, self.arithmetic, self.largest_batch = inner.name, inner.arithmetic, inner.largest_batch
-        self._inner, self._owners, self._found = inner, owners, statistics
+        super().__init__(inner)
+        self._owners, self._found = owners, statistics
         self._outputs: dict[str, tuple[str, ...]] = {}
         for output, sites_ in owners.items():
             for site in sites_:
                 self._outputs[site] = (*self._outputs.get(site, ()), output)
         self._shared: dict[tuple[str, ...], Statistics] = {}
-
-    def load(self, images: bool = True) -> None:
-        self._inner.load(images)
-
-    def placement(self) -> dict[str, dict[str, int]]:
-        return self._inner.placement()
 
     def vision(self, images: Any, beside: Any = None) -> dict[str, Array]:
         return self._take(self._inner.vision(images, beside))

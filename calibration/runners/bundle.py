@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,11 +17,34 @@ from luvc_export.calibration.runners.probes import hidden_name, probed
 from luvc_export.core import graph_io
 from luvc_export.core.shapes import VALUE_SCALE
 from luvc_export.errors import UsageError
-from luvc_export.runtime.backend import Backend
 from luvc_export.runtime.backends import open_backend
 from luvc_export.runtime.batching import Feeds
-from luvc_export.runtime.openvino.backend import OpenVinoBackend
-from luvc_export.runtime.ort import OrtBackend
+from luvc_export.runtime.model import Backend
+
+
+class Relay(Backend):
+    """A back-end that hands every call to another, for those that look at or write down what passes."""
+
+    def __init__(self, inner: Backend) -> None:
+        self._inner = inner
+        self.name, self.arithmetic, self.capabilities = inner.name, inner.arithmetic, inner.capabilities
+        self.states = inner.states
+
+    def load(self, images: bool = True) -> None:
+        """See ``Backend.load``."""
+        self._inner.load(images)
+
+    def placement(self) -> dict[str, dict[str, int]]:
+        """See ``Backend.placement``."""
+        return self._inner.placement()
+
+    def vision(self, images: Any, beside: Any = None) -> dict[str, NDArray[Any]]:
+        """See ``Backend.vision``."""
+        return self._inner.vision(images, beside)
+
+    def decode(self, feeds: Mapping[str, NDArray[Any]], cache: Any) -> tuple[dict[str, NDArray[Any]], Any]:
+        """See ``Backend.decode``."""
+        return self._inner.decode(feeds, cache)
 
 
 class BundleCalls:
@@ -85,8 +108,7 @@ class BundleCalls:
 
     def states(self, cache: Any) -> list[NDArray[Any]]:
         """See ``graph.Runner``."""
-        assert isinstance(self.free, OrtBackend | OpenVinoBackend)
-        values = self.free.host_values(cache)
+        values = cache.floats()
         return stood_for(self._bundle, self._entry, values) if self._entry.caches else values
 
 

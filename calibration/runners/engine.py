@@ -70,7 +70,7 @@ class EngineCalls:
 
     def states(self, cache: Any) -> list[NDArray[Any]]:
         """See ``graph.Runner``."""
-        values = self.backend.states(cache)
+        values = self.backend.read_states(cache)
         return values if self._stands_for is None else self._stands_for(values)
 
 

@@ -26,12 +26,12 @@ from luvc_export.calibration.runners.base import (
 from luvc_export.core import graph_io
 from luvc_export.core.plan import Plan
 from luvc_export.runtime import batching
-from luvc_export.runtime.backend import RowStep
-from luvc_export.runtime.generation.rows import Row, SharedCalls
+from luvc_export.runtime.engine.answers import answer_prompts
 from luvc_export.runtime.generation.sequence import GreedyTokens
 from luvc_export.runtime.graphs import Graphs
+from luvc_export.runtime.model import Backend, Capabilities, TokensPrompt
 from luvc_export.runtime.prompt.request import Request
-from luvc_export.runtime.state import Passage, VisualFeatures, join_features
+from luvc_export.runtime.state import VisualFeatures, join_features
 
 #: Pictures whose visual embeddings are remembered: questions about one picture come together.
 _REMEMBERED = 64
@@ -82,12 +82,12 @@ class ObservedCalls(Protocol):
         """States in graph order (``DecoderShape.kept``), floats as float32."""
 
 
-class _PlainCalls:
-    """``ObservedCalls`` as the row loop takes them: see ``runtime.backend.GraphCalls``."""
+class _PlainCalls(Backend):
+    """``ObservedCalls`` as a back-end."""
 
     def __init__(self, calls: ObservedCalls) -> None:
         self._calls = calls
-        self.largest_batch = calls.largest_batch
+        self.capabilities = Capabilities(rows=calls.largest_batch)
 
     def vision(self, images: NDArray[np.uint8], beside: NDArray[Any] | None = None) -> dict[str, NDArray[Any]]:
         embeds, positions, merged = self._calls.vision(images, beside)
@@ -143,7 +143,7 @@ class GraphRunner:
         self, requests: Sequence[Request], forced: Kept | None, others: Sequence[Features] | None
     ) -> list[Observation]:
         features = others or self._features(requests)
-        layouts, feeds = self._graphs.feeds(_passages(requests), _joined(features), all_logits=True)
+        layouts, feeds = self._graphs.feeds(_prompts(requests), _joined(features), all_logits=True)
         embeds = np.asarray(feeds[graph_io.VISUAL_EMBEDS])
         hidden = self.prompting.manifest.decoder.hidden
         out = self.calls.decode(feeds, None, None if forced is None else span_indices(self.plan, forced))
@@ -179,16 +179,11 @@ class GraphRunner:
         return [answers[index] for index in range(len(cases))]
 
     def _answer(self, requests: Sequence[Request], longest: int) -> list[Said]:
-        eos, group = self.prompting.eos, SharedCalls(self._graphs)
+        eos = self.prompting.eos
         choosers = [GreedyTokens(longest, eos) for _ in requests]
-        rows = [Row(chooser) for chooser in choosers]
-        step = group.prefill(rows, _passages(requests), _joined(self._features(requests)))
-        for row, logits in zip(rows, step.logits, strict=True):
-            row.take(RowStep(None, None, logits))
-        while not all(row.ended for row in rows):
-            group.step()
-        for row in rows:
-            row.check()
+        features = [join_features(row) if row else None for row in self._features(requests)]
+        prompts = [TokensPrompt(one.token_ids, own, one.blocks) for one, own in zip(requests, features, strict=True)]
+        answer_prompts(self._graphs, prompts, choosers)
         return [Said(tuple(one.ids), self.prompting.decode(one.ids), one.ids[-1] in eos) for one in choosers]
 
     def _features(self, requests: Sequence[Request]) -> list[Features]:
@@ -209,8 +204,8 @@ class GraphRunner:
         return self._encoded[key] if size == 1 else self._encoded[key].some([index % size])
 
 
-def _passages(requests: Sequence[Request]) -> list[Passage]:
-    return [Passage(request.token_ids, request.blocks) for request in requests]
+def _prompts(requests: Sequence[Request]) -> list[TokensPrompt]:
+    return [TokensPrompt(request.token_ids, blocks=request.blocks) for request in requests]
 
 
 def _joined(rows: Sequence[Features]) -> VisualFeatures | None:

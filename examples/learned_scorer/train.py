@@ -30,7 +30,7 @@ from luvc_export.core.files.safe_files import write_whole
 from luvc_export.demo.questions import GlyphCase
 from luvc_export.export.checkpoint import open_checkpoint
 from luvc_export.runtime import batching
-from luvc_export.runtime.state import Passage
+from luvc_export.runtime.model import TokensPrompt
 
 from .gates import gated, scores, soften
 
@@ -69,7 +69,7 @@ def lesson(checkpoint: Any, model: Any, ground: str, count: int, share: str = "t
         if logits.argmax(-1).tolist() != question.answer:
             continue
         shown = seen.some(question.pictures)
-        passage = Passage([*question.prompt, *question.answer[:-1]], question.blocks)
+        passage = TokensPrompt([*question.prompt, *question.answer[:-1]], blocks=question.blocks)
         (layout,), _ = engine.feeds(none, [passage], shown)
         feeds.append((layout, shown.embeds, len(question.answer)))
         own.append(logits)

@@ -146,7 +146,7 @@ class Answerer:
             except Exception as error:
                 answers[place] = Answer(error=said(error))
         places = [*ready]
-        for group in self._session.together([*ready.values()], self._rows):
+        for group in self._session.batches_of([*ready.values()], self._rows):
             self._answer_group([places[one] for one in group], ready, answers)
         return [answers[place] for place in range(len(asked))]
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
@@ -11,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from luvc_export.runtime.generation.rows import OneAfterAnother
+from luvc_export.runtime.engine.job import Job
+from luvc_export.runtime.engine.scheduler import Engine, began
 from luvc_export.runtime.generation.sequence import GreedyTokens
 from luvc_export.runtime.session import Session
 
@@ -57,23 +57,15 @@ def answer(
     loaded = session.plan_of(request)
     ends = session.bundle.manifest.prompt.eos_token_ids if forced is None else ()
     chooser = GreedyTokens(longest if forced is None else len(forced), ends, forced, keep_logits=True)
-    times: list[tuple[str, float]] = []
-    with _timed("vision", times):
-        seen = loaded.encode_images(*request.shown()) if len(request.images) else None
-    with _timed("prefill", times):
-        step = loaded.run(request.token_ids, seen, blocks=request.blocks)
-    group = OneAfterAnother(loaded.graphs)
-    row = group.begin(chooser, step)
-    while not row.ended:
-        with _timed("decode", times):
-            group.step()
-    row.check()
+    engine, job = Engine(answers=1), Job(loaded, request, lambda room: [chooser])
+    engine.submit(job)
+    prefilled, (grown,) = began(engine.step(), job)
+    times = [("vision", prefilled.vision_ms), ("prefill", prefilled.prefill_ms)]
+    while not grown.ended:
+        started = perf_counter()
+        engine.step()
+        times.append(("decode", (perf_counter() - started) * 1000))
+    grown.check()
     text = session.encoder.tokenizer.decode(chooser.ids)
-    return Answer(tuple(request.token_ids), tuple(chooser.ids), text, np.stack(chooser.logits), step.kept, tuple(times))
-
-
-@contextmanager
-def _timed(name: str, times: list[tuple[str, float]]) -> Iterator[None]:
-    started = perf_counter()
-    yield
-    times.append((name, (perf_counter() - started) * 1000))
+    logits = np.stack(chooser.logits)
+    return Answer(tuple(request.token_ids), tuple(chooser.ids), text, logits, prefilled.kept, tuple(times))

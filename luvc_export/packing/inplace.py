@@ -14,18 +14,18 @@ from luvc_export.core import graph_io
 from luvc_export.core.element_types import BY_PRECISION
 from luvc_export.engines.profiles import Capacity
 from luvc_export.errors import MachineError
-from luvc_export.runtime.backend import Array, Cache
 from luvc_export.runtime.confined import first_run
+from luvc_export.runtime.host_cache import HostCache, host_cache
 from luvc_export.runtime.loaded_plan import LoadedPlan
+from luvc_export.runtime.model import Array, Backend, Cache, Capabilities
 from luvc_export.runtime.ort import OrtBackend
-from luvc_export.runtime.ort_graphs.cache import OrtCache
 
 
 @dataclass(frozen=True)
 class InplaceCache:
     """Caches of full capacity, and what they hold: rows in use of each layer, groups and text tokens."""
 
-    values: OrtCache
+    values: HostCache
     lengths: tuple[int, ...]
     groups: int
     text: int
@@ -36,8 +36,8 @@ class InplaceCache:
         return self.values.nbytes
 
 
-class InplaceOrt:
-    """A ``Backend`` that gives graphs of the KV forms ``inplace`` and ``append`` (docs/surgery.md) what they take.
+class InplaceOrt(Backend):
+    """A back-end that gives graphs of the KV forms ``inplace`` and ``append`` (docs/surgery.md) what they take.
 
     Args:
         bundle: A bundle of such graphs.
@@ -49,8 +49,7 @@ class InplaceOrt:
         MachineError: ONNX Runtime is missing, or has no kernels for the graphs' arithmetic.
     """
 
-    name, arithmetic = "cpu", "fp32"
-    largest_batch = 1
+    name, arithmetic, capabilities = "cpu", "fp32", Capabilities(rows=1)
 
     def __init__(self, bundle: Bundle, plan: str, capacity: Capacity) -> None:
         dtype = bundle.manifest.dtype
@@ -96,29 +95,26 @@ class InplaceOrt:
         """See ``Backend.placement``."""
         return self._inner.placement()
 
-    def _put_behind(self, held: InplaceCache, rows: OrtCache, groups: int) -> OrtCache:
+    def _put_behind(self, held: InplaceCache, rows: HostCache, groups: int) -> HostCache:
         """What is held, with new rows in the slots behind it (``runtime.tensorrt.new_rows``)."""
-        from onnxruntime import OrtValue
-
         placed = []
-        for state, old, new in zip(self._states, held.values.values, rows.values, strict=True):
+        for number, state in enumerate(self._states):
+            whole, added = held.values.array(number).copy(), rows.array(number)
             if state.axis is None:
-                placed.append(new)
+                placed.append(added)
                 continue
-            whole, added = old.numpy().copy(), new.numpy()
             visual = whole.shape[state.axis] - self._capacity.text
             first = visual - groups * self._plan.keep[state.layer] + held.text
             index = [slice(None)] * whole.ndim
             index[state.axis] = slice(first, first + added.shape[state.axis])
             whole[tuple(index)] = added
-            placed.append(OrtValue.ortvalue_from_numpy(whole))
-        return OrtCache(self._states, tuple(placed))
+            placed.append(whole)
+        return rows.like(placed)
 
     def _empty(self) -> InplaceCache:
-        from onnxruntime import OrtValue
-
-        empty = [OrtValue.ortvalue_from_numpy(np.zeros(shape, kind)) for shape, kind in self._empties]
-        return InplaceCache(OrtCache(self._states, tuple(empty)), self._plan.cache_rows(0, 0), 0, 0)
+        arrays = [np.zeros(shape, kind) for shape, kind in self._empties]
+        values = host_cache(self._states, self._inner.cache_values, arrays)
+        return InplaceCache(values, self._plan.cache_rows(0, 0), 0, 0)
 
 
 def task(request: dict[str, Any], _: bytes) -> tuple[dict[str, Any], bytes]:

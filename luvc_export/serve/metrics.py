@@ -12,8 +12,8 @@ from prometheus_client.registry import Collector
 
 from luvc_export.runtime import memory
 from luvc_export.runtime.call_times import CallTimes
+from luvc_export.runtime.engine.feature_cache import CacheCounts
 from luvc_export.runtime.generation.timing import DraftCounts
-from luvc_export.serve.engine.image_cache import CacheCounts
 from luvc_export.serve.request_log import RequestRecord
 from luvc_export.version import VERSION
 

@@ -12,8 +12,8 @@ from typing import Any
 import uvicorn
 
 from luvc_export.errors import MachineError, UsageError
+from luvc_export.runtime.engine.feature_cache import FeatureCache
 from luvc_export.serve.asking import Asker
-from luvc_export.serve.engine.image_cache import ImageCache
 from luvc_export.serve.engine.loop import Engine
 from luvc_export.serve.http.app import App
 from luvc_export.serve.http.connections import CONNECTIONS, KEEP_ALIVE, Connection, keep_order
@@ -61,7 +61,7 @@ class Server:
 
     def __init__(self, options: ServeOptions, models: Models, warm: bool = True) -> None:
         self.options, self.models, self.metrics = options, models, Metrics()
-        self.cache = ImageCache(options.image_cache)
+        self.cache = FeatureCache(options.image_cache)
         prepare = models.warm_up if warm else lambda: None
         self.engine = Engine(self.cache, options.rows, options.queue, self.metrics, prepare, self.stop)
         asker = Asker(models, Addresses(options), options.max_images, options.greedy)

@@ -90,7 +90,7 @@ class TritonPythonModel:
         if sender.is_cancelled():
             raise CancelledError(0)
         spent = perf_counter() - started
-        pieces = Stream(answer(ready.loaded, ready.request, options, ready.budget, spent, None))
+        pieces = Stream(answer(ready.loaded, ready.request, options, ready.budget, spent))
         for count, piece in enumerate(pieces):
             if sender.is_cancelled():
                 pieces.close()

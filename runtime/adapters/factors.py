@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -13,22 +13,14 @@ from luvc_export.bundle.adapters.kept_sets import MOST_SETS
 from luvc_export.bundle.adapters.peft_folder import Adapter
 from luvc_export.bundle.manifest import LoraSlots
 from luvc_export.core import graph_io
-from luvc_export.runtime.backend import Array
-
-
-@runtime_checkable
-class ReadyInputs(Protocol):
-    """A back-end that takes inputs it has made ready before, for those that stay the same for many calls."""
-
-    def ready(self, arrays: Mapping[str, Array]) -> dict[str, Any]:
-        """Inputs of the decoder as ``decode`` takes them in place of arrays."""
+from luvc_export.runtime.model import Array, Backend
 
 
 def with_empty_slots(feeds: Mapping[str, Any], slots: LoraSlots | None) -> Mapping[str, Any]:
     """``feeds`` of a decoder, where they say nothing of its slots with the inputs of empty ones."""
     if slots is None or graph_io.LORA_ROWS in feeds:
         return feeds
-    return {**feeds, **Factors(slots, None).feeds([None] * len(feeds[graph_io.INPUT_IDS]))}
+    return {**feeds, **Factors(slots, Backend()).feeds([None] * len(feeds[graph_io.INPUT_IDS]))}
 
 
 class Factors:
@@ -36,10 +28,10 @@ class Factors:
 
     Args:
         slots: Of the bundle.
-        backend: Runs the decoder.
+        backend: Runs the decoder; its default methods take arrays as they are.
     """
 
-    def __init__(self, slots: LoraSlots, backend: object) -> None:
+    def __init__(self, slots: LoraSlots, backend: Backend) -> None:
         self._slots, self._backend = slots, backend
         self._lock = threading.Lock()
         self._sets: OrderedDict[tuple[Adapter, ...], dict[str, Any]] = OrderedDict()
@@ -89,5 +81,4 @@ class Factors:
                 begin += one.rank
             names = graph_io.lora_names(int(layer), module)
             arrays |= zip(names, (a, b), strict=True)
-        make: Callable[[Mapping[str, Array]], dict[str, Any]] = dict
-        return (self._backend.ready if isinstance(self._backend, ReadyInputs) else make)(arrays)
+        return self._backend.ready(arrays)

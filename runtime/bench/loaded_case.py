@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-from itertools import pairwise
 from time import perf_counter
 
 import numpy as np
@@ -17,16 +16,14 @@ from luvc_export.core.precision import WIDE, find
 from luvc_export.errors import UsageError
 from luvc_export.runtime.bench.case import BenchCase, CaseFacts, Sample
 from luvc_export.runtime.call_times import since
+from luvc_export.runtime.engine.job import Job
+from luvc_export.runtime.engine.scheduler import Engine, began
 from luvc_export.runtime.generation.sequence import GreedyTokens
 from luvc_export.runtime.generation.timing import DraftCounts
 from luvc_export.runtime.memory import anonymous_bytes, peak_bytes
-from luvc_export.runtime.openvino.backend import OpenVinoBackend
-from luvc_export.runtime.ort import OrtBackend
-from luvc_export.runtime.paired import PairedBackend
 from luvc_export.runtime.prompt.request import Request
 from luvc_export.runtime.session import Session
 from luvc_export.runtime.speculation.draft_costs import DraftCosts
-from luvc_export.runtime.speculation.rows import single_row
 from luvc_export.runtime.speculation.step_bytes import weight_bytes
 
 _MIB = 2**20
@@ -55,14 +52,14 @@ class LoadedCase:
         begin = perf_counter()
         how = case.bundle, case.backend, case.plan, case.threads
         self.session = Session(*how, arithmetic=case.arithmetic, speculate=case.speculate)
-        if not isinstance(self.session.backend, OrtBackend | OpenVinoBackend | PairedBackend):
+        if not self.session.backend.capabilities.times_graphs:
             raise UsageError(
                 "bench times graphs, not engines",
                 where="--backend",
                 got=self.session.backend.name,
                 expected="cpu, cuda or openvino",
             )
-        self.backend: OrtBackend | OpenVinoBackend | PairedBackend = self.session.backend
+        self.backend = self.session.backend
         self.backend.profile = profile
         if (costs := self.session.default.draft_costs) is not None:  # drafts are timed, whether or not they pay
             self.session.default.draft_costs = DraftCosts(costs.guess, clock=None)
@@ -82,42 +79,40 @@ class LoadedCase:
         """
         token_ids, images = self._question(case)
         loaded, before = self.session.default, self.session.default.call_times()
-        marks, inside = [perf_counter()], self._inside()
+        chooser, inside, begin = GreedyTokens(case.new_tokens, prompt=token_ids), self._inside(), perf_counter()
         if case.images:
             self.session.prepare([self.picture] * case.images, "What is it?")
-        marks.append(perf_counter())
-        seen = loaded.encode_images(images)
-        marks.append(perf_counter())
-        step = loaded.run(token_ids, seen)
-        marks.append(perf_counter())
-        group = single_row(loaded)
-        request = Request(tuple(token_ids), images, ())
-        row = group.begin(GreedyTokens(case.new_tokens, prompt=token_ids), step, request, loaded.lent(seen))
-        marks.append(perf_counter())
-        while not row.ended:
-            group.step()
-        row.check()
-        marks.append(perf_counter())
-        state, plan = group.state_of(row), loaded.plan
+        prepared = perf_counter()
+        job = Job(loaded, Request(tuple(token_ids), images, ()), lambda room: [chooser], keeps=True)
+        engine = Engine(answers=1)
+        engine.submit(job)
+        prefilled, (answer,) = began(engine.step(), job)
+        first = perf_counter()
+        while not answer.ended:
+            engine.step()
+        answer.check()
+        end, state, plan = perf_counter(), answer.state, loaded.plan
+        assert state is not None
         self._cache[case] = state.cache.nbytes, plan.cache_rows(case.images // plan.sharing.images, 0)
-        preprocess, vision, prefill, _, decode = (1000 * (b - a) for a, b in pairwise(marks))
-        total = 1000 * (marks[-1] - marks[0])
+        preprocess, ttft, decode, total = (
+            1000 * seconds for seconds in (prepared - begin, first - begin, end - first, end - begin)
+        )
+        vision, prefill = prefilled.vision_ms, prefilled.prefill_ms
         self.first_ms = total if self.first_ms is None else self.first_ms
         speed = 1000 * (case.new_tokens - 1) / decode if case.new_tokens > 1 else float("nan")
         outside = total - 1000 * (self._inside() - inside)
-        ttft = 1000 * (marks[4] - marks[0])
-        drafts = row.drafts or DraftCounts()
+        drafts = answer.drafts or DraftCounts()
         lengths = drafts.tokens_per_step or 1.0, drafts.acceptance_length or 1.0
         rates = math.nan if drafts.acceptance is None else drafts.acceptance, drafts.drafted / max(1, drafts.drafts)
         for _ in range(COMPARED if loaded.speculation else 0):
-            loaded.run([row.chooser.newest], state=state)
+            loaded.run([chooser.newest], state=state)
         calls = tuple(since(loaded.call_times(), before))
         return Sample(preprocess, vision, prefill, ttft, decode, speed, outside, total, *lengths, *rates, calls)
 
     def _inside(self) -> float:
         """Seconds spent in graphs so far, those of a model that drafts too."""
         draft = self.session.default.draft_model
-        return self.backend.graph_seconds + float(getattr(draft.backend if draft else None, "graph_seconds", 0.0))
+        return self.backend.graph_seconds + (draft.backend.graph_seconds if draft else 0.0)
 
     def facts(self, case: BenchCase) -> CaseFacts:
         """What is known of a case that has run."""
@@ -130,7 +125,7 @@ class LoadedCase:
             backend=self.backend.name,
             arithmetic=self.backend.arithmetic,
             load_ms=self.load_ms,
-            compile_ms=1000 * self.backend.compile_seconds if isinstance(self.backend, OpenVinoBackend) else None,
+            compile_ms=None if (seconds := self.backend.compile_seconds) is None else 1000 * seconds,
             first_ms=self.first_ms or 0.0,
             peak_mib=None if peak is None else peak / _MIB,
             anonymous_mib=None if anonymous is None else anonymous / _MIB,
@@ -163,7 +158,7 @@ class LoadedCase:
         """Of one decode step, as they are read: a quantised plan's, and in the arithmetic what was kept high."""
         manifest = self.session.bundle.manifest
         quantised = self.session.bundle.entry(self.session.plan_name).quantised
-        narrowed = getattr(self.backend, "narrow_floats", False)
+        narrowed = self.backend.narrow_floats
         wide = 32 if self.backend.arithmetic.rpartition("+")[2] == "fp32" and not narrowed else 16
         if quantised is None and manifest.weights.stored is not None:
             return weight_bytes(manifest, *stored_bits(manifest, wide))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from luvc_export.runtime.backend import Unloading
 from luvc_export.runtime.bench.case import BenchCase
 from luvc_export.runtime.memory import anonymous_bytes, peak_bytes
 from luvc_export.runtime.session import Session
@@ -52,6 +51,6 @@ class OpenedPlans:
         """What the process holds now."""
         backends = [self._session.plans[name].backend for name in self._names]
         loaded = [backend for backend in backends if backend.placement()]
-        shared = [one for one in loaded if not (isinstance(one, Unloading) and one.packs_weights)]
+        shared = [one for one in loaded if not one.capabilities.packs_weights]
         peak, anonymous = (None if count is None else count / _MIB for count in (peak_bytes(), anonymous_bytes()))
         return Held(len(loaded), len(shared), peak, anonymous)

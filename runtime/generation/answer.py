@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping
-from dataclasses import dataclass
 from time import perf_counter
 
 import numpy as np
@@ -11,28 +10,15 @@ from numpy.typing import NDArray
 
 from luvc_export.bundle.manifest import Manifest
 from luvc_export.errors import UsageError
+from luvc_export.runtime.engine.feature_cache import FeatureCache
+from luvc_export.runtime.engine.job import Job, Past
+from luvc_export.runtime.engine.scheduler import Engine, began
 from luvc_export.runtime.generation.result import Generation, Selection
 from luvc_export.runtime.generation.sampling import Sampling
 from luvc_export.runtime.generation.sequence import TokenSequence
 from luvc_export.runtime.generation.timing import DraftCounts, Spent, Timings
 from luvc_export.runtime.loaded_plan import LoadedPlan
 from luvc_export.runtime.prompt.request import Request
-from luvc_export.runtime.speculation.rows import single_row
-from luvc_export.runtime.state import State, VisualFeatures
-
-
-@dataclass(frozen=True)
-class Past:
-    """A conversation so far: the plan it ran with, the ids and images its caches hold, and where it stands.
-
-    ``seen`` are the images' features, where a smaller model drafts with them.
-    """
-
-    loaded: LoadedPlan
-    token_ids: tuple[int, ...]
-    images: NDArray[np.uint8]
-    state: State
-    seen: VisualFeatures | None = None
 
 
 def past_of(after: Generation | None, manifest: Manifest) -> Past | None:
@@ -52,18 +38,16 @@ def past_of(after: Generation | None, manifest: Manifest) -> Past | None:
     return after.past if after else None
 
 
-def goes_on(request: Request, past: Past) -> bool:
-    """Whether a chat's next request begins with all that ``past`` holds, and has more."""
-    held, shown = len(past.token_ids), len(past.images)
-    same = request.token_ids[:held] == past.token_ids and len(request.token_ids) > held
-    same = same and request.adapter is past.state.adapter
-    return same and np.array_equal(request.images[:shown], past.images)
-
-
 def answer(
-    loaded: LoadedPlan, request: Request, options: Sampling, budget: int, ready: float, past: Past | None
+    loaded: LoadedPlan,
+    request: Request,
+    options: Sampling,
+    budget: int,
+    ready: float,
+    past: Past | None = None,
+    cache: FeatureCache | None = None,
 ) -> Generator[str, None, Generation]:
-    """Generate. Only the work itself is timed, not what the reader of the stream does between pieces.
+    """Generate: one job of an engine. Only its own work is timed, not what the reader of the stream does.
 
     Args:
         loaded: Runs the graphs.
@@ -72,37 +56,30 @@ def answer(
         budget: Tokens at most.
         ready: Seconds that preparing took.
         past: What of the request is in the caches already.
+        cache: Of visual features; None keeps none.
     """
-    whole, reused = request, len(past.token_ids) if past else 0
-    request = request.rest(reused, len(past.images)) if past else request
-    loaded.load(images=len(request.images) > 0)
-    sequence = TokenSequence(loaded.encoder, options, loaded.ends, budget, whole.token_ids)
-    began = perf_counter()
-    seen = loaded.see(request)
-    encoded = perf_counter()
-    before = past.state if past else None
-    step = loaded.run(request.token_ids, seen, before, blocks=request.blocks, adapter=request.adapter)
-    prefilled = perf_counter()
-    group, kept = single_row(loaded), step.kept
-    lent = loaded.lent(seen, past.seen if past else None)
-    row = group.begin(sequence, step, whole, lent)
-    del step  # whose caches may be used again
-    first, decoding = ready + perf_counter() - began, 0.0
+    sequence = TokenSequence(loaded.encoder, options, loaded.ends, budget, request.token_ids)
+    engine = Engine(cache, answers=1)
+    engine.submit(job := Job(loaded, request, lambda room: [sequence], past=past, keeps=True))
+    prefilled, (grown,) = began(engine.step(), job)
+    first, decoding = ready + perf_counter() - prefilled.begun_at, 0.0
     while True:
-        row.check()
+        grown.check()
         if piece := sequence.piece():
             yield piece
         if sequence.done:
             break
         begin = perf_counter()
-        group.step()
+        engine.step()
         decoding += perf_counter() - begin
-    state = group.state_of(row)
-    spent = Spent(ready, encoded - began, prefilled - encoded, first, decoding)
-    visual = loaded.plan.cache_rows(len(whole.images) // loaded.plan.sharing.images, 0)
-    now = Past(loaded, (*whole.token_ids, *sequence.ids[:-1]), whole.images, state, lent)
-    selection = selection_of(loaded, request, seen.merged_into, kept)
-    return generation(loaded, sequence, spent, state.cache.nbytes, visual, selection, reused, now, row.drafts)
+    state, reused = grown.state, len(past.token_ids) if past else 0
+    assert state is not None
+    spent = Spent(ready, prefilled.vision_ms / 1000, prefilled.prefill_ms / 1000, first, decoding)
+    visual = loaded.plan.cache_rows(len(request.images) // loaded.plan.sharing.images, 0)
+    now = Past(loaded, (*request.token_ids, *sequence.ids[:-1]), request.images, state, prefilled.features)
+    rest = request.rest(reused, len(past.images)) if past else request
+    selection = selection_of(loaded, rest, prefilled.merged_into, prefilled.kept)
+    return generation(loaded, sequence, spent, state.cache.nbytes, visual, selection, reused, now, grown.drafts)
 
 
 def selection_of(

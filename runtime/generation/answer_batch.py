@@ -1,29 +1,26 @@
-"""Several requests at once under one plan, every row as it would be alone: in one call, or in slots that free."""
+"""Several questions at once, every answer as it would be alone: prompts share calls, and join as others end."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, TypedDict
 
 from luvc_export.errors import LuvcError, UsageError, did_you_mean
-from luvc_export.runtime.backend import Backend, RowBackend, RowStep
+from luvc_export.runtime.engine.job import Answer, Began, Job, Prefilled, Refused
+from luvc_export.runtime.engine.scheduler import Engine
 from luvc_export.runtime.generation.answer import generation, selection_of
-from luvc_export.runtime.generation.result import Generation, Selection
-from luvc_export.runtime.generation.rows import Row
+from luvc_export.runtime.generation.result import Generation
 from luvc_export.runtime.generation.sampling import Sampling
 from luvc_export.runtime.generation.sequence import TokenSequence
-from luvc_export.runtime.generation.slot_rows import SlotRows
-from luvc_export.runtime.generation.timing import DraftCounts, Spent
+from luvc_export.runtime.generation.timing import Spent
 from luvc_export.runtime.loaded_plan import LoadedPlan
 from luvc_export.runtime.media.pictures import Picture
 from luvc_export.runtime.media.video import VideoSource
-from luvc_export.runtime.prompt.request import Request, all_shown
+from luvc_export.runtime.prompt.request import Request
 from luvc_export.runtime.prompt.template import Message
-from luvc_export.runtime.speculation.rows import shared_calls
-from luvc_export.runtime.state import join_features
 
 
 class Ask(TypedDict, total=False):
@@ -73,131 +70,58 @@ def check_ask(ask: Mapping[str, Any]) -> None:
             )
 
 
-def alike(requests: Sequence[tuple[LoadedPlan, Request]], join: bool = False) -> list[list[int]]:
-    """Rows that can run together: same plan (image size), equally many images; in the order of their first.
+def answer_batch(ready: Sequence[Prepared], options: Sampling, spent: float) -> list[Generation]:
+    """Generate one answer for each of ``requests``: a job of an engine each.
 
-    Where rows ``join`` a batch one by one, images do not matter.
-    """
-    groups: dict[tuple[int, int], list[int]] = {}
-    for row, (loaded, request) in enumerate(requests):
-        groups.setdefault((id(loaded), 0 if join else len(request.images)), []).append(row)
-    return [*groups.values()]
-
-
-def check_rows(backend: Backend, groups: Sequence[Sequence[int]]) -> None:
-    """Refuse more rows than a back-end takes in one call.
-
-    Raises:
-        UsageError: Names both numbers.
-    """
-    limit, most = backend.largest_batch, max(map(len, groups), default=0)
-    if limit is not None and most > limit:
-        raise UsageError(
-            "this back-end takes fewer questions at a time",
-            where=f"backend {backend.name}",
-            got=f"{most} rows",
-            expected=f"at most {limit}",
-            fix="ask one after another with generate, or open the bundle with the cpu back-end",
-        )
-
-
-@dataclass(frozen=True)
-class _Begun:
-    """What is known of a row once it has its first token, at ``first_at``; its decoding is not in ``spent``."""
-
-    index: int
-    sequence: TokenSequence
-    selection: Selection
-    spent: Spent
-    first_at: float
-    drafts: DraftCounts | None = None
-
-
-def answer_batch(
-    loaded: LoadedPlan, requests: Sequence[Request], options: Sampling, budgets: Sequence[int], ready: float
-) -> list[Generation]:
-    """Generate one answer for each of ``requests``.
-
-    On a back-end with slots, as many at once as it has, of any number of images, the others as rows end. Elsewhere all
-    in the same calls, of equally many images: a row that has ended runs on until the last one ends, and what it makes
-    then is thrown away. Padding is masked, and stands after everything in logical order, so that no token sees it.
+    Prompts about equally many images run in one call, as far as there is room; the others join as answers end. Padding
+    is masked, and stands after everything in logical order, so that no token attends to it.
 
     Args:
-        loaded: Runs the graphs.
-        requests: Rows.
-        options: How tokens are chosen; each row draws with a random state of its own.
-        budgets: Tokens at most, per row.
-        ready: Seconds that preparing took.
+        ready: Questions made ready, of any plans.
+        options: How tokens are chosen; each answer draws with a random state of its own.
+        spent: Seconds that preparing took.
+
+    Raises:
+        Exception: What ended one of the answers.
     """
-    slots = SlotRows(loaded.graphs) if isinstance(loaded.backend, RowBackend) else None
-    group = slots or shared_calls(loaded)
-    waiting, growing = [*range(len(requests))], dict[Row, _Begun]()
-    ended = dict[int, _Begun]()
+    sequences: dict[Job, TokenSequence] = {}
 
-    def join(taken: Sequence[int]) -> list[Row]:
-        some = [requests[index] for index in taken]
-        images = len(some[0].images)
-        loaded.load(images=images > 0)
-        limits = [slots.budget(requests[one], budgets[one]) if slots else budgets[one] for one in taken]
-        sequences = [
-            TokenSequence(loaded.encoder, options, loaded.ends, limit, request.token_ids)
-            for request, limit in zip(some, limits, strict=True)
-        ]
-        rows = [Row(sequence, request=request) for sequence, request in zip(sequences, some, strict=True)]
-        start = perf_counter()
-        shown = [request.shown() for request in some] if slots else [all_shown(some)]
-        seen = join_features([loaded.encode_images(*images) for images in shown])
-        encoded = perf_counter()
-        step = group.prefill(rows, [request.passage for request in some], seen)
-        times = encoded - start, perf_counter() - encoded
-        for place, (row, sequence) in enumerate(zip(rows, sequences, strict=True)):
-            if loaded.lends_features:
-                row.seen = loaded.lent(seen.some(range(place * images, (place + 1) * images)))
-            row.take(RowStep(None, None, step.logits[place]))
-            merged = None if seen.merged_into is None else seen.merged_into[place * images :][:images]
-            kept = {layer: indices[place] for layer, indices in step.kept.items()}
-            selection, first = selection_of(loaded, some[place], merged, kept), perf_counter()
-            spent = Spent(ready, *times, ready + first - start, 0.0)
-            growing[row] = _Begun(taken[place], sequence, selection, spent, first)
-        return rows
+    def job_of(row: Prepared) -> Job:
+        def choosers(room: int | None) -> list[TokenSequence]:
+            budget = row.budget if room is None else min(row.budget, room)
+            loaded, request = row.loaded, row.request
+            sequences[job] = TokenSequence(loaded.encoder, options, loaded.ends, budget, request.token_ids)
+            return [sequences[job]]
 
-    def settle(rows: Sequence[Row]) -> None:
-        for row in rows:
-            row.check()
-            if row.ended:
-                begun, now = growing.pop(row), perf_counter()
-                spent = replace(begun.spent, decode=now - begun.first_at)
-                ended[begun.index] = replace(begun, spent=spent, drafts=row.drafts)
-                if slots:
-                    slots.change([row], [])
+        job = Job(row.loaded, row.request, choosers)
+        return job
 
-    while waiting or growing:
-        while waiting and (taken := _next(slots, requests, waiting) if slots else [*waiting]):
-            waiting = [index for index in waiting if index not in taken]
-            settle(join(taken))
-        if growing:
-            settle(group.step())
-    return [
-        _generation(loaded, ended[index], len(request.images), group.row_bytes)
-        for index, request in enumerate(requests)
-    ]
+    jobs, engine = [job_of(row) for row in ready], Engine(together=True)
+    for job in sorted(jobs, key=lambda job: not job.loaded.has_turn):  # plans that are loaded come first
+        engine.submit(job)
+    ended: dict[Job, Generation] = {}
+    first: dict[Job, tuple[Prefilled, float]] = {}
+    while not engine.idle:
+        for event in engine.step():
+            now = perf_counter()
+            if isinstance(event, Refused):
+                raise event.error
+            if isinstance(event, Began):
+                first[event.job] = event.prefilled, now
+            for answer in event.answers:
+                answer.check()
+                if answer.ended and (own := answer.job) is not None:
+                    ended[own] = _generation(own, answer, sequences[own], spent, *first[own], now)
+    return [ended[job] for job in jobs]
 
 
-def _generation(loaded: LoadedPlan, begun: _Begun, images: int, nbytes: float) -> Generation:
-    visual = loaded.plan.cache_rows(images // loaded.plan.sharing.images, 0)
-    return generation(loaded, begun.sequence, begun.spent, nbytes, visual, begun.selection, drafts=begun.drafts)
-
-
-def _next(slots: SlotRows, requests: Sequence[Request], waiting: Sequence[int]) -> list[int]:
-    """Those who join next, in one call: equally many images, as many as there is room for."""
-    for first in waiting:
-        room = slots.room(requests[first])
-        if room:
-            images = len(requests[first].images)
-            same = [index for index in waiting if len(requests[index].images) == images]
-            taken: list[int] = []
-            for index in same:
-                if len(taken) < room and slots.room(requests[index]):
-                    taken += [index] if slots.takes([requests[one] for one in (*taken, index)]) else []
-            return taken
-    return [] if slots.rows else [waiting[0]]  # which fits nowhere: joining says why
+def _generation(
+    job: Job, answer: Answer, sequence: TokenSequence, ready: float, prefilled: Prefilled, first: float, now: float
+) -> Generation:
+    """An answer that has ended at ``now``, whose first token was there at ``first``; times are those of its call."""
+    loaded, request = job.loaded, job.request
+    times = prefilled.vision_ms / 1000, prefilled.prefill_ms / 1000, ready + first - prefilled.begun_at
+    visual = loaded.plan.cache_rows(len(request.images) // loaded.plan.sharing.images, 0)
+    selection = selection_of(loaded, request, prefilled.merged_into, prefilled.kept)
+    spent = Spent(ready, *times, now - first)
+    return generation(loaded, sequence, spent, answer.nbytes, visual, selection, drafts=answer.drafts)

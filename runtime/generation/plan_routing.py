@@ -51,7 +51,6 @@ class PlanRouter:
                 assert self._another is not None
                 self._opened[name] = self._another(name)
                 self._opened[name].turns = self.default.turns
-                self._opened[name].store = self.default.store
             return self._opened[name]
 
     @property

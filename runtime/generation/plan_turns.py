@@ -10,7 +10,7 @@ import threading
 from collections.abc import Collection
 
 from luvc_export.errors import UsageError
-from luvc_export.runtime.backend import Unloading
+from luvc_export.runtime.model import Backend
 
 
 class PlanTurns:
@@ -34,13 +34,13 @@ class PlanTurns:
             raise UsageError(what, where="open_plans", got=repr(most), expected="1 or more", fix=fix)
         self.everywhere = most is not None
         self._most, self._changing = most or 1, threading.Lock()
-        self._held: list[Unloading] = []
+        self._held: list[Backend] = []
         #: All that were loaded and pack weights of their own, what answered least lately first.
-        self._loaded: list[Unloading] = []
+        self._loaded: list[Backend] = []
 
-    def answers(self, backend: object) -> None:
+    def answers(self, backend: Backend) -> None:
         """Note that it is loaded and about to answer."""
-        if isinstance(backend, Unloading) and backend.packs_weights:
+        if backend.capabilities.packs_weights:
             with self._changing:
                 self._loaded = [*(one for one in self._loaded if one is not backend), backend]
 
@@ -53,15 +53,15 @@ class PlanTurns:
             idle.unload()
         return idle is not None
 
-    def holds(self, backend: Unloading) -> bool:
+    def holds(self, backend: Backend) -> bool:
         """Whether it took a turn, and keeps it."""
         return backend in self._held
 
-    def may(self, backend: Unloading, busy: Collection[object]) -> bool:
+    def may(self, backend: Backend, busy: Collection[object]) -> bool:
         """Whether it may take a turn while those of ``busy`` keep theirs."""
         return self.holds(backend) or sum(one in busy for one in self._held) < self._most
 
-    def take(self, backend: Unloading, busy: Collection[object] = ()) -> None:
+    def take(self, backend: Backend, busy: Collection[object] = ()) -> None:
         """Unload what there is no room for beside it, those of ``busy`` last.
 
         Whoever is in the middle of an answer with what was unloaded loads it again.

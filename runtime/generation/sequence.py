@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Literal, Protocol
 
-from luvc_export.runtime.backend import RowStep
 from luvc_export.runtime.generation.detokenise import TextStream
 from luvc_export.runtime.generation.logits import Logits, TokenLogprob, token_logprob
 from luvc_export.runtime.generation.sampling import Sampler, Sampling, check_finite
+from luvc_export.runtime.model import StepResult
 from luvc_export.runtime.prompt.encoder import PromptEncoder
 
 
@@ -38,7 +38,7 @@ class TokenChooser(Protocol):
     def certain(self) -> Sequence[int]:
         """Tokens that can only follow, before anything is computed: what a grammar leaves no choice about."""
 
-    def take(self, step: RowStep) -> None:
+    def take(self, step: StepResult) -> None:
         """Choose a token of what a step gave; whatever is wrong with the choice ends this answer alone.
 
         Raises:
@@ -73,7 +73,7 @@ class TokenSequence:
         self.done = False
         self._unread: list[str] = []
 
-    def take(self, step: RowStep) -> None:
+    def take(self, step: StepResult) -> None:
         """See ``TokenChooser``."""
         if step.logits is not None and (step.logit is None or self.wants_logits):
             self.ids.append(self._sampled(step.logits))
@@ -162,7 +162,7 @@ class GreedyTokens:
         self.logits: list[Logits] = []
         self.done = False
 
-    def take(self, step: RowStep) -> None:
+    def take(self, step: StepResult) -> None:
         """See ``TokenChooser``; nothing is checked, since what is compared may be wrong."""
         if step.token is not None:
             self.ids.append(step.token)

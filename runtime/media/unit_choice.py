@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from luvc_export.core import graph_io
 from luvc_export.core.plan import Plan
-from luvc_export.runtime.backend import Array
 from luvc_export.runtime.media.padding import all_picture
+from luvc_export.runtime.model import Array
 
 #: Novelty of the first unit, which nothing foretells: more than pixels can differ by.
 FIRST = 256

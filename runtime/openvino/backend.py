@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,15 +21,14 @@ from luvc_export.bundle.manifest import PlanEntry
 from luvc_export.core import graph_io
 from luvc_export.core.files.safe_files import write_whole
 from luvc_export.core.precision import find
-from luvc_export.core.shapes import State
 from luvc_export.errors import LuvcError, MachineError
 from luvc_export.runtime import memory
 from luvc_export.runtime.adapters.factors import with_empty_slots
-from luvc_export.runtime.backend import Array, Cache
+from luvc_export.runtime.host_cache import CacheValues, HostCache
 from luvc_export.runtime.media.unit_choice import beside_image
+from luvc_export.runtime.model import Array, Backend, Cache, Capabilities
 from luvc_export.runtime.openvino import device as devices
 from luvc_export.runtime.openvino.bare_slots import without_slots
-from luvc_export.runtime.openvino.cache import OpenVinoCache
 from luvc_export.runtime.openvino.compiling import Compiled, compile_graph
 from luvc_export.runtime.openvino.model import GraphReader
 from luvc_export.runtime.openvino.shared_head import ROWS, head_alone, without_head
@@ -40,7 +39,7 @@ from luvc_export.runtime.state import empty_states
 from luvc_export.runtime.weights import check_weights, decoder_file
 
 
-class OpenVinoBackend:
+class OpenVinoBackend(Backend):
     """The graphs of ``entry``, loaded when first used and kept.
 
     A call gives every output a tensor of its own: OpenVINO's own output tensors are written again by the next call, so
@@ -53,13 +52,15 @@ class OpenVinoBackend:
         threads: CPU threads; None for all cores.
         debug: Run the debug decoder, which takes ``forced_indices``.
         arithmetic: ``auto``, or one of ``device.ARITHMETICS``.
+        only_steps: Graphs take steps alone, behind rows that are there (``tails``).
+        narrow_floats: In fp32, products whose weights are floats are computed in bf16 all the same.
+        activation_group: Activations of a row that share a scale where weights are in codes; None: 32.
+        head: Computes the decoder's logits, so that this decoder holds no head; ``own`` for itself, apart.
 
     Raises:
         UsageError: An unknown device or arithmetic, a bundle without weights, or no debug graph in it.
         MachineError: OpenVINO or the device is missing, or lacks the arithmetic or the plan's precision.
     """
-
-    largest_batch: int | None = None
 
     def __init__(
         self,
@@ -69,6 +70,11 @@ class OpenVinoBackend:
         threads: int | None = None,
         debug: bool = False,
         arithmetic: str = "auto",
+        *,
+        only_steps: bool = False,
+        narrow_floats: bool = False,
+        activation_group: int | None = None,
+        head: OpenVinoBackend | Literal["own"] | None = None,
     ) -> None:
         self.device = devices.find(device)
         self.arithmetic = devices.arithmetic(self.device, arithmetic)
@@ -91,40 +97,29 @@ class OpenVinoBackend:
                 got="an empty reshape at every decoded token, which its reader refuses",
                 fix="choose the cpu back-end (ONNX Runtime), or another plan",
             )
-        #: What a user should know of how this device computes, one line each.
-        self.notes: tuple[str, ...] = self.device.notes if arithmetic == "auto" else ()
+        self.notes = self.device.notes if arithmetic == "auto" else ()
         self._int8: Way | None = None
         if quantised is not None and quantised.precision == "int8":
             checked = product_check.openvino_int8(devices.core(), self.device.name)
             self._int8 = checked.usable(str(bundle.folder / entry.decoder))
             self.notes += checked.notes
         self._lock = threading.Lock()
-        #: Time spent inside OpenVINO's calls so far, all graphs together.
-        self.graph_seconds = 0.0
-        #: What of loading was compiling.
-        self.compile_seconds = 0.0
-        #: Of graphs loaded from now on: in fp32, products whose weights are floats are computed in bf16 all the same.
-        self.narrow_floats = False
-        #: Whether graphs loaded from now on take steps alone, behind rows that are there (``tails``).
-        self.only_steps = False
-        #: Of graphs loaded from now on: activations of a row that share a scale where weights are in codes; None: 32.
-        self.activation_group: int | None = None
-        #: Computes the logits of decoders loaded from now on, which then hold no head; it may be this one itself.
-        self.head: OpenVinoBackend | None = None
+        self.compile_seconds: float = 0.0
+        self.states = bundle.manifest.states_of(entry)
+        self.capabilities = Capabilities(host_caches=self.device.name == "CPU", packs_weights=True, times_graphs=True)
+        self.narrow_floats, self._only_steps, self._activation_group = narrow_floats, only_steps, activation_group
+        self.head = self if head == "own" else head
         self._headless = False
         #: Whether an adapter was asked for: until then the decoder is compiled without slots.
         self._adapted = False
-        #: Prefix of the profile files of graphs loaded from now on; None for none.
-        self.profile: str | None = None
+        self._cache_values = _OvTensors(self)
 
     def load(self, images: bool = True) -> None:
         """See ``Backend.load``."""
         _ = self._decoder, self._vision if images else None
 
-    packs_weights, keeps_buckets = True, False
-
     def unload(self) -> None:
-        """See ``Unloading``. Caches stay: they are tensors of their own."""
+        """See ``Backend.unload``. Caches stay: they are tensors of their own."""
         for name in ("_vision", "_decoder", "_head", "_reader"):
             self.__dict__.pop(name, None)
         memory.give_back()
@@ -135,12 +130,12 @@ class OpenVinoBackend:
         outputs = self._run(self._vision, feeds, {})
         return {name: _values(tensor) for name, tensor in outputs.items()}
 
-    def decode(self, feeds: Mapping[str, Array], cache: Cache | None) -> tuple[dict[str, Array], OpenVinoCache]:
+    def decode(self, feeds: Mapping[str, Array], cache: Cache | None) -> tuple[dict[str, Array], HostCache]:
         """See ``Backend.decode``."""
         feeds, rows = with_empty_slots(feeds, self._bundle.manifest.lora), len(feeds[graph_io.INPUT_IDS])
         if graph_io.LORA_ROWS in feeds and feeds[graph_io.LORA_ROWS].shape[1]:
             self._take_slots()
-        past = cache if isinstance(cache, OpenVinoCache) else self.adopt(empty_states(self.states, rows))
+        past: HostCache = cache or self.adopt(empty_states(self.states, rows))
         inputs = self._decoder.inputs
         outputs = self._run(self._decoder, feeds, past.feeds(inputs))
         present = {state.present: outputs.pop(state.present) for state in self.states}
@@ -156,51 +151,13 @@ class OpenVinoBackend:
         assert self._head is not None
         return self._run(self._head, {}, {ROWS: rows})[graph_io.LOGITS]
 
-    def host_values(self, cache: OpenVinoCache) -> list[Array]:
-        """See ``paired.Half``."""
-        return cache.arrays(_values)
-
-    def adopt(self, values: Sequence[Array]) -> OpenVinoCache:
-        """See ``paired.Half``."""
-        library = devices.load_library()
-        kinds = [self._decoder.inputs[state.past] for state in self.states]
-        tensors = (_tensor(library, array, *kind) for array, kind in zip(values, kinds, strict=True))
-        return OpenVinoCache(self.states, tuple(tensors), tuple(values))
-
-    @property
-    def states(self) -> tuple[State, ...]:
-        """See ``RowPacker.states``."""
-        return self._bundle.manifest.states_of(self._entry)
-
-    @property
-    def packs(self) -> bool:
-        """See ``RowPacker.packs``: where caches are the host's memory."""
-        return self.device.name == "CPU"
-
-    def unpack(self, cache: OpenVinoCache) -> list[Array]:
-        """See ``RowPacker.unpack``; bf16 as numpy's float16 of the same bits."""
-        return cache.arrays(lambda value: value.data)
-
-    def pack(self, arrays: Sequence[Array]) -> OpenVinoCache:
-        """See ``RowPacker.pack``."""
-        library = devices.load_library()
-        held = tuple(np.ascontiguousarray(array) for array in arrays)
-        kinds = [self._decoder.inputs[state.past][0] for state in self.states]
-        tensors = (
-            library.Tensor(array, library.Shape(array.shape), kind) for array, kind in zip(held, kinds, strict=True)
-        )
-        return OpenVinoCache(self.states, tuple(tensors), held)
-
-    def read_state(self, cache: OpenVinoCache, number: int) -> Array:
-        """See ``RowDropper.read_state``."""
-        return cache.array(number, lambda value: value.data)
-
-    def keep_rows(self, cache: OpenVinoCache, rows: Mapping[int, NDArray[np.int64]]) -> OpenVinoCache:
-        """See ``RowDropper.keep_rows``."""
-        return cache.some(rows)
+    def adopt(self, values: Sequence[Array]) -> HostCache:
+        """See ``Backend.adopt``."""
+        narrow, pairs = self._cache_values.narrow, zip(self.states, values, strict=True)
+        return HostCache(self.states, self._cache_values, tuple(narrow(array, state.past) for state, array in pairs))
 
     def ready(self, arrays: Mapping[str, Array]) -> dict[str, Any]:
-        """See ``adapters.factors.ReadyInputs``."""
+        """See ``Backend.ready``."""
         if not any(array.size for array in arrays.values()):
             return dict(arrays)  # of rank 0: they weigh nothing, and the decoder may not know them yet
         self._take_slots()
@@ -258,8 +215,8 @@ class OpenVinoBackend:
 
     def _settings(self) -> dict[str, Any]:
         settings: dict[str, Any] = {**self._int8.settings} if self._int8 else {}
-        if self.activation_group is not None:
-            settings["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = self.activation_group
+        if self._activation_group is not None:
+            settings["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = self._activation_group
         return settings
 
     def _take_slots(self) -> None:
@@ -286,11 +243,13 @@ class OpenVinoBackend:
             if name == self._decoder_file:
                 lends = self.head is not None and self.head._head is not None
                 self._headless = lends and without_head(graph.model)
-            split = split_caches(devices.load_library(), graph.model, self.states) if self.packs else ()
+            split: tuple[str, ...] = ()
+            if self.capabilities.host_caches:
+                split = split_caches(devices.load_library(), graph.model, self.states)
             caches = [name for state in self.states if not state.dtype for name in (state.past, state.present)]
             caches += split
             begin, counted = perf_counter(), self.profile is not None
-            how = self._threads, caches, counted, self._settings(), self.narrow_floats, self.only_steps
+            how = self._threads, caches, counted, self._settings(), self.narrow_floats, self._only_steps
             compiled = compile_graph(graph, self.device, self.arithmetic, *how)
             self.compile_seconds += perf_counter() - begin
         return compiled
@@ -341,6 +300,33 @@ class OpenVinoBackend:
             ) from error
 
 
+class _OvTensors(CacheValues):
+    """OpenVINO's tensors of the decoder's input types; bf16 is read as numpy's float16 of the same bits."""
+
+    owner: OpenVinoBackend
+
+    def make(self, array: Array, name: str) -> Any:
+        library, held = devices.load_library(), np.ascontiguousarray(array)
+        return library.Tensor(held, library.Shape(held.shape), self.owner._decoder.inputs[name][0])
+
+    def narrow(self, array: Array, name: str) -> Any:
+        return _tensor(devices.load_library(), array, *self.owner._decoder.inputs[name])
+
+    def read(self, value: Any) -> Array:
+        array: Array = value.data
+        return array
+
+    def floats(self, value: Any) -> Array:
+        return _values(value)
+
+    def shape(self, value: Any) -> Sequence[int]:
+        sizes: Sequence[int] = value.shape
+        return sizes
+
+    def nbytes(self, value: Any) -> int:
+        return int(value.byte_size)
+
+
 def _values(tensor: Any) -> Array:
     """A tensor's values on the host, floats as float32. The array keeps the tensor alive."""
     if tensor.element_type.is_real():
@@ -352,10 +338,11 @@ def _values(tensor: Any) -> Array:
 def _tensor(library: Any, array: Array, kind: Any, numpy_type: Any) -> Any:
     """An array as a tensor of an input's type: floats are narrowed as they must be, bf16 rounded to nearest even."""
     if numpy_type is not None:
-        return library.Tensor(np.ascontiguousarray(array, numpy_type), library.Shape(array.shape), kind)
-    bits = np.ascontiguousarray(array, np.float32).view(np.uint32)
-    rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
-    return library.Tensor(rounded, library.Shape(array.shape), kind)
+        stored = np.ascontiguousarray(array, numpy_type)
+    else:
+        bits = np.ascontiguousarray(array, np.float32).view(np.uint32)
+        stored = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+    return library.Tensor(stored, library.Shape(array.shape), kind)  # which holds the array
 
 
 def _floats(tensor: Any) -> Array:

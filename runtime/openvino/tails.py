@@ -18,10 +18,9 @@ from typing import Any
 import numpy as np
 
 from luvc_export.core.shapes import State
+from luvc_export.runtime.host_cache import NEWEST
 from luvc_export.runtime.openvino.heads import has_one_mask, to_cache
 
-#: What is behind a cache input's name for its newest rows.
-NEWEST = ".newest"
 _ATTENTION = "ScaledDotProductAttention"
 
 

@@ -21,12 +21,10 @@ class ReadyDecoder:
 
     Args:
         graph: The model.
-        apart: Its inputs of newest rows (``two_parts``).
         blocks: What it must be given beside the graph; None for nothing.
     """
 
     graph: bytes
-    apart: frozenset[str] = frozenset()
     blocks: Blocks | None = None
 
 
@@ -51,9 +49,9 @@ def ready_decoder(
         IndexError: It ends early.
     """
     data = without_slots(data, bare) if bare else data
-    data, apart = in_two_parts(data) if only_steps else (data, frozenset[str]())
+    data = in_two_parts(data)[0] if only_steps else data
     if weights is None:
-        return ReadyDecoder(data, apart)
+        return ReadyDecoder(data)
     read, outside = weights, {tensor.name: tensor for tensor in checked.outside}
     blocks = in_blocks(data, lambda name: read(checked, outside[name]) if name in outside else None)
-    return ReadyDecoder(blocks.graph, apart, blocks)
+    return ReadyDecoder(blocks.graph, blocks)

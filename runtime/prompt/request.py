@@ -23,7 +23,6 @@ from luvc_export.runtime.media.unit_choice import most_novel, novelty
 from luvc_export.runtime.media.video import FramesTaken, spread
 from luvc_export.runtime.prompt.encoder import OpenedClip, OpenedQuestion, PromptEncoder, Question, VideoClip
 from luvc_export.runtime.prompt.video_text import video_text
-from luvc_export.runtime.state import Passage
 
 _SINGLE = "ask with a plan for single pictures: luvc-export inspect BUNDLE says what each plan is for"
 
@@ -69,11 +68,6 @@ class Request:
     tolerance: int = 0
     plan: str | None = None
     adapter: Adapter | None = None
-
-    @property
-    def passage(self) -> Passage:
-        """All of it, as a row of a first call."""
-        return Passage(self.token_ids, self.blocks, adapter=self.adapter)
 
     @property
     def novel(self) -> NDArray[np.bool_] | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from luvc_export.bundle.folder import Bundle
 from luvc_export.core.shapes import DecoderShape
 from luvc_export.errors import MachineError, UsageError
-from luvc_export.runtime.backend import Backend, RowPacker
+from luvc_export.runtime.model import Backend
 from luvc_export.runtime.prompt.encoder import TOKENIZER
 
 #: Tokens of a draft where none are named, by look-up and by a model, and at most: a step of more costs more.
@@ -64,7 +64,7 @@ def check_backend(backend: Backend, decoder: DecoderShape) -> None:
             got=f"{' and '.join(names)} states in {len(decoder.running)} of {decoder.layers} layers",
             fix="leave --speculate out",
         )
-    if not (isinstance(backend, RowPacker) and backend.packs and backend.largest_batch != 1):
+    if not backend.capabilities.host_caches or backend.capabilities.rows == 1:
         raise MachineError(
             "this back-end takes one token of a row a step, and keeps all it took",
             where="--speculate",

@@ -17,11 +17,13 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 
 from luvc_export.errors import UsageError
-from luvc_export.runtime.backend import Array, RowPacker
-from luvc_export.runtime.generation.answer import Past, answer
+from luvc_export.runtime.engine.job import Past
+from luvc_export.runtime.engine.prefill import Prefiller, read
+from luvc_export.runtime.generation.answer import answer
 from luvc_export.runtime.generation.result import Generation, Stream
 from luvc_export.runtime.loaded_plan import LoadedPlan
 from luvc_export.runtime.media.video import VideoSource
+from luvc_export.runtime.model import Array, TokensPrompt
 from luvc_export.runtime.prompt.encoder import OpenedClip, question
 from luvc_export.runtime.prompt.request import Request, open_media
 from luvc_export.runtime.prompt.video_text import video_text
@@ -178,7 +180,7 @@ class ClipWindow:
         if (shown.token_ids[: len(header)], shown.token_ids[end:]) != (header, self._written.tail):
             raise _otherwise_written()
         loaded.load(images=True)
-        features = loaded.see(shown)
+        features, _ = Prefiller(loaded, self.session.features).features(shown)
         return _Clip(shown.token_ids[len(header) : end], shown, replace(features, embeds=np.asarray(features.embeds)))
 
     def _groups(self, clip: _Clip) -> int:
@@ -187,11 +189,11 @@ class ClipWindow:
 
     def _begun(self) -> State | None:
         assert self._loaded is not None
-        return self._loaded.run(self._written.header).state if self._written.header else None
+        return read(self._loaded, TokensPrompt(self._written.header)) if self._written.header else None
 
     def _run(self, clip: _Clip, state: State | None) -> State:
         assert self._loaded is not None
-        return self._loaded.run(clip.token_ids, clip.features, state, blocks=clip.shown.blocks).state
+        return read(self._loaded, TokensPrompt(clip.token_ids, clip.features, clip.shown.blocks), state)
 
     def _rebuild(self) -> None:
         state = self._begun()
@@ -220,7 +222,7 @@ def check_evictable(loaded: LoadedPlan) -> None:
         why = "the model sees its whole prompt both ways"
     elif loaded.plan.reads_text:
         why = f"what score {loaded.plan.llm.method.name!r} keeps depends on the question"
-    elif not (isinstance(backend, RowPacker) and backend.packs):
+    elif not backend.capabilities.host_caches:
         why = f"back-end {backend.name} keeps caches where rows cannot be taken out"
     if why is not None:
         fix = "forget='rebuild' runs the clips that stay again"
@@ -237,15 +239,14 @@ def without(loaded: LoadedPlan, state: State, first: int, text: int, groups: int
         text: Its text tokens.
         groups: What shared a budget in it.
     """
-    backend = loaded.backend
-    assert isinstance(backend, RowPacker)
     rows = loaded.plan.cache_rows(groups, text)
     kept: list[Array] = []
-    for kind, array in zip(backend.states, backend.unpack(state.cache), strict=True):
+    for kind, array in zip(state.cache.states, state.cache.arrays(), strict=True):
         assert kind.axis is not None
         leave = np.arange(first, first + rows[kind.layer])
         kept.append(np.delete(array, leave, axis=kind.axis))
-    return replace(state, cache=backend.pack(kept), past_text=state.past_text - text)
+    cache = state.cache.like(kept)
+    return replace(state, cache=cache, past_text=state.past_text - text, groups=state.groups - groups)
 
 
 def joined(requests: Sequence[Request]) -> Request:

@@ -5,7 +5,7 @@ every row of the batch. The decoder reads ``text_mask`` from its end, so what le
 nothing; what leaves between them moves the mask along, which may be done where the mask says the same of both places.
 A copy costs as much as a step's caches, so rows go together, an eighth of a window of them (``shapes.spare_rows``).
 
-Deciding (``rows_in_sight``) is apart from moving, which is the back-end's (``backend.RowDropper``).
+Deciding (``rows_in_sight``) is apart from moving, which is the cache's (``HostCache.some``).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from luvc_export.core.plan import Plan
 from luvc_export.core.shapes import State, most_rows, spare_rows
-from luvc_export.runtime.backend import Cache, GraphCalls, RowDropper
+from luvc_export.runtime.host_cache import HostCache
 
 #: Place of a row that is missing: before every window.
 NOWHERE = -(2**40)
@@ -27,11 +27,12 @@ class Windows:
     """Which rows of a plan's caches may leave; of layers without a window, none.
 
     Args:
-        states: What the caches consist of, in graph order.
+        states: What the host's KV caches consist of, in graph order; none where a device has them.
         plan: Layers with equal budgets keep rows of the same places.
     """
 
     def __init__(self, states: Sequence[State], plan: Plan) -> None:
+        self._states = tuple(states)
         #: For each window and budget: the states that have its rows, the first of them the places.
         self._alike: dict[tuple[int, int], list[int]] = {}
         self._layers: dict[tuple[int, int], int] = {}
@@ -43,26 +44,25 @@ class Windows:
                 self._alike.setdefault(key, []).extend([number, *(at for at in beside if at != number)])
 
     def left(
-        self, backend: GraphCalls, cache: Cache, text_mask: NDArray[np.bool_], orders: Sequence[int] | NDArray[np.int64]
-    ) -> Cache:
-        """A cache without what is out of sight; the same one where too little is, or the back-end cannot.
+        self, cache: HostCache, text_mask: NDArray[np.bool_], orders: Sequence[int] | NDArray[np.int64]
+    ) -> HostCache:
+        """A cache without what is out of sight; the same one where too little is.
 
         Args:
-            backend: Whose cache it is.
             cache: After a call; it stays valid.
             text_mask: Which slots of text hold a token of the row, bool [B, P].
             orders: The lowest place that a next token of each row can have.
         """
-        if not self._alike or not isinstance(backend, RowDropper) or not backend.packs:
+        if not self._alike:
             return cache
         kept: dict[int, NDArray[np.int64]] = {}
-        lengths = dict(zip(sorted({state.layer for state in backend.states}), cache.lengths, strict=True))
+        lengths = dict(zip(sorted({state.layer for state in self._states}), cache.lengths, strict=True))
         for key, numbers in self._alike.items():
             if lengths[self._layers[key]] > most_rows(key[0]):
-                places = backend.read_state(cache, numbers[0])
+                places = cache.array(numbers[0])
                 rows = rows_in_sight(places, text_mask, np.asarray(orders, np.int64), key[0])
                 kept |= dict.fromkeys(numbers, rows) if len(rows) < places.shape[1] else {}
-        return backend.keep_rows(cache, kept) if kept else cache
+        return cache.some(kept) if kept else cache
 
 
 def rows_in_sight(

@@ -13,9 +13,10 @@ from luvc_export.bundle.folder import Bundle
 from luvc_export.bundle.manifest import EngineFile
 from luvc_export.core import graph_io
 from luvc_export.errors import LuvcError, MachineError, UsageError
-from luvc_export.runtime.backend import Array, Cache, PendingToken
 from luvc_export.runtime.cuda.device import Gpu, stream_handle
+from luvc_export.runtime.graphs import Graphs
 from luvc_export.runtime.memory import SHORT_ON_GPU, gib
+from luvc_export.runtime.model import Array, Backend, Cache, Capabilities, PendingToken
 from luvc_export.runtime.tensorrt.buffers import Buffer
 from luvc_export.runtime.tensorrt.cache import TrtCache
 from luvc_export.runtime.tensorrt.cache_memory import CacheMemory
@@ -27,11 +28,11 @@ from luvc_export.runtime.tensorrt.factors import FactorSet, SetFactor, of_set
 from luvc_export.runtime.tensorrt.library import deserialize, load_library, make_log
 from luvc_export.runtime.tensorrt.memory_plan import plan_kv
 from luvc_export.runtime.tensorrt.row_caches import ConcatRows, InplaceRows
-from luvc_export.runtime.tensorrt.rows import TrtRows
+from luvc_export.runtime.tensorrt.slots import TrtSlots
 from luvc_export.runtime.tensorrt.vision import TrtVision
 
 
-class TrtBackend:
+class TrtBackend(Backend):
     """The engines of a plan, loaded when first used and kept until ``unload``. See docs/trt-runtime.md.
 
     Args:
@@ -73,6 +74,14 @@ class TrtBackend:
             raise UsageError("these engines have no weights", where=entry.decoder.file, fix=fix)
         self._kv = plan_kv(bundle.manifest.states_of(bundle.entry(plan)), self._plan, entry)
         self._graphs, self._unverified = graphs, allow_unverified
+        self.arithmetic = entry.precision
+        self.capabilities = Capabilities(
+            rows=entry.batch,
+            picks_tokens=samples_tokens(entry),
+            device_slots=True,
+            packs_weights=True,
+            keeps_buckets=True,
+        )
         if opener is None:
             self._trt = load_library(entry.backend)
             check_library(entry, entry.backend, self._trt.__version__)
@@ -87,7 +96,7 @@ class TrtBackend:
         self._engines: dict[str, Engine] = {}
         #: What saves each engine's runtime cache, once: when it is unloaded, or when this object goes.
         self._saving: list[Callable[[], object]] = []
-        self._rows: weakref.WeakSet[TrtRows] = weakref.WeakSet()
+        self._slots_held: weakref.WeakSet[TrtSlots] = weakref.WeakSet()
 
     def load(self, images: bool = True) -> None:
         """See ``Backend.load``. One that fails leaves nothing loaded."""
@@ -98,10 +107,8 @@ class TrtBackend:
             self.unload()
             raise
 
-    packs_weights = keeps_buckets = True
-
     def unload(self) -> None:
-        """See ``Unloading``: engines, contexts, CUDA graphs, scratch and staging memory, and blocks nobody leases.
+        """See ``Backend.unload``: engines, contexts, CUDA graphs, scratch and staging memory, and blocks nobody leases.
 
         States stay where they are, and rows that have not left: the decoder loaded again goes on with them.
         """
@@ -114,7 +121,7 @@ class TrtBackend:
         self._saving.clear()
         self._engines.clear()
         self._scratch = self._no_scratch()
-        for rows in self._rows:
+        for rows in self._slots_held:
             rows.give_back()
         self._caches.give_back()
 
@@ -141,7 +148,7 @@ class TrtBackend:
         return self._decoder(feeds, cache)
 
     def ready(self, arrays: Mapping[str, Array]) -> dict[str, SetFactor]:
-        """See ``adapters.factors.ReadyInputs``: the factors of a set, on the GPU until nobody holds them.
+        """See ``Backend.ready``: the factors of a set, on the GPU until nobody holds them.
 
         Raises:
             MachineError: There is no memory for them.
@@ -151,20 +158,10 @@ class TrtBackend:
         known = {name: array for name, array in arrays.items() if name in kinds}
         return of_set(FactorSet(self.gpu, self._stream, known, kinds))
 
-    @property
-    def arithmetic(self) -> str:
-        """See ``Backend.arithmetic``: what the engines were built in."""
-        return self._entry.precision
-
-    @property
-    def samples(self) -> bool:
-        """See ``DeviceSampler.samples``: these engines give their most likely next token."""
-        return samples_tokens(self._entry)
-
     def sample(
         self, feeds: Mapping[str, Array], cache: Cache | None, after: PendingToken | None
     ) -> tuple[PendingToken, Cache]:
-        """See ``DeviceSampler.sample``: the token comes to the host, its logit with it, and no other logits.
+        """See ``Backend.sample``: the token comes to the host, its logit with it, and no other logits.
 
         Raises:
             UsageError: See ``decode``; or the engines pick no tokens.
@@ -172,27 +169,22 @@ class TrtBackend:
         self.gpu.activate()
         return self._decoder.sample(feeds, cache, after)
 
-    @property
-    def largest_batch(self) -> int:
-        """See ``Backend.largest_batch``: what the engines were built for."""
-        return self._entry.batch
-
-    def open_rows(self) -> TrtRows:
-        """See ``RowBackend.open_rows``. Rows take a block of caches of their own when the first one joins.
+    def open_slots(self, graphs: Graphs) -> TrtSlots:
+        """See ``Backend.open_slots``. Slots take a block of caches of their own when the first prompt joins.
 
         It stays theirs as long as these are held, or until an ``unload`` finds no row in it.
         """
         entry, form = self._entry, InplaceRows if self._entry.slots else ConcatRows
         take = partial(form, self.gpu, self._stream, self._caches, entry, self._plan, self._kv)
-        rows = TrtRows(self._active_decoder, take, self._caches, entry, self._plan, self._kv.nbytes)
-        self._rows.add(rows)
+        rows = TrtSlots(graphs, self._active_decoder, take, self._caches, entry, self._kv.nbytes)
+        self._slots_held.add(rows)
         return rows
 
     def _active_decoder(self) -> TrtDecoder:
         self.gpu.activate()
         return self._decoder
 
-    def states(self, cache: TrtCache) -> list[Array]:
+    def read_states(self, cache: TrtCache) -> list[Array]:
         """All that a conversation consists of, in graph order (``DecoderShape.kept``), copied to the host.
 
         Floats are float32, keys rotated [1, Hkv, rows, Dh]. Rows are in the order of ``contract``, visual before text,

@@ -9,8 +9,8 @@ import numpy as np
 from luvc_export.bundle.manifest import EngineEntry, EngineFile, Profile
 from luvc_export.core import graph_io
 from luvc_export.errors import UsageError
-from luvc_export.runtime.backend import Array
 from luvc_export.runtime.cuda.tensor import to_engine
+from luvc_export.runtime.model import Array
 from luvc_export.runtime.tensorrt.cache import TrtCache
 from luvc_export.runtime.tensorrt.factors import SetFactor
 

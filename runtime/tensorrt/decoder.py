@@ -15,10 +15,10 @@ from luvc_export.bundle.manifest import EngineEntry
 from luvc_export.core import graph_io
 from luvc_export.core.plan import Plan
 from luvc_export.errors import UsageError
-from luvc_export.runtime.backend import Array, Cache, PendingToken
 from luvc_export.runtime.cuda.device import Gpu, Memory
 from luvc_export.runtime.cuda.pool import Block, Lease, Pool
 from luvc_export.runtime.cuda.tensor import GpuTensor, to_engine, to_host
+from luvc_export.runtime.model import Array, Cache, PendingToken
 from luvc_export.runtime.tensorrt.buffers import Buffer
 from luvc_export.runtime.tensorrt.cache import TrtCache, behind
 from luvc_export.runtime.tensorrt.cache_memory import CacheMemory, Resident

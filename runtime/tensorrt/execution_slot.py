@@ -14,9 +14,9 @@ from collections.abc import Callable, Hashable, Mapping
 from luvc_export.bundle.manifest import EngineFile
 from luvc_export.core.element_types import BY_NAME
 from luvc_export.errors import LuvcError
-from luvc_export.runtime.backend import Array
 from luvc_export.runtime.cuda.device import CudaGraph, Gpu
 from luvc_export.runtime.cuda.tensor import to_host
+from luvc_export.runtime.model import Array
 from luvc_export.runtime.tensorrt.buffers import Buffer, StagingBuffer
 from luvc_export.runtime.tensorrt.engine import Context
 from luvc_export.runtime.tensorrt.memory_plan import pack

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from luvc_export.core.element_types import BY_NAME
-from luvc_export.runtime.backend import Array
 from luvc_export.runtime.cuda.device import Event, Gpu
 from luvc_export.runtime.cuda.tensor import to_engine
+from luvc_export.runtime.model import Array
 from luvc_export.runtime.tensorrt.memory_plan import pack
 
 

@@ -18,9 +18,9 @@ import numpy as np
 from luvc_export.bundle.manifest import EngineEntry
 from luvc_export.core import graph_io
 from luvc_export.core.plan import Plan
-from luvc_export.runtime.backend import Array
 from luvc_export.runtime.cuda.device import Gpu, Memory
 from luvc_export.runtime.cuda.pool import Lease
+from luvc_export.runtime.model import Array
 from luvc_export.runtime.tensorrt.cache_memory import CacheMemory
 from luvc_export.runtime.tensorrt.call import typed
 from luvc_export.runtime.tensorrt.decoder import CacheCall, TrtDecoder

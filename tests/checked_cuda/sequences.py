@@ -14,18 +14,18 @@ from typing import Any
 
 import ort_engine
 import pytest
+from luvc_export.runtime.generation.rows import Row
+from luvc_export.runtime.generation.slot_rows import SlotRows
 from ort_engine import Engines
 
 from checked_cuda.driver import CheckedDriver, checked_gpu
 from luvc_export.bundle.folder import Bundle
 from luvc_export.demo.questions import cases
-from luvc_export.runtime.backend import RowStep
-from luvc_export.runtime.generation.rows import Row
 from luvc_export.runtime.generation.sampling import Sampling
 from luvc_export.runtime.generation.sequence import TokenSequence
-from luvc_export.runtime.generation.slot_rows import SlotRows
+from luvc_export.runtime.model import StepResult, TokensPrompt
 from luvc_export.runtime.session import Session
-from luvc_export.runtime.state import Passage, join_features
+from luvc_export.runtime.state import join_features
 
 PLAN, SLOTS, QUESTIONS, LONGEST = "thirds", 3, 5, 5
 FORMS = ("concat", "inplace")
@@ -139,8 +139,8 @@ class Machine:
             return self.step()
         row = Row(TokenSequence(self.session.encoder, Sampling(), self.session.default.ends, length, request.token_ids))
         seen = join_features([self.session.default.encode_images(*request.shown())])
-        step = self.batch.prefill([row], [Passage(request.token_ids, request.blocks)], seen)
-        row.take(RowStep(None, None, step.logits[0]))
+        step = self.batch.prefill([row], [TokensPrompt(request.token_ids, blocks=request.blocks)], seen)
+        row.take(StepResult(None, None, step.logits[0]))
         self.rows.append((row, one, length))
         return self._settle()
 

@@ -15,8 +15,8 @@ from luvc_export.bundle import folder as bundles
 from luvc_export.bundle.folder import Bundle
 from luvc_export.core import graph_io
 from luvc_export.errors import BundleError, CheckFailed, UsageError
-from luvc_export.runtime.backend import Array, Cache
 from luvc_export.runtime.graphs import forced_indices
+from luvc_export.runtime.model import Array, Cache
 from luvc_export.runtime.ort import OrtBackend
 from luvc_export.runtime.session import Session
 from luvc_export.runtime.state import State

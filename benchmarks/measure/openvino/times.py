@@ -18,8 +18,8 @@ from luvc_export.bundle import folder as bundles
 from luvc_export.calibration import intervals
 from luvc_export.calibration.cases import Case
 from luvc_export.calibration.tasks import find
-from luvc_export.runtime.backend import Backend
 from luvc_export.runtime.generation.result import Generation
+from luvc_export.runtime.model import Backend
 from luvc_export.runtime.openvino.backend import OpenVinoBackend
 from luvc_export.runtime.ort import OrtBackend
 from luvc_export.runtime.session import Session

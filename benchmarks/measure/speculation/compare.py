@@ -23,14 +23,14 @@ from typing import Any
 
 import numpy as np
 from answerer import QUESTIONS, task
+from luvc_export.runtime.speculation.rows import single_row
 
 from luvc_export.demo.scene import generator, render
-from luvc_export.runtime.backend import RowStep
 from luvc_export.runtime.generation.logits import ForeseeingMask
 from luvc_export.runtime.generation.sampling import Sampling
 from luvc_export.runtime.generation.timing import DraftCounts
+from luvc_export.runtime.model import StepResult
 from luvc_export.runtime.session import Session
-from luvc_export.runtime.speculation.rows import single_row
 
 
 def _array(**more: Any) -> dict[str, Any]:
@@ -158,7 +158,7 @@ class Recorded:
         """See ``TokenChooser``."""
         return ()
 
-    def take(self, step: RowStep) -> None:
+    def take(self, step: StepResult) -> None:
         """The next one."""
         self.ids.append(self._tokens[len(self.ids)])
 

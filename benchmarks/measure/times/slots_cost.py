@@ -22,8 +22,8 @@ import numpy as np
 from luvc_export.bundle.adapters.peft_folder import Adapter
 from luvc_export.bundle.manifest import LoraSlots
 from luvc_export.runtime.cpu_features import cpu_features
+from luvc_export.runtime.model import TokensPrompt
 from luvc_export.runtime.session import Session
-from luvc_export.runtime.state import Passage
 
 WARM, STEPS, PROMPTS, TEXT = 3, 24, 8, 64
 
@@ -55,7 +55,7 @@ def pairs(
         for side in (0, 1) if number % 2 else (1, 0):
             session, rows = sides[side]
             begin = perf_counter()
-            states[side] = session.default.graphs.prefill([Passage(ids, adapter=row) for row in rows]).state
+            states[side] = session.default.graphs.prefill([TokensPrompt(ids, adapter=row) for row in rows]).state
             prompts[side] += [perf_counter() - begin] if number else []
     for number in range(WARM + count):
         for side in (0, 1) if number % 2 else (1, 0):

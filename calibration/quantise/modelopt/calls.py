@@ -13,14 +13,13 @@ import numpy as np
 from luvc_export.bundle.folder import Bundle
 from luvc_export.calibration.datasets import CalibrationSet
 from luvc_export.calibration.runners import open_bundle
-from luvc_export.calibration.runners.bundle import BundleCalls
+from luvc_export.calibration.runners.bundle import BundleCalls, Relay
 from luvc_export.core import graph_io
 from luvc_export.core.plan import Plan
 from luvc_export.core.progress import Progress
 from luvc_export.runtime.adapters.factors import with_empty_slots
-from luvc_export.runtime.backend import Array, Backend, Cache
 from luvc_export.runtime.media.unit_choice import beside_image
-from luvc_export.runtime.ort_graphs.cache import OrtCache
+from luvc_export.runtime.model import Array, Backend, Cache
 from luvc_export.runtime.state import empty_states
 
 INPUTS = "inputs.npz"
@@ -73,19 +72,13 @@ class _Calls:
         self._count += 1
 
 
-class _Recording:
+class _Recording(Relay):
     """A back-end that writes down what it is asked; see ``Backend``."""
 
     def __init__(self, inner: Backend, bundle: Bundle, plan: Plan, vision: _Calls, decoder: _Calls) -> None:
         self._plan, self._slots = plan, bundle.manifest.lora
-        self.name, self.arithmetic, self.largest_batch = inner.name, inner.arithmetic, inner.largest_batch
-        self._inner, self._shape, self._vision, self._decoder = inner, bundle.manifest.decoder, vision, decoder
-
-    def load(self, images: bool = True) -> None:
-        self._inner.load(images)
-
-    def placement(self) -> dict[str, dict[str, int]]:
-        return self._inner.placement()
+        super().__init__(inner)
+        self._shape, self._vision, self._decoder = bundle.manifest.decoder, vision, decoder
 
     def vision(self, images: Any, beside: Any = None) -> dict[str, Array]:
         extra_inputs = beside_image(self._plan, len(images), beside)
@@ -94,10 +87,8 @@ class _Recording:
 
     def decode(self, feeds: Mapping[str, Array], cache: Cache | None) -> tuple[dict[str, Array], Any]:
         names = [state.past for state in self._shape.kept]
-        if isinstance(cache, OrtCache):
-            past = [value.numpy() for value in cache.values]
-        else:
-            past = empty_states(self._shape.kept, len(feeds[graph_io.INPUT_IDS]))
+        rows = len(feeds[graph_io.INPUT_IDS])
+        past = empty_states(self._shape.kept, rows) if cache is None else cache.arrays()
         named = {*graph_io.decoder_inputs(self._plan), *(self._slots.inputs if self._slots else ())}
         known = {name: array for name, array in with_empty_slots(feeds, self._slots).items() if name in named}
         self._decoder.add({**known, **dict(zip(names, past, strict=True))})

@@ -1,18 +1,19 @@
-"""A request on its way through the engine, and what it is told meanwhile."""
+"""A client's question on its way through the engine, and the events it is told meanwhile."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Any, Literal
 
+from luvc_export.runtime.engine import job as engine
 from luvc_export.runtime.generation.logits import TokenLogprob
 from luvc_export.runtime.generation.result import Selection
 from luvc_export.runtime.generation.sampling import Sampling
+from luvc_export.runtime.generation.sequence import TokenSequence
 from luvc_export.runtime.loaded_plan import LoadedPlan
 from luvc_export.runtime.prompt.request import Request
-from luvc_export.serve.engine.prefill import Found
 
 
 @dataclass(frozen=True)
@@ -66,8 +67,7 @@ class Failed:
 Event = Piece | Finished | Ended | Failed
 
 
-@dataclass(eq=False)
-class Job:
+class Job(engine.Job):
     """What is asked.
 
     Args:
@@ -77,36 +77,45 @@ class Job:
         budget: Tokens an answer may have.
         choices: Answers wanted.
         tell: Called with every event, from the engine's thread; must not block.
-        arrived: When the request came (``perf_counter``).
+        arrived: When the request came (``perf_counter``); None for now.
         prepared_ms: What reading the pictures and the prompt took.
         model: Its name, for metrics.
     """
 
-    loaded: LoadedPlan
-    request: Request
-    options: Sampling
-    budget: int
-    choices: int
-    tell: Callable[[Event], None]
-    arrived: float = field(default_factory=perf_counter)
-    prepared_ms: float = 0.0
-    model: str = ""
-    #: Set by any thread: nobody waits for the answer any more.
-    cancelled: bool = False
-    #: Jobs that came later and went before, because their plan was loaded.
-    overtaken: int = 0
+    def __init__(
+        self,
+        loaded: LoadedPlan,
+        request: Request,
+        options: Sampling,
+        budget: int,
+        choices: int,
+        tell: Callable[[Event], None],
+        arrived: float | None = None,
+        prepared_ms: float = 0.0,
+        model: str = "",
+    ) -> None:
+        super().__init__(loaded, request, self._sequences, choices)
+        self.options, self.budget, self.choices, self.tell = options, budget, choices, tell
+        self.arrived = perf_counter() if arrived is None else arrived
+        self.prepared_ms, self.model = prepared_ms, model
 
-    def cancel(self) -> None:
-        """Give the answer up; its rows are free before the next token."""
-        self.cancelled = True
+    def _sequences(self, room: int | None) -> list[TokenSequence]:
+        """A token sequence for each choice."""
+        budget = self.budget if room is None else min(self.budget, room)
+        sequences = []
+        for number in range(self.choices):
+            seed = self.options.seed
+            options = self.options if seed is None else replace(self.options, seed=seed + number)
+            loaded = self.loaded
+            sequences.append(TokenSequence(loaded.encoder, options, loaded.ends, budget, self.request.token_ids))
+        return sequences
 
 
 @dataclass(eq=False)
 class Progress:
-    """Of a job that has started: choices that still grow, and times so far."""
+    """Of a job that has started: choices that still grow, log probabilities that were sent, and times so far."""
 
     job: Job
-    found: Found
     first_token: float
     open_choices: int
     timings: dict[str, Any]
@@ -114,3 +123,4 @@ class Progress:
     selection: Selection
     cached_tokens: int
     completion_tokens: int = 0
+    sent: dict[int, int] = field(default_factory=dict)

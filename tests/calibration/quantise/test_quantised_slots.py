@@ -16,8 +16,8 @@ from luvc_export.calibration.quantise.calibrate import calibrate
 from luvc_export.calibration.quantise.recipe import Recipe
 from luvc_export.core.precision import PRECISIONS
 from luvc_export.runtime.adapters.factors import Factors
+from luvc_export.runtime.model import TokensPrompt
 from luvc_export.runtime.session import Session
-from luvc_export.runtime.state import Passage
 
 NAMES = [*lora_bundle.ADAPTERS]
 TOKENS = [10, 40, 41, 42]
@@ -94,7 +94,7 @@ def test_rows_of_several_adapters_share_a_call(coded: Path, lora: Path) -> None:
     """Blocks of 4 bits are rounded by row, so a row of a call is what it is alone."""
     session = opened(coded, lora, "thirds_q4")
     rows = [session.adapters.find(name) for name in (None, *NAMES)]
-    together = session.default.graphs.prefill([Passage(TOKENS, adapter=row) for row in rows])
+    together = session.default.graphs.prefill([TokensPrompt(TOKENS, adapter=row) for row in rows])
     after = session.default.graphs.step([40] * len(rows), together.state)
     for index, name in enumerate((None, *NAMES)):
         alone = logits(session, name)

@@ -17,8 +17,8 @@ from torch_backend import TorchBackend, TorchCache
 
 from luvc_export.core.shapes import PLACE, ROWS, State
 from luvc_export.errors import UsageError
-from luvc_export.runtime.backend import Array
 from luvc_export.runtime.loaded_plan import LoadedPlan
+from luvc_export.runtime.model import Array
 from luvc_export.runtime.session import Session
 from luvc_export.runtime.streams import clip_window
 from luvc_export.runtime.streams.clip_window import ClipWindow, without

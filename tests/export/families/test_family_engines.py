@@ -107,7 +107,7 @@ def differs(engines: Engines, expected: list[Any]) -> float:
     ours, worst = on_engines(engines), 0.0
     for mine, (logits, states) in zip(steps(ours), expected, strict=True):
         worst = max(worst, float(np.abs(mine.logits - logits).max()))
-        held = ours.backend.states(mine.state.cache)  # type: ignore[attr-defined]
+        held = ours.backend.read_states(mine.state.cache)  # type: ignore[attr-defined]
         assert [one.shape for one in held] == [one.shape for one in states]
         worst = max(worst, *(float(np.abs(one - two).max()) for one, two in zip(held, states, strict=True) if one.size))
     return worst

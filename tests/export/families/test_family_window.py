@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from family_harness import case
+from luvc_export.runtime.sharing.features import FeatureStore
 from test_family_answers import session
 from test_family_joint import MOMENTS, joint
 from test_family_video import FPS, frames
@@ -16,7 +17,6 @@ from test_family_video import FPS, frames
 from luvc_export.errors import UsageError
 from luvc_export.runtime.prompt.request import Request
 from luvc_export.runtime.session import Session
-from luvc_export.runtime.sharing.features import FeatureStore
 from luvc_export.runtime.state import VisualFeatures
 
 WINDOW = 3

@@ -13,6 +13,8 @@ import pytest
 import torch
 from family_harness import SABOTAGE, TOLERANCE, Case
 from family_questions import WINDOW, exportable
+from luvc_export.runtime.generation.rows import OneAfterAnother, Row, SharedCalls
+from luvc_export.runtime.speculation.rows import DraftedCalls
 from numpy.typing import NDArray
 from test_family_answers import pictures, session, theirs
 from test_family_turns import first_turn, turns
@@ -24,14 +26,12 @@ from luvc_export.bundle.manifest import Manifest
 from luvc_export.core.budgets import kv_bytes
 from luvc_export.core.plan import Plan
 from luvc_export.core.shapes import most_rows
-from luvc_export.runtime.backend import Array, RowStep
-from luvc_export.runtime.generation.rows import OneAfterAnother, Row, SharedCalls
 from luvc_export.runtime.generation.sequence import GreedyTokens
 from luvc_export.runtime.graphs import Graphs
+from luvc_export.runtime.model import Array, StepResult, TokensPrompt
 from luvc_export.runtime.session import Session
 from luvc_export.runtime.speculation.request import Speculation
-from luvc_export.runtime.speculation.rows import DraftedCalls
-from luvc_export.runtime.state import Passage, State
+from luvc_export.runtime.state import State
 from luvc_export.runtime.streams import windows
 
 #: Tokens of an answer, far more than the window.
@@ -139,7 +139,7 @@ def test_rows_of_a_padded_batch_lose_what_none_of_them_sees(name: str, tmp_path:
     rows_left = []
     logits: list[list[NDArray[Any]]] = []
     for graphs in both(tiny, pruned(tiny), tmp_path):
-        passages = [Passage([*tiny.prompt(1), *range(5, 5 + words)]) for words in (30, 3)]
+        passages = [TokensPrompt([*tiny.prompt(1), *range(5, 5 + words)]) for words in (30, 3)]
         step = graphs.prefill(passages, graphs.encode_images(tiny.images(2).numpy()))
         logits.append([step.logits])
         for token in range(40):
@@ -173,7 +173,7 @@ def begun(ours: Session, request: Any, seed: int) -> Row:
     step = ours.default.run(request.token_ids, ours.default.encode_images(request.images))
     chooser = GreedyTokens(COUNT, forced=words_of(seed), keep_logits=True, prompt=request.token_ids)
     row = Row(chooser, step.state, request)
-    row.take(RowStep(None, None, step.logits[0, -1]))
+    row.take(StepResult(None, None, step.logits[0, -1]))
     return row
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from luvc_export.core import graph_io
 from luvc_export.core.plan import Plan
 from luvc_export.core.shapes import State, row_counts
-from luvc_export.runtime.backend import Array, Cache
+from luvc_export.runtime.model import Array, Cache
 
 
 @dataclass(frozen=True)

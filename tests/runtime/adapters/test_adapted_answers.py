@@ -14,10 +14,10 @@ from luvc_export import load_bundle
 from luvc_export.demo import IMAGE_SIZE
 from luvc_export.errors import UsageError
 from luvc_export.runtime.adapters.factors import Factors
+from luvc_export.runtime.model import TokensPrompt
 from luvc_export.runtime.openvino import device as devices
 from luvc_export.runtime.openvino.backend import OpenVinoBackend
 from luvc_export.runtime.session import Session
-from luvc_export.runtime.state import Passage
 
 NAMES = [*lora_bundle.ADAPTERS]
 TOKENS = [10, 40, 41, 42]
@@ -117,7 +117,7 @@ def test_rows_of_several_adapters_in_one_call(lora: Path, backend: str) -> None:
     graphs = session.default.graphs
     named = [None, *NAMES, *NAMES[::-1], None]
     rows = [session.adapters.find(name) for name in named]
-    together = graphs.prefill([Passage(TOKENS, adapter=row) for row in rows])
+    together = graphs.prefill([TokensPrompt(TOKENS, adapter=row) for row in rows])
     after = graphs.step([40] * len(rows), together.state)
     seen = set()
     for index, row in enumerate(rows):
@@ -134,7 +134,7 @@ def test_rows_that_see_each_other_s_adapters_are_noticed(slots: Session, monkeyp
     assert loud is not None and terse is not None
     alone = slots.default.graphs.run(TOKENS, adapter=loud).logits[0, -1]
     monkeypatch.setattr(Factors, "_rows", lambda self, rows, held: np.ones((len(rows), loud.rank + terse.rank), "f4"))
-    together = slots.default.graphs.prefill([Passage(TOKENS, adapter=one) for one in (loud, terse)])
+    together = slots.default.graphs.prefill([TokensPrompt(TOKENS, adapter=one) for one in (loud, terse)])
     assert np.abs(together.logits[0] - alone).max() > 0.1
 
 

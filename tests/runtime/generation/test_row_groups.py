@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from luvc_export.runtime.generation.rows import CachedRow, OneAfterAnother, Row, RowGroup, SharedCalls, pack_texts
 
 from luvc_export.bundle.folder import Bundle
 from luvc_export.core.shapes import ROWS, State
 from luvc_export.demo.questions import cases
-from luvc_export.runtime.backend import RowStep
 from luvc_export.runtime.generation import rows as row_loop
-from luvc_export.runtime.generation.rows import CachedRow, OneAfterAnother, Row, RowGroup, SharedCalls, pack_texts
 from luvc_export.runtime.generation.sampling import Sampling
 from luvc_export.runtime.generation.sequence import GreedyTokens, TokenSequence
+from luvc_export.runtime.model import StepResult
 from luvc_export.runtime.session import Session
 
 LENGTH = 12
@@ -40,7 +40,7 @@ def started(demo: Session, question: Any, extra: str = "") -> Row:
     request = demo.prepare(list(question.images), question.prompt + extra)
     step = demo.default.run(request.token_ids, demo.default.encode_images(request.images))
     sequence = TokenSequence(demo.encoder, Sampling(logprobs=0), frozenset(), LENGTH, request.token_ids)
-    sequence.take(RowStep(None, None, step.logits[0, -1]))
+    sequence.take(StepResult(None, None, step.logits[0, -1]))
     return Row(sequence, step.state)
 
 
@@ -168,7 +168,7 @@ def test_an_exception_of_one_rows_chooser_ends_that_row_alone(demo: Session) -> 
     rows = [started(demo, question) for question in QUESTIONS[:2]]
     broken = started(demo, QUESTIONS[2])
 
-    def take(step: RowStep) -> None:
+    def take(step: StepResult) -> None:
         raise ZeroDivisionError("somebody's own mask")
 
     broken.chooser.take = take  # type: ignore[method-assign]
@@ -183,8 +183,8 @@ def test_an_exception_of_one_rows_chooser_ends_that_row_alone(demo: Session) -> 
 
 
 def test_tokens_may_be_forced_and_their_logits_kept() -> None:
-    def step(best: int) -> RowStep:
-        return RowStep(None, None, np.eye(4, dtype=np.float32)[best])
+    def step(best: int) -> StepResult:
+        return StepResult(None, None, np.eye(4, dtype=np.float32)[best])
 
     plain, forced = GreedyTokens(3, {2}), GreedyTokens(3, (), [3, 1, 0], keep_logits=True)
     for best in (0, 2):
@@ -193,5 +193,5 @@ def test_tokens_may_be_forced_and_their_logits_kept() -> None:
     assert plain.ids == forced.ids == [0, 2] and plain.done and not forced.done
     assert (plain.newest, forced.newest) == (2, 1)
     assert (len(plain.logits), len(forced.logits)) == (0, 2) and (plain.wants_logits, forced.wants_logits) == (0, 1)
-    forced.take(RowStep(1, None, step(0).logits))
+    forced.take(StepResult(1, None, step(0).logits))
     assert forced.ids == [0, 2, 1] and forced.done, "what the decoder itself chose counts"

@@ -9,17 +9,17 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from luvc_export.runtime.ort_graphs.cache import OrtCache
 from onnx import TensorProto, helper
 
 from luvc_export.bundle.folder import Bundle
 from luvc_export.bundle.graphs import read_graph
+from luvc_export.runtime.model import TokensPrompt
 from luvc_export.runtime.ort import OrtBackend
 from luvc_export.runtime.ort_graphs import cache as caches
 from luvc_export.runtime.ort_graphs import two_parts
-from luvc_export.runtime.ort_graphs.cache import OrtCache
 from luvc_export.runtime.ort_graphs.two_parts import NEWEST, in_two_parts
 from luvc_export.runtime.session import Session
-from luvc_export.runtime.state import Passage
 
 PROMPTS = ([97, 98, 99, 100, 101], [98, 99])
 #: Logits of the bundled model are about 10; sums are in another order.
@@ -41,7 +41,7 @@ def whole(demo_bundle: Bundle) -> Callable[[str], Any]:
 def furthest(bundle: Bundle, plan: str, plain: Any) -> float:
     """How far logits of steps in two parts are from ``plain``: rows of several lengths, and drafts."""
     steps = graphs(bundle, plan, True)
-    ours = theirs = plain.prefill([Passage(one) for one in PROMPTS]).state
+    ours = theirs = plain.prefill([TokensPrompt(one) for one in PROMPTS]).state
     worst = 0.0
     for tokens in ([102, 103], [104, 105], [106, 107], [108, 109]):
         mine, other = steps.step(tokens, ours), plain.step(tokens, theirs)
@@ -92,7 +92,7 @@ def test_every_attention_is_in_two_parts_and_a_step_gives_its_rows_alone(demo_bu
     assert apart == {state.past + NEWEST for state in demo_bundle.manifest.states_of(entry)}
     assert not [node for node in model.graph.node if node.op_type == "Attention"]
     calls = graphs(demo_bundle, "none", True)
-    first = graphs(demo_bundle, "none", False).prefill([Passage([97] * 9)]).state
+    first = graphs(demo_bundle, "none", False).prefill([TokensPrompt([97] * 9)]).state
     two = calls.step([99], calls.step([98], first).state).state
     assert isinstance(two.cache, OrtCache) and isinstance(first.cache, OrtCache)
     assert all(one is other for one, other in zip(first.cache.values, two.cache.values, strict=True))

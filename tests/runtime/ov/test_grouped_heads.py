@@ -11,6 +11,7 @@ import pytest
 import tiny_bundle
 
 from luvc_export.bundle.folder import Bundle
+from luvc_export.runtime.model import TokensPrompt
 from luvc_export.runtime.openvino import backend as backends
 from luvc_export.runtime.openvino import compiling
 from luvc_export.runtime.openvino import device as devices
@@ -18,7 +19,6 @@ from luvc_export.runtime.openvino.backend import OpenVinoBackend
 from luvc_export.runtime.openvino.heads import STEP, group_heads
 from luvc_export.runtime.openvino.model import Graph, GraphReader
 from luvc_export.runtime.session import Session
-from luvc_export.runtime.state import Passage
 
 pytest.importorskip("openvino", reason="pip install 'luvc-export[openvino]'")
 
@@ -78,7 +78,7 @@ def test_a_draft_behind_a_token_sees_what_it_would_alone(short_bundle: Bundle) -
     backend = OpenVinoBackend(short_bundle, short_bundle.entry("none"), threads=1, arithmetic="fp32")
     graphs = Session(short_bundle, backend, "none").default.graphs
     prompts = [[97] * (STEP + 2), [98, 99, 100]]
-    state, fed = graphs.prefill([Passage(prompt) for prompt in prompts]).state, [[101, 102, 103], [104, 105]]
+    state, fed = graphs.prefill([TokensPrompt(prompt) for prompt in prompts]).state, [[101, 102, 103], [104, 105]]
     logits, _ = graphs.verify(fed, state)
     for row, (prompt, tokens) in enumerate(zip(prompts, fed, strict=True)):
         whole = graphs.run([*prompt, *tokens], all_logits=True).logits[0, len(prompt) :]

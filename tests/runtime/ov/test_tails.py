@@ -8,18 +8,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from luvc_export.runtime.openvino.cache import OpenVinoCache
 
 from luvc_export.bundle.folder import Bundle
 from luvc_export.core.shapes import ROWS, State
+from luvc_export.runtime.model import TokensPrompt
 from luvc_export.runtime.openvino import backend as backends
 from luvc_export.runtime.openvino import cache as caches
 from luvc_export.runtime.openvino import device as devices
 from luvc_export.runtime.openvino.backend import OpenVinoBackend
-from luvc_export.runtime.openvino.cache import OpenVinoCache
 from luvc_export.runtime.openvino.model import GraphReader
 from luvc_export.runtime.openvino.tails import NEWEST, attend_in_two, split_caches
 from luvc_export.runtime.session import Session
-from luvc_export.runtime.state import Passage
 
 pytest.importorskip("openvino", reason="pip install 'luvc-export[openvino]'")
 PROMPTS = ([97, 98, 99, 100, 101], [98, 99])
@@ -49,7 +49,7 @@ def in_one_piece(short_bundle: Bundle) -> Callable[[str], Any]:
 def furthest(bundle: Bundle, plan: str, plain: Any) -> float:
     """How far logits of steps over caches in two are from ``plain``, over one piece, rows of several lengths."""
     steps = Session(bundle, backend(bundle, plan, True), plan).default.graphs
-    ours = theirs = plain.prefill([Passage(one) for one in PROMPTS]).state
+    ours = theirs = plain.prefill([TokensPrompt(one) for one in PROMPTS]).state
     worst = 0.0
     for tokens in ([102, 103], [104, 105], [106, 107], [108, 109], [110, 111]):
         mine, other = steps.step(tokens, ours), plain.step(tokens, theirs)

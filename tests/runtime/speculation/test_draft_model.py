@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from luvc_export.runtime.speculation.draft_model import DraftModel
 
 from luvc_export.bundle.folder import Bundle
 from luvc_export.demo.questions import cases
@@ -13,7 +14,6 @@ from luvc_export.errors import BundleError, UsageError
 from luvc_export.runtime.generation.timing import DraftCounts
 from luvc_export.runtime.session import Session
 from luvc_export.runtime.speculation.draft_costs import DraftCosts
-from luvc_export.runtime.speculation.draft_model import DraftModel
 from luvc_export.runtime.speculation.request import check_fits
 
 CASES = [*cases("heldout", 3)]

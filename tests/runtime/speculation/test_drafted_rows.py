@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from luvc_export.runtime.generation.rows import Row, SharedCalls
 from numpy.typing import NDArray
 
 from luvc_export.bundle.folder import Bundle
 from luvc_export.runtime.generation.result import Generation
-from luvc_export.runtime.generation.rows import Row, SharedCalls
 from luvc_export.runtime.generation.sampling import Sampler, Sampling, probabilities
 from luvc_export.runtime.generation.sequence import GreedyTokens, TokenSequence
 from luvc_export.runtime.session import Session
@@ -142,9 +142,9 @@ def unverified(row: Row, draft: Sequence[int], logits: NDArray[np.float32]) -> i
     """Takes what was drafted without asking the model."""
     for token in draft:
         if not row.ended:
-            row.take(drafted.RowStep(None, None, np.eye(1, logits.shape[1], token, dtype=np.float32)[0] * 1000))
+            row.take(drafted.StepResult(None, None, np.eye(1, logits.shape[1], token, dtype=np.float32)[0] * 1000))
     if not row.ended:
-        row.take(drafted.RowStep(None, None, logits[len(draft)]))
+        row.take(drafted.StepResult(None, None, logits[len(draft)]))
     return len(draft) + 1
 
 
@@ -183,7 +183,7 @@ def test_rows_come_and_go_between_steps(plain: Session, drafting: Session, monke
         step = loaded.run(request.token_ids)
         sequence = TokenSequence(drafting.encoder, Sampling(**LONG), loaded.ends, LENGTH, request.token_ids)
         row = Row(sequence, step.state)
-        row.take(drafted.RowStep(None, None, step.logits[0, -1]))
+        row.take(drafted.StepResult(None, None, step.logits[0, -1]))
         return row
 
     rows = [started(place) for place in range(len(PROMPTS))]

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from luvc_export.runtime.generation.rows import CachedRow, pack_texts
 from numpy.typing import NDArray
 
 from luvc_export.core.shapes import PLACE, ROWS, DecoderShape, State, in_codes, most_rows, spare_rows
-from luvc_export.runtime.generation.rows import CachedRow, pack_texts
 from luvc_export.runtime.streams.windows import NOWHERE, Windows, rows_in_sight
 
 

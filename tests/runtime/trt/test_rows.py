@@ -10,6 +10,9 @@ import numpy as np
 import ort_engine
 import pytest
 import stand_in
+from luvc_export.runtime.generation.rows import Row
+from luvc_export.runtime.generation.slot_rows import Slot, SlotRows
+from luvc_export.runtime.tensorrt.rows import TrtRows
 from ort_engine import Engines
 
 from luvc_export.bundle.folder import Bundle
@@ -18,18 +21,15 @@ from luvc_export.core.token_layout import arrange
 from luvc_export.demo.questions import cases
 from luvc_export.errors import UsageError
 from luvc_export.runtime import batching
-from luvc_export.runtime.backend import RowStep, RowToken
 from luvc_export.runtime.cuda.device import Gpu
 from luvc_export.runtime.generation.answer_batch import Ask, answer_batch
-from luvc_export.runtime.generation.rows import Row
 from luvc_export.runtime.generation.sampling import Sampling
 from luvc_export.runtime.generation.sequence import TokenSequence
-from luvc_export.runtime.generation.slot_rows import Slot, SlotRows
+from luvc_export.runtime.model import RowToken, StepResult, TokensPrompt
 from luvc_export.runtime.prompt.request import Request
 from luvc_export.runtime.session import Session
-from luvc_export.runtime.state import Passage, join_features
+from luvc_export.runtime.state import join_features
 from luvc_export.runtime.tensorrt import row_caches
-from luvc_export.runtime.tensorrt.rows import TrtRows
 
 FORMS = ("concat", "inplace")
 SLOTS, QUESTIONS = 5, 16
@@ -90,12 +90,12 @@ class Batch(SlotRows):
             Row(TokenSequence(ours.encoder, Sampling(), ours.default.ends, length, request.token_ids))
             for request, length in zip(requests, lengths, strict=True)
         ]
-        passages = [Passage(request.token_ids, request.blocks) for request in requests]
+        passages = [TokensPrompt(request.token_ids, blocks=request.blocks) for request in requests]
         step = self.prefill(
             rows, passages, join_features([ours.default.encode_images(*one.shown()) for one in requests])
         )
         for row, logits in zip(rows, step.logits, strict=True):
-            row.take(RowStep(None, None, logits))
+            row.take(StepResult(None, None, logits))
         self.change([row for row in rows if row.ended], [])
         return rows
 

@@ -13,6 +13,7 @@ import ort_engine
 import pytest
 import stand_in
 from checked_cuda.driver import checked_gpu
+from luvc_export.runtime.tensorrt.rows import TrtRows
 from numpy.typing import NDArray
 from ort_engine import Engines
 
@@ -23,7 +24,6 @@ from luvc_export.engines.profiles import Capacity
 from luvc_export.errors import UsageError
 from luvc_export.runtime.cuda.device import Gpu
 from luvc_export.runtime.session import Session
-from luvc_export.runtime.tensorrt.rows import TrtRows
 
 FORMS = ("concat", "inplace")
 NAMES = [*lora_bundle.ADAPTERS]

@@ -87,7 +87,7 @@ def test_every_call_sees_the_codes_that_onnx_runtime_sees(
         assert {layer: rows.tolist() for layer, rows in one.kept.items()} == {
             layer: rows.tolist() for layer, rows in other.kept.items()
         }
-    kinds = {array.dtype.name for array in backend.states(ours[-1].state.cache)}
+    kinds = {array.dtype.name for array in backend.read_states(ours[-1].state.cache)}
     assert kinds == {"int8", "float32"}
 
 

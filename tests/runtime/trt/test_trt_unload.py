@@ -12,22 +12,22 @@ import onnxruntime as ort
 import ort_engine
 import pytest
 import stand_in
+from luvc_export.runtime.generation.rows import Row
+from luvc_export.runtime.generation.slot_rows import SlotRows
 from ort_engine import Engines, OrtEngine
 
 from luvc_export.bundle.folder import Bundle
 from luvc_export.bundle.manifest import EngineFile, Footprint
 from luvc_export.demo.questions import cases
 from luvc_export.errors import MachineError
-from luvc_export.runtime.backend import RowStep
 from luvc_export.runtime.cuda.device import Gpu
 from luvc_export.runtime.generation.plan_turns import PlanTurns
-from luvc_export.runtime.generation.rows import Row
 from luvc_export.runtime.generation.sampling import Sampling
 from luvc_export.runtime.generation.sequence import TokenSequence
-from luvc_export.runtime.generation.slot_rows import SlotRows
 from luvc_export.runtime.loaded_plan import LoadedPlan
+from luvc_export.runtime.model import StepResult, TokensPrompt
 from luvc_export.runtime.session import Session
-from luvc_export.runtime.state import Passage, join_features
+from luvc_export.runtime.state import join_features
 from luvc_export.runtime.tensorrt.backend import TrtBackend
 from luvc_export.runtime.tensorrt.cache_memory import CacheMemory
 
@@ -197,14 +197,14 @@ def test_states_go_on_where_they_lie(engines: dict[str, Engines], gpu: Gpu, kv: 
     first = plan.run(request.token_ids, plan.encode_images(request.images))
     second = plan.run([5], state=first.state)
     wanted = [plan.run([6], state=second.state).logits, plan.run([7], state=first.state).logits]
-    values = [array.copy() for array in backend.states(second.state.cache)]  # type: ignore[arg-type]
+    values = [array.copy() for array in backend.read_states(second.state.cache)]  # type: ignore[arg-type]
     backend.unload()
     assert 0 < held(gpu) - before < WEIGHTS, "caches alone"
     for asked, logits in zip((second, first), wanted, strict=True):
         token = 6 if asked is second else 7
         assert (plan.run([token], state=asked.state).logits == logits).all()
         backend.unload()
-    for array, value in zip(backend.states(second.state.cache), values, strict=True):  # type: ignore[arg-type]
+    for array, value in zip(backend.read_states(second.state.cache), values, strict=True):  # type: ignore[arg-type]
         assert (array == value).all()
     del first, second, asked
     backend.unload()
@@ -242,8 +242,8 @@ class Batch:
         request = session.prepare(*question(seed))
         row = Row(TokenSequence(session.encoder, Sampling(), frozenset(), length, request.token_ids))
         seen = join_features([session.default.encode_images(*request.shown())])
-        step = self.rows.prefill([row], [Passage(request.token_ids, request.blocks)], seen)
-        row.take(RowStep(None, None, step.logits[0]))
+        step = self.rows.prefill([row], [TokensPrompt(request.token_ids, blocks=request.blocks)], seen)
+        row.take(StepResult(None, None, step.logits[0]))
         return row
 
     def run(self, steps: int) -> None:

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 from asking import SECONDS, Nobody
-
 from luvc_export.serve.engine.image_cache import ImageCache
+
 from luvc_export.serve.engine.loop import Engine
 
 

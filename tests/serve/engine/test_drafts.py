@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 from asking import CASES, SECONDS, long, submit
+from luvc_export.serve.engine.image_cache import ImageCache
 
 from luvc_export.bundle.folder import Bundle
 from luvc_export.runtime.session import Session
-from luvc_export.serve.engine.image_cache import ImageCache
 from luvc_export.serve.engine.jobs import Ended
 from luvc_export.serve.engine.loop import Engine
 from luvc_export.serve.metrics import Metrics

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 from flat_plans import replan
+from luvc_export.serve.engine.image_cache import ImageCache, Keys
 
 from luvc_export.core.token_layout import Clip
 from luvc_export.runtime.session import Session
 from luvc_export.runtime.state import VisualFeatures
-from luvc_export.serve.engine.image_cache import ImageCache, Keys
 
 
 def features(value: float, rows: int = 4) -> VisualFeatures:

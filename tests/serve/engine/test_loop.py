@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 from asking import CASES, SECONDS, Asked, Nobody, long, submit
+from luvc_export.runtime.generation.rows import SharedCalls
+from luvc_export.serve.engine.image_cache import ImageCache
 
 from luvc_export.bundle.folder import Bundle
 from luvc_export.errors import CheckFailed, MachineError
-from luvc_export.runtime.generation.rows import SharedCalls
 from luvc_export.runtime.session import Session
-from luvc_export.serve.engine.image_cache import ImageCache
 from luvc_export.serve.engine.jobs import Ended, Failed, Finished, Piece
 from luvc_export.serve.engine.loop import Engine
 

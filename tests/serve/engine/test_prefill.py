@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 from flat_plans import replan
+from luvc_export.serve.engine.image_cache import ImageCache
+from luvc_export.serve.engine.prefill import Prefiller, prefix_length
 
 from luvc_export.bundle.folder import Bundle
 from luvc_export.core.plan import Method, schema_1
@@ -17,8 +19,6 @@ from luvc_export.demo.questions import cases
 from luvc_export.export.compression import scores
 from luvc_export.runtime.prompt.request import Request
 from luvc_export.runtime.session import Session
-from luvc_export.serve.engine.image_cache import ImageCache
-from luvc_export.serve.engine.prefill import Prefiller, prefix_length
 
 CASE = next(cases("heldout", 1, 0, ("where_is",)))
 TWO = next(cases("heldout", 1, 0, ("two_pictures",)))

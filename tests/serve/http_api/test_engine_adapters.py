@@ -17,13 +17,13 @@ import ort_engine
 import pytest
 import stand_in
 from calling import Client, user
+from luvc_export.runtime.tensorrt.rows import TrtRows
 from running import serving
 
 from luvc_export.bundle.folder import load
 from luvc_export.engines.profiles import Capacity
 from luvc_export.runtime.cuda.device import Gpu
 from luvc_export.runtime.session import Session
-from luvc_export.runtime.tensorrt.rows import TrtRows
 from luvc_export.serve.models import Models, ServedModel
 from luvc_export.serve.server import Server
 

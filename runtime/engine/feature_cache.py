@@ -1,4 +1,8 @@
-"""What pictures were encoded to, and what a prompt up to its last picture left in the caches: LRU, bounded in bytes."""
+"""Visual features of pictures, and KV caches of prompts up to their last picture: LRU, bounded in bytes.
+
+A group of images is what shares a budget: a picture, or all moments of a clip. Its features depend on nothing else, so
+a question about kept ones is the question about new ones.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +17,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from luvc_export.runtime.loaded_plan import LoadedPlan
+from luvc_export.errors import UsageError
 from luvc_export.runtime.prompt.request import Request
 from luvc_export.runtime.state import State, VisualFeatures
 
 Kind = Literal["image", "prefix"]
+#: What of a prompt was in the cache: nothing, its pictures' features, or all of it up to the last picture.
+Source = Literal["none", "image", "prefix"]
 
 
 @dataclass(frozen=True)
@@ -40,18 +46,28 @@ class CacheCounts:
     evicted: int = 0
 
 
-class ImageCache:
-    """Encoder outputs and prefixes under one limit. What was not used for longest goes first.
+class FeatureCache:
+    """Visual features and prefixes under one limit. What was not used for longest goes first.
 
     Args:
         limit: Bytes; 0 keeps nothing.
+        groups: Groups of images at most, of all plans together; None for as many as ``limit`` holds.
+        prefixes: Keep prefixes too: prompts are then cut after their last picture, hit or miss.
+
+    Raises:
+        UsageError: ``groups`` is below 1.
     """
 
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
+    def __init__(self, limit: int, groups: int | None = None, prefixes: bool = True) -> None:
+        if groups is not None and groups < 1:
+            raise UsageError("what is remembered is counted from 1 on", where="remember", got=groups)
+        self.limit, self._most, self.prefixes = limit, groups, prefixes
         self._entries: OrderedDict[tuple[Kind, bytes], tuple[Any, int]] = OrderedDict()
         self._lock = threading.Lock()
         self.counts = CacheCounts({"image": 0, "prefix": 0}, {"image": 0, "prefix": 0})
+
+    def __len__(self) -> int:
+        return len(self._entries)
 
     def features(self, key: bytes) -> VisualFeatures | None:
         """What a group of images was encoded to."""
@@ -92,7 +108,7 @@ class ImageCache:
             before = self._entries.pop((kind, key), None)
             self.counts.nbytes += nbytes - (before[1] if before else 0)
             self._entries[kind, key] = (value, nbytes)
-            while self.counts.nbytes > self.limit:
+            while self.counts.nbytes > self.limit or (self._most is not None and len(self._entries) > self._most):
                 _, (_, gone) = self._entries.popitem(last=False)
                 self.counts.nbytes -= gone
                 self.counts.evicted += 1
@@ -100,14 +116,14 @@ class ImageCache:
 
 
 class Keys:
-    """Names what one plan makes of pictures and tokens: bundle, plan, size, back-end and arithmetic are in all keys."""
+    """Names what one plan makes of pictures and tokens.
 
-    def __init__(self, loaded: LoadedPlan) -> None:
-        facts = [loaded.plan_name, loaded.plan.to_json(), loaded.size, loaded.backend.name, loaded.backend.arithmetic]
-        manifest = loaded.bundle.manifest
-        facts += [manifest.source.model_type, {name: file.sha256 for name, file in sorted(manifest.files.items())}]
-        facts.append({name: repr(place) for name, place in sorted(manifest.weights.tensors.items())})
-        self._base = hashlib.sha256(json.dumps(facts, default=repr).encode()).digest()
+    Args:
+        plan: Of the bundle, plan, size, back-end and arithmetic (``LoadedPlan.fingerprint``), which are in all keys.
+    """
+
+    def __init__(self, plan: bytes) -> None:
+        self._base = plan
 
     def image(
         self,
