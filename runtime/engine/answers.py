@@ -35,7 +35,8 @@ class Answers:
         self.growing: dict[int, Answer] = {}
         self._drafting = drafting
         self._picks = graphs.backend.capabilities.picks_tokens
-        self._ahead: tuple[PendingStep, Sequence[int]] | None = None
+        #: A step that is on its way, and whose it is: a slot may be another answer's by the time it is read.
+        self._ahead: tuple[PendingStep, dict[int, Answer]] | None = None
 
     def begin(self, slot: int, answer: Answer, logits: NDArray[np.float32]) -> None:
         """Let an answer grow in a slot that joined, and give it its first token of ``logits``, float32 [vocab]."""
@@ -44,18 +45,19 @@ class Answers:
 
     def step(self) -> tuple[list[Answer], DraftCounts | None]:
         """Run the decoder once; the answers that took tokens, or failed, and how their drafts fared."""
-        growing = dict(self.growing)
-        drafts = self._drafting.propose(list(growing.values())) if self._drafting is not None else {}
-        begin = perf_counter()
+        drafts = self._drafting.propose(list(self.growing.values())) if self._drafting is not None else {}
+        clock = self._drafting.now if self._drafting is not None else perf_counter
+        begin = clock()
+        owners = dict(self.growing)
         try:
-            results = self._results(drafts)
+            results, owners = self._results(drafts)
         except Exception as error:  # nobody knows what the slots hold
             self._ahead = None
-            results = {slot: StepResult(None, None, failed=error) for slot in growing}
-        seconds, stepped = perf_counter() - begin, dict[Answer, int]()
+            results = {slot: StepResult(None, None, failed=error) for slot in owners}
+        seconds, stepped = clock() - begin, dict[Answer, int]()
         for slot, result in results.items():
-            answer = growing.get(slot)
-            if answer is None:
+            answer = owners[slot]
+            if self.growing.get(slot) is not answer:
                 continue
             if answer.failed is not None:  # while its draft was made
                 stepped[answer] = 1
@@ -88,25 +90,25 @@ class Answers:
         """Slots whose answer takes no more tokens."""
         return [slot for slot, answer in self.growing.items() if answer.ended]
 
-    def _results(self, drafts: Mapping[Answer, Sequence[int]]) -> dict[int, StepResult]:
-        if self._ahead is not None and self.growing.keys().isdisjoint(self._ahead[1]):
-            self._ahead = None
-        pending, slots = self._ahead or self._start(drafts, chosen=False)
-        self._ahead = None
+    def _results(self, drafts: Mapping[Answer, Sequence[int]]) -> tuple[dict[int, StepResult], dict[int, Answer]]:
         growing = self.growing
+        if self._ahead is not None and not any(growing.get(slot) is one for slot, one in self._ahead[1].items()):
+            self._ahead = None
+        pending, owners = self._ahead or self._start(drafts, chosen=False)
+        self._ahead = None
         greedy = self._picks and all(not one.chooser.wants_logits and one.one_more for one in growing.values())
-        if greedy and growing.keys() == {*slots} and self.slots.can_choose(slots):
+        if greedy and growing == owners and self.slots.can_choose(owners):
             self._ahead = self._start({}, chosen=True)
-        return pending.read()
+        return pending.read(), owners
 
-    def _start(self, drafts: Mapping[Answer, Sequence[int]], chosen: bool) -> tuple[PendingStep, Sequence[int]]:
+    def _start(self, drafts: Mapping[Answer, Sequence[int]], chosen: bool) -> tuple[PendingStep, dict[int, Answer]]:
         """Put a step on its way: with the tokens there are, or with those that the step under way is choosing."""
         tokens: dict[int, Sequence[int]] = {
             slot: DEVICE_CHOICE if chosen else [answer.chooser.newest, *drafts.get(answer, ())]
             for slot, answer in self.growing.items()
         }
         logits = not self._picks or any(answer.chooser.wants_logits for answer in self.growing.values())
-        return self.slots.step(tokens, logits), [*tokens]
+        return self.slots.step(tokens, logits), dict(self.growing)
 
 
 def take_agreeing(answer: Answer, draft: Sequence[int], result: StepResult) -> int:

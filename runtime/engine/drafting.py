@@ -34,6 +34,10 @@ class Drafting:
         self._certain: dict[Answer, int] = {}
         self._rows = 0
 
+    def now(self) -> float:
+        """Seconds of the clock that costs are taken by."""
+        return self._costs.now()
+
     def propose(self, answers: Sequence[Answer]) -> dict[Answer, list[int]]:
         """Tokens to try after each answer's newest; none beyond its budget, whose last token needs no draft.
 

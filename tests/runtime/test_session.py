@@ -16,7 +16,7 @@ from luvc_export.bundle.folder import Bundle
 from luvc_export.core import graph_io
 from luvc_export.errors import BundleError, CheckFailed, UsageError
 from luvc_export.runtime.graphs import forced_indices
-from luvc_export.runtime.model import Array, Cache
+from luvc_export.runtime.model import Array, Backend, Cache
 from luvc_export.runtime.ort import OrtBackend
 from luvc_export.runtime.session import Session
 from luvc_export.runtime.state import State
@@ -173,17 +173,14 @@ def test_streaming_gives_the_same_answer(session: Session, picture: Picture) -> 
     assert stream.result.text == whole.text
 
 
-class Scripted:
+class Scripted(Backend):
     """The real back-end, with logits replaced so that the answer is known."""
 
-    name, arithmetic, largest_batch = "cpu", "fp32", None
+    name, arithmetic = "cpu", "fp32"
 
     def __init__(self, bundle: Bundle, answer: list[int], interrupt: int = -1, bad: int = -1) -> None:
         self.real = OrtBackend(bundle, bundle.entry(), threads=1)
         self.answer, self.calls, self.interrupt, self.bad = answer, 0, interrupt, bad
-
-    def load(self, images: bool = True) -> None:
-        self.real.load(images)
 
     def vision(self, images: NDArray[np.uint8], padding: NDArray[np.bool_] | None = None) -> dict[str, Array]:
         return self.real.vision(images, padding)
@@ -197,9 +194,6 @@ class Scripted:
         logits[..., self.answer[self.calls]] = np.nan if self.calls == self.bad else 1
         self.calls += 1
         return {**out, graph_io.LOGITS: logits}, after
-
-    def placement(self) -> dict[str, dict[str, int]]:
-        return self.real.placement()
 
 
 def scripted(bundle: Bundle, text: str, ends: bool = False, **faults: int) -> Session:

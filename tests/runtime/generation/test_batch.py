@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import types
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from luvc_export.core import graph_io
 from luvc_export.demo.questions import cases
 from luvc_export.errors import UsageError
 from luvc_export.runtime import batching
-from luvc_export.runtime.generation.answer_batch import Ask, alike, check_rows
+from luvc_export.runtime.generation.answer_batch import Ask, Prepared
 from luvc_export.runtime.session import Session
 
 #: What is asked: answers of one token and of several.
@@ -71,8 +71,10 @@ def test_padding_that_is_seen_moves_an_answer(demo: Session, monkeypatch: pytest
 
 
 def test_rows_with_equally_many_images_run_together(demo: Session) -> None:
-    ready = [(demo.default, demo.prepare(ask.get("image"), ask.get("prompt"), ask.get("messages"))) for ask in asks()]
-    assert alike(ready) == [[0, 2, 4], [1], [3]]
+    requests = [demo.prepare(ask.get("image"), ask.get("prompt"), ask.get("messages")) for ask in asks()]
+    ready = [Prepared(demo.default, request, 1) for request in requests]
+    assert demo.batches_of(ready) == [[0, 2, 4], [1], [3]]
+    assert demo.batches_of(ready, 2) == [[0, 2], [4], [1], [3]]
     assert demo.generate_batch([]) == []
 
 
@@ -88,19 +90,18 @@ def test_what_a_row_gets_wrong_is_said_before_anything_runs(session: Session, pi
         session.generate_batch([good], heat=1)
 
 
-def test_a_back_end_of_one_row_refuses_more(
-    session: Session, picture: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    engines: Any = types.SimpleNamespace(name="other", largest_batch=1)
-    check_rows(engines, [[0], [1]])
-    with pytest.raises(UsageError, match=r"backend other\n  got: 2 rows\n  expected: at most 1\n  fix: .*cpu"):
-        check_rows(engines, [[0], [1, 2]])
-    check_rows(session.backend, [[*range(1000)]])
+def test_a_back_end_of_one_row_answers_one_after_another(demo: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted, batches = demo.generate_batch(asks(), max_new_tokens=4), list[int]()
+    real = demo.backend.decode
 
-    ran: list[str] = []
-    monkeypatch.setattr(session.backend, "largest_batch", 1)
-    monkeypatch.setattr(session.backend, "vision", lambda *arguments: ran.append("vision"))
-    rows: list[Ask] = [{"image": picture, "prompt": "hello"}, {"image": picture, "prompt": "good"}]
-    with pytest.raises(UsageError, match="got: 2 rows"):
-        session.generate_batch(rows, max_new_tokens=1)
-    assert not ran, "refused before anything runs"
+    def watched(feeds: Any, cache: Any) -> Any:
+        batches.append(len(feeds[graph_io.INPUT_IDS]))
+        return real(feeds, cache)
+
+    monkeypatch.setattr(demo.backend, "decode", watched)
+    demo.generate_batch(asks(), max_new_tokens=4)
+    assert max(batches) == 3
+    batches.clear()
+    monkeypatch.setattr(demo.backend, "capabilities", replace(demo.backend.capabilities, rows=1))
+    one_by_one = demo.generate_batch(asks(), max_new_tokens=4)
+    assert set(batches) == {1} and [one.token_ids for one in one_by_one] == [one.token_ids for one in wanted]

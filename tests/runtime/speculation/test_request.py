@@ -10,6 +10,7 @@ import pytest
 from luvc_export.bundle.folder import Bundle
 from luvc_export.core.shapes import DecoderShape, LayerShape, State
 from luvc_export.errors import MachineError, UsageError
+from luvc_export.runtime.model import Capabilities
 from luvc_export.runtime.ort import OrtBackend
 from luvc_export.runtime.session import Session
 from luvc_export.runtime.speculation.request import MOST, USUAL, USUAL_OF_MODEL, Speculation, check_backend
@@ -46,7 +47,7 @@ def test_anything_else_is_refused_by_name(bundle: Bundle, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "backend", [SimpleNamespace(name="tensorrt"), SimpleNamespace(name="cuda", packs=False, unpack=0, pack=0)]
+    "backend", [SimpleNamespace(name=name, capabilities=Capabilities()) for name in ("tensorrt", "cuda")]
 )
 def test_a_back_end_that_cannot_roll_back_is_refused(backend: SimpleNamespace) -> None:
     with pytest.raises(MachineError, match="one token of a row a step") as caught:
@@ -57,6 +58,6 @@ def test_a_back_end_that_cannot_roll_back_is_refused(backend: SimpleNamespace) -
 def test_so_is_one_row_at_a_time(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     backend = OrtBackend(bundle, bundle.entry(), threads=1)
     check_backend(backend, PLAIN)
-    monkeypatch.setattr(backend, "largest_batch", 1)
+    monkeypatch.setattr(backend, "capabilities", dataclasses.replace(backend.capabilities, rows=1))
     with pytest.raises(MachineError):
         Session(bundle, backend, speculate="lookup")

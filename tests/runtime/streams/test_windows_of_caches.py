@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from luvc_export.runtime.generation.rows import CachedRow, pack_texts
 from numpy.typing import NDArray
 
 from luvc_export.core.shapes import PLACE, ROWS, DecoderShape, State, in_codes, most_rows, spare_rows
+from luvc_export.runtime.host_slots import CachedRow, pack_texts
 from luvc_export.runtime.streams.windows import NOWHERE, Windows, rows_in_sight
 
 
@@ -104,26 +104,24 @@ def test_all_that_lies_beside_a_layers_rows_leaves_with_them() -> None:
     values["past_states.0.place"] = np.arange(9)[None]
     taken: list[tuple[str, list[int]]] = []
 
-    class Host:
-        packs = True
+    class Cache:
+        lengths = (9, 9, 9)
 
-        def read_state(self, cache: Any, number: int) -> Any:
-            return values[self.states[number].past]
+        def array(self, number: int) -> Any:
+            return values[states[number].past]
 
-        def keep_rows(self, cache: Any, rows: Any) -> str:
-            taken.extend((self.states[number].past, some.tolist()) for number, some in rows.items())
+        def some(self, rows: Any) -> str:
+            taken.extend((states[number].past, some.tolist()) for number, some in rows.items())
             return "less"
 
-    Host.states = states  # type: ignore[attr-defined]
-    cache, plan = SimpleNamespace(lengths=(9, 9, 9)), SimpleNamespace(keep=(0, 0, 0))
+    cache, plan = Cache(), SimpleNamespace(keep=(0, 0, 0))
     own: Any = Windows(states, plan)  # type: ignore[arg-type]
-    assert own.left(Host(), cache, np.ones((1, 9), np.bool_), [9]) == "less"
+    assert own.left(cache, np.ones((1, 9), np.bool_), [9]) == "less"
     beside = {f"past_key_values.0.{name}" for name in ("key", "value")}
     assert {name for name, _ in taken} == beside | {"past_states.0.value_scale", "past_states.0.place"}
     assert all(some == [6, 7, 8] for _, some in taken)
-    assert own.left(object(), cache, np.ones((1, 9), np.bool_), [9]) is cache
-    Host.packs = False
-    assert own.left(Host(), cache, np.ones((1, 9), np.bool_), [9]) is cache
+    none: Any = Windows((), plan)  # type: ignore[arg-type]
+    assert none.left(cache, np.ones((1, 9), np.bool_), [9]) is cache
 
 
 def test_rows_of_which_others_have_left_are_packed_together() -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 from asking import CASES, SECONDS, long, submit
-from luvc_export.serve.engine.image_cache import ImageCache
 
 from luvc_export.bundle.folder import Bundle
+from luvc_export.runtime.engine.feature_cache import FeatureCache
 from luvc_export.runtime.session import Session
 from luvc_export.serve.engine.jobs import Ended
 from luvc_export.serve.engine.loop import Engine
@@ -25,7 +25,7 @@ def count(metrics: Metrics, name: str) -> float:
 
 def test_rows_accept_their_own_drafts_and_all_is_counted(drafting: Session, demo_session: Session) -> None:
     metrics = Metrics()
-    engine = Engine(ImageCache(2**26), rows=8, queue=16, observer=metrics)
+    engine = Engine(FeatureCache(2**26), rows=8, queue=16, observer=metrics)
     engine.start()
     asked = [long(drafting, number, logprobs=1) for number in range(3)]
     submit(engine, *asked)

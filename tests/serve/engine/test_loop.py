@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from asking import CASES, SECONDS, Asked, Nobody, long, submit
-from luvc_export.runtime.generation.rows import SharedCalls
-from luvc_export.serve.engine.image_cache import ImageCache
 
 from luvc_export.bundle.folder import Bundle
 from luvc_export.errors import CheckFailed, MachineError
+from luvc_export.runtime.engine.feature_cache import FeatureCache
+from luvc_export.runtime.host_slots import HostSlots
 from luvc_export.runtime.session import Session
 from luvc_export.serve.engine.jobs import Ended, Failed, Finished, Piece
 from luvc_export.serve.engine.loop import Engine
@@ -88,7 +89,7 @@ def test_several_choices_take_one_prefill_and_draw_apart(engine: Engine, demo_se
 
 
 def test_the_queue_is_bounded(demo_session: Session) -> None:
-    engine = Engine(ImageCache(0), rows=8, queue=2, observer=Nobody())
+    engine = Engine(FeatureCache(0), rows=8, queue=2, observer=Nobody())
     assert [engine.reserve() for _ in range(3)] == [True, True, False]
     engine.release()
     assert engine.reserve() and not engine.reserve()
@@ -97,12 +98,12 @@ def test_the_queue_is_bounded(demo_session: Session) -> None:
 def test_a_back_end_of_one_row_answers_one_after_another(
     engine: Engine, demo_session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(demo_session.backend, "largest_batch", 1)
-    asked = [Asked(demo_session, number, choices=1 + (number == 1)) for number in range(3)]
+    monkeypatch.setattr(demo_session.backend, "capabilities", replace(demo_session.backend.capabilities, rows=1))
+    asked = [Asked(demo_session, number) for number in range(3)]
     submit(engine, *asked)
     wanted = [demo_session.generate(list(case.images), case.prompt).text for case in CASES[:3]]
     texts = [one.text() for one in asked]
-    assert (texts[0], texts[2]) == (wanted[0], wanted[2]) and texts[1] == wanted[1] * 2
+    assert texts == wanted
     assert set(engine.trace or []) == {"prefill", "step 1"}
 
 
@@ -134,16 +135,17 @@ def test_rows_that_cannot_be_packed_fail_and_the_engine_lives(
     engine: Engine, demo_session: Session, monkeypatch: pytest.MonkeyPatch, joining: bool
 ) -> None:
     """Memory runs out where a row comes, or where one goes: an exception there once ended the engine's thread."""
-    real, left = SharedCalls.change, 1
+    name = "_merge" if joining else "leave"
+    real, left = getattr(HostSlots, name), 1
 
-    def change(self: Any, leaving: Any, coming: Any) -> None:
+    def change(self: HostSlots, *arguments: Any) -> None:
         nonlocal left
-        if left and bool(coming) is joining:
+        if left:
             left -= 1
             raise MemoryError("no room for the rows")
-        real(self, leaving, coming)
+        real(self, *arguments)
 
-    monkeypatch.setattr(SharedCalls, "change", change)
+    monkeypatch.setattr(HostSlots, name, change)
     first = long(demo_session)
     submit(engine, first)
     if joining:
@@ -171,7 +173,7 @@ def _nothing() -> Any:
 
 
 def test_draining_finishes_what_there_is(demo_session: Session) -> None:
-    engine = Engine(ImageCache(0), rows=2, queue=16, observer=Nobody())
+    engine = Engine(FeatureCache(0), rows=2, queue=16, observer=Nobody())
     engine.start()
     asked = [Asked(demo_session, number) for number in range(3)]
     submit(engine, *asked)
@@ -188,19 +190,29 @@ def test_what_goes_wrong_before_the_first_job_ends_the_engine() -> None:
     def broken() -> None:
         raise MachineError("there is no GPU")
 
-    engine = Engine(ImageCache(0), 8, 16, Nobody(), broken, ended.set)
+    engine = Engine(FeatureCache(0), 8, 16, Nobody(), broken, ended.set)
     engine.start()
     assert ended.wait(SECONDS) and engine.join(SECONDS)
     assert isinstance(engine.error, MachineError) and not engine.ready.is_set()
 
 
-def test_rows_of_different_numbers_of_pictures_do_not_meet(engine: Engine, demo_session: Session) -> None:
+def test_rows_of_different_numbers_of_pictures_share_no_call(
+    engine: Engine, demo_session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step gives both a token, in a call each."""
+    rows, real = list[int](), demo_session.backend.decode
+
+    def watched(feeds: Any, cache: Any) -> Any:
+        rows.append(len(feeds["input_ids"]))
+        return real(feeds, cache)
+
+    monkeypatch.setattr(demo_session.backend, "decode", watched)
     two = next(number for number, case in enumerate(CASES) if case.kind == "two_pictures")
     asked = [long(demo_session, 0, 20), long(demo_session, two, 20)]
     submit(engine, *asked)
     for one in asked:
         one.wait(Ended)
-    assert "step 2" not in (engine.trace or [])
+    assert "step 2" in (engine.trace or []) and set(rows) == {1}
 
 
 def test_memory_of_rows_is_let_go(engine: Engine, demo_session: Session) -> None:
@@ -209,9 +221,9 @@ def test_memory_of_rows_is_let_go(engine: Engine, demo_session: Session) -> None
     for one in asked:
         one.wait(Ended)
     end = time.monotonic() + SECONDS
-    while engine._groups and time.monotonic() < end:
+    while engine.scheduler._open and time.monotonic() < end:
         time.sleep(0.01)
-    assert not engine._groups
+    assert not engine.scheduler._open
 
 
 def test_an_engine_of_bundles_side_by_side(engine: Engine, demo_bundle: Bundle, demo_session: Session) -> None:

@@ -9,10 +9,11 @@ import pytest
 from asking import Asked, long, submit
 
 from luvc_export.bundle.folder import Bundle
+from luvc_export.runtime.engine.scheduler import OVERTAKEN
 from luvc_export.runtime.generation.plan_turns import PlanTurns
 from luvc_export.runtime.session import Session
 from luvc_export.serve.engine.jobs import Ended, Piece
-from luvc_export.serve.engine.loop import OVERTAKEN, Engine
+from luvc_export.serve.engine.loop import Engine
 
 NAMES = ("wide", "narrow")
 

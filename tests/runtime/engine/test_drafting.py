@@ -8,15 +8,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-from luvc_export.runtime.generation.rows import Row, SharedCalls
 from numpy.typing import NDArray
 
 from luvc_export.bundle.folder import Bundle
+from luvc_export.runtime import host_slots
+from luvc_export.runtime.engine import answers as loop
+from luvc_export.runtime.engine.answers import Answers, take_agreeing
+from luvc_export.runtime.engine.drafting import Drafting
+from luvc_export.runtime.engine.job import Answer, Job
+from luvc_export.runtime.engine.prefill import prompt_of
 from luvc_export.runtime.generation.result import Generation
 from luvc_export.runtime.generation.sampling import Sampler, Sampling, probabilities
 from luvc_export.runtime.generation.sequence import GreedyTokens, TokenSequence
+from luvc_export.runtime.model import StepResult
 from luvc_export.runtime.session import Session
-from luvc_export.runtime.speculation import rows as drafted
 from luvc_export.runtime.speculation.lookup import Lookup
 from luvc_export.runtime.speculation.request import Speculation
 
@@ -125,7 +130,7 @@ def one_less(state: Any, cache: Any, width: int, kept: NDArray[np.int64]) -> Any
     return honest(state, cache, width, np.maximum(kept - 1, 1))
 
 
-honest = drafted.rolled_back
+honest = host_slots.rolled_back
 
 
 @pytest.mark.parametrize("broken", [keep_all, count_all, one_less])
@@ -133,18 +138,20 @@ def test_a_wrong_roll_back_moves_answers(
     plain: Session, drafting: Session, monkeypatch: pytest.MonkeyPatch, broken: Callable[..., Any]
 ) -> None:
     """Sabotage."""
-    monkeypatch.setattr(drafted, "rolled_back", broken)
+    monkeypatch.setattr(host_slots, "rolled_back", broken)
     wanted, answers = both(plain, drafting, monkeypatch, temperature=1.0, seed=3)
     assert differ(wanted, answers) > 0
 
 
-def unverified(row: Row, draft: Sequence[int], logits: NDArray[np.float32]) -> int:
+def unverified(answer: Answer, draft: Sequence[int], result: StepResult) -> int:
     """Takes what was drafted without asking the model."""
+    logits = result.logits
+    assert logits is not None
     for token in draft:
-        if not row.ended:
-            row.take(drafted.StepResult(None, None, np.eye(1, logits.shape[1], token, dtype=np.float32)[0] * 1000))
-    if not row.ended:
-        row.take(drafted.StepResult(None, None, logits[len(draft)]))
+        if not answer.ended:
+            answer.take(StepResult(None, None, np.eye(1, logits.shape[1], token, dtype=np.float32)[0] * 1000))
+    if not answer.ended:
+        answer.take(StepResult(None, None, logits[len(draft)]))
     return len(draft) + 1
 
 
@@ -152,7 +159,7 @@ def test_a_draft_accepted_unverified_moves_answers(
     plain: Session, drafting: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Sabotage."""
-    monkeypatch.setattr(drafted, "take_agreeing", unverified)
+    monkeypatch.setattr(loop, "take_agreeing", unverified)
     wanted, answers = both(plain, drafting, monkeypatch)
     assert differ(wanted, answers) > 0
 
@@ -163,7 +170,7 @@ def test_rows_of_a_batch_accept_their_own_counts(
 ) -> None:
     wanted = [plain.generate(None, prompt, **LONG, temperature=1.0, seed=7) for prompt in PROMPTS]
     monkeypatch.setattr(Lookup, "propose", half_right(wanted))
-    monkeypatch.setattr(drafted, "MOST_MASKED", 5)
+    monkeypatch.setattr(host_slots, "MOST_MASKED", 5)
     asks: list[Any] = [{"prompt": prompt} for prompt in PROMPTS]
     answers = drafting.generate_batch(asks, **LONG, temperature=1.0, seed=7)
     assert differ(wanted, answers) == 0
@@ -175,30 +182,34 @@ def test_rows_come_and_go_between_steps(plain: Session, drafting: Session, monke
     """As a server's do, with masked tokens in the caches of those that stay."""
     wanted = [plain.generate(None, prompt, **LONG) for prompt in PROMPTS]
     monkeypatch.setattr(Lookup, "propose", half_right(wanted))
-    group, loaded = drafted.many_rows(drafting.default), drafting.default
-    assert isinstance(group, drafted.DraftedCalls) and type(drafted.many_rows(plain.default)) is SharedCalls
-
-    def started(place: int) -> Row:
-        request = drafting.prepare(None, PROMPTS[place])
-        step = loaded.run(request.token_ids)
-        sequence = TokenSequence(drafting.encoder, Sampling(**LONG), loaded.ends, LENGTH, request.token_ids)
-        row = Row(sequence, step.state)
-        row.take(drafted.StepResult(None, None, step.logits[0, -1]))
-        return row
-
-    rows = [started(place) for place in range(len(PROMPTS))]
-    group.change([], rows[:2])
+    growing = answers_of(drafting)
+    rows = [joined(growing, drafting, place, TokenSequence) for place in range(2)]
     for turn in range(2 * LENGTH):
-        if turn == 1:
-            group.change([], rows[2:3])
-        if turn == 2:
-            group.change([], rows[3:])
-        group.change([row for row in group.rows if row.ended], [])
-        if not group.rows:
+        if turn in (1, 2):
+            rows.append(joined(growing, drafting, turn + 1, TokenSequence))
+        growing.leave(growing.ended)
+        if not growing.growing:
             break
-        stepped = group.step()
-        assert group.counts.steps == len(stepped) > 0
+        stepped, counts = growing.step()
+        assert counts is not None and counts.steps == len(stepped) > 0
     assert [tuple(row.chooser.ids) for row in rows] == [one.token_ids for one in wanted]
+
+
+def answers_of(drafting: Session) -> Answers:
+    return Answers(drafting.default.graphs, several=True, drafting=Drafting(drafting.default))
+
+
+def joined(growing: Answers, session: Session, place: int, kind: Any = GreedyTokens) -> Answer:
+    """An answer to a prompt, which has its first token."""
+    request, loaded = session.prepare(None, PROMPTS[place]), session.default
+    if kind is GreedyTokens:
+        chooser: Any = GreedyTokens(9)
+    else:
+        chooser = TokenSequence(session.encoder, Sampling(**LONG), loaded.ends, LENGTH, request.token_ids)
+    answer = Answer(chooser, Job(loaded, request, lambda room: [chooser]))
+    (one,) = growing.slots.join([prompt_of(request)])
+    growing.begin(one.slot, answer, one.logits)
+    return answer
 
 
 def test_stop_strings_and_budgets_end_inside_a_draft(
@@ -253,10 +264,10 @@ def chi_square(take: Callable[..., int], draft: int) -> float:
     """Of 1,500 first tokens after a draft of one, against the chances that the sampling options give it; 6 tokens."""
     sampling = Sampling(temperature=0.8, top_k=6, logit_bias={2: 1.0}, seed=11)
     logits = np.stack([np.array([0.0, 0.5, -0.5, 1.0, 0.2, -1.0, -3.0], np.float32)] * 2)
-    row, counts = Row(Drawn(Sampler(sampling))), np.zeros(7)
+    row, counts = Answer(Drawn(Sampler(sampling))), np.zeros(7)
     for _ in range(1500):
         before = len(row.chooser.ids)
-        take(row, [draft], logits)
+        take(row, [draft], StepResult(None, None, logits))
         counts[row.chooser.ids[before]] += 1
     biased = logits[0] + np.eye(1, 7, 2)[0]
     expected = 1500 * probabilities(biased.astype(np.float32), sampling)
@@ -267,32 +278,33 @@ def chi_square(take: Callable[..., int], draft: int) -> float:
 @pytest.mark.parametrize("draft", [3, 5])
 def test_drawn_tokens_have_the_distribution_they_had(draft: int) -> None:
     """5 degrees of freedom: above 20.5 once in a thousand seeds. A likely token is drafted, and an unlikely one."""
-    assert chi_square(drafted.take_agreeing, draft) < 20.5
+    assert chi_square(take_agreeing, draft) < 20.5
     assert draft != 5 or chi_square(unverified, draft) > 300
 
 
 def test_a_row_that_fails_in_the_middle_of_a_draft_fails_alone() -> None:
-    row = Row(GreedyTokens(9))
+    row = Answer(GreedyTokens(9))
     row.chooser.ids.append(1)
     row.chooser.take = lambda step: 1 / 0  # type: ignore[method-assign]
-    assert drafted.take_agreeing(row, [1, 1], np.zeros((3, 4), np.float32)) == 1
+    assert take_agreeing(row, [1, 1], StepResult(None, None, np.zeros((3, 4), np.float32))) == 1
     assert isinstance(row.failed, ZeroDivisionError) and row.ended
 
 
 def test_a_grammar_that_fails_ends_its_row_alone(drafting: Session) -> None:
-    group, request = drafted.DraftedCalls(drafting.default.graphs, Speculation(4)), drafting.prepare(None, PROMPTS[1])
-    rows = [group.begin(GreedyTokens(9), drafting.default.run(request.token_ids)) for _ in range(2)]
+    growing = answers_of(drafting)
+    rows = [joined(growing, drafting, 1) for _ in range(2)]
     rows[0].chooser.certain = lambda: 1 / 0  # type: ignore[method-assign, assignment, return-value]
-    assert group.step() == rows and isinstance(rows[0].failed, ZeroDivisionError)
+    assert growing.step()[0] == rows and isinstance(rows[0].failed, ZeroDivisionError)
     assert [len(row.chooser.ids) for row in rows] == [1, 2] and rows[1].failed is None
 
 
 def test_a_drafter_that_fails_ends_its_row_alone(drafting: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     """A smaller model reads the request too, and may refuse it or run out of memory."""
-    group, request = drafted.DraftedCalls(drafting.default.graphs, Speculation(4)), drafting.prepare(None, PROMPTS[1])
-    rows = [group.begin(GreedyTokens(9), drafting.default.run(request.token_ids)) for _ in range(2)]
-    monkeypatch.setattr(group._drafter(rows[0]), "propose", lambda *asked: 1 / 0)
-    assert group.step() == rows and isinstance(rows[0].failed, ZeroDivisionError)
+    growing = answers_of(drafting)
+    rows = [joined(growing, drafting, 1) for _ in range(2)]
+    assert growing._drafting is not None
+    monkeypatch.setattr(growing._drafting._drafter(rows[0]), "propose", lambda *asked: 1 / 0)
+    assert growing.step()[0] == rows and isinstance(rows[0].failed, ZeroDivisionError)
     assert len(rows[0].chooser.ids) == 1 and len(rows[1].chooser.ids) > 1 and rows[1].failed is None
 
 

@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 from flat_plans import replan
-from luvc_export.serve.engine.image_cache import ImageCache
-from luvc_export.serve.engine.prefill import Prefiller, prefix_length
 
 from luvc_export.bundle.folder import Bundle
 from luvc_export.core.plan import Method, schema_1
@@ -17,6 +15,11 @@ from luvc_export.core.tiling import Prefix
 from luvc_export.core.token_layout import Mosaic
 from luvc_export.demo.questions import cases
 from luvc_export.export.compression import scores
+from luvc_export.runtime.engine.answers import Answers
+from luvc_export.runtime.engine.feature_cache import FeatureCache
+from luvc_export.runtime.engine.job import Answer, Job, Prefilled
+from luvc_export.runtime.engine.prefill import Prefiller, prefix_length
+from luvc_export.runtime.generation.sequence import GreedyTokens
 from luvc_export.runtime.prompt.request import Request
 from luvc_export.runtime.session import Session
 
@@ -29,28 +32,36 @@ def demo(request: pytest.FixtureRequest, demo_bundle: Bundle) -> Session:
     return Session(demo_bundle, request.param, "even", 1, arithmetic="auto" if request.param == "cpu" else "fp32")
 
 
+def begun(demo: Session, cache: FeatureCache, request: Request) -> tuple[Prefilled, Any]:
+    """What running a prompt took, and its first logits."""
+    chooser = GreedyTokens(1, keep_logits=True)
+    job = Job(demo.default, request, lambda room: [chooser])
+    answers = Answers(demo.default.graphs, several=True)
+    prefilled = Prefiller(demo.default, cache).begin(answers, job, [Answer(chooser, job)])
+    return prefilled, chooser.logits[0]
+
+
 def test_a_hit_is_its_miss_to_the_last_bit(demo: Session) -> None:
     for case in (CASE, TWO):
-        asked = demo.prepare(list(case.images), case.prompt)
-        prefiller = Prefiller(demo.default, ImageCache(2**30))
-        miss, hit = prefiller(asked), prefiller(asked)
-        assert (miss.found, hit.found) == ("none", "prefix") and hit.vision_ms < miss.vision_ms
-        np.testing.assert_array_equal(miss.logits, hit.logits)
+        asked, cache = demo.prepare(list(case.images), case.prompt), FeatureCache(2**30)
+        (miss, first), (hit, second) = begun(demo, cache, asked), begun(demo, cache, asked)
+        assert (miss.source, hit.source) == ("none", "prefix") and hit.vision_ms < miss.vision_ms
+        np.testing.assert_array_equal(first, second)
         assert hit.merged_into is not None and miss.merged_into is not None
         np.testing.assert_array_equal(miss.merged_into, hit.merged_into)
         other = demo.prepare(list(case.images), "digit of red?")
-        again, alone = prefiller(other), Prefiller(demo.default, ImageCache(2**30))(other)
-        assert (again.found, alone.found) == ("prefix", "none")
-        np.testing.assert_array_equal(again.logits, alone.logits)
+        (again, own), (alone, fresh) = begun(demo, cache, other), begun(demo, FeatureCache(2**30), other)
+        assert (again.source, alone.source) == ("prefix", "none")
+        np.testing.assert_array_equal(own, fresh)
 
 
 def test_the_prompt_cut_in_two_answers_as_one_call(demo: Session) -> None:
     for case in (CASE, TWO):
         asked = demo.prepare(list(case.images), case.prompt)
-        cut = Prefiller(demo.default, ImageCache(2**30))(asked)
-        whole = Prefiller(demo.default, ImageCache(0))(asked)
+        cut, logits = begun(demo, FeatureCache(2**30), asked)
+        whole, own = begun(demo, FeatureCache(0), asked)
         assert whole.prefix_ms == 0 < cut.prefix_ms
-        np.testing.assert_allclose(cut.logits, whole.logits, atol=2e-3)
+        np.testing.assert_allclose(logits, own, atol=2e-3)
         assert {layer: kept.tolist() for layer, kept in cut.kept.items()} == {
             layer: kept.tolist() for layer, kept in whole.kept.items()
         }
@@ -58,44 +69,48 @@ def test_the_prompt_cut_in_two_answers_as_one_call(demo: Session) -> None:
 
 def test_each_picture_is_kept_alone(demo: Session) -> None:
     """omlx#1417: a cache that missed for several pictures. Text before a picture is another prefix."""
-    cache = ImageCache(2**30)
-    prefiller = Prefiller(demo.default, cache)
-    prefiller(demo.prepare([TWO.images[0]], "a?"))
-    assert prefiller(demo.prepare(list(TWO.images), TWO.prompt)).found == "none"
+    cache = FeatureCache(2**30)
+
+    def source(*asked: Any, **more: Any) -> str:
+        return begun(demo, cache, demo.prepare(*asked, **more))[0].source
+
+    source([TWO.images[0]], "a?")
+    assert source(list(TWO.images), TWO.prompt) == "none"
     assert cache.counts.hits["image"] == 1, "the first of the two"
-    assert prefiller(demo.prepare(list(TWO.images)[::-1], TWO.prompt)).found == "image", "both, in another order"
+    assert source(list(TWO.images)[::-1], TWO.prompt) == "image", "both, in another order"
     parts = [{"type": "text", "text": "Look."}, {"type": "image"}, {"type": "text", "text": "a?"}]
-    inside = demo.prepare([TWO.images[0]], messages=[{"role": "user", "content": parts}])
-    assert prefiller(inside).found == "image"
+    assert source([TWO.images[0]], messages=[{"role": "user", "content": parts}]) == "image"
 
 
 def test_text_alone_leaves_the_cache_alone(demo: Session) -> None:
-    cache = ImageCache(2**30)
-    assert Prefiller(demo.default, cache)(demo.prepare(None, "Hello")).found == "none"
+    cache = FeatureCache(2**30)
+    assert begun(demo, cache, demo.prepare(None, "Hello"))[0].source == "none"
     assert cache.counts.entries == 0 and cache.counts.misses == {"image": 0, "prefix": 0}
+
+
+def twice(demo: Session) -> list[str]:
+    """What the cache had of a prompt at its first and second time."""
+    cache, asked = FeatureCache(2**30), demo.prepare(list(CASE.images), CASE.prompt)
+    return [begun(demo, cache, asked)[0].source for _ in range(2)]
 
 
 def test_scores_that_read_the_question_keep_no_prefix(demo: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo.default, "plan", replan(demo.plan, score="fastv"))
-    assert demo.plan.reads_text
-    prefiller, asked = Prefiller(demo.default, ImageCache(2**30)), demo.prepare(list(CASE.images), CASE.prompt)
-    assert [prefiller(asked).found for _ in range(2)] == ["none", "image"]
+    assert demo.plan.reads_text and twice(demo) == ["none", "image"]
 
 
 def test_a_prompt_seen_both_ways_keeps_no_prefix(demo: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     manifest = demo.bundle.manifest
     manifest_of_both = replace(manifest, prompt=replace(manifest.prompt, prefix=Prefix("", "")))
     monkeypatch.setattr(demo.default, "bundle", replace(demo.bundle, manifest=manifest_of_both))
-    prefiller, asked = Prefiller(demo.default, ImageCache(2**30)), demo.prepare(list(CASE.images), CASE.prompt)
-    assert [prefiller(asked).found for _ in range(2)] == ["none", "image"]
+    assert twice(demo) == ["none", "image"]
 
 
 def test_an_installed_score_that_reads_no_text_keeps_its_prefix(demo: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     """The plan says so, wherever the score is installed."""
     method = Method("of another package", (("width", 2.0),), reads_text=False)
     monkeypatch.setattr(demo.default, "plan", demo.plan.changed(method=method))
-    prefiller, asked = Prefiller(demo.default, ImageCache(2**30)), demo.prepare(list(CASE.images), CASE.prompt)
-    assert [prefiller(asked).found for _ in range(2)] == ["none", "prefix"]
+    assert twice(demo) == ["none", "prefix"]
 
 
 def test_old_plans_have_the_facts_and_settings_of_their_scores() -> None:

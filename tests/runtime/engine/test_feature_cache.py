@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 from flat_plans import replan
-from luvc_export.serve.engine.image_cache import ImageCache, Keys
 
+from luvc_export.bundle.folder import Bundle
 from luvc_export.core.token_layout import Clip
+from luvc_export.runtime.engine.feature_cache import FeatureCache, Keys
+from luvc_export.runtime.loaded_plan import LoadedPlan
 from luvc_export.runtime.session import Session
 from luvc_export.runtime.state import VisualFeatures
 
@@ -24,7 +26,7 @@ SIZE = 4 * 8 * 4 + 4 * 2 * 4
 
 
 def test_what_was_not_used_for_longest_goes_first() -> None:
-    cache = ImageCache(2 * SIZE)
+    cache = FeatureCache(2 * SIZE)
     for name in (b"a", b"b"):
         cache.keep_features(name, features(ord(name)))
     assert cache.features(b"a") is not None
@@ -35,15 +37,15 @@ def test_what_was_not_used_for_longest_goes_first() -> None:
 
 
 def test_what_is_larger_than_all_is_not_kept_and_evicts_nothing() -> None:
-    cache = ImageCache(SIZE)
+    cache = FeatureCache(SIZE)
     cache.keep_features(b"a", features(1))
     cache.keep_features(b"b", features(2, rows=100))
     assert cache.features(b"a") is not None and cache.features(b"b") is None
-    assert ImageCache(0).keep_features(b"a", features(1)).embeds[0, 0, 0] == 1
+    assert FeatureCache(0).keep_features(b"a", features(1)).embeds[0, 0, 0] == 1
 
 
 def test_the_same_key_again_counts_once() -> None:
-    cache = ImageCache(10 * SIZE)
+    cache = FeatureCache(10 * SIZE)
     for _ in range(3):
         cache.keep_features(b"a", features(1))
     assert (cache.counts.nbytes, cache.counts.entries) == (SIZE, 1)
@@ -51,18 +53,24 @@ def test_the_same_key_again_counts_once() -> None:
 
 def test_a_buffer_that_is_written_again_changes_nothing() -> None:
     """react-native-executorch#1229: old pictures turned into the newest."""
-    cache, buffer = ImageCache(10 * SIZE), features(1)
+    cache, buffer = FeatureCache(10 * SIZE), features(1)
     cache.keep_features(b"a", buffer)
     buffer.embeds[:] = 7
     kept = cache.features(b"a")
     assert kept is not None and kept.embeds.max() == 1
 
 
+@pytest.fixture(scope="module")
+def demo_session(demo_bundle: Bundle) -> Session:
+    return Session(demo_bundle, "cpu", "even", threads=1)
+
+
 def loaded(demo: Session, **changed: Any) -> Any:
     parts = {name: getattr(demo, name) for name in ("plan_name", "plan", "size", "bundle")}
     backend = {"name": demo.backend.name, "arithmetic": demo.backend.arithmetic}
     backend |= {name: changed.pop(name) for name in ("name", "arithmetic") if name in changed}
-    return SimpleNamespace(**{**parts, **changed}, backend=SimpleNamespace(**backend))
+    plan: Any = SimpleNamespace(**{**parts, **changed}, backend=SimpleNamespace(**backend))
+    return LoadedPlan.fingerprint.func(plan)  # type: ignore[attr-defined]
 
 
 def test_all_that_counts_is_in_the_key(demo_session: Session) -> None:
@@ -91,7 +99,7 @@ def test_all_that_counts_is_in_the_key(demo_session: Session) -> None:
 
 
 def test_all_tokens_up_to_the_picture_are_in_the_key_of_a_prefix(demo_session: Session) -> None:
-    keys = Keys(demo_session)
+    keys = Keys(demo_session.default.fingerprint)
     request = demo_session.prepare(np.zeros((8, 8, 3), np.uint8), "a")
     clip = replace(request, blocks={0: Clip(1, 2.0)})
     prefixes = [
@@ -107,6 +115,6 @@ def test_all_tokens_up_to_the_picture_are_in_the_key_of_a_prefix(demo_session: S
 
 @pytest.mark.parametrize("kind", ["image", "prefix"])
 def test_kinds_do_not_meet(kind: str) -> None:
-    cache = ImageCache(10 * SIZE)
+    cache = FeatureCache(10 * SIZE)
     cache.keep_features(b"a", features(1))
     assert cache.prefix(b"a") is None

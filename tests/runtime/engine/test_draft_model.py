@@ -6,11 +6,11 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from luvc_export.runtime.speculation.draft_model import DraftModel
 
 from luvc_export.bundle.folder import Bundle
 from luvc_export.demo.questions import cases
 from luvc_export.errors import BundleError, UsageError
+from luvc_export.runtime.engine.draft_model import DraftModel
 from luvc_export.runtime.generation.timing import DraftCounts
 from luvc_export.runtime.session import Session
 from luvc_export.runtime.speculation.draft_costs import DraftCosts
@@ -73,7 +73,7 @@ def test_a_state_that_does_not_go_back_drafts_badly(
     honest = drafted(demo_bundle, plain, "none", temperature=1.0, seed=5)
 
     def stay(self: DraftModel, text: Any) -> Any:
-        return min(self._states[-1][0], len(text) - 1), self._states[-1][1]
+        return min(self._snapshots[-1][0], len(text) - 1), self._snapshots[-1][1]
 
     monkeypatch.setattr(DraftModel, "_back_to", stay)
     assert accepted(drafted(demo_bundle, plain, "none", temperature=1.0, seed=5)) < accepted(honest)

@@ -1,4 +1,4 @@
-"""Rows that come and go between tokens: each answers as it does alone."""
+"""Answers that come and go between tokens: each is as it is alone."""
 
 from __future__ import annotations
 
@@ -8,15 +8,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from luvc_export.runtime.generation.rows import CachedRow, OneAfterAnother, Row, RowGroup, SharedCalls, pack_texts
 
 from luvc_export.bundle.folder import Bundle
 from luvc_export.core.shapes import ROWS, State
 from luvc_export.demo.questions import cases
-from luvc_export.runtime.generation import rows as row_loop
+from luvc_export.runtime import host_slots
+from luvc_export.runtime.engine.answers import Answers
+from luvc_export.runtime.engine.job import Answer
+from luvc_export.runtime.engine.prefill import prompt_of
 from luvc_export.runtime.generation.sampling import Sampling
 from luvc_export.runtime.generation.sequence import GreedyTokens, TokenSequence
-from luvc_export.runtime.model import StepResult
+from luvc_export.runtime.host_slots import CachedRow, pack_texts
+from luvc_export.runtime.model import StepResult, TokensPrompt
 from luvc_export.runtime.session import Session
 
 LENGTH = 12
@@ -35,50 +38,55 @@ def demo(request: pytest.FixtureRequest, short_bundle: Bundle) -> Session:
     return Session(short_bundle, request.param, "thirds", threads=1, arithmetic=arithmetic)
 
 
-def started(demo: Session, question: Any, extra: str = "") -> Row:
-    """A row after its prefill, forced to go on for ``LENGTH`` tokens."""
+def started(demo: Session, question: Any, extra: str = "", length: int = LENGTH) -> tuple[TokensPrompt, Answer]:
+    """A prompt, and an answer to it that is forced to go on for ``length`` tokens."""
     request = demo.prepare(list(question.images), question.prompt + extra)
-    step = demo.default.run(request.token_ids, demo.default.encode_images(request.images))
-    sequence = TokenSequence(demo.encoder, Sampling(logprobs=0), frozenset(), LENGTH, request.token_ids)
-    sequence.take(StepResult(None, None, step.logits[0, -1]))
-    return Row(sequence, step.state)
+    sequence = TokenSequence(demo.encoder, Sampling(logprobs=0), frozenset(), length, request.token_ids)
+    return prompt_of(request, demo.default.encode_images(request.images)), Answer(sequence)
 
 
-def answers_of(row: Row) -> tuple[list[int], list[float]]:
+def join(answers: Answers, *some: tuple[TokensPrompt, Answer]) -> list[Answer]:
+    """Let answers begin, each prompt in a call of its own."""
+    for prompt, answer in some:
+        (joined,) = answers.slots.join([prompt])
+        answers.begin(joined.slot, answer, joined.logits)
+    return [answer for _, answer in some]
+
+
+def answers_of(answer: Answer) -> tuple[list[int], list[float]]:
     """Tokens and their log probabilities."""
-    assert isinstance(row.chooser, TokenSequence)
-    return row.chooser.ids, [one.logprob for one in row.chooser.logprobs]
+    assert isinstance(answer.chooser, TokenSequence)
+    return answer.chooser.ids, [one.logprob for one in answer.chooser.logprobs]
 
 
 def alone(demo: Session, question: Any, extra: str = "") -> tuple[list[int], list[float]]:
-    row, group = started(demo, question, extra), OneAfterAnother(demo.default.graphs)
-    group.change([], [row])
-    while not row.ended:
-        assert group.step() == [row]
-    return answers_of(row)
+    answers = Answers(demo.default.graphs, several=False)
+    (answer,) = join(answers, started(demo, question, extra))
+    while not answer.ended:
+        assert answers.step() == ([answer], None)
+    return answers_of(answer)
 
 
-def together(demo: Session) -> Iterator[tuple[int, Row]]:
-    """One row; after three tokens two more of other lengths; after six the first goes; after nine another comes."""
+def together(demo: Session) -> Iterator[tuple[int, Answer]]:
+    """One answer; after three tokens two more of other lengths; after six the first goes; after nine another comes."""
     texts = ["", " Please look closely.", " Say it."]
-    rows = [started(demo, question, text) for question, text in zip(QUESTIONS, texts, strict=True)]
+    some = [started(demo, question, text) for question, text in zip(QUESTIONS, texts, strict=True)]
     again = started(demo, QUESTIONS[0], " Again, in other words?")
-    group: RowGroup = SharedCalls(demo.default.graphs)
-    group.change([], rows[:1])
+    answers = Answers(demo.default.graphs, several=True)
+    join(answers, some[0])
     for step in range(40):
         if step == 3:
-            group.change([], rows[1:])
+            join(answers, *some[1:])
         if step == 6:
-            group.change([rows[0]], [])
+            answers.leave([slot for slot, answer in answers.growing.items() if answer is some[0][1]])
         if step == 9:
-            group.change([], [again])
-        ended = [row for row in group.rows if row.ended]
-        if ended:
-            group.change(ended, [])
-        if not group.rows:
+            join(answers, again)
+        answers.leave(answers.ended)
+        if not answers.growing:
             break
-        group.step()
-    yield from enumerate([*rows, again])
+        answers.step()
+    assert len(answers.slots.held) == 0
+    yield from enumerate(answer for _, answer in [*some, again])
 
 
 def furthest(demo: Session) -> float:
@@ -91,8 +99,8 @@ def furthest(demo: Session) -> float:
     ]
     assert len({tuple(ids) for ids, _ in wanted}) == 4
     worst = 0.0
-    for index, row in together(demo):
-        ids, logprobs = answers_of(row)
+    for index, answer in together(demo):
+        ids, logprobs = answers_of(answer)
         assert len(ids) == (7 if index == 0 else LENGTH)
         if ids != wanted[index][0][: len(ids)]:
             return math.inf
@@ -112,7 +120,7 @@ def test_padding_that_is_seen_moves_an_answer(demo: Session, monkeypatch: pytest
         arrays, mask = pack_texts(parts, kinds)
         return arrays, np.ones_like(mask)
 
-    monkeypatch.setattr(row_loop, "pack_texts", unmasked)
+    monkeypatch.setattr(host_slots, "pack_texts", unmasked)
     assert furthest(demo) > 1e-2
 
 
@@ -146,9 +154,8 @@ def test_states_of_rows_are_packed_by_their_shapes() -> None:
 
 
 def test_a_row_whose_logits_are_not_finite_fails_alone(demo: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = [started(demo, question) for question in QUESTIONS[:2]]
-    group = SharedCalls(demo.default.graphs)
-    group.change([], rows)
+    answers = Answers(demo.default.graphs, several=True)
+    rows = join(answers, *(started(demo, question) for question in QUESTIONS[:2]))
     real = demo.backend.decode
 
     def broken(feeds: Any, cache: Any) -> Any:
@@ -158,26 +165,25 @@ def test_a_row_whose_logits_are_not_finite_fails_alone(demo: Session, monkeypatc
         return out, cache
 
     monkeypatch.setattr(demo.backend, "decode", broken)
-    group.step()
+    answers.step()
     assert rows[0].failed is None and len(rows[0].chooser.ids) == 2
     assert rows[1].failed is not None and "not finite" in str(rows[1].failed)
 
 
 def test_an_exception_of_one_rows_chooser_ends_that_row_alone(demo: Session) -> None:
     """Whatever it is: a mask of somebody's own may raise anything."""
-    rows = [started(demo, question) for question in QUESTIONS[:2]]
-    broken = started(demo, QUESTIONS[2])
+    answers = Answers(demo.default.graphs, several=True)
+    first, broken, last = join(answers, *(started(demo, question) for question in QUESTIONS))
 
     def take(step: StepResult) -> None:
         raise ZeroDivisionError("somebody's own mask")
 
     broken.chooser.take = take  # type: ignore[method-assign]
-    group = SharedCalls(demo.default.graphs)
-    group.change([], [rows[0], broken, rows[1]])
-    assert group.step() == [rows[0], broken, rows[1]]
+    assert answers.step()[0] == [first, broken, last]
     assert broken.ended and isinstance(broken.failed, ZeroDivisionError) and len(broken.chooser.ids) == 1
-    assert group.step() == rows, "it runs along until it leaves, and gets nothing"
-    assert [len(row.chooser.ids) for row in rows] == [3, 3] and not any(row.failed for row in rows)
+    answers.leave(answers.ended)
+    assert answers.step()[0] == [first, last]
+    assert [len(row.chooser.ids) for row in (first, last)] == [3, 3] and not first.failed and not last.failed
     with pytest.raises(ZeroDivisionError, match="somebody's own mask"):
         broken.check()
 
