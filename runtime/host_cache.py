@@ -91,31 +91,34 @@ class HostCache:
         """Bytes of all layers together."""
         return sum(self.kind.nbytes(value) for value in (*self.values, *self.newest) if value is not None)
 
-    def feeds(self, inputs: Collection[str]) -> dict[str, Any]:
-        """Values by name of those ``inputs`` of a decoder that are its cache."""
+    def feeds(self, inputs: Collection[str], kind: CacheValues) -> dict[str, Any]:
+        """Values by name of those ``inputs`` of a decoder that are its cache; ``kind`` is the decoder's."""
         values = {}
         for state, value, newest in self._parts():
             values[state.past] = value
             if (name := state.past + NEWEST) in inputs:
                 none = np.empty(state.sizes(self.kind.shape(value)[0], 0), np.float32)
-                values[name] = self.kind.narrow(none, name) if newest is None else newest
+                values[name] = kind.narrow(none, name) if newest is None else newest
         return values
 
-    def after(self, present: Mapping[str, Any], inputs: Collection[str]) -> HostCache:
-        """The cache after a call that gave ``present``: whole states, or newest rows where ``inputs`` splits them."""
+    def after(self, present: Mapping[str, Any], inputs: Collection[str], kind: CacheValues) -> HostCache:
+        """The cache after a call that gave ``present``: whole states, or newest rows where ``inputs`` splits them.
+
+        ``kind`` is that of the decoder that ran.
+        """
         values: list[Any] = list(self.values)
         newest: list[Any] = [None] * len(values)
         for at, state in enumerate(self.states):
             rows = present[state.present]
             apart = state.axis is not None and state.past + NEWEST in inputs
-            if not apart or not self.kind.shape(values[at])[state.axis or 0]:
+            if not apart or not kind.shape(values[at])[state.axis or 0]:
                 values[at] = rows
-            elif self.kind.shape(rows)[state.axis or 0] <= MOST_NEWEST:
+            elif kind.shape(rows)[state.axis or 0] <= MOST_NEWEST:
                 newest[at] = rows
             else:
-                joined = [self.kind.read(values[at]), self.kind.read(rows)]
-                values[at] = self.kind.make(np.concatenate(joined, state.axis or 0), state.past)
-        return HostCache(self.states, self.kind, tuple(values), _if_any(newest))
+                joined = [kind.read(values[at]), kind.read(rows)]
+                values[at] = kind.make(np.concatenate(joined, state.axis or 0), state.past)
+        return HostCache(self.states, kind, tuple(values), _if_any(newest))
 
     def array(self, number: int) -> Array:
         """One state whole, in the bits it is stored in; not to be written to."""

@@ -173,7 +173,6 @@ class HostSlots:
         assert before is not None
         token, cache = self._graphs.sample(before, batch.state)
         batch.chosen, batch.fed = token, _Fed(cache, 1, np.ones(1, np.int64))
-        self._settle(batch)
         return token
 
     def accept(self, slot: int, count: int) -> None:
@@ -217,7 +216,7 @@ class HostSlots:
     def _settle(self, batch: _Batch) -> None:
         """Let accepted tokens of the last step stand, mask the others, and let rows leave their sliding windows."""
         fed, batch.fed = batch.fed, None
-        if fed is None:
+        if fed is None or not fed.accepted.any():  # the caches before the step are still there
             return
         state = rolled_back(batch.state, fed.cache, fed.width, fed.accepted)
         batch.state = replace(state, cache=self._graphs.windows.left(fed.cache, state.text_mask, state.orders))

@@ -150,7 +150,7 @@ class OrtBackend(Backend):
         for name, array in feeds.items():
             if name in kinds:
                 binding.bind_ortvalue_input(name, self.value(array, kinds[name]))
-        for name, value in begin.feeds(kinds).items():
+        for name, value in begin.feeds(kinds, self.cache_values).items():
             binding.bind_ortvalue_input(name, value)
         present = [state.present for state in self.states]
         for name in present:
@@ -158,7 +158,7 @@ class OrtBackend(Backend):
         others = [(item.name, item.type) for item in session.get_outputs() if item.name not in set(present)]
         outputs = self._run(session, binding, others, {})
         values = dict(zip(present, binding.get_outputs(), strict=False))
-        return outputs, begin.after(values, kinds)
+        return outputs, begin.after(values, kinds, self.cache_values)
 
     def ready(self, arrays: Mapping[str, Array]) -> dict[str, Any]:
         """See ``Backend.ready``."""

@@ -78,6 +78,8 @@ class Answers:
         for slot in slots:
             answer = self.growing.pop(slot)
             answer.nbytes = self.slots.nbytes(slot)
+            if self._ahead is not None and self._ahead[1].get(slot) is answer:  # a step that was for nothing
+                self.slots.accept(slot, 0)
             try:
                 if answer.job is not None and answer.job.keeps and answer.failed is None:
                     answer.state = self.slots.snapshot(slot)

@@ -33,7 +33,8 @@ class Engine:
     """
 
     def __init__(self, cache: FeatureCache | None = None, answers: int | None = None, together: bool = False) -> None:
-        self.cache, self._limit, self._together = cache or FeatureCache(0), answers, together
+        self.cache = FeatureCache(0) if cache is None else cache  # an empty one is falsy
+        self._limit, self._together = answers, together
         self.waiting: deque[Job] = deque()
         self._open: dict[int, tuple[LoadedPlan, Answers]] = {}
         self._prefillers: dict[int, tuple[LoadedPlan, Prefiller]] = {}

@@ -137,14 +137,14 @@ class OpenVinoBackend(Backend):
             self._take_slots()
         past: HostCache = cache or self.adopt(empty_states(self.states, rows))
         inputs = self._decoder.inputs
-        outputs = self._run(self._decoder, feeds, past.feeds(inputs))
+        outputs = self._run(self._decoder, feeds, past.feeds(inputs, self._cache_values))
         present = {state.present: outputs.pop(state.present) for state in self.states}
         if self._headless and self.head is not None:
             outputs[graph_io.LOGITS] = self.head.logits(outputs[graph_io.LOGITS])
         values = {name: _values(tensor) for name, tensor in outputs.items()}
         if self._headless:
             values[graph_io.LOGITS] = values[graph_io.LOGITS].reshape(rows, -1, values[graph_io.LOGITS].shape[-1])
-        return values, past.after(present, inputs)
+        return values, past.after(present, inputs, self._cache_values)
 
     def logits(self, rows: Any) -> Any:
         """Of a decoder's last rows before its norm, a tensor [N, D]: a tensor [N, vocab]."""

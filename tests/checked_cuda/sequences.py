@@ -14,18 +14,14 @@ from typing import Any
 
 import ort_engine
 import pytest
-from luvc_export.runtime.generation.rows import Row
-from luvc_export.runtime.generation.slot_rows import SlotRows
+from growing import Growing
 from ort_engine import Engines
 
 from checked_cuda.driver import CheckedDriver, checked_gpu
 from luvc_export.bundle.folder import Bundle
 from luvc_export.demo.questions import cases
-from luvc_export.runtime.generation.sampling import Sampling
-from luvc_export.runtime.generation.sequence import TokenSequence
-from luvc_export.runtime.model import StepResult, TokensPrompt
+from luvc_export.runtime.engine.job import Answer
 from luvc_export.runtime.session import Session
-from luvc_export.runtime.state import join_features
 
 PLAN, SLOTS, QUESTIONS, LONGEST = "thirds", 3, 5, 5
 FORMS = ("concat", "inplace")
@@ -87,8 +83,8 @@ class Machine:
         self.session = Session(engine.bundle, engine.backend(self.gpu, graphs=graphs)[0], engine.plan)
         self.session.default.ends = frozenset()
         self.held: list[Any] = []
-        self.batch: SlotRows | None = None
-        self.rows: list[tuple[Row, Asked, int]] = []
+        self.batch: Growing | None = None
+        self.rows: list[tuple[Answer, Asked, int]] = []
         self.kinds: dict[str, int] = {}
 
     def sequence(self) -> None:
@@ -133,14 +129,11 @@ class Machine:
     def join(self) -> None:
         """A row more, where there is room."""
         one, length = self._draw()
-        self.batch = self.batch or SlotRows(self.session.default.graphs)
+        self.batch = self.batch or Growing(self.session)
         request = self.session.prepare(one.image, one.prompt)
         if not self.batch.room(request):
             return self.step()
-        row = Row(TokenSequence(self.session.encoder, Sampling(), self.session.default.ends, length, request.token_ids))
-        seen = join_features([self.session.default.encode_images(*request.shown())])
-        step = self.batch.prefill([row], [TokensPrompt(request.token_ids, blocks=request.blocks)], seen)
-        row.take(StepResult(None, None, step.logits[0]))
+        (row,) = self.batch.join([request], [length])
         self.rows.append((row, one, length))
         return self._settle()
 
@@ -154,7 +147,7 @@ class Machine:
         """A row goes before its end."""
         if self.rows and self.batch is not None:
             row, _, _ = self.rows.pop(self.chance.randrange(len(self.rows)))
-            self.batch.change([row], [])
+            self.batch.drop(row)
         if self.batch is not None and not self.rows and self.chance.random() < 0.5:
             self.batch = None
 
@@ -183,8 +176,6 @@ class Machine:
             row.check()
             assert tuple(row.chooser.ids) == one.answer[:length]
             self.rows = [item for item in self.rows if item[0] is not row]
-            assert self.batch is not None
-            self.batch.change([row], [])
 
     def _draw(self) -> tuple[Asked, int]:
         return self.chance.choice(self.questions), self.chance.randint(1, LONGEST)

@@ -51,7 +51,7 @@ def test_keys_in_the_place_of_values_move_answers(
     paired: Session, plain: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Sabotage."""
-    steps = paired.backend._steps  # type: ignore[attr-defined]
+    steps = paired.backend.steps  # type: ignore[attr-defined]
     honest = steps.adopt
     monkeypatch.setattr(steps, "adopt", lambda values: honest([values[at ^ 1] for at in range(len(values))]))
     assert furthest(paired, plain) > 1e-2
@@ -82,9 +82,8 @@ def test_caches_that_need_no_other_type_are_handed_on(short_bundle: Bundle) -> N
     backend = open_backend("openvino+cpu", short_bundle, "none", 1, arithmetic="fp32")
     assert isinstance(backend, PairedBackend)
     state = Session(short_bundle, backend, "none").default.run([97, 98, 99]).state
-    before = backend.host_values(state.cache)[0]
-    after = backend._handed(state.cache, True)
-    assert after is not None and np.shares_memory(before, backend._steps.unpack(after)[0])
+    after = backend.for_steps(state.cache)
+    assert after.kind.owner is backend.steps and np.shares_memory(state.cache.floats()[0], after.array(0))
 
 
 def test_the_steps_load_no_encoder_and_all_goes_back(short_bundle: Bundle) -> None:
@@ -92,9 +91,9 @@ def test_the_steps_load_no_encoder_and_all_goes_back(short_bundle: Bundle) -> No
     assert isinstance(backend, PairedBackend)
     backend.load()
     assert set(backend.placement()) == {"vision", "decoder", "steps"} and backend.placement()["steps"]
-    assert "_vision" not in backend._steps.__dict__
+    assert "_vision" not in backend.steps.__dict__
     backend.unload()
-    assert not backend._steps.placement() and not backend._prompts.placement()
+    assert not backend.steps.placement() and not backend.prompts.placement()
 
 
 def with_codes(bundle: Bundle, precision: str = "q8", own: bool = True, **layers: str) -> Bundle:
@@ -116,10 +115,10 @@ def test_steps_in_8_bits_have_longer_groups(short_bundle: Bundle, precision: str
     bundle = with_codes(short_bundle, precision)
     backend: Any = open_backend("openvino+openvino", bundle, "coded", 1, allow_unverified=True, arithmetic="fp32")
     asked = {} if group is None else {"DYNAMIC_QUANTIZATION_GROUP_SIZE": group}
-    assert backend._steps._settings() == asked and backend._prompts._settings() == {}
-    backend._steps.load(images=False)
+    assert backend.steps._settings() == asked and backend.prompts._settings() == {}
+    backend.steps.load(images=False)
     if group is not None:
-        compiled = backend._steps._decoder.model
+        compiled = backend.steps._decoder.model
         assert compiled.get_property("DYNAMIC_QUANTIZATION_GROUP_SIZE") == group, "and the plug-in takes it"
 
 
@@ -128,9 +127,10 @@ def test_what_has_no_debug_decoder_or_no_caches_of_the_host_is_refused(
 ) -> None:
     with pytest.raises(UsageError, match="two engines have no debug decoder"):
         open_backend("openvino+cpu", short_bundle, debug=True)
-    monkeypatch.setattr("luvc_export.runtime.ort.OrtBackend.packs", False)
+    manifest = replace(short_bundle.manifest, dtype="bf16")
+    monkeypatch.setattr("luvc_export.runtime.confined.first_run.check", lambda *asked: None)
     with pytest.raises(MachineError, match="cannot go from one engine to another"):
-        open_backend("openvino+cpu", short_bundle)
+        open_backend("openvino+cpu", replace(short_bundle, manifest=manifest))
     with pytest.raises(UsageError, match="unknown back-end"):
         open_backend("cpu+openvino", short_bundle)
 
@@ -172,8 +172,8 @@ def test_steps_in_8_bits_are_in_blocks_where_that_is_faster(
     for blocks in (1.0e-3, 3.0e-3):
         times[one_row.IN_BLOCKS] = blocks
         pair: Any = open_backend("openvino+cpu", bundle, threads=1)
-        steps.append(pair._steps.in_blocks)
-        assert pair._steps.only_steps and not open_backend("cpu", bundle, threads=1).in_blocks  # type: ignore[attr-defined]
+        steps.append(pair.steps._in_blocks)
+        assert pair.steps._only_steps and not open_backend("cpu", bundle, threads=1)._in_blocks  # type: ignore[attr-defined]
     assert steps == [True, False] and choose(bundle).name == "openvino"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,12 +12,13 @@ from luvc_export.errors import MachineError, UsageError
 from luvc_export.runtime import memory
 from luvc_export.runtime.generation.plan_turns import PlanTurns
 from luvc_export.runtime.loaded_plan import LoadedPlan
+from luvc_export.runtime.model import Backend, Capabilities
 
 
-class Loaded:
+class Loaded(Backend):
     """A back-end that counts."""
 
-    packs_weights, keeps_buckets = True, False
+    capabilities = Capabilities(packs_weights=True)
 
     def __init__(self) -> None:
         self.unloaded = 0
@@ -58,9 +60,9 @@ def test_no_room_at_all_is_refused(most: Any) -> None:
 
 def test_room_is_made_by_what_answered_least_lately_and_is_idle() -> None:
     first, second, third, mapped = Loaded(), Loaded(), Loaded(), Loaded()
-    mapped.packs_weights = False
+    mapped.capabilities = Capabilities()
     turns = PlanTurns()
-    for backend in (mapped, first, second, first, third, object()):
+    for backend in (mapped, first, second, first, third):
         turns.answers(backend)
     assert turns.make_room(third, [second]) and turns.make_room(third, [])
     assert [one.unloaded for one in (first, second, third, mapped)] == [1, 1, 0, 0]
@@ -100,8 +102,9 @@ def test_a_number_of_open_plans_counts_those_without_buckets(unpadded_bundle: Bu
 def test_buckets_take_turns_unless_they_load_slowly(short_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Bundle, "buckets_of", lambda self, plan: ("half",))
     for most, slowly, waits in ((None, False, True), (None, True, False), (1, True, True)):
-        monkeypatch.setattr("luvc_export.runtime.ort.OrtBackend.keeps_buckets", slowly)
         one, other = (LoadedPlan(short_bundle, "cpu", threads=1) for _ in range(2))
+        for plan in (one, other):
+            plan.backend.capabilities = replace(plan.backend.capabilities, keeps_buckets=slowly)
         one.turns = other.turns = PlanTurns(most)
         one.load(images=False)
         assert other.waits_for([one]) == waits, (most, slowly)

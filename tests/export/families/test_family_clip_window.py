@@ -9,16 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from family_harness import case
 from flat_plans import replan
 from test_family_answers import session
-from torch_backend import TorchBackend, TorchCache
+from torch_backend import TorchBackend
 
 from luvc_export.core.shapes import PLACE, ROWS, State
 from luvc_export.errors import UsageError
 from luvc_export.runtime.loaded_plan import LoadedPlan
-from luvc_export.runtime.model import Array
+from luvc_export.runtime.model import Capabilities
 from luvc_export.runtime.session import Session
 from luvc_export.runtime.streams import clip_window
 from luvc_export.runtime.streams.clip_window import ClipWindow, without
@@ -29,13 +28,7 @@ ASK, TOKENS = "What then?", 4
 class Packing(TorchBackend):
     """Whose caches the host takes apart."""
 
-    packs = True
-
-    def unpack(self, cache: Any) -> list[Array]:
-        return [value.numpy() for value in cache.values]
-
-    def pack(self, arrays: Sequence[Array]) -> TorchCache:
-        return TorchCache(self.states, tuple(map(torch.from_numpy, arrays)))
+    capabilities = Capabilities(host_caches=True)
 
 
 def packing(tmp_path: Path, name: str = "qwen2_5_vl", **changes: Any) -> tuple[Session, list[list[Array]]]:
@@ -101,7 +94,7 @@ def test_a_clip_taken_out_leaves_what_never_saw_it(tmp_path: Path) -> None:
     rows = before.cache.lengths[0]
     state = without(ours.default, window.state, rows, window._held[1].text, 2)
     assert state.past_text == before.past_text and state.next_position > before.next_position
-    for one, other in zip(backend.unpack(state.cache), backend.unpack(before.cache), strict=True):
+    for one, other in zip(state.cache.arrays(), before.cache.arrays(), strict=True):
         assert np.array_equal(one, other)
 
 
@@ -133,7 +126,7 @@ def test_what_cannot_leave_is_said(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"'pyramiddrop' keeps depends on the question(.|\n)*forget='rebuild'"):
         ClipWindow(ours, 2, "evict").show(clips[0])
     ours, clips = packing(tmp_path / "device")
-    ours.backend.packs = False  # type: ignore[attr-defined]
+    ours.backend.capabilities = Capabilities()
     with pytest.raises(UsageError, match="back-end torch keeps caches where rows cannot be taken out"):
         ClipWindow(ours, 2, "evict").show(clips[0])
     manifest = replace(ours.bundle.manifest, prompt=replace(ours.bundle.manifest.prompt, prefix="all"))  # type: ignore[arg-type]

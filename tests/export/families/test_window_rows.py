@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,22 +12,25 @@ import pytest
 import torch
 from family_harness import SABOTAGE, TOLERANCE, Case
 from family_questions import WINDOW, exportable
-from luvc_export.runtime.generation.rows import OneAfterAnother, Row, SharedCalls
-from luvc_export.runtime.speculation.rows import DraftedCalls
+from growing import stepped
 from numpy.typing import NDArray
 from test_family_answers import pictures, session, theirs
 from test_family_turns import first_turn, turns
 from test_sliding_windows import FAMILIES, Bundles, pruned, sliding
-from torch_backend import TorchBackend, TorchCache
+from torch_backend import TorchBackend
 
 from luvc_export.bundle.folder import Bundle
 from luvc_export.bundle.manifest import Manifest
 from luvc_export.core.budgets import kv_bytes
 from luvc_export.core.plan import Plan
 from luvc_export.core.shapes import most_rows
+from luvc_export.runtime.engine.answers import Answers
+from luvc_export.runtime.engine.drafting import Drafting
+from luvc_export.runtime.engine.job import Answer, Job
+from luvc_export.runtime.engine.prefill import prompt_of
 from luvc_export.runtime.generation.sequence import GreedyTokens
 from luvc_export.runtime.graphs import Graphs
-from luvc_export.runtime.model import Array, StepResult, TokensPrompt
+from luvc_export.runtime.model import Capabilities, TokensPrompt
 from luvc_export.runtime.session import Session
 from luvc_export.runtime.speculation.request import Speculation
 from luvc_export.runtime.state import State
@@ -41,24 +43,14 @@ COUNT = 30
 class Dropping(TorchBackend):
     """The torch modules, whose caches lose rows; ``TorchBackend`` keeps all."""
 
-    packs = True
-
-    def read_state(self, cache: TorchCache, number: int) -> Array:
-        value: Array = cache.values[number].numpy()
-        return value
-
-    def keep_rows(self, cache: TorchCache, rows: Mapping[int, NDArray[np.int64]]) -> TorchCache:
-        values = list(cache.values)
-        for number, some in rows.items():
-            axis = self.states[number].axis
-            assert axis is not None
-            values[number] = values[number].index_select(axis, torch.from_numpy(some))
-        return TorchCache(self.states, tuple(values))
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.capabilities = Capabilities(host_caches=True)
 
 
 def near_rows(graphs: Graphs, cache: Any) -> list[int]:
     """Rows of each layer with a window."""
-    layers = sorted({state.layer for state in graphs.backend.states})  # type: ignore[attr-defined]
+    layers = sorted({state.layer for state in graphs.backend.states})
     near = graphs.manifest.decoder.most_rows
     return [rows for layer, rows in zip(layers, cache.lengths, strict=True) if layer in near]
 
@@ -143,7 +135,7 @@ def test_rows_of_a_padded_batch_lose_what_none_of_them_sees(name: str, tmp_path:
         step = graphs.prefill(passages, graphs.encode_images(tiny.images(2).numpy()))
         logits.append([step.logits])
         for token in range(40):
-            step = graphs.step([token + 5, token + 9], step.state)
+            step = stepped(graphs, [token + 5, token + 9], step.state)
             logits[-1].append(step.logits)
         rows_left.append(max(near_rows(graphs, step.state.cache)))
     ours, whole = (torch.from_numpy(np.stack(one)) for one in logits)
@@ -169,28 +161,30 @@ def words_of(seed: int) -> list[int]:
     return [int(token) for token in np.random.default_rng(seed).integers(3, 200, COUNT)]
 
 
-def begun(ours: Session, request: Any, seed: int) -> Row:
-    step = ours.default.run(request.token_ids, ours.default.encode_images(request.images))
+def begun(ours: Session, answers: Answers, request: Any, seed: int) -> Answer:
+    """An answer that grows, with its first token."""
     chooser = GreedyTokens(COUNT, forced=words_of(seed), keep_logits=True, prompt=request.token_ids)
-    row = Row(chooser, step.state, request)
-    row.take(StepResult(None, None, step.logits[0, -1]))
-    return row
+    answer = Answer(chooser, Job(ours.default, request, lambda room: [chooser], keeps=True))
+    (joined,) = answers.slots.join([prompt_of(request, ours.default.encode_images(request.images))])
+    answers.begin(joined.slot, answer, joined.logits)
+    return answer
 
 
-def logits_of(row: Row) -> torch.Tensor:
+def logits_of(answer: Answer) -> torch.Tensor:
     """After every token, [COUNT, vocab]."""
-    assert isinstance(row.chooser, GreedyTokens)
-    return torch.from_numpy(np.stack(row.chooser.logits))
+    assert isinstance(answer.chooser, GreedyTokens)
+    return torch.from_numpy(np.stack(answer.chooser.logits))
 
 
 def alone(ours: Session, request: Any, seed: int) -> tuple[torch.Tensor, Any]:
     """Logits of an answer that is alone, and its caches after it."""
-    row, group = begun(ours, request, seed), OneAfterAnother(ours.default.graphs)
-    group.change([], [row])
-    while not row.ended:
-        group.step()
-    assert row.state is not None
-    return logits_of(row), row.state.cache
+    answers = Answers(ours.default.graphs, several=False)
+    answer = begun(ours, answers, request, seed)
+    while answers.growing:
+        answers.step()
+        answers.leave(answers.ended)
+    assert answer.state is not None
+    return logits_of(answer), answer.state.cache
 
 
 def exact(tiny: Case, bundle: Bundle, request: Any, seed: int) -> tuple[torch.Tensor, Any]:
@@ -219,15 +213,14 @@ def test_graphs_take_what_is_left(name: str, backend: str, bundles: Bundles) -> 
         whole.append(expected)
         assert harness.difference(logits, expected) < TOLERANCE and cache.nbytes < 0.9 * all_rows.nbytes
         assert max(near_rows(ours.default.graphs, cache)) <= most_rows(WINDOW)
-    first, second = (begun(ours, request, seed) for seed, request in enumerate(asked))
-    rows = SharedCalls(ours.default.graphs)
-    rows.change([], [first])
+    answers = Answers(ours.default.graphs, several=True)
+    first = begun(ours, answers, asked[0], 0)
     for _ in range(COUNT // 2):
-        rows.step()
-    rows.change([], [second])
-    while not second.ended:
-        rows.step()
-        rows.change([row for row in rows.rows if row.ended], [])
+        answers.step()
+    second = begun(ours, answers, asked[1], 1)
+    while answers.growing:
+        answers.step()
+        answers.leave(answers.ended)
     text, plan = len(asked[1].token_ids) - 1 + COUNT - 1, tiny.thirds
     assert cache.nbytes <= sum(kv_bytes(bundle.manifest.decoder, plan.keep, text, 4)) < all_rows.nbytes
     for row, expected in zip((first, second), whole, strict=True):
@@ -267,8 +260,10 @@ def test_drafts_that_are_taken_back_need_no_row_that_left(name: str, backend: st
     tiny, words, random = exportable(name), words_of(0), np.random.default_rng(0)
     ours = Session(bundles(name), backend, threads=1, arithmetic="auto" if backend == "cpu" else "fp32")
     request, taken_back = ours.prepare(pictures(tiny, 1), "word " * 9), 0
-    row, group = begun(ours, request, 0), DraftedCalls(ours.default.graphs, Speculation.parse("lookup:4"))
-    group.change([], [row])
+    ours.default.speculation = Speculation.parse("lookup:4")
+    drafting = Drafting(ours.default)
+    answers = Answers(ours.default.graphs, several=False, drafting=drafting)
+    answer = begun(ours, answers, request, 0)
 
     class PartlyRight:
         """Drafts whose first tokens are right."""
@@ -280,11 +275,14 @@ def test_drafts_that_are_taken_back_need_no_row_that_left(name: str, backend: st
         def told(self, drafted: int, accepted: int) -> None:
             pass
 
-    group._drafts[row] = PartlyRight()
-    while not row.ended:
-        group.step()
-        taken_back += group.counts.drafted - group.counts.accepted
-        assert group._state is not None
-        assert max(near_rows(ours.default.graphs, group._state.cache)) < max(group._state.cache.lengths)
-    assert harness.difference(logits_of(row), exact(tiny, bundles(name), request, 0)[0]) < TOLERANCE
+    drafting._drafters[answer] = PartlyRight()
+    while answers.growing:
+        _, counts = answers.step()
+        assert counts is not None
+        taken_back += counts.drafted - counts.accepted
+        if not answer.ended:
+            cache = answers.slots.snapshot(0).cache
+            assert max(near_rows(ours.default.graphs, cache)) < max(cache.lengths)
+        answers.leave(answers.ended)
+    assert harness.difference(logits_of(answer), exact(tiny, bundles(name), request, 0)[0]) < TOLERANCE
     assert taken_back > 20

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import family_harness as harness
@@ -15,34 +14,37 @@ from torch import Tensor
 
 from luvc_export.core import graph_io
 from luvc_export.core.plan import Plan
-from luvc_export.core.shapes import State, row_counts
-from luvc_export.runtime.model import Array, Cache
+from luvc_export.runtime.host_cache import CacheValues, HostCache
+from luvc_export.runtime.model import Array, Backend, Cache
 
 
-@dataclass(frozen=True)
-class TorchCache:
-    states: tuple[State, ...]
-    values: tuple[Tensor, ...]
+class _Tensors(CacheValues):
+    """Torch's tensors on the CPU."""
 
-    @property
-    def lengths(self) -> tuple[int, ...]:
-        return row_counts(self.states, (tuple(value.shape) for value in self.values))
+    def make(self, array: Array, name: str) -> Tensor:
+        return torch.from_numpy(array)
 
-    @property
-    def nbytes(self) -> int:
-        return sum(value.nbytes for value in self.values)
+    def narrow(self, array: Array, name: str) -> Tensor:
+        return torch.from_numpy(array)
+
+    def read(self, value: Tensor) -> Array:
+        array: Array = value.numpy()
+        return array
+
+    def shape(self, value: Tensor) -> Sequence[int]:
+        return value.shape
+
+    def nbytes(self, value: Tensor) -> int:
+        return value.nbytes
 
 
-class TorchBackend:
-    name, arithmetic, largest_batch = "torch", "fp32", None
+class TorchBackend(Backend):
+    name, arithmetic = "torch", "fp32"
 
     def __init__(self, tiny: Case, plan: Plan) -> None:
         self.printable = False  # only tokens whose text is read back as themselves
-        self.states = tiny.family.decoder_shape(tiny.config).kept
+        self.states, self._values = tiny.family.decoder_shape(tiny.config).kept, _Tensors(self)
         self.tiny, self.encoder, self.decoder = tiny, tiny.vision(plan), tiny.family.decoder(tiny.model, plan)
-
-    def load(self, images: bool = True) -> None:
-        """All is in memory."""
 
     def vision(self, images: NDArray[np.uint8], padding: NDArray[np.bool_] | None = None) -> dict[str, Array]:
         with torch.no_grad():
@@ -50,11 +52,9 @@ class TorchBackend:
         names = (graph_io.VISUAL_EMBEDS, graph_io.VISUAL_POSITIONS, graph_io.MERGED_INTO)
         return {name: value.numpy() for name, value in zip(names, outputs, strict=True)}
 
-    def decode(self, feeds: Mapping[str, Array], cache: Cache | None) -> tuple[dict[str, Array], TorchCache]:
+    def decode(self, feeds: Mapping[str, Array], cache: Cache | None) -> tuple[dict[str, Array], HostCache]:
         past = (
-            cache.values
-            if isinstance(cache, TorchCache)
-            else tuple(harness.empty_past(self.tiny, len(feeds[graph_io.INPUT_IDS])))
+            cache.values if cache is not None else tuple(harness.empty_past(self.tiny, len(feeds[graph_io.INPUT_IDS])))
         )
         names = graph_io.decoder_inputs(self.decoder.plan)
         inputs: dict[str, Any] = {name: torch.from_numpy(np.ascontiguousarray(feeds[name])) for name in names}
@@ -65,7 +65,4 @@ class TorchBackend:
             logits = logits - 1e4 * ((token < 4) | (token > 93))
         kept_names = [graph_io.kept_name(layer) for layer, _, _ in self.decoder.plan.chooses]
         chosen = {name: value.numpy() for name, value in zip(kept_names, kept, strict=True)}
-        return {graph_io.LOGITS: logits.numpy(), **chosen}, TorchCache(self.states, tuple(presents))
-
-    def placement(self) -> dict[str, dict[str, int]]:
-        return {}
+        return {graph_io.LOGITS: logits.numpy(), **chosen}, HostCache(self.states, self._values, tuple(presents))

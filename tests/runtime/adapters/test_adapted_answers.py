@@ -8,6 +8,7 @@ from typing import Any
 import lora_bundle
 import numpy as np
 import pytest
+from growing import stepped
 from numpy.typing import NDArray
 
 from luvc_export import load_bundle
@@ -118,7 +119,7 @@ def test_rows_of_several_adapters_in_one_call(lora: Path, backend: str) -> None:
     named = [None, *NAMES, *NAMES[::-1], None]
     rows = [session.adapters.find(name) for name in named]
     together = graphs.prefill([TokensPrompt(TOKENS, adapter=row) for row in rows])
-    after = graphs.step([40] * len(rows), together.state)
+    after = stepped(graphs, [40] * len(rows), together.state)
     seen = set()
     for index, row in enumerate(rows):
         alone = graphs.run(TOKENS, adapter=row)

@@ -14,6 +14,7 @@ from luvc_export.bundle.adapters.peft_folder import Adapter
 from luvc_export.bundle.manifest import LoraSlots
 from luvc_export.runtime.adapters.factors import Factors
 from luvc_export.runtime.adapters.table import MOST, Adapters
+from luvc_export.runtime.model import Backend
 
 SLOTS = LoraSlots(4, "model.layers", {"q": "q", "v": "v"}, {"0.q": (3, 5), "0.v": (3, 2)})
 
@@ -35,7 +36,7 @@ def added(feeds: Mapping[str, Any], slot: str, x: NDArray[np.float32]) -> NDArra
 
 def test_a_row_gets_its_own_adapter_s_product() -> None:
     one, two = adapter(2, "0.q", "0.v", seed=1), adapter(3, "0.v", seed=2)
-    feeds = Factors(SLOTS, None).feeds([two, None, one, two])
+    feeds = Factors(SLOTS, Backend()).feeds([two, None, one, two])
     assert feeds["lora_rows"].shape == (4, 5) and feeds["lora.0.q.a"].shape == (3, 5)
     x = np.random.default_rng(0).standard_normal((4, 6, 3), "f4")
     for slot in SLOTS.slots:
@@ -47,14 +48,14 @@ def test_a_row_gets_its_own_adapter_s_product() -> None:
 
 
 def test_without_adapters_the_rank_is_0() -> None:
-    factors = Factors(SLOTS, None)
+    factors = Factors(SLOTS, Backend())
     factors.feeds([adapter(2, "0.q")])
     feeds = factors.feeds([None, None])
     assert feeds["lora_rows"].shape == (2, 0) and feeds["lora.0.q.a"].shape == (3, 0)
     assert feeds["lora.0.q.b"].shape == (0, 5)
 
 
-class Readying:
+class Readying(Backend):
     def __init__(self) -> None:
         self.made = 0
 

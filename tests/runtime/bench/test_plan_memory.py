@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 
 from luvc_export.bundle.folder import Bundle
@@ -27,7 +30,13 @@ def test_all_are_open_or_one(case: BenchCase, monkeypatch: pytest.MonkeyPatch) -
         patch.setattr(PlanTurns, "take", lambda *arguments: None)
         held = OpenedPlans(case, NAMES, 1).held()
     assert (held.open_plans, held.shared) == (2, 0) and held.peak_mib and held.anonymous_mib
-    monkeypatch.setattr(OrtBackend, "packs_weights", False)
+    honest = OrtBackend.__init__
+
+    def sharing(self: OrtBackend, *arguments: Any, **named: Any) -> None:
+        honest(self, *arguments, **named)
+        self.capabilities = replace(self.capabilities, packs_weights=False)
+
+    monkeypatch.setattr(OrtBackend, "__init__", sharing)
     held = OpenedPlans(case, NAMES, 1).held()
     assert (held.open_plans, held.shared) == (2, 2), "from one copy nobody takes turns"
 

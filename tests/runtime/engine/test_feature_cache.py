@@ -12,6 +12,7 @@ from flat_plans import replan
 
 from luvc_export.bundle.folder import Bundle
 from luvc_export.core.token_layout import Clip
+from luvc_export.errors import UsageError
 from luvc_export.runtime.engine.feature_cache import FeatureCache, Keys
 from luvc_export.runtime.loaded_plan import LoadedPlan
 from luvc_export.runtime.session import Session
@@ -118,3 +119,12 @@ def test_kinds_do_not_meet(kind: str) -> None:
     cache = FeatureCache(10 * SIZE)
     cache.keep_features(b"a", features(1))
     assert cache.prefix(b"a") is None
+
+
+def test_groups_are_counted_where_they_are_asked_to_be() -> None:
+    cache = FeatureCache(10 * SIZE, groups=2, prefixes=False)
+    for key in (b"a", b"b", b"c"):
+        cache.keep_features(key, features(1))
+    assert len(cache) == 2 and cache.features(b"a") is None and cache.features(b"c") is not None
+    with pytest.raises(UsageError, match="counted from 1 on"):
+        FeatureCache(1, groups=-1)

@@ -9,14 +9,15 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from luvc_export.runtime.ort_graphs.cache import OrtCache
+from growing import stepped
 from onnx import TensorProto, helper
 
 from luvc_export.bundle.folder import Bundle
 from luvc_export.bundle.graphs import read_graph
+from luvc_export.runtime import host_cache
+from luvc_export.runtime.host_cache import HostCache
 from luvc_export.runtime.model import TokensPrompt
 from luvc_export.runtime.ort import OrtBackend
-from luvc_export.runtime.ort_graphs import cache as caches
 from luvc_export.runtime.ort_graphs import two_parts
 from luvc_export.runtime.ort_graphs.two_parts import NEWEST, in_two_parts
 from luvc_export.runtime.session import Session
@@ -27,8 +28,7 @@ TOLERANCE = 1e-3
 
 
 def graphs(bundle: Bundle, plan: str, only_steps: bool) -> Any:
-    backend = OrtBackend(bundle, bundle.entry(plan), threads=1)
-    backend.only_steps = only_steps
+    backend = OrtBackend(bundle, bundle.entry(plan), threads=1, only_steps=only_steps)
     return Session(bundle, backend, plan).default.graphs
 
 
@@ -44,7 +44,7 @@ def furthest(bundle: Bundle, plan: str, plain: Any) -> float:
     ours = theirs = plain.prefill([TokensPrompt(one) for one in PROMPTS]).state
     worst = 0.0
     for tokens in ([102, 103], [104, 105], [106, 107], [108, 109]):
-        mine, other = steps.step(tokens, ours), plain.step(tokens, theirs)
+        mine, other = stepped(steps, tokens, ours), stepped(plain, tokens, theirs)
         worst = max(worst, float(np.abs(mine.logits - other.logits).max()))
         ours, theirs = mine.state, other.state
     fed = [[101, 102, 103], [104, 105]]
@@ -59,7 +59,7 @@ def test_steps_compute_what_attention_does(
     demo_bundle: Bundle, whole: Callable[[str], Any], plan: str, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With newest rows that have joined those that stand, and without."""
-    monkeypatch.setattr(caches, "MOST_NEWEST", most)
+    monkeypatch.setattr(host_cache, "MOST_NEWEST", most)
     assert furthest(demo_bundle, plan, whole(plan)) < TOLERANCE
 
 
@@ -69,13 +69,14 @@ def test_a_part_that_is_wrong_moves_answers(
 ) -> None:
     """Sabotage: zeros in the newest rows' place, a mask that hides nothing, query heads under another cached one."""
     if what == "newest":
-        honest = OrtCache.feeds
+        honest = HostCache.feeds
 
-        def emptied(self: OrtCache, apart: Any, make: Any) -> dict[str, Any]:
-            values = honest(self, apart, make)
-            return values | {name: make(np.zeros_like(values[name].numpy())) for name in apart}
+        def emptied(self: HostCache, *of: Any) -> dict[str, Any]:
+            values = honest(self, *of)
+            zeros = {name: np.zeros_like(value.numpy()) for name, value in values.items() if name.endswith(NEWEST)}
+            return values | {name: self.kind.make(array, name) for name, array in zeros.items()}
 
-        monkeypatch.setattr(OrtCache, "feeds", emptied)
+        monkeypatch.setattr(HostCache, "feeds", emptied)
     elif what == "mask":
         monkeypatch.setattr(two_parts, "_LEAST", np.float32(0))
     else:
@@ -93,17 +94,15 @@ def test_every_attention_is_in_two_parts_and_a_step_gives_its_rows_alone(demo_bu
     assert not [node for node in model.graph.node if node.op_type == "Attention"]
     calls = graphs(demo_bundle, "none", True)
     first = graphs(demo_bundle, "none", False).prefill([TokensPrompt([97] * 9)]).state
-    two = calls.step([99], calls.step([98], first).state).state
-    assert isinstance(two.cache, OrtCache) and isinstance(first.cache, OrtCache)
+    two = stepped(calls, [99], stepped(calls, [98], first).state).state
+    assert isinstance(two.cache, HostCache) and isinstance(first.cache, HostCache)
     assert all(one is other for one, other in zip(first.cache.values, two.cache.values, strict=True))
     assert {newest.shape()[2] for newest in two.cache.newest} == {2} and set(two.cache.lengths) == {11}
     assert two.cache.nbytes == first.cache.nbytes * 11 // 9
-    for one, other in zip(calls.backend.unpack(two.cache), first.cache.values, strict=True):
+    for one, other in zip(two.cache.arrays(), first.cache.values, strict=True):
         assert one.shape[2] == 11 and np.array_equal(one[:, :, :9], other.numpy())
-    kept = calls.backend.keep_rows(two.cache, dict.fromkeys((0, 1), np.array([0, 10])))
-    assert kept.lengths[0] == 2 and np.array_equal(
-        kept.values[0].numpy(), calls.backend.unpack(two.cache)[0][:, :, [0, 10]]
-    )
+    kept = two.cache.some(dict.fromkeys((0, 1), np.array([0, 10])))
+    assert kept.lengths[0] == 2 and np.array_equal(kept.values[0].numpy(), two.cache.arrays()[0][:, :, [0, 10]])
 
 
 def one_attention(**change: Any) -> bytes:

@@ -21,9 +21,10 @@ from luvc_export.core import graph_io
 from luvc_export.errors import BundleError, LuvcError, MachineError, UsageError
 from luvc_export.runtime.backends import open_backend
 from luvc_export.runtime.cpu_features import cpu_features
+from luvc_export.runtime.host_cache import HostCache
 from luvc_export.runtime.openvino import device as devices
 from luvc_export.runtime.openvino import islands
-from luvc_export.runtime.openvino.backend import OpenVinoBackend, OpenVinoCache
+from luvc_export.runtime.openvino.backend import OpenVinoBackend
 from luvc_export.runtime.openvino.device import Device
 from luvc_export.runtime.openvino.model import GraphReader
 from luvc_export.runtime.session import Session
@@ -73,7 +74,7 @@ def test_graphs_in_half_precision_run_on_a_cpu(io: str, tmp_path: Path) -> None:
     session = opened(tiny_bundle.write(tmp_path / "bundle", io=io))
     step = session.default.run(IDS, session.default.encode_images(pixels(1)), all_logits=True)
     assert np.allclose(step.logits[0], tiny_bundle.expected(IDS, pixels(1)), rtol=0.05, atol=0.3)
-    assert isinstance(step.state.cache, OpenVinoCache) and step.state.cache.nbytes == 2 * 2 * 4 * ((2 + 3) + 3)
+    assert isinstance(step.state.cache, HostCache) and step.state.cache.nbytes == 2 * 2 * 4 * ((2 + 3) + 3)
 
 
 @pytest.mark.parametrize(
@@ -85,17 +86,17 @@ def test_a_state_may_be_continued_twice(tiny: Bundle, arithmetic: str) -> None:
     backend = session.backend
     assert isinstance(backend, OpenVinoBackend)
     first = session.default.run(IDS, session.default.encode_images(pixels(1)))
-    assert isinstance(first.state.cache, OpenVinoCache)
-    before = [state.copy() for state in backend.host_values(first.state.cache)]
+    assert isinstance(first.state.cache, HostCache)
+    before = [state.copy() for state in first.state.cache.floats()]
     logits = first.logits.copy()
     one = session.default.run([100], state=first.state)
     other = session.default.run([101, 102], state=first.state)
     again = session.default.run([100], state=first.state)
     assert np.array_equal(one.logits, again.logits) and not np.array_equal(one.logits, other.logits)
     assert np.array_equal(first.logits, logits)
-    assert all(map(np.array_equal, backend.host_values(first.state.cache), before))
+    assert all(map(np.array_equal, first.state.cache.floats(), before))
     assert first.state.cache.lengths == (5, 3) and other.state.cache.lengths == (7, 5)
-    assert not np.array_equal(*(backend.host_values(step.state.cache)[0][:, :, -1] for step in (one, other)))
+    assert not np.array_equal(*(step.state.cache.floats()[0][:, :, -1] for step in (one, other)))
 
 
 def test_the_trap_is_there(ours: Session, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,10 +110,10 @@ def test_the_trap_is_there(ours: Session, monkeypatch: pytest.MonkeyPatch) -> No
     assert isinstance(backend, OpenVinoBackend)
     monkeypatch.setattr(Compiled, "fresh", own)
     first = ours.default.run([97, 98])
-    assert isinstance(first.state.cache, OpenVinoCache)
-    before = backend.host_values(first.state.cache)[0].copy()
+    assert isinstance(first.state.cache, HostCache)
+    before = first.state.cache.floats()[0].copy()
     ours.default.run([99, 100, 101], state=first.state)
-    now = backend.host_values(first.state.cache)[0]
+    now = first.state.cache.floats()[0]
     assert now.shape != before.shape or not np.array_equal(now, before)
     ours.backend.__dict__.pop("_decoder", None)  # its request has seen tensors of this test
 

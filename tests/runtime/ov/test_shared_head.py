@@ -21,7 +21,7 @@ pytest.importorskip("openvino", reason="pip install 'luvc-export[openvino]'")
 def opened(bundle: Bundle, shared: bool) -> Any:
     backend: Any = open_backend("openvino+openvino", bundle, "none", 1, arithmetic="fp32")
     if not shared:
-        backend._prompts.head = backend._steps.head = None
+        backend.prompts.head = backend.steps.head = None
     return backend
 
 
@@ -48,11 +48,11 @@ def test_logits_are_those_of_decoders_with_heads(
         return max(float(np.abs(one - other).max() / np.abs(other).max()) for one, other in pairs)
 
     assert furthest() < 1e-4
-    assert "_head" not in backend._prompts.__dict__
-    for half in (backend._prompts, backend._steps):
+    assert "_head" not in backend.prompts.__dict__
+    for half in (backend.prompts, backend.steps):
         shapes = [port.get_partial_shape() for port in half._decoder.model.outputs]
         assert half._headless and all(shape[-1] != vocab for shape in shapes if shape.rank.is_static)
-    assert backend._steps._head.model.outputs[0].get_partial_shape()[1] == vocab
+    assert backend.steps._head.model.outputs[0].get_partial_shape()[1] == vocab
     true = OpenVinoBackend.logits
 
     def turned(self: OpenVinoBackend, rows: Any) -> Any:
@@ -63,7 +63,7 @@ def test_logits_are_those_of_decoders_with_heads(
         patch.setattr(OpenVinoBackend, "logits", turned)
         assert furthest() > 1e-2
     backend.unload()
-    assert "_head" not in backend._steps.__dict__
+    assert "_head" not in backend.steps.__dict__
     assert furthest() < 1e-4, "what was unloaded is loaded again"
 
 

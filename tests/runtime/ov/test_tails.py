@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from luvc_export.runtime.openvino.cache import OpenVinoCache
+from growing import stepped
 
 from luvc_export.bundle.folder import Bundle
 from luvc_export.core.shapes import ROWS, State
+from luvc_export.runtime import host_cache
+from luvc_export.runtime.host_cache import HostCache
 from luvc_export.runtime.model import TokensPrompt
 from luvc_export.runtime.openvino import backend as backends
-from luvc_export.runtime.openvino import cache as caches
 from luvc_export.runtime.openvino import device as devices
 from luvc_export.runtime.openvino.backend import OpenVinoBackend
 from luvc_export.runtime.openvino.model import GraphReader
@@ -26,9 +27,7 @@ PROMPTS = ([97, 98, 99, 100, 101], [98, 99])
 
 
 def backend(bundle: Bundle, plan: str, only_steps: bool) -> OpenVinoBackend:
-    opened = OpenVinoBackend(bundle, bundle.entry(plan), threads=1, arithmetic="fp32")
-    opened.only_steps = only_steps
-    return opened
+    return OpenVinoBackend(bundle, bundle.entry(plan), threads=1, arithmetic="fp32", only_steps=only_steps)
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +51,7 @@ def furthest(bundle: Bundle, plan: str, plain: Any) -> float:
     ours = theirs = plain.prefill([TokensPrompt(one) for one in PROMPTS]).state
     worst = 0.0
     for tokens in ([102, 103], [104, 105], [106, 107], [108, 109], [110, 111]):
-        mine, other = steps.step(tokens, ours), plain.step(tokens, theirs)
+        mine, other = stepped(steps, tokens, ours), stepped(plain, tokens, theirs)
         worst = max(worst, float(np.abs(mine.logits - other.logits).max()))
         ours, theirs = mine.state, other.state
     fed = [[101, 102, 103], [104, 105]]
@@ -67,7 +66,7 @@ def test_steps_compute_what_they_do_over_one_piece(
     short_bundle: Bundle, in_one_piece: Callable[[str], Any], plan: str, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rows of a batch, drafts, and newest rows that have joined those that stand."""
-    monkeypatch.setattr(caches, "MOST_NEWEST", most)
+    monkeypatch.setattr(host_cache, "MOST_NEWEST", most)
     assert furthest(short_bundle, plan, in_one_piece(plan)) < 1e-3
 
 
@@ -75,16 +74,16 @@ def test_newest_rows_that_are_lost_move_answers(
     short_bundle: Bundle, in_one_piece: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Sabotage of the test above: what stands in the newest rows' place are zeros."""
-    honest = OpenVinoCache.feeds
+    honest = HostCache.feeds
 
-    def emptied(self: OpenVinoCache, inputs: Any) -> dict[str, Any]:
-        library, tensors = devices.load_library(), honest(self, inputs)
+    def emptied(self: HostCache, *of: Any) -> dict[str, Any]:
+        library, tensors = devices.load_library(), honest(self, *of)
         for name, tensor in tensors.items():
             if name.endswith(NEWEST):
                 tensors[name] = library.Tensor(np.zeros_like(tensor.data))
         return tensors
 
-    monkeypatch.setattr(OpenVinoCache, "feeds", emptied)
+    monkeypatch.setattr(HostCache, "feeds", emptied)
     assert furthest(short_bundle, "none", in_one_piece("none")) > 1e-2
 
 
@@ -93,11 +92,11 @@ def test_a_step_writes_its_rows_alone(short_bundle: Bundle) -> None:
     calls = Session(short_bundle, opened, "none").default
     first = calls.run([97] * 9).state
     two = calls.run([99, 100], state=calls.run([98], state=first).state).state
-    assert isinstance(first.cache, OpenVinoCache) and isinstance(two.cache, OpenVinoCache)
+    assert isinstance(first.cache, HostCache) and isinstance(two.cache, HostCache)
     assert all(one is other for one, other in zip(first.cache.values, two.cache.values, strict=True))
     assert {newest.shape[2] for newest in two.cache.newest} == {3} and set(two.cache.lengths) == {12}
     assert two.cache.nbytes == first.cache.nbytes * 12 // 9
-    whole = opened.host_values(two.cache)
+    whole = two.cache.floats()
     assert all(
         np.array_equal(array[:, :, :9], value.data) for array, value in zip(whole, first.cache.values, strict=True)
     )
@@ -109,13 +108,13 @@ def test_a_step_writes_its_rows_alone(short_bundle: Bundle) -> None:
 
 def test_joined_rows_hold_no_older_ones(short_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     """A long answer keeps one cache, not one for each time that newest rows joined it."""
-    monkeypatch.setattr(caches, "MOST_NEWEST", 1)
+    monkeypatch.setattr(host_cache, "MOST_NEWEST", 1)
     calls = Session(short_bundle, backend(short_bundle, "none", False), "none").default
     state = calls.run([97] * 3).state
     for _ in range(6):
         state = calls.run([98], state=state).state
-    assert isinstance(state.cache, OpenVinoCache) and set(state.cache.lengths) == {9}
-    assert sum(array.nbytes for array in state.cache.held if array is not None) == state.cache.nbytes
+    assert isinstance(state.cache, HostCache) and set(state.cache.lengths) == {9}
+    assert {value.shape[2] for value in state.cache.values} == {9} and not state.cache.newest
 
 
 def _place(state: Any) -> Sequence[int]:

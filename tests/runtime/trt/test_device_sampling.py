@@ -21,6 +21,7 @@ from luvc_export.engines.profiles import Capacity
 from luvc_export.errors import CheckFailed, UsageError
 from luvc_export.runtime.cuda.device import Gpu
 from luvc_export.runtime.session import Session
+from luvc_export.runtime.state import RowsState, State
 from luvc_export.runtime.tensorrt import buffers
 
 CAPACITY = Capacity(text=96, groups=1, logits=96)
@@ -96,7 +97,7 @@ def test_a_step_brings_its_token_and_no_logits(
     kv: str,
 ) -> None:
     ours, backend, opened = session(engines[kv], gpu)
-    assert backend.samples
+    assert backend.capabilities.picks_tokens
     wanted = expected.generate(*question, max_new_tokens=LENGTH)
     assert len(wanted.token_ids) == LENGTH
     for _ in range(2):
@@ -142,12 +143,20 @@ def test_engines_of_before_answer_as_before(
     short_bundle: Bundle, expected: Session, gpu: Gpu, endless: None, question: tuple[Any, str]
 ) -> None:
     ours, backend, _ = session(ort_engine.describe(short_bundle, "thirds", "inplace", CAPACITY, next_token=False), gpu)
-    assert not backend.samples
+    assert not backend.capabilities.picks_tokens
     wanted = expected.generate(*question, max_new_tokens=LENGTH)
     assert ours.generate(*question, max_new_tokens=LENGTH).token_ids == wanted.token_ids
     request = ours.prepare(*question)
     with pytest.raises(UsageError, match=r"pick no tokens\n(.|\n)*build --target stand-in again"):
-        ours.default.sample(5, ours.default.run(request.token_ids, ours.default.encode_images(request.images)).state)
+        sampled(ours, 5, ours.default.run(request.token_ids, ours.default.encode_images(request.images)).state)
+
+
+def sampled(ours: Session, token: Any, state: Any) -> tuple[Any, Any]:
+    """The token that the device picks behind ``token``, before it is there, and where the conversation stands then."""
+    mask = np.ones((1, state.past_text), np.bool_)
+    places = np.array([state.next_position], np.int64), np.array([state.next_order], np.int64)
+    picked, cache = ours.default.graphs.sample(token, RowsState(state.cache, mask, *places, (None,)))
+    return picked, State(cache, state.past_text + 1, state.next_position + 1, state.next_order + 1)
 
 
 def steps(ours: Session, question: tuple[Any, str], count: int) -> list[Any]:
@@ -158,7 +167,7 @@ def steps(ours: Session, question: tuple[Any, str], count: int) -> list[Any]:
     assert first.chosen == token
     tokens, state = [], first.state
     for _ in range(count):
-        token, state = ours.default.sample(token, state)
+        token, state = sampled(ours, token, state)
         tokens.append(token)
     return tokens
 
@@ -179,10 +188,10 @@ def test_a_token_that_is_not_the_newest_goes_by_the_host(
     ours, _, _ = session(engines["concat"], gpu)
     request = ours.prepare(*question)
     first = ours.default.run(request.token_ids, ours.default.encode_images(request.images))
-    old, after = ours.default.sample(5, first.state)
-    new, _ = ours.default.sample(old, after)
-    ours.default.sample(7, first.state)
-    again, _ = ours.default.sample(old, after)
+    old, after = sampled(ours, 5, first.state)
+    new, _ = sampled(ours, old, after)
+    sampled(ours, 7, first.state)
+    again, _ = sampled(ours, old, after)
     assert again.read() == new.read()
 
 

@@ -3,33 +3,28 @@
 from __future__ import annotations
 
 import random
-import types
 from typing import Any
 
-import numpy as np
 import ort_engine
 import pytest
 import stand_in
-from luvc_export.runtime.generation.rows import Row
-from luvc_export.runtime.generation.slot_rows import Slot, SlotRows
-from luvc_export.runtime.tensorrt.rows import TrtRows
+from growing import Growing
 from ort_engine import Engines
 
 from luvc_export.bundle.folder import Bundle
 from luvc_export.core import graph_io
-from luvc_export.core.token_layout import arrange
 from luvc_export.demo.questions import cases
 from luvc_export.errors import UsageError
-from luvc_export.runtime import batching
 from luvc_export.runtime.cuda.device import Gpu
-from luvc_export.runtime.generation.answer_batch import Ask, answer_batch
+from luvc_export.runtime.engine.job import Answer
+from luvc_export.runtime.engine.prefill import prompt_of
+from luvc_export.runtime.generation.answer_batch import Ask, Prepared, answer_batch
 from luvc_export.runtime.generation.sampling import Sampling
-from luvc_export.runtime.generation.sequence import TokenSequence
-from luvc_export.runtime.model import RowToken, StepResult, TokensPrompt
-from luvc_export.runtime.prompt.request import Request
+from luvc_export.runtime.host_slots import open_slots
+from luvc_export.runtime.model import DEVICE_CHOICE, TokensPrompt
 from luvc_export.runtime.session import Session
-from luvc_export.runtime.state import join_features
 from luvc_export.runtime.tensorrt import row_caches
+from luvc_export.runtime.tensorrt.slots import TrtSlots
 
 FORMS = ("concat", "inplace")
 SLOTS, QUESTIONS = 5, 16
@@ -77,38 +72,10 @@ def session(engines: Engines, gpu: Gpu, **options: Any) -> tuple[Session, Any]:
     return session, opened
 
 
-class Batch(SlotRows):
-    """Rows that leave as they end."""
-
-    def __init__(self, ours: Session) -> None:
-        super().__init__(ours.default.graphs)
-        self.ours = ours
-
-    def join(self, requests: list[Request], lengths: list[int]) -> list[Row]:
-        ours = self.ours
-        rows = [
-            Row(TokenSequence(ours.encoder, Sampling(), ours.default.ends, length, request.token_ids))
-            for request, length in zip(requests, lengths, strict=True)
-        ]
-        passages = [TokensPrompt(request.token_ids, blocks=request.blocks) for request in requests]
-        step = self.prefill(
-            rows, passages, join_features([ours.default.encode_images(*one.shown()) for one in requests])
-        )
-        for row, logits in zip(rows, step.logits, strict=True):
-            row.take(StepResult(None, None, logits))
-        self.change([row for row in rows if row.ended], [])
-        return rows
-
-    def step(self) -> list[Row]:
-        stepped = super().step()
-        self.change([row for row in stepped if row.ended], [])
-        return stepped
-
-
 def serve(ours: Session, asked: list[tuple[Ask, int]], seed: int = 0) -> list[tuple[int, ...]]:
     """Rows join at moments drawn by chance and leave when they end: every slot is used several times."""
-    chance, batch = random.Random(seed), Batch(ours)
-    rows: dict[int, Row] = {}
+    chance, batch = random.Random(seed), Growing(ours)
+    rows: dict[int, Answer] = {}
     for number, (ask, length) in enumerate(asked):
         request = ours.prepare(ask["image"], ask["prompt"])
         while not batch.room(request):
@@ -173,7 +140,7 @@ def test_a_step_brings_tokens_and_no_logits(
     engines: dict[str, Engines], eager: Gpu, asked: list[tuple[Ask, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ours, _ = session(engines["inplace"], eager)
-    batch, brought = Batch(ours), []
+    batch, brought = Growing(ours), []
     requests = [ours.prepare(ask["image"], ask["prompt"]) for ask, _ in asked[:SLOTS]]
     batch.join(requests, [9] * SLOTS)
     honest = eager.download
@@ -213,49 +180,48 @@ def test_sabotage(
 
         monkeypatch.setattr(row_caches._Blocks, "piece", piece)
     else:
-        honest_token = Slot.token
-        monkeypatch.setattr(
-            Slot, "token", lambda self, index, token: honest_token(self, index, token)._replace(position=0)
-        )
+        honest_feeds = TrtSlots._feeds
+
+        def feeds(self: Any, tokens: Any, batch: int) -> Any:
+            arrays = honest_feeds(self, tokens, batch)
+            return {**arrays, graph_io.POSITION_IDS: 0 * arrays[graph_io.POSITION_IDS]}
+
+        monkeypatch.setattr(TrtSlots, "_feeds", feeds)
     ours, _ = session(engines[kv], eager)
     assert serve(ours, asked) != alone
 
 
-def joined(ours: Session, asked: list[tuple[Ask, int]]) -> tuple[TrtRows, Any]:
-    rows = ours.backend.open_rows()  # type: ignore[attr-defined]
+def joined(ours: Session, asked: list[tuple[Ask, int]]) -> tuple[TrtSlots, TokensPrompt]:
+    slots: Any = open_slots(ours.default.graphs, several=True)
     request = ours.prepare(asked[0][0]["image"], asked[0][0]["prompt"])
-    seen = ours.default.encode_images(request.images)
-    prompt = ours.bundle.manifest.prompt
-    layout = arrange(
-        list(request.token_ids), prompt.image_token_id, seen.positions, ours.plan.grid, prompt.position_kind
-    )
-    feeds = batching.feeds([layout], np.asarray(seen.embeds)[None], all_logits=False)
-    slots, _ = rows.join(feeds)
-    assert slots == [0]
-    return rows, feeds
+    prompt = prompt_of(request, ours.default.encode_images(request.images))
+    assert [one.slot for one in slots.join([prompt])] == [0]
+    return slots, prompt
+
+
+def sized(pictures: int, text: int) -> TokensPrompt:
+    """A prompt of so many pictures and text tokens."""
+    return TokensPrompt([0] * (pictures + text), pictures=pictures)
 
 
 def test_what_does_not_fit_is_refused(engines: dict[str, Engines], eager: Gpu, asked: list[tuple[Ask, int]]) -> None:
     ours, _ = session(engines["concat"], eager)
-    rows, feeds = joined(ours, asked)
-    assert rows.capacity == SLOTS and rows.text_capacity == 96
-    assert [rows.room(1, 20), rows.room(0, 20), rows.room(3, 20), rows.room(1, 97)] == [1, 0, 0, 0]
-    two = {
-        name: np.concatenate([array] * 2, 1 if name.endswith("position_ids") else 0) for name, array in feeds.items()
-    }
+    slots, prompt = joined(ours, asked)
+    assert slots.answer_room(20) == 76
+    assert [slots.room([sized(*one)]) for one in ((1, 20), (0, 20), (3, 20), (1, 97))] == [1, 0, 0, 0]
     with pytest.raises(UsageError, match=r"so many rows cannot join now\n(.|\n)*got: 2 rows(.|\n)*expected: at most 1"):
-        rows.join(two)
+        slots.join([prompt, prompt])
     with pytest.raises(UsageError, match=r"a step takes a token of every row\n(.|\n)*got: \[0, 1\]\n  expected: \[0\]"):
-        rows.step({0: RowToken(5, 30, 30), 1: RowToken(5, 30, 30)})
+        slots.step({0: [5], 1: [5]})
     with pytest.raises(UsageError, match="tokens that the step before chose are gone"):
-        rows.step({0: RowToken(None, 30, 30)})
-    rows._held[0] = rows._held[0]._replace(text=96)
+        slots.step({0: DEVICE_CHOICE})
+    slots._held[0] = slots._held[0]._replace(text=96)
     with pytest.raises(UsageError, match=r"do not hold so many text tokens\n  where: row 0\n  got: 96 held, 1 more"):
-        rows.step({0: RowToken(5, 30, 30)})
-    rows.leave(0)
-    assert rows.room(1, 20) == SLOTS
-    rows, _ = joined(session(engines["inplace"], eager)[0], asked)
-    assert [rows.room(1, 20), rows.room(0, 20), rows.room(2, 20)] == [1, 1, 1]
+        slots.step({0: [5]})
+    slots.leave(0)
+    assert slots.room([sized(1, 20)] * 9) == SLOTS
+    slots, _ = joined(session(engines["inplace"], eager)[0], asked)
+    assert [slots.room([sized(*one)]) for one in ((1, 20), (0, 20), (2, 20))] == [1, 1, 1]
 
 
 def test_an_answer_ends_where_the_engines_text_does(
@@ -265,7 +231,7 @@ def test_an_answer_ends_where_the_engines_text_does(
     ours, _ = session(engine, eager)
     requests = [ours.prepare(ask["image"], ask["prompt"]) for ask, _ in asked]
     short = min(requests, key=lambda request: len(request.token_ids))
-    (answer,) = answer_batch(ours.default, [short], Sampling(), [60], 0.0)
+    (answer,) = answer_batch([Prepared(ours.default, short, 60)], Sampling(), 0.0)
     assert answer.finish_reason == "length"
     assert len(answer.token_ids) == 24 - (len(short.token_ids) - 1)
 
@@ -275,13 +241,12 @@ def test_a_row_that_goes_away_leaves_its_slot(
 ) -> None:
     for kv in FORMS:
         ours, _ = session(engines[kv], eager)
-        batch = Batch(ours)
+        batch = Growing(ours)
         requests = [ours.prepare(ask["image"], ask["prompt"]) for ask, _ in asked]
         gone, stays = batch.join(requests[:2], [9, 9])
         slot = batch.slot(gone)
         batch.step()
-        batch.change([gone], [])
-        batch.change([gone], [])
+        batch.drop(gone)
         (new,) = batch.join(requests[3:4], [asked[3][1]])
         assert batch.slot(new) == slot and len(batch.rows) == 2
         while not new.ended:
@@ -290,21 +255,13 @@ def test_a_row_that_goes_away_leaves_its_slot(
         assert not gone.ended and (stays in batch.rows or stays.ended)
 
 
-def test_a_back_end_without_rows_is_refused(short_bundle: Bundle) -> None:
-    class Other:
-        name = "other"
-
-    with pytest.raises(UsageError, match=r"takes no rows that join and leave\n  where: backend other"):
-        SlotRows(types.SimpleNamespace(backend=Other()))  # type: ignore[arg-type]
-
-
 @pytest.mark.parametrize("kv", FORMS)
 def test_an_answer_between_two_steps_changes_neither(
     engines: dict[str, Engines], eager: Gpu, asked: list[tuple[Ask, int]], alone: list[tuple[int, ...]], kv: str
 ) -> None:
     """It chooses tokens of its own, where those lay that the rows' step ahead had chosen."""
     ours, _ = session(engines[kv], eager)
-    batch = Batch(ours)
+    batch = Growing(ours)
     number = max(range(QUESTIONS), key=lambda index: asked[index][1])
     ask, length = asked[number]
     (row,) = batch.join([ours.prepare(ask["image"], ask["prompt"])], [length])

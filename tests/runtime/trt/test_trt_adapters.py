@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ import ort_engine
 import pytest
 import stand_in
 from checked_cuda.driver import checked_gpu
-from luvc_export.runtime.tensorrt.rows import TrtRows
 from numpy.typing import NDArray
 from ort_engine import Engines
 
@@ -24,6 +24,7 @@ from luvc_export.engines.profiles import Capacity
 from luvc_export.errors import UsageError
 from luvc_export.runtime.cuda.device import Gpu
 from luvc_export.runtime.session import Session
+from luvc_export.runtime.tensorrt.slots import TrtSlots
 
 FORMS = ("concat", "inplace")
 NAMES = [*lora_bundle.ADAPTERS]
@@ -142,8 +143,13 @@ def test_rows_that_lose_their_adapters_are_noticed(
     engines: dict[str, Engines], expected: Session, gpu: Gpu, lora: Path, picture: NDArray[np.uint8],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    step = TrtRows.step
-    monkeypatch.setattr(TrtRows, "step", lambda self, tokens, logits=False, beside=None: step(self, tokens, logits))
+    step = TrtSlots.step
+
+    def bare(self: TrtSlots, tokens: Any, logits: bool = True) -> Any:
+        self._places = {slot: replace(place, adapter=None) for slot, place in self._places.items()}
+        return step(self, tokens, logits)
+
+    monkeypatch.setattr(TrtSlots, "step", bare)
     ours, _ = session(engines["inplace"], gpu, lora)
     options: dict[str, Any] = {"max_new_tokens": 6, "greedy": True}
     alone = [expected.generate(**ask, **options).token_ids for ask in asks(picture)]

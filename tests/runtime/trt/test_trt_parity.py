@@ -130,8 +130,8 @@ def test_rows_of_the_wrong_place_in_a_cache(demo_bundle: Bundle, reference: Grap
     """Logits are right: keys and values alone show it."""
     candidate = runner(engines(demo_bundle, "inplace"))
     backend = candidate.calls.backend  # type: ignore[attr-defined]
-    honest = backend.states
-    backend.states = lambda cache: [np.roll(one, index % 2, 2) for index, one in enumerate(honest(cache))]
+    honest = backend.read_states
+    backend.read_states = lambda cache: [np.roll(one, index % 2, 2) for index, one in enumerate(honest(cache))]
     result = compared(reference, candidate, cases[:1], 1)
     assert "relative L2" in failed(result) and "greedy agreement" not in failed(result)
     assert result.located is not None and result.located.tensor == "layer 0 value"

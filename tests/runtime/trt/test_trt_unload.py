@@ -12,8 +12,7 @@ import onnxruntime as ort
 import ort_engine
 import pytest
 import stand_in
-from luvc_export.runtime.generation.rows import Row
-from luvc_export.runtime.generation.slot_rows import SlotRows
+from growing import Growing
 from ort_engine import Engines, OrtEngine
 
 from luvc_export.bundle.folder import Bundle
@@ -21,13 +20,10 @@ from luvc_export.bundle.manifest import EngineFile, Footprint
 from luvc_export.demo.questions import cases
 from luvc_export.errors import MachineError
 from luvc_export.runtime.cuda.device import Gpu
+from luvc_export.runtime.engine.job import Answer
 from luvc_export.runtime.generation.plan_turns import PlanTurns
-from luvc_export.runtime.generation.sampling import Sampling
-from luvc_export.runtime.generation.sequence import TokenSequence
 from luvc_export.runtime.loaded_plan import LoadedPlan
-from luvc_export.runtime.model import StepResult, TokensPrompt
 from luvc_export.runtime.session import Session
-from luvc_export.runtime.state import join_features
 from luvc_export.runtime.tensorrt.backend import TrtBackend
 from luvc_export.runtime.tensorrt.cache_memory import CacheMemory
 
@@ -231,25 +227,17 @@ def test_an_answer_goes_on_that_was_unloaded_midway(engines: dict[str, Engines],
     assert opener.opened == 2 * ["decoder", "vision"] + ["decoder"], "no picture comes after the first token"
 
 
-class Batch:
+class Batch(Growing):
     """Rows of a session, each about a question of its own."""
 
-    def __init__(self, session: Session) -> None:
-        self.session, self.rows = session, SlotRows(session.default.graphs)
-
-    def join(self, seed: int, length: int = 6) -> Row:
-        session = self.session
-        request = session.prepare(*question(seed))
-        row = Row(TokenSequence(session.encoder, Sampling(), frozenset(), length, request.token_ids))
-        seen = join_features([session.default.encode_images(*request.shown())])
-        step = self.rows.prefill([row], [TokensPrompt(request.token_ids, blocks=request.blocks)], seen)
-        row.take(StepResult(None, None, step.logits[0]))
+    def begin(self, seed: int, length: int = 6) -> Answer:
+        self.session.default.ends = frozenset()
+        (row,) = self.join([self.session.prepare(*question(seed))], [length])
         return row
 
     def run(self, steps: int) -> None:
         for _ in range(steps):
-            ended = [row for row in self.rows.step() if row.ended]
-            self.rows.change(ended, [])
+            self.step()
 
 
 @pytest.mark.parametrize("kv", FORMS)
@@ -262,12 +250,12 @@ def test_rows_in_use_outlive_their_engines(engines: dict[str, Engines], gpu: Gpu
     backend.unload()
     batch = Batch(session)
     assert held(gpu) == before, "no row is there yet"
-    rows = [batch.join(seed) for seed in range(2)]
+    rows = [batch.begin(seed) for seed in range(2)]
     batch.run(2)
     backend.unload()
     caches = held(gpu) - before
     assert 0 < caches < WEIGHTS
-    rows.append(batch.join(2))
+    rows.append(batch.begin(2))
     batch.run(1)
     backend.unload()
     assert held(gpu) - before == caches
@@ -275,22 +263,22 @@ def test_rows_in_use_outlive_their_engines(engines: dict[str, Engines], gpu: Gpu
     assert [tuple(row.chooser.ids) for row in rows] == wanted
     backend.unload()
     assert held(gpu) == before, "no row is there any longer"
-    row = batch.join(0, 1)
+    row = batch.begin(0, 1)
     assert tuple(row.chooser.ids) == wanted[0][:1]
-    batch.rows.change([row], [])
+    assert not batch.rows
 
 
 def test_chosen_tokens_of_before_are_not_taken_for_those_of_now(engines: dict[str, Engines], gpu: Gpu) -> None:
     """Calls are counted on, and memory of the newest tokens is another's."""
     backend, _ = opened(engines["inplace rows"], gpu)
     batch = Batch(Session(engines["inplace rows"].bundle, backend, "thirds"))
-    batch.join(0)
+    batch.begin(0)
     batch.run(1)
-    slots: Any = batch.rows._slots
-    assert slots.holds_chosen([0])
+    slots: Any = batch.answers.slots
+    assert slots.can_choose([0])
     number = backend._caches.number
     backend.unload()
-    assert not slots.holds_chosen([0]) and backend._caches.number > number
+    assert not slots.can_choose([0]) and backend._caches.number > number
 
 
 def two_plans(engines: dict[str, Engines], gpu: Gpu, most: int | None = None) -> list[LoadedPlan]:

@@ -6,6 +6,7 @@ import json
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,13 @@ import ort_engine
 import pytest
 import stand_in
 from calling import Client, user
-from luvc_export.runtime.tensorrt.rows import TrtRows
 from running import serving
 
 from luvc_export.bundle.folder import load
 from luvc_export.engines.profiles import Capacity
 from luvc_export.runtime.cuda.device import Gpu
 from luvc_export.runtime.session import Session
+from luvc_export.runtime.tensorrt.slots import TrtSlots
 from luvc_export.serve.models import Models, ServedModel
 from luvc_export.serve.server import Server
 
@@ -112,14 +113,14 @@ def test_rows_of_several_adapters_grow_together(engines: Served, lora: Path, alo
 def test_an_answer_ends_with_the_adapter_it_began_with(
     engines: Served, lora: Path, alone: dict[str | None, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest, steps, goes_on = TrtRows.step, list[Any](), threading.Event()
+    honest, steps, goes_on = TrtSlots.step, list[Any](), threading.Event()
 
     def held(*arguments: Any) -> Any:
         steps.append(arguments)
         assert len(steps) < 3 or goes_on.wait(60)
         return honest(*arguments)
 
-    monkeypatch.setattr(TrtRows, "step", held)
+    monkeypatch.setattr(TrtSlots, "step", held)
     assert change(engines, "load", lora_name="odd", lora_path=str(lora / "odd")) == 200
     events = engines[1].events(stream=True, **asked(engines, "slots:odd"))
     pieces = [next(events), next(events)]
@@ -134,6 +135,11 @@ def test_rows_whose_adapter_is_lost_are_noticed(
     engines: Served, alone: dict[str | None, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Sabotage."""
-    step = TrtRows.step
-    monkeypatch.setattr(TrtRows, "step", lambda self, tokens, logits=False, beside=None: step(self, tokens, logits))
+    step = TrtSlots.step
+
+    def bare(self: TrtSlots, tokens: Any, logits: bool = True) -> Any:
+        self._places = {slot: replace(place, adapter=None) for slot, place in self._places.items()}
+        return step(self, tokens, logits)
+
+    monkeypatch.setattr(TrtSlots, "step", bare)
     assert text_of(engines, "loud") != alone["loud"] and text_of(engines, None) == alone[None]
