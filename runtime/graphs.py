@@ -20,10 +20,10 @@ from luvc_export.errors import BundleError, UsageError
 from luvc_export.runtime import batching
 from luvc_export.runtime.adapters.factors import Factors
 from luvc_export.runtime.call_times import CallClock, Part
+from luvc_export.runtime.host.windows import Windows
 from luvc_export.runtime.media.padding import all_picture, padding_tokens
 from luvc_export.runtime.model import Array, Backend, Cache, PendingToken, TokensPrompt
 from luvc_export.runtime.state import RowsState, RowsStep, State, Step, VisualFeatures, join_features
-from luvc_export.runtime.streams.windows import Windows
 
 #: No tokenizer has it.
 NO_TOKEN = -1

@@ -40,7 +40,7 @@ class LoadedPlan:
 
     Args:
         bundle: A bundle's folder, or one already read with ``luvc_export.bundle.folder.load``.
-        backend: A name (``runtime.backends``), or an object that follows ``runtime.backend.Backend``.
+        backend: A name (``runtime.backends``), or an object that derives from ``runtime.model.Backend``.
         plan: Name of a plan; None for the bundle's default.
         threads: CPU threads; None for all cores.
         debug: Use the debug decoder, whose prunes are told what to keep (``forced``).

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,15 +17,10 @@ from numpy.typing import NDArray
 from luvc_export.bundle.adapters.peft_folder import Adapter
 from luvc_export.core.shapes import State as StateKind
 from luvc_export.core.token_layout import Block
+from luvc_export.runtime.state import Array as Array
+from luvc_export.runtime.state import Cache as Cache
+from luvc_export.runtime.state import State, VisualFeatures
 
-if TYPE_CHECKING:
-    from luvc_export.runtime.graphs import Graphs
-    from luvc_export.runtime.state import State, VisualFeatures
-
-Array = NDArray[Any]
-#: All states of conversations (``DecoderShape.kept``) where a back-end keeps them: has ``lengths``, the rows of each
-#: layer's keys and values, and ``nbytes``. A decoder call never changes the cache it continues, it makes a new one.
-Cache = Any
 #: Tokens of a slot that goes on with what the device chose at the step before (``Capabilities.picks_tokens``).
 DEVICE_CHOICE: tuple[int, ...] = ()
 
@@ -127,8 +122,11 @@ class Backend:
         """
         raise NotImplementedError
 
-    def open_slots(self, graphs: Graphs) -> Slots | None:
-        """Room for several conversations in this engine's own memory; None where ``HostSlots`` hold its caches."""
+    def open_slots(self, graphs: Any) -> Slots | None:
+        """Room for several conversations in this engine's own memory; None where ``HostSlots`` hold its caches.
+
+        ``graphs``: the ``Graphs`` of the plan, which make the decoder's inputs.
+        """
         return None
 
     def adopt(self, values: Sequence[Array]) -> Cache:

@@ -21,7 +21,7 @@ from luvc_export.errors import BundleError, LuvcError, MachineError
 from luvc_export.runtime import memory
 from luvc_export.runtime.adapters.factors import with_empty_slots
 from luvc_export.runtime.cpu_memory import HALF, cpu_bytes, fold_settings
-from luvc_export.runtime.host_cache import CacheValues, HostCache
+from luvc_export.runtime.host.cache import CacheValues, HostCache
 from luvc_export.runtime.media.unit_choice import beside_image
 from luvc_export.runtime.model import Array, Backend, Cache, Capabilities
 from luvc_export.runtime.ort_graphs.blocks import Blocks

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from luvc_export.bundle.folder import Bundle
 from luvc_export.core import graph_io
-from luvc_export.runtime.host_cache import HostCache
+from luvc_export.runtime.host.cache import HostCache
 from luvc_export.runtime.model import Array, Backend
 from luvc_export.runtime.openvino.heads import STEP
 

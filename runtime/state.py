@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from luvc_export.bundle.adapters.peft_folder import Adapter
 from luvc_export.core.shapes import State as StateKind
-from luvc_export.runtime.model import Array, Cache
+
+Array = NDArray[Any]
+#: All states of conversations (``DecoderShape.kept``) where a back-end keeps them: has ``lengths``, the rows of each
+#: layer's keys and values, and ``nbytes``. A decoder call never changes the cache it continues, it makes a new one.
+Cache = Any
 
 
 def empty_states(kinds: Sequence[StateKind], rows: int) -> list[Array]:

@@ -13,7 +13,7 @@ from luvc_export.runtime.engine.prefill import prompt_of
 from luvc_export.runtime.generation.sampling import Sampling
 from luvc_export.runtime.generation.sequence import TokenSequence
 from luvc_export.runtime.graphs import Graphs
-from luvc_export.runtime.host_slots import rolled_back
+from luvc_export.runtime.host.slots import rolled_back
 from luvc_export.runtime.prompt.request import Request
 from luvc_export.runtime.session import Session
 from luvc_export.runtime.state import RowsState, RowsStep

@@ -15,7 +15,7 @@ from luvc_export.core.element_types import BY_PRECISION
 from luvc_export.engines.profiles import Capacity
 from luvc_export.errors import MachineError
 from luvc_export.runtime.confined import first_run
-from luvc_export.runtime.host_cache import HostCache, host_cache
+from luvc_export.runtime.host.cache import HostCache, host_cache
 from luvc_export.runtime.loaded_plan import LoadedPlan
 from luvc_export.runtime.model import Array, Backend, Cache, Capabilities
 from luvc_export.runtime.ort import OrtBackend

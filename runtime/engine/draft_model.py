@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from luvc_export.runtime.host_slots import HostSlots
+from luvc_export.runtime.host.slots import HostSlots
 from luvc_export.runtime.loaded_plan import LoadedPlan
 from luvc_export.runtime.model import TokensPrompt
 from luvc_export.runtime.prompt.request import Request

@@ -24,7 +24,7 @@ from luvc_export.core.precision import find
 from luvc_export.errors import LuvcError, MachineError
 from luvc_export.runtime import memory
 from luvc_export.runtime.adapters.factors import with_empty_slots
-from luvc_export.runtime.host_cache import CacheValues, HostCache
+from luvc_export.runtime.host.cache import CacheValues, HostCache
 from luvc_export.runtime.media.unit_choice import beside_image
 from luvc_export.runtime.model import Array, Backend, Cache, Capabilities
 from luvc_export.runtime.openvino import device as devices

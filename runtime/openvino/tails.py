@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from luvc_export.core.shapes import State
-from luvc_export.runtime.host_cache import NEWEST
+from luvc_export.runtime.host.cache import NEWEST
 from luvc_export.runtime.openvino.heads import has_one_mask, to_cache
 
 _ATTENTION = "ScaledDotProductAttention"

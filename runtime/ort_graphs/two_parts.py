@@ -20,7 +20,7 @@ from luvc_export.bundle import onnx_fields as onnx
 from luvc_export.bundle import onnx_wire as wire
 from luvc_export.bundle.onnx_wire import Message, encoded
 from luvc_export.core.operators import CONTRIB_DOMAIN
-from luvc_export.runtime.host_cache import NEWEST
+from luvc_export.runtime.host.cache import NEWEST
 from luvc_export.runtime.ort_graphs.model_fields import closed, opened
 from luvc_export.runtime.ort_graphs.nodes import FIELD_FLOAT, integer, integers, node_bytes, real
 

@@ -23,9 +23,9 @@ import numpy as np
 
 from luvc_export.core.budgets import kv_bytes
 from luvc_export.core.shapes import PLACE, DecoderShape
+from luvc_export.runtime.host.windows import Windows
 from luvc_export.runtime.session import Session
 from luvc_export.runtime.state import RowsState
-from luvc_export.runtime.streams.windows import Windows
 
 HERE = Path(__file__).resolve()
 PAGE = HERE.parents[3] / "docs" / "results" / "windows.md"

@@ -31,7 +31,7 @@ class Packing(TorchBackend):
     capabilities = Capabilities(host_caches=True)
 
 
-def packing(tmp_path: Path, name: str = "qwen2_5_vl", **changes: Any) -> tuple[Session, list[list[Array]]]:
+def packing(tmp_path: Path, name: str = "qwen2_5_vl", **changes: Any) -> tuple[Session, list[list[Any]]]:
     """A session, and four clips of four frames."""
     tiny = case(name)
     plan = replan(tiny.plan, **changes) if changes else tiny.plan
@@ -71,9 +71,7 @@ def test_an_evicted_clip_takes_its_rows_along_and_nothing_else(tmp_path: Path) -
     assert window.state.next_position == longer.state.next_position
     header, held = len(window._written.header), window._held[0]
     rows = ours.plan.cache_rows(2, held.text)  # a clip of four frames is two images
-    for kind, short, long in zip(
-        backend.states, *(backend.unpack(one.state.cache) for one in (window, longer)), strict=True
-    ):
+    for kind, short, long in zip(backend.states, *(one.state.cache.arrays() for one in (window, longer)), strict=True):
         assert kind.axis == 2 and long.shape[2] - short.shape[2] == rows[kind.layer]
         first = header + rows[kind.layer]
         assert np.array_equal(short[:, :, :header], long[:, :, :header])

@@ -34,8 +34,8 @@ from luvc_export.packing.on_device import install_and_verify
 from luvc_export.packing.write import PackCases, write_pack
 from luvc_export.pipeline import prepare_build
 from luvc_export.runtime.cuda.device import Gpu
+from luvc_export.runtime.host.windows import Windows
 from luvc_export.runtime.session import Session
-from luvc_export.runtime.streams.windows import Windows
 from luvc_export.runtime.tensorrt.cache_memory import CacheMemory
 
 FAMILIES = ("lfm2_vl", "qwen3_5", *SLIDING)

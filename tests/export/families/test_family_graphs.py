@@ -25,9 +25,9 @@ from luvc_export.core import graph_io
 from luvc_export.core.precision import find
 from luvc_export.export import decomposition, families
 from luvc_export.pipeline import prepare_build
+from luvc_export.runtime.host.windows import Windows
 from luvc_export.runtime.session import Session
 from luvc_export.runtime.state import Step
-from luvc_export.runtime.streams.windows import Windows
 
 #: Whose graphs another family has (a test below): SmolVLM's are Idefics3's, of odder units.
 ALIKE = {"idefics3": "smolvlm", "llava_next": "llava_onevision"}

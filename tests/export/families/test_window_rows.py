@@ -30,11 +30,11 @@ from luvc_export.runtime.engine.job import Answer, Job
 from luvc_export.runtime.engine.prefill import prompt_of
 from luvc_export.runtime.generation.sequence import GreedyTokens
 from luvc_export.runtime.graphs import Graphs
+from luvc_export.runtime.host import windows
 from luvc_export.runtime.model import Capabilities, TokensPrompt
 from luvc_export.runtime.session import Session
 from luvc_export.runtime.speculation.request import Speculation
 from luvc_export.runtime.state import State
-from luvc_export.runtime.streams import windows
 
 #: Tokens of an answer, far more than the window.
 COUNT = 30

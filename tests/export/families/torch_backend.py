@@ -14,7 +14,7 @@ from torch import Tensor
 
 from luvc_export.core import graph_io
 from luvc_export.core.plan import Plan
-from luvc_export.runtime.host_cache import CacheValues, HostCache
+from luvc_export.runtime.host.cache import CacheValues, HostCache
 from luvc_export.runtime.model import Array, Backend, Cache
 
 

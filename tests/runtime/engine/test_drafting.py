@@ -11,7 +11,6 @@ import pytest
 from numpy.typing import NDArray
 
 from luvc_export.bundle.folder import Bundle
-from luvc_export.runtime import host_slots
 from luvc_export.runtime.engine import answers as loop
 from luvc_export.runtime.engine.answers import Answers, take_agreeing
 from luvc_export.runtime.engine.drafting import Drafting
@@ -20,6 +19,7 @@ from luvc_export.runtime.engine.prefill import prompt_of
 from luvc_export.runtime.generation.result import Generation
 from luvc_export.runtime.generation.sampling import Sampler, Sampling, probabilities
 from luvc_export.runtime.generation.sequence import GreedyTokens, TokenSequence
+from luvc_export.runtime.host import slots as host_slots
 from luvc_export.runtime.model import StepResult
 from luvc_export.runtime.session import Session
 from luvc_export.runtime.speculation.lookup import Lookup

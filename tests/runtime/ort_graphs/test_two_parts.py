@@ -14,8 +14,8 @@ from onnx import TensorProto, helper
 
 from luvc_export.bundle.folder import Bundle
 from luvc_export.bundle.graphs import read_graph
-from luvc_export.runtime import host_cache
-from luvc_export.runtime.host_cache import HostCache
+from luvc_export.runtime.host import cache as host_cache
+from luvc_export.runtime.host.cache import HostCache
 from luvc_export.runtime.model import TokensPrompt
 from luvc_export.runtime.ort import OrtBackend
 from luvc_export.runtime.ort_graphs import two_parts

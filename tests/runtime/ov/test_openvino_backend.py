@@ -21,7 +21,7 @@ from luvc_export.core import graph_io
 from luvc_export.errors import BundleError, LuvcError, MachineError, UsageError
 from luvc_export.runtime.backends import open_backend
 from luvc_export.runtime.cpu_features import cpu_features
-from luvc_export.runtime.host_cache import HostCache
+from luvc_export.runtime.host.cache import HostCache
 from luvc_export.runtime.openvino import device as devices
 from luvc_export.runtime.openvino import islands
 from luvc_export.runtime.openvino.backend import OpenVinoBackend

@@ -12,8 +12,8 @@ from growing import stepped
 
 from luvc_export.bundle.folder import Bundle
 from luvc_export.core.shapes import ROWS, State
-from luvc_export.runtime import host_cache
-from luvc_export.runtime.host_cache import HostCache
+from luvc_export.runtime.host import cache as host_cache
+from luvc_export.runtime.host.cache import HostCache
 from luvc_export.runtime.model import TokensPrompt
 from luvc_export.runtime.openvino import backend as backends
 from luvc_export.runtime.openvino import device as devices

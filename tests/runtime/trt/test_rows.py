@@ -20,7 +20,7 @@ from luvc_export.runtime.engine.job import Answer
 from luvc_export.runtime.engine.prefill import prompt_of
 from luvc_export.runtime.generation.answer_batch import Ask, Prepared, answer_batch
 from luvc_export.runtime.generation.sampling import Sampling
-from luvc_export.runtime.host_slots import open_slots
+from luvc_export.runtime.host.slots import open_slots
 from luvc_export.runtime.model import DEVICE_CHOICE, TokensPrompt
 from luvc_export.runtime.session import Session
 from luvc_export.runtime.tensorrt import row_caches

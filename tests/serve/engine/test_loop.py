@@ -13,7 +13,7 @@ from asking import CASES, SECONDS, Asked, Nobody, long, submit
 from luvc_export.bundle.folder import Bundle
 from luvc_export.errors import CheckFailed, MachineError
 from luvc_export.runtime.engine.feature_cache import FeatureCache
-from luvc_export.runtime.host_slots import HostSlots
+from luvc_export.runtime.host.slots import HostSlots
 from luvc_export.runtime.session import Session
 from luvc_export.serve.engine.jobs import Ended, Failed, Finished, Piece
 from luvc_export.serve.engine.loop import Engine
@@ -140,15 +140,17 @@ def test_rows_that_cannot_be_packed_fail_and_the_engine_lives(
 
     def change(self: HostSlots, *arguments: Any) -> None:
         nonlocal left
-        if left:
+        if left and not (joining and len(arguments[0]) < 2):
             left -= 1
             raise MemoryError("no room for the rows")
         real(self, *arguments)
 
-    monkeypatch.setattr(HostSlots, name, change)
-    first = long(demo_session)
+    first = long(demo_session, tokens=100)
     submit(engine, first)
+    first.wait(Piece)
+    monkeypatch.setattr(HostSlots, name, change)
     if joining:
+        submit(engine, long(demo_session, 1))
         failed = first.wait(Failed)[-1]
         assert isinstance(failed, Failed) and isinstance(failed.error, MemoryError)
     else:

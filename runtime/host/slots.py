@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from luvc_export.core.shapes import State as StateKind
 from luvc_export.runtime.graphs import Graphs
+from luvc_export.runtime.host.windows import NOWHERE, real_rows
 from luvc_export.runtime.model import (
     DEVICE_CHOICE,
     Array,
@@ -33,7 +34,6 @@ from luvc_export.runtime.model import (
     TokensPrompt,
 )
 from luvc_export.runtime.state import RowsState, State
-from luvc_export.runtime.streams.windows import NOWHERE, real_rows
 
 #: Masked places that a row may carry before the caches are packed: packing copies them, and a step reads them.
 MOST_MASKED = 48

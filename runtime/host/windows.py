@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from luvc_export.core.plan import Plan
 from luvc_export.core.shapes import State, most_rows, spare_rows
-from luvc_export.runtime.host_cache import HostCache
+from luvc_export.runtime.host.cache import HostCache
 
 #: Place of a row that is missing: before every window.
 NOWHERE = -(2**40)
