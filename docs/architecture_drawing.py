@@ -39,9 +39,9 @@ BOXES: dict[str, Box] = {
         "*.engine, plugins", "luvc_export/bundle", "luvc_export/bundle/engines",
         "luvc_export/bundle/plans", "luvc_export/bundle/adapters")),
     "runtime": (11.1, 3.6, 4.7, 2.7, DEVICE, "runtime: numpy and one back-end", (
-        "runtime, runtime/bench", "runtime/product_check, runtime/speed_probe",
-        "runtime/media, runtime/prompt, runtime/confined", "runtime/generation, runtime/speculation",
-        "runtime/adapters, runtime/streams, runtime/sharing",
+        "runtime, runtime/engine, runtime/host", "runtime/generation, runtime/speculation",
+        "runtime/media, runtime/prompt", "runtime/confined, runtime/adapters",
+        "runtime/streams, runtime/sharing, runtime/bench", "runtime/speed_probe, runtime/product_check",
         "runtime/openvino, runtime/ort_graphs", "runtime/tensorrt on runtime/cuda")),
     "engines": (7.3, 6.9, 2.9, 1.2, DEVICE, "engines: TensorRT", ("engines", "engines/targets")),
     "pack": (11.1, 6.9, 2.3, 1.2, FILES, "pack", ("built and verified", "on the board")),

@@ -77,7 +77,8 @@ class Answers:
         """
         for slot in slots:
             answer = self.growing.pop(slot)
-            answer.nbytes = self.slots.nbytes(slot)
+            if answer.job is not None:
+                answer.nbytes = self.slots.nbytes(slot)
             if self._ahead is not None and self._ahead[1].get(slot) is answer:  # a step that was for nothing
                 self.slots.accept(slot, 0)
             try:

@@ -42,7 +42,7 @@ def opened(bundle: Any, way: int | str) -> Any:
     name = "openvino+cpu" if way == "cpu" else "openvino+openvino"
     backend: Any = open_backend(name, bundle, CODED, 1, arithmetic="fp32")
     if way != "cpu":
-        backend._steps.activation_group = way
+        backend.steps._activation_group = way
     return Session(bundle, backend, CODED)
 
 

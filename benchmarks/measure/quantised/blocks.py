@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -25,8 +24,8 @@ from luvc_export.bundle import folder as bundles
 from luvc_export.calibration.quantise.calibrate import calibrate
 from luvc_export.calibration.quantise.recipe import Recipe
 from luvc_export.core.precision import PRECISIONS
-from luvc_export.runtime.backends import open_backend
 from luvc_export.runtime.cpu_features import cpu_features
+from luvc_export.runtime.ort import OrtBackend
 from luvc_export.runtime.session import Session
 
 PLAN, CODES = "none", "none_quantized"
@@ -55,8 +54,7 @@ def main() -> None:
         bundle = bundle_of(which, options.folder)
         ways = {}
         for way, plan, blocks in (("fp32", PLAN, False), ("by call", CODES, False), ("in blocks", CODES, True)):
-            backend: Any = open_backend("cpu", bundle, plan, 1)
-            backend.in_blocks = blocks
+            backend = OrtBackend(bundle, bundle.entry(plan), threads=1, in_blocks=blocks)
             ways[way] = Session(bundle, backend, plan)
         for ground in grounds:
             right = {way: list[bool]() for way in ways}

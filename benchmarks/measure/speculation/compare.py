@@ -23,13 +23,15 @@ from typing import Any
 
 import numpy as np
 from answerer import QUESTIONS, task
-from luvc_export.runtime.speculation.rows import single_row
 
 from luvc_export.demo.scene import generator, render
+from luvc_export.runtime.engine.job import Job
+from luvc_export.runtime.engine.scheduler import Engine, began
 from luvc_export.runtime.generation.logits import ForeseeingMask
 from luvc_export.runtime.generation.sampling import Sampling
 from luvc_export.runtime.generation.timing import DraftCounts
 from luvc_export.runtime.model import StepResult
+from luvc_export.runtime.prompt.request import Request
 from luvc_export.runtime.session import Session
 
 
@@ -37,6 +39,7 @@ def _array(**more: Any) -> dict[str, Any]:
     return {"type": "array", "items": {"type": "object", **more}}
 
 
+NO_IMAGES = np.zeros((0, 1, 1, 1, 3), np.uint8)
 _STRING = {"type": "string"}
 #: Of the task ``json``: texts are the model's to choose, and with ``free`` keys too, and how many there are.
 SCHEMAS = {
@@ -180,14 +183,17 @@ def replay(file: Path, asked: str, count: int, drafts: str) -> None:
         for number, turn in enumerate([turns[0], *turns]):  # the first one twice: once to warm up
             prompt = [token for token in turn["prompt"] if token != placeholder]
             for name, session in (("plain", plain), ("drafted", drafting)):
-                group = single_row(session.default)
-                row = group.begin(Recorded(prompt, turn["ids"]), session.default.run(prompt))
+                chooser: Any = Recorded(prompt, turn["ids"])
+                request = Request(tuple(prompt), NO_IMAGES, ())
+                engine, job = Engine(answers=1), Job(session.default, request, lambda room, one=chooser: [one])  # type: ignore[misc]
+                engine.submit(job)
+                _, (answer,) = began(engine.step(), job)
                 begun = perf_counter()
-                while not row.ended:
-                    group.step()
+                while not answer.ended:
+                    engine.step()
                 turn[name] = perf_counter() - begun
-                row.check()
-                counts += (row.drafts or DraftCounts()) if number else DraftCounts()
+                answer.check()
+                counts += (answer.drafts or DraftCounts()) if number else DraftCounts()
         print(line(kind, turns, counts), flush=True)
 
 

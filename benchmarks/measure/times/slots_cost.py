@@ -22,6 +22,7 @@ import numpy as np
 from luvc_export.bundle.adapters.peft_folder import Adapter
 from luvc_export.bundle.manifest import LoraSlots
 from luvc_export.runtime.cpu_features import cpu_features
+from luvc_export.runtime.host.slots import HostSlots
 from luvc_export.runtime.model import TokensPrompt
 from luvc_export.runtime.session import Session
 
@@ -55,13 +56,13 @@ def pairs(
         for side in (0, 1) if number % 2 else (1, 0):
             session, rows = sides[side]
             begin = perf_counter()
-            states[side] = session.default.graphs.prefill([TokensPrompt(ids, adapter=row) for row in rows]).state
+            states[side] = HostSlots(session.default.graphs)
+            states[side].join([TokensPrompt(ids, adapter=row) for row in rows])
             prompts[side] += [perf_counter() - begin] if number else []
     for number in range(WARM + count):
         for side in (0, 1) if number % 2 else (1, 0):
-            session = sides[side][0]
             begin = perf_counter()
-            states[side] = session.default.graphs.step([7] * len(adapters), states[side]).state
+            states[side].step({slot: [7] for slot in states[side].held})
             steps[side] += [perf_counter() - begin] if number >= WARM else []
     ratios = [slot / plain for plain, slot in zip(*steps, strict=True)]
     return [slot / plain for plain, slot in zip(*prompts, strict=True)], [statistics.median(steps[0]), *ratios]

@@ -144,18 +144,19 @@ def opened(bundle: Bundle, plan: str, prompts_too: bool, way: str = "") -> OpenV
     """The back-end of a plan's steps, as ``backends.open_backend`` makes it for a pair or alone, or another ``way``."""
     entry = bundle.entry(plan)
     if way in ("cpu", "cpu.whole", "cpu.blocks"):
-        onnxruntime = OrtBackend(bundle, entry, "cpu")
-        onnxruntime.only_steps, onnxruntime.in_blocks = way != "cpu.whole", way == "cpu.blocks"
-        return onnxruntime
-    apart = entry.quantised is not None and not prompts_too
-    backend = OpenVinoBackend(bundle, entry, arithmetic="fp32" if apart and way != "bf16" else "auto")
-    backend.only_steps = apart
-    backend.narrow_floats = apart and way != "bf16"
+        return OrtBackend(bundle, entry, "cpu", only_steps=way != "cpu.whole", in_blocks=way == "cpu.blocks")
+    apart, group = entry.quantised is not None and not prompts_too, None
     if entry.quantised is not None and apart:
-        backend.activation_group = int(way) if way.isdigit() else ACTIVATION_GROUPS.get(entry.quantised.precision)
-    if way == "head":
-        backend.head = backend
-    return backend
+        group = int(way) if way.isdigit() else ACTIVATION_GROUPS.get(entry.quantised.precision)
+    return OpenVinoBackend(
+        bundle,
+        entry,
+        arithmetic="fp32" if apart and way != "bf16" else "auto",
+        only_steps=apart,
+        narrow_floats=apart and way != "bf16",
+        activation_group=group,
+        head="own" if way == "head" else None,
+    )
 
 
 def by_operator(profile: Path) -> str:
