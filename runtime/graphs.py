@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from luvc_export.bundle.adapters.peft_folder import Adapter
 from luvc_export.bundle.manifest import Manifest
 from luvc_export.core import graph_io
 from luvc_export.core.plan import Plan
@@ -24,6 +23,9 @@ from luvc_export.runtime.host.windows import Windows
 from luvc_export.runtime.media.padding import all_picture, padding_tokens
 from luvc_export.runtime.model import Array, Backend, Cache, PendingToken, TokensPrompt
 from luvc_export.runtime.state import RowsState, RowsStep, State, Step, VisualFeatures, join_features
+
+if TYPE_CHECKING:
+    from luvc_export.bundle.adapters.peft_folder import Adapter
 
 #: No tokenizer has it.
 NO_TOKEN = -1

@@ -10,27 +10,25 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from time import perf_counter
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from luvc_export.bundle.folder import Bundle, load
-from luvc_export.core.plan import figures as plan_figures
 from luvc_export.errors import MachineError
 from luvc_export.runtime import memory
-from luvc_export.runtime.backend_choice import choose
-from luvc_export.runtime.backends import open_backend
 from luvc_export.runtime.call_times import CallTimes, drafting
-from luvc_export.runtime.generation.guided import Grammars
 from luvc_export.runtime.generation.plan_turns import PlanTurns
 from luvc_export.runtime.graphs import Graphs
 from luvc_export.runtime.model import Backend
 from luvc_export.runtime.prompt.encoder import OpenedQuestion, PromptEncoder
 from luvc_export.runtime.prompt.request import Request, make_request, token_limit
-from luvc_export.runtime.speculation.draft_costs import DraftCosts
-from luvc_export.runtime.speculation.request import Speculation, check_backend, check_fits
-from luvc_export.runtime.speculation.same_encoder import same_graph
-from luvc_export.runtime.speculation.step_bytes import relative_cost
 from luvc_export.runtime.state import VisualFeatures, join_features
+
+if TYPE_CHECKING:
+    from luvc_export.runtime.generation.guided import Grammars
+    from luvc_export.runtime.speculation.draft_costs import DraftCosts
+    from luvc_export.runtime.speculation.request import Speculation
 
 
 class LoadedPlan:
@@ -64,7 +62,11 @@ class LoadedPlan:
         arithmetic: str = "auto",
         speculate: str | None = None,
     ) -> None:
-        self.speculation = None if speculate is None else Speculation.parse(speculate)
+        self.speculation: Speculation | None = None
+        if speculate is not None:
+            from luvc_export.runtime.speculation.request import Speculation, check_backend
+
+            self.speculation = Speculation.parse(speculate)
         self.bundle = bundle if isinstance(bundle, Bundle) else load(bundle)
         self.plan_name = plan or self.bundle.manifest.default_plan
         entry = self.bundle.entry(plan)
@@ -72,9 +74,13 @@ class LoadedPlan:
         #: What ``auto`` took, and why nothing before it; None where a back-end was named.
         self.choice: str | None = None
         if backend == "auto":
+            from luvc_export.runtime.backend_choice import choose
+
             choice = choose(self.bundle, plan, arithmetic, debug)
             backend, self.choice = choice.name, choice.line
         if isinstance(backend, str):
+            from luvc_export.runtime.backends import open_backend  # which imports the engines
+
             backend = open_backend(backend, self.bundle, plan, threads, debug, arithmetic=arithmetic)
         self.backend = backend
         #: What drafts tokens for this one, where that is a smaller model.
@@ -96,6 +102,8 @@ class LoadedPlan:
         Raises:
             UsageError: It does not read what this one reads.
         """
+        from luvc_export.runtime.speculation.request import check_fits
+
         folder, _, plan = (named, "", "") if Path(named).is_dir() else named.rpartition("#")
         bundle = load(folder or named)
         check_fits(bundle, plan or None, self.bundle, self.plan_name)
@@ -120,6 +128,8 @@ class LoadedPlan:
         draft = self.draft_model
         if draft is None:
             return False
+        from luvc_export.runtime.speculation.same_encoder import same_graph
+
         own, other = self.bundle.entry(self.plan_name), draft.bundle.entry(draft.plan_name)
         return same_graph(self.bundle, own.vision, draft.bundle, other.vision)
 
@@ -129,6 +139,9 @@ class LoadedPlan:
         draft = self.draft_model
         if draft is None:
             return None
+        from luvc_export.runtime.speculation.draft_costs import DraftCosts
+        from luvc_export.runtime.speculation.step_bytes import relative_cost
+
         return DraftCosts(relative_cost(draft.bundle, draft.plan_name, self.bundle, self.plan_name))
 
     def call_times(self) -> list[CallTimes]:
@@ -151,6 +164,8 @@ class LoadedPlan:
     @property
     def notes(self) -> tuple[str, ...]:
         """What a user should know of the plan, and of how the back-end computes on this machine; one line each."""
+        from luvc_export.core.plan import figures as plan_figures
+
         merging = plan_figures.merging_note(self.plan)
         part = self.bundle.manifest.vocabulary
         return ((merging,) if merging else ()) + ((str(part),) if part else ()) + self.backend.notes
@@ -158,6 +173,8 @@ class LoadedPlan:
     @cached_property
     def grammars(self) -> Grammars:
         """What guides answers by a schema or pattern."""
+        from luvc_export.runtime.generation.guided import Grammars
+
         return Grammars(self.encoder.tokenizer, self.bundle.manifest.decoder.vocab, self.ends)
 
     def load(self, images: bool = True, busy: Collection[LoadedPlan] = ()) -> None:

@@ -9,17 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from luvc_export.bundle.adapters.peft_folder import Adapter
 from luvc_export.core.shapes import State as StateKind
 from luvc_export.core.token_layout import Block
 from luvc_export.runtime.state import Array as Array
 from luvc_export.runtime.state import Cache as Cache
 from luvc_export.runtime.state import State, VisualFeatures
+
+if TYPE_CHECKING:
+    from luvc_export.bundle.adapters.peft_folder import Adapter
 
 #: Tokens of a slot that goes on with what the device chose at the step before (``Capabilities.picks_tokens``).
 DEVICE_CHOICE: tuple[int, ...] = ()

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from time import perf_counter
-from typing import Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from luvc_export.bundle.folder import Bundle
 from luvc_export.core.plan import Plan
@@ -16,7 +16,6 @@ from luvc_export.runtime.adapters.table import Adapters
 from luvc_export.runtime.engine.feature_cache import FeatureCache
 from luvc_export.runtime.generation.answer import answer, past_of
 from luvc_export.runtime.generation.answer_batch import Ask, Prepared, answer_batch, check_ask, in_row
-from luvc_export.runtime.generation.guided import Grammars
 from luvc_export.runtime.generation.plan_routing import PlanRouter
 from luvc_export.runtime.generation.plan_turns import PlanTurns
 from luvc_export.runtime.generation.result import Generation, Stream
@@ -28,6 +27,9 @@ from luvc_export.runtime.model import Backend
 from luvc_export.runtime.prompt.encoder import OpenedQuestion, PromptEncoder, Question, question
 from luvc_export.runtime.prompt.request import Request, open_media
 from luvc_export.runtime.prompt.template import Message
+
+if TYPE_CHECKING:
+    from luvc_export.runtime.generation.guided import Grammars
 
 #: Bytes of visual features that ``remember`` keeps at most, whatever the number of groups.
 REMEMBERED_BYTES = 2**31

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from luvc_export.bundle.adapters.peft_folder import Adapter
 from luvc_export.core.shapes import State as StateKind
+
+if TYPE_CHECKING:
+    from luvc_export.bundle.adapters.peft_folder import Adapter
 
 Array = NDArray[Any]
 #: All states of conversations (``DecoderShape.kept``) where a back-end keeps them: has ``lengths``, the rows of each

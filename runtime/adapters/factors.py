@@ -5,15 +5,17 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from luvc_export.bundle.adapters.kept_sets import MOST_SETS
-from luvc_export.bundle.adapters.peft_folder import Adapter
 from luvc_export.bundle.manifest import LoraSlots
 from luvc_export.core import graph_io
 from luvc_export.runtime.model import Array, Backend
+
+if TYPE_CHECKING:
+    from luvc_export.bundle.adapters.peft_folder import Adapter
 
 
 def with_empty_slots(feeds: Mapping[str, Any], slots: LoraSlots | None) -> Mapping[str, Any]:

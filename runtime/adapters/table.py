@@ -6,10 +6,13 @@ import os
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from luvc_export.bundle.adapters.peft_folder import Adapter, check_name, read_adapter
 from luvc_export.bundle.manifest import Manifest
 from luvc_export.errors import UsageError, did_you_mean
+
+if TYPE_CHECKING:
+    from luvc_export.bundle.adapters.peft_folder import Adapter
 
 #: Adapters that one session has at a time.
 MOST = 64
@@ -55,6 +58,8 @@ class Adapters:
         Raises:
             UsageError: The name is taken or none, there are too many, or see ``read_adapter``.
         """
+        from luvc_export.bundle.adapters.peft_folder import check_name, read_adapter
+
         check_name(name)
         self._check_free(name)
         adapter = read_adapter(Path(folder), self._manifest)

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from time import perf_counter
 
 from luvc_export.runtime.engine.answers import Answers
-from luvc_export.runtime.engine.drafting import Drafting
 from luvc_export.runtime.engine.feature_cache import FeatureCache
 from luvc_export.runtime.engine.job import Answer, Began, Event, Job, Prefilled, Refused, Stepped
 from luvc_export.runtime.engine.prefill import Prefiller
@@ -154,7 +153,11 @@ class Engine:
 
     def _answers(self, loaded: LoadedPlan) -> Answers:
         if id(loaded) not in self._open:
-            drafting = Drafting(loaded) if loaded.speculation is not None else None
+            drafting = None
+            if loaded.speculation is not None:
+                from luvc_export.runtime.engine.drafting import Drafting
+
+                drafting = Drafting(loaded)
             self._open[id(loaded)] = loaded, Answers(loaded.graphs, self._limit != 1, drafting)
         return self._open[id(loaded)][1]
 

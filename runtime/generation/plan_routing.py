@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from luvc_export.bundle.adapters.peft_folder import Adapter
 from luvc_export.bundle.folder import Bundle
 from luvc_export.core.image_tokens import check_ceiling
 from luvc_export.errors import UsageError
@@ -16,6 +16,9 @@ from luvc_export.runtime.media.tile_selection import best_fit, choose_tiling
 from luvc_export.runtime.media.unit_choice import most_novel
 from luvc_export.runtime.prompt.encoder import OpenedClip, OpenedQuestion
 from luvc_export.runtime.prompt.request import Request
+
+if TYPE_CHECKING:
+    from luvc_export.bundle.adapters.peft_folder import Adapter
 
 
 class PlanRouter:

@@ -7,11 +7,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby, islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tokenizers import Tokenizer
 
-from luvc_export.bundle.adapters.peft_folder import Adapter
 from luvc_export.bundle.folder import Bundle
 from luvc_export.bundle.manifest import Prompt
 from luvc_export.core.tiling import Tiling
@@ -20,6 +19,9 @@ from luvc_export.runtime.media.pictures import Opened, Picture
 from luvc_export.runtime.media.video import DEFAULT_FPS, DEFAULT_FRAMES, Sampled, VideoSource, check_fps, open_video
 from luvc_export.runtime.prompt.template import ChatTemplate, Message, load_template
 from luvc_export.runtime.prompt.tokenizer_rules import check_tokenizer
+
+if TYPE_CHECKING:
+    from luvc_export.bundle.adapters.peft_folder import Adapter
 
 TOKENIZER = "tokenizer.json"
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from luvc_export.bundle.adapters.peft_folder import Adapter
 from luvc_export.bundle.manifest import ImageInput, Manifest
 from luvc_export.core import token_layout
 from luvc_export.core.plan import Plan
@@ -23,6 +22,9 @@ from luvc_export.runtime.media.unit_choice import most_novel, novelty
 from luvc_export.runtime.media.video import FramesTaken, spread
 from luvc_export.runtime.prompt.encoder import OpenedClip, OpenedQuestion, PromptEncoder, Question, VideoClip
 from luvc_export.runtime.prompt.video_text import video_text
+
+if TYPE_CHECKING:
+    from luvc_export.bundle.adapters.peft_folder import Adapter
 
 _SINGLE = "ask with a plan for single pictures: luvc-export inspect BUNDLE says what each plan is for"
 
