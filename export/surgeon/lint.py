@@ -168,6 +168,8 @@ def _contract(surgery: Surgery) -> Iterator[str]:
         wanted_out = [graph_io.LOGITS, *chosen, *map(graph_io.present_name, past)]
         if surgery.target.kv != "attention":  # ``drop_unread``
             wanted_in.remove(graph_io.VISUAL_POSITION_IDS)
+        if graph_io.HEAD_ROWS in inputs:  # a head alone
+            wanted_in, wanted_out = [graph_io.HEAD_ROWS], [graph_io.LOGITS]
     for kind, names, tensors in (("input", wanted_in, inputs), ("output", wanted_out, outputs)):
         yield from (f"{kind} {name} of the contract is missing" for name in names if name not in tensors)
     for name, tensor in {**inputs, **outputs}.items():
