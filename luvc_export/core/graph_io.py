@@ -69,8 +69,8 @@ LORA_ROWS = "lora_rows"
 PAST_TEXT = "past_text"
 PAST_GROUPS = "past_groups"
 LOGITS = "logits"
-#: Rows [N, D] before the last norm, of the tokens whose logits are asked for (``split_head``): what a decoder gives beside
-#: logits [B, n, vocab], and what its head alone takes, which gives them as [N, vocab].
+#: Rows [N, D] before the last norm, of the tokens whose logits are asked for (``split_head``): what a decoder gives
+#: beside logits [B, n, vocab], and what its head alone takes, which gives them as [N, vocab].
 HEAD_ROWS = "head_rows"
 #: Logit of a token that a reduced head has no row for: far below any other, and a number fp16 has.
 ABSENT = -1e4

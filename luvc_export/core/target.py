@@ -264,7 +264,7 @@ ORT_CPU = TargetSpec(
 )
 
 _OPENVINO_CPU = replace(ORT_CPU, name="intel-cpu", grouped_heads=True, head="rows")
-#: Decoders that exports finish at once, by target. ONNX Runtime's Attention copies a cache at each step; OpenVINO copies
+#: Decoders that exports finish at once, by target: ONNX Runtime's Attention copies a cache at each step, and OpenVINO
 #: each cached head to its query heads (docs/surgery.md).
 FINISHED: Mapping[str, Mapping[Role, TargetSpec]] = {
     "cpu": {"prompts": ORT_CPU, "steps": replace(ORT_CPU, split_kv_cache=("apart",))},
