@@ -15,6 +15,7 @@ TARGET = Target(
         "spec": "docs/surgery.md, measured in docs/results/surgery.md",
         "library": "pyproject.toml: the extra cpu, which the tests run on",
         "kv_forms": "docs/surgery.md",
+        "graphs": "docs/surgery.md",
         "quantised": "https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html",
     },
     graphs=FINISHED["cpu"],

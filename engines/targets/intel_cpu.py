@@ -18,6 +18,7 @@ TARGET = Target(
         "library": "pyproject.toml: the extra openvino",
         "device": "https://docs.openvino.ai/2026/openvino-workflow/running-inference/inference-devices-and-modes.html",
         "kv_forms": "docs/surgery.md",
+        "graphs": "docs/surgery.md",
         "quantised": "docs/openvino.md, read from the runtime model of the CPU plug-in",
     },
     graphs=FINISHED["intel-cpu"],

@@ -58,6 +58,9 @@ FORBIDDEN = frozenset(
 #: Operators of TensorRT's own that quantised plans hold; only targets with kernels for them are given such plans.
 TENSORRT = frozenset([(TENSORRT_DOMAIN, "TRT_FP4DynamicQuantize")])
 
+#: Operators of ONNX Runtime's own that quantised plans hold.
+_CONTRIBUTED = ("DynamicQuantizeMatMul", "GatherBlockQuantized", "MatMulNBits")
+
 _TYPES = {
     graph_io.IMAGE: np.uint8,
     graph_io.PADDING: np.bool_,
@@ -132,7 +135,7 @@ def _operators(surgery: Surgery) -> Iterator[str]:
         elif (node.domain, node.op) in TENSORRT:
             if surgery.target.functions:
                 yield f"{node.domain}::{node.op} ({node.name}): ONNX Runtime has no such operator"
-        elif (node.domain, node.op) == (CONTRIB_DOMAIN, "MatMulNBits"):
+        elif node.domain == CONTRIB_DOMAIN and node.op in _CONTRIBUTED:
             if not surgery.target.packed_products:
                 yield f"{node.domain}::{node.op} ({node.name}): an operator of ONNX Runtime"
         elif node.domain not in (None, ""):

@@ -18,7 +18,7 @@ from luvc_export.core import graph_io
 from luvc_export.errors import CheckFailed
 from luvc_export.export.surgeon.graph import Surgery, readers
 
-ORDER = 15
+ORDER = 190
 
 #: Operators between a factor and the sum beside products with factors.
 _BETWEEN = ("Cast", "Greater", "MatMul", "Unsqueeze", "Where")

@@ -20,7 +20,7 @@ from luvc_export.core import graph_io
 from luvc_export.errors import CheckFailed
 from luvc_export.export.surgeon.graph import Surgery, is_weight, source, strip
 
-ORDER = 146
+ORDER = 220
 
 
 def requires(surgery: Surgery) -> str | None:
@@ -37,9 +37,9 @@ def apply(surgery: Surgery) -> int:
     rows, logits = _rows(surgery), _logits(surgery)
     assert rows is not None
     if surgery.target.head == "rows":
-        given = surgery.emit("Identity", [rows], like=[rows])[0]
-        given.name = graph_io.HEAD_ROWS
-        surgery.graph.outputs.append(given)
+        output = surgery.emit("Identity", [rows], like=[rows])[0]
+        output.name = graph_io.HEAD_ROWS
+        surgery.graph.outputs.append(output)
         return 1
     taken, scores = gs.Variable(graph_io.HEAD_ROWS, rows.dtype, rows.shape), _flat(logits)
     surgery.replace(rows, taken)
@@ -57,11 +57,10 @@ def ensures(surgery: Surgery, fired: int) -> None:
     Raises:
         CheckFailed: A head alone takes more than its rows, or a decoder does not give them.
     """
-    names = [tensor.name for tensor in surgery.graph.inputs]
     alone = surgery.target.head == "alone"
-    given = names if alone else [tensor.name for tensor in surgery.graph.outputs]
-    if fired and (graph_io.HEAD_ROWS not in given or (alone and len(names) != 1)):
-        raise CheckFailed("a head is not apart", got=", ".join(given[:5]), expected=graph_io.HEAD_ROWS)
+    names = [tensor.name for tensor in (surgery.graph.inputs if alone else surgery.graph.outputs)]
+    if fired and (graph_io.HEAD_ROWS not in names or (alone and len(names) != 1)):
+        raise CheckFailed("a head is not apart", got=", ".join(names[:5]), expected=graph_io.HEAD_ROWS)
 
 
 def _logits(surgery: Surgery) -> gs.Tensor:

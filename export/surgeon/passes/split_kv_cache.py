@@ -23,7 +23,7 @@ from luvc_export.core import graph_io
 from luvc_export.errors import CheckFailed
 from luvc_export.export.surgeon.graph import Surgery, kind_of, readers, source, up
 
-ORDER = 142
+ORDER = 200
 
 _HEADS_FIRST = [0, 2, 1, 3]
 #: Axis of a cache [B, heads, rows, width] along which rows are added.
@@ -88,8 +88,8 @@ def _is_plain(surgery: Surgery, node: gs.Node) -> bool:
         return False
     own = all(any(past is tensor for tensor in surgery.graph.inputs) for past in pasts)
     alone = all([reader.op for reader in readers(past) if reader is not node] in ([], ["Shape"]) for past in pasts)
-    given = all(surgery.gives(present) and not present.outputs for present in presents)
-    return own and alone and given and all(kind_of(past) == np.float32 for past in pasts)
+    unread = all(surgery.gives(present) and not present.outputs for present in presents)
+    return own and alone and unread and all(kind_of(past) == np.float32 for past in pasts)
 
 
 def _open(surgery: Surgery, node: gs.Node) -> None:
