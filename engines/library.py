@@ -16,7 +16,7 @@ _GET = {
     "onnxruntime": "pip install 'luvc-export[cpu]'",
     "openvino": "pip install 'luvc-export[openvino]'",
 }
-#: These run a bundle's own graphs.
+#: These run graphs, and no engine is built for them.
 _RUN_AS_THEY_ARE = ("onnxruntime", "openvino")
 _COMPUTE_CAPABILITY_MAJOR, _COMPUTE_CAPABILITY_MINOR = 75, 76  # CUdevice_attribute in cuda.h
 

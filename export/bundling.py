@@ -37,6 +37,7 @@ from luvc_export.export.packed import placing, products
 from luvc_export.export.processor import normalise
 from luvc_export.export.simplify import simplify
 from luvc_export.export.surgeon import run_passes
+from luvc_export.export.surgeon.finish import finish
 from luvc_export.export.surgeon.fused import mark_bodies
 from luvc_export.version import VERSION
 
@@ -115,6 +116,8 @@ def write_bundle(
         stored = _codes(checkpoint, codes)
         manifest = make_manifest(checkpoint, options, entries, mode, places, writer.used, files, stored)
         manifest = replace(manifest, lora=slots.record() if slots else None)
+        if options.surgery:
+            manifest = finish(bundle.Bundle(folder, manifest), plans, progress=progress)
         bundle.write_manifest(folder, manifest)
     written = bundle.Bundle(output, manifest)
     graph_trust.remember_own(written)

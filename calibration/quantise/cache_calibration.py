@@ -32,6 +32,7 @@ from luvc_export.core.plan.names import quantised_name
 from luvc_export.core.precision import CACHES, PRECISIONS, check_caches
 from luvc_export.core.progress import Progress
 from luvc_export.errors import CheckFailed, UsageError
+from luvc_export.export.surgeon.finish import finish
 from luvc_export.runtime.model import Array, Backend, Cache
 
 
@@ -219,16 +220,17 @@ def _write(
     moved: bool = True,
 ) -> Bundle:
     """Write a bundle with one more plan, or for a ``trial`` that plan alone; ``moved``: its folder is another one."""
-    manifest = bundle.manifest
+    manifest = dataclasses.replace(bundle.manifest, sets=()) if trial else bundle.manifest.without_sets([name])
     if trial:
         files = {file: known for file, known in manifest.files.items() if not _is_other_graph(file, entry)}
         for file in files:
             link(bundle.folder / file, folder / file)
     else:
         old = manifest.plans.get(name)
-        gone = {old.decoder, *filter(None, [old.decoder_debug])} if old else set()
-        files = {file: known for file, known in manifest.files.items() if file not in gone}
-        take_along(bundle.folder, manifest, folder, but=frozenset({*gone, bundles.MANIFEST}), link=True)
+        replaced = {old.decoder, *filter(None, [old.decoder_debug])} if old else set()
+        files = {file: known for file, known in manifest.files.items() if file not in replaced}
+        gone = bundle.manifest.files.keys() - files.keys()
+        take_along(bundle.folder, bundle.manifest, folder, but=frozenset({*gone, bundles.MANIFEST}), link=True)
     for file, data in graphs.items():
         write_whole(folder / file, data)
         files[file] = bundles.record(folder / file)
@@ -239,6 +241,8 @@ def _write(
     added: Manifest = dataclasses.replace(
         manifest, plans=plans, default_plan=default, weights=weights, files=files, engines=engines
     )
+    if not trial:
+        added = finish(Bundle(folder, added), [name])
     bundles.write_manifest(folder, added)
     result = Bundle(folder, added)
     graph_trust.inherit(bundle, result)

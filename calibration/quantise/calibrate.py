@@ -28,6 +28,7 @@ from luvc_export.core.files.disk import writing_to
 from luvc_export.core.files.safe_files import temporary_folder
 from luvc_export.core.progress import Progress
 from luvc_export.errors import UsageError, did_you_mean
+from luvc_export.export.surgeon.finish import finish
 
 
 @dataclass(frozen=True)
@@ -251,9 +252,11 @@ def _write(
         weights = bundle.anchored_weights if output else manifest.weights
         plans = {**others, quantiser.name: entry}
         default = manifest.default_plan if manifest.default_plan in plans else quantiser.name
+        sets = tuple(one for one in manifest.sets if one.plan in others)
         changed = dataclasses.replace(
-            manifest, plans=plans, default_plan=default, weights=weights, files=files, engines=engines
+            manifest, plans=plans, default_plan=default, weights=weights, files=files, engines=engines, sets=sets
         )
+        changed = finish(Bundle(folder, changed), [quantiser.name])
         bundles.write_manifest(folder, changed)
     graph_trust.inherit(bundle, Bundle(target, changed))
     return Bundle(target, changed)
@@ -264,13 +267,8 @@ def replaced(manifest: Manifest, name: str) -> tuple[dict[str, PlanEntry], set[s
 
     A plan that reads a file of the old one goes too: its own numbers are of weights that are no more.
     """
-    old = manifest.plans.get(name)
-    own = _files(old) if old and old.quantised else set()  # files of other plans may serve several
-    stay = {other: entry for other, entry in manifest.plans.items() if other != name and not own & _files(entry)}
-    kept = {file for entry in stay.values() for file in _files(entry)}
-    return stay, {file for other, entry in manifest.plans.items() if other not in stay for file in _files(entry)} - kept
-
-
-def _files(entry: PlanEntry) -> set[str]:
-    weights = entry.quantised.weights if entry.quantised else None
-    return {file for file in (entry.vision, entry.decoder, entry.decoder_debug, weights) if file is not None}
+    old, files = manifest.plans.get(name), {other: manifest.files_of(other) for other in manifest.plans}
+    own = files[name] if old and old.quantised else set()  # files of other plans may serve several
+    stay = {other: entry for other, entry in manifest.plans.items() if other != name and not own & files[other]}
+    kept = {file for other in stay for file in files[other]}
+    return stay, {file for other in manifest.plans if other not in stay for file in files[other]} - kept

@@ -170,7 +170,13 @@ class Quantiser:
             files[name] = record(folder / name)
         weights = self.bundle.anchored_weights
         changed = dataclasses.replace(
-            manifest, plans={self.name: entry}, default_plan=self.name, weights=weights, files=files, engines=()
+            manifest,
+            plans={self.name: entry},
+            default_plan=self.name,
+            weights=weights,
+            files=files,
+            engines=(),
+            sets=(),
         )
         write_manifest(folder, changed)
         graph_trust.inherit(self.bundle, Bundle(folder, changed))

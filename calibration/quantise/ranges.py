@@ -101,7 +101,8 @@ def _write_watched(bundle: Bundle, plan: str | None, folder: Path) -> dict[str, 
             files[name] = record(folder / name)
         else:
             link(bundle.folder / name, folder / name)
-    watched = Bundle(folder, dataclasses.replace(bundle.manifest, weights=bundle.anchored_weights, files=files))
+    manifest = dataclasses.replace(bundle.manifest, weights=bundle.anchored_weights, files=files, sets=())
+    watched = Bundle(folder, manifest)
     write_manifest(folder, watched.manifest)
     graph_trust.inherit(bundle, watched)
     return owners

@@ -96,7 +96,8 @@ def probed(bundle: Bundle, entry: PlanEntry) -> Bundle:
             files[name] = record(target)
         else:
             link(bundle.path(name), target)
-    copy = Bundle(folder, dataclasses.replace(bundle.manifest, weights=bundle.anchored_weights, files=files))
+    manifest = dataclasses.replace(bundle.manifest, weights=bundle.anchored_weights, files=files, sets=())
+    copy = Bundle(folder, manifest)
     write_manifest(folder, copy.manifest)  # for a helper that runs it first
     graph_trust.inherit(bundle, copy)
     weakref.finalize(copy, kept.close)

@@ -1,6 +1,6 @@
-"""Any CPU with ONNX Runtime: it runs the bundle's own graphs, no engine is built."""
+"""Any CPU with ONNX Runtime: it runs ONNX graphs, no engine is built."""
 
-from luvc_export.core.target import ORT_CPU, Device, Target
+from luvc_export.core.target import FINISHED, ORT_CPU, Device, Target
 from luvc_export.engines.targets._generations import runs_graphs
 
 TARGET = Target(
@@ -15,6 +15,8 @@ TARGET = Target(
         "spec": "docs/surgery.md, measured in docs/results/surgery.md",
         "library": "pyproject.toml: the extra cpu, which the tests run on",
         "kv_forms": "docs/surgery.md",
+        "graphs": "docs/surgery.md",
         "quantised": "https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html",
     },
+    graphs=FINISHED["cpu"],
 )

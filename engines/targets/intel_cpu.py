@@ -1,8 +1,8 @@
-"""Intel or AMD CPU, OpenVINO: it runs the bundle's own graphs, no engine is built."""
+"""Intel or AMD CPU, OpenVINO: it runs ONNX graphs, no engine is built."""
 
 from dataclasses import replace
 
-from luvc_export.core.target import ORT_CPU, Device, Target
+from luvc_export.core.target import FINISHED, ORT_CPU, Device, Target
 from luvc_export.engines.targets._generations import runs_graphs
 
 TARGET = Target(
@@ -18,6 +18,8 @@ TARGET = Target(
         "library": "pyproject.toml: the extra openvino",
         "device": "https://docs.openvino.ai/2026/openvino-workflow/running-inference/inference-devices-and-modes.html",
         "kv_forms": "docs/surgery.md",
+        "graphs": "docs/surgery.md",
         "quantised": "docs/openvino.md, read from the runtime model of the CPU plug-in",
     },
+    graphs=FINISHED["intel-cpu"],
 )

@@ -12,4 +12,5 @@ TARGET = replace(
     title="Intel GPU, OpenVINO (untested)",
     spec=replace(intel_cpu.TARGET.spec, name=NAME),
     device=Device(openvino="GPU"),
+    graphs={},
 )

@@ -201,7 +201,11 @@ class Surgery:
 
     def is_read(self, tensor: gs.Tensor) -> bool:
         """Whether a node reads ``tensor`` or the graph gives it back."""
-        return bool(tensor.outputs) or any(tensor is out for out in self.graph.outputs)
+        return bool(tensor.outputs) or self.gives(tensor)
+
+    def gives(self, tensor: gs.Tensor) -> bool:
+        """Whether the graph gives ``tensor`` back."""
+        return any(tensor is out for out in self.graph.outputs)
 
     def nodes(self, *ops: str) -> Iterator[gs.Node]:
         """Nodes of these operators, in order, from a copy of the list."""

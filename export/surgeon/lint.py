@@ -58,6 +58,9 @@ FORBIDDEN = frozenset(
 #: Operators of TensorRT's own that quantised plans hold; only targets with kernels for them are given such plans.
 TENSORRT = frozenset([(TENSORRT_DOMAIN, "TRT_FP4DynamicQuantize")])
 
+#: Operators of ONNX Runtime's own that quantised plans hold.
+_CONTRIBUTED = ("DynamicQuantizeMatMul", "GatherBlockQuantized", "MatMulNBits")
+
 _TYPES = {
     graph_io.IMAGE: np.uint8,
     graph_io.PADDING: np.bool_,
@@ -132,7 +135,7 @@ def _operators(surgery: Surgery) -> Iterator[str]:
         elif (node.domain, node.op) in TENSORRT:
             if surgery.target.functions:
                 yield f"{node.domain}::{node.op} ({node.name}): ONNX Runtime has no such operator"
-        elif (node.domain, node.op) == (CONTRIB_DOMAIN, "MatMulNBits"):
+        elif node.domain == CONTRIB_DOMAIN and node.op in _CONTRIBUTED:
             if not surgery.target.packed_products:
                 yield f"{node.domain}::{node.op} ({node.name}): an operator of ONNX Runtime"
         elif node.domain not in (None, ""):
@@ -168,6 +171,8 @@ def _contract(surgery: Surgery) -> Iterator[str]:
         wanted_out = [graph_io.LOGITS, *chosen, *map(graph_io.present_name, past)]
         if surgery.target.kv != "attention":  # ``drop_unread``
             wanted_in.remove(graph_io.VISUAL_POSITION_IDS)
+        if graph_io.HEAD_ROWS in inputs:  # a head alone
+            wanted_in, wanted_out = [graph_io.HEAD_ROWS], [graph_io.LOGITS]
     for kind, names, tensors in (("input", wanted_in, inputs), ("output", wanted_out, outputs)):
         yield from (f"{kind} {name} of the contract is missing" for name in names if name not in tensors)
     for name, tensor in {**inputs, **outputs}.items():

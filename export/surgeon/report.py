@@ -83,8 +83,9 @@ def surgery_report(bundle: Bundle) -> dict[str, list[GraphReport]]:
         BundleError: A report cannot be read.
     """
     reports = {}
-    for entry in bundle.manifest.plans.values():
-        for name in filter(None, (entry.vision, entry.decoder, entry.decoder_debug)):
+    for plan, entry in bundle.manifest.plans.items():
+        finished = sorted(file for one in bundle.manifest.sets if one.plan == plan for file in one.files)
+        for name in dict.fromkeys(filter(None, (entry.vision, entry.decoder, entry.decoder_debug, *finished))):
             model = onnx.load_model_from_string(read_graph(bundle, name).data)
             text = {item.key: item.value for item in model.metadata_props}.get(REPORT_KEY)
             if text is None:

@@ -16,7 +16,7 @@ from luvc_export.errors import BundleError
 from luvc_export.runtime.prompt.request import largest_canvas
 
 #: Fields of ``luvc.json`` that say nothing of how a question is answered, or of every plan; those of use follow.
-_NOT_ALL = ("default_plan", "engines", "files", "plans", "tools", "verified", "schema_version")
+_NOT_ALL = ("default_plan", "engines", "files", "plans", "sets", "tools", "verified", "schema_version")
 
 
 def sha256_read(folder: Path, plan: str | None, engines: bool) -> str:
@@ -39,7 +39,8 @@ def sha256_read(folder: Path, plan: str | None, engines: bool) -> str:
     answering = variants.answering(manifest, name) if name in manifest.plans else set[str]()
     own = {key: entry for key, entry in data["plans"].items() if key in answering}
     others = {word for key, entry in data["plans"].items() if key not in own for word in _texts(entry)}
-    named = {word for entry in own.values() for word in _texts(entry)}
+    sets = [entry for entry in data.get("sets", ()) if entry["plan"] in own]
+    named = {word for entry in (*own.values(), *sets) for word in _texts(entry)}
     files = {
         file: record["sha256"]
         for file, record in data["files"].items()

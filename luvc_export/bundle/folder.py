@@ -15,7 +15,7 @@ from pathlib import Path
 from luvc_export.bundle import hashing
 from luvc_export.bundle.hashing import WatchedFile
 from luvc_export.bundle.hashing import record as record
-from luvc_export.bundle.manifest import EngineEntry, EngineFile, Manifest, PlanEntry, PluginLibrary, Weights
+from luvc_export.bundle.manifest import EngineEntry, EngineFile, GraphSet, Manifest, PlanEntry, PluginLibrary, Weights
 from luvc_export.bundle.plans import variants
 from luvc_export.bundle.reference import check_reference
 from luvc_export.bundle.replacing import MANIFEST as MANIFEST
@@ -60,6 +60,18 @@ class Bundle:
                 expected=did_you_mean(name, self.manifest.plans),
             )
         return name
+
+    def graph_set(self, plan: str | None, target: str, slots: bool = False) -> GraphSet:
+        """The decoders that were finished for ``target``, with slots for adapters or without.
+
+        Where there are none, as in bundles that older versions wrote, the plan's own decoder takes prompts and steps.
+
+        Raises:
+            UsageError: The bundle has no plan of that name.
+        """
+        name, own = self.name_of(plan), self.entry(plan).decoder
+        sets = (one for one in self.manifest.sets if (one.plan, one.target, one.slots) == (name, target, slots))
+        return next(sets, GraphSet(name, target, own, own, slots=self.manifest.lora is not None))
 
     def sizes_of(self, plan: str | None = None) -> dict[tuple[int, int], str]:
         """Image sizes (height, width) that ``plan`` was exported for, and the plan's name for each, its own first."""
@@ -206,9 +218,8 @@ def load(folder: str | os.PathLike[str], full: bool = False, progress: Progress 
         check_reference(root, manifest, full, told)
     bundle = Bundle(root, manifest)
     bundle.entry()
-    for entry in manifest.plans.values():
-        weights = entry.quantised.weights if entry.quantised else None
-        for name in filter(None, (entry.vision, entry.decoder, entry.decoder_debug, weights)):
+    for plan in manifest.plans:
+        for name in sorted(manifest.files_of(plan)):
             bundle.path(name)
     for code in (part for entry in manifest.engines for part in entry.code):
         path = inside(root, code.file)

@@ -84,6 +84,8 @@ def _key(bundle: Bundle, plan: str | None, by: str, debug: bool) -> str:
         "decoder": dataclasses.asdict(manifest.decoder),
         "dtype": manifest.dtype,
     }
+    if sets := [one for one in manifest.sets if one.plan == bundle.name_of(plan)]:
+        reads["sets"] = [[manifest.files[name].sha256 for name in sorted(one.files)] for one in sets]
     if entry.caches is not None:
         reads["caches"] = entry.caches.precision
     return hashlib.sha256(json.dumps(reads, sort_keys=True).encode()).hexdigest()

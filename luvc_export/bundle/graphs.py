@@ -91,7 +91,7 @@ def read_graph(bundle: Bundle, name: str) -> CheckedGraph:
     outside, nodes = walk_graph(data, where)
     _check_sources(data, outside, nodes, where)
     manifest = bundle.manifest
-    quantised = any(entry.quantised and name in (entry.vision, entry.decoder) for entry in manifest.plans.values())
+    quantised = any(entry.quantised and name in manifest.graphs_of(plan) for plan, entry in manifest.plans.items())
     if manifest.weights.mode == "none":
         return CheckedGraph(data, bundle.folder, outside, {}, nodes)
     if manifest.weights.mode == "reference" and not quantised:
@@ -181,29 +181,34 @@ def check_names(bundle: Bundle, entry: PlanEntry, name: str, graph: CheckedGraph
     Args:
         bundle: The bundle.
         entry: The plan.
-        name: Its vision graph, its decoder, or the decoder for debugging.
+        name: Its vision graph, its decoder, the decoder for debugging, or one of ``Manifest.sets``.
         graph: What is in the file.
 
     Raises:
         BundleError: An input that is always there or an output that is asked for is missing, or there is an input that
             nothing is given for.
     """
-    plan, states = entry.plan, bundle.manifest.states_of(entry)
-    if name == entry.vision:
+    plan, states, sets = entry.plan, bundle.manifest.states_of(entry), bundle.manifest.sets
+    if any(name == one.head for one in sets):
+        inputs = known = {graph_io.HEAD_ROWS}
+        outputs = optional = {graph_io.LOGITS}
+    elif name == entry.vision:
         inputs = known = {*graph_io.vision_inputs(plan)}
         outputs = {graph_io.VISUAL_EMBEDS, graph_io.VISUAL_POSITIONS}
         outputs |= {graph_io.MERGED_INTO} if plan.encoder.says_merged else set()
         optional = {*outputs, graph_io.MERGED_INTO}
     else:
         inputs = {graph_io.INPUT_IDS, *(state.past for state in states)}
-        inputs |= {graph_io.VISUAL_PADDING} if plan.decoder_padding and name == entry.decoder else set()
+        inputs |= {graph_io.VISUAL_PADDING} if plan.decoder_padding and name != entry.decoder_debug else set()
         inputs |= {graph_io.VISUAL_EMBEDS} if plan.keep[0] else set()
         known = {*inputs, *graph_io.DECODER_INPUTS, graph_io.VISUAL_PADDING, graph_io.PAST_TEXT, graph_io.PAST_GROUPS}
         known |= bundle.manifest.lora.inputs if bundle.manifest.lora else set()
-        known |= set() if name == entry.decoder else {graph_io.forced_name(layer) for layer, _, _ in plan.chooses}
+        if name != entry.decoder and any(name in one.files for one in sets):
+            known |= {state.past + graph_io.NEWEST for state in states}
+        known |= set() if name != entry.decoder_debug else {graph_io.forced_name(layer) for layer, _, _ in plan.chooses}
         outputs = {graph_io.LOGITS, *(state.present for state in states)}
-        outputs |= {graph_io.kept_name(layer) for layer, _, _ in plan.chooses} if name == entry.decoder else set()
-        optional = {*outputs, *(graph_io.kept_name(layer) for layer, _, _ in plan.chooses)}
+        outputs |= {graph_io.kept_name(layer) for layer, _, _ in plan.chooses} if name != entry.decoder_debug else set()
+        optional = {*outputs, graph_io.HEAD_ROWS, *(graph_io.kept_name(layer) for layer, _, _ in plan.chooses)}
     for kind, needed, held in (("inputs", inputs, graph.inputs), ("outputs", outputs, graph.outputs)):
         if missing := sorted(needed - held):
             raise BundleError(

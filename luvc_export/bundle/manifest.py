@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -22,6 +23,8 @@ from luvc_export.bundle.plans.entry import CacheQuantisation as CacheQuantisatio
 from luvc_export.bundle.plans.entry import CalibrationData as CalibrationData
 from luvc_export.bundle.plans.entry import PlanEntry as PlanEntry
 from luvc_export.bundle.plans.entry import Quantisation as Quantisation
+from luvc_export.bundle.plans.graph_set import GraphSet as GraphSet
+from luvc_export.bundle.plans.graph_set import check_sets
 from luvc_export.bundle.serialisation import from_json_data
 from luvc_export.core import graph_io
 from luvc_export.core.generation_defaults import GenerationDefaults
@@ -30,11 +33,13 @@ from luvc_export.core.shapes import PLACE, ROWS, DecoderShape, State, in_codes
 from luvc_export.core.tiling import Prefix, Tiling, TilingRule, Video
 from luvc_export.errors import BundleError
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 #: That of bundles without states beside the caches, which are written as before.
 _WITHOUT_STATES = 2
 #: That of bundles whose states name no window: what left one stays in their caches. Written so as before.
 _WITHOUT_WINDOWS = 3
+#: That of bundles without finished graphs. Written so as before.
+_WITHOUT_SETS = 4
 #: Of ``Video``, in the JSON only where there are some.
 _AROUND = ("opening", "between", "closing", "pooled", "template", "tokens")
 
@@ -197,6 +202,7 @@ class Weights:
 class Manifest:
     """The whole of ``luvc.json``. ``engines`` holds at most one entry for a plan and a target.
 
+    ``sets`` are finished graphs, one for a plan and a target, and one with slots beside one without.
     ``planes`` of DeepStack follow each visual embedding. ``generation`` is how the model's makers meant answers to be
     drawn; None in bundles that were made before this was stored, which are greedy. ``vocabulary`` is the part
     that a reduced head has rows for; None for all. ``lora`` are the slots for adapters; None where it has none.
@@ -218,6 +224,7 @@ class Manifest:
     generation: GenerationDefaults | None = None
     vocabulary: Vocabulary | None = None
     lora: LoraSlots | None = None
+    sets: tuple[GraphSet, ...] = ()
     schema_version: int = SCHEMA_VERSION
 
     @property
@@ -235,6 +242,26 @@ class Manifest:
         kept = self.decoder.kept
         return kept if entry.caches is None else in_codes(kept, "float32" if self.dtype == "fp32" else "float16")
 
+    def graphs_of(self, name: str) -> set[str]:
+        """Files of plan ``name`` that are graphs: its own, and those that were finished for targets."""
+        entry = self.plans[name]
+        own = {entry.vision, entry.decoder, *filter(None, [entry.decoder_debug])}
+        return own.union(*(one.files for one in self.sets if one.plan == name))
+
+    def files_of(self, name: str) -> set[str]:
+        """Every file of plan ``name``: its graphs, and weights of its own where it was quantised."""
+        quantised = self.plans[name].quantised
+        return self.graphs_of(name) | ({quantised.weights} if quantised else set())
+
+    def without_sets(self, plans: Collection[str], targets: Collection[str] | None = None) -> Manifest:
+        """The same without the finished graphs of ``plans`` for ``targets`` (None: all), and without their files."""
+        gone = [one for one in self.sets if one.plan in plans and (targets is None or one.target in targets)]
+        sets = tuple(one for one in self.sets if one not in gone)
+        kept = {file for one in sets for file in one.files} | {entry.decoder for entry in self.plans.values()}
+        dropped = {file for one in gone for file in one.files} - kept
+        files = {name: known for name, known in self.files.items() if name not in dropped}
+        return dataclasses.replace(self, sets=sets, files=files)
+
     def to_json(self) -> dict[str, Any]:
         """Return plain data that ``from_json`` turns back into an equal manifest."""
         data: dict[str, Any] = dataclasses.asdict(dataclasses.replace(self, plans={}))
@@ -249,9 +276,11 @@ class Manifest:
             data["prompt"]["video"] = plain_video
         if not self.decoder.states:
             del data["decoder"]["states"]
-            data["schema_version"] = _WITHOUT_STATES
-        elif not any(state.window for state in self.decoder.states):
-            data["schema_version"] = _WITHOUT_WINDOWS
+        if not self.sets:
+            del data["sets"]
+            windows = any(state.window for state in self.decoder.states)
+            data["schema_version"] = _WITHOUT_SETS if windows else _WITHOUT_WINDOWS
+            data["schema_version"] = data["schema_version"] if self.decoder.states else _WITHOUT_STATES
         for state in data["decoder"].get("states", ()):
             if state["window"] is None:
                 del state["window"]
@@ -276,12 +305,13 @@ class Manifest:
             )
         if isinstance(data, dict) and version == schema_1.VERSION:
             data = schema_1.with_facts(data, SCHEMA_VERSION)
-        elif isinstance(data, dict) and version in (_WITHOUT_STATES, _WITHOUT_WINDOWS):
+        elif isinstance(data, dict) and version in (_WITHOUT_STATES, _WITHOUT_WINDOWS, _WITHOUT_SETS):
             data = {**data, "schema_version": SCHEMA_VERSION}
         manifest = from_json_data(cls, data, where)
         check_states(manifest.decoder, f"{where}: decoder.states")
         for name, entry in manifest.plans.items():
             manifest.check_entry(entry, f"{where}: plans.{name}")
+        check_sets(manifest.sets, manifest.plans, manifest.files, f"{where}: sets")
         return manifest
 
     def check_entry(self, entry: PlanEntry, where: str) -> None:

@@ -69,12 +69,21 @@ LORA_ROWS = "lora_rows"
 PAST_TEXT = "past_text"
 PAST_GROUPS = "past_groups"
 LOGITS = "logits"
+#: Rows [N, D] before the last norm, of the tokens whose logits are asked for (``split_head``): what a decoder gives
+#: beside logits [B, n, vocab], and what its head alone takes, which gives them as [N, vocab].
+HEAD_ROWS = "head_rows"
 #: Logit of a token that a reduced head has no row for: far below any other, and a number fp16 has.
 ABSENT = -1e4
 #: Of decoders whose target chooses tokens (``TargetSpec.next_token``), both [B, 1]: the most likely token after the
 #: last position asked about, int64, and its logit, float32, infinite where any logit is not a number.
 NEXT_TOKEN = "next_token"
 NEXT_LOGIT = "next_logit"
+
+#: Behind a cache input's name: its newest rows, where the rows that stand are an input of their own. The output is then
+#: the newest rows with the call's behind them (``split_kv_cache``).
+NEWEST = ".newest"
+#: Rows of a step at most: the longest draft and the token before it.
+STEP = 33
 
 #: How inputs that go round begin: keys and values, and states beside them.
 PAST_KEY_VALUES, PAST_STATES = "past_key_values.", "past_states."
@@ -126,7 +135,7 @@ def present_names(layers: int) -> list[str]:
 
 def cache_inputs(layers: int, inputs: Iterable[str]) -> list[str]:
     """What a graph with ``inputs`` takes of a conversation: keys and values, unless a layer has states instead."""
-    states = [name for name in inputs if name.startswith(PAST_STATES)]
+    states = [name for name in inputs if name.startswith(PAST_STATES) and not name.endswith(NEWEST)]
     keyed = {cache_layer(name) for name in inputs if name.startswith(PAST_KEY_VALUES)}
     keyless = {cache_layer(name) for name in states} - keyed
     return [*(name for name in past_names(layers) if cache_layer(name) not in keyless), *states]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args, get_type_hints
 
 from luvc_export.core.plan import TENSORRT_TOPK_LIMIT
@@ -17,6 +18,12 @@ Fp32Attention = Literal["native", "decomposable"]
 Profiles = Literal["none", "wide", "pair"]
 Backend = Literal["onnxruntime", "openvino", "tensorrt", "tensorrt_rtx"]
 Quantised = Literal["int8", "int4", "fp8", "nvfp4"]
+#: What a decoder's attention does with a cache in two inputs: two products, or one over rows that it joins first.
+SplitCache = Literal["apart", "joined"]
+#: ``inside``, or its rows given beside the logits, or a graph of its own.
+Head = Literal["inside", "rows", "alone"]
+#: What a finished decoder is asked for (``bundle.plans.graph_set``).
+Role = Literal["prompts", "steps", "head"]
 
 #: TensorRT 10.3 reads opset 9 to 20 (docs/operators.md of its ONNX parser) and nothing newer than IR 10.
 PRIMITIVE_OPSET = 20
@@ -51,6 +58,11 @@ class TargetSpec:
         fp32_attention: Attention in fp32 as it stands, or only when marked decomposable.
         profiles: Optimisation profiles of an engine: none, one wide one, or prefill and decode.
         next_token: The decoder gives its most likely next token, so that greedy decoding leaves logits on the device.
+        split_kv_cache: Caches are two inputs, rows that stand and the newest ones: forms it may have, best first; none
+            where caches are one input. ``apart`` is for graphs of steps alone, behind rows that are there.
+        grouped_heads: At a step, query heads that share a cached head are computed as its rows.
+        lora_slots: A bundle's slots for adapters are in its graphs.
+        head: Where the last norm and the head are.
 
     Raises:
         UsageError: Lists every field that does not fit the others.
@@ -74,6 +86,10 @@ class TargetSpec:
     fp32_attention: Fp32Attention = "native"
     profiles: Profiles = "none"
     next_token: bool = False
+    split_kv_cache: tuple[SplitCache, ...] = ()
+    grouped_heads: bool = False
+    lora_slots: bool = True
+    head: Head = "inside"
 
     def __post_init__(self) -> None:
         problems = []
@@ -178,6 +194,7 @@ class Target:
         kv_forms: Forms of the cache its parser takes.
         quantised: Quantised products it has kernels for, of those that graphs of ``spec.opset`` can say.
         sources: Where each value comes from: field name to a URL or a document and its section.
+        graphs: Decoders that are finished for it beside the bundle's own, in place of engines.
 
     Raises:
         UsageError: A quantised product needs a later opset than the target's graphs have.
@@ -191,6 +208,7 @@ class Target:
     kv_forms: tuple[Kv, ...]
     quantised: tuple[Quantised, ...]
     sources: dict[str, str]
+    graphs: Mapping[Role, TargetSpec] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         unsaid = [f"{name} (opset {QUANTISED_OPSETS[name]})" for name in self.quantised if not self.says(name)]
@@ -244,3 +262,15 @@ ORT_CPU = TargetSpec(
     softmax_precision=True,
     softcap=True,
 )
+
+_OPENVINO_CPU = replace(ORT_CPU, name="intel-cpu", grouped_heads=True, head="rows")
+#: Decoders that exports finish at once, by target: ONNX Runtime's Attention copies a cache at each step, and OpenVINO
+#: each cached head to its query heads (docs/surgery.md).
+FINISHED: Mapping[str, Mapping[Role, TargetSpec]] = {
+    "cpu": {"prompts": ORT_CPU, "steps": replace(ORT_CPU, split_kv_cache=("apart",))},
+    "intel-cpu": {
+        "prompts": replace(_OPENVINO_CPU, split_kv_cache=("joined",)),
+        "steps": replace(_OPENVINO_CPU, split_kv_cache=("apart", "joined")),
+        "head": replace(_OPENVINO_CPU, head="alone"),
+    },
+}

@@ -85,7 +85,7 @@ def copy_files(
             got=nested[0],
             fix="export again with --weights copy",
         )
-    own = {file for each in plans for file in (each.vision, each.decoder, each.decoder_debug) if file}
+    own = {file for name in bundle.manifest.plans for file in bundle.manifest.graphs_of(name)}
     own |= {tensor.location for graph in read.values() for tensor in graph.outside}
     paths = [source / name if (source / name).is_file() else bundle.folder / name for name in named]
     paths += [bundle.folder / name for name in bundle.manifest.files if name not in own]
@@ -124,6 +124,7 @@ def write_manifest(
         files=files,
         engines=(),
         verified=(),
+        sets=(),
     )
     bundles.write_manifest(folder, changed)
     return Bundle(folder, changed)

@@ -2,7 +2,16 @@
 
 from luvc_export.pipeline.engines import build_engine, prepare_build
 from luvc_export.pipeline.exporting import export_bundle
+from luvc_export.pipeline.finishing import finish_graphs
 from luvc_export.pipeline.loading import load_bundle
 from luvc_export.pipeline.plans import make_plan, make_plans
 
-__all__ = ["build_engine", "export_bundle", "load_bundle", "make_plan", "make_plans", "prepare_build"]
+__all__ = [
+    "build_engine",
+    "export_bundle",
+    "finish_graphs",
+    "load_bundle",
+    "make_plan",
+    "make_plans",
+    "prepare_build",
+]

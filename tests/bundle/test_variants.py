@@ -41,7 +41,7 @@ def manifest(demo_bundle: Bundle) -> Manifest:
         "eight b": replace(entry(bundle, OTHER), quantised=quantised, precision="int8"),
         "a@video": entry(bundle, root=None),
     }
-    return replace(bundle.manifest, plans=plans, default_plan="a")
+    return replace(bundle.manifest, plans=plans, default_plan="a", sets=())
 
 
 def test_facts_route_and_names_do_not(manifest: Manifest) -> None:

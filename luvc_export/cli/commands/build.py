@@ -15,13 +15,19 @@ from luvc_export.cli.groups import grouped
 from luvc_export.cli.groups.engine import EngineOptions
 from luvc_export.errors import UsageError
 
+#: Parameters that graphs are finished with; all others are of engines.
+_OF_GRAPHS = {"bundle", "target", "plan", "verify", "as_json"}
+
 
 @grouped
 def build(
+    context: typer.Context,
     *,
-    bundle: Annotated[Path, typer.Argument(help="Bundle folder; the engines are written into it.")],
+    bundle: Annotated[Path, typer.Argument(help="Bundle folder; what is built is written into it.")],
     target: Annotated[str, typer.Option("--target", help="Device, as luvc-export targets lists them.")],
-    plan: Annotated[str | None, typer.Option("--plan", help="Plan of the bundle; default: its default.")] = None,
+    plan: Annotated[
+        str | None, typer.Option("--plan", help="Plan of the bundle; default: its default; of CPUs: all.")
+    ] = None,
     engine: EngineOptions,
     logits: Annotated[
         int, typer.Option("--logits", help="Positions of a call with logits: 1 to generate, more to compare.")
@@ -46,16 +52,28 @@ def build(
     verify: options.Verify = False,
     as_json: options.Json = False,
 ) -> None:
-    """Build TensorRT engines of a bundle's plan for a device.
+    """Build TensorRT engines of a bundle's plan for a device, or finish the graphs of all plans for a CPU.
 
     Options in mixed case are trtexec's.
 
     [dim]luvc-export build qwen-bundle --target rtx-ada
-    luvc-export build qwen-bundle --target h100 --precision bf16 --images 4 --builderOptimizationLevel 5[/dim]
+    luvc-export build qwen-bundle --target h100 --precision bf16 --images 4 --builderOptimizationLevel 5
+    luvc-export build old-bundle --target intel-cpu[/dim]
     """
     from luvc_export.engines import library, targets
     from luvc_export.pipeline import build_engine
 
+    record = targets.find(target)
+    if record.graphs:
+        if engines := [name for name in options.given(context) if name not in _OF_GRAPHS]:
+            raise UsageError(
+                "options of engines, for a target that runs graphs",
+                where=f"--target {target}",
+                got=", ".join(map(options.flag, engines)),
+                fix="leave them out",
+            )
+        _finish(bundle, target, plan, verify, as_json)
+        return
     if no_builder_cache and timing_cache is not None:
         raise UsageError(
             "a cache is named and forbidden", where="--timingCacheFile, --noBuilderCache", fix="leave one of them out"
@@ -69,7 +87,7 @@ def build(
         timing_cache=timing_cache,
         no_builder_cache=no_builder_cache,
     )
-    library.check_builds(targets.find(target))
+    library.check_builds(record)
     with options.progress(quiet=as_json) as tell:
         check_bundle(bundle, verify, tell)
         built = build_engine(bundle, target, plan, logits=logits, progress=tell, **wanted)
@@ -86,3 +104,21 @@ def build(
     console.print(
         f"wrote {bundle / entry.vision.file} and {entry.decoder.file}; luvc-export inspect {bundle} shows more"
     )
+
+
+def _finish(bundle: Path, target: str, plan: str | None, verify: bool, as_json: bool) -> None:
+    """Graphs of a target that runs graphs."""
+    from luvc_export.pipeline import finish_graphs
+
+    with options.progress(quiet=as_json) as tell:
+        check_bundle(bundle, verify, tell)
+        written = finish_graphs(bundle, target, plan, tell).manifest
+    sets = [one for one in written.sets if one.target == target and plan in (None, one.plan)]
+    files = sorted({name for one in sets for name in one.files} - {one.decoder for one in written.plans.values()})
+    if as_json:
+        print(json.dumps({"bundle": str(bundle), "sets": [asdict(one) for one in sets]}))
+    elif files:
+        size = sum(written.files[name].bytes for name in files)
+        print(f"wrote {len(files)} graphs for {target} into {bundle}, {size / 2**20:.1f} MiB")
+    else:
+        print(f"{target} runs the graphs of {bundle} as they are")

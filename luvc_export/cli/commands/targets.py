@@ -40,7 +40,7 @@ def targets(
 
 def _data(target: Target, reason: str | None) -> dict[str, Any]:
     spec = {**asdict(target.spec), "plugins": sorted(target.spec.plugins)}
-    return {**asdict(target), "spec": spec, "usable": reason is None, "why_not": reason}
+    return {**asdict(target), "spec": spec, "graphs": [*target.graphs], "usable": reason is None, "why_not": reason}
 
 
 def _table(listed: list[Target], here: dict[str, str | None], room: int) -> Any:
@@ -91,7 +91,7 @@ def _one(target: Target) -> str:
     rows: dict[str, object] = {
         f"{part}.{name}": value for part, values in parts.items() for name, value in values.items()
     }
-    rows |= {"kv_forms": target.kv_forms, "quantised": target.quantised}
+    rows |= {"kv_forms": target.kv_forms, "quantised": target.quantised, "graphs": (*target.graphs,)}
     lines = [f"{target.name}: {target.title}", ""]
     for field, value in rows.items():
         source = target.sources.get(field) or target.sources.get(field.split(".")[0])

@@ -15,12 +15,12 @@ import onnxruntime as ort
 import remembered_cuts
 from flat_plans import flat_plan
 from numpy.typing import NDArray
+from tolerance import TOLERANCES
 
 from luvc_export.core.plan import Plan
 from luvc_export.core.target import ORT_CPU, TargetSpec
 from luvc_export.export.surgeon import run_passes
 from luvc_export.export.surgeon.graph import PLAN_KEY, Surgery
-from luvc_export.export.surgeon.tolerance import TOLERANCES
 
 Arrays = dict[str, NDArray[Any]]
 

@@ -12,6 +12,7 @@ import pytest
 from native_kernels import Native
 from plugin_runner import run_with_kernels
 from surgery_harness import CASES, INLINED, PLUGINS, PLUGINS103, TRT103, Traced, cut, edited, feeds, fired, inputs, run
+from tolerance import TOLERANCES
 
 from luvc_export.core import operators
 from luvc_export.core.operators import DOMAIN
@@ -24,7 +25,6 @@ from luvc_export.export.surgeon.passes import (
     fuse_spectrum_prune,
     inline_functions,
 )
-from luvc_export.export.surgeon.tolerance import TOLERANCES
 
 IDENTITY = {"plugin_namespace": "luvc", "plugin_version": "1"}
 
