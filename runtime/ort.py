@@ -24,15 +24,14 @@ from luvc_export.runtime.cpu_memory import HALF, cpu_bytes, fold_settings
 from luvc_export.runtime.host.cache import CacheValues, HostCache
 from luvc_export.runtime.media.unit_choice import beside_image
 from luvc_export.runtime.model import Array, Backend, Cache, Capabilities
-from luvc_export.runtime.ort_graphs.blocks import Blocks
-from luvc_export.runtime.ort_graphs.decoder import ready_decoder
+from luvc_export.runtime.ort_graphs.blocks import Blocks, in_blocks
 from luvc_export.runtime.ort_graphs.library import PROVIDERS, load_library
 from luvc_export.runtime.product_check import engines as product_check
 from luvc_export.runtime.product_check.check import Way
 from luvc_export.runtime.sharing.ort_sessions import SharingSessions, shares
 from luvc_export.runtime.sharing.weight_order import turned_first
 from luvc_export.runtime.state import empty_states
-from luvc_export.runtime.weights import MappedWeights, check_weights, decoder_file
+from luvc_export.runtime.weights import MappedWeights, check_weights, decoder_file, finished_graphs, older_graphs
 
 #: numpy type by ONNX Runtime's name of a type; bf16 as its bits.
 _NUMPY = {f"tensor({kind.name})": np.dtype(kind.storage) for kind in ELEMENT_TYPES}
@@ -51,7 +50,7 @@ class OrtBackend(Backend):
         device: ``cpu`` or ``cuda``.
         threads: CPU threads of one operator; None for ONNX Runtime's default (all cores).
         debug: Run the debug decoder, which takes ``forced_indices``.
-        only_steps: The decoder takes steps alone, behind rows that are there (``ort_graphs``).
+        only_steps: The decoder takes steps alone, behind rows that are there (``GraphSet.steps``).
         in_blocks: Products of 8 bits are computed in blocks (``ort_graphs.blocks``).
 
     Raises:
@@ -70,12 +69,12 @@ class OrtBackend(Backend):
         in_blocks: bool = False,
     ) -> None:
         self.name, self._bundle, self._entry, self._threads = device, bundle, entry, threads
-        self._decoder_file = decoder_file(bundle, entry, debug)
+        self._debug, own = debug, decoder_file(bundle, entry, debug)
         quantised = entry.quantised
         if quantised is not None and "simulated" not in quantised.recipe and find(quantised.precision).tensorrt_only:
             raise MachineError(
                 "ONNX Runtime has no operators for this precision",
-                where=str(bundle.folder / entry.decoder),
+                where=str(bundle.folder / own),
                 got=quantised.precision,
                 fix="build an engine for a target that has it (luvc-export targets), or choose another plan",
             )
@@ -98,11 +97,12 @@ class OrtBackend(Backend):
             times_graphs=True,
         )
         self.cache_values = _OrtValues(self)
+        self.notes = older_graphs(bundle, "cpu") if only_steps or bundle.manifest.lora is not None else ()
         self._int8: Way | None = None
         if quantised is not None and quantised.precision == "int8" and device == "cpu":
             checked = product_check.onnxruntime_int8()
             self._int8 = checked.usable(str(bundle.folder / entry.decoder))
-            self.notes = checked.notes
+            self.notes += checked.notes
 
     @property
     def arithmetic(self) -> str:  # type: ignore[override]
@@ -197,6 +197,15 @@ class OrtBackend(Backend):
     def _vision(self) -> Any:
         return self._session(self._entry.vision)
 
+    @property
+    def _decoder_file(self) -> str:
+        """The decoder that is opened: with slots for adapters once one was asked for, or weights are shared."""
+        if self._debug or self.name != "cpu":
+            return decoder_file(self._bundle, self._entry, self._debug)
+        slots = self._bundle.manifest.lora is not None and (self._adapted or self._sharing is not None)
+        graphs = finished_graphs(self._bundle, self._entry, "cpu", slots)
+        return graphs.steps if self._only_steps else graphs.prompts
+
     @cached_property
     def _decoder(self) -> Any:
         return self._session(self._decoder_file)
@@ -240,14 +249,15 @@ class OrtBackend(Backend):
             blocks: Blocks | None = None
             if self._sharing is None:
                 data = turned_first(graph.data, {one.name for one in graph.outside if one.kind in HALF})
-                if name == self._decoder_file:
-                    slots = self._bundle.manifest.lora
-                    bare = slots.inputs if slots is not None and not self._adapted else ()
-                    weights = self._mapped.array if self._in_blocks else None
-                    ready = ready_decoder(data, graph, bare, self._only_steps, weights)
-                    data, blocks = ready.graph, ready.blocks
-                    if blocks is not None:
-                        blocks.beside(self._ort, options)
+                if self._in_blocks and name != self._entry.vision:
+                    outside = {tensor.name: tensor for tensor in graph.outside}
+
+                    def read(weight: str) -> Array | None:
+                        return self._mapped.array(graph, outside[weight]) if weight in outside else None
+
+                    blocks = in_blocks(data, read)
+                    data = blocks.graph
+                    blocks.beside(self._ort, options)
             else:
                 data = self._sharing.prepared(graph, str(path), options, arguments)
             session = self._ort.InferenceSession(data, options, enable_fallback=0, **arguments)

@@ -18,7 +18,6 @@ from luvc_export.bundle.folder import Bundle
 from luvc_export.core import graph_io
 from luvc_export.runtime.host.cache import HostCache
 from luvc_export.runtime.model import Array, Backend
-from luvc_export.runtime.openvino.heads import STEP
 
 #: Names: prompts on OpenVINO in what the device is best at; steps on ONNX Runtime, or on OpenVINO with fp32
 #: activations, which its kernels for 8- and 4-bit weights ask for.
@@ -36,7 +35,7 @@ class _ForBoth:
 class PairedBackend(Backend):
     """Two back-ends whose caches are the host's.
 
-    A call that goes on with at most ``STEP`` tokens and no picture is the second's.
+    A call that goes on with at most ``graph_io.STEP`` tokens and no picture is the second's.
 
     Args:
         name: Of ``PAIRS``.
@@ -114,7 +113,7 @@ class PairedBackend(Backend):
 
     def _half(self, feeds: Mapping[str, Array], cache: HostCache | None) -> Backend:
         """Which of the two runs a call."""
-        few = feeds[graph_io.INPUT_IDS].shape[1] <= STEP and not feeds[graph_io.VISUAL_EMBEDS].shape[1]
+        few = feeds[graph_io.INPUT_IDS].shape[1] <= graph_io.STEP and not feeds[graph_io.VISUAL_EMBEDS].shape[1]
         return self.steps if cache is not None and few else self.prompts
 
     def ready(self, arrays: Mapping[str, Array]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from luvc_export.bundle.folder import MANIFEST, Bundle
 from luvc_export.bundle.graph_rules import OutsideTensor
 from luvc_export.bundle.graphs import CheckedGraph
-from luvc_export.bundle.manifest import PlanEntry
+from luvc_export.bundle.manifest import GraphSet, PlanEntry
 from luvc_export.core.element_types import BY_ONNX
 from luvc_export.core.files.safe_files import open_regular
 from luvc_export.errors import UsageError
@@ -56,6 +56,25 @@ def decoder_file(bundle: Bundle, entry: PlanEntry, debug: bool) -> str:
     if name is None:
         raise UsageError("the bundle has no debug graph", where=str(bundle.folder), fix="export it with debug=True")
     return name
+
+
+def finished_graphs(bundle: Bundle, entry: PlanEntry, target: str, slots: bool) -> GraphSet:
+    """The decoders of a plan that were finished for ``target``, with slots for adapters or without.
+
+    Where there are none, as in bundles that older versions wrote, the plan's own decoder takes prompts and steps.
+    """
+    plan = next((name for name, one in bundle.manifest.plans.items() if one.decoder == entry.decoder), None)
+    if plan is None:
+        return GraphSet("", target, entry.decoder, entry.decoder, slots=slots)
+    return bundle.graph_set(plan, target, slots)
+
+
+def older_graphs(bundle: Bundle, target: str) -> tuple[str, ...]:
+    """A line for users of bundles whose decoders were finished for nothing: they answer, slower."""
+    if bundle.manifest.sets:
+        return ()
+    build = f"luvc-export build {bundle.folder} --target {target}"
+    return (f"these graphs are of an older version and slower here: {build} finishes them",)
 
 
 def check_weights(bundle: Bundle) -> None:

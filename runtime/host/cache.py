@@ -1,7 +1,7 @@
 """KV caches in the host's memory, one form for all engines: rows that stand, and the newest rows apart.
 
-A decoder graph whose inputs are split (``NEWEST``) reads standing rows where they lie and gives the newest alone, so
-that a step copies no cache. The newest join the standing ones every ``MOST_NEWEST`` steps.
+A decoder graph with split inputs (``graph_io.NEWEST``) reads standing rows where they lie and gives the newest alone,
+so that a step copies no cache. The newest join the standing ones every ``MOST_NEWEST`` steps.
 """
 
 from __future__ import annotations
@@ -14,11 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from luvc_export.core.graph_io import NEWEST
 from luvc_export.core.shapes import State, row_counts
 from luvc_export.runtime.model import Array, Backend
 
-#: A decoder's input of newest rows is called as that of the rows that stand, and this.
-NEWEST = ".newest"
 #: Newest rows at most before they join those that stand: one copy of a cache in so many steps.
 MOST_NEWEST = 64
 

@@ -6,7 +6,6 @@ import json
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from time import perf_counter
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 
 from luvc_export.bundle.folder import Bundle
 from luvc_export.bundle.graphs import check_names
-from luvc_export.bundle.manifest import PlanEntry
+from luvc_export.bundle.manifest import GraphSet, PlanEntry
 from luvc_export.core import graph_io
 from luvc_export.core.files.safe_files import write_whole
 from luvc_export.core.precision import find
@@ -28,15 +27,12 @@ from luvc_export.runtime.host.cache import CacheValues, HostCache
 from luvc_export.runtime.media.unit_choice import beside_image
 from luvc_export.runtime.model import Array, Backend, Cache, Capabilities
 from luvc_export.runtime.openvino import device as devices
-from luvc_export.runtime.openvino.bare_slots import without_slots
 from luvc_export.runtime.openvino.compiling import Compiled, compile_graph
-from luvc_export.runtime.openvino.model import GraphReader
-from luvc_export.runtime.openvino.shared_head import ROWS, head_alone, without_head
-from luvc_export.runtime.openvino.tails import split_caches
+from luvc_export.runtime.openvino.model import GraphReader, without_output
 from luvc_export.runtime.product_check import engines as product_check
 from luvc_export.runtime.product_check.check import Way
 from luvc_export.runtime.state import empty_states
-from luvc_export.runtime.weights import check_weights, decoder_file
+from luvc_export.runtime.weights import check_weights, decoder_file, finished_graphs, older_graphs
 
 
 class OpenVinoBackend(Backend):
@@ -52,7 +48,7 @@ class OpenVinoBackend(Backend):
         threads: CPU threads; None for all cores.
         debug: Run the debug decoder, which takes ``forced_indices``.
         arithmetic: ``auto``, or one of ``device.ARITHMETICS``.
-        only_steps: Graphs take steps alone, behind rows that are there (``tails``).
+        only_steps: The decoder takes steps alone, behind rows that are there (``GraphSet.steps``).
         narrow_floats: In fp32, products whose weights are floats are computed in bf16 all the same.
         activation_group: Activations of a row that share a scale where weights are in codes; None: 32.
         head: Computes the decoder's logits, so that this decoder holds no head; ``own`` for itself, apart.
@@ -80,7 +76,7 @@ class OpenVinoBackend(Backend):
         self.arithmetic = devices.arithmetic(self.device, arithmetic)
         self.name = f"openvino:{self.device.name}"
         self._bundle, self._entry, self._threads = bundle, entry, threads
-        self._decoder_file = decoder_file(bundle, entry, debug)
+        self._debug, _ = debug, decoder_file(bundle, entry, debug)
         check_weights(bundle)
         quantised = entry.quantised
         if quantised is not None and find(quantised.precision).tensorrt_only and "simulated" not in quantised.recipe:
@@ -98,6 +94,7 @@ class OpenVinoBackend(Backend):
                 fix="choose the cpu back-end (ONNX Runtime), or another plan",
             )
         self.notes = self.device.notes if arithmetic == "auto" else ()
+        self.notes += older_graphs(bundle, "intel-cpu") if self.device.name == "CPU" else ()
         self._int8: Way | None = None
         if quantised is not None and quantised.precision == "int8":
             checked = product_check.openvino_int8(devices.core(), self.device.name)
@@ -140,7 +137,7 @@ class OpenVinoBackend(Backend):
         outputs = self._run(self._decoder, feeds, past.feeds(inputs, self._cache_values))
         present = {state.present: outputs.pop(state.present) for state in self.states}
         if self._headless and self.head is not None:
-            outputs[graph_io.LOGITS] = self.head.logits(outputs[graph_io.LOGITS])
+            outputs[graph_io.LOGITS] = self.head.logits(outputs.pop(graph_io.HEAD_ROWS))
         values = {name: _values(tensor) for name, tensor in outputs.items()}
         if self._headless:
             values[graph_io.LOGITS] = values[graph_io.LOGITS].reshape(rows, -1, values[graph_io.LOGITS].shape[-1])
@@ -149,7 +146,7 @@ class OpenVinoBackend(Backend):
     def logits(self, rows: Any) -> Any:
         """Of a decoder's last rows before its norm, a tensor [N, D]: a tensor [N, vocab]."""
         assert self._head is not None
-        return self._run(self._head, {}, {ROWS: rows})[graph_io.LOGITS]
+        return self._run(self._head, {}, {graph_io.HEAD_ROWS: rows})[graph_io.LOGITS]
 
     def adopt(self, values: Sequence[Array]) -> HostCache:
         """See ``Backend.adopt``."""
@@ -195,23 +192,23 @@ class OpenVinoBackend(Backend):
     def _vision(self) -> Compiled:
         return self._compile(self._entry.vision)
 
+    @property
+    def _graphs(self) -> GraphSet:
+        """The decoders that are opened: with slots for adapters once one was asked for."""
+        slots = self._bundle.manifest.lora is not None and self._adapted
+        if self._debug or self.device.name != "CPU":
+            own = decoder_file(self._bundle, self._entry, self._debug)
+            return GraphSet("", "", own, own, slots=slots)
+        return finished_graphs(self._bundle, self._entry, "intel-cpu", slots)
+
     @cached_property
     def _decoder(self) -> Compiled:
-        return self._compile(self._decoder_file)
+        return self._compile(self._graphs.steps if self._only_steps else self._graphs.prompts)
 
     @cached_property
     def _head(self) -> Compiled | None:
-        """Norm and head alone; None where the decoder cannot be cut before them."""
-        if self._bundle.manifest.lora is not None:
-            return None
-        graph = self._reader.read(self._decoder_file)
-        with self._explained(graph.where):
-            model = head_alone(devices.load_library(), graph.model)
-            if model is None:
-                return None
-            graph = replace(graph, model=model, outputs=(graph_io.LOGITS,))
-            settings, narrowed = self._settings(), self.narrow_floats
-            return compile_graph(graph, self.device, self.arithmetic, self._threads, (), False, settings, narrowed)
+        """Norm and head alone; None where the decoder was not cut before them."""
+        return None if self._graphs.head is None else self._compile(self._graphs.head)
 
     def _settings(self) -> dict[str, Any]:
         settings: dict[str, Any] = {**self._int8.settings} if self._int8 else {}
@@ -236,20 +233,14 @@ class OpenVinoBackend(Backend):
             f"for weights of {memory.gib(graph.weight_bytes)}, packed for {self.arithmetic}",
             "use a machine with more memory, close other programs, or export a smaller model",
         )
-        slots = self._bundle.manifest.lora
         with self._explained(where):
-            if slots is not None and not self._adapted:
-                without_slots(graph.model, slots.inputs)
-            if name == self._decoder_file:
-                lends = self.head is not None and self.head._head is not None
-                self._headless = lends and without_head(graph.model)
-            split: tuple[str, ...] = ()
-            if self.capabilities.host_caches:
-                split = split_caches(devices.load_library(), graph.model, self.states)
-            caches = [name for state in self.states if not state.dtype for name in (state.past, state.present)]
-            caches += split
+            if graph_io.HEAD_ROWS in graph.outputs:  # either they are asked for, or the logits of them
+                self._headless = self.head is not None and self.head._head is not None
+                graph = without_output(graph, graph_io.LOGITS if self._headless else graph_io.HEAD_ROWS)
+            floats = [state for state in self.states if not state.dtype]
+            caches = [name for state in floats for name in (state.past, state.past + graph_io.NEWEST, state.present)]
             begin, counted = perf_counter(), self.profile is not None
-            how = self._threads, caches, counted, self._settings(), self.narrow_floats, self._only_steps
+            how = self._threads, caches, counted, self._settings(), self.narrow_floats
             compiled = compile_graph(graph, self.device, self.arithmetic, *how)
             self.compile_seconds += perf_counter() - begin
         return compiled

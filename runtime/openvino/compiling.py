@@ -14,12 +14,10 @@ from luvc_export.runtime.openvino import device as devices
 from luvc_export.runtime.openvino import one_thread
 from luvc_export.runtime.openvino.chosen_rows import rotate_apart
 from luvc_export.runtime.openvino.device import ARITHMETICS, Device
-from luvc_export.runtime.openvino.heads import group_heads
 from luvc_export.runtime.openvino.islands import narrow_floats, narrow_products
 from luvc_export.runtime.openvino.model import Graph
 from luvc_export.runtime.openvino.narrow_weights import keep_narrow
 from luvc_export.runtime.openvino.stable_choice import choose_first_of_equals
-from luvc_export.runtime.openvino.tails import attend_in_two
 
 _NUMPY = {
     "f32": np.float32,
@@ -127,7 +125,6 @@ def compile_graph(
     profile: bool = False,
     settings: Mapping[str, Any] | None = None,
     narrowed: bool = False,
-    only_steps: bool = False,
 ) -> Compiled:
     """Compile ``graph``, which is changed.
 
@@ -140,14 +137,10 @@ def compile_graph(
         profile: Count the time of every operator.
         settings: Other properties of the plug-in.
         narrowed: In fp32, products whose weights are floats are computed in bf16 all the same.
-        only_steps: The graph takes no prompt: there are rows in each of its caches.
     """
     library, model = devices.load_library(), graph.model
     choose_first_of_equals(library, model)
     if device.name == "CPU":
-        if only_steps:
-            attend_in_two(library, model)
-        group_heads(library, model)
         keep_narrow(library, model)
     if arithmetic == "fp32" and narrowed:
         narrow_floats(library, model)

@@ -18,7 +18,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from luvc_export.runtime.openvino.heads import to_cache
+_WIDENING = ("Convert", "Subtract", "Multiply")
+_COPIES = ("Reshape", "Tile", "Broadcast", "Unsqueeze")
+
 
 _RANKED = "TopK"
 _BETWEEN = ("Convert", "Transpose", "Reshape")
@@ -174,3 +176,19 @@ def _narrow_attention(library: Any, attention: Any) -> bool:
     for reader in readers:
         reader.replace_source_output(wide)
     return True
+
+
+def to_cache(node: Any) -> list[Any]:
+    """``node`` and what copies its heads, up to where new rows join a cache; empty where none do."""
+    chain = [node]
+    while chain[-1].get_type_name() in _COPIES:
+        chain.append(chain[-1].input_value(0).get_node())
+    joins = chain[-1].get_type_name() == "Concat"
+    return chain if joins and any(_is_past(value.get_node()) for value in chain[-1].input_values()) else []
+
+
+def _is_past(node: Any) -> bool:
+    """Whether ``node`` is an input, or what its codes stand for."""
+    while node.get_type_name() in _WIDENING:
+        node = node.input_value(0).get_node()
+    return bool(node.get_type_name() == "Parameter")

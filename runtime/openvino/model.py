@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -57,6 +57,14 @@ class Graph:
     numbers: int
     mapped: tuple[NDArray[Any], ...]
     checked: CheckedGraph
+
+
+def without_output(graph: Graph, name: str) -> Graph:
+    """A graph that does not compute output ``name``; its model is changed."""
+    gone = [result for result in graph.model.get_results() if name in result.get_output_tensor(0).get_names()]
+    for result in gone:
+        graph.model.remove_result(result)
+    return replace(graph, outputs=tuple(one for one in graph.outputs if one != name))
 
 
 class GraphReader:
