@@ -375,8 +375,6 @@ class OrtBackend(Backend):
 class _OrtValues(CacheValues):
     """OrtValues on the device that runs the decoder; of the host's alone, arrays are read."""
 
-    owner: OrtBackend
-
     def make(self, array: Array, name: str) -> Any:
         return self.owner._ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), "cpu")
 

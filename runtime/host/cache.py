@@ -6,6 +6,7 @@ so that a step copies no cache. The newest join the standing ones every ``MOST_N
 
 from __future__ import annotations
 
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,7 +31,12 @@ class CacheValues(ABC):
     """
 
     def __init__(self, owner: Backend) -> None:
-        self.owner = owner
+        self._owner = weakref.ref(owner)  # which holds this, and goes with its weights when nobody else holds it
+
+    @property
+    def owner(self) -> Any:
+        """The back-end that runs the engine."""
+        return self._owner()
 
     @abstractmethod
     def make(self, array: Array, name: str) -> Any:

@@ -294,8 +294,6 @@ class OpenVinoBackend(Backend):
 class _OvTensors(CacheValues):
     """OpenVINO's tensors of the decoder's input types; bf16 is read as numpy's float16 of the same bits."""
 
-    owner: OpenVinoBackend
-
     def make(self, array: Array, name: str) -> Any:
         library, held = devices.load_library(), np.ascontiguousarray(array)
         return library.Tensor(held, library.Shape(held.shape), self.owner._decoder.inputs[name][0])

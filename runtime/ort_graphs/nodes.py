@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Sequence
 
 from luvc_export.bundle import onnx_fields as onnx
@@ -24,16 +23,6 @@ def node_bytes(
 def integer(name: str, number: int) -> bytes:
     """An attribute that is a whole number, not negative."""
     return _attribute(name, encoded(onnx.ATTRIBUTE_INT, number), _IS_INT)
-
-
-def integers(name: str, *numbers: int) -> bytes:
-    """An attribute of whole numbers, none negative."""
-    return _attribute(name, b"".join(encoded(onnx.ATTRIBUTE_INTS, number) for number in numbers), _IS_INTS)
-
-
-def real(name: str, number: float) -> bytes:
-    """An attribute that is a float."""
-    return _attribute(name, bytes([FIELD_FLOAT << 3 | 5]) + struct.pack("<f", number), _IS_FLOAT)
 
 
 def _attribute(name: str, value: bytes, kind: int) -> bytes:

@@ -122,7 +122,7 @@ def test_kept_draws_the_last_picture_seen(
 def test_ctrl_c_stops_an_answer_and_the_chat_goes_on(
     session: Session, asked: list[GlyphCase], picture: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain, stopped = session.default.run, []
+    plain, stopped = session.backend.decode, []
 
     def interrupted(*arguments: Any, **named: Any) -> Any:
         if not stopped:
@@ -130,7 +130,7 @@ def test_ctrl_c_stops_an_answer_and_the_chat_goes_on(
             raise KeyboardInterrupt
         return plain(*arguments, **named)
 
-    monkeypatch.setattr(session.default, "run", interrupted)
+    monkeypatch.setattr(session.backend, "decode", interrupted)
     chat, printed = talk(session, [f"/image {picture}", asked[0].prompt, asked[0].prompt])
     assert stopped and [answer.text for answer in printed] == [asked[0].answer] and len(chat.messages) == 2
 

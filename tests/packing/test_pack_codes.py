@@ -17,7 +17,7 @@ from luvc_export.calibration.quantise.cache_calibration import calibrate_caches
 from luvc_export.packing import cases, record
 from luvc_export.packing.inplace import InplaceCache, InplaceOrt
 from luvc_export.packing.write import PackCases, write_pack
-from luvc_export.runtime.ort import OrtCache
+from luvc_export.runtime.host.cache import HostCache
 from luvc_export.runtime.session import Session
 
 PLAN = "thirds_kv8"
@@ -72,7 +72,7 @@ def test_every_call_sees_the_rows_before_it(coded: Bundle, pack: Path, monkeypat
     right = InplaceOrt._put_behind
 
     def one_slot_off(prompts: bool) -> list[float]:
-        def moved(self: InplaceOrt, held: InplaceCache, rows: OrtCache, groups: int) -> OrtCache:
+        def moved(self: InplaceOrt, held: InplaceCache, rows: HostCache, groups: int) -> HostCache:
             return right(self, replace(held, text=held.text + (bool(groups) == prompts)), rows, groups)
 
         monkeypatch.setattr(InplaceOrt, "_put_behind", moved)

@@ -46,11 +46,11 @@ def apply(surgery: Surgery) -> int:
     forms, masks = surgery.target.split_kv_cache, dict[tuple[int, int], gs.Tensor]()
     for node in surgery.nodes("Attention"):
         apart = "apart" in forms and _is_plain(surgery, node)
-        if len(node.inputs) == 6 and (apart or "joined" in forms):
+        if len(node.inputs) == 6 and (apart or "joined" in forms) and _sized(node):
             _open(surgery, node)
         elif len(node.inputs) == 6:
             surgery.skip("an Attention is no plain one over a cache of its own")
-        if apart:
+        if apart and len(node.inputs) != 6:
             parts = [_split(surgery, join) for tensor in node.inputs[1:3] if (join := source(tensor)) is not None]
             _two_products(surgery, node, parts, masks)
     if "joined" in forms:
@@ -90,6 +90,11 @@ def _is_plain(surgery: Surgery, node: gs.Node) -> bool:
     alone = all([reader.op for reader in readers(past) if reader is not node] in ([], ["Shape"]) for past in pasts)
     unread = all(surgery.gives(present) and not present.outputs for present in presents)
     return own and alone and unread and all(kind_of(past) == np.float32 for past in pasts)
+
+
+def _sized(node: gs.Node) -> bool:
+    """Whether widths of all that an Attention takes are known: behind codes they may not be."""
+    return all(tensor.shape is not None and isinstance(tensor.shape[-1], int) for tensor in node.inputs[:3])
 
 
 def _open(surgery: Surgery, node: gs.Node) -> None:

@@ -250,7 +250,7 @@ def test_a_prompt_gives_what_it_gave_and_what_follows_sees_codes(unpadded_bundle
     wide, narrow = before.state.cache, after.state.cache
     size = stored.manifest.decoder.head_dim
     assert narrow.lengths == wide.lengths and narrow.nbytes * 8 * size == wide.nbytes * (2 * size + 4)
-    values = stood_for(stored, stored.entry(CODES), coded_graphs.backend.host_values(narrow))  # type: ignore[attr-defined]
+    values = stood_for(stored, stored.entry(CODES), narrow.floats())
     handed = plain.backend.adopt(values)  # type: ignore[attr-defined]
     wanted = plain.run([45, 46], state=dataclasses.replace(before.state, cache=handed)).logits
     seen = coded_graphs.run([45, 46], state=after.state).logits
@@ -264,7 +264,7 @@ def test_openvino_sees_the_same_codes(stored: Bundle, arithmetic: str) -> None:
         pytest.skip("this processor has no bf16")
     here, there = graphs_of(stored, CODES), graphs_of(stored, CODES, OpenVinoBackend, arithmetic=arithmetic)
     first, other = prompt(stored, here), prompt(stored, there)
-    for one, two in zip(here.backend.unpack(first.state.cache), there.backend.unpack(other.state.cache), strict=True):  # type: ignore[attr-defined]
+    for one, two in zip(first.state.cache.arrays(), other.state.cache.arrays(), strict=True):
         assert one.dtype == two.dtype and one.shape == two.shape
         if arithmetic == "bf16":  # which keeps other visual tokens where two score alike
             one, two = one[:, :, -TEXT:], two[:, :, -TEXT:]
@@ -274,7 +274,7 @@ def test_openvino_sees_the_same_codes(stored: Bundle, arithmetic: str) -> None:
         else:
             assert off.max() <= 1e-4 if arithmetic == "fp32" else (off <= 0.05 * np.abs(one)).all()
     allowed = 2e-3 if arithmetic == "fp32" else 0.5
-    handed = there.backend.pack(here.backend.unpack(first.state.cache))  # type: ignore[attr-defined]
+    handed = other.state.cache.like(first.state.cache.arrays())
     seen = there.run([45, 46], state=dataclasses.replace(first.state, cache=handed)).logits
     np.testing.assert_allclose(seen, here.run([45, 46], state=first.state).logits, atol=allowed)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import lora_bundle
 import numpy as np
 import pytest
+from growing import stepped
 from numpy.typing import NDArray
 
 from luvc_export.bundle.folder import load
@@ -95,7 +96,7 @@ def test_rows_of_several_adapters_share_a_call(coded: Path, lora: Path) -> None:
     session = opened(coded, lora, "thirds_q4")
     rows = [session.adapters.find(name) for name in (None, *NAMES)]
     together = session.default.graphs.prefill([TokensPrompt(TOKENS, adapter=row) for row in rows])
-    after = session.default.graphs.step([40] * len(rows), together.state)
+    after = stepped(session.default.graphs, [40] * len(rows), together.state)
     for index, name in enumerate((None, *NAMES)):
         alone = logits(session, name)
         np.testing.assert_allclose(together.logits[index], alone[0], atol=1e-3)

@@ -28,7 +28,7 @@ from luvc_export.core.plan.unit_buckets import with_buckets
 from luvc_export.engines.profiles import Capacity
 from luvc_export.errors import LuvcError, PlanError, UsageError
 from luvc_export.pipeline import make_plans
-from luvc_export.runtime import loaded_plan
+from luvc_export.runtime import backends
 from luvc_export.runtime.cuda.device import Gpu
 from luvc_export.runtime.generation.plan_routing import PlanRouter
 from luvc_export.runtime.media.token_visualisation import draw
@@ -201,7 +201,7 @@ def test_engines_take_the_smallest_bucket_that_was_built(
             opener=lambda file: ort_engine.OrtEngine(gpu, models[file.file.split(".")[0]], bundle.folder, file, 9000),
         )
 
-    monkeypatch.setattr(loaded_plan, "open_backend", opened)
+    monkeypatch.setattr(backends, "open_backend", opened)
     session = Session(held, "tensorrt", "some")
     for novel, name in ((4, built[-1]), (bundle.entry("some").plan.units, "some")):
         answer = session.generate(_page(novel), "what?", max_new_tokens=4)
@@ -224,7 +224,7 @@ def test_graphs_of_buckets_read_the_same_weights_and_answer_as_packed_ones(bundl
     small_one.load()
     assert isinstance(small_one, OrtBackend) and isinstance(shared.backend, OrtBackend)
     ours, theirs = shared.backend._sharing, small_one._sharing
-    assert ours is not None and theirs is not None and not shared.backend.packs_weights
+    assert ours is not None and theirs is not None and not shared.backend.capabilities.packs_weights
     at = [{value.data_ptr() for values in sharing._values.values() for value in values} for sharing in (ours, theirs)]
     assert at[0] == at[1] and len(at[0]) > 20
 

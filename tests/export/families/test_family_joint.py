@@ -123,7 +123,7 @@ def test_a_video_first_and_a_picture_later(tmp_path: Path, monkeypatch: pytest.M
     plans = {"plan": entry, "plan@video": replace(entry, plan=joint(tiny, "none"), variant_of="plan")}
     bundle = replace(own.bundle, manifest=replace(own.bundle.manifest, plans=plans))
     opened = lambda name, bundle, plan=None, *_, **__: TorchBackend(tiny, bundle.entry(plan).plan)  # noqa: E731
-    monkeypatch.setattr("luvc_export.runtime.loaded_plan.open_backend", opened)
+    monkeypatch.setattr("luvc_export.runtime.backends.open_backend", opened)
     ours, shown = Session(bundle, "cpu", "plan"), frames(tiny, 2 * MOMENTS + 1)
     first = ours.generate(messages=CHAT, video=shown[:-1], fps=FPS, max_new_tokens=4)
     assert first.past is not None and first.past.loaded.plan_name == "plan@video"

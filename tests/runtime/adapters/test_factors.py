@@ -82,7 +82,7 @@ def test_sets_are_made_ready_once_and_forgotten() -> None:
 
 def test_names(monkeypatch: pytest.MonkeyPatch) -> None:
     known, forgotten = adapter(1, "0.q"), list[Adapter]()
-    monkeypatch.setattr("luvc_export.runtime.adapters.table.read_adapter", lambda folder, manifest: known)
+    monkeypatch.setattr("luvc_export.bundle.adapters.peft_folder.read_adapter", lambda folder, manifest: known)
     table = Adapters(None, forgotten.append, {"loud": "folder"})  # type: ignore[arg-type]
     assert table.names == ["loud"] and "loud" in table and table.find("loud") is known and table.find(None) is None
     for wrong, refusal in (("lout", "no such adapter(.|\n)*loud"), ("", "no such adapter")):
