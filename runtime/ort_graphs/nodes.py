@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from luvc_export.bundle import onnx_fields as onnx
 from luvc_export.bundle.onnx_wire import encoded
 
-#: AttributeProto: its fields of a float and a type, and the types of what is written here.
-FIELD_FLOAT, _FIELD_TYPE, _IS_FLOAT, _IS_INT, _IS_INTS = 2, 20, 1, 2, 7
+#: AttributeProto: its field of a type, and the type of a whole number.
+_FIELD_TYPE, _IS_INT = 20, 2
 
 
 def node_bytes(
