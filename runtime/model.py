@@ -7,6 +7,7 @@ leaves is free for others. ``runtime.engine`` alone calls ``join``, ``extend`` a
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -220,9 +221,10 @@ class StepResult(NamedTuple):
     failed: Exception | None = None
 
 
-class PendingToken(Protocol):
+class PendingToken(ABC):
     """The most likely next token, which the decoder picked where its logits are. It may still be on its way."""
 
+    @abstractmethod
     def read(self) -> tuple[int, float]:
         """Wait for it: its id, and its logit. That is not finite where the logits are not."""
 

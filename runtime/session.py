@@ -14,9 +14,9 @@ from luvc_export.core.plan import Plan
 from luvc_export.errors import UsageError
 from luvc_export.runtime.adapters.table import Adapters
 from luvc_export.runtime.engine.feature_cache import FeatureCache
-from luvc_export.runtime.generation.answer import answer, past_of
-from luvc_export.runtime.generation.answer_batch import Ask, Prepared, answer_batch, check_ask, in_row
-from luvc_export.runtime.generation.plan_routing import PlanRouter
+from luvc_export.runtime.engine.generate import answer, past_of
+from luvc_export.runtime.engine.generate_batch import Ask, Prepared, answer_batch, check_ask, in_row
+from luvc_export.runtime.engine.plan_routing import PlanRouter
 from luvc_export.runtime.generation.plan_turns import PlanTurns
 from luvc_export.runtime.generation.result import Generation, Stream
 from luvc_export.runtime.generation.sampling import Sampling, sampling_from

@@ -8,12 +8,12 @@ from dataclasses import replace
 import numpy as np
 
 from luvc_export.runtime.engine.answers import Answers
+from luvc_export.runtime.engine.host_slots import rolled_back
 from luvc_export.runtime.engine.job import Answer
 from luvc_export.runtime.engine.prefill import prompt_of
 from luvc_export.runtime.generation.sampling import Sampling
 from luvc_export.runtime.generation.sequence import TokenSequence
 from luvc_export.runtime.graphs import Graphs
-from luvc_export.runtime.host.slots import rolled_back
 from luvc_export.runtime.prompt.request import Request
 from luvc_export.runtime.session import Session
 from luvc_export.runtime.state import RowsState, RowsStep

@@ -16,7 +16,7 @@ from luvc_export.batch.job import BatchJob
 from luvc_export.batch.source import Row
 from luvc_export.bundle.adapters.peft_folder import named_folders
 from luvc_export.errors import LuvcError, MachineError, shown
-from luvc_export.runtime.generation.answer_batch import Prepared
+from luvc_export.runtime.engine.generate_batch import Prepared
 from luvc_export.runtime.media.picture_limits import allow
 from luvc_export.runtime.prompt.case_lines import case_id, parse_case, question_of
 from luvc_export.runtime.prompt.encoder import Question

@@ -11,6 +11,7 @@ import mmap
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from luvc_export.bundle import hashing
 from luvc_export.bundle.hashing import WatchedFile
@@ -26,8 +27,10 @@ from luvc_export.bundle.replacing import write_manifest as write_manifest
 from luvc_export.bundle.replacing import writing as writing
 from luvc_export.core.files.folders import check_name
 from luvc_export.core.files.safe_files import open_regular, recover
-from luvc_export.core.progress import Progress
 from luvc_export.errors import BundleError, UsageError, did_you_mean
+
+if TYPE_CHECKING:
+    from luvc_export.core.progress import Progress
 
 
 @dataclass(frozen=True)

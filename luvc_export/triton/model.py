@@ -15,8 +15,8 @@ import numpy as np
 import triton_python_backend_utils as pb_utils  # Triton's own; there is none outside of it
 
 from luvc_export.errors import LuvcError
-from luvc_export.runtime.generation.answer import answer
-from luvc_export.runtime.generation.answer_batch import Prepared
+from luvc_export.runtime.engine.generate import answer
+from luvc_export.runtime.engine.generate_batch import Prepared
 from luvc_export.runtime.generation.result import Stream
 from luvc_export.runtime.generation.sampling import sampling_of_request
 from luvc_export.runtime.session import Session

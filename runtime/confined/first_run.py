@@ -21,7 +21,7 @@ from luvc_export.runtime.confined.helpers import Helpers, TooMuchError
 
 #: Where this is set, every bundle is taken as this user's own.
 TRUST = "LUVC_TRUST_BUNDLES"
-_TASK = "luvc_export.runtime.confined.first_run_task"
+_TASK = "luvc_export.runtime.engine.first_run_task"
 #: The helper's memory is as this process's would be: graphs check it before they load.
 _MEMORY = 2**62
 #: Seconds on the clock: to begin with, and for each GiB of files, which a disk of 20 MiB/s reads in 51.

@@ -19,6 +19,9 @@ class Block:
 class Lease:
     """Says that values in ``block`` are still wanted, as long as this object lives."""
 
+    #: Text tokens of a conversation that it reads; below every count where it is no state of one.
+    text = -1
+
     def __init__(self, block: Block) -> None:
         self.block = block
         block.leases.add(self)

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from luvc_export.runtime.engine.host_slots import open_slots
 from luvc_export.runtime.engine.job import Answer
 from luvc_export.runtime.generation.sequence import TokenChooser
 from luvc_export.runtime.generation.timing import DraftCounts
 from luvc_export.runtime.graphs import Graphs
-from luvc_export.runtime.host.slots import open_slots
 from luvc_export.runtime.model import DEVICE_CHOICE, PendingStep, StepResult, TokensPrompt
 
 if TYPE_CHECKING:

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from luvc_export.runtime.host.slots import HostSlots
+from luvc_export.runtime.engine.host_slots import HostSlots
 from luvc_export.runtime.loaded_plan import LoadedPlan
 from luvc_export.runtime.model import TokensPrompt
 from luvc_export.runtime.prompt.request import Request
 from luvc_export.runtime.speculation.draft_length import DraftLength
+from luvc_export.runtime.speculation.lookup import Drafts
 from luvc_export.runtime.state import State, VisualFeatures
 
 
-class DraftModel:
-    """Drafts of one answer. Follows ``lookup.Drafts``.
+class DraftModel(Drafts):
+    """See ``lookup.Drafts``: what a smaller model would say.
 
     Args:
         loaded: The smaller model; ``request.check_fits`` has accepted it.

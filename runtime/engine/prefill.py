@@ -13,8 +13,8 @@ from time import perf_counter
 from luvc_export.core.token_layout import Mosaic
 from luvc_export.runtime.engine.answers import Answers
 from luvc_export.runtime.engine.feature_cache import FeatureCache, Keys, Prefix, Source
+from luvc_export.runtime.engine.host_slots import open_slots
 from luvc_export.runtime.engine.job import Answer, Job, Prefilled
-from luvc_export.runtime.host.slots import open_slots
 from luvc_export.runtime.loaded_plan import LoadedPlan
 from luvc_export.runtime.model import Joined, TokensPrompt
 from luvc_export.runtime.prompt.request import Request, SomeImages, all_shown

@@ -6,8 +6,8 @@ draft is follows from how its predecessors fared, so that an answer that repeats
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
-from typing import Protocol
 
 #: Tokens that must agree before their continuation is drafted; the longest agreement is taken. One alone says little.
 SIZES = (4, 3, 2)
@@ -15,9 +15,10 @@ SIZES = (4, 3, 2)
 LONGEST_PAUSE = 16
 
 
-class Drafts(Protocol):
+class Drafts(ABC):
     """Drafts of one answer."""
 
+    @abstractmethod
     def propose(self, answer: Sequence[int], room: int, certain: Sequence[int] = ()) -> list[int]:
         """Tokens that may follow.
 
@@ -27,12 +28,13 @@ class Drafts(Protocol):
             certain: What is known to follow ``answer``; the draft goes on after it and does not hold it.
         """
 
+    @abstractmethod
     def told(self, drafted: int, accepted: int) -> None:
         """Learn that of ``drafted`` tokens the first ``accepted`` were taken."""
 
 
-class Lookup:
-    """Drafts of one answer. Follows ``Drafts``.
+class Lookup(Drafts):
+    """See ``Drafts``: what followed the same tokens before.
 
     Args:
         prompt: Its tokens.

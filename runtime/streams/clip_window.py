@@ -17,9 +17,9 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 
 from luvc_export.errors import UsageError
+from luvc_export.runtime.engine.generate import answer
 from luvc_export.runtime.engine.job import Past
 from luvc_export.runtime.engine.prefill import Prefiller, read
-from luvc_export.runtime.generation.answer import answer
 from luvc_export.runtime.generation.result import Generation, Stream
 from luvc_export.runtime.loaded_plan import LoadedPlan
 from luvc_export.runtime.media.video import VideoSource

@@ -6,7 +6,7 @@ import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, cast
 
 from luvc_export.bundle.engines.checks import check_device, check_library
 from luvc_export.bundle.folder import Bundle
@@ -21,7 +21,7 @@ from luvc_export.runtime.tensorrt.buffers import Buffer
 from luvc_export.runtime.tensorrt.cache import TrtCache
 from luvc_export.runtime.tensorrt.cache_memory import CacheMemory
 from luvc_export.runtime.tensorrt.call import decode_profile, prefill_profile, samples_tokens
-from luvc_export.runtime.tensorrt.decoder import TrtDecoder
+from luvc_export.runtime.tensorrt.decoder import TrtDecoder, TrtToken
 from luvc_export.runtime.tensorrt.engine import Engine, TrtEngine, runtime_cache_file
 from luvc_export.runtime.tensorrt.execution_slot import ExecutionSlot
 from luvc_export.runtime.tensorrt.factors import FactorSet, SetFactor, of_set
@@ -167,7 +167,7 @@ class TrtBackend(Backend):
             UsageError: See ``decode``; or the engines pick no tokens.
         """
         self.gpu.activate()
-        return self._decoder.sample(feeds, cache, after)
+        return self._decoder.sample(feeds, cache, cast(TrtToken | None, after))
 
     def open_slots(self, graphs: Graphs) -> TrtSlots:
         """See ``Backend.open_slots``. Slots take a block of caches of their own when the first prompt joins.

@@ -27,6 +27,9 @@ class TrtCache(Lease):
         beside: Block with the states that lie beside keys and values, if any do.
     """
 
+    #: Of caches of other back-ends (``HostCache.kind``) it is another.
+    kind = "blocks of GPU memory"
+
     def __init__(
         self,
         block: Block,
@@ -57,7 +60,7 @@ def behind(pool: Pool, cache: TrtCache, copy: Callable[[Memory, Memory], None]) 
     Raises:
         MachineError: There is no memory for a copy.
     """
-    others = [lease for lease in cache.block.leases if isinstance(lease, TrtCache) and lease is not cache]
+    others = [lease for lease in cache.block.leases if lease is not cache]
     if all(other.text < cache.text for other in others):
         return cache.block
     block = pool.free()

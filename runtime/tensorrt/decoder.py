@@ -103,7 +103,7 @@ class TrtDecoder:
         return call.read(), after
 
     def sample(
-        self, feeds: Mapping[str, Array], cache: Cache | None, after: PendingToken | None
+        self, feeds: Mapping[str, Array], cache: Cache | None, after: TrtToken | None
     ) -> tuple[TrtToken, TrtCache]:
         """See ``TrtBackend.sample``."""
         if not self.samples:
@@ -116,9 +116,9 @@ class TrtDecoder:
         return TrtToken(call, self._memory, self._memory.number), state
 
     def _start(
-        self, feeds: Mapping[str, Array], cache: Cache | None, after: PendingToken | None, front: bool
+        self, feeds: Mapping[str, Array], cache: Cache | None, after: TrtToken | None, front: bool
     ) -> tuple[Call, TrtCache]:
-        if cache is not None and not isinstance(cache, TrtCache):
+        if cache is not None and cache.kind != TrtCache.kind:
             raise UsageError("this cache is of another back-end", where="cache", got=type(cache).__name__)
         groups, (batch, text) = feeds[graph_io.VISUAL_EMBEDS].shape[1], feeds[graph_io.INPUT_IDS].shape
         check_room(self._entry, cache, groups, text)
@@ -262,12 +262,12 @@ class TrtDecoder:
                 yield part, region.offsets[part.state.past], caches.source.address, caches.target.address
 
     def _token(
-        self, feeds: Mapping[str, Array], after: PendingToken | None
+        self, feeds: Mapping[str, Array], after: TrtToken | None
     ) -> tuple[Mapping[str, Array], dict[str, tuple[int, tuple[int, ...]]]]:
         """Feeds, and where ``input_ids`` lies if it is the token that the last call chose on the GPU."""
         if after is None:
             return feeds, {}
-        if isinstance(after, TrtToken) and after.memory is self._memory and after.number == self._memory.number:
+        if after.memory is self._memory and after.number == self._memory.number:
             others = {name: array for name, array in feeds.items() if name != graph_io.INPUT_IDS}
             return others, {graph_io.INPUT_IDS: self._memory.newest(1)}
         return {**feeds, graph_io.INPUT_IDS: np.array([[after.read()[0]]], np.int64)}, {}
@@ -294,7 +294,7 @@ class TrtDecoder:
         return arrays
 
 
-class TrtToken:
+class TrtToken(PendingToken):
     """``PendingToken`` of the TensorRT back-end.
 
     Args:

@@ -10,8 +10,9 @@ States beside keys and values are never written in place: a step reads one block
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 
@@ -34,20 +35,24 @@ class Held(NamedTuple):
     groups: int
 
 
-class RowCaches(Protocol):
+class RowCaches(ABC):
     """Keys and values of rows."""
 
+    @abstractmethod
     def takes(self, groups: int, held: Mapping[int, Held]) -> bool:
         """Whether a row with so many groups may stand beside those that are ``held``."""
 
+    @abstractmethod
     def join(
         self, decoder: TrtDecoder, feeds: Mapping[str, Array], held: Mapping[int, Held], joining: Mapping[int, Held]
     ) -> dict[str, Array]:
         """Run the prompts of ``joining``, by slot, and keep what they leave; the outputs of the call."""
 
+    @abstractmethod
     def step(self, held: Mapping[int, Held], batch: int) -> tuple[CacheCall, dict[str, Array]]:
         """The caches of one token more in the first ``batch`` slots, and the inputs that say what they hold."""
 
+    @abstractmethod
     def leave(self, slot: int, held: Held) -> None:
         """Forget a row."""
 
@@ -82,7 +87,7 @@ class _Blocks:
         self.gpu.copy_pieces(ends[0], ends[1], count * token, heads, self.stream)
 
 
-class InplaceRows:
+class InplaceRows(RowCaches):
     """Slots of fixed capacity.
 
     Args:
@@ -171,7 +176,7 @@ class InplaceRows:
         }
 
 
-class ConcatRows:
+class ConcatRows(RowCaches):
     """Two blocks in turns, every row's text at the right end of ``columns``.
 
     Arguments: see ``InplaceRows``.

@@ -92,4 +92,4 @@ def test_doctor_and_targets_know_its_devices(cli: Cli) -> None:
     assert targets["intel-cpu"]["usable"] and not targets["intel-cpu"]["why_not"]
     assert targets["intel-gpu"]["usable"] is any(name.startswith("GPU") for name in device.core().available_devices)
     code, _, err = cli("build", "nowhere", "--target", "intel-cpu")
-    assert code == 2 and "no engine to build" in err
+    assert code == 2 and "this is not a bundle" in err

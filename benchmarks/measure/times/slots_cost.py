@@ -22,7 +22,7 @@ import numpy as np
 from luvc_export.bundle.adapters.peft_folder import Adapter
 from luvc_export.bundle.manifest import LoraSlots
 from luvc_export.runtime.cpu_features import cpu_features
-from luvc_export.runtime.host.slots import HostSlots
+from luvc_export.runtime.engine.host_slots import HostSlots
 from luvc_export.runtime.model import TokensPrompt
 from luvc_export.runtime.session import Session
 

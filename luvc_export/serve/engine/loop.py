@@ -9,10 +9,10 @@ from time import perf_counter
 from typing import Any, Protocol
 
 from luvc_export.runtime.engine.feature_cache import FeatureCache
+from luvc_export.runtime.engine.generate import selection_of
 from luvc_export.runtime.engine.job import Answer, Began, Event, Refused
 from luvc_export.runtime.engine.prefill import prefix_length
 from luvc_export.runtime.engine.scheduler import Engine as Scheduler
-from luvc_export.runtime.generation.answer import selection_of
 from luvc_export.runtime.generation.sequence import TokenSequence
 from luvc_export.runtime.generation.timing import DraftCounts
 from luvc_export.serve.engine.jobs import Ended, Failed, Finished, Job, Piece, Progress

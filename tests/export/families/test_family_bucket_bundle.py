@@ -30,7 +30,7 @@ from luvc_export.errors import LuvcError, PlanError, UsageError
 from luvc_export.pipeline import make_plans
 from luvc_export.runtime import backends
 from luvc_export.runtime.cuda.device import Gpu
-from luvc_export.runtime.generation.plan_routing import PlanRouter
+from luvc_export.runtime.engine.plan_routing import PlanRouter
 from luvc_export.runtime.media.token_visualisation import draw
 from luvc_export.runtime.ort import OrtBackend
 from luvc_export.runtime.session import Session

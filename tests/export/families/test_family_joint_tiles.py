@@ -24,7 +24,7 @@ from luvc_export.core.planning import solve
 from luvc_export.errors import PlanError, UsageError
 from luvc_export.export.compression import quotas
 from luvc_export.pipeline import make_plans
-from luvc_export.runtime.generation.plan_routing import PlanRouter
+from luvc_export.runtime.engine.plan_routing import PlanRouter
 from luvc_export.runtime.session import Session
 
 #: One row of two tiles, and the whole picture.

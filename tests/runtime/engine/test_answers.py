@@ -12,13 +12,13 @@ import pytest
 from luvc_export.bundle.folder import Bundle
 from luvc_export.core.shapes import ROWS, State
 from luvc_export.demo.questions import cases
+from luvc_export.runtime.engine import host_slots
 from luvc_export.runtime.engine.answers import Answers
+from luvc_export.runtime.engine.host_slots import CachedRow, pack_texts
 from luvc_export.runtime.engine.job import Answer
 from luvc_export.runtime.engine.prefill import prompt_of
 from luvc_export.runtime.generation.sampling import Sampling
 from luvc_export.runtime.generation.sequence import GreedyTokens, TokenSequence
-from luvc_export.runtime.host import slots as host_slots
-from luvc_export.runtime.host.slots import CachedRow, pack_texts
 from luvc_export.runtime.model import StepResult, TokensPrompt
 from luvc_export.runtime.session import Session
 

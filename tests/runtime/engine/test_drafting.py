@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from luvc_export.bundle.folder import Bundle
 from luvc_export.runtime.engine import answers as loop
+from luvc_export.runtime.engine import host_slots
 from luvc_export.runtime.engine.answers import Answers, take_agreeing
 from luvc_export.runtime.engine.drafting import Drafting
 from luvc_export.runtime.engine.job import Answer, Job
@@ -19,7 +20,6 @@ from luvc_export.runtime.engine.prefill import prompt_of
 from luvc_export.runtime.generation.result import Generation
 from luvc_export.runtime.generation.sampling import Sampler, Sampling, probabilities
 from luvc_export.runtime.generation.sequence import GreedyTokens, TokenSequence
-from luvc_export.runtime.host import slots as host_slots
 from luvc_export.runtime.model import StepResult
 from luvc_export.runtime.session import Session
 from luvc_export.runtime.speculation.lookup import Lookup

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from luvc_export.core.shapes import PLACE, ROWS, DecoderShape, State, in_codes, most_rows, spare_rows
-from luvc_export.runtime.host.slots import CachedRow, pack_texts
+from luvc_export.runtime.engine.host_slots import CachedRow, pack_texts
 from luvc_export.runtime.host.windows import NOWHERE, Windows, rows_in_sight
 
 

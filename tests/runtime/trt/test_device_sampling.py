@@ -71,7 +71,7 @@ def brought(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> list[int]:
 @pytest.fixture
 def endless(monkeypatch: pytest.MonkeyPatch, engines: dict[str, Engines]) -> None:
     """Answers as long as they may be: the bundled model says one word."""
-    monkeypatch.setattr("luvc_export.runtime.generation.answer.TokenSequence", _Endless)
+    monkeypatch.setattr("luvc_export.runtime.engine.generate.TokenSequence", _Endless)
 
 
 class _Endless:

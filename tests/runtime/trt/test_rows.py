@@ -16,11 +16,11 @@ from luvc_export.core import graph_io
 from luvc_export.demo.questions import cases
 from luvc_export.errors import UsageError
 from luvc_export.runtime.cuda.device import Gpu
+from luvc_export.runtime.engine.generate_batch import Ask, Prepared, answer_batch
+from luvc_export.runtime.engine.host_slots import open_slots
 from luvc_export.runtime.engine.job import Answer
 from luvc_export.runtime.engine.prefill import prompt_of
-from luvc_export.runtime.generation.answer_batch import Ask, Prepared, answer_batch
 from luvc_export.runtime.generation.sampling import Sampling
-from luvc_export.runtime.host.slots import open_slots
 from luvc_export.runtime.model import DEVICE_CHOICE, TokensPrompt
 from luvc_export.runtime.session import Session
 from luvc_export.runtime.tensorrt import row_caches

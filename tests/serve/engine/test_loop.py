@@ -13,7 +13,7 @@ from asking import CASES, SECONDS, Asked, Nobody, long, submit
 from luvc_export.bundle.folder import Bundle
 from luvc_export.errors import CheckFailed, MachineError
 from luvc_export.runtime.engine.feature_cache import FeatureCache
-from luvc_export.runtime.host.slots import HostSlots
+from luvc_export.runtime.engine.host_slots import HostSlots
 from luvc_export.runtime.session import Session
 from luvc_export.serve.engine.jobs import Ended, Failed, Finished, Piece
 from luvc_export.serve.engine.loop import Engine

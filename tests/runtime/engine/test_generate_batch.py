@@ -14,7 +14,7 @@ from luvc_export.core import graph_io
 from luvc_export.demo.questions import cases
 from luvc_export.errors import UsageError
 from luvc_export.runtime import batching
-from luvc_export.runtime.generation.answer_batch import Ask, Prepared
+from luvc_export.runtime.engine.generate_batch import Ask, Prepared
 from luvc_export.runtime.session import Session
 
 #: What is asked: answers of one token and of several.

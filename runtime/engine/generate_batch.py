@@ -9,9 +9,9 @@ from time import perf_counter
 from typing import Any, TypedDict
 
 from luvc_export.errors import LuvcError, UsageError, did_you_mean
+from luvc_export.runtime.engine.generate import generation, selection_of
 from luvc_export.runtime.engine.job import Answer, Began, Job, Prefilled, Refused
 from luvc_export.runtime.engine.scheduler import Engine
-from luvc_export.runtime.generation.answer import generation, selection_of
 from luvc_export.runtime.generation.result import Generation
 from luvc_export.runtime.generation.sampling import Sampling
 from luvc_export.runtime.generation.sequence import TokenSequence

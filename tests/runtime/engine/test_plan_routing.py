@@ -12,7 +12,7 @@ import pytest
 from luvc_export.bundle.folder import Bundle
 from luvc_export.core.tiling import Tiling, Video
 from luvc_export.errors import UsageError
-from luvc_export.runtime.generation.plan_routing import PlanRouter
+from luvc_export.runtime.engine.plan_routing import PlanRouter
 from luvc_export.runtime.media.pictures import open_picture
 from luvc_export.runtime.prompt.encoder import OpenedClip, OpenedQuestion
 from luvc_export.runtime.session import Session

@@ -1,0 +1,67 @@
+"""The contract on every back-end: what the cells of ``cells.py`` gave when they were frozen, they give."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cells
+import pytest
+
+GOLDENS: dict[str, Any] = json.loads((Path(__file__).parent / "goldens.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def jobs(pytestconfig: pytest.Config) -> dict[str, Callable[[], Any]]:
+    """From bundles that other tests export too."""
+    return cells.jobs(Path(pytestconfig.cache.mkdir("demo")).parent)
+
+
+def test_cells_give_their_tokens(jobs: dict[str, Callable[[], Any]]) -> None:
+    """Every third of them, which has each back-end and each capability; the command runs all.
+
+    Kernels differ between CPUs: tokens are equal, log probabilities within ``cells.TOLERANCE``.
+    """
+    assert jobs.keys() == GOLDENS.keys()
+    some = [*jobs][::3]
+    parts = {part for name in some for part in name.split(" | ")}
+    assert parts == {part for name in jobs for part in name.split(" | ")}
+    assert [name for name in some if cells.verdict(GOLDENS[name], cells.given_by(jobs[name])) == "differs"] == []
+
+
+def test_a_wrong_cell_is_noticed() -> None:
+    """Sabotage: a token swapped, a log probability moved, a row lost, a refusal in the place of an answer."""
+    for name, golden in GOLDENS.items():
+        if isinstance(golden, str):
+            assert cells.verdict(golden, golden + "!") == "differs"
+            continue
+        (ids, numbers), *others = golden
+        other = [[*ids[:-1], "another"], numbers]
+        moved = [ids, [*numbers[:-1], numbers[-1] + 2 * cells.TOLERANCE]] if numbers else other
+        for wrong in ([other, *others], [moved, *others], others, "UsageError: no"):
+            assert cells.verdict(golden, wrong) == "differs", name
+        assert cells.verdict(golden, golden) == "equal"
+
+
+@pytest.mark.parametrize("backend", cells.BACKENDS)
+def test_a_lost_row_of_a_cache_moves_its_cell(
+    backend: str, jobs: dict[str, Callable[[], Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sabotage inside the running model: rows of the first layer's keys stand in another order."""
+    from luvc_export.runtime.host.cache import HostCache
+
+    honest = HostCache.feeds
+
+    def shifted(self: HostCache, inputs: Any, kind: Any) -> dict[str, Any]:
+        values = honest(self, inputs, kind)
+        name = "past_key_values.0.key"
+        array = kind.read(values[name])
+        if array.shape[2]:
+            values[name] = kind.make(array[:, :, ::-1].copy(), name)
+        return values
+
+    monkeypatch.setattr(HostCache, "feeds", shifted)
+    name = f"{backend} | none | several turns with pictures"
+    assert cells.verdict(GOLDENS[name], cells.given_by(jobs[name])) == "differs"
