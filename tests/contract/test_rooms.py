@@ -160,6 +160,6 @@ def stacks(demo_bundle: object) -> dict[str, list[list[str]]]:
 
 
 def test_an_image_and_a_first_token_pass_few_files(stacks: dict[str, list[list[str]]]) -> None:
-    """docs/architecture.md lists them. Counted without the file that is called."""
+    """docs/engine.md lists them. Counted without the file that is called."""
     assert files_at("vision", stacks) + 1 <= 7, stacks["vision"]
     assert files_at("take", stacks) + 1 <= 8, stacks["take"][:1]

@@ -96,7 +96,7 @@ def measure(folder: Path, questions: int, tokens: int) -> list[dict[str, Any]]:
             for graphs, kind in ((True, TrtBackend), (True, HostChooses), (False, TrtBackend)):
                 ours = Session(bundle, kind(bundle, target=target.name, graphs=graphs))
                 row = {"target": target.name, "kv": kv, "cuda_graphs": graphs, "questions": questions}
-                row["token_chosen_on"] = "gpu" if ours.backend.samples else "host"
+                row["token_chosen_on"] = "gpu" if ours.backend.capabilities.picks_tokens else "host"
                 rows.append(row | compare(expected, ours, asked[:questions], tokens))
     return rows
 

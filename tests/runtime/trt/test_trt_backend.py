@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import gc
 import warnings
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import ort_engine
@@ -21,6 +21,7 @@ from luvc_export.errors import MachineError, UsageError
 from luvc_export.runtime.cuda.device import Gpu
 from luvc_export.runtime.cuda.pool import Block, Lease
 from luvc_export.runtime.cuda.tensor import GpuTensor
+from luvc_export.runtime.host.cache import HostCache
 from luvc_export.runtime.session import Session
 from luvc_export.runtime.state import State
 
@@ -235,7 +236,7 @@ def test_what_does_not_fit_is_refused(engines: dict[str, Engines], gpu: Gpu, que
     with pytest.raises(UsageError, match=r"pictures are bytes"):
         backend.vision(request.images.astype(np.float32))
     with pytest.raises(UsageError, match=r"another back-end"):
-        backend.decode({}, object())
+        backend.decode({}, HostCache((), cast(Any, None), ()))
 
 
 def test_an_ordinary_answer_warns_of_nothing_and_leaves_no_memory(
