@@ -14,12 +14,13 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import demo_cache
+import feature_bundles
 import lora_bundle
 import numpy as np
 
@@ -119,11 +120,41 @@ def server(bundle: Bundle, name: str, arithmetic: str) -> Any:
     return answers
 
 
+def buckets(session: Session) -> Record:
+    """Pages of one colour but for some noise: each takes the smallest bucket that holds it, in turns and in a batch."""
+    random, pages = np.random.default_rng(0), []
+    for share in (0, 2, 1):
+        pages.append(np.full((112, 168, 3), 200, np.uint8))
+        rows = 112 * share // 2
+        pages[-1][:rows] = random.integers(0, 256, pages[-1][:rows].shape)
+    alone = [session.generate(page, "Hi", **LONG) for page in pages]
+    return record(*alone, *session.generate_batch([{"image": page, "prompt": "Hi"} for page in pages], **LONG))
+
+
+def clip_window(session: Session) -> Record:
+    """Three clips of four frames through a window of two, which forgets by reading again and by taking rows out."""
+    from luvc_export.runtime.streams.clip_window import ClipWindow
+
+    random, answers = np.random.default_rng(0), []
+    clips = [[random.integers(0, 256, (64, 64, 3), np.uint8) for _ in range(4)] for _ in range(3)]
+    for forget in ("rebuild", "evict"):
+        window = ClipWindow(session, 2, forget)
+        for clip in clips:
+            window.show(clip)
+            answers.append(window.ask("What then?", **LONG))
+    return record(*answers)
+
+
 OF_A_SESSION: dict[str, Callable[[Session], Record]] = {
     "one question": one_question, "batch of unequal rows": batch, "several turns with pictures": turns, "drawn": drawn,
 }  # fmt: skip
 OF_A_BUNDLE: dict[str, Callable[[Bundle, str, str], Record]] = {
     "look-up drafts": lookup, "draft pair": draft_pair, "adapters": adapters, "server and prefix hit": server,
+}  # fmt: skip
+#: Of a bundle each (``feature_bundles``).
+OF_A_FEATURE: dict[str, Sequence[Callable[[Session], Record]]] = {
+    "sliding windows": (one_question, batch, turns), "states": (one_question, batch, turns),
+    "8-bit caches": (one_question, batch, turns), "buckets": (buckets,), "clip window": (clip_window,),
 }  # fmt: skip
 
 
@@ -153,7 +184,18 @@ def jobs(folder: Path) -> dict[str, Callable[[], Any]]:
         by_name[f"{name} | {plan} | {feature}"] = lambda run=run, session=session: run(session())  # type: ignore[misc]
     for (name, arithmetic), (feature, of) in itertools.product(BACKENDS.items(), OF_A_BUNDLE.items()):
         by_name[f"{name} | {feature}"] = partial(of, lora if feature == "adapters" else demo, name, arithmetic)
+    for (name, arithmetic), (feature, runs) in itertools.product(BACKENDS.items(), OF_A_FEATURE.items()):
+        with_feature = cache(partial(on_feature, folder, feature, name, arithmetic))
+        for run in runs:
+            by_name[f"{name} | {feature} | {run.__name__.replace('_', ' ')}"] = (
+                lambda run=run, session=with_feature: run(session())  # type: ignore[misc]
+            )
     return by_name
+
+
+def on_feature(folder: Path, feature: str, name: str, arithmetic: str) -> Session:
+    """A session of the bundle that has a feature, by its default plan."""
+    return Session(feature_bundles.bundle(folder, feature), name, None, 1, arithmetic=arithmetic)
 
 
 def cells(folder: Path, only: str = "") -> dict[str, Any]:

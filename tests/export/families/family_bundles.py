@@ -16,9 +16,13 @@ from luvc_export.pipeline import export_bundle
 
 def exported(cache: Path, name: str, folder: Path) -> Bundle:
     """The bundle ``folder/bundle`` of ``folder/checkpoint``: copies of what ``cache`` has, which a test may change."""
-    exported_folder = made_once(cache, Path(__file__), partial(_export, name))
-    shutil.copytree(exported_folder, folder, dirs_exist_ok=True)
+    shutil.copytree(kept(cache, name), folder, dirs_exist_ok=True)
     return load(folder / "bundle")
+
+
+def kept(cache: Path, name: str) -> Path:
+    """What ``cache`` has: ``bundle`` and ``checkpoint``, for whoever only reads them."""
+    return made_once(cache, Path(__file__), partial(_export, name))
 
 
 def _export(name: str, folder: Path) -> None:
