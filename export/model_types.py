@@ -134,7 +134,7 @@ def _type_of(part: Any) -> str | None:
 
 
 def _usual(model_type: str) -> Halves:
-    """The halves of a config of this type that says nothing; nothing of the checkpoint is read for it."""
+    """The halves that transformers' config class of this type has by default; the checkpoint is not read."""
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     try:

@@ -49,7 +49,7 @@ class CallClock:
         return [CallTimes(*key, *spent) for key, spent in list(self._spent.items())]
 
 
-def together(times: Iterable[CallTimes]) -> list[CallTimes]:
+def merged(times: Iterable[CallTimes]) -> list[CallTimes]:
     """Calls of one kind on one engine as one, such as those of several plans; in the order in which kinds came."""
     spent: dict[tuple[Part, str], tuple[int, float]] = {}
     for one in times:
@@ -60,7 +60,7 @@ def together(times: Iterable[CallTimes]) -> list[CallTimes]:
 
 def drafting(times: Iterable[CallTimes]) -> list[CallTimes]:
     """Calls of a smaller model, by what they are for the larger one."""
-    return together(replace(one, part="draft prompt" if one.part == "prompt" else "draft step") for one in times)
+    return merged(replace(one, part="draft prompt" if one.part == "prompt" else "draft step") for one in times)
 
 
 def since(times: Iterable[CallTimes], before: Iterable[CallTimes]) -> list[CallTimes]:

@@ -112,7 +112,7 @@ class Graphs:
             blocks: Images that belong together (``Request.blocks``).
             all_logits: Logits of every text token (parity); otherwise of the last one.
             forced: With ``debug``, what each prune keeps: layer -> int64 [G, keep] as in ``Step.kept``, ascending.
-            adapter: What is beside the weights of a prompt; what comes after ``state`` has that of the state.
+            adapter: LoRA adapter of a prompt; what continues ``state`` has the state's.
 
         Raises:
             UsageError: Fewer images, or more, than share a budget.
@@ -124,7 +124,7 @@ class Graphs:
         (layout,), feeds = self.feeds([TokensPrompt(token_ids, None, blocks or {}, None, *begin)], seen, all_logits)
         feeds[graph_io.TEXT_MASK] = _mask_after(state, layout)
         adapter = state.adapter if state else adapter
-        feeds |= self.beside([adapter])
+        feeds |= self.adapter_inputs([adapter])
         if self._debug:
             feeds |= forced_indices(self.plan, forced or {}, feeds[graph_io.VISUAL_EMBEDS].shape[1])
         part: Part = "step" if state and len(token_ids) == 1 else "prompt"
@@ -146,7 +146,7 @@ class Graphs:
         """
         layouts, feeds = self.feeds(prompts, seen)
         adapters = tuple(prompt.adapter for prompt in prompts)
-        out, cache = self._call("prompt", feeds | self.beside(adapters), None)
+        out, cache = self._call("prompt", feeds | self.adapter_inputs(adapters), None)
         _check_shape(graph_io.LOGITS, out[graph_io.LOGITS], (len(prompts), None, self.manifest.decoder.vocab))
         mask = feeds[graph_io.TEXT_MASK]
         positions = np.array([layout.next_position for layout in layouts], np.int64)
@@ -165,7 +165,7 @@ class Graphs:
             Logits after each, float32 [B, T, vocab] (of rows with fewer, something behind theirs), and the caches with
             T more rows.
         """
-        feeds = self._feeds_after(tokens, state) | self.beside(state.adapters)
+        feeds = self._feeds_after(tokens, state) | self.adapter_inputs(state.adapters)
         out, cache = self._call("verify" if max(map(len, tokens)) > 1 else "step", feeds, state.cache)
         shape = len(tokens), max(map(len, tokens)), self.manifest.decoder.vocab
         _check_shape(graph_io.LOGITS, out[graph_io.LOGITS], shape)
@@ -186,7 +186,7 @@ class Graphs:
             The token, and the caches with one more row.
         """
         token_id, before = (token, None) if isinstance(token, int) else (0, token)
-        feeds = self._feeds_after([[token_id]], state) | self.beside(state.adapters)
+        feeds = self._feeds_after([[token_id]], state) | self.adapter_inputs(state.adapters)
         return self.backend.sample(feeds, state.cache, before)
 
     def feeds(
@@ -200,7 +200,7 @@ class Graphs:
         if self._factors is not None:
             self._factors.forget(adapter)
 
-    def beside(self, adapters: Sequence[Adapter | None]) -> dict[str, Any]:
+    def adapter_inputs(self, adapters: Sequence[Adapter | None]) -> dict[str, Any]:
         """Inputs of the slots of a call whose rows have these adapters; nothing where the bundle has no slots."""
         return self._factors.feeds(adapters) if self._factors is not None else {}
 
@@ -279,7 +279,7 @@ def _mask_after(state: State | None, layout: TokenLayout) -> NDArray[np.bool_]:
 
 
 def _check_shape(name: str, array: Array, expected: tuple[int | None, ...]) -> None:
-    """Graphs are strangers': what is made of their outputs counts on shapes. None is any size.
+    """Check an output's shape: a bundle's graphs are untrusted, and the runtime indexes their outputs. None: any size.
 
     Raises:
         BundleError: An output has another shape.

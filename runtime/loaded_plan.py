@@ -18,7 +18,7 @@ from luvc_export.bundle.folder import Bundle, load
 from luvc_export.errors import MachineError
 from luvc_export.runtime import memory
 from luvc_export.runtime.call_times import CallTimes, drafting
-from luvc_export.runtime.generation.plan_turns import PlanTurns
+from luvc_export.runtime.generation.plan_residency import PlanResidency
 from luvc_export.runtime.graphs import Graphs
 from luvc_export.runtime.model import Backend
 from luvc_export.runtime.prompt.encoder import OpenedQuestion, PromptEncoder
@@ -90,7 +90,7 @@ class LoadedPlan:
             if self.speculation.bundle is not None:
                 self.draft_model = self._smaller(self.speculation.bundle, backend.name, threads)
         #: Shared by plans that are opened beside each other.
-        self.turns = PlanTurns()
+        self.residency = PlanResidency()
         self.encoder = PromptEncoder(self.bundle)
         self.graphs = graphs = Graphs(self.bundle.manifest, self.plan, backend, debug)
         self.encode_images, self.run = graphs.encode_images, graphs.run
@@ -119,7 +119,7 @@ class LoadedPlan:
         return hashlib.sha256(json.dumps(facts, default=repr).encode()).digest()
 
     @cached_property
-    def lends_features(self) -> bool:
+    def shares_features(self) -> bool:
         """Whether the smaller model that drafts takes the pictures as this one's encoder saw them: its own is equal.
 
         Raises:
@@ -149,14 +149,14 @@ class LoadedPlan:
         draft = self.draft_model
         return self.graphs.clock.read() + ([] if draft is None else drafting(draft.graphs.clock.read()))
 
-    def lent(self, seen: VisualFeatures, before: VisualFeatures | None = None) -> VisualFeatures | None:
+    def draft_features(self, seen: VisualFeatures, before: VisualFeatures | None = None) -> VisualFeatures | None:
         """Features for the smaller model, in arrays that no later call writes to; None where it has its own encoder.
 
         Args:
             seen: Of images that were encoded just now.
             before: Lent for those of earlier turns.
         """
-        if not self.lends_features:
+        if not self.shares_features:
             return None
         own = replace(seen, embeds=np.array(seen.embeds), positions=np.array(seen.positions))
         return own if before is None else join_features([before, own])
@@ -191,29 +191,29 @@ class LoadedPlan:
             BundleError: See ``Backend.load``.
         """
         if (backend := self._in_turn) is not None:
-            self.turns.take(backend, [one.backend for one in busy])
+            self.residency.load(backend, [one.backend for one in busy])
         while True:
             try:
                 self.backend.load(images=images)
                 break
             except MachineError as error:
                 short = error.what in (memory.SHORT, memory.SHORT_ON_GPU)
-                if not short or not self.turns.make_room(self.backend, [one.backend for one in busy]):
+                if not short or not self.residency.make_room(self.backend, [one.backend for one in busy]):
                     raise
-        self.turns.answers(self.backend)
+        self.residency.answers(self.backend)
         if self.draft_model is not None:
-            self.draft_model.load(images=images and not self.lends_features)
+            self.draft_model.load(images=images and not self.shares_features)
 
     def waits_for(self, busy: Collection[LoadedPlan]) -> bool:
         """Whether ``load`` would unload one of ``busy``."""
         backend = self._in_turn
-        return backend is not None and not self.turns.may(backend, [one.backend for one in busy])
+        return backend is not None and not self.residency.can_load(backend, [one.backend for one in busy])
 
     @property
-    def has_turn(self) -> bool:
+    def is_resident(self) -> bool:
         """Whether ``load`` unloads nothing: it is loaded and keeps its turn, or takes no turns."""
         backend = self._in_turn
-        return backend is None or self.turns.holds(backend)
+        return backend is None or self.residency.is_resident(backend)
 
     @cached_property
     def _in_turn(self) -> Backend | None:
@@ -222,7 +222,7 @@ class LoadedPlan:
         if not backend.capabilities.packs_weights:
             return None
         buckets = self.plan.encoder.takes_units or self.bundle.buckets_of(self.plan_name)
-        return backend if self.turns.everywhere or (buckets and not backend.capabilities.keeps_buckets) else None
+        return backend if self.residency.everywhere or (buckets and not backend.capabilities.keeps_buckets) else None
 
     def request(self, asked: OpenedQuestion) -> Request:
         """A question with opened media made ready for this plan: see ``make_request``.

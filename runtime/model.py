@@ -94,10 +94,10 @@ class Backend:
     def unload(self) -> None:
         """Give back what ``load`` loaded; the next call loads it again. Caches stay."""
 
-    def vision(self, images: NDArray[np.uint8], beside: Array | None = None) -> dict[str, Array]:
+    def vision(self, images: NDArray[np.uint8], units: Array | None = None) -> dict[str, Array]:
         """Run the vision graph on uint8 [n, F, H, W, 3]; its outputs by contract name, floats as float32.
 
-        ``beside`` is what the plan's graph takes beside the image (``graph_io.vision_inputs``): bool [n, H0, W0], units
+        ``units`` is what the plan's graph takes beside the image (``graph_io.vision_inputs``): bool [n, H0, W0], units
         of padding, where ``Plan.vision_padding``; int32 [n, K], the units to compute, where it is a bucket. None marks
         no padding, and takes the first units.
 

@@ -22,7 +22,7 @@ from luvc_export.runtime import memory
 from luvc_export.runtime.adapters.factors import with_empty_slots
 from luvc_export.runtime.cpu_memory import HALF, cpu_bytes, fold_settings
 from luvc_export.runtime.host.cache import CacheValues, HostCache
-from luvc_export.runtime.media.unit_choice import beside_image
+from luvc_export.runtime.media.unit_choice import unit_inputs
 from luvc_export.runtime.model import Array, Backend, Cache, Capabilities
 from luvc_export.runtime.ort_graphs.blocks import Blocks, in_blocks
 from luvc_export.runtime.ort_graphs.library import PROVIDERS, load_library
@@ -127,12 +127,12 @@ class OrtBackend(Backend):
         self._checked = False  # there may be less when it is loaded again
         memory.give_back()
 
-    def vision(self, images: NDArray[np.uint8], beside: Array | None = None) -> dict[str, Array]:
+    def vision(self, images: NDArray[np.uint8], units: Array | None = None) -> dict[str, Array]:
         """See ``Backend.vision``."""
         session = self._vision
         binding = session.io_binding()
         binding.bind_ortvalue_input(graph_io.IMAGE, self.value(images, "tensor(uint8)"))
-        for name, array in beside_image(self._entry.plan, len(images), beside).items():
+        for name, array in unit_inputs(self._entry.plan, len(images), units).items():
             kind = "tensor(int32)" if name == graph_io.UNITS else "tensor(bool)"
             binding.bind_ortvalue_input(name, self.value(array, kind))
         shape = (len(images), self._entry.plan.vision_tokens, self._bundle.manifest.visual_width)
@@ -257,7 +257,7 @@ class OrtBackend(Backend):
 
                     blocks = in_blocks(data, read)
                     data = blocks.graph
-                    blocks.beside(self._ort, options)
+                    blocks.add_weights(self._ort, options)
             else:
                 data = self._sharing.prepared(graph, str(path), options, arguments)
             session = self._ort.InferenceSession(data, options, enable_fallback=0, **arguments)

@@ -84,9 +84,9 @@ class PairedBackend(Backend):
         """See ``Backend.placement``; ``steps`` is the second's decoder."""
         return {**self.prompts.placement(), "steps": self.steps.placement().get("decoder", {})}
 
-    def vision(self, images: NDArray[np.uint8], beside: Array | None = None) -> dict[str, Array]:
+    def vision(self, images: NDArray[np.uint8], units: Array | None = None) -> dict[str, Array]:
         """See ``Backend.vision``."""
-        return self.prompts.vision(images, beside)
+        return self.prompts.vision(images, units)
 
     def decode(self, feeds: Mapping[str, Array], cache: HostCache | None) -> tuple[dict[str, Array], HostCache]:
         """See ``Backend.decode``."""

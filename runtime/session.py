@@ -17,7 +17,7 @@ from luvc_export.runtime.engine.feature_cache import FeatureCache
 from luvc_export.runtime.engine.generate import answer, past_of
 from luvc_export.runtime.engine.generate_batch import Ask, Prepared, answer_batch, check_ask, in_row
 from luvc_export.runtime.engine.plan_routing import PlanRouter
-from luvc_export.runtime.generation.plan_turns import PlanTurns
+from luvc_export.runtime.generation.plan_residency import PlanResidency
 from luvc_export.runtime.generation.result import Generation, Stream
 from luvc_export.runtime.generation.sampling import Sampling, sampling_from
 from luvc_export.runtime.loaded_plan import LoadedPlan
@@ -75,9 +75,9 @@ class Session:
         lora: Mapping[str, str | os.PathLike[str]] | None = None,
         remember: int = 0,
     ) -> None:
-        turns = PlanTurns(open_plans)
+        residency = PlanResidency(open_plans)
         self.default = LoadedPlan(bundle, backend, plan, threads, debug, arithmetic, speculate)
-        self.default.turns = turns
+        self.default.residency = residency
         self.features = FeatureCache(REMEMBERED_BYTES, remember, prefixes=False) if remember else FeatureCache(0)
         named = isinstance(backend, str)
         options: dict[str, Any] = {"threads": threads, "debug": debug, "arithmetic": arithmetic, "speculate": speculate}
@@ -288,7 +288,7 @@ class Session:
         groups: dict[tuple[int, int], list[int]] = {}
         for row, one in enumerate(ready):
             groups.setdefault((id(one.loaded), 0 if device else len(one.request.images)), []).append(row)
-        batches = sorted(groups.values(), key=lambda group: not ready[group[0]].loaded.has_turn)
+        batches = sorted(groups.values(), key=lambda group: not ready[group[0]].loaded.is_resident)
         if most is None or device:
             return batches
         return [group[first : first + most] for group in batches for first in range(0, len(group), most)]

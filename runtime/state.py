@@ -108,7 +108,7 @@ class RowsState:
         text_mask: Which slots of text hold a token of the row, bool [B, P].
         positions: Rotary position of each row's next token, int64 [B].
         orders: Its logical place, int64 [B].
-        adapters: What is beside the weights for each row, [B].
+        adapters: LoRA adapter of each row, [B]; None for the base model.
     """
 
     cache: Cache

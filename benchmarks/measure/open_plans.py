@@ -16,7 +16,7 @@ import numpy as np
 
 from luvc_export.bundle.folder import load
 from luvc_export.runtime import memory, ort
-from luvc_export.runtime.generation.plan_turns import PlanTurns
+from luvc_export.runtime.generation.plan_residency import PlanResidency
 from luvc_export.runtime.loaded_plan import LoadedPlan
 
 #: What a line is called, by how many plans stay open (0 for all).
@@ -28,10 +28,10 @@ def held(folder: str, backend: str, way: str) -> tuple[int, int, float]:
     """Bytes at the end that no file backs, the peak, and milliseconds of a token."""
     if way == "shared":
         ort.shares = lambda bundle, entry, device: bundle.manifest.dtype == "fp32" and entry.quantised is None
-    bundle, turns = load(folder), PlanTurns(1 if way == "1" else None)
+    bundle, turns = load(folder), PlanResidency(1 if way == "1" else None)
     opened = [LoadedPlan(bundle, backend, name, threads=1) for name in bundle.manifest.plans]
     for plan in opened:
-        plan.turns = turns
+        plan.residency = turns
         plan.warm_up()
     figures = memory.anonymous_bytes() or 0, memory.peak_bytes() or 0
     graphs, taken = opened[0].graphs, []

@@ -71,7 +71,7 @@ class Qwen3VL(MropeFamily):
         )
 
     def tapped(self, config: Any) -> tuple[int, ...]:
-        """As the config lists them."""
+        """Encoder blocks whose features DeepStack adds to LLM layers, from the config."""
         return tuple(config.vision_config.deepstack_visual_indexes)
 
     def video(self, config: Any) -> Video | None:

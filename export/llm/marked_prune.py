@@ -30,7 +30,7 @@ class Ranked(NamedTuple):
 
 
 def can_be(plan: Plan) -> bool:
-    """Whether surgery fuses the prunes of ``plan``: a score of ours that filters; no aggregate, quota or sides."""
+    """Whether surgery fuses the prunes of ``plan``: a spectral score, and no aggregate row, quota or separate sides."""
     plain = plan.sharing.quota == "none" and plan.apart is None and not plan.llm.aggregate
     return plan.llm.method.name in SCORES and plain
 

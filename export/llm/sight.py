@@ -1,4 +1,4 @@
-"""Who looks at whom from one prune to the next: one mask for each kind of layer that is there."""
+"""Attention masks of the layers from one prune to the next: one mask for each kind of layer that is there."""
 
 from __future__ import annotations
 

@@ -162,7 +162,7 @@ def place_prune(wanted: EncoderPruneRequest, encoder: EncoderShape) -> EncoderPr
 
 
 def place_time(wanted: TimeRequest | None, sharing: Sharing, encoder: EncoderShape) -> TimeMerge | None:
-    """Frames that merge of clips of so many images; None for what is no clip, such as the plan for pictures beside it.
+    """Merging of a clip's frames along time; None for plans of single pictures.
 
     Raises:
         PlanError: The share is none, or leaves all images of a clip.

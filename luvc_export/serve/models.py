@@ -15,7 +15,7 @@ from luvc_export.core.plan import figures as plan_figures
 from luvc_export.core.planning import recipe_of
 from luvc_export.core.progress import Progress
 from luvc_export.errors import UsageError, did_you_mean
-from luvc_export.runtime.call_times import CallTimes, together
+from luvc_export.runtime.call_times import CallTimes, merged
 from luvc_export.runtime.session import Session
 from luvc_export.serve.http.api_errors import ApiError
 
@@ -110,7 +110,7 @@ class Models:
         Clocks belong to plans and go on when a plan is unloaded and loaded again, so no figure ever falls.
         """
         return {
-            model.name: together(one for loaded in model.session.plans.opened for one in loaded.call_times())
+            model.name: merged(one for loaded in model.session.plans.opened for one in loaded.call_times())
             for model in self._bases
         }
 

@@ -1,8 +1,8 @@
 """Drafts by a smaller model: what it would say next, token by token, about the same pictures.
 
 It takes its most likely token each time. A token that the larger model did not choose is given up by restoring the
-snapshot taken before it. Where its encoder is the larger one's, it takes that one's features (``LoadedPlan.lent``) and
-reads the prompt alone.
+snapshot taken before it. Where its encoder is the larger model's, it takes the features that one made
+(``LoadedPlan.draft_features``) and reads the prompt alone.
 """
 
 from __future__ import annotations
@@ -80,9 +80,9 @@ class DraftModel(Drafts):
         costs.drafted(rows, len(draft), costs.now() - begin)
         return draft
 
-    def told(self, drafted: int, accepted: int) -> None:
+    def record_outcome(self, drafted: int, accepted: int) -> None:
         """See ``lookup.Drafts``."""
-        self._length.told(drafted, accepted)
+        self._length.record_outcome(drafted, accepted)
 
     def _back_to(self, text: Sequence[int]) -> tuple[int, State]:
         """The latest snapshot all of whose tokens ``text`` has, before its last one."""

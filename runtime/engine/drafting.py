@@ -61,7 +61,7 @@ class Drafting:
         counts = DraftCounts()
         for answer, count in taken.items():
             draft, known = drafts.get(answer, []), self._certain.get(answer, 0)
-            self._drafter(answer).told(len(draft) - known, max(0, count - 1 - known))
+            self._drafter(answer).record_outcome(len(draft) - known, max(0, count - 1 - known))
             stopped = count <= len(draft) and not answer.ended
             own = DraftCounts(1, int(len(draft) > 0), len(draft), count - 1, int(stopped))
             answer.drafts = own if answer.drafts is None else answer.drafts + own

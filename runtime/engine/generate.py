@@ -16,7 +16,7 @@ from luvc_export.runtime.engine.scheduler import Engine, began
 from luvc_export.runtime.generation.result import Generation, Selection
 from luvc_export.runtime.generation.sampling import Sampling
 from luvc_export.runtime.generation.sequence import TokenSequence
-from luvc_export.runtime.generation.timing import DraftCounts, Spent, Timings
+from luvc_export.runtime.generation.timing import DraftCounts, PhaseSeconds, Timings
 from luvc_export.runtime.loaded_plan import LoadedPlan
 from luvc_export.runtime.prompt.request import Request
 
@@ -74,7 +74,7 @@ def answer(
         decoding += perf_counter() - begin
     state, reused = grown.state, len(past.token_ids) if past else 0
     assert state is not None
-    spent = Spent(ready, prefilled.vision_ms / 1000, prefilled.prefill_ms / 1000, first, decoding)
+    spent = PhaseSeconds(ready, prefilled.vision_ms / 1000, prefilled.prefill_ms / 1000, first, decoding)
     visual = loaded.plan.cache_rows(len(request.images) // loaded.plan.sharing.images, 0)
     now = Past(loaded, (*request.token_ids, *sequence.ids[:-1]), request.images, state, prefilled.features)
     rest = request.rest(reused, len(past.images)) if past else request
@@ -104,7 +104,7 @@ def selection_of(
 def generation(
     loaded: LoadedPlan,
     sequence: TokenSequence,
-    spent: Spent,
+    spent: PhaseSeconds,
     nbytes: float,
     visual: tuple[int, ...],
     selection: Selection,

@@ -15,7 +15,7 @@ from luvc_export.runtime.engine.scheduler import Engine
 from luvc_export.runtime.generation.result import Generation
 from luvc_export.runtime.generation.sampling import Sampling
 from luvc_export.runtime.generation.sequence import TokenSequence
-from luvc_export.runtime.generation.timing import Spent
+from luvc_export.runtime.generation.timing import PhaseSeconds
 from luvc_export.runtime.loaded_plan import LoadedPlan
 from luvc_export.runtime.media.pictures import Picture
 from luvc_export.runtime.media.video import VideoSource
@@ -97,7 +97,7 @@ def answer_batch(ready: Sequence[Prepared], options: Sampling, spent: float) -> 
         return job
 
     jobs, engine = [job_of(row) for row in ready], Engine(together=True)
-    for job in sorted(jobs, key=lambda job: not job.loaded.has_turn):  # plans that are loaded come first
+    for job in sorted(jobs, key=lambda job: not job.loaded.is_resident):  # plans that are loaded come first
         engine.submit(job)
     ended: dict[Job, Generation] = {}
     first: dict[Job, tuple[Prefilled, float]] = {}
@@ -123,5 +123,5 @@ def _generation(
     times = prefilled.vision_ms / 1000, prefilled.prefill_ms / 1000, ready + first - prefilled.begun_at
     visual = loaded.plan.cache_rows(len(request.images) // loaded.plan.sharing.images, 0)
     selection = selection_of(loaded, request, prefilled.merged_into, prefilled.kept)
-    spent = Spent(ready, *times, now - first)
+    spent = PhaseSeconds(ready, *times, now - first)
     return generation(loaded, sequence, spent, answer.nbytes, visual, selection, drafts=answer.drafts)

@@ -78,7 +78,7 @@ class Answer:
         chooser: Chooses its tokens, and says when it ends.
         job: What it answers; None for prompts without one.
         number: Which of the job's answers it is.
-        features: What its pictures were encoded to, for who drafts with an equal encoder (``LoadedPlan.lent``).
+        features: Of its pictures, for a draft model with an equal encoder (``LoadedPlan.draft_features``).
         failed: What ended it, where choosing a token or a step did.
         drafts: How its drafts fared, where some were made.
         state: Where it stands without its last token, once it has ended and its job ``keeps``.
@@ -132,7 +132,8 @@ class Prefilled:
         vision_ms: The vision graph; 0.0 without images.
         prefix_ms: The decoder up to the last picture, where prompts are cut there.
         question_ms: The decoder over what is left, or over the whole prompt where it is not cut.
-        features: See ``LoadedPlan.lent``; also None where only the prompt up to the last picture is still in the cache.
+        features: See ``LoadedPlan.draft_features``; also None where the cache holds the prompt up to the last picture
+            alone.
     """
 
     kept: dict[int, NDArray[np.int64]]

@@ -53,7 +53,7 @@ class PlanRouter:
             if name not in self._opened:
                 assert self._another is not None
                 self._opened[name] = self._another(name)
-                self._opened[name].turns = self.default.turns
+                self._opened[name].residency = self.default.residency
             return self._opened[name]
 
     @property

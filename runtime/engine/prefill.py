@@ -76,25 +76,25 @@ class Prefiller:
         start, request, past = perf_counter(), job.request, job.past
         cut = self._cut(request) if past is None else None
         if cut is not None:
-            prefix, source, lent, encoded = self._prefix(answers, request, cut)
+            prefix, source, shared, encoded = self._prefix(answers, request, cut)
             between = perf_counter()
             row = self._behind(answers, prefix.state, TokensPrompt(request.token_ids[cut:]))
             features, kept, merged = None, prefix.kept, prefix.merged_into
         else:
             request = request if past is None else request.rest(len(past.token_ids), len(past.images))
             features, source = self.features(request)
-            lent = self._loaded.lent(features, past.features if past else None)
+            shared = self._loaded.draft_features(features, past.features if past else None)
             encoded = between = perf_counter()
             prompt = prompt_of(request, features)
             (row,) = [self._behind(answers, past.state, prompt)] if past else answers.slots.join([prompt])
             kept, merged = row.kept, features.merged_into
         slots = self._copies(answers, row.slot, prompt_of(request, features), len(grown))
         for slot, answer in zip(slots, grown, strict=True):
-            answer.features = lent
+            answer.features = shared
             answers.begin(slot, answer, row.logits)
         times = 1000 * (encoded - start), 1000 * (between - encoded), 1000 * (perf_counter() - between)
         vision = times[0] if len(request.images) else 0.0
-        return Prefilled(kept, merged, source, start, vision, times[1], times[2], lent)
+        return Prefilled(kept, merged, source, start, vision, times[1], times[2], shared)
 
     def begin_together(self, answers: Answers, jobs: Sequence[Job], grown: Sequence[Answer]) -> list[Prefilled]:
         """Run the prompts of several jobs with equally many images, one answer each, in one call.
@@ -115,7 +115,7 @@ class Prefiller:
         spent = 1000 * (encoded - start) if images else 0.0, 1000 * (perf_counter() - encoded)
         began = []
         for row, answer, some in zip(rows, grown, own, strict=True):
-            answer.features = loaded.lent(some)
+            answer.features = loaded.draft_features(some)
             answers.begin(row.slot, answer, row.logits)
             began.append(Prefilled(row.kept, some.merged_into, "none", start, spent[0], 0.0, spent[1], answer.features))
         return began
@@ -143,15 +143,15 @@ class Prefiller:
         key = self._keys.prefix(request, request.token_ids[:cut], keys)
         prefix, encoded = self._cache.prefix(key), perf_counter()
         if prefix is not None:
-            return prefix, "prefix", self._held(keys) if loaded.lends_features else None, encoded
+            return prefix, "prefix", self._held(keys) if loaded.shares_features else None, encoded
         features, source = self._encoded(groups, keys)
-        lent, encoded = loaded.lent(features), perf_counter()
+        shared, encoded = loaded.draft_features(features), perf_counter()
         first = TokensPrompt(request.token_ids[:cut], features, request.blocks, request.adapter)
         (joined,) = answers.slots.join([first])
         prefix = Prefix(answers.slots.snapshot(joined.slot), joined.kept, features.merged_into)
         answers.slots.leave(joined.slot)
         self._cache.keep_prefix(key, prefix)
-        return prefix, source, lent, encoded
+        return prefix, source, shared, encoded
 
     def _behind(self, answers: Answers, state: State, prompt: TokensPrompt) -> Joined:
         """Run a prompt behind ``state``."""

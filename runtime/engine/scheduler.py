@@ -110,7 +110,7 @@ class Engine:
         so that it is not loaded for each job anew; nobody is overtaken by more than ``OVERTAKEN``.
         """
         waiting = list(self.waiting)
-        ready = (job.loaded.has_turn or job.overtaken >= OVERTAKEN for job in waiting)
+        ready = (job.loaded.is_resident or job.overtaken >= OVERTAKEN for job in waiting)
         place = next((number for number, one in enumerate(ready) if one), 0)
         if not waiting:
             return []

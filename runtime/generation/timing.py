@@ -12,7 +12,7 @@ _RATIOS = ("tokens_per_step", "acceptance_length", "acceptance")
 
 
 @dataclass(frozen=True)
-class Spent:
+class PhaseSeconds:
     """Seconds of one answer, as they are measured.
 
     Args:

@@ -89,15 +89,15 @@ def most_novel(differences: NDArray[np.int16], count: int) -> NDArray[np.int32]:
     return np.sort(np.argsort(-flat, axis=1, kind="stable")[:, :count], axis=1).astype(np.int32)
 
 
-def beside_image(plan: Plan, images: int, beside: Array | None) -> dict[str, Array]:
-    """What the plan's vision graph takes beside the image, by name: ``beside``, or what says nothing of the images.
+def unit_inputs(plan: Plan, images: int, units: Array | None) -> dict[str, Array]:
+    """What the plan's vision graph takes beside the image, by name: ``units``, or what says nothing of the images.
 
     That is no padding, or the first units of a bucket.
     """
     names = graph_io.vision_inputs(plan)[1:]
     if not names:
         return {}
-    if beside is None:
+    if units is None:
         first = np.arange(plan.encoder.computed_units, dtype=np.int32)
-        beside = np.tile(first, (images, 1)) if plan.encoder.takes_units else all_picture(images, plan.grid)
-    return {names[0]: beside}
+        units = np.tile(first, (images, 1)) if plan.encoder.takes_units else all_picture(images, plan.grid)
+    return {names[0]: units}

@@ -24,7 +24,7 @@ from luvc_export.errors import LuvcError, MachineError
 from luvc_export.runtime import memory
 from luvc_export.runtime.adapters.factors import with_empty_slots
 from luvc_export.runtime.host.cache import CacheValues, HostCache
-from luvc_export.runtime.media.unit_choice import beside_image
+from luvc_export.runtime.media.unit_choice import unit_inputs
 from luvc_export.runtime.model import Array, Backend, Cache, Capabilities
 from luvc_export.runtime.openvino import device as devices
 from luvc_export.runtime.openvino.compiling import Compiled, compile_graph
@@ -121,9 +121,9 @@ class OpenVinoBackend(Backend):
             self.__dict__.pop(name, None)
         memory.give_back()
 
-    def vision(self, images: NDArray[np.uint8], beside: Array | None = None) -> dict[str, Array]:
+    def vision(self, images: NDArray[np.uint8], units: Array | None = None) -> dict[str, Array]:
         """See ``Backend.vision``."""
-        feeds = {graph_io.IMAGE: images, **beside_image(self._entry.plan, len(images), beside)}
+        feeds = {graph_io.IMAGE: images, **unit_inputs(self._entry.plan, len(images), units)}
         outputs = self._run(self._vision, feeds, {})
         return {name: _values(tensor) for name, tensor in outputs.items()}
 

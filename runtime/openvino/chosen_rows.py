@@ -58,7 +58,7 @@ def _gathered(product: Any, below: set[str]) -> bool:
 
 
 def _below(nodes: list[Any]) -> set[str]:
-    """Names of what is made of ``nodes``."""
+    """Names of all nodes downstream of ``nodes``."""
     seen, todo = set[str](), list(nodes)
     while todo:
         node = todo.pop()

@@ -47,7 +47,7 @@ class Blocks:
     arrays: dict[str, NDArray[Any]] = field(default_factory=dict)
     _maps: list[mmap.mmap] = field(default_factory=list)
 
-    def beside(self, library: Any, options: Any) -> None:
+    def add_weights(self, library: Any, options: Any) -> None:
         """Give the arrays to a session's options."""
         make = library.OrtValue.ortvalue_from_numpy
         if self.arrays:

@@ -88,7 +88,7 @@ class Request:
         return SomeImages(self.images[some], padding, None if self.units is None else self.units[some])
 
     def rest(self, tokens: int, images: int) -> Request:
-        """What is left after so many ids and images; ``tiles``, ``clips`` and ``taken`` stay those of all."""
+        """The request without its first ``tokens`` ids and ``images``; ``tiles``, ``clips``, ``taken`` stay whole."""
         blocks = {first - images: block for first, block in self.blocks.items() if first >= images}
         return replace(
             self,

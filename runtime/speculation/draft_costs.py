@@ -90,8 +90,8 @@ class _Shared:
         self.promises.clear()
 
     @property
-    def held(self) -> float:
-        """What became of promises: 1.0 where drafts saved what was expected of them."""
+    def realised_gain(self) -> float:
+        """Time that drafts saved by the time that was predicted; 1.0 where the prediction held."""
         return self.stretches.median if self.stretches.enough else 1.0
 
 
@@ -151,7 +151,7 @@ class DraftCosts:
         if self._clock is not None:
             self._lengths.add(tokens)
 
-    def told(self, looked_at: int, accepted: int) -> None:
+    def record_outcome(self, looked_at: int, accepted: int) -> None:
         """Of so many tokens whose predecessors were accepted, so many were."""
         if self._clock is not None:
             kept = FORGETTING**looked_at
@@ -191,9 +191,9 @@ class DraftCosts:
         nearest = min(timed, key=lambda tokens: abs(tokens - drafted))
         return cost, max(0.0, (shared.checks[nearest].median - 1) / nearest)
 
-    def held(self, rows: int) -> float:
+    def realised_gain(self, rows: int) -> float:
         """What drafts for so many rows saved of late by what was promised: what no single call's time says."""
-        return self._of(rows).held
+        return self._of(rows).realised_gain
 
     def reading(self, rows: int) -> float:
         """What reading a prompt costs each of so many rows, in steps without drafts; 0.0 before two were timed.

@@ -85,9 +85,9 @@ class DraftLength:
         if self._pause:
             self._pause -= 1
             return 0
-        held = self.costs.held(rows)
+        gain = self.costs.realised_gain(rows)
         faster = {
-            drafted: held * times_faster(self.acceptance, drafted, *self.costs.relative(rows, drafted))
+            drafted: gain * times_faster(self.acceptance, drafted, *self.costs.relative(rows, drafted))
             for drafted in range(1, min(room, self.most) + 1)
         }
         best = max(faster, key=lambda drafted: faster[drafted])
@@ -95,7 +95,7 @@ class DraftLength:
             self._pause = LOOKED_AT_AGAIN
             return 0
         wanted = best if faster[best] > 1 or self._tries else 1
-        self.costs.promise(rows, faster[wanted] / held)
+        self.costs.promise(rows, faster[wanted] / gain)
         if faster[best] > 1:
             self._misses = 0
             return best
@@ -116,11 +116,11 @@ class DraftLength:
             self._tries = self.costs.tries()
         return self._tries
 
-    def told(self, drafted: int, accepted: int) -> None:
+    def record_outcome(self, drafted: int, accepted: int) -> None:
         """Learn that of ``drafted`` tokens the first ``accepted`` were taken."""
         if not drafted:
             return
-        self.costs.told(min(drafted, accepted + 1), accepted)
+        self.costs.record_outcome(min(drafted, accepted + 1), accepted)
         looked_at, kept = min(drafted, accepted + 1), FORGETTING ** min(drafted, accepted + 1)
         self._looked_at = kept * self._looked_at + looked_at
         self._accepted = kept * self._accepted + accepted

@@ -29,7 +29,7 @@ class Drafts(ABC):
         """
 
     @abstractmethod
-    def told(self, drafted: int, accepted: int) -> None:
+    def record_outcome(self, drafted: int, accepted: int) -> None:
         """Learn that of ``drafted`` tokens the first ``accepted`` were taken."""
 
 
@@ -68,7 +68,7 @@ class Lookup(Drafts):
             draft.append(token)
         return draft
 
-    def told(self, drafted: int, accepted: int) -> None:
+    def record_outcome(self, drafted: int, accepted: int) -> None:
         """See ``Drafts``."""
         if not drafted:
             return

@@ -180,7 +180,7 @@ def ways(threads: int | None, precision: str) -> dict[str, tuple[Callable[[bytes
         options = onnxruntime.SessionOptions()
         options.log_severity_level, options.intra_op_num_threads = 4, threads or 0
         if blocks is not None:
-            blocks.beside(onnxruntime, options)
+            blocks.add_weights(onnxruntime, options)
         session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
         if blocks is not None:
             blocks.forget()  # results are held to what was forgotten

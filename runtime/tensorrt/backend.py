@@ -125,18 +125,18 @@ class TrtBackend(Backend):
             rows.give_back()
         self._caches.give_back()
 
-    def vision(self, images: Any, beside: Array | None = None) -> dict[str, Array]:
+    def vision(self, images: Any, units: Array | None = None) -> dict[str, Array]:
         """See ``Backend.vision``. ``visual_embeds`` stays on the GPU (``GpuTensor``), where ``decode`` reads it.
 
         Args:
             images: uint8 [n, F, H, W, 3]: a host array, or a tensor of any library that lies on this GPU.
-            beside: See ``Backend.vision``; a host array.
+            units: See ``Backend.vision``; a host array.
 
         Raises:
             UsageError: More images than the engine takes, or another shape, dtype or GPU.
         """
         self.gpu.activate()
-        return self._vision(images, beside)
+        return self._vision(images, units)
 
     def decode(self, feeds: Mapping[str, Array], cache: Cache | None) -> tuple[dict[str, Array], Cache]:
         """See ``Backend.decode``.
@@ -206,7 +206,7 @@ class TrtBackend(Backend):
     @cached_property
     def _decoder(self) -> TrtDecoder:
         file = self._entry.decoder
-        turns = 2 if self._kv.beside.nbytes and self._graphs else 1
+        turns = 2 if self._kv.swapped.nbytes and self._graphs else 1
         (prefill,) = self._slots("decoder", file, prefill_profile(file))()
         decode = self._slots("decoder", file, *[decode_profile(file)] * turns)
         return TrtDecoder(self.gpu, self._stream, prefill, decode, self._entry, self._plan, self._kv, self._caches)

@@ -24,7 +24,7 @@ class TrtCache(Lease):
         text: Text tokens held.
         groups: Groups held.
         batch: Conversations side by side, padded to equal lengths.
-        beside: Block with the states that lie beside keys and values, if any do.
+        swapped: Block with the states that lie beside keys and values, if any do.
     """
 
     #: Of caches of other back-ends (``HostCache.kind``) it is another.
@@ -37,16 +37,16 @@ class TrtCache(Lease):
         text: int,
         groups: int,
         batch: int = 1,
-        beside: Block | None = None,
+        swapped: Block | None = None,
     ) -> None:
         self.lengths, self.text, self.groups, self.batch = lengths, text, groups, batch
-        self.beside = None if beside is None else Lease(beside)
+        self.swapped = None if swapped is None else Lease(swapped)
         super().__init__(block)
 
     @property
     def nbytes(self) -> int:
         """Bytes of its blocks, which have room for the whole conversation."""
-        return self.block.memory.nbytes + (self.beside.block.memory.nbytes if self.beside else 0)
+        return self.block.memory.nbytes + (self.swapped.block.memory.nbytes if self.swapped else 0)
 
 
 def behind(pool: Pool, cache: TrtCache, copy: Callable[[Memory, Memory], None]) -> Block:

@@ -31,7 +31,7 @@ class CacheMemory:
     def __init__(self, gpu: Gpu, stream: int, kv: KvPlan, batch: int) -> None:
         self._gpu, self._stream, self._kv, self._batch = gpu, stream, kv, batch
         self._pools: dict[int, Pool] = {}
-        self._beside: dict[int, Pool] = {}
+        self._swapped: dict[int, Pool] = {}
         self._newest: Memory | None = None
         self.number = 0
 
@@ -41,16 +41,16 @@ class CacheMemory:
             self._pools[batch] = Pool(partial(_cleared, self._gpu, self._stream, self._kv.region_of(batch).nbytes))
         return self._pools[batch]
 
-    def blocks_beside(self, batch: int = 1) -> Pool | None:
+    def swapped_blocks(self, batch: int = 1) -> Pool | None:
         """Blocks with the states of ``batch`` conversations that lie beside keys and values, if any do."""
-        nbytes = self._kv.beside_of(batch).nbytes
-        if nbytes and batch not in self._beside:
-            self._beside[batch] = Pool(partial(_cleared, self._gpu, self._stream, nbytes))
-        return self._beside.get(batch)
+        nbytes = self._kv.swapped_of(batch).nbytes
+        if nbytes and batch not in self._swapped:
+            self._swapped[batch] = Pool(partial(_cleared, self._gpu, self._stream, nbytes))
+        return self._swapped.get(batch)
 
     def begin(self, memory: Memory, room: int) -> None:
         """Let the states without rows of ``room`` conversations begin as zeros."""
-        regions = {**self._kv.region_of(room).offsets, **self._kv.beside_of(room).offsets}
+        regions = {**self._kv.region_of(room).offsets, **self._kv.swapped_of(room).offsets}
         for part in self._kv.fixed:
             self._gpu.clear(memory.address + regions[part.state.past], room * part.nbytes, self._stream)
 
@@ -72,11 +72,11 @@ class CacheMemory:
     @property
     def nbytes(self) -> int:
         """Bytes of all blocks, leased or not."""
-        return sum(pool.nbytes for pool in (*self._pools.values(), *self._beside.values()))
+        return sum(pool.nbytes for pool in (*self._pools.values(), *self._swapped.values()))
 
     def give_back(self) -> None:
-        """Keep what is leased alone. Tokens that the last call chose are gone as if another had run."""
-        for pool in (*self._pools.values(), *self._beside.values()):
+        """Free the blocks that nobody leases. Tokens that the last call chose on the GPU are forgotten."""
+        for pool in (*self._pools.values(), *self._swapped.values()):
             pool.give_back()
         self._newest, self.number = None, self.number + 1
 

@@ -45,7 +45,7 @@ class CacheCall(NamedTuple):
         room: Conversations a block has room for.
         batch: Conversations of this call, the first of the block.
         lengths: Rows of each layer's cache, as the engine takes them.
-        beside: Blocks with the states beside keys and values that are written in place, read and written; else None.
+        swapped: Blocks with the states beside keys and values that are written in place, read and written; else None.
         held: Text tokens and groups that each conversation's caches hold already; where new rows are put behind them.
     """
 
@@ -54,7 +54,7 @@ class CacheCall(NamedTuple):
     room: int
     batch: int
     lengths: tuple[int, ...]
-    beside: tuple[Memory, Memory] | None = None
+    swapped: tuple[Memory, Memory] | None = None
     held: Sequence[tuple[int, int]] = ()
 
 
@@ -127,18 +127,18 @@ class TrtDecoder:
         target = behind(blocks, cache, self._memory.copy) if slots and cache else blocks.free()
         lease, single = Lease(target), not groups and text == 1
         source = self._source(blocks, target, cache, batch)
-        beside = self._blocks_beside(cache, batch)
+        swapped = self._swapped_blocks(cache, batch)
         lengths = self._kv.rows if slots else cache.lengths if cache else (0,) * self._plan.cached
         arrays = decoder_arrays(self._entry, feeds, cache)
         visual = {graph_io.VISUAL_EMBEDS: feeds[graph_io.VISUAL_EMBEDS]}
-        memories = None if beside is None else (beside[0].block.memory, beside[1].block.memory)
+        memories = None if swapped is None else (swapped[0].block.memory, swapped[1].block.memory)
         held = [(cache.text, cache.groups) if cache else (0, 0)] * batch
         caches = CacheCall(source.memory, target.memory, batch, batch, lengths, memories, held)
         call = self.enqueue(arrays | visual, resident, caches, single, front)
         groups, text = groups + (cache.groups if cache else 0), text + (cache.text if cache else 0)
-        rows, written = self._plan.cache_rows(groups, text), None if beside is None else beside[1].block
+        rows, written = self._plan.cache_rows(groups, text), None if swapped is None else swapped[1].block
         state = TrtCache(target, rows, text, groups, batch, written)
-        del lease, beside
+        del lease, swapped
         return call, state
 
     def _source(self, blocks: Pool, target: Block, cache: TrtCache | None, batch: int) -> Block:
@@ -153,14 +153,14 @@ class TrtDecoder:
         self._memory.begin(source.memory, batch)
         return source
 
-    def _blocks_beside(self, cache: TrtCache | None, batch: int) -> tuple[Lease, Lease] | None:
+    def _swapped_blocks(self, cache: TrtCache | None, batch: int) -> tuple[Lease, Lease] | None:
         """Blocks that a call reads and writes beside keys and values, if there are any."""
-        pool = self._memory.blocks_beside(batch)
+        pool = self._memory.swapped_blocks(batch)
         if pool is None:
             return None
         if cache is not None:
-            assert cache.beside is not None
-            return cache.beside, Lease(pool.free())
+            assert cache.swapped is not None
+            return cache.swapped, Lease(pool.free())
         source = Lease(pool.free())
         self._memory.begin(source.block.memory, batch)
         return source, Lease(pool.free())
@@ -246,18 +246,18 @@ class TrtDecoder:
             self._decode[factors], self._idle = self._idle or self._open(), ()
         self._decode.move_to_end(factors)
         first, *others = self._decode[factors]
-        if not others or caches.beside is None:
+        if not others or caches.swapped is None:
             return first
-        turn = self._turns.setdefault(caches.beside[1].address, len(self._turns))
+        turn = self._turns.setdefault(caches.swapped[1].address, len(self._turns))
         return (first, *others)[turn % (1 + len(others))]
 
     def _places(self, caches: CacheCall) -> Iterator[tuple[CachePart, int, int, int]]:
         """Each part, its offset in a block, and the addresses of the blocks with it that are read and written."""
-        region, apart = self._kv.region_of(caches.room), self._kv.beside_of(caches.room)
+        region, apart = self._kv.region_of(caches.room), self._kv.swapped_of(caches.room)
         for part in self._kv.parts:
-            if self._kv.is_beside(part):
-                assert caches.beside is not None
-                yield part, apart.offsets[part.state.past], caches.beside[0].address, caches.beside[1].address
+            if self._kv.is_swapped(part):
+                assert caches.swapped is not None
+                yield part, apart.offsets[part.state.past], caches.swapped[0].address, caches.swapped[1].address
             else:
                 yield part, region.offsets[part.state.past], caches.source.address, caches.target.address
 
@@ -274,7 +274,7 @@ class TrtDecoder:
 
     def states(self, cache: TrtCache) -> list[Array]:
         """See ``TrtBackend.states``."""
-        lying = [(cache, self._kv.region)] + ([(cache.beside, self._kv.beside)] if cache.beside else [])
+        lying = [(cache, self._kv.region)] + ([(cache.swapped, self._kv.swapped)] if cache.swapped else [])
         raw = [
             (np.asarray(GpuTensor(self._gpu, lease, (region.nbytes,), "uint8", self._stream)), region.offsets)
             for lease, region in lying
@@ -284,7 +284,7 @@ class TrtDecoder:
         arrays = []
         for part in self._kv.parts:
             layer, axis = part.state.layer, part.state.axis
-            block, offsets = raw[self._kv.is_beside(part)]
+            block, offsets = raw[self._kv.is_swapped(part)]
             shape = part.state.sizes(1, self._kv.rows[layer] if slots else cache.lengths[layer])
             start, nbytes = offsets[part.state.past], math.prod(shape) * part.itemsize
             values = to_host(block[start : start + nbytes], self._kinds[part.state.past], shape)

@@ -72,6 +72,6 @@ def of_set(factors: FactorSet) -> dict[str, SetFactor]:
 
 
 def split_feeds(feeds: Mapping[str, Any]) -> tuple[dict[str, Array], FactorSet | None]:
-    """Arrays of the host, and the set whose factors are named beside them; None where there is none."""
+    """Decoder inputs that are the host's arrays, and the set of LoRA factors on the GPU; None without adapters."""
     factors = next((value.set for value in feeds.values() if isinstance(value, SetFactor)), None)
     return {name: value for name, value in feeds.items() if not isinstance(value, SetFactor)}, factors

@@ -76,9 +76,9 @@ class CachePart:
 class KvPlan:
     """Where all of a conversation lies.
 
-    An engine that writes keys and values in place gives every other state anew: those lie ``beside``, in memory of
-    their own of which a call reads one block and writes another. With ``concat`` all is read and written so. With
-    ``append`` it gives rows that are put behind the others, and only what has no rows lies beside.
+    An engine that writes keys and values in place gives every other state anew: those are ``swapped``, a call
+    reads one block of them and writes another. With ``concat`` all is read and written so. With ``append`` it gives
+    rows that are put behind the others, and only states without rows are swapped.
 
     Args:
         rows: Rows a layer's cache holds at most: see ``Plan.cache_rows``.
@@ -94,8 +94,8 @@ class KvPlan:
     text_capacity: int = 0
     appends: bool = False
 
-    def is_beside(self, part: CachePart) -> bool:
-        """Whether it lies apart from what is written in place."""
+    def is_swapped(self, part: CachePart) -> bool:
+        """Whether a call reads it in one block and writes it to another, keys and values being written in place."""
         if self.appends:
             return part.state.axis is None
         return self.sets == 1 and not part.state.in_cache
@@ -111,22 +111,22 @@ class KvPlan:
         return self.region_of(1)
 
     @property
-    def beside(self) -> Region:
-        """The same of what lies beside."""
-        return self.beside_of(1)
+    def swapped(self) -> Region:
+        """The same of states that are swapped."""
+        return self.swapped_of(1)
 
     @property
     def nbytes(self) -> int:
         """Bytes of the sets of one answer."""
-        return self.sets * self.region.nbytes + 2 * self.beside.nbytes
+        return self.sets * self.region.nbytes + 2 * self.swapped.nbytes
 
     def region_of(self, batch: int) -> Region:
         """Where each part lies when ``batch`` conversations are side by side; the first axis is theirs."""
-        return pack({part.state.past: batch * part.nbytes for part in self.parts if not self.is_beside(part)})
+        return pack({part.state.past: batch * part.nbytes for part in self.parts if not self.is_swapped(part)})
 
-    def beside_of(self, batch: int) -> Region:
-        """The same of what lies beside."""
-        return pack({part.state.past: batch * part.nbytes for part in self.parts if self.is_beside(part)})
+    def swapped_of(self, batch: int) -> Region:
+        """The same of states that are swapped."""
+        return pack({part.state.past: batch * part.nbytes for part in self.parts if self.is_swapped(part)})
 
 
 def plan_kv(states: Sequence[State], plan: Plan, entry: EngineEntry) -> KvPlan:

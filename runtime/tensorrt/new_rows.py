@@ -36,7 +36,7 @@ class NewRows:
     @property
     def parts(self) -> tuple[CachePart, ...]:
         """States that get rows."""
-        return tuple(part for part in self.kv.parts if not self.kv.is_beside(part))
+        return tuple(part for part in self.kv.parts if not self.kv.is_swapped(part))
 
     def count(self, part: CachePart) -> int:
         """New rows of a part."""

@@ -74,7 +74,7 @@ class _Blocks:
 
     def piece(self, memory: Memory, room: int, part: CachePart, slot: int, length: int) -> _Piece:
         """A part of conversation ``slot`` in a block with ``room`` of them, each ``length`` rows long."""
-        region = (self.kv.beside_of if self.kv.is_beside(part) else self.kv.region_of)(room)
+        region = (self.kv.swapped_of if self.kv.is_swapped(part) else self.kv.region_of)(room)
         return _Piece(memory, region.offsets[part.state.past] + slot * length * part.row, length, part)
 
     def move(self, target: _Piece, to: int, source: _Piece, start: int, count: int) -> None:
@@ -104,10 +104,10 @@ class InplaceRows(RowCaches):
 
     def __init__(self, gpu: Gpu, stream: int, memory: CacheMemory, entry: EngineEntry, plan: Plan, kv: KvPlan) -> None:
         self._blocks, self._entry, self._memory = _Blocks(gpu, stream, plan, kv), entry, memory
-        self._lease, pool = Lease(memory.blocks(entry.batch).free()), memory.blocks_beside(entry.batch)
-        self._beside: list[Lease] = []
-        while pool is not None and len(self._beside) < 2:  # each is leased before the next is asked for
-            self._beside.append(Lease(pool.free()))
+        self._lease, pool = Lease(memory.blocks(entry.batch).free()), memory.swapped_blocks(entry.batch)
+        self._swapped: list[Lease] = []
+        while pool is not None and len(self._swapped) < 2:  # each is leased before the next is asked for
+            self._swapped.append(Lease(pool.free()))
 
     def takes(self, groups: int, held: Mapping[int, Held]) -> bool:
         """Any: each row has masks of its own."""
@@ -119,8 +119,8 @@ class InplaceRows(RowCaches):
         """An empty batch runs its prompts where they stay; a row that comes later runs alone and is copied in."""
         memory, rows, room = self._lease.block.memory, self._blocks.kv.rows, self._entry.batch
         if not held:
-            if self._beside:
-                self._memory.begin(self._beside[0].block.memory, room)
+            if self._swapped:
+                self._memory.begin(self._swapped[0].block.memory, room)
             arrays_told = self._told({slot: Held(0, 0) for slot in joining}, len(joining))
             arrays_told[graph_io.TEXT_MASK][:, : feeds[graph_io.TEXT_MASK].shape[1]] = feeds[graph_io.TEXT_MASK]
             arrays = typed(self._entry, {**feeds, **arrays_told})
@@ -129,10 +129,10 @@ class InplaceRows(RowCaches):
         outputs, alone = decoder(feeds, None)
         ((slot, row),) = joining.items()
         for part in self._blocks.kv.parts:
-            if self._blocks.kv.is_beside(part):
-                assert alone.beside is not None
-                source = self._blocks.piece(alone.beside.block.memory, 1, part, 0, part.rows)
-                target = self._blocks.piece(self._beside[0].block.memory, room, part, slot, part.rows)
+            if self._blocks.kv.is_swapped(part):
+                assert alone.swapped is not None
+                source = self._blocks.piece(alone.swapped.block.memory, 1, part, 0, part.rows)
+                target = self._blocks.piece(self._swapped[0].block.memory, room, part, slot, part.rows)
                 self._blocks.move(target, 0, source, 0, part.rows)
                 continue
             layer = part.state.layer
@@ -152,18 +152,18 @@ class InplaceRows(RowCaches):
 
     def _call(self, batch: int, held: Mapping[int, Held]) -> CacheCall:
         """A call of the first ``batch`` slots; what it writes beside keys and values is what the next one reads."""
-        memory, beside = self._lease.block.memory, None
-        if self._beside:
-            beside = self._beside[0].block.memory, self._beside[1].block.memory
-            self._beside.reverse()
+        memory, swapped = self._lease.block.memory, None
+        if self._swapped:
+            swapped = self._swapped[0].block.memory, self._swapped[1].block.memory
+            self._swapped.reverse()
         rows = [held.get(slot, Held(0, 0)) for slot in range(batch)]
-        return CacheCall(memory, memory, self._entry.batch, batch, self._blocks.kv.rows, beside, rows)
+        return CacheCall(memory, memory, self._entry.batch, batch, self._blocks.kv.rows, swapped, rows)
 
     def leave(self, slot: int, held: Held) -> None:
         """Clear the slot: a broken row leaves no NaN behind, which no mask would hide."""
         blocks = self._blocks
         for part in blocks.kv.parts:
-            memory = (self._beside[0] if blocks.kv.is_beside(part) else self._lease).block.memory
+            memory = (self._swapped[0] if blocks.kv.is_swapped(part) else self._lease).block.memory
             piece = blocks.piece(memory, self._entry.batch, part, slot, part.rows)
             blocks.gpu.clear(piece.memory.address + piece.offset, part.nbytes, blocks.stream)
 

@@ -155,7 +155,7 @@ class TrtSlots:
         decoder = self._decoder()
         self._caches = self._caches or self._open_caches()
         adapters = [prompt.adapter for prompt in prompts]
-        out = self._caches.join(decoder, feeds | self._graphs.beside(adapters), self._held, joining)
+        out = self._caches.join(decoder, feeds | self._graphs.adapter_inputs(adapters), self._held, joining)
         self._note("prompt", begin)
         self._held |= joining
         self._shape = (feeds[graph_io.POSITION_IDS].shape[0], feeds[graph_io.VISUAL_EMBEDS].shape[-1])
@@ -190,7 +190,7 @@ class TrtSlots:
         assert self._caches is not None
         begin, batch, decoder = perf_counter(), max(self._held) + 1, self._decoder()
         adapters = [self._places[slot].adapter if slot in self._places else None for slot in range(batch)]
-        resident, feeds = {}, self._feeds(tokens, batch) | self._graphs.beside(adapters)
+        resident, feeds = {}, self._feeds(tokens, batch) | self._graphs.adapter_inputs(adapters)
         if all(item == DEVICE_CHOICE for item in tokens.values()):
             if not self.can_choose(tokens):
                 raise UsageError("the tokens that the step before chose are gone", where="rows", fix="name their ids")

@@ -41,7 +41,7 @@ class TrtVision:
         self._most = images * math.prod(output.shape[1:]) * BY_NAME[output.dtype].itemsize
         self._blocks = Pool(partial(gpu.allocate, self._most, "visual embeddings"))
 
-    def __call__(self, images: Any, beside: Array | None = None) -> dict[str, Array]:
+    def __call__(self, images: Any, units: Array | None = None) -> dict[str, Array]:
         """See ``TrtBackend.vision``."""
         arrays: dict[str, Array] = {}
         resident: dict[str, tuple[int, tuple[int, ...]]] = {}
@@ -56,7 +56,7 @@ class TrtVision:
             kind, plain = np.dtype(binding.dtype), np.zeros((pixels.shape[0], *binding.shape[1:]), binding.dtype)
             if binding.name == graph_io.UNITS:
                 plain += np.arange(binding.shape[1], dtype=kind)
-            arrays[binding.name] = np.ascontiguousarray(plain if beside is None else beside, kind)
+            arrays[binding.name] = np.ascontiguousarray(plain if units is None else units, kind)
             shapes[binding.name] = arrays[binding.name].shape
         if str(pixels.dtype) != "uint8":
             raise UsageError("pictures are bytes", where=graph_io.IMAGE, got=str(pixels.dtype), expected="uint8")

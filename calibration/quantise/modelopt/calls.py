@@ -18,7 +18,7 @@ from luvc_export.core import graph_io
 from luvc_export.core.plan import Plan
 from luvc_export.core.progress import Progress
 from luvc_export.runtime.adapters.factors import with_empty_slots
-from luvc_export.runtime.media.unit_choice import beside_image
+from luvc_export.runtime.media.unit_choice import unit_inputs
 from luvc_export.runtime.model import Array, Backend, Cache
 from luvc_export.runtime.state import empty_states
 
@@ -81,7 +81,7 @@ class _Recording(Relay):
         self._shape, self._vision, self._decoder = bundle.manifest.decoder, vision, decoder
 
     def vision(self, images: Any, beside: Any = None) -> dict[str, Array]:
-        extra_inputs = beside_image(self._plan, len(images), beside)
+        extra_inputs = unit_inputs(self._plan, len(images), beside)
         self._vision.add({graph_io.IMAGE: np.asarray(images, np.uint8), **extra_inputs})
         return self._inner.vision(images, beside)
 

@@ -17,7 +17,7 @@ from luvc_export.runtime.bench.case import METRICS, BenchCase
 from luvc_export.runtime.bench.loaded_case import COMPARED, LoadedCase
 from luvc_export.runtime.bench.machine import Machine
 from luvc_export.runtime.bench.measure import Timed
-from luvc_export.runtime.call_times import CallTimes, drafting, since, together
+from luvc_export.runtime.call_times import CallTimes, drafting, merged, since
 from luvc_export.runtime.speculation.draft_length import needed_acceptance
 
 TOKENS, RUNS = 24, 2
@@ -134,7 +134,7 @@ def test_the_bar_is_that_of_the_measured_costs(pair: Timed) -> None:
 
 def test_calls_add_up_and_what_came_later_is_told_apart() -> None:
     before = [*calls(prompt=5.0, step=10.0), CallTimes("step", "openvino bf16", 1, 0.5)]
-    after = together([*before, *calls(step=2.0, verify=7.0)])
+    after = merged([*before, *calls(step=2.0, verify=7.0)])
     assert [(one.part, one.engine, one.calls) for one in after] == [
         ("prompt", CPU, 10), ("step", CPU, 20), ("step", "openvino bf16", 1), ("verify", CPU, 10)
     ]  # fmt: skip

@@ -13,7 +13,7 @@ from luvc_export.runtime.bench import plan_memory
 from luvc_export.runtime.bench.case import BenchCase
 from luvc_export.runtime.bench.open_plans import Held, OpenedPlans
 from luvc_export.runtime.bench.plan_memory import measure_open_plans
-from luvc_export.runtime.generation.plan_turns import PlanTurns
+from luvc_export.runtime.generation.plan_residency import PlanResidency
 from luvc_export.runtime.ort import OrtBackend
 
 NAMES = ("none", "thirds")
@@ -27,7 +27,7 @@ def case(demo_bundle: Bundle) -> BenchCase:
 def test_all_are_open_or_one(case: BenchCase, monkeypatch: pytest.MonkeyPatch) -> None:
     """One is what the process below says. Here turns evict nothing, which is seen."""
     with monkeypatch.context() as patch:
-        patch.setattr(PlanTurns, "take", lambda *arguments: None)
+        patch.setattr(PlanResidency, "load", lambda *arguments: None)
         held = OpenedPlans(case, NAMES, 1).held()
     assert (held.open_plans, held.shared) == (2, 0) and held.peak_mib and held.anonymous_mib
     honest = OrtBackend.__init__

@@ -161,7 +161,7 @@ def test_a_question_without_pictures_has_drafts_too(demo_bundle: Bundle) -> None
     named = f"draft:{demo_bundle.folder}#even"
     session = endless(Session(demo_bundle, plain.backend, "even", threads=1, speculate=named))
     answer = session.generate(None, "colour of 3?", **LONG)
-    assert session.default.lends_features and accepted(answer.timings.drafts) == 1
+    assert session.default.shares_features and accepted(answer.timings.drafts) == 1
     assert answer.token_ids == plain.generate(None, "colour of 3?", **LONG).token_ids
 
 
@@ -174,7 +174,9 @@ def test_another_encoder_sees_them_itself(demo_bundle: Bundle, plain: Session, m
 def test_features_of_another_picture_draft_badly(shared: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sabotage: what is lent is what is drafted from."""
     honest = pictured(shared)
-    monkeypatch.setattr(shared.default, "lent", lambda seen, before=None: replace(seen, embeds=0 * seen.embeds))
+    monkeypatch.setattr(
+        shared.default, "draft_features", lambda features, before=None: replace(features, embeds=0 * features.embeds)
+    )
     other = pictured(shared)
     assert other.token_ids == honest.token_ids
     assert accepted(other.timings.drafts) < accepted(honest.timings.drafts)

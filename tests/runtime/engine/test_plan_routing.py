@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from flat_plans import replan
 
 from luvc_export.bundle.folder import Bundle
 from luvc_export.core.tiling import Tiling, Video
@@ -16,7 +17,6 @@ from luvc_export.runtime.engine.plan_routing import PlanRouter
 from luvc_export.runtime.media.pictures import open_picture
 from luvc_export.runtime.prompt.encoder import OpenedClip, OpenedQuestion
 from luvc_export.runtime.session import Session
-from tests.flat_plans import replan
 
 #: Image sizes of plan ``none`` here, and their visual tokens; pixels of a unit: 28 x 28.
 SIZES = {(112, 112): 16, (224, 224): 64, (224, 448): 128}
@@ -36,7 +36,9 @@ def several(demo_bundle: Bundle) -> Bundle:
 def router(bundle: Bundle, image_tokens: int | None = None, alone: bool = False) -> PlanRouter:
     def opened(name: str) -> Any:
         entry = bundle.entry(name)
-        return SimpleNamespace(plan_name=name, plan=entry.plan, size=entry.size, bundle=bundle, turns=None, store=None)
+        return SimpleNamespace(
+            plan_name=name, plan=entry.plan, size=entry.size, bundle=bundle, residency=None, store=None
+        )
 
     return PlanRouter(opened(bundle.manifest.default_plan), None if alone else opened, image_tokens)
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from luvc_export.runtime.media import unit_choice
-from luvc_export.runtime.media.unit_choice import FIRST, beside_image, most_novel, novelty
+from luvc_export.runtime.media.unit_choice import FIRST, most_novel, novelty, unit_inputs
 
 
 def _flat(levels: list[list[int]], side: int = 2) -> NDArray[np.uint8]:
@@ -86,5 +86,5 @@ def test_a_bucket_takes_the_most_novel_in_order() -> None:
 @pytest.mark.parametrize("bucket", [0, 3])
 def test_what_stands_beside_an_image_that_says_nothing(bucket: int) -> None:
     plan = flat_plan((2, 3), (3, 0), spectrum="1d", bucket=bucket)
-    beside = beside_image(plan, 2, None)
+    beside = unit_inputs(plan, 2, None)
     assert {name: array.tolist() for name, array in beside.items()} == ({"units": [[0, 1, 2]] * 2} if bucket else {})

@@ -20,7 +20,7 @@ def result_of(blocks: Blocks, early: bool = False) -> np.ndarray:
     """What the model gives for the coded products' activations; ``early``: codes are forgotten too soon."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
-    blocks.beside(onnxruntime, options)
+    blocks.add_weights(onnxruntime, options)
     if early:
         blocks.forget()
     session = onnxruntime.InferenceSession(blocks.graph, options, providers=["CPUExecutionProvider"])
@@ -48,14 +48,14 @@ def test_codes_that_are_forgotten_or_turned_wrong_are_noticed(monkeypatch: pytes
     """Sabotage, and what the probe makes of it: the way does not count."""
     coded = coded_products(8, 256, 192)
     assert error(result_of(in_blocks(coded.graph, lambda name: None), early=True)) > 0.5
-    honest, open_way = Blocks.beside, ways(1, "q8")[IN_BLOCKS][0]
+    honest, open_way = Blocks.add_weights, ways(1, "q8")[IN_BLOCKS][0]
     assert timed(open_way, coded) is not None
 
     def forgetting(self: Blocks, library: Any, options: Any) -> None:
         honest(self, library, options)
         self.forget()
 
-    monkeypatch.setattr(Blocks, "beside", forgetting)
+    monkeypatch.setattr(Blocks, "add_weights", forgetting)
     assert timed(open_way, coded) is None
     monkeypatch.undo()
 
@@ -64,7 +64,7 @@ def test_codes_that_are_forgotten_or_turned_wrong_are_noticed(monkeypatch: pytes
         if any(array.shape[-1] == 32 for array in self.arrays.values() if array.dtype == np.uint8):
             self.forget()
 
-    monkeypatch.setattr(Blocks, "beside", forgetting_some)
+    monkeypatch.setattr(Blocks, "add_weights", forgetting_some)
     assert timed(open_way, coded) is None, "blocks of a size that these products have not"
     monkeypatch.undo()
     monkeypatch.setattr(module.np, "repeat", lambda scale, *rest, **how: np.zeros((scale.size, rest[0]), np.float32))

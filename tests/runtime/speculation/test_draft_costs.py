@@ -96,7 +96,7 @@ def answered(costs: DraftCosts, tokens: int, acceptance: float) -> None:
     """An answer has ended, and its drafts fared like this."""
     costs.ended(tokens)
     for _ in range(100):
-        costs.told(1, int(acceptance > 0.5))
+        costs.record_outcome(1, int(acceptance > 0.5))
 
 
 def test_an_answer_begins_where_those_before_it_were() -> None:
@@ -131,14 +131,14 @@ def test_a_prompt_is_not_read_where_the_answer_is_too_short_for_it() -> None:
 def test_promises_that_were_not_held_are_made_smaller() -> None:
     """Where the time goes is nobody's: each call takes what it should, and drafts save nothing."""
     costs = timed(draft=0.2, verify=1.2)
-    assert costs.held(1) == pytest.approx(1.0) and DraftLength(4, costs).next(9) == 3
+    assert costs.realised_gain(1) == pytest.approx(1.0) and DraftLength(4, costs).next(9) == 3
     for _ in range(12):
         for _ in range(SOON):
             costs.promise(1, 2.5)
             costs.stepped(1, 4, 2.0, 2.4)
         costs.stepped(1, 0, 1, 1.0)
-    assert costs.held(1) == pytest.approx(2.0 / 2.4 / 2.5, rel=0.2)
-    assert DraftLength(4, costs).next(9) == 1 and costs.held(2) == 1.0
+    assert costs.realised_gain(1) == pytest.approx(2.0 / 2.4 / 2.5, rel=0.2)
+    assert DraftLength(4, costs).next(9) == 1 and costs.realised_gain(2) == 1.0
 
 
 def test_a_pace_that_changes_moves_nothing() -> None:
@@ -153,12 +153,12 @@ def test_a_pace_that_changes_moves_nothing() -> None:
             costs.drafted(1, 4, 0.8 * pace)
             costs.stepped(1, 4, 5, 1.2 * pace)
         costs.stepped(1, 0, 1, pace)
-    assert costs.relative(1, 4) == pytest.approx(want) and 0.9 < costs.held(1) < 1.1
+    assert costs.relative(1, 4) == pytest.approx(want) and 0.9 < costs.realised_gain(1) < 1.1
 
 
 def test_one_answer_in_many_tries_what_does_not_pay() -> None:
     costs = timed(draft=2.0)
-    assert costs.held(1) == pytest.approx(1.0)
+    assert costs.realised_gain(1) == pytest.approx(1.0)
     tries = [DraftLength(4, costs).next(9, begun=False) for _ in range(200)]
     assert set(tries) == {0, 1} and 9 <= sum(tries) <= 16
     assert [DraftLength(4, costs).next(9, begun=False) for _ in range(LONGEST_PAUSE + 1)].count(1) == 1

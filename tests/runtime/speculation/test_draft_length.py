@@ -41,7 +41,7 @@ def lengths(acceptance: float, cost: float, steps: int = 400) -> list[int]:
     for _ in range(steps):
         drafted = length.next(9)
         right = random.random(drafted) < acceptance
-        length.told(drafted, int(np.cumprod(right).sum()))
+        length.record_outcome(drafted, int(np.cumprod(right).sum()))
         drafts.append(drafted)
     return drafts[steps // 2 :]
 
@@ -62,7 +62,7 @@ def test_what_does_not_pay_is_tried_now_and_then() -> None:
 def test_there_is_no_draft_without_room() -> None:
     length = DraftLength(4, DraftCosts(0.0, clock=None))
     assert length.next(0) == length.next(-1) == 0 and length.next(2) == 2
-    length.told(0, 0)
+    length.record_outcome(0, 0)
     assert length.acceptance == 0.75, "no draft teaches nothing"
 
 

@@ -38,16 +38,16 @@ def test_what_is_certain_is_looked_behind() -> None:
 def test_drafts_that_fail_become_short_then_rare_and_recover() -> None:
     drafts, tokens = Lookup([1, 2, 3, 4, 5, 6, 7, 8], most=4), [1, 2]
     assert len(drafts.propose(tokens, 9)) == 4
-    drafts.told(4, 2)
+    drafts.record_outcome(4, 2)
     assert len(drafts.propose(tokens, 9)) == 3
-    drafts.told(3, 0)
+    drafts.record_outcome(3, 0)
     assert len(drafts.propose(tokens, 9)) == 1, "one that failed altogether may have been chance"
-    drafts.told(1, 0)
+    drafts.record_outcome(1, 0)
     assert drafts.propose(tokens, 9) == drafts.propose(tokens, 9) == [] and drafts.propose(tokens, 9) == [3]
     for _ in range(9):
-        drafts.told(1, 0)
+        drafts.record_outcome(1, 0)
     assert [bool(drafts.propose(tokens, 9)) for _ in range(LONGEST_PAUSE + 1)] == [False] * LONGEST_PAUSE + [True]
-    drafts.told(1, 1)
+    drafts.record_outcome(1, 1)
     assert len(drafts.propose(tokens, 9)) == 2
-    drafts.told(0, 0)
+    drafts.record_outcome(0, 0)
     assert len(drafts.propose(tokens, 9)) == 2, "no draft teaches nothing"

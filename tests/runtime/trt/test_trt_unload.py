@@ -21,7 +21,7 @@ from luvc_export.demo.questions import cases
 from luvc_export.errors import MachineError
 from luvc_export.runtime.cuda.device import Gpu
 from luvc_export.runtime.engine.job import Answer
-from luvc_export.runtime.generation.plan_turns import PlanTurns
+from luvc_export.runtime.generation.plan_residency import PlanResidency
 from luvc_export.runtime.loaded_plan import LoadedPlan
 from luvc_export.runtime.session import Session
 from luvc_export.runtime.tensorrt.backend import TrtBackend
@@ -282,11 +282,11 @@ def test_chosen_tokens_of_before_are_not_taken_for_those_of_now(engines: dict[st
 
 
 def two_plans(engines: dict[str, Engines], gpu: Gpu, most: int | None = None) -> list[LoadedPlan]:
-    turns, plans = PlanTurns(most), []
+    turns, plans = PlanResidency(most), []
     for name in FORMS:
         backend, _ = opened(engines[name], gpu, weights=2 * WEIGHTS)
         plans.append(LoadedPlan(engines[name].bundle, backend, engines[name].plan))
-        plans[-1].turns = turns
+        plans[-1].residency = turns
     return plans
 
 

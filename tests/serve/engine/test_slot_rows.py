@@ -17,7 +17,7 @@ from asking import Asked, long, submit
 
 from luvc_export.bundle.folder import Bundle
 from luvc_export.runtime.cuda.device import Gpu
-from luvc_export.runtime.generation.plan_turns import PlanTurns
+from luvc_export.runtime.generation.plan_residency import PlanResidency
 from luvc_export.runtime.session import Session
 from luvc_export.serve.engine.jobs import Failed
 from luvc_export.serve.engine.loop import Engine
@@ -89,7 +89,7 @@ def test_plans_take_turns_and_their_slots_stay_usable(
 ) -> None:
     """One is open at a time. What is kept of each is the rows' object, whose memory goes when no row is in it."""
     other, gone = opened(demo_bundle, monkeypatch), list[int]()
-    ours.default.turns = other.default.turns = PlanTurns(1)
+    ours.default.residency = other.default.residency = PlanResidency(1)
     for session in (ours, other):
         unload: Any = session.backend.unload  # type: ignore[attr-defined]
         backend: Any = session.backend

@@ -10,7 +10,7 @@ from asking import Asked, long, submit
 
 from luvc_export.bundle.folder import Bundle
 from luvc_export.runtime.engine.scheduler import OVERTAKEN
-from luvc_export.runtime.generation.plan_turns import PlanTurns
+from luvc_export.runtime.generation.plan_residency import PlanResidency
 from luvc_export.runtime.session import Session
 from luvc_export.serve.engine.jobs import Ended, Piece
 from luvc_export.serve.engine.loop import Engine
@@ -24,9 +24,9 @@ def turns(
 ) -> Iterator[tuple[dict[str, Session], list[str]]]:
     """Two sessions that take turns, and which were unloaded so far, with the rows that grew meanwhile."""
     events: list[str] = []
-    shared, sessions = PlanTurns(), {name: Session(demo_bundle, "cpu", threads=1) for name in NAMES}
+    shared, sessions = PlanResidency(), {name: Session(demo_bundle, "cpu", threads=1) for name in NAMES}
     for name, session in sessions.items():
-        session.default.turns = shared
+        session.default.residency = shared
         session.default.__dict__["_in_turn"] = session.backend
         unload: Any = session.backend.unload  # type: ignore[attr-defined]
 
@@ -80,9 +80,9 @@ def test_an_answer_is_not_unloaded_midway(engine: Engine, turns: tuple[dict[str,
 
 def test_with_room_for_both_nobody_waits(engine: Engine, turns: tuple[dict[str, Session], list[str]]) -> None:
     sessions, events = turns
-    shared = PlanTurns(2)
+    shared = PlanResidency(2)
     for session in sessions.values():
-        session.default.turns = shared
+        session.default.residency = shared
     first, other = long(sessions["wide"], 0, tokens=60), Asked(sessions["narrow"], 1)
     submit(engine, first)
     first.wait(Piece)

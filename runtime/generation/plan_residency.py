@@ -13,7 +13,7 @@ from luvc_export.errors import UsageError
 from luvc_export.runtime.model import Backend
 
 
-class PlanTurns:
+class PlanResidency:
     """Which back-ends of a plan and its buckets are loaded; what answered least lately is unloaded first.
 
     Args:
@@ -53,15 +53,15 @@ class PlanTurns:
             idle.unload()
         return idle is not None
 
-    def holds(self, backend: Backend) -> bool:
+    def is_resident(self, backend: Backend) -> bool:
         """Whether it took a turn, and keeps it."""
         return backend in self._held
 
-    def may(self, backend: Backend, busy: Collection[object]) -> bool:
+    def can_load(self, backend: Backend, busy: Collection[object]) -> bool:
         """Whether it may take a turn while those of ``busy`` keep theirs."""
-        return self.holds(backend) or sum(one in busy for one in self._held) < self._most
+        return self.is_resident(backend) or sum(one in busy for one in self._held) < self._most
 
-    def take(self, backend: Backend, busy: Collection[object] = ()) -> None:
+    def load(self, backend: Backend, busy: Collection[object] = ()) -> None:
         """Unload what there is no room for beside it, those of ``busy`` last.
 
         Whoever is in the middle of an answer with what was unloaded loads it again.
