@@ -56,7 +56,7 @@ def choose(bundle: Bundle, plan: str | None = None, arithmetic: str = "auto", de
 
 
 def behind(backend: Backend, arithmetic: str) -> list[tuple[str, str]]:
-    """Names and arithmetics to try where what was chosen does not load a bundle's graphs: OpenVINO in fp32, then ``cpu``.
+    """Names and arithmetics to try where what was chosen does not load the graphs: OpenVINO in fp32, then ``cpu``.
 
     Args:
         backend: What was chosen, and refused them.

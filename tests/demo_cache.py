@@ -35,7 +35,7 @@ def short_bundle(cache: Path) -> Bundle:
 
 
 def narrow_bundle(cache: Path, dtype: str) -> Bundle:
-    """Three layers in ``dtype``, fp16 or bf16, with ``none`` and ``thirds``, which prunes below a layer that sees all."""
+    """Three layers in ``dtype``, fp16 or bf16; a layer stands above the prune of its plan ``thirds``."""
     return load(made_once(cache, Path(__file__), partial(_export_narrow, dtype)))
 
 

@@ -103,7 +103,7 @@ def ensures(surgery: Surgery, fired: int) -> None:
 
 
 def _is_narrow(surgery: Surgery) -> bool:
-    """Whether a graph was traced in 16 bits: hidden states that enter or leave it, a decoder's or an encoder's, say so."""
+    """Whether a graph was traced in 16 bits, as what a picture became says: it enters decoders and leaves encoders."""
     return any(tensor.name == graph_io.VISUAL_EMBEDS and not _is_fp32(tensor) for tensor in _ends(surgery))
 
 
