@@ -17,7 +17,7 @@ from luvc_export.core.precision import PRECISIONS
 from luvc_export.demo import IMAGE_SIZE
 from luvc_export.runtime.session import Session
 
-DATA = datasets.load("glyph", count=2)
+DATA = datasets.load("glyph", count=14)
 #: Codes of 8 bits, one scale a column, through three layers.
 NEAR = 0.1
 
