@@ -19,6 +19,7 @@ from luvc_export.bundle.folder import Bundle
 from luvc_export.bundle.manifest import EngineEntry
 from luvc_export.errors import LuvcError
 from luvc_export.runtime import memory
+from luvc_export.runtime.model import Backend
 from luvc_export.runtime.paired import PAIRS, plan_of_prompts
 from luvc_export.runtime.speed_probe import one_row
 
@@ -52,6 +53,19 @@ def choose(bundle: Bundle, plan: str | None = None, arithmetic: str = "auto", de
             return Choice(name, _line(name + why, passed))
         passed.append(f"{name}: {reason}")
     return Choice("cpu", _line("cpu", passed))
+
+
+def behind(backend: Backend, arithmetic: str) -> list[tuple[str, str]]:
+    """Names and arithmetics to try where what was chosen does not load the graphs: OpenVINO in fp32, then ``cpu``.
+
+    Args:
+        backend: What was chosen, and refused them.
+        arithmetic: What must be computed in, or ``auto``.
+    """
+    rest = [("openvino", arithmetic), ("openvino", "fp32"), ("cpu", arithmetic)]
+    if backend.name.startswith("openvino:"):
+        rest = rest[1 + (backend.arithmetic == "fp32") :]
+    return [] if backend.name == "cpu" else [one for one in rest if arithmetic in ("auto", one[1])]
 
 
 def _candidates(

@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Collection
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from luvc_export.runtime.generation.guided import Grammars
     from luvc_export.runtime.speculation.draft_costs import DraftCosts
     from luvc_export.runtime.speculation.request import Speculation
+
+
+_SHORT = (memory.SHORT, memory.SHORT_ON_GPU)
 
 
 class LoadedPlan:
@@ -73,6 +76,7 @@ class LoadedPlan:
         self.plan, self.size = entry.plan, entry.size
         #: What ``auto`` took, and why nothing before it; None where a back-end was named.
         self.choice: str | None = None
+        self._arithmetic, self._debug = arithmetic, debug
         if backend == "auto":
             from luvc_export.runtime.backend_choice import choose
 
@@ -81,8 +85,9 @@ class LoadedPlan:
         if isinstance(backend, str):
             from luvc_export.runtime.backends import open_backend  # which imports the engines
 
-            backend = open_backend(backend, self.bundle, plan, threads, debug, arithmetic=arithmetic)
-        self.backend = backend
+            self._named = partial(open_backend, bundle=self.bundle, plan=plan, threads=threads, debug=debug)
+            backend = self._named(backend, arithmetic=arithmetic)
+        self._answered = False
         #: What drafts tokens for this one, where that is a smaller model.
         self.draft_model: LoadedPlan | None = None
         if self.speculation is not None:
@@ -92,9 +97,16 @@ class LoadedPlan:
         #: Shared by plans that are opened beside each other.
         self.residency = PlanResidency()
         self.encoder = PromptEncoder(self.bundle)
-        self.graphs = graphs = Graphs(self.bundle.manifest, self.plan, backend, debug)
-        self.encode_images, self.run = graphs.encode_images, graphs.run
         self.ends = frozenset(self.bundle.manifest.prompt.eos_token_ids)
+        self._take(backend)
+
+    def _take(self, backend: Backend) -> None:
+        """Run on ``backend`` from here on."""
+        self.backend = backend
+        self.graphs = graphs = Graphs(self.bundle.manifest, self.plan, backend, self._debug)
+        self.encode_images, self.run = graphs.encode_images, graphs.run
+        for known in ("_in_turn", "fingerprint"):
+            self.__dict__.pop(known, None)
 
     def _smaller(self, named: str, backend: str, threads: int | None) -> LoadedPlan:
         """The model that drafts, on the same engine.
@@ -190,19 +202,53 @@ class LoadedPlan:
             MachineError: See the class.
             BundleError: See ``Backend.load``.
         """
+        try:
+            self._load(images, busy)
+        except MachineError as error:
+            if error.what in _SHORT or not self._gives_way:
+                raise
+            self._give_way(error, images, busy)
+        self._answered = True
+        self.residency.answers(self.backend)
+        if self.draft_model is not None:
+            self.draft_model.load(images=images and not self.shares_features)
+
+    def _load(self, images: bool, busy: Collection[LoadedPlan]) -> None:
         if (backend := self._in_turn) is not None:
             self.residency.load(backend, [one.backend for one in busy])
         while True:
             try:
                 self.backend.load(images=images)
-                break
+                return
             except MachineError as error:
-                short = error.what in (memory.SHORT, memory.SHORT_ON_GPU)
-                if not short or not self.residency.make_room(self.backend, [one.backend for one in busy]):
+                if error.what not in _SHORT or not self.residency.make_room(self.backend, [one.backend for one in busy]):
                     raise
-        self.residency.answers(self.backend)
-        if self.draft_model is not None:
-            self.draft_model.load(images=images and not self.shares_features)
+
+    @property
+    def _gives_way(self) -> bool:
+        """Whether another back-end may take the place of this one: ``auto`` took it, and no state is of its making."""
+        return self.choice is not None and not self._answered and self.draft_model is None
+
+    def _give_way(self, refused: MachineError, images: bool, busy: Collection[LoadedPlan]) -> None:
+        """Take the first back-end behind the one that ``auto`` took that loads these graphs.
+
+        Raises:
+            MachineError: ``refused``, where none does.
+        """
+        from luvc_export.runtime.backend_choice import behind
+
+        first, passed = self.backend, [f"{self.backend.name}: {refused.what}"]
+        for name, arithmetic in behind(first, self._arithmetic):
+            try:
+                self._take(self._named(name, arithmetic=arithmetic))
+                self._load(images, busy)
+            except MachineError as error:
+                passed.append(f"{name}: {error.what}")
+                continue
+            self.choice = f"backend {self.backend.name} ({'; '.join(passed)})"
+            return
+        self._take(first)
+        raise refused
 
     def waits_for(self, busy: Collection[LoadedPlan]) -> bool:
         """Whether ``load`` would unload one of ``busy``."""

@@ -247,6 +247,8 @@ class OrtBackend(Backend):
             graph.check_files()
             arguments: dict[str, Any] = {"providers": [PROVIDERS[one] for one in dict.fromkeys((self.name, "cpu"))]}
             blocks: Blocks | None = None
+            if self._bundle.manifest.dtype != "fp32":  # it reads FastViT's weights as fp32 (onnxruntime 1.31)
+                arguments["disabled_optimizers"] = ["AttentionFusion"]
             if self._sharing is None:
                 data = turned_first(graph.data, {one.name for one in graph.outside if one.kind in HALF})
                 if self._in_blocks and name != self._entry.vision:

@@ -115,6 +115,12 @@ def short_bundle(pytestconfig: pytest.Config) -> Bundle:
     return demo_cache.short_bundle(Path(pytestconfig.cache.mkdir("short")))
 
 
+@pytest.fixture(scope="session", params=["fp16", "bf16"])
+def narrow_bundle(request: pytest.FixtureRequest, pytestconfig: pytest.Config) -> Bundle:
+    """See ``demo_cache.narrow_bundle``; never changed."""
+    return demo_cache.narrow_bundle(Path(pytestconfig.cache.mkdir(f"narrow-{request.param}")), request.param)
+
+
 @pytest.fixture(scope="session")
 def lora(pytestconfig: pytest.Config) -> Path:
     """See ``lora_bundle.lora_folder``."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -33,6 +34,15 @@ def short_bundle(cache: Path) -> Bundle:
     return load(made_once(cache, Path(__file__), _export_short))
 
 
+def narrow_bundle(cache: Path, dtype: str) -> Bundle:
+    """Three layers in ``dtype``, fp16 or bf16; a layer stands above the prune of its plan ``thirds``."""
+    return load(made_once(cache, Path(__file__), partial(_export_narrow, dtype)))
+
+
+def _export_narrow(dtype: str, folder: Path) -> None:
+    _export_cut(folder, ("none", "thirds"), layers=3, dtype=dtype)
+
+
 def _export_unpadded(folder: Path) -> None:
     _export_cut(folder, ("thirds",), padding=False)
 
@@ -41,13 +51,14 @@ def _export_short(folder: Path) -> None:
     _export_cut(folder, ("none", "thirds"), debug=True)
 
 
-def _export_cut(folder: Path, names: Sequence[str], **options: Any) -> None:
-    """``thirds`` is one merge, one prune and a drop, in two blocks and two layers."""
+def _export_cut(folder: Path, names: Sequence[str], layers: int = 2, **options: Any) -> None:
+    """``thirds`` is one merge, one prune and a drop, in two blocks and the last two layers."""
     with TemporaryDirectory() as folder_of_model:
-        checkpoint = cut_checkpoint.write(Path(folder_of_model), 2, 2)
-        cut_checkpoint.write_weights(checkpoint / "model.safetensors", 2, 2)
+        checkpoint = cut_checkpoint.write(Path(folder_of_model), layers, 2)
+        cut_checkpoint.write_weights(checkpoint / "model.safetensors", layers, 2)
         plans = {name: make_plan(str(checkpoint), name, image_size=IMAGE_SIZE) for name in names}
-        plans["thirds"] = replan(plans["thirds"], keep=(plans["thirds"].vision_tokens // 2, 0))
+        every = plans["thirds"].vision_tokens
+        plans["thirds"] = replan(plans["thirds"], keep=(*[every] * (layers - 2), every // 2, 0))
         export_bundle(str(checkpoint), folder, plans, image_size=IMAGE_SIZE, text_capacity=256, **options)
 
 

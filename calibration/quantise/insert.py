@@ -66,8 +66,9 @@ class Inserter:
             activation = self._node("Mul", [activation, inverse], f"{at}.divided", product)
         if self.precision.name == "q8":
             zero = self._constant(f"{name}.weight_zero", np.array(128, np.uint8))
-            inputs = [activation, weight, scale, zero]
-            return self._node("DynamicQuantizeMatMul", inputs, f"{at}.product", product, CONTRIB_DOMAIN)
+            inputs = [self._widened_to_fp32(activation, f"{at}.input_cast", product), weight, scale, zero]
+            out = self._node("DynamicQuantizeMatMul", inputs, f"{at}.product", product, CONTRIB_DOMAIN)
+            return self._narrowed(out, f"{at}.output_cast", product)  # the operator knows fp32 alone
         if not self.precision.portable:
             attributes = {"K": how.rows, "N": how.columns, "bits": how.bits, "block_size": how.block or how.rows}
             attributes["accuracy_level"] = _ACCURACY_LEVEL
@@ -112,6 +113,12 @@ class Inserter:
         return self._node(
             "MatMul", [activation, self._narrowed(widened, f"{at}.weight_cast", product)], f"{at}.product", product
         )
+
+    def _widened_to_fp32(self, value: ir.Value, name: str, before: ir.Node) -> ir.Value:
+        """The graph's arithmetic in fp32."""
+        if self.dtype is np.float32:
+            return value
+        return self._node("Cast", [value], name, before, attributes={"to": int(ir.DataType.FLOAT)})
 
     def _narrowed(self, value: ir.Value, name: str, before: ir.Node) -> ir.Value:
         """fp32 in the graph's arithmetic."""

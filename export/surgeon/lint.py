@@ -4,7 +4,7 @@ requires: nothing.
 apply: changes nothing.
 ensures: operators the target knows (primitive: ``allow_list``, for the passes after ``lower_dialect``), no input
 that nothing reads, TopK within the target's limit, opset and IR as the target wants, the contract's inputs and outputs
-with their types, and no symbolic size that the contract fixes.
+with their types, types of every tensor as its operators make them, and no symbolic size that the contract fixes.
 must not touch: anything.
 """
 
@@ -102,9 +102,9 @@ def ensures(surgery: Surgery, fired: int) -> None:
     if surgery.target.dialect == "primitive":
         problems += [f"TensorRT 10.3's parser: {problem}" for problem in allow_list.problems(model)]
     try:
-        onnx.checker.check_model(_without_external(model))
-    except onnx.checker.ValidationError as error:
-        problems.append(f"onnx.checker: {str(error).splitlines()[0]}")
+        onnx.checker.check_model(_without_external(model), full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        problems.append(f"onnx.checker: {' '.join(str(error).split())}")
     if problems:
         raise CheckFailed("the graph does not pass lint:\n" + "\n".join(f"  - {problem}" for problem in problems))
 

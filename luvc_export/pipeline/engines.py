@@ -53,7 +53,8 @@ def prepare_build(
     Arguments are those of ``build_engine``; ``bundle`` is a checked one.
 
     Raises:
-        UsageError: An unknown target or plan, or an option that does not fit.
+        UsageError: An unknown target or plan, or an option that does not fit, such as another precision than a 16-bit
+            bundle's own.
         PlanError: The plan does not fit on the device; names the largest batch that does, if one does.
         BundleError: The bundle has no weights.
         MachineError: The packages that surgery needs are missing.
@@ -77,6 +78,14 @@ def prepare_build(
         check_codes(manifest.weights.stored, record)
     if precision is None:
         precision = manifest.dtype if manifest.dtype != "fp32" else record.spec.precisions[0]
+    if manifest.dtype not in ("fp32", precision):
+        raise UsageError(
+            "graphs in 16 bits are built in the precision that they are in",
+            where=str(bundle.folder),
+            got=f"--precision {precision}, a bundle of --dtype {manifest.dtype}",
+            expected=f"--precision {manifest.dtype}",
+            fix="leave --precision out, or export with --dtype fp32, of which engines of any precision are built",
+        )
     adapters = adapters_of_a_call(manifest.lora, batch, adapters, str(bundle.folder))
     rank = manifest.lora.rank if manifest.lora else 0
     capacity = Capacity(text_capacity or manifest.prompt.text_capacity, images, batch, logits, adapters, rank)

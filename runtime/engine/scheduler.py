@@ -152,7 +152,8 @@ class Engine:
         return int(empty or room >= len(prompts))
 
     def _answers(self, loaded: LoadedPlan) -> Answers:
-        if id(loaded) not in self._open:
+        opened = self._open.get(id(loaded))
+        if opened is None or opened[1].graphs is not loaded.graphs:  # none yet, or of a back-end that gave way
             drafting = None
             if loaded.speculation is not None:
                 from luvc_export.runtime.engine.drafting import Drafting

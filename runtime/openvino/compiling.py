@@ -165,11 +165,11 @@ def compile_graph(
 def _narrow(library: Any, model: Any, caches: set[str], kind: Any) -> Any:
     """Give the caches among inputs and outputs another element type; the graph converts at its edge."""
     preprocess = library.preprocess.PrePostProcessor(model)
-    wide = library.Type.f32
+    stored = library.Type.f32, library.Type.f16
     for index, port in enumerate(model.inputs):
-        if port.get_names() & caches and port.get_element_type() == wide:
+        if port.get_names() & caches and port.get_element_type() in stored:
             preprocess.input(index).tensor().set_element_type(kind)
     for index, port in enumerate(model.outputs):
-        if port.get_names() & caches and port.get_element_type() == wide:
+        if port.get_names() & caches and port.get_element_type() in stored:
             preprocess.output(index).tensor().set_element_type(kind)
     return preprocess.build()

@@ -75,12 +75,15 @@ def _above(nodes: list[Any]) -> list[Any]:
 
 
 def _narrow(library: Any, product: Any) -> bool:
-    """Make a product of activations and a weight read and write bf16; False where it is no such product."""
+    """Make a product of activations and a weight read and write bf16; False where it is no such product.
+
+    Who reads it gets the type that it wrote before: graphs may be in fp16, which operators do not mix with fp32.
+    """
     if not _has_weight(library, product):
         return False
-    readers = list(product.output(0).get_target_inputs())
+    readers, stored = list(product.output(0).get_target_inputs()), product.output(0).get_element_type()
     _narrow_inputs(library, product, product.input_value(0))
-    wide = library.opset13.convert(product, "f32").output(0)
+    wide = library.opset13.convert(product, stored).output(0)
     for reader in readers:
         reader.replace_source_output(wide)
     return True
@@ -134,7 +137,7 @@ def _narrow_inputs(library: Any, product: Any, source: Any) -> None:
     *chain, constant = _chain(product)
     weight = constant.output(0) if constant.get_element_type() == kind else convert(constant, "bf16").output(0)
     if any(len(node.output(0).get_target_inputs()) > 1 for node in chain):
-        weight = convert(product.input_value(1), "bf16").output(0)  # others read it in fp32
+        weight = convert(product.input_value(1), "bf16").output(0)  # others read it as it was
     else:
         for node in reversed(chain):
             if node.get_type_name() != "Convert":
@@ -153,26 +156,26 @@ def _narrow_attention(library: Any, attention: Any) -> bool:
     Left to itself the plug-in widens the whole cache at every step, and narrows it again to copy its heads.
     """
     chains = [to_cache(attention.input_value(index).get_node()) for index in (1, 2)]
-    if not all(chains):
+    stored, kind, convert = attention.output(0).get_element_type(), library.Type.bf16, library.opset13.convert
+    if not all(chains) or stored == kind:
         return False
-    convert = library.opset13.convert
     inside = {attention.get_name(), *(node.get_name() for chain in chains for node in chain)}
     for chain in chains:
         for node in chain:
             for reader in node.output(0).get_target_inputs():
                 if reader.get_node().get_name() not in inside and reader.get_node().get_type_name() not in _TYPELESS:
-                    reader.replace_source_output(convert(node, "f32").output(0))
+                    reader.replace_source_output(convert(node, stored).output(0))
         for port in chain[-1].inputs():
             before = port.get_source_output().get_node()
             if before.get_type_name() == "Parameter":
-                before.set_element_type(library.Type.bf16)
+                before.set_element_type(kind)
             else:
-                port.replace_source_output(convert(port.get_source_output(), "bf16").output(0))
+                port.replace_source_output(convert(port.get_source_output(), kind).output(0))
     readers = list(attention.output(0).get_target_inputs())
     for index, port in enumerate(attention.inputs()):
-        if index not in (1, 2) and port.get_element_type() == library.Type.f32:
-            port.replace_source_output(convert(port.get_source_output(), "bf16").output(0))
-    wide = convert(attention, "f32").output(0)
+        if index not in (1, 2) and port.get_element_type() == stored:
+            port.replace_source_output(convert(port.get_source_output(), kind).output(0))
+    wide = convert(attention, stored).output(0)
     for reader in readers:
         reader.replace_source_output(wide)
     return True

@@ -156,3 +156,46 @@ def test_aggregates_of_old_bundles_are_left_to_onnx_runtime(tiny: Bundle) -> Non
         open_backend("openvino", old)
     choice = choose(old)
     assert choice.name == "cpu" and "aggregate rows" in choice.line
+
+
+def refuse(monkeypatch: pytest.MonkeyPatch, *arithmetics: str) -> None:
+    """OpenVINO compiles nothing in ``arithmetics``."""
+    from luvc_export.runtime.openvino.backend import OpenVinoBackend
+
+    def refused(self: OpenVinoBackend, name: str) -> Any:
+        if self.arithmetic in arithmetics:
+            raise MachineError("OpenVINO cannot run this graph", where=name)
+        return compiled(self, name)
+
+    compiled = OpenVinoBackend._compile
+    monkeypatch.setattr(OpenVinoBackend, "_compile", refused)
+
+
+def test_auto_gives_way_where_graphs_do_not_load(tiny: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenVINO in fp32 where it refuses bf16, else ONNX Runtime; slots that were opened before are those no more."""
+    pytest.importorskip("openvino", reason="pip install 'luvc-export[openvino]'")
+    both = devices.Device("CPU", "a new one", ("fp32", "bf16"), "bf16")
+    monkeypatch.setattr(devices, "find", lambda name="": both)
+    refuse(monkeypatch, "bf16")
+    session = Session(tiny, "auto")
+    plain = Session(tiny, "cpu").generate(None, "ab", max_new_tokens=4)
+    answer = session.generate(None, "ab", max_new_tokens=4)
+    assert (answer.backend, answer.arithmetic, answer.token_ids) == ("openvino:CPU", "fp32", plain.token_ids)
+    assert session.choice == "backend openvino:CPU (openvino:CPU: OpenVINO cannot run this graph)"
+    refuse(monkeypatch, "bf16", "fp32")
+    session = Session(tiny, "auto")
+    answer = session.generate(None, "ab", max_new_tokens=4)
+    assert answer.backend == "cpu" and answer.token_ids == plain.token_ids
+    assert session.choice is not None and session.choice.count("cannot run this graph") == 2
+
+
+def test_what_was_named_or_has_answered_gives_no_way(tiny: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("openvino", reason="pip install 'luvc-export[openvino]'")
+    session = Session(tiny, "auto")
+    answer = session.generate(None, "ab", max_new_tokens=2)
+    session.backend.unload()
+    refuse(monkeypatch, "fp32", "bf16")
+    for refused in (session, Session(tiny, "openvino")):
+        with pytest.raises(MachineError, match="cannot run this graph"):
+            refused.generate(None, "ab", max_new_tokens=2)
+    assert answer.backend == session.backend.name == "openvino:CPU"

@@ -1,0 +1,41 @@
+"""``q8`` of a bundle in fp16: its operator knows fp32 alone, so casts stand around it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from luvc_export.bundle.folder import Bundle
+from luvc_export.calibration import datasets
+from luvc_export.calibration.quantise import ranges
+from luvc_export.calibration.quantise.quantiser import Quantiser
+from luvc_export.calibration.quantise.recipe import Recipe
+from luvc_export.core.precision import PRECISIONS
+from luvc_export.demo import IMAGE_SIZE
+from luvc_export.runtime.session import Session
+
+DATA = datasets.load("glyph", count=14)
+#: Codes of 8 bits, one scale a column, through three layers.
+NEAR = 0.1
+
+
+@pytest.mark.parametrize("narrow_bundle", ["fp16"], indirect=True)
+def test_q8_is_well_typed_and_near(narrow_bundle: Bundle, tmp_path: Path) -> None:
+    seen = ranges.collect(narrow_bundle, "thirds", DATA, threads=1)
+    trial = Quantiser(narrow_bundle, "thirds", Recipe(PRECISIONS["q8"]), seen, tmp_path).trial((), DATA.record)
+    for file in (trial.entry(None).vision, trial.entry(None).decoder):
+        model = onnx.load(tmp_path / file, load_external_data=False)
+        kinds = {value.name: value.type.tensor_type.elem_type for value in model.graph.value_info}
+        kinds |= {item.name: item.data_type for item in model.graph.initializer}
+        for node in model.graph.node:
+            if node.op_type == "DynamicQuantizeMatMul":
+                assert kinds.get(node.input[2]) == onnx.TensorProto.FLOAT
+    picture = np.random.default_rng(0).integers(0, 256, (1, 1, *IMAGE_SIZE, 3), np.uint8)
+    ids, answers = [40, trial.manifest.prompt.image_token_id, 41, 42], []
+    for bundle, plan in ((narrow_bundle, "thirds"), (trial, None)):
+        session = Session(bundle, "cpu", plan, threads=1)
+        answers.append(session.default.run(ids, session.default.encode_images(picture)).logits)
+    assert 0 < np.linalg.norm(answers[1] - answers[0]) < NEAR * np.linalg.norm(answers[0])
