@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -12,7 +13,7 @@ import family_chat
 import family_harness as harness
 import pytest
 import torch
-from family_harness import MADE_HERE, SABOTAGE, Case, build
+from family_harness import MADE_HERE, SABOTAGE, TOLERANCE, Case, build
 from family_questions import questions, small
 from safetensors.torch import load_file, save_file
 
@@ -22,6 +23,7 @@ from luvc_export.calibration.parity.run import parity
 from luvc_export.calibration.runners.canvas import canvas
 from luvc_export.export import weights
 from luvc_export.export.checkpoint import Checkpoint, open_checkpoint
+from luvc_export.export.lora import merged
 
 Kind = Literal["differs", "equal", "head alone"]
 HEAD = "lm_head.weight"
@@ -102,6 +104,7 @@ def test_values_are_compared_in_the_type_of_the_graphs(tmp_path: Path) -> None:
         assert torch.equal(theirs.lm_head.weight, theirs.get_input_embeddings().weight) != apart
 
 
+@pytest.mark.slow(beside="export/families/test_family_heads.py::test_the_head_is_the_one_that_transformers_loads")
 def test_a_bundle_answers_with_the_stored_head(tmp_path: Path) -> None:
     """Through the graphs: ``export`` ended well, and every answer was another model's."""
     tiny = tied("qwen2_vl")
@@ -113,3 +116,38 @@ def test_a_bundle_answers_with_the_stored_head(tmp_path: Path) -> None:
     asked = questions("qwen2_vl", "pictures")[::2]
     result = parity(left, right, asked, observe=len(asked), longest=8)
     assert result.passed, "\n".join(result.lines(True))
+
+
+#: Adapters that train a matrix of a tied pair, as arguments of peft's ``LoraConfig``.
+ADAPTERS: dict[str, dict[str, Any]] = {
+    "lora head": {"target_modules": ["q_proj", "lm_head"]},
+    "lora embedding": {"target_modules": ["embed_tokens"]},
+    "lora both": {"target_modules": ["embed_tokens", "lm_head"]},
+    "saved head": {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]},
+    "saved embedding": {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"]},
+    "tied on purpose": {"target_modules": ["embed_tokens"], "ensure_weight_tying": True},
+    "few tokens": {"target_modules": ["q_proj"], "trainable_token_indices": [5, 6, 7, 100]},
+}
+
+
+@pytest.mark.parametrize("kind", ADAPTERS)
+@pytest.mark.parametrize("name", ["qwen2_vl"])
+def test_an_adapter_of_a_tied_matrix_is_what_peft_computes(name: str, kind: str, tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft", reason="pip install 'luvc-export[lora]'")
+    tiny = tied(name)
+    folder, adapter = family_chat.save(tiny, tmp_path / "model"), tmp_path / "adapter"
+    load = type(tiny.model).from_pretrained
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        adapted = peft.get_peft_model(load(folder), peft.LoraConfig(r=2, lora_alpha=8, **ADAPTERS[kind]))
+        with torch.no_grad():
+            for parameter in adapted.parameters():
+                if parameter.requires_grad:
+                    parameter.add_(0.3 * torch.randn(parameter.shape))
+        adapted.save_pretrained(adapter)
+        theirs = peft.PeftModel.from_pretrained(load(folder, attn_implementation="eager"), str(adapter)).eval()
+    right = text_logits(replace(tiny, model=theirs))
+    with merged(open_checkpoint(str(folder)), str(adapter)) as checkpoint:
+        ours, _ = exported(tiny, checkpoint)
+    assert harness.difference(text_logits(ours), right) < TOLERANCE
+    assert harness.difference(right, text_logits(tiny)) > SABOTAGE
