@@ -4,30 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import re
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from luvc_export.core.files.folders import check_name
 from luvc_export.core.files.json_file import read_json
-from luvc_export.core.files.safe_files import open_regular
 from luvc_export.demo import checkpoint_named
 from luvc_export.errors import CheckpointError, LuvcError
 from luvc_export.export import families, stored
 from luvc_export.export.families.base import Family
 from luvc_export.export.hub import download
 from luvc_export.export.model_types import check_model_type
+from luvc_export.export.reading.weight_files import WeightFiles, weight_files
 from luvc_export.export.stored.base import Stored
 from luvc_export.export.stored.base import StoredTensor as StoredTensor
 
-_HEADER_LIMIT = 100 * 2**20
 _JSON_LIMIT = 64 * 2**20
-#: Characters of a file's name; systems take no more.
-_LONGEST_NAME = 255
-_INDEX = "model.safetensors.index.json"
 _SIZES = ("layers", "hidden", "heads", "kv_heads", "head_dim", "intermediate", "vocab", "context")
 #: Largest number of a config's field, by a pattern of its name; the first that fits counts.
 _MOST = ((r"layers|depth|blocks|indexes|experts", 4096), (r"size|dim|heads|rank|tokens|pixel", 2**26), ("", 2**40))
@@ -42,6 +36,7 @@ class Checkpoint:
     """An opened checkpoint; ``tensors`` is empty when only its config was asked for.
 
     ``method`` is its ``quant_method``; ``stored`` are its quantised modules, whose tensors are not among ``tensors``.
+    ``notes`` are what a user should know of how its weights were chosen.
     """
 
     name: str
@@ -53,6 +48,7 @@ class Checkpoint:
     sha256: str
     method: str | None = None
     stored: Stored | None = None
+    notes: tuple[str, ...] = ()
 
 
 def open_checkpoint(model: str, revision: str | None = None, weights: bool = True) -> Checkpoint:
@@ -78,7 +74,7 @@ def open_checkpoint(model: str, revision: str | None = None, weights: bool = Tru
     family = families.find(str(raw.get("model_type")), str(folder / "config.json"))
     settings = stored.settings(raw, str(folder / "config.json"))
     config = _config(raw, family, str(folder / "config.json"))
-    tensors = _headers(folder) if weights else {}
+    tensors, notes = weight_files(folder, raw) if weights else WeightFiles({})
     digest = hashlib.sha256((folder / "config.json").read_bytes())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tensor.shape} {tensor.bytes}\n".encode())
@@ -87,7 +83,7 @@ def open_checkpoint(model: str, revision: str | None = None, weights: bool = Tru
         parts = {source for linear in quantised.linears for source in linear.sources}
         tensors = {name: tensor for name, tensor in tensors.items() if name not in parts}
     method = str(settings["quant_method"]) if settings else None
-    return Checkpoint(model, revision, folder, config, family, tensors, digest.hexdigest(), method, quantised)
+    return Checkpoint(model, revision, folder, config, family, tensors, digest.hexdigest(), method, quantised, notes)
 
 
 def check_config(raw: Any, where: str) -> None:
@@ -169,92 +165,3 @@ def checkpoint_json(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise CheckpointError("a file of the checkpoint is not a JSON object", where=str(path))
     return data
-
-
-def _headers(folder: Path) -> dict[str, StoredTensor]:
-    if (folder / _INDEX).is_file():
-        named = checkpoint_json(folder / _INDEX).get("weight_map")
-        if not isinstance(named, dict) or not named or not all(isinstance(name, str) for name in named.values()):
-            raise CheckpointError(
-                "the index of the weights names no files",
-                where=str(folder / _INDEX),
-                got=repr(named)[:80],
-                expected='"weight_map": {"TENSOR": "FILE", ...}',
-                fix="download the checkpoint again",
-            )
-        files = sorted(set(named.values()))
-    else:
-        files = ["model.safetensors"]
-    tensors: dict[str, StoredTensor] = {}
-    for name in files:
-        path = folder / name
-        if Path(name).name != name or "\0" in name or len(name) > _LONGEST_NAME or not path.is_file():
-            pickled = any(folder.glob("*.bin")) or any(folder.glob("*.pth"))
-            raise CheckpointError(
-                "a weight file of the checkpoint is missing",
-                where=str(path),
-                got="only pickled weights (.bin, .pth), which run code when loaded" if pickled else None,
-                expected="safetensors",
-                fix="convert with transformers' save_pretrained, or download the checkpoint again",
-            )
-        header = _header(path)
-        if not header or header.keys() & tensors.keys():
-            twice = sorted(header.keys() & tensors.keys())
-            raise CheckpointError(
-                "a weight file of the checkpoint holds nothing, or what another one holds",
-                where=str(path),
-                got=f"tensor {twice[0]!r} twice" if twice else "no tensors",
-                fix="download the checkpoint again",
-            )
-        tensors |= header
-    return tensors
-
-
-def _header(path: Path) -> dict[str, StoredTensor]:
-    """Read one safetensors header: 8 bytes of length, JSON, then the data it describes."""
-    _validate(path)
-    size = path.stat().st_size
-    with open_regular(path, links=True) as file:
-        prefix = file.read(8)
-        length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
-        if not 2 <= length <= min(_HEADER_LIMIT, size - 8):
-            raise _truncated(path, f"{size} bytes", "a safetensors header")
-        try:
-            entries = json.loads(file.read(length))
-        except ValueError as error:
-            raise _truncated(path, str(error), "a JSON header") from error
-    entries.pop("__metadata__", None)
-    tensors = {}
-    for name, entry in entries.items():
-        begin, end = entry["data_offsets"]
-        if not 0 <= begin <= end or 8 + length + end > size:
-            raise _truncated(path, f"{size} bytes", f"at least {8 + length + end} (tensor {name})")
-        tensors[name] = StoredTensor(path, 8 + length + begin, end - begin, entry["dtype"], tuple(entry["shape"]))
-    return tensors
-
-
-def _validate(path: Path) -> None:
-    """The library's own check: offsets that follow each other and end with the file, lengths of shape times type.
-
-    Raises:
-        CheckpointError: The library refuses the header.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    with open_regular(path, links=True):  # the library would wait for a pipe
-        pass
-    try:
-        with safe_open(str(path), framework="numpy"):
-            pass
-    except (SafetensorError, OSError, ValueError) as error:
-        raise _truncated(path, str(error)[:300], "a safetensors file") from error
-
-
-def _truncated(path: Path, got: str, expected: str) -> CheckpointError:
-    return CheckpointError(
-        "a weight file of the checkpoint is truncated or damaged",
-        where=str(path),
-        got=got,
-        expected=expected,
-        fix="download or copy this file again",
-    )

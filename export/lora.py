@@ -62,9 +62,11 @@ def _merge(checkpoint: Checkpoint, adapter: Path, target: Path) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers for what it will rename
             warnings.filterwarnings("ignore", "Found missing adapter keys")  # refused below
+            warnings.filterwarnings("ignore", "Model (with|has) `tie_word_embeddings=True`|Input and output embeddings")
             with _loads() as results:
                 adapted = PeftModel.from_pretrained(model, str(adapter))
             _check_whole(checkpoint, adapter, results)
+            _untie(adapted)
             merged_model = adapted.merge_and_unload(safe_merge=True)
     except (LuvcError, KeyboardInterrupt, MemoryError):
         raise
@@ -84,6 +86,18 @@ def _merge(checkpoint: Checkpoint, adapter: Path, target: Path) -> None:
             got=str(error)[:300],
             fix="make room, or set TMPDIR",
         ) from error
+
+
+def _untie(adapted: Any) -> None:
+    """Give a tied matrix with an adapter beside it numbers of its own: the merge would write into both of the pair."""
+    from torch import nn
+
+    owners: dict[int, str] = {}
+    for name, parameter in [*adapted.named_parameters(remove_duplicate=False)]:
+        owner = owners.setdefault(id(parameter), name)
+        if owner != name and any(".base_layer." in one for one in (owner, name)):
+            module, _, last = name.rpartition(".")
+            setattr(adapted.get_submodule(module), last, nn.Parameter(parameter.detach().clone(), requires_grad=False))
 
 
 @contextmanager

@@ -7,7 +7,7 @@ the checkpoint; afterwards every initializer is pointed at the bytes of its tens
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -30,6 +30,8 @@ WEIGHTS_FILE = "weights"
 ALIGNMENT = 4096
 
 DTYPES = {name: getattr(torch, BY_PRECISION[name].name) for name in ("fp32", "fp16", "bf16")}
+#: Numbers of two tensors that are compared in one go.
+_AT_A_TIME = 2**22
 #: Types of safetensors files that a checkpoint may hold its weights in.
 _STORED = tuple(BY_PRECISION[name].safetensors for name in DTYPES)
 
@@ -63,6 +65,7 @@ def skeleton(checkpoint: Checkpoint, dtype: str) -> Skeleton:
             got=f"{type(error).__name__}: {str(error)[:300]}",
             fix="download the checkpoint again",
         ) from error
+    _untie(model, checkpoint, DTYPES[dtype])
     stand_ins: dict[int, nn.Parameter] = {}
     replaced: list[nn.Parameter] = []  # kept, as another object would take the id of one that is gone
     names: dict[int, str] = {}
@@ -86,14 +89,66 @@ def skeleton(checkpoint: Checkpoint, dtype: str) -> Skeleton:
 
 
 def stored(model: nn.Module, checkpoint: Checkpoint) -> dict[str, StoredTensor]:
-    """The checkpoint's tensors by the name the model uses; transformers' own renaming rules apply."""
-    return renamed(model, checkpoint.tensors)
+    """The checkpoint's tensors by the name the model uses; transformers' own renaming rules apply.
+
+    What a skeleton still ties is there once, under the name of the embedding, whichever of the two is stored.
+    """
+    return _once(model, renamed(model, checkpoint.tensors))
 
 
 def quantised(model: nn.Module, checkpoint: Checkpoint) -> dict[str, StoredLinear]:
     """The checkpoint's quantised modules by the name the model uses for their weights."""
+    return _once(model, _linears(model, checkpoint))
+
+
+def _linears(model: nn.Module, checkpoint: Checkpoint) -> dict[str, StoredLinear]:
     linears = checkpoint.stored.linears if checkpoint.stored else ()
     return renamed(model, {f"{linear.name}.weight": linear for linear in linears})
+
+
+def _once(model: Any, weights: dict[str, T]) -> dict[str, T]:
+    for target, source in model.all_tied_weights_keys.items():
+        if target in weights:
+            tied = weights.pop(target)
+            weights.setdefault(source, tied)
+    return weights
+
+
+def _untie(model: Any, checkpoint: Checkpoint, dtype: torch.dtype) -> None:
+    """Give what the config ties, and the checkpoint stores twice with other values, a parameter of its own.
+
+    As transformers does when it loads the folder in ``dtype``: values are compared, not names.
+    """
+    weights: dict[str, StoredTensor | StoredLinear] = {
+        **renamed(model, checkpoint.tensors),
+        **_linears(model, checkpoint),
+    }
+    for target, source in list(model.all_tied_weights_keys.items()):
+        if target in weights and source in weights and not _alike(weights[target], weights[source], dtype):
+            module, _, name = target.rpartition(".")
+            own = torch.empty_like(model.get_parameter(target))
+            setattr(model.get_submodule(module), name, nn.Parameter(own, requires_grad=False))
+            del model.all_tied_weights_keys[target]
+
+
+def _alike(one: StoredTensor | StoredLinear, other: StoredTensor | StoredLinear, dtype: torch.dtype) -> bool:
+    """Whether two weights are the same once they are of ``dtype``; codes are like nothing."""
+    if isinstance(one, StoredLinear) or isinstance(other, StoredLinear) or one.shape != other.shape:
+        return False
+    if not {one.dtype, other.dtype} <= {*_STORED}:
+        return False
+    pairs = zip(_numbers(one, dtype), _numbers(other, dtype), strict=True)
+    return all(torch.equal(left, right) for left, right in pairs)
+
+
+def _numbers(tensor: StoredTensor, dtype: torch.dtype) -> Iterator[torch.Tensor]:
+    """The numbers of a tensor in ``dtype``, flat, some millions at a time."""
+    kind: torch.dtype = getattr(torch, BY_SAFETENSORS[tensor.dtype].name)
+    with open_regular(tensor.file, links=True) as file:
+        file.seek(tensor.offset)
+        for begin in range(0, tensor.bytes, step := _AT_A_TIME * kind.itemsize):
+            data = file.read(min(step, tensor.bytes - begin))
+            yield torch.frombuffer(bytearray(data), dtype=kind).to(dtype)
 
 
 def renamed(model: nn.Module, tensors: Mapping[str, T]) -> dict[str, T]:

@@ -49,6 +49,7 @@ def test_headers_that_do_not_add_up_are_refused(checkpoint: Path, change: Any) -
 
 @pytest.mark.parametrize("weight_map", [{}, [], None, {"a": 1}, {"a": "gone.safetensors"}, {"a": "../x"}])
 def test_an_index_that_names_nothing_is_refused(checkpoint: Path, weight_map: Any) -> None:
+    (checkpoint / "model.safetensors").rename(checkpoint / "x")
     (checkpoint / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
     with pytest.raises(CheckpointError):
         open_checkpoint(str(checkpoint))

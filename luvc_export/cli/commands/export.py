@@ -111,17 +111,19 @@ def export(
             **words.arguments(),
             **slots.arguments(),
         )
-    shape = written.manifest.decoder
+    shape, codes = written.manifest.decoder, written.manifest.weights.stored
+    notes = (*checkpoint.notes, *(codes.notes if codes else ()))
     if as_json:
         costs = {name: cost(each, shape).to_json() for name, each in plans.items()}
-        print(json.dumps({"bundle": str(output), "manifest": written.manifest.to_json(), "cost": costs}))
+        facts = {"bundle": str(output), "manifest": written.manifest.to_json(), "cost": costs, "notes": notes}
+        print(json.dumps(facts))
         return
     from luvc_export.cli.tables import console as consoles
     from luvc_export.cli.tables.plans import cost_table
 
     for each in plans.values():
         consoles.console().print(cost_table(each, cost(each, shape)))
-    for note in written.manifest.weights.stored.notes if written.manifest.weights.stored else ():
+    for note in notes:
         print(f"note: {note}")
     if graphs.no_weights:
         print(f"wrote {output}, graphs without weights: luvc-export inspect {output} shows them")
