@@ -1,8 +1,8 @@
 """Pictures whose decoding takes unforeseeable time or memory: decoded in a helper process under limits.
 
-How long JPEG, PNG, GIF, WebP, BMP and PPM take follows from pixels, scans and the file's length, which
-``picture_limits`` bounds. Nobody knows that of layers, tiles and codecs inside TIFF, JPEG 2000, AVIF and the thirty
-other kinds Pillow reads.
+How long JPEG, PNG, GIF, BMP and PPM take follows from pixels, scans and the file's length, which ``picture_limits``
+bounds, and they take at most eight bytes a pixel. Nobody knows that of layers, tiles and codecs inside TIFF, JPEG 2000,
+AVIF and the thirty other kinds Pillow reads; WebP takes 27 bytes a pixel, and no byte of one is parsed here.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from luvc_export.runtime.media import picture_limits
 #: Bytes and seconds of computing for one picture. JPEG 2000 takes about 0.3 s for a million pixels.
 MEMORY, SECONDS = 2**30, 8
 #: Decoded where they are asked for.
-_FORESEEABLE = frozenset({"JPEG", "MPO", "PNG", "GIF", "WEBP", "BMP", "DIB", "PPM"})
+_FORESEEABLE = frozenset({"JPEG", "MPO", "PNG", "GIF", "BMP", "DIB", "PPM"})
 #: Pixels times scans of a progressive JPEG that is decoded here: 24 million pixels in 11 scans.
 _MOST_SCANNED = 2**28
 _helpers = Helpers("luvc_export.runtime.media.decoding_task", MEMORY, SECONDS, most=2)
