@@ -128,6 +128,13 @@ def test_a_progressive_jpeg_of_many_pixels_and_scans_is_decoded_elsewhere(monkey
     assert asked and asked[0][0] == data
 
 
+def test_a_large_picture_with_transparency_takes_no_17_bytes_a_pixel_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    small, large = stored("PNG", (2048, 2048), "RGBA"), stored("PNG", (2049, 2048), "RGBA")
+    assert open_picture(small).size == (2048, 2048)
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("decoded in this process"))
+    assert open_picture(large).size == (2049, 2048)
+
+
 def test_frames_of_a_video_have_the_limits_of_pictures(tmp_path: Path) -> None:
     data = stored("PNG", (30, 20), save_all=True, append_images=[Image.new("RGB", (30, 20))])
     (tmp_path / "film.png").write_bytes(data)
