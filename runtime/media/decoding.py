@@ -1,8 +1,9 @@
 """Pictures whose decoding takes unforeseeable time or memory: decoded in a helper process under limits.
 
 How long JPEG, PNG, GIF, BMP and PPM take follows from pixels, scans and the file's length, which ``picture_limits``
-bounds; JPEG takes at most eight bytes a pixel, the others 17, on their way to RGB. Nobody knows that of layers, tiles and codecs inside TIFF, JPEG 2000,
-AVIF and the thirty other kinds Pillow reads; WebP takes 27 bytes a pixel, and no byte of one is parsed here.
+bounds; JPEG takes at most eight bytes a pixel, the others 17, on their way to RGB. Nobody knows that of layers, tiles
+and codecs inside TIFF, JPEG 2000, AVIF and the thirty other kinds Pillow reads; WebP takes 27 bytes a pixel, and no
+byte of one but its size is parsed here.
 """
 
 from __future__ import annotations
