@@ -18,7 +18,9 @@ from luvc_export.errors import BundleError, LuvcError, UsageError
 MANIFEST = "luvc.json"
 _MANIFEST_LIMIT = 64 * 2**20
 #: What a pack holds beside a bundle (``packing.record``), its folders by their first part.
-_PACK = frozenset({"pack.json", "install-and-verify", "bootstrap.py", "verify.json", "wheels", "site", "cases"})
+_PACK = frozenset(
+    {"pack.json", "install-and-verify", "bootstrap.py", "verify.json", "verdict", "wheels", "site", "cases"}
+)
 _NAMED = 5
 _ENGINE = re.compile(r"(vision|decoder|plugins)\..+\.(engine|layers\.json|log|so)")
 
