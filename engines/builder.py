@@ -249,7 +249,7 @@ def _timing_cache(trt: Any, config: Any, target: Target, options: BuildOptions) 
         return None, None
     default = kernel_caches.cache_file("timing", target.library.backend, trt.__version__, capability)
     path = options.timing_cache or default
-    return kernel_caches.attach(config, path), path
+    return kernel_caches.attach(config, path, named=options.timing_cache is not None), path
 
 
 def _check_built(data: Any, lines: list[tuple[str, str]], name: str) -> None:

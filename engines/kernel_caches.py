@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
-from luvc_export.core.files.safe_files import write_whole
+from luvc_export.core.files.safe_files import read_own, write_whole
 from luvc_export.errors import UsageError
 
 CacheKind = Literal["timing", "runtime"]
@@ -24,13 +24,15 @@ def cache_file(kind: CacheKind, backend: str, version: str, compute_capability: 
     return Path(root) / "luvc-export" / f"{backend}-{version}-sm{sm}.{kind}"
 
 
-def attach(config: Any, path: Path) -> Any:
+def attach(config: Any, path: Path, named: bool = True) -> Any:
     """Give a builder configuration the timing cache at ``path``, empty where there is none; return it.
+
+    One that nobody ``named``, of the cache folder, is empty where another user may have written it.
 
     Raises:
         UsageError: The file is not a timing cache of this version and GPU.
     """
-    data = path.read_bytes() if path.is_file() else b""
+    data = (path.read_bytes() if path.is_file() else b"") if named else read_own(path) or b""
     cache = config.create_timing_cache(data)
     if cache is None or not config.set_timing_cache(cache, False):
         raise UsageError(

@@ -14,9 +14,10 @@ and Python's take time that grows without bound: those that choose often are ref
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,8 @@ _BITS = (4, 8)
 #: Repeats and groups of a pattern, and characters of a name that it is held against: trying n choices in a name of L
 #: characters takes up to L^n / n! steps.
 _MOST_CHOICES, _LONGEST = 5, 128
+#: Steps of all patterns and names together, at 2e8 a second, and characters of a pattern.
+_MOST_STEPS, _LONGEST_PATTERN = 10**9, 1024
 #: An escape or a class, which choose nothing.
 _ONE_CHARACTER = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]", re.DOTALL)
 
@@ -50,8 +53,12 @@ _ONE_CHARACTER = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]", re.DOTALL)
 def read(config: Mapping[str, Any], tensors: Mapping[str, StoredTensor], where: str) -> Stored:
     """See ``base.Reader``."""
     form = str(config.get("checkpoint_format") or "gptq")
-    asked = {name: _asked(config, name, where) for name in modules(tensors, "qweight")}
-    unread = [bits for bits in (config.get("bits"), *(bits for bits, _ in asked.values())) if bits not in _BITS]
+    asked = _Settings(config, where).of_modules(modules(tensors, "qweight"))
+    unread = [
+        bits
+        for bits in (config.get("bits"), *(bits for bits, _ in asked.values()))
+        if type(bits) is not int or bits not in _BITS
+    ]
     if unread or form not in _FORMATS:
         raise CheckpointError(
             "GPTQ checkpoints of this kind are not read",
@@ -70,40 +77,64 @@ def read(config: Mapping[str, Any], tensors: Mapping[str, StoredTensor], where: 
     return Stored("gptq", tuple(linears), tuple(dict.fromkeys(notes)))
 
 
-def _asked(config: Mapping[str, Any], name: str, where: str) -> tuple[Any, object]:
-    """Bits and group of a module, as ``dynamic`` or else the config says.
+class _Settings:
+    """Bits and group of modules, as ``dynamic`` or else the config says."""
 
-    Raises:
-        CheckpointError: ``dynamic`` is no table of settings by pattern, or a pattern might take for ever.
-    """
-    dynamic = config.get("dynamic") or {}
-    try:
-        for pattern, settings in dynamic.items():
-            if not pattern.startswith("-:") and _matches(pattern.removeprefix("+:"), name, where):
-                return settings.get("bits", config.get("bits")), settings.get("group_size", config.get("group_size"))
-    except (AttributeError, OverflowError, TypeError, re.error) as error:
-        raise CheckpointError(
-            "the config's settings by module cannot be read",
-            where=f"{where}: dynamic",
-            got=repr(dynamic)[:80],
-            expected='{"+:PATTERN": {"bits": 8}, "-:PATTERN": {}}',
-            fix=AGAIN,
-        ) from error
-    return config.get("bits"), config.get("group_size")
+    def __init__(self, config: Mapping[str, Any], where: str) -> None:
+        self._config, self._where, self._steps = config, where, 0
+
+    def of_modules(self, names: Iterable[str]) -> dict[str, tuple[Any, object]]:
+        """Both by name.
+
+        Raises:
+            CheckpointError: ``dynamic`` is no table of settings by pattern, or its patterns might take for ever.
+        """
+        dynamic = self._config.get("dynamic") or {}
+        try:
+            patterns = [_Pattern(text, settings) for text, settings in dynamic.items()]
+            return {name: self._of(name, patterns) for name in names}
+        except (AttributeError, OverflowError, RecursionError, TypeError, re.error) as error:
+            raise CheckpointError(
+                "the config's settings by module cannot be read",
+                where=f"{self._where}: dynamic",
+                got=repr(dynamic)[:80],
+                expected='{"+:PATTERN": {"bits": 8}, "-:PATTERN": {}}',
+                fix=AGAIN,
+            ) from error
+
+    def _of(self, name: str, patterns: Sequence[_Pattern]) -> tuple[Any, object]:
+        for pattern in patterns:
+            if not pattern.leaves and self._matches(pattern, name):
+                own = {field: pattern.settings.get(field, self._config.get(field)) for field in ("bits", "group_size")}
+                return own["bits"], own["group_size"]
+        return self._config.get("bits"), self._config.get("group_size")
+
+    def _matches(self, pattern: _Pattern, name: str) -> bool:
+        self._steps += math.comb(len(name) + min(pattern.choices, _MOST_CHOICES), min(pattern.choices, _MOST_CHOICES))
+        if pattern.repeated or pattern.choices > _MOST_CHOICES or len(name) > _LONGEST or self._steps > _MOST_STEPS:
+            raise CheckpointError(
+                "patterns of the config might take for ever to match",
+                where=f"{self._where}: dynamic",
+                got=f"{pattern.text[:80]!r}, with {pattern.choices} repeats and groups, for a name of {len(name)} "
+                f"characters; {self._steps:,} steps for all patterns and names before it",
+                expected=f"no group repeated, at most {_MOST_CHOICES} repeats and groups, names to {_LONGEST} "
+                f"characters, {_MOST_STEPS:,} steps",
+                fix="write it as several patterns, or " + AGAIN,
+            )
+        return pattern.compiled.match(name) is not None
 
 
-def _matches(pattern: str, name: str, where: str) -> bool:
-    bare = _ONE_CHARACTER.sub("x", pattern).replace("(?", "(")
-    choices = len(re.findall(r"[*+?{(]", bare))
-    if re.search(r"\)[*+{]", bare) or choices > _MOST_CHOICES or len(name) > _LONGEST:
-        raise CheckpointError(
-            "a pattern of the config might take for ever to match",
-            where=f"{where}: dynamic",
-            got=f"{pattern[:80]!r}, with {choices} repeats and groups, for a name of {len(name)} characters",
-            expected=f"no group repeated, at most {_MOST_CHOICES} repeats and groups, names to {_LONGEST} characters",
-            fix="write it as several patterns, or " + AGAIN,
-        )
-    return re.match(pattern, name) is not None
+class _Pattern:
+    def __init__(self, text: str, settings: Any) -> None:
+        self.leaves, self.text, self.settings = text.startswith("-:"), text.removeprefix("+:"), settings
+        bare = _ONE_CHARACTER.sub("x", self.text).replace("(?", "(")
+        self.choices, self.repeated = len(re.findall(r"[*+?{(]", bare)), bool(re.search(r"\)[*+{]", bare))
+        if len(self.text) > _LONGEST_PATTERN:
+            raise OverflowError(f"a pattern of {len(self.text)} characters")
+
+    @cached_property
+    def compiled(self) -> re.Pattern[str]:
+        return re.compile(self.text)
 
 
 def _parts(name: str, tensors: Mapping[str, StoredTensor], bits: int, stated: object) -> dict[str, StoredTensor]:

@@ -20,7 +20,7 @@ from typing import IO, Any
 
 from luvc_export.bundle.manifest import FileRecord
 from luvc_export.core.files.folders import list_names, private_folder
-from luvc_export.core.files.safe_files import create, open_regular, write_whole
+from luvc_export.core.files.safe_files import create, is_own, open_regular, write_whole
 from luvc_export.errors import BundleError
 
 #: Files up to this size are hashed at every load; of larger ones it is remembered that they were.
@@ -252,8 +252,7 @@ def memory(name: str, make: bool = False) -> Path | None:
         status = folder.lstat()
     except (OSError, RuntimeError):  # no home folder
         return None
-    own = not hasattr(os, "geteuid") or (status.st_uid == os.geteuid() and not status.st_mode & 0o022)
-    return folder if stat.S_ISDIR(status.st_mode) and own else None
+    return folder if stat.S_ISDIR(status.st_mode) and is_own(status) else None
 
 
 def _carry(before: Identity, after: Identity) -> None:

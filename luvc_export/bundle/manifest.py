@@ -18,6 +18,7 @@ from luvc_export.bundle.engines.records import PluginLibrary as PluginLibrary
 from luvc_export.bundle.engines.records import Profile as Profile
 from luvc_export.bundle.engines.records import Verified as Verified
 from luvc_export.bundle.limits import check_pixels
+from luvc_export.bundle.manifest_checks import check_lora, check_video
 from luvc_export.bundle.plans import schema_1
 from luvc_export.bundle.plans.entry import CacheQuantisation as CacheQuantisation
 from luvc_export.bundle.plans.entry import CalibrationData as CalibrationData
@@ -309,6 +310,10 @@ class Manifest:
             data = {**data, "schema_version": SCHEMA_VERSION}
         manifest = from_json_data(cls, data, where)
         check_states(manifest.decoder, f"{where}: decoder.states")
+        if manifest.lora is not None:
+            check_lora(manifest.lora, manifest.decoder.layers, f"{where}: lora")
+        if manifest.prompt.video is not None:
+            check_video(manifest.prompt.video, manifest.image, manifest.prompt, f"{where}: prompt.video")
         for name, entry in manifest.plans.items():
             manifest.check_entry(entry, f"{where}: plans.{name}")
         check_sets(manifest.sets, manifest.plans, manifest.files, f"{where}: sets")

@@ -18,8 +18,12 @@ from luvc_export.errors import BundleError, LuvcError, UsageError
 MANIFEST = "luvc.json"
 _MANIFEST_LIMIT = 64 * 2**20
 #: What a pack holds beside a bundle (``packing.record``), its folders by their first part.
-_PACK = frozenset({"pack.json", "install-and-verify", "bootstrap.py", "verify.json", "wheels", "site", "cases"})
+_PACK = frozenset(
+    {"pack.json", "install-and-verify", "bootstrap.py", "verify.json", "verdict", "wheels", "site", "cases"}
+)
 _NAMED = 5
+#: Bytes of a file's name on every file system there is.
+_LONGEST = 255
 _ENGINE = re.compile(r"(vision|decoder|plugins)\..+\.(engine|layers\.json|log|so)")
 
 
@@ -27,16 +31,16 @@ def inside(folder: Path, name: str) -> Path:
     """Join ``name`` to ``folder``, refusing what is not a plain file name or is a link.
 
     Raises:
-        BundleError: The name holds a separator, climbs, is empty, or is that of a link.
+        BundleError: The name holds a separator, climbs, is empty, longer than file systems take, or that of a link.
     """
     path = folder / name
     plain = name not in ("", ".", "..") and not any(mark in name for mark in ("/", "\\", ":", "\0"))
-    if not plain or path.is_symlink():
+    if not plain or len(name.encode("utf-8", "surrogatepass")) > _LONGEST or path.is_symlink():
         raise BundleError(
             "a file name in the bundle leaves its folder",
             where=str(folder / MANIFEST),
-            got=repr(name),
-            expected="a plain file name beside luvc.json",
+            got=repr(name)[:80],
+            expected=f"a plain file name beside luvc.json, of at most {_LONGEST} bytes",
             fix="do not use this bundle; export it again from the checkpoint",
         )
     return path

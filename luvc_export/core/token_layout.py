@@ -96,7 +96,7 @@ def arrange(
         blocks: Images that belong together, by the index of their first one.
 
     Raises:
-        UsageError: Placeholders and images differ in number.
+        UsageError: Placeholders and images differ in number, or those of a block stand apart.
     """
     images = len(visual_positions)
     placeholders = sum(token == image_token_id for token in token_ids)
@@ -115,6 +115,14 @@ def arrange(
             index += 1
             continue
         block = (blocks or {}).get(seen)
+        count = block.images if block else 1
+        if any(token != image_token_id for token in token_ids[index : index + count]):
+            raise UsageError(
+                "images that are laid out together do not stand together in the prompt",
+                got=f"another token among {count} images",
+                expected="their placeholders side by side",
+                fix="do not use this bundle; export it again from the checkpoint",
+            )
         if isinstance(block, Mosaic):
             ends = token_ids[index + block.images : index + block.images + block.tiles[0] * grid[0]]
             writer.mosaic(seen, block.tiles, ends)
@@ -123,7 +131,6 @@ def arrange(
             writer.clip(seen, block)
         else:
             writer.image(seen)
-        count = block.images if block else 1
         index, seen = index + count, seen + count
     return writer.layout()
 

@@ -12,6 +12,7 @@ from luvc_export.bundle.folder import Bundle
 from luvc_export.bundle.graphs import read_graph
 from luvc_export.bundle.manifest import EngineEntry
 from luvc_export.calibration.parity.tolerances import tolerances
+from luvc_export.core.files.safe_files import write_whole
 from luvc_export.core.target import Target
 from luvc_export.engines import builder, library, targets
 from luvc_export.engines.install import PreparedBuild, install
@@ -72,8 +73,10 @@ def _run(folder: Path, backend: str, root: Path, rebuild: bool) -> bool:
         validation_record.sign(folder, signed)
     _say("sign-off", f"in {folder / bundles.MANIFEST}" if passed else "none: a case failed")
     good = sum(verdict.passed for verdict in verdicts.values())
-    outcome = "PASSED" if passed else "FAILED"
-    print(f"{outcome}: {good} of {len(verdicts)} cases, {signed.backend} {signed.version}")
+    outcome = f"{'PASSED' if passed else 'FAILED'}: {good} of {len(verdicts)} cases, {signed.backend} {signed.version}"
+    if passed:
+        write_whole(folder / record.VERDICT, f"{outcome}\n")
+    print(outcome)
     return passed
 
 

@@ -25,6 +25,8 @@ WHEELS, SITE, CASES = "wheels", "site", "cases"
 PLUGINS = "libluvc_plugins.so"
 #: Written by every run, whether it passed or not.
 REPORT = "verify.json"
+#: Taken away when a run begins and written last, where it passed: its last line.
+VERDICT = "verdict"
 SCHEMA_VERSION = 1
 _RECORD_LIMIT = 16 * 2**20
 

@@ -130,7 +130,9 @@ class Asker:
             return VideoClip(sampled.frames, sampled.fps, sampled.times, sampled.of)
 
         coded = container_of(sources[0][:HEAD]) is not None
-        pixels = MAX_TAKEN_PIXELS if coded else count * pixels_to_decode(sources[0], None)
+        pixels = MAX_TAKEN_PIXELS
+        if not coded:  # an animated picture, whose frames are reduced to as many
+            pixels = min(pixels, count * pixels_to_decode(sources[0], None))
         return _Medium(pixels, film, where)
 
 

@@ -1,8 +1,9 @@
 """Pictures whose decoding takes unforeseeable time or memory: decoded in a helper process under limits.
 
-How long JPEG, PNG, GIF, WebP, BMP and PPM take follows from pixels, scans and the file's length, which
-``picture_limits`` bounds. Nobody knows that of layers, tiles and codecs inside TIFF, JPEG 2000, AVIF and the thirty
-other kinds Pillow reads.
+How long JPEG, PNG, GIF, BMP and PPM take follows from pixels, scans and the file's length, which ``picture_limits``
+bounds; JPEG takes at most eight bytes a pixel, the others 17, on their way to RGB. Nobody knows that of layers, tiles
+and codecs inside TIFF, JPEG 2000, AVIF and the thirty other kinds Pillow reads; WebP takes 27 bytes a pixel, and no
+byte of one but its size is parsed here.
 """
 
 from __future__ import annotations
@@ -16,15 +17,19 @@ from luvc_export.runtime.media import picture_limits
 #: Bytes and seconds of computing for one picture. JPEG 2000 takes about 0.3 s for a million pixels.
 MEMORY, SECONDS = 2**30, 8
 #: Decoded where they are asked for.
-_FORESEEABLE = frozenset({"JPEG", "MPO", "PNG", "GIF", "WEBP", "BMP", "DIB", "PPM"})
+_FORESEEABLE = frozenset({"JPEG", "MPO", "PNG", "GIF", "BMP", "DIB", "PPM"})
 #: Pixels times scans of a progressive JPEG that is decoded here: 24 million pixels in 11 scans.
 _MOST_SCANNED = 2**28
+#: Pixels of a picture that is no JPEG and is decoded here: at 17 bytes each, 71 MB.
+_MOST_HERE = 2**22
 _helpers = Helpers("luvc_export.runtime.media.decoding_task", MEMORY, SECONDS, most=2)
 
 
 def foreseeable(image: Image.Image, scans: int) -> bool:
     """Whether a picture that was opened and checked may be decoded in this process."""
-    return image.format in _FORESEEABLE and image.size[0] * image.size[1] * scans <= _MOST_SCANNED
+    pixels = image.size[0] * image.size[1]
+    most = _MOST_SCANNED // scans if image.format in ("JPEG", "MPO") else _MOST_HERE
+    return image.format in _FORESEEABLE and pixels <= most
 
 
 def decode_confined(data: bytes, max_pixels: int, where: str, need: tuple[int, int] | None) -> Image.Image:

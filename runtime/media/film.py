@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib.util import find_spec
 from shlex import quote
+from typing import Any
 
 from PIL import Image
 
@@ -100,6 +101,15 @@ def decode_film(data: bytes, container: str, frames: int, where: str) -> Taken:
             fix="take fewer frames, or make it smaller and its key frames more frequent: "
             f"ffmpeg -i {quote(where)} -vf scale=1280:-2 -g 30 SMALLER.mp4",
         ) from error
+    return frames_of_reply(reply, pixels)
+
+
+def frames_of_reply(reply: dict[str, Any], pixels: bytes) -> Taken:
+    """What a helper replied.
+
+    Raises:
+        UsageError: It says what is wrong.
+    """
     if "what" in reply:
         parts = {name: reply[name] for name in ("where", "got", "expected", "fix")}
         raise UsageError(reply["what"], **parts)

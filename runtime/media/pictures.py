@@ -20,7 +20,9 @@ from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
 from luvc_export.core.files.folders import check_name
 from luvc_export.core.files.safe_files import open_regular
 from luvc_export.errors import LuvcError, UsageError
+from luvc_export.runtime.media.animation import is_webp, webp_size
 from luvc_export.runtime.media.decoding import decode_confined, foreseeable
+from luvc_export.runtime.media.film import HEAD
 from luvc_export.runtime.media.picture_limits import TRUE_SIZE, check_file
 
 #: What ``open_picture`` takes.
@@ -103,6 +105,10 @@ def open_stream(
 def _decode(
     file: IO[bytes], max_pixels: int, where: str, need: tuple[int, int] | None, here: bool = False
 ) -> Image.Image:
+    if not here and is_webp(file.read(HEAD)):
+        file.seek(0)
+        return decode_confined(file.read(), max_pixels, where, need)
+    file.seek(0)
     Image.init()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # large: our own limit is checked instead; damaged: it opens or it does not
@@ -130,6 +136,9 @@ def pixels_to_decode(data: bytes, need: tuple[int, int] | None) -> int:
         data: A picture file.
         need: See ``open_picture``.
     """
+    if is_webp(data[:HEAD]):
+        width, height = webp_size(data) or (0, 0)
+        return width * height
     Image.init()
     try:
         with warnings.catch_warnings():

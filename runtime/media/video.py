@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import io
 import os
 import re
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from luvc_export.core.files.folders import check_name, list_names
 from luvc_export.core.files.safe_files import open_regular
 from luvc_export.errors import UsageError
+from luvc_export.runtime.media.animation import MAX_FRAMES, decode_animation, too_large
 from luvc_export.runtime.media.film import HEAD, MAX_BYTES, container_of, decode_film, ffmpeg, film_too_large
-from luvc_export.runtime.media.picture_limits import check_file
-from luvc_export.runtime.media.pictures import MAX_PIXELS, Picture, open_picture
+from luvc_export.runtime.media.pictures import Picture, open_picture
 
-#: Frames a folder or file may have.
-MAX_FRAMES = 100_000
-#: Pixels of all frames of one file: they must be decompressed one after another. 2,000 frames of 1920x1080.
-MAX_FILE_PIXELS = 2**32
 #: What a list of frames, or a folder, is taken for.
 DEFAULT_FPS = 2.0
 #: Frames a second, at most; as the server's.
@@ -31,7 +25,6 @@ MAX_FPS = 1000
 #: Where neither the plan nor the caller says how many.
 DEFAULT_FRAMES = 16
 
-_FORMATS = ("GIF", "WEBP", "PNG")
 _T = TypeVar("_T")
 
 
@@ -129,7 +122,7 @@ def open_video(
         container = container_of(source[:HEAD])
         if container is not None:
             return _film(source, container, frames, fps, f"{len(source)} bytes")
-        return _animation(source, frames, fps, progress)
+        return _animation(source, frames, fps, f"{len(source)} bytes")
     path = Path(source)
     check_name(path, "the video")
     if path.is_dir():
@@ -139,14 +132,13 @@ def open_video(
             "there is no such video", where=str(path), expected="a film, a folder of frames or an animated picture"
         )
     with open_regular(path, links=True) as file:
-        container = container_of(file.read(HEAD))
-        if container is not None:
-            file.seek(0)
-            data = file.read(MAX_BYTES + 1)
-            if len(data) > MAX_BYTES:
-                raise film_too_large(str(path))
-            return _film(data, container, frames, fps, str(path))
-    return _animation(path, frames, fps, progress)
+        data = file.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
+        raise film_too_large(str(path))
+    container = container_of(data[:HEAD])
+    if container is not None:
+        return _film(data, container, frames, fps, str(path))
+    return _animation(data, frames, fps, str(path))
 
 
 def _film(data: bytes, container: str, frames: int, fps: float | None, where: str) -> Sampled:
@@ -173,63 +165,9 @@ def _folder(path: Path, frames: int, fps: float, progress: Callable[[float], Non
     return Sampled(tuple(pictures), fps * len(chosen) / len(names), len(names))
 
 
-def _animation(path: Path | bytes, frames: int, fps: float | None, progress: Callable[[float], None]) -> Sampled:
-    where = f"{len(path)} bytes" if isinstance(path, bytes) else str(path)
-    try:
-        opened = io.BytesIO(path) if isinstance(path, bytes) else open_regular(path, links=True)
-        with warnings.catch_warnings(), opened as file:
-            warnings.simplefilter("ignore")  # large: our own limit is checked instead; damaged: it opens or it does not
-            with Image.open(file, formats=_FORMATS) as image:
-                check_file(image, file, where)
-                return _frames_of(image, frames, fps, where, progress)
-    except UsageError:
-        raise
-    except UnidentifiedImageError as error:
-        raise UsageError(
-            "this file is no film that is read, and no animated picture",
-            where=where,
-            expected="mp4, mov, mkv, webm, avi, ts, mpg, ogv, flv, GIF, WebP or PNG; or a folder of frames",
-            fix=ffmpeg(where, "FRAMES"),
-        ) from error
-    except Exception as error:  # decoders raise almost anything on bad files
-        raise UsageError(
-            "the video is damaged or truncated",
-            where=where,
-            got=f"{type(error).__name__}: {error}",
-            fix="copy or download it again",
-        ) from error
-
-
-def _frames_of(
-    image: Image.Image, frames: int, fps: float | None, where: str, progress: Callable[[float], None]
-) -> Sampled:
-    width, height = image.size
-    pixels, count = width * height, 0
-    if pixels > MAX_PIXELS:
-        raise _too_large(where, f"frames of {width}x{height}", f"at most {MAX_PIXELS:,} pixels each")
-    count = getattr(image, "n_frames", 1)
-    _check_count(count, where)
-    if count * pixels > MAX_FILE_PIXELS:
-        raise _too_large(where, f"{count} frames of {width}x{height}", f"at most {MAX_FILE_PIXELS:,} pixels in all")
-    if count == 1:
-        raise UsageError("this is a still picture", where=where, expected="a video", fix="pass it as a picture")
-    ends: list[float] = []
-    for index in range(count):
-        image.seek(index)
-        image.load()  # WebP says how long a frame stays only then
-        ends.append((ends[-1] if ends else 0.0) + max(float(image.info.get("duration") or 0), 0.0))
-        progress(0.5 * (index + 1) / count)
-    if fps is not None or not ends[-1] > 0:
-        ends = [(index + 1) * 1000 / (fps or DEFAULT_FPS) for index in range(count)]
-    wanted = min(frames, count)
-    times = [index * ends[-1] / wanted for index in range(wanted)]
-    indices = [next(index for index, end in enumerate(ends) if end > time) for time in times]
-    pictures = []
-    for index, frame in enumerate(indices):
-        image.seek(frame)
-        pictures.append(open_picture(image.copy()))
-        progress(0.5 + 0.5 * (index + 1) / wanted)
-    return Sampled(tuple(pictures), wanted * 1000 / ends[-1], count)
+def _animation(data: bytes, frames: int, fps: float | None, where: str) -> Sampled:
+    taken = decode_animation(data, frames, fps, DEFAULT_FPS, where)
+    return Sampled(taken.frames, len(taken.frames) / taken.seconds, taken.of)
 
 
 def _by_number(name: str) -> list[tuple[int, int | str]]:
@@ -240,9 +178,4 @@ def _by_number(name: str) -> list[tuple[int, int | str]]:
 
 def _check_count(count: int, where: str) -> None:
     if count > MAX_FRAMES:
-        raise _too_large(where, f"more than {MAX_FRAMES:,} frames", f"at most {MAX_FRAMES:,}")
-
-
-def _too_large(where: str, got: str, expected: str) -> UsageError:
-    fix = "take fewer or smaller frames; the model sees a few small ones anyway"
-    return UsageError("the video is too large", where=where, got=got, expected=expected, fix=fix)
+        raise too_large(where, f"more than {MAX_FRAMES:,} frames", f"at most {MAX_FRAMES:,}")

@@ -23,9 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from luvc_export.bundle.hashing import cache_folder
-from luvc_export.core.files.folders import make_folder
-from luvc_export.core.files.json_file import read_json
-from luvc_export.core.files.safe_files import write_whole
+from luvc_export.core.files.folders import private_folder
+from luvc_export.core.files.json_file import parse_json
+from luvc_export.core.files.safe_files import read_own, write_whole
 from luvc_export.core.shapes import DecoderShape
 from luvc_export.errors import UsageError
 from luvc_export.runtime.cpu_features import cpu_features
@@ -95,7 +95,7 @@ def step_times(
     if is_busy:
         times |= {way: min(spent, times.get(way, spent)) for way, spent in known.items()}
     try:
-        make_folder(file.parent)
+        private_folder(file.parent)
         record = {"key": key, "seconds": times, "busy": is_busy, "tries": tries + is_busy}
         write_whole(file, json.dumps(record).encode())
     except OSError:
@@ -236,10 +236,11 @@ def _remembered(file: Path, key: Mapping[str, Any], busy_now: bool) -> tuple[dic
     Nothing where nothing was found, or what is there is something else. Records of before do not say whether the
     machine was busy; they count as if it had been.
     """
-    if not file.is_file():
+    content = read_own(file)
+    if content is None:
         return {}, 0
     try:
-        data = read_json(file, 2**16, UsageError, "remembered times")
+        data = parse_json(content, str(file), UsageError, "remembered times")
         if data["key"] != json.loads(json.dumps(key)):
             return {}, 0
         times = {str(way): float(spent) for way, spent in data["seconds"].items()}

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from luvc_export.bundle.hashing import cache_folder
 from luvc_export.bundle.manifest import EngineFile
 from luvc_export.core.files.folders import private_folder
-from luvc_export.core.files.safe_files import write_whole
+from luvc_export.core.files.safe_files import read_own, write_whole
 from luvc_export.errors import BundleError, MachineError
 from luvc_export.runtime.memory import SHORT_ON_GPU
 from luvc_export.runtime.tensorrt.library import is_short
@@ -165,8 +165,9 @@ class TrtEngine:
         config.cuda_graph_strategy = strategies.WHOLE_GRAPH_CAPTURE if static else strategies.DISABLED
         self.captures_itself = True
         self._runtime_cache = config.create_runtime_cache()
-        if self._cache_file is not None and self._cache_file.is_file():
-            self._runtime_cache.deserialize(self._cache_file.read_bytes())
+        kernels = None if self._cache_file is None else read_own(self._cache_file)
+        if kernels is not None:
+            self._runtime_cache.deserialize(kernels)
         config.set_runtime_cache(self._runtime_cache)
         return config
 

@@ -33,6 +33,9 @@ _MODULE = re.compile(r"(?P<prefix>.+)\.(?P<layer>\d{1,5})\.(?P<path>\D.*)")
 #: Words of the names that transformers had for the layers of an LLM, by version.
 _LLM_WORDS = {"model", "language_model", "text_model", "layers"}
 _TYPES = tuple(BY_PRECISION[name].safetensors for name in ("fp32", "fp16", "bf16"))
+#: Of a factor, and of what two factors add to a weight: fp16's largest number; elsewhere what, times inputs and widths
+#: of models, is squared by norms and stays a float32.
+_MOST_HALF, _MOST = float(np.finfo(np.float16).max), 1e9
 #: Modules that an error names.
 _NAMED = 5
 
@@ -233,18 +236,30 @@ def _pair(
             expected=f"at most {slots.rank}",
             fix=f"export with --lora-slots {rank}, or {MERGE}",
         )
-    return np.ascontiguousarray(a.T), np.ascontiguousarray(b.T) * np.float32(config.scale_of(module))
+    with np.errstate(over="ignore"):  # see ``_check_range``
+        return np.ascontiguousarray(a.T), np.ascontiguousarray(b.T) * np.float32(config.scale_of(module))
 
 
 def _check_range(
     factors: Mapping[str, tuple[NDArray[np.float32], NDArray[np.float32]]], dtype: str, folder: Path
 ) -> None:
-    """Refuse numbers that the bundle's arithmetic has not."""
-    most = max(float(np.abs(factor).max(initial=0)) for pair in factors.values() for factor in pair)
-    if dtype == "fp16" and most > float(np.finfo(np.float16).max):
+    """Refuse numbers that the bundle's arithmetic has not, or that what enters takes beyond it."""
+    largest = {slot: [float(np.abs(factor).max(initial=0)) for factor in pair] for slot, pair in factors.items()}
+    if dtype == "fp16" and (most := max(map(max, largest.values()))) > _MOST_HALF:
         raise CheckpointError(
             "a factor of the adapter is beyond fp16", where=str(folder), got=f"{most:g}", fix="export with --dtype bf16"
         )
+    limit = _MOST_HALF if dtype == "fp16" else _MOST
+    for slot, (a, b) in largest.items():
+        change = a * b * factors[slot][0].shape[1]
+        if not max(a, b, change) <= limit:  # also what became infinite when it was scaled
+            raise CheckpointError(
+                "the adapter's factors overflow",
+                where=f"{folder}: {slot}",
+                got=f"factors to {a:g} and {b:g} (scaled), which change weights by up to {change:g}",
+                expected=f"at most {limit:g} each",
+                fix="train it again: it has diverged, or its lora_alpha is damaged",
+            )
 
 
 def _damaged(path: Path, got: str) -> CheckpointError:

@@ -63,6 +63,28 @@ def open_regular(path: Path, links: bool = False) -> IO[bytes]:
     return os.fdopen(handle, "rb")
 
 
+def is_own(status: os.stat_result) -> bool:
+    """Whether a file or folder is this user's, and nobody else may write it; true where no system says."""
+    return not hasattr(os, "geteuid") or (status.st_uid == os.geteuid() and not status.st_mode & 0o022)
+
+
+def read_own(path: Path) -> bytes | None:
+    """A file that nobody but this user can have written, such as one of a cache folder; None for any other, or none.
+
+    Its folder is this user's alone. Whether others may write the file counts where they may enter the folder.
+    """
+    try:
+        folder = path.parent.lstat()
+        if not stat.S_ISDIR(folder.st_mode) or not is_own(folder):
+            return None
+        with open_regular(path) as file:
+            status = os.fstat(file.fileno())
+            closed = hasattr(os, "geteuid") and status.st_uid == os.geteuid() and not folder.st_mode & 0o011
+            return file.read() if closed or is_own(status) else None
+    except (OSError, UsageError):
+        return None
+
+
 def create(path: Path) -> IO[bytes]:
     """Make a file where nothing lies and open it for writing and reading.
 

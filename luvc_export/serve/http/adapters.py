@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from luvc_export.bundle.adapters.peft_config import CONFIG
+from luvc_export.bundle.adapters.peft_folder import TENSORS
 from luvc_export.errors import LuvcError
 from luvc_export.serve.http.api_errors import ApiError, bad_request, explained
 from luvc_export.serve.http.protocol import decoded, require
@@ -31,11 +33,17 @@ def load_adapter(body: bytes, models: Models, options: ServeOptions) -> str:
     name, path = data["lora_name"], Path(data["lora_path"])
     try:
         resolved = path.resolve()
-        allowed = any(resolved.is_relative_to(folder) for folder in options.lora_dirs) and resolved.is_dir()
+        read = [
+            resolved,
+            *((resolved / file).resolve() for file in (CONFIG, TENSORS)),
+        ]  # which may be links, as a hub's
+        inside = [folder for folder in options.lora_dirs if all(one.is_relative_to(folder) for one in read)]
+        allowed = bool(inside) and resolved.is_dir()
     except (OSError, ValueError, RuntimeError):
         allowed = False
     if not allowed:  # whatever the reason: nobody learns here which folders there are
-        raise ApiError(403, "that folder is below none of the server's --lora-dir, or is not there", "lora_path")
+        message = "that folder, or a file of it, is below none of the server's --lora-dir, or is not there"
+        raise ApiError(403, message, "lora_path")
     try:
         models.load_adapter(name, resolved)
     except LuvcError as error:

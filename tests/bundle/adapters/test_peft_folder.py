@@ -148,6 +148,22 @@ def test_a_number_beyond_fp16(tmp_path: Path, tensors: dict[str, Any]) -> None:
         read_adapter(folder, manifest(dtype="fp16"))
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "alpha"), [(1e38, 1e38, 4.0), (1e-3, 1e34, 1_000_000), (1e10, 1e-10, 4.0), (1e6, 1e6, 4.0)]
+)
+@pytest.mark.filterwarnings("error")
+def test_factors_that_overflow_once_scaled(tmp_path: Path, first: float, second: float, alpha: float) -> None:
+    """Each is a number; scaled, or beside an input, they are none, and every answer ended in 500."""
+    damaged = {
+        name: values * 0 + np.float32(first if ".lora_A." in name else second)
+        for name, values in lora_bundle.factors(0, 4, PATHS[:1], 1).items()
+    }
+    folder = lora_bundle.write_adapter(tmp_path, damaged, lora_alpha=alpha)
+    for dtype in ("fp32", "bf16"):
+        with pytest.raises(CheckpointError, match=r"factors overflow(.|\n)*at most 1e\+09(.|\n)*lora_alpha"):
+            read_adapter(folder, manifest(dtype=dtype))
+
+
 def test_a_pickle_is_named(tmp_path: Path, tensors: dict[str, Any]) -> None:
     folder = lora_bundle.write_adapter(tmp_path, tensors)
     (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")

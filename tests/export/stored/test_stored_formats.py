@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +135,28 @@ def test_a_pattern_that_might_take_for_ever(tmp_path: Path, pattern: str) -> Non
     restate(folder, dynamic={pattern: {"bits": 8}})
     with pytest.raises(CheckpointError, match=r"for ever(.|\n)*: dynamic(.|\n)*at most 5(.|\n)*several patterns"):
         open_checkpoint(str(folder))
+
+
+def test_many_patterns_are_bounded_together(tmp_path: Path) -> None:
+    """Each takes 0.03 s to find that a name is another's; 200 of them held export for seconds a module."""
+    folder, _ = small(tmp_path / "model", "gptq_v1")
+    restate(folder, dynamic={f".*.*.*.*.*!{index}": {"bits": 8} for index in range(2000)})
+    begin = time.process_time()
+    with pytest.raises(CheckpointError, match=r"might take for ever(.|\n)*steps for all(.|\n)*1,000,000,000 steps"):
+        open_checkpoint(str(folder))
+    assert time.process_time() - begin < 30
+    restate(folder, dynamic={"x" * 1025: {"bits": 8}})
+    with pytest.raises(CheckpointError, match="settings by module"):
+        open_checkpoint(str(folder))
+
+
+@pytest.mark.parametrize("bits", [4.0, True, "4", None, [4]])
+def test_bits_are_a_whole_number(tmp_path: Path, bits: object) -> None:
+    folder, _ = small(tmp_path / "model", "gptq_v1")
+    for fields in ({"bits": bits}, {"dynamic": {".*": {"bits": bits}}}):
+        restate(folder, **({"bits": 4, "dynamic": {}} | fields))
+        with pytest.raises(CheckpointError, match=r"GPTQ checkpoints of this kind are not read(.|\n)* bits"):
+            open_checkpoint(str(folder))
 
 
 def restate(folder: Path, **fields: object) -> None:

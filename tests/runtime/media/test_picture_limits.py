@@ -67,7 +67,7 @@ def stored(kind: str, size: tuple[int, int] = (60, 40), mode: str = "RGB", **opt
     return data.getvalue()
 
 
-@pytest.mark.parametrize("kind", ["TIFF", "JPEG2000", "AVIF", "TGA"])
+@pytest.mark.parametrize("kind", ["TIFF", "JPEG2000", "AVIF", "TGA", "WEBP"])
 def test_kinds_whose_cost_nobody_knows_are_decoded_elsewhere_and_look_the_same(
     kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -128,13 +128,20 @@ def test_a_progressive_jpeg_of_many_pixels_and_scans_is_decoded_elsewhere(monkey
     assert asked and asked[0][0] == data
 
 
+def test_a_large_picture_with_transparency_takes_no_17_bytes_a_pixel_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    small, large = stored("PNG", (2048, 2048), "RGBA"), stored("PNG", (2049, 2048), "RGBA")
+    assert open_picture(small).size == (2048, 2048)
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("decoded in this process"))
+    assert open_picture(large).size == (2049, 2048)
+
+
 def test_frames_of_a_video_have_the_limits_of_pictures(tmp_path: Path) -> None:
     data = stored("PNG", (30, 20), save_all=True, append_images=[Image.new("RGB", (30, 20))])
     (tmp_path / "film.png").write_bytes(data)
     assert open_video(tmp_path / "film.png").of == 2
     wide = data[:16] + struct.pack(">II", 1000, 70_000) + data[24:29]
     (tmp_path / "film.png").write_bytes(wide + struct.pack(">I", zlib.crc32(wide[12:29])) + data[33:])
-    with pytest.raises(UsageError, match="the picture is too large"):
+    with pytest.raises(UsageError, match=r"frames of 1000x70000(.|\n)*at most 9,437,184 pixels each, 65,535 a side"):
         open_video(tmp_path / "film.png")
     os.mkfifo(tmp_path / "pipe.gif")
     with pytest.raises(UsageError):

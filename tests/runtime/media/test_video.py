@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from luvc_export.errors import UsageError
-from luvc_export.runtime.media import video
+from luvc_export.runtime.media import animation, video
 from luvc_export.runtime.media.video import open_video, spread
 
 
@@ -106,14 +106,18 @@ def test_large_videos_are_refused_before_they_are_decompressed(
 ) -> None:
     path = tmp_path / "film.gif"
     shade(0).save(path, save_all=True, append_images=[shade(200), shade(90)])
+    data = path.read_bytes()
+    assert animation.read_header(data, "film.gif").size == (8, 6)
     monkeypatch.setattr(video, "MAX_FRAMES", 2)
-    for source in (folder, path):
-        with pytest.raises(UsageError, match="more than 2 frames"):
-            open_video(source)
-    monkeypatch.setattr(video, "MAX_FRAMES", 100)
-    monkeypatch.setattr(video, "MAX_FILE_PIXELS", 100)
+    monkeypatch.setattr(animation, "MAX_FRAMES", 2)
+    with pytest.raises(UsageError, match="more than 2 frames"):
+        open_video(folder)
+    with pytest.raises(UsageError, match="more than 2 frames"):
+        animation.read_header(data, "film.gif")
+    monkeypatch.setattr(animation, "MAX_FRAMES", 100)
+    monkeypatch.setattr(animation, "MAX_FILE_PIXELS", 100)
     with pytest.raises(UsageError, match=r"3 frames of 8x6(.|\n)*at most 100 pixels in all"):
-        open_video(path)
-    monkeypatch.setattr(video, "MAX_PIXELS", 47)
+        animation.read_header(data, "film.gif")
+    monkeypatch.setattr(animation, "MAX_FRAME_PIXELS", 47)
     with pytest.raises(UsageError, match="frames of 8x6"):
-        open_video(path)
+        animation.read_header(data, "film.gif")

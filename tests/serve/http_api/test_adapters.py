@@ -123,6 +123,25 @@ def test_what_is_not_loaded(
     assert answer.status == status and said_ in answer.json()["error"]["message"]
 
 
+@pytest.mark.parametrize("file", ["adapter_config.json", "adapter_model.safetensors"])
+def test_a_file_that_is_a_link_out_of_the_folder_is_not_read(
+    adapted: tuple[Server, Client], lora: Path, file: str, tmp_path: Path
+) -> None:
+    """An error told a client what a field of the file held. Links that stay below are a hub's, and are followed."""
+    folder, secret = lora / f"linked-{file}", tmp_path / "secret.json"
+    folder.mkdir()
+    secret.write_text('{"peft_type": "a secret"}')
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        (folder / name).symlink_to(secret if name == file else lora / "odd" / name)
+    answer = post(adapted[1], "/v1/load_lora_adapter", {"lora_name": "x", "lora_path": str(folder)})
+    message = answer.json()["error"]["message"]
+    assert answer.status == 403 and "a file of it, is below none" in message and "secret" not in message
+    (folder / file).unlink()
+    (folder / file).symlink_to(lora / "odd" / file)
+    assert post(adapted[1], "/v1/load_lora_adapter", {"lora_name": "x", "lora_path": str(folder)}).status == 200
+    assert post(adapted[1], "/v1/unload_lora_adapter", {"lora_name": "x"}).status == 200
+
+
 def test_a_server_without_a_folder_loads_none(models: Models, client: Client, lora: Path) -> None:
     for path in ("load", "unload"):
         answer = post(client, f"/v1/{path}_lora_adapter", {"lora_name": "odd", "lora_path": str(lora / "odd")})
