@@ -21,8 +21,9 @@ MAX_CHARACTERS = 100_000
 #: Characters that the shortest answer a pattern allows may have: longer than any answer, and repetitions inside
 #: repetitions take the library seconds.
 MAX_ANSWER = 10_000
-#: Work the library may do on patterns before the first token; its default allows 3 s (``limits.initial_lexer_fuel``).
-_FUEL = 100_000
+#: Work the library may do on patterns before the first token, and for a token's mask: a tenth of a second each, and
+#: five times for a mask what it does by itself, with which every second answer of nested repetitions was cut.
+_FUEL, _MASK_FUEL = 300_000, 1_000_000
 
 
 class Grammars:
@@ -65,12 +66,14 @@ class Grammars:
         if failed:
             fix = "see docs/serving.md for what is understood"
             raise UsageError("no grammar can be made of this", where=where, got=" ".join(messages)[:500], fix=fix)
-        limits = library.LLParserLimits(initial_lexer_fuel=_FUEL, verbose_errors=False)
+        limits = library.LLParserLimits(initial_lexer_fuel=_FUEL, step_lexer_fuel=_MASK_FUEL, verbose_errors=False)
         first = library.LLMatcher(tokens, grammar, log_level=0, limits=limits)
         if first.is_error():
             raise UsageError("no grammar can be made of this", where=where, got=first.get_error()[:500])
         vocab, ends = self._vocab, self._ends
-        return replace(options, json_schema=None, regex=None, mask=lambda: _GrammarMask(first.deep_copy(), vocab, ends))
+        return replace(
+            options, json_schema=None, regex=None, mask=lambda: _GrammarMask(first.deep_copy(), vocab, ends, where)
+        )
 
     @cached_property
     def _tokens(self) -> Any:
@@ -111,10 +114,14 @@ class _GrammarMask:
     """The mask of one answer: told all its tokens at every step, it consumes those that are new.
 
     Follows ``logits.ForeseeingMask``.
+
+    Raises:
+        UsageError: A mask takes more work than is allowed, or a token is not of the grammar. The library says so in
+            its state alone, and its mask is then that of an end.
     """
 
-    def __init__(self, matcher: Any, vocab: int, ends: Sequence[int]) -> None:
-        self._matcher, self._vocab, self._ends, self._told = matcher, vocab, ends, 0
+    def __init__(self, matcher: Any, vocab: int, ends: Sequence[int], where: str) -> None:
+        self._matcher, self._vocab, self._ends, self._told, self._where = matcher, vocab, ends, 0, where
 
     def __call__(self, answer: Sequence[int]) -> NDArray[np.bool_]:
         self._consume(answer)
@@ -123,11 +130,15 @@ class _GrammarMask:
         if not matcher.is_stopped():
             bits = np.unpackbits(np.frombuffer(matcher.compute_bitmask(), np.uint8), bitorder="little")
             allowed[: min(self._vocab, bits.size)] = bits[: self._vocab].astype(np.bool_)
-        elif matcher.is_error():
-            got = matcher.get_error()[:300]
-            raise CheckFailed("the grammar took too much work", where=f"answer token {self._told}", got=got)
         if matcher.is_stopped() or matcher.is_accepting():
             allowed[list(self._ends)] = True
+        if matcher.is_error():
+            raise UsageError(
+                "the answer takes too much work to hold to this",
+                where=self._where,
+                got=f"answer token {self._told}: {matcher.get_error()[:300]}",
+                fix="simplify its patterns: no repetitions inside repetitions, shorter alternatives",
+            )
         return allowed
 
     def certain(self, answer: Sequence[int]) -> list[int]:

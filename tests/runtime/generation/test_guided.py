@@ -9,6 +9,7 @@ import time
 from typing import Any
 
 import pytest
+from heavy_patterns import HEAVY, TOO_HEAVY, string_of
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -94,6 +95,20 @@ def test_the_longest_patterns_take_no_time_to_speak_of(session: Session, pattern
     begin = time.process_time()
     session.generate(None, "a", regex=pattern, max_new_tokens=2)
     assert time.process_time() - begin < 2
+
+
+def test_an_answer_is_never_cut_and_called_complete(demo_bundle: Bundle) -> None:
+    """A mask may take more work than llguidance does by itself: more is allowed, and beyond, the answer fails."""
+    demo = Session(demo_bundle, "cpu", "even", threads=1)
+    options: dict[str, Any] = {"temperature": 99.0, "max_new_tokens": 60}
+    for seed in (0, 1):
+        answer = demo.generate(None, "a", json_schema=string_of(HEAVY), seed=seed, **options)
+        assert answer.finish_reason == "length" or re.fullmatch(HEAVY, json.loads(answer.text)), answer.text
+    words = r"the answer takes too much work to hold to this\n  where: json_schema\n  got: answer token \d+: .*too many"
+    with pytest.raises(UsageError, match=words):
+        demo.generate(None, "a", json_schema=string_of(TOO_HEAVY), seed=1, **options)
+    with pytest.raises(UsageError, match=words):
+        demo.generate_batch([{"prompt": "a"}, {"prompt": "b"}], json_schema=string_of(TOO_HEAVY), **options)
 
 
 def test_patterns_are_as_long_as_they_match() -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from calling import Client, data_uri, user
+from heavy_patterns import TOO_HEAVY, string_of
 from PIL import Image
 from running import serving
 
@@ -145,6 +146,16 @@ def test_json_and_patterns(client: Client) -> None:
     assert re.fullmatch(shape["regex"], text) and len(pieces) > 4, "streamed as it grows"
     refused = client.chat(**asked(response_format={"type": "regex", "regex": "("}))
     assert refused.status == 400 and refused.json()["error"]["param"] == "response_format"
+
+
+def test_a_grammar_of_too_much_work_is_no_answer(client: Client) -> None:
+    """Once a status of 200 and finish_reason stop, with half a string."""
+    shape = {"type": "json_schema", "json_schema": {"name": "x", "schema": string_of(TOO_HEAVY)}}
+    error = client.chat(**asked(response_format=shape)).json()["error"]
+    assert error["param"] == "response_format" and "too much work" in error["message"], error
+    body = json.dumps(asked(response_format=shape, stream=True)).encode()
+    streamed = client.call("POST", "/v1/chat/completions", body).body.decode()
+    assert "too much work" in streamed and '"finish_reason":"stop"' not in streamed
 
 
 def test_survivors_are_what_generate_says(client: Client, demo_session: Session) -> None:
