@@ -26,6 +26,7 @@ from luvc_export.serve.http.protocol import (
     ImagePart,
     JsonObjectFormat,
     JsonSchemaFormat,
+    RefusalPart,
     RegexFormat,
     TextPart,
     VideoPart,
@@ -33,6 +34,9 @@ from luvc_export.serve.http.protocol import (
 from luvc_export.serve.media.addresses import Addresses
 from luvc_export.serve.media.budget import PixelBudget
 from luvc_export.serve.models import Models, ServedModel
+
+#: A ``top_p`` below the chance of any most likely token: that token alone, as 0 means.
+_SMALLEST = 1e-9
 
 
 @dataclass
@@ -86,14 +90,16 @@ class Asker:
         media: list[_Medium] = []
         for index, message in enumerate(chat.messages):
             role = "system" if message.role == "developer" else message.role
-            if isinstance(message.content, str):
-                messages.append({"role": role, "content": [{"type": "text", "text": message.content}]})
+            whole = message.refusal if message.content is None else message.content
+            if isinstance(whole, str):
+                messages.append({"role": role, "content": [{"type": "text", "text": whole}]})
                 continue
             content: list[dict[str, Any]] = []
             for number, part in enumerate(message.content or ()):
                 where = f"messages[{index}].content[{number}]"
-                if isinstance(part, TextPart):
-                    content.append({"type": "text", "text": part.text})
+                if isinstance(part, TextPart | RefusalPart):
+                    text = part.text if isinstance(part, TextPart) else part.refusal
+                    content.append({"type": "text", "text": text})
                     continue
                 if len(media) == self.max_images:
                     most = f"at most {self.max_images} pictures and videos a request (--max-images)"
@@ -185,7 +191,7 @@ def sampling(chat: ChatRequest, defaults: GenerationDefaults | None = None) -> S
         guide["regex"] = shape.regex
     options = {
         "temperature": chat.temperature,
-        "top_p": chat.top_p,
+        "top_p": chat.top_p if chat.top_p is None else max(chat.top_p, _SMALLEST),
         "top_k": None if chat.top_k is None else max(chat.top_k, 0),
         "min_p": chat.min_p,
         "seed": None if chat.seed is None else chat.seed % 2**63,

@@ -163,9 +163,9 @@ class App:
     async def _chat(self, request: Request) -> Answer:
         def prepare(body: bytes, mailbox: Mailbox) -> tuple[Form, bool]:
             chat = parse(body)
-            _, job = self.asker.job(chat, mailbox.tell, request.state.record.begun)
+            model, job = self.asker.job(chat, mailbox.tell, request.state.record.begun)
             usage = chat.stream_options is not None and chat.stream_options.include_usage
-            return Completion(chat.model, job, usage, chat.luvc.survivors), bool(chat.stream)
+            return Completion(chat.model or model.name, job, usage, chat.luvc.survivors), bool(chat.stream)
 
         return await self._generate(request, prepare)
 
@@ -174,8 +174,8 @@ class App:
             asked = parse_response(body)
             chat = asked.chat
             with renamed(asked.before):
-                _, job = self.asker.job(chat, mailbox.tell, request.state.record.begun)
-            return ResponseObjects(chat.model, job, asked.echoed, chat.luvc.survivors), bool(chat.stream)
+                model, job = self.asker.job(chat, mailbox.tell, request.state.record.begun)
+            return ResponseObjects(chat.model or model.name, job, asked.echoed, chat.luvc.survivors), bool(chat.stream)
 
         return await self._generate(request, prepare)
 

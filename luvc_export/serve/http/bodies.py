@@ -16,6 +16,7 @@ from luvc_export.serve.engine.jobs import Ended, Finished, Job, Piece
 from luvc_export.serve.http.api_errors import ApiError
 from luvc_export.serve.http.sending import sse
 from luvc_export.serve.http.token_bytes import token_bytes
+from luvc_export.version import VERSION
 
 
 @dataclass
@@ -78,7 +79,8 @@ class Completion:
         return {**self._object("chat.completion"), "choices": choices, **self._costs(ended)}
 
     def _object(self, kind: str) -> dict[str, Any]:
-        return {"id": self.id, "object": kind, "created": self.created, "model": self.model, "system_fingerprint": None}
+        named = {"model": self.model, "system_fingerprint": f"luvc-{VERSION}"}
+        return {"id": self.id, "object": kind, "created": self.created, **named}
 
     def _chunk(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
         return {

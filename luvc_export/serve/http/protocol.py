@@ -23,11 +23,17 @@ class TextPart(Struct, tag_field="type", tag="text"):
     text: str
 
 
+class RefusalPart(Struct, tag_field="type", tag="refusal"):
+    """Text in which an earlier answer refused."""
+
+    refusal: str
+
+
 class ImageURL(Struct):
     """Where a picture is: ``data:``, ``file:`` or ``http(s):``. ``detail`` is taken and unused: see ``Extension``."""
 
     url: str
-    detail: Literal["auto", "low", "high"] | None = None
+    detail: Literal["auto", "low", "high", "original"] | None = None
 
 
 class ImagePart(Struct, tag_field="type", tag="image_url"):
@@ -56,14 +62,15 @@ class FramesPart(Struct, tag_field="type", tag="video"):
     fps: Annotated[float, Meta(gt=0, le=1000)] | None = None
 
 
-Part = TextPart | ImagePart | VideoPart | FramesPart
+Part = TextPart | RefusalPart | ImagePart | VideoPart | FramesPart
 
 
 class ChatMessage(Struct):
-    """One turn."""
+    """One turn; of an earlier answer ``refusal`` is the text where ``content`` is none."""
 
     role: Literal["system", "developer", "user", "assistant"]
     content: str | Annotated[list[Part], Meta(max_length=512)] | None = None
+    refusal: str | None = None
     tool_calls: Any = None
     function_call: Any = None
     audio: Any = None
@@ -129,14 +136,14 @@ _Penalty = Annotated[float, Meta(ge=-2, le=2)]
 class ChatRequest(Struct):
     """Fields that are read. Null is as good as absent, as in OpenAI's."""
 
-    model: str
     messages: Annotated[list[ChatMessage], Meta(min_length=1, max_length=512)]
+    model: str | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     max_tokens: Annotated[int, Meta(ge=1, le=2**31)] | None = None
     max_completion_tokens: Annotated[int, Meta(ge=1, le=2**31)] | None = None
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
+    top_p: _Fraction | None = None
     top_k: Annotated[int, Meta(ge=-1, le=2**31)] | None = None
     min_p: _Fraction | None = None
     seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
@@ -214,7 +221,7 @@ def parse(body: bytes) -> ChatRequest:
         ApiError: It is no JSON, or a field is missing, of another type, out of range or refused; ``param`` names it.
     """
     data = decoded(body)
-    require(data, "model", "messages")
+    require(data, "messages")
     refuse(data, REFUSED)
     return chat_request(data)
 
@@ -260,8 +267,9 @@ def refuse(data: dict[str, Any], refused: Mapping[str, tuple[Any, ...]]) -> None
     Raises:
         ApiError: It asks for one of them.
     """
+    unused = [of for of, how in (("tools", "tool_choice"), ("functions", "function_call")) if data.get(how) == "none"]
     for name, harmless in refused.items():
-        value = data.get(name)
+        value = None if name in unused else data.get(name)
         if value is not None and not any(value == one and type(value) is type(one) for one in harmless):
             raise unsupported(name)
 
@@ -272,16 +280,35 @@ def chat_request(data: dict[str, Any]) -> ChatRequest:
     Raises:
         ApiError: See ``parse``.
     """
-    known = {name: value for name, value in data.items() if value is not None}
+    known = without_nulls(data)
     try:
         request = msgspec.convert(known, ChatRequest, strict=True)
     except (msgspec.ValidationError, RecursionError) as error:
         message = str(error)
         place = _PLACE.search(message)
         param = re.sub(r"\[\.\.\.\]", "", place[1]) if place else None
+        if param and (missing := re.match(r"Object missing required field `(\w+)`", message)):
+            param = f"{param}.{missing[1]}"
         raise bad_request(_PLACE.sub("", message) + _sent(known, param), param=param, code="invalid_value") from error
     _check(request, data)
     return request
+
+
+#: Whose fields may be null, which is as good as absent; a schema's nulls are values.
+_HOLDERS = ("messages", "content", "image_url", "video_url", "stream_options", "response_format", "json_schema", "luvc")
+
+
+def without_nulls(data: Any, depth: int = 8) -> Any:
+    """``data`` without fields that are null, in whatever of a request holds fields that are read."""
+    if isinstance(data, list) and depth:
+        return [without_nulls(item, depth - 1) for item in data]
+    if not isinstance(data, dict) or not depth:
+        return data
+    return {
+        name: without_nulls(value, depth - 1) if name in (*_HOLDERS, "mm_processor_kwargs") else value
+        for name, value in data.items()
+        if value is not None
+    }
 
 
 def _sent(fields: Mapping[str, Any], name: str | None) -> str:
@@ -305,10 +332,10 @@ def _check(request: ChatRequest, data: dict[str, Any]) -> None:
         for name in ("tool_calls", "function_call", "audio"):
             if getattr(message, name):
                 raise unsupported(f"{where}.{name}")
-        if message.content is None:
+        if message.content is None and (message.role != "assistant" or message.refusal is None):
             raise bad_request("a message needs content: text, or parts", param=f"{where}.content", code="invalid_value")
         parts = message.content if isinstance(message.content, list) else []
-        if message.role != "user" and any(not isinstance(part, TextPart) for part in parts):
+        if message.role != "user" and any(not isinstance(part, TextPart | RefusalPart) for part in parts):
             raise bad_request(
                 "only the user shows pictures: move them to a message of role user",
                 param=f"{where}.content",

@@ -56,7 +56,7 @@ def parse_response(body: bytes) -> ResponseRequest:
         ApiError: As ``protocol.parse``.
     """
     data = decoded(body)
-    require(data, "model", "input")
+    require(data, "input")
     if data.get("previous_response_id") is not None:
         message = "this server stores no answers: send the whole conversation as input"
         raise bad_request(message, param="previous_response_id", code="unsupported_parameter")
@@ -82,8 +82,9 @@ def parse_response(body: bytes) -> ResponseRequest:
         "text": {"format": text.get("format") or {"type": "text"}},
         "top_logprobs": data.get("top_logprobs") or 0,
         "top_p": data.get("top_p"),
-        "user": _typed(data, "user", str, None),
     }
+    if (user := _typed(data, "user", str, None)) is not None:
+        echoed["user"] = user
     return ResponseRequest(asked, echoed, len(before))
 
 
@@ -159,6 +160,8 @@ def _part(part: Any, where: str) -> dict[str, Any]:
     kind = part.get("type") if isinstance(part, dict) else None
     if kind in ("input_text", "output_text", "text"):
         return {"type": "text", "text": part.get("text")}
+    if kind == "refusal":
+        return {"type": "refusal", "refusal": part.get("refusal")}
     if kind == "input_image":
         if part.get("image_url") is None:
             message = "send the picture as image_url, such as a data: address: this server stores no files"
