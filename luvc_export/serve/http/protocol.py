@@ -1,20 +1,17 @@
-"""The body of ``POST /v1/chat/completions``: what is understood, what is refused, what passes unread.
-
-Types are strict. A field that would change the answer and cannot be honoured is refused with its name; what only
-labels a request (``user``, ``metadata``, ...) and fields nobody has heard of pass.
-"""
+"""The body of ``POST /v1/chat/completions``: what is understood. What else there is: ``fields``. Types are strict."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 from msgspec import Meta, Struct, field
 
 from luvc_export.core.image_tokens import MOST
-from luvc_export.serve.http.api_errors import ApiError, bad_request
+from luvc_export.serve.http.api_errors import bad_request
+from luvc_export.serve.http.fields import HARMLESS, REFUSED, names_of, refuse, unknown, unknown_inside, unsupported
 
 
 class TextPart(Struct, tag_field="type", tag="text"):
@@ -160,48 +157,6 @@ class ChatRequest(Struct):
     luvc: Extension = field(default_factory=Extension)
 
 
-#: What would change the answer and is not honoured, with the values that ask for nothing.
-REFUSED: dict[str, tuple[Any, ...]] = {
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
-    "functions": ([],),
-    "function_call": ("none", "auto"),
-    "modalities": (["text"], []),
-    "audio": (),
-    "prediction": (),
-    "reasoning_effort": ("none",),
-    "reasoning": (),
-    "verbosity": ("medium",),
-    "web_search_options": (),
-    # vLLM's and llama-server's
-    "best_of": (1,),
-    "use_beam_search": (False,),
-    "length_penalty": (1, 1.0),
-    "min_tokens": (0,),
-    "ignore_eos": (False,),
-    "stop_token_ids": ([],),
-    "bad_words": ([],),
-    "allowed_token_ids": (),
-    "prompt_logprobs": (False, 0),
-    "echo": (False,),
-    "add_generation_prompt": (True,),
-    "continue_final_message": (False,),
-    "chat_template": (),
-    "chat_template_kwargs": ({},),
-    "documents": ([],),
-    "guided_json": (),
-    "guided_regex": (),
-    "guided_choice": (),
-    "guided_grammar": (),
-    "structured_outputs": (),
-    "grammar": ("",),
-    "json_schema": (),
-    "typical_p": (1, 1.0),
-    "mirostat": (0,),
-    "dry_multiplier": (0, 0.0),
-    "logits_processors": ([],),
-}
-
 #: msgspec 0.22 builds what it knows of a type at its first use; two threads that do so at once end the process.
 _BUILT = msgspec.json.Decoder(ChatRequest)
 
@@ -214,16 +169,44 @@ _HALF = re.compile(
 _PLACE = re.compile(r" - at `\$\.?(.*?)`$")
 
 
-def parse(body: bytes) -> ChatRequest:
+class Parsed(NamedTuple):
+    """A request, and the names of fields that nobody has heard of."""
+
+    chat: ChatRequest
+    ignored: list[str]
+
+
+#: What is read of a message (None) and of its parts by type, or comes with answers that clients send back.
+_INSIDE: dict[str | None, tuple[str, ...]] = {
+    None: (
+        *names_of(ChatMessage),
+        *("name", "annotations", "reasoning", "reasoning_content", "reasoning_details", "thinking_blocks", "parsed"),
+        *("provider_specific_fields", "id", "type", "status", "tool_call_id"),
+    ),
+    **{
+        str(part.__struct_config__.tag): ("type", *names_of(part), "cache_control", "annotations", "logprobs", "uuid")
+        for part in (TextPart, RefusalPart, ImagePart, VideoPart, FramesPart)
+    },
+}
+
+
+def parse(body: bytes, strict: bool = False) -> Parsed:
     """Read a body.
 
+    Args:
+        body: JSON.
+        strict: Refuse every field that nobody has heard of.
+
     Raises:
-        ApiError: It is no JSON, or a field is missing, of another type, out of range or refused; ``param`` names it.
+        ApiError: It is no JSON, or a field is missing, of another type, out of range, refused or misspelt; ``param``
+            names it.
     """
     data = decoded(body)
     require(data, "messages")
     refuse(data, REFUSED)
-    return chat_request(data)
+    chat = chat_request(data)
+    ignored = unknown(data, {*names_of(ChatRequest), *REFUSED, *HARMLESS}, strict)
+    return Parsed(chat, ignored + unknown_inside(data["messages"], _INSIDE, strict))
 
 
 def decoded(body: bytes) -> dict[str, Any]:
@@ -255,23 +238,6 @@ def require(data: dict[str, Any], *names: str) -> None:
     for name in names:
         if data.get(name) is None:
             raise bad_request(f"you must provide {name}", param=name, code="missing_required_parameter")
-
-
-def refuse(data: dict[str, Any], refused: Mapping[str, tuple[Any, ...]]) -> None:
-    """Refuse options that would change the answer.
-
-    Args:
-        data: A request.
-        refused: Names, with the values that ask for nothing.
-
-    Raises:
-        ApiError: It asks for one of them.
-    """
-    unused = [of for of, how in (("tools", "tool_choice"), ("functions", "function_call")) if data.get(how) == "none"]
-    for name, harmless in refused.items():
-        value = None if name in unused else data.get(name)
-        if value is not None and not any(value == one and type(value) is type(one) for one in harmless):
-            raise unsupported(name)
 
 
 def chat_request(data: dict[str, Any]) -> ChatRequest:
@@ -315,13 +281,6 @@ def _sent(fields: Mapping[str, Any], name: str | None) -> str:
     """The number or text that is out of range, where the field itself is one."""
     value = fields.get(name) if name else None
     return f"; sent: {str(value)[:40]}" if isinstance(value, str | int | float) else ""
-
-
-def unsupported(name: str) -> ApiError:
-    """An option that would change the answer, and that nobody here can honour."""
-    return bad_request(
-        f"{name} is not supported by this server: leave it out", param=name, code="unsupported_parameter"
-    )
 
 
 def _check(request: ChatRequest, data: dict[str, Any]) -> None:

@@ -11,25 +11,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from luvc_export.serve.http.api_errors import ApiError, bad_request
-from luvc_export.serve.http.protocol import REFUSED, ChatRequest, chat_request, decoded, refuse, require, unsupported
+from luvc_export.serve.http.fields import HARMLESS, REFUSED_INSIDE, RESPONSES_REFUSED, refuse, unknown, unsupported
+from luvc_export.serve.http.protocol import ChatRequest, chat_request, decoded, require
 
-#: Of these the answer would be another, beside what chat completions refuse.
-_REFUSED: dict[str, tuple[Any, ...]] = {
-    **REFUSED,
-    "tool_choice": ("none", "auto"),
-    "reasoning": ({}, {"effort": None}, {"effort": "none"}, {"effort": None, "summary": None}),
-    "background": (False,),
-    "truncation": ("disabled",),
-    "conversation": (),
-    "prompt": (),
-    "max_tool_calls": (),
-    "messages": (),
-}
 #: Fields that both interfaces have, and samplers' of ours.
 _SAME = (
     *("model", "stream", "temperature", "top_p", "top_logprobs", "seed", "stop", "top_k", "min_p", "luvc"),
     *("presence_penalty", "frequency_penalty", "repetition_penalty", "logit_bias", "mm_processor_kwargs"),
 )
+#: All that are read.
+RESPONSES_READ = (*_SAME, "input", "instructions", "max_output_tokens", "text", "include")
 _LOGPROBS = "message.output_text.logprobs"
 _ROLES = ("user", "assistant", "system", "developer")
 
@@ -42,14 +33,16 @@ class ResponseRequest:
         chat: What is asked.
         echoed: Fields that the answer repeats.
         before: Messages of ``chat`` that are not of ``input``.
+        ignored: Names of fields that nobody has heard of.
     """
 
     chat: ChatRequest
     echoed: dict[str, Any]
     before: int
+    ignored: list[str]
 
 
-def parse_response(body: bytes) -> ResponseRequest:
+def parse_response(body: bytes, strict: bool = False) -> ResponseRequest:
     """Read a body.
 
     Raises:
@@ -60,7 +53,7 @@ def parse_response(body: bytes) -> ResponseRequest:
     if data.get("previous_response_id") is not None:
         message = "this server stores no answers: send the whole conversation as input"
         raise bad_request(message, param="previous_response_id", code="unsupported_parameter")
-    refuse(data, _REFUSED)
+    refuse(data, RESPONSES_REFUSED)
     text = _typed(data, "text", dict, {})
     if text.get("verbosity") not in (None, "medium"):
         raise unsupported("text.verbosity")
@@ -85,7 +78,8 @@ def parse_response(body: bytes) -> ResponseRequest:
     }
     if (user := _typed(data, "user", str, None)) is not None:
         echoed["user"] = user
-    return ResponseRequest(asked, echoed, len(before))
+    ignored = unknown(data, {*RESPONSES_READ, *RESPONSES_REFUSED, *HARMLESS}, strict)
+    return ResponseRequest(asked, echoed, len(before), ignored)
 
 
 class renamed:  # noqa: N801
@@ -158,6 +152,8 @@ def _message(item: Any, where: str) -> dict[str, Any]:
 
 def _part(part: Any, where: str) -> dict[str, Any]:
     kind = part.get("type") if isinstance(part, dict) else None
+    if isinstance(part, dict):
+        refuse(part, REFUSED_INSIDE, f"{where}.")
     if kind in ("input_text", "output_text", "text"):
         return {"type": "text", "text": part.get("text")}
     if kind == "refusal":
