@@ -21,7 +21,7 @@ from luvc_export.serve.http.adapters import AdapterChange, load_adapter, unload_
 from luvc_export.serve.http.api_errors import ApiError, explained
 from luvc_export.serve.http.bodies import Completion
 from luvc_export.serve.http.fields import REFUSED, RESPONSES_REFUSED, names_of, rows
-from luvc_export.serve.http.protocol import ChatRequest, parse
+from luvc_export.serve.http.protocol import ChatRequest, last_answer, parse
 from luvc_export.serve.http.reading import BodyReader
 from luvc_export.serve.http.response_objects import ResponseObjects
 from luvc_export.serve.http.responses import RESPONSES_READ, parse_response, renamed
@@ -176,7 +176,8 @@ class App:
             chat, record.ignored = parse(body, self.options.strict)
             model, job = self.asker.job(chat, mailbox.tell, record.begun)
             usage = chat.stream_options is not None and chat.stream_options.include_usage
-            return Completion(chat.model or model.name, job, usage, chat.luvc.survivors), bool(chat.stream)
+            how = (usage, chat.luvc.survivors, last_answer(chat) if chat.echo else "")
+            return Completion(chat.model or model.name, job, *how), bool(chat.stream)
 
         return await self._generate(request, prepare)
 

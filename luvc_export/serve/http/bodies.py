@@ -28,12 +28,14 @@ class Completion:
         job: What is answered.
         with_usage: Chunks carry ``usage``.
         survivors: The last object says what became of the pictures' tokens.
+        echoed: Text that comes before each answer's own.
     """
 
     model: str
     job: Job
     with_usage: bool
     survivors: bool
+    echoed: str = ""
     id: str = field(default_factory=lambda: f"chatcmpl-{secrets.token_hex(12)}")
     created: int = field(default_factory=lambda: int(time.time()))
     _opened: set[int] = field(default_factory=set)
@@ -47,7 +49,7 @@ class Completion:
         lines = b""
         if event.choice not in self._opened:
             self._opened.add(event.choice)
-            lines = self._chunk_of(event.choice, {"role": "assistant", "content": "", "refusal": None})
+            lines = self._chunk_of(event.choice, {"role": "assistant", "content": self.echoed, "refusal": None})
         if isinstance(event, Finished):
             return lines + self._chunk_of(event.choice, {}, None, event.reason)
         if event.text or event.logprobs:
@@ -71,7 +73,7 @@ class Completion:
         for finish in sorted(finished, key=lambda event: event.choice):
             own = [piece for piece in pieces if piece.choice == finish.choice]
             logprobs = self._logprobs([one for piece in own for one in piece.logprobs])
-            text = "".join(piece.text for piece in own)
+            text = self.echoed + "".join(piece.text for piece in own)
             message = {"role": "assistant", "content": text, "refusal": None}
             choices.append(
                 {"index": finish.choice, "message": message, "logprobs": logprobs, "finish_reason": finish.reason}

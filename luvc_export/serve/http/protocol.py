@@ -12,6 +12,10 @@ from msgspec import Meta, Struct, field
 from luvc_export.core.image_tokens import MOST
 from luvc_export.serve.http.api_errors import bad_request
 from luvc_export.serve.http.fields import HARMLESS, REFUSED, names_of, refuse, unknown, unknown_inside, unsupported
+from luvc_export.serve.http.json_bodies import check_text, decoded, require, without_nulls
+
+_Text = Annotated[str, Meta(min_length=1)]
+_Choices = Annotated[list[_Text], Meta(min_length=1, max_length=1024)]
 
 
 class TextPart(Struct, tag_field="type", tag="text"):
@@ -94,7 +98,9 @@ class TextFormat(Struct, tag_field="type", tag="text"):
 
 
 class JsonObjectFormat(Struct, tag_field="type", tag="json_object"):
-    """Any JSON object."""
+    """Any JSON object; of ``schema`` where there is one (llama-server's)."""
+
+    schema: dict[str, Any] | None = None
 
 
 class JsonSchemaFormat(Struct, tag_field="type", tag="json_schema"):
@@ -106,7 +112,17 @@ class JsonSchemaFormat(Struct, tag_field="type", tag="json_schema"):
 class RegexFormat(Struct, tag_field="type", tag="regex"):
     """Text that matches a regular expression (ours)."""
 
-    regex: Annotated[str, Meta(min_length=1)]
+    regex: _Text
+
+
+class StructuredOutputs(Struct, forbid_unknown_fields=True):
+    """vLLM's: one of these."""
+
+    json: dict[str, Any] | str | None = None
+    regex: _Text | None = None
+    choice: _Choices | None = None
+    grammar: _Text | None = None
+    json_object: bool | None = None
 
 
 class Extension(Struct, forbid_unknown_fields=True):
@@ -153,6 +169,19 @@ class ChatRequest(Struct):
     repetition_penalty: Annotated[float, Meta(ge=0.01, le=100)] | None = None
     logit_bias: Annotated[dict[str, Annotated[float, Meta(ge=-100, le=100)]], Meta(max_length=1024)] | None = None
     response_format: TextFormat | JsonObjectFormat | JsonSchemaFormat | RegexFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
+    guided_json: dict[str, Any] | str | None = None
+    guided_regex: _Text | None = None
+    guided_choice: _Choices | None = None
+    guided_grammar: _Text | None = None
+    min_tokens: Annotated[int, Meta(ge=0, le=2**31)] | None = None
+    ignore_eos: bool | None = None
+    stop_token_ids: Annotated[list[Annotated[int, Meta(ge=0, le=2**31)]], Meta(max_length=64)] | None = None
+    include_stop_str_in_output: bool | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    echo: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
     mm_processor_kwargs: ProcessorOptions = field(default_factory=ProcessorOptions)
     luvc: Extension = field(default_factory=Extension)
 
@@ -160,12 +189,6 @@ class ChatRequest(Struct):
 #: msgspec 0.22 builds what it knows of a type at its first use; two threads that do so at once end the process.
 _BUILT = msgspec.json.Decoder(ChatRequest)
 
-#: Values a body may hold: what separates and opens them is counted before it is parsed. 31 MB of lists took 2.5 GB.
-MOST_VALUES = 1_000_000
-#: One half of an escaped pair without the other.
-_HALF = re.compile(
-    rb"(?<!\\)(?:\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB]..)\\u[dD][c-fC-F][0-9a-fA-F]{2})"
-)
 _PLACE = re.compile(r" - at `\$\.?(.*?)`$")
 
 
@@ -209,37 +232,6 @@ def parse(body: bytes, strict: bool = False) -> Parsed:
     return Parsed(chat, ignored + unknown_inside(data["messages"], _INSIDE, strict))
 
 
-def decoded(body: bytes) -> dict[str, Any]:
-    """The JSON object that a body is.
-
-    Raises:
-        ApiError: It is none.
-    """
-    if (count := sum(body.count(mark) for mark in (b",", b"[", b"{"))) > MOST_VALUES:
-        message = f"the body may hold {count:,} values; expected: at most {MOST_VALUES:,}"
-        raise bad_request(message, code="body_too_complex")
-    try:
-        data = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        half = _HALF.search(body)
-        why = f"a text holds half a character ({half[0].decode()}); send Unicode" if half else str(error)
-        raise bad_request(f"the body is not JSON: {why}", code="invalid_json") from error
-    if not isinstance(data, dict):
-        raise bad_request("the body is not a JSON object", code="invalid_json")
-    return data
-
-
-def require(data: dict[str, Any], *names: str) -> None:
-    """Check that fields are there.
-
-    Raises:
-        ApiError: One is not.
-    """
-    for name in names:
-        if data.get(name) is None:
-            raise bad_request(f"you must provide {name}", param=name, code="missing_required_parameter")
-
-
 def chat_request(data: dict[str, Any]) -> ChatRequest:
     """Read the fields of a request.
 
@@ -260,21 +252,12 @@ def chat_request(data: dict[str, Any]) -> ChatRequest:
     return request
 
 
-#: Whose fields may be null, which is as good as absent; a schema's nulls are values.
-_HOLDERS = ("messages", "content", "image_url", "video_url", "stream_options", "response_format", "json_schema", "luvc")
-
-
-def without_nulls(data: Any, depth: int = 8) -> Any:
-    """``data`` without fields that are null, in whatever of a request holds fields that are read."""
-    if isinstance(data, list) and depth:
-        return [without_nulls(item, depth - 1) for item in data]
-    if not isinstance(data, dict) or not depth:
-        return data
-    return {
-        name: without_nulls(value, depth - 1) if name in (*_HOLDERS, "mm_processor_kwargs") else value
-        for name, value in data.items()
-        if value is not None
-    }
+def last_answer(chat: ChatRequest) -> str:
+    """The text of the last message where it is an answer, which ``continue_final_message`` goes on with."""
+    last = chat.messages[-1]
+    whole = last.refusal if last.content is None else last.content
+    texts = [part.text for part in whole if isinstance(part, TextPart)] if isinstance(whole, list) else [whole or ""]
+    return "".join(texts) if last.role == "assistant" else ""
 
 
 def _sent(fields: Mapping[str, Any], name: str | None) -> str:
@@ -285,7 +268,7 @@ def _sent(fields: Mapping[str, Any], name: str | None) -> str:
 
 def _check(request: ChatRequest, data: dict[str, Any]) -> None:
     """What types cannot say."""
-    _check_text(data)
+    check_text(data)
     for index, message in enumerate(request.messages):
         where = f"messages[{index}]"
         for name in ("tool_calls", "function_call", "audio"):
@@ -307,6 +290,13 @@ def _check(request: ChatRequest, data: dict[str, Any]) -> None:
     if request.max_tokens and request.max_completion_tokens and request.max_tokens != request.max_completion_tokens:
         conflict = "max_tokens and max_completion_tokens say different numbers"
         raise bad_request(conflict, param="max_tokens", code="invalid_value")
+    if (most := request.max_completion_tokens or request.max_tokens) and (request.min_tokens or 0) > most:
+        raise bad_request("min_tokens is more than the most there may be", param="min_tokens", code="invalid_value")
+    if request.continue_final_message and (request.add_generation_prompt or request.messages[-1].role != "assistant"):
+        wrong = "there is no answer to go on with: the last message is the user's"
+        if request.add_generation_prompt:
+            wrong = "an answer that goes on has no new prompt: add_generation_prompt is false then"
+        raise bad_request(wrong, param="continue_final_message", code="invalid_value")
     for token in request.logit_bias or {}:
         if not (token.isascii() and token.isdigit() and len(token) < 12):
             raise bad_request("logit_bias is by token id", param=f"logit_bias.{token[:20]}", code="invalid_value")
@@ -318,50 +308,3 @@ def _check(request: ChatRequest, data: dict[str, Any]) -> None:
         raise bad_request(
             "there is no schema: give one, or ask for json_object", param=where, code="missing_required_parameter"
         )
-
-
-def _check_text(data: Any) -> None:
-    """Refuse strings that are no text: halves of surrogate pairs, which no tokenizer takes.
-
-    Places are written out for the one string that is refused, not for each that is not: a name of 1 MB over 2,500
-    numbers took 2.6 GB.
-    """
-    waiting: list[tuple[Any, _Place]] = [(data, None)]
-    while waiting:
-        value, place = waiting.pop()
-        if isinstance(value, dict):
-            for name, inside in value.items():
-                _check_string(name, place)
-                if isinstance(inside, str):
-                    _check_string(inside, (place, name))
-                elif isinstance(inside, dict | list):
-                    waiting.append((inside, (place, name)))
-        elif isinstance(value, list):
-            for index, inside in enumerate(value):
-                if isinstance(inside, str):
-                    _check_string(inside, (place, index))
-                elif isinstance(inside, dict | list):
-                    waiting.append((inside, (place, index)))
-
-
-#: Where a value stands: the place of what holds it, and its name or index there.
-_Place = tuple[Any, "str | int"] | None
-
-
-def _check_string(text: str, place: _Place) -> None:
-    if text.isascii():
-        return
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise bad_request("this text is not Unicode", param=_written(place), code="invalid_value") from error
-
-
-def _written(place: _Place) -> str | None:
-    """``messages[0].content``, cut at 200 letters."""
-    parts: list[str] = []
-    while place is not None:
-        place, name = place
-        parts.append(f"[{name}]" if isinstance(name, int) else f".{name[:200]}")
-    text = "".join(reversed(parts)).lstrip(".")[:200]
-    return text.encode("utf-8", "backslashreplace").decode() or None

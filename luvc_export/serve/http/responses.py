@@ -12,12 +12,15 @@ from typing import Any
 
 from luvc_export.serve.http.api_errors import ApiError, bad_request
 from luvc_export.serve.http.fields import HARMLESS, REFUSED_INSIDE, RESPONSES_REFUSED, refuse, unknown, unsupported
-from luvc_export.serve.http.protocol import ChatRequest, chat_request, decoded, require
+from luvc_export.serve.http.json_bodies import decoded, require
+from luvc_export.serve.http.protocol import ChatRequest, chat_request
 
 #: Fields that both interfaces have, and samplers' of ours.
 _SAME = (
     *("model", "stream", "temperature", "top_p", "top_logprobs", "seed", "stop", "top_k", "min_p", "luvc"),
     *("presence_penalty", "frequency_penalty", "repetition_penalty", "logit_bias", "mm_processor_kwargs"),
+    *("structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar", "chat_template_kwargs"),
+    *("min_tokens", "ignore_eos", "stop_token_ids", "include_stop_str_in_output"),
 )
 #: All that are read.
 RESPONSES_READ = (*_SAME, "input", "instructions", "max_output_tokens", "text", "include")

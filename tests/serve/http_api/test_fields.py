@@ -51,6 +51,19 @@ CHANGES: dict[str, tuple[dict[str, Any], Any]] = {
     "response_format": ({}, {"type": "regex", "regex": "right"}),
     "mm_processor_kwargs": ({"messages": SEEN}, {"max_pixels": 1}),
     "luvc": ({}, {"survivors": True}),
+    "structured_outputs": ({}, {"choice": ["right"]}),
+    "guided_json": ({}, SCHEMA),
+    "guided_regex": ({}, "right"),
+    "guided_choice": ({}, ["right"]),
+    "guided_grammar": ({}, 'start: "right"'),
+    "min_tokens": ({"logit_bias": {}}, 6),
+    "ignore_eos": ({}, True),
+    "stop_token_ids": ({}, [425]),
+    "include_stop_str_in_output": ({"response_format": {"type": "regex", "regex": "left one"}, "stop": "one"}, True),
+    "add_generation_prompt": ({}, False),
+    "continue_final_message": ({"messages": LATER}, True),
+    "echo": ({"messages": LATER}, True),
+    "chat_template_kwargs": ({}, {"add_generation_prompt": False}),
     # of responses
     "input": ({}, "red"),
     "instructions": ({}, "red"),
@@ -62,6 +75,7 @@ CHANGES: dict[str, tuple[dict[str, Any], Any]] = {
 RESPONSES_CHANGES: dict[str, tuple[dict[str, Any], Any]] = {
     "stop": ({"text": {"format": {"type": "regex", "regex": "left one"}}}, "one"),
     "top_logprobs": ({}, 2),
+    "include_stop_str_in_output": ({"text": {"format": {"type": "regex", "regex": "left one"}}, "stop": "one"}, True),
     "mm_processor_kwargs": (
         {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": data_uri(CASE.images[0])}]}]},
         {"max_pixels": 1},
@@ -147,7 +161,7 @@ def test_the_table_is_served(client: Client) -> None:
     ("fields", "param", "hint"),
     [({"temprature": 1}, "temprature", "did you mean temperature?"), ({"max_token": 1}, "max_token", "max_tokens?"),
      ({"messages": [{**HELLO[0], "contents": "x"}]}, "messages[0].contents", "did you mean content?"),
-     ({"n_predict": 3}, "n_predict", "see max_tokens"), ({"regex": "a"}, "regex", "see response_format")],
+     ({"n_predict": 3}, "n_predict", "see max_tokens"), ({"regex": "a"}, "regex", "see guided_regex")],
 )  # fmt: skip
 def test_what_is_misspelt_says_what_was_meant(client: Client, fields: Any, param: str, hint: str) -> None:
     error = send(client, CHAT, **fields).json()["error"]
