@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from luvc_export.errors import CheckFailed, MachineError, UsageError
+from luvc_export.runtime.generation.json_schemas import compilable
 from luvc_export.runtime.generation.pattern_size import shortest_match
 from luvc_export.runtime.generation.sampling import GUIDES, Sampling
 
@@ -54,7 +55,7 @@ class Grammars:
         library, tokens = _library(), self._tokens
         asked = getattr(options, where)
         try:
-            text = json.dumps(asked, allow_nan=False) if where == "json_schema" else str(asked)
+            text = json.dumps(compilable(asked), allow_nan=False) if where == "json_schema" else str(asked)
             if len(text) > MAX_CHARACTERS:
                 most = f"at most {MAX_CHARACTERS:,}"
                 raise UsageError("this is too long", where=where, got=f"{len(text):,} characters", expected=most)
