@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -26,6 +28,7 @@ from luvc_export.serve.http.protocol import (
     ImagePart,
     JsonObjectFormat,
     JsonSchemaFormat,
+    RefusalPart,
     RegexFormat,
     TextPart,
     VideoPart,
@@ -33,6 +36,9 @@ from luvc_export.serve.http.protocol import (
 from luvc_export.serve.media.addresses import Addresses
 from luvc_export.serve.media.budget import PixelBudget
 from luvc_export.serve.models import Models, ServedModel
+
+#: A ``top_p`` below the chance of any most likely token: that token alone, as 0 means.
+_SMALLEST = 1e-9
 
 
 @dataclass
@@ -65,12 +71,18 @@ class Asker:
         try:
             options = model.session.grammars.guided(options)
         except LuvcError as error:
-            raise explained(error, "response_format") from error
+            wrong = explained(error, "response_format")
+            wrong.param, _ = guide(chat) or (wrong.param, {})
+            raise wrong from error
         manifest = model.session.bundle.manifest
         with self.pixels.take(sum(one.pixels for one in media)):
             opened = tuple(one.opened(manifest) for one in media)
             most = image_tokens(chat, model.session)
-            asked = OpenedQuestion(tuple(messages), opened, image_tokens=most, adapter=model.adapter)
+            values = dict(chat.chat_template_kwargs or {})
+            if chat.add_generation_prompt is not None:
+                values["add_generation_prompt"] = chat.add_generation_prompt
+            beside = (None, most, model.adapter, values, bool(chat.continue_final_message))
+            asked = OpenedQuestion(tuple(messages), opened, *beside)
             try:
                 loaded, request = model.session.fit(asked)
                 room = loaded.token_limit(request)
@@ -86,14 +98,17 @@ class Asker:
         media: list[_Medium] = []
         for index, message in enumerate(chat.messages):
             role = "system" if message.role == "developer" else message.role
-            if isinstance(message.content, str):
-                messages.append({"role": role, "content": [{"type": "text", "text": message.content}]})
+            whole = message.refusal if message.content is None else message.content
+            if isinstance(whole, str):
+                messages.append({"role": role, "content": [{"type": "text", "text": whole}]})
                 continue
             content: list[dict[str, Any]] = []
             for number, part in enumerate(message.content or ()):
+                assert not isinstance(part, str)
                 where = f"messages[{index}].content[{number}]"
-                if isinstance(part, TextPart):
-                    content.append({"type": "text", "text": part.text})
+                if isinstance(part, TextPart | RefusalPart):
+                    text = part.text if isinstance(part, TextPart) else part.refusal
+                    content.append({"type": "text", "text": text})
                     continue
                 if len(media) == self.max_images:
                     most = f"at most {self.max_images} pictures and videos a request (--max-images)"
@@ -171,23 +186,59 @@ def image_tokens(chat: ChatRequest, session: Session) -> int | None:
     return min(named, default=None)
 
 
+def guide(chat: ChatRequest) -> tuple[str, dict[str, Any]] | None:
+    """The field that says what the answer is held to, and that by the name ``Sampling`` has for it; None for free ones.
+
+    Raises:
+        ApiError: It is asked for in two ways, or text that should be JSON is none.
+    """
+    shape, outputs = chat.response_format, chat.structured_outputs
+    asked: dict[str, tuple[str, Any]] = {}
+    if isinstance(shape, JsonSchemaFormat):
+        asked["response_format"] = "json_schema", shape.json_schema.schema
+    elif isinstance(shape, JsonObjectFormat):
+        asked["response_format"] = "json_schema", shape.schema or {"type": "object"}
+    elif isinstance(shape, RegexFormat):
+        asked["response_format"] = "regex", shape.regex
+    ways = {"guided_": (chat.guided_json, chat.guided_regex, chat.guided_choice, chat.guided_grammar)}
+    if outputs is not None:
+        ways["structured_outputs."] = (outputs.json, outputs.regex, outputs.choice, outputs.grammar)
+        if outputs.json_object:
+            asked["structured_outputs.json_object"] = "json_schema", {"type": "object"}
+    for before, (schema, pattern, choice, grammar) in ways.items():
+        if schema is not None:
+            asked[f"{before}json"] = "json_schema", _schema(schema, f"{before}json")
+        if pattern is not None:
+            asked[f"{before}regex"] = "regex", pattern
+        if choice is not None:
+            asked[f"{before}choice"] = "regex", "|".join(map(re.escape, choice))
+        if grammar is not None:
+            asked[f"{before}grammar"] = "grammar", grammar
+    if len(asked) > 1:
+        first, second, *_ = asked
+        raise bad_request(f"{first} and {second} exclude each other: give one", param=second, code="invalid_value")
+    return next(((way, dict([option])) for way, option in asked.items()), None)
+
+
+def _schema(schema: dict[str, Any] | str, param: str) -> Any:
+    if isinstance(schema, dict):
+        return schema
+    try:
+        return json.loads(schema)
+    except (ValueError, RecursionError) as error:
+        raise bad_request(f"this is not JSON: {error}", param=param, code="invalid_value") from error
+
+
 def sampling(chat: ChatRequest, defaults: GenerationDefaults | None = None) -> Sampling:
     """The sampler's options of a request; the model's ``defaults`` where it says nothing. See ``sampling_of_request``.
 
     Raises:
         ApiError: 400.
     """
-    shape, stop = chat.response_format, [chat.stop] if isinstance(chat.stop, str) else chat.stop
-    guide: dict[str, Any] = {}
-    if isinstance(shape, JsonSchemaFormat):
-        guide["json_schema"] = shape.json_schema.schema
-    elif isinstance(shape, JsonObjectFormat):
-        guide["json_schema"] = {"type": "object"}
-    elif isinstance(shape, RegexFormat):
-        guide["regex"] = shape.regex
+    stop = [chat.stop] if isinstance(chat.stop, str) else chat.stop
     options = {
         "temperature": chat.temperature,
-        "top_p": chat.top_p,
+        "top_p": chat.top_p if chat.top_p is None else max(chat.top_p, _SMALLEST),
         "top_k": None if chat.top_k is None else max(chat.top_k, 0),
         "min_p": chat.min_p,
         "seed": None if chat.seed is None else chat.seed % 2**63,
@@ -198,7 +249,11 @@ def sampling(chat: ChatRequest, defaults: GenerationDefaults | None = None) -> S
         "repetition_penalty": chat.repetition_penalty,
         "logit_bias": {int(token): value for token, value in (chat.logit_bias or {}).items()},
         "logprobs": (chat.top_logprobs or 0) if chat.logprobs else None,
-        **guide,
+        "min_new_tokens": chat.min_tokens,
+        "ignore_eos": chat.ignore_eos,
+        "stop_token_ids": None if chat.stop_token_ids is None else tuple(chat.stop_token_ids),
+        "include_stop_str_in_output": chat.include_stop_str_in_output,
+        **(guide(chat) or ("", {}))[1],
     }
     try:
         return sampling_of_request(options, defaults)

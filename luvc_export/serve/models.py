@@ -17,7 +17,7 @@ from luvc_export.core.progress import Progress
 from luvc_export.errors import UsageError, did_you_mean
 from luvc_export.runtime.call_times import CallTimes, merged
 from luvc_export.runtime.session import Session
-from luvc_export.serve.http.api_errors import ApiError
+from luvc_export.serve.http.api_errors import ApiError, bad_request
 
 
 @dataclass(eq=False)
@@ -86,12 +86,17 @@ class Models:
         self.by_name = {model.name: model for model in served}
         self._bases, self._changing = list(served), threading.Lock()
 
-    def find(self, name: str) -> ServedModel:
-        """The model of that name, or of an adapter's alone where one model has it.
+    def find(self, name: str | None) -> ServedModel:
+        """The model of that name, or of an adapter's alone where one model has it; without a name the only one.
 
         Raises:
-            ApiError: 404.
+            ApiError: 404; 400 without a name where there are several.
         """
+        if name is None:
+            if len(self._bases) > 1:
+                known = ", ".join(model.name for model in self._bases)
+                raise bad_request(f"you must provide model, one of {known}", "model", "missing_required_parameter")
+            return self._bases[0]
         adapted = [model for model in self.by_name.values() if model.name == f"{model.parent}:{name}"]
         if name not in self.by_name and len(adapted) == 1:
             return adapted[0]

@@ -35,6 +35,7 @@ class ServeOptions:
         max_images: Pictures of a request, frames of a video not counted.
         image_cache: Bytes kept of encoded pictures; 0 for none.
         greedy: Where a request says nothing, answers are greedy, whatever a model's makers meant.
+        strict: Refuse fields that nobody has heard of.
         lora_dirs: Folders below which clients may name adapters to load, resolved; none where they may load none.
     """
 
@@ -52,6 +53,7 @@ class ServeOptions:
     max_images: int = 16
     image_cache: int = 256 * 2**20
     greedy: bool = False
+    strict: bool = False
     lora_dirs: tuple[Path, ...] = ()
 
     def __post_init__(self) -> None:

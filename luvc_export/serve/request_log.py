@@ -52,6 +52,8 @@ class RequestRecord:
     finish_reasons: list[str] = field(default_factory=list)
     #: How much of each video is looked at.
     videos: list[str] = field(default_factory=list)
+    #: Fields of the request that nobody has heard of.
+    ignored: list[str] = field(default_factory=list)
     #: Milliseconds by name, see ``engine.jobs.Ended``.
     timings: Mapping[str, Any] = field(default_factory=dict)
     begun: float = field(default_factory=perf_counter)
@@ -79,6 +81,7 @@ class RequestRecord:
             "model": self.model,
             "stream": self.stream if self.model else None,
             "video": "; ".join(self.videos) or None,
+            "ignored": ", ".join(self.ignored) or None,
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": self.completion_tokens if self.model else None,
             "finish_reason": ",".join(self.finish_reasons) or None,

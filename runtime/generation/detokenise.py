@@ -17,10 +17,11 @@ class TextStream:
     Args:
         tokenizer: Its decoder turns ids into text; special tokens are left out.
         stop: Strings that end the answer; the text ends before the first of them.
+        shows_stop: It ends behind it.
     """
 
-    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = ()) -> None:
-        self._tokenizer, self._stop = tokenizer, tuple(stop)
+    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = (), shows_stop: bool = False) -> None:
+        self._tokenizer, self._stop, self._shows_stop = tokenizer, tuple(stop), shows_stop
         self._ids: list[int] = []
         self._context, self._seen = 0, 0
         self._held = ""
@@ -67,10 +68,10 @@ class TextStream:
         if self.stopped:
             return ""
         pending = self._held + new
-        starts = [start for start in (pending.find(stop) for stop in self._stop) if start >= 0]
-        if starts:
+        places = [(start, len(stop)) for stop in self._stop if (start := pending.find(stop)) >= 0]
+        if places:
             self.stopped = True
-            keep = min(starts)
+            keep = sum(min(places)) if self._shows_stop else min(places)[0]
         else:
             keep = len(pending) - (0 if final else self._beginning(pending))
         self._held = pending[keep:]

@@ -43,6 +43,10 @@ class Sampling:
         mask: Called once for each answer; gives a ``logits.TokenMask``, which says before every token what may follow.
         json_schema: The answer is a JSON text of this schema. Needs the extra ``guided``.
         regex: The answer matches this regular expression (Rust's syntax, no look-around). The same.
+        grammar: The answer is of this grammar, in Lark's form as llguidance has it or in GBNF. The same.
+        ignore_eos: The model's end tokens are tokens as others; the answer ends by its length, or by what follows.
+        stop_token_ids: Tokens that end the answer beside the model's own.
+        include_stop_str_in_output: The string or token that stopped the answer is part of its text.
         no_repeat_ngram_size: See ``token_rules.TokenRules``, as for the fields that follow.
         bad_words_ids: The same.
         suppress_tokens: The same.
@@ -69,6 +73,10 @@ class Sampling:
     mask: Callable[[], TokenMask] | None = None
     json_schema: Mapping[str, Any] | None = None
     regex: str | None = None
+    grammar: str | None = None
+    ignore_eos: bool = False
+    stop_token_ids: Sequence[int] = ()
+    include_stop_str_in_output: bool = False
     no_repeat_ngram_size: int = 0
     bad_words_ids: Sequence[Sequence[int]] = ()
     suppress_tokens: Sequence[int] = ()
@@ -111,28 +119,48 @@ class Sampling:
                 ("mask", self.mask is None or callable(self.mask), "a function"),
                 ("json_schema", self.json_schema is None or isinstance(self.json_schema, Mapping), "a JSON object"),
                 ("regex", self.regex is None or (isinstance(self.regex, str) and self.regex != ""), "a pattern"),
+                (
+                    "grammar",
+                    self.grammar is None or (isinstance(self.grammar, str) and self.grammar != ""),
+                    "a grammar",
+                ),
+                *(
+                    (name, isinstance(getattr(self, name), bool), "True or False")
+                    for name in ("ignore_eos", "include_stop_str_in_output")
+                ),
                 ("no_repeat_ngram_size", _whole(self.no_repeat_ngram_size), "a whole number >= 0"),
                 ("min_new_tokens", _whole(self.min_new_tokens), "a whole number >= 0"),
                 ("bad_words_ids", _words(self.bad_words_ids), "lists of token ids, none of them empty"),
                 *(
                     (name, _tokens(getattr(self, name)), "a list of token ids")
-                    for name in ("suppress_tokens", "begin_suppress_tokens", "forced_eos_token_id")
+                    for name in ("suppress_tokens", "begin_suppress_tokens", "forced_eos_token_id", "stop_token_ids")
                 ),
             )
             if not good
         ]
         if not problems and self.temperature == 0 and (self.top_k or self.top_p < 1 or self.min_p):
             problems.append("top_k, top_p and min_p choose what is drawn from, but temperature 0 draws nothing: set it")
-        if (self.mask, self.json_schema, self.regex).count(None) < 2:
-            problems.append("mask, json_schema and regex exclude each other: give one")
+        if (self.mask, self.json_schema, self.regex, self.grammar).count(None) < 3:
+            problems.append("mask, json_schema, regex and grammar exclude each other: give one")
+        if self.ignore_eos and self.guided:
+            problems.append("ignore_eos goes on where json_schema, regex or grammar have the answer end: give one")
         if problems:
             raise UsageError("the sampling options are wrong:\n" + "\n".join(f"  - {item}" for item in problems))
 
     @property
     def takes_the_best(self) -> bool:
         """The most likely token is always taken, and nobody asks about the other logits."""
-        changed = self.changes_logits or self.rules or self.mask or self.json_schema is not None or self.regex
+        changed = self.changes_logits or self.rules or self.mask or self.guided
         return self.temperature == 0 and self.logprobs is None and not changed
+
+    @property
+    def guided(self) -> bool:
+        """The answer is of a schema, a pattern or a grammar."""
+        return self.json_schema is not None or self.regex is not None or self.grammar is not None
+
+    def ends(self, own: frozenset[int]) -> frozenset[int]:
+        """Tokens that end the answer, where ``own`` are the model's."""
+        return (frozenset() if self.ignore_eos else own) | frozenset(self.stop_token_ids)
 
     @property
     def changes_logits(self) -> bool:
@@ -291,6 +319,8 @@ def _words(value: object) -> bool:
     return isinstance(value, Sequence) and not isinstance(value, str) and all(_tokens(one) and one for one in value)
 
 
+#: What an answer may be held to.
+GUIDES = ("json_schema", "regex", "grammar")
 #: What ``temperature`` 0 leaves without a meaning.
 _DRAWS = ("top_k", "top_p", "min_p")
 
@@ -324,7 +354,7 @@ def sampling_from(options: Mapping[str, Any], defaults: GenerationDefaults | Non
     if defaults is None or greedy:
         return Sampling(**asked)
     values = {**defaults.options(), **asked}
-    if "max_new_tokens" not in asked and (values.get("json_schema") is not None or values.get("regex") is not None):
+    if "max_new_tokens" not in asked and any(values.get(name) is not None for name in GUIDES):
         values.pop("max_new_tokens", None)
     if values.get("temperature", 0) == 0:
         values = {name: value for name, value in values.items() if name in asked or name not in _DRAWS}

@@ -52,7 +52,7 @@ class TokenSequence:
     Args:
         encoder: Turns tokens into text.
         options: How tokens are chosen, and the strings that end the answer.
-        ends: Tokens that end it.
+        ends: Tokens that end it, beside those of ``options``.
         budget: Tokens at most.
         prompt: The prompt's tokens, for what reads them.
     """
@@ -65,7 +65,9 @@ class TokenSequence:
         budget: int,
         prompt: Sequence[int] = (),
     ) -> None:
-        self._sampler, self._text = Sampler(options, prompt, ends), TextStream(encoder.tokenizer, options.stop)
+        ends = options.ends(ends)
+        self._sampler, self._shows_end = Sampler(options, prompt, ends), options.include_stop_str_in_output
+        self._text = TextStream(encoder.tokenizer, options.stop, options.include_stop_str_in_output)
         self._ends, self.budget, self.prompt = ends, budget, prompt
         self.ids: list[int] = []
         #: One for each of ``ids`` where they are asked for.
@@ -115,7 +117,12 @@ class TokenSequence:
     @property
     def finish_reason(self) -> Literal["stop", "length"]:
         """``stop`` after an end token or a stop string."""
-        return "stop" if self._text.stopped or self.ids[-1] in self._ends else "length"
+        return "stop" if self._text.stopped or self.at_end else "length"
+
+    @property
+    def at_end(self) -> bool:
+        """The newest token is one that ends the answer."""
+        return self.ids[-1] in self._ends
 
     def _sampled(self, logits: Logits) -> int:
         token, top = self._sampler(logits, len(self.ids), self.ids), self._sampler.sampling.logprobs
@@ -125,9 +132,9 @@ class TokenSequence:
 
     def _grow(self) -> str:
         """The text that the newest token adds; sets ``done``."""
-        if self.newest in self._ends:
+        if self.at_end:
             self.done = True
-            return self._text.flush()
+            return (self._text.push(self.newest) if self._shows_end else "") + self._text.flush()
         text = self._text.push(self.newest)
         if self._text.stopped or len(self.ids) == self.budget:
             self.done = True

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import groupby, islice
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +46,7 @@ class Question:
 
     ``image_tokens`` is the most visual tokens that a picture, or a moment of a video, may become before compression;
     None for no ceiling. ``adapter`` is what is beside the weights for the answer; None for the base model.
+    ``values`` are the chat template's beside its own; ``continues`` has the answer go on with the last message.
     """
 
     messages: tuple[Message, ...]
@@ -53,6 +54,8 @@ class Question:
     plain: str | None = None
     image_tokens: int | None = None
     adapter: Adapter | None = None
+    values: Mapping[str, Any] = field(default_factory=dict)
+    continues: bool = False
 
 
 @dataclass(frozen=True)
@@ -193,7 +196,11 @@ class PromptEncoder:
         """
         if self.template is not None:
             other = self.template_of_videos(asked)
-            return (self.template if other is None else replace(self.template, source=other)).render(asked.messages)
+            template = self.template if other is None else replace(self.template, source=other)
+            return template.render(asked.messages, asked.values, asked.continues)
+        if asked.values or asked.continues:
+            got = "an answer to go on with" if asked.continues else ", ".join(asked.values)
+            raise UsageError("this bundle has no chat template", where=self._where, got=got, fix="leave it out")
         return self._plainly(asked)
 
     def template_of_videos(self, asked: Question) -> str | None:

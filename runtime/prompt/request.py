@@ -112,7 +112,8 @@ def all_shown(requests: Sequence[Request]) -> SomeImages:
 def open_media(asked: Question, manifest: Manifest | None = None) -> OpenedQuestion:
     """``asked`` with every picture and frame opened, once: see ``open_medium``."""
     media = tuple(open_medium(item, manifest) for item in asked.media)
-    return OpenedQuestion(asked.messages, media, asked.plain, asked.image_tokens, asked.adapter)
+    beside = (asked.plain, asked.image_tokens, asked.adapter, asked.values, asked.continues)
+    return OpenedQuestion(asked.messages, media, *beside)
 
 
 def open_medium(medium: Picture | VideoClip, manifest: Manifest | None = None) -> Opened | OpenedClip:

@@ -26,25 +26,44 @@ class ChatTemplate:
     where: str
     special: Mapping[str, str]
 
-    def render(self, messages: Sequence[Message]) -> str:
-        """Render ``messages`` with a generation prompt, as ``apply_chat_template`` does, in a helper process.
+    def render(
+        self, messages: Sequence[Message], values: Mapping[str, Any] | None = None, continues: bool = False
+    ) -> str:
+        """Render ``messages``, as ``apply_chat_template`` does, in a helper process.
 
         The helper is kept for the next call; threads may render at the same time.
 
+        Args:
+            messages: The chat.
+            values: What the template is given beside it; ``add_generation_prompt`` is true where they do not say.
+            continues: The text ends where that of the last message does (transformers' ``continue_final_message``).
+
         Raises:
-            UsageError: The template refuses the messages, is broken, leaves its sandbox, does not end, or takes more
-                than 2 s of computing or 256 MiB.
+            UsageError: ``values`` name what is not the caller's to say, or the last message has no text in what the
+                template wrote; the template refuses the messages, is broken, leaves its sandbox, does not end, or takes
+                more than 2 s of computing or 256 MiB.
             MachineError: No helper can be started here.
         """
-        values = {**self.special, "messages": plain_data(list(messages)), "tools": None, "documents": None}
+        own = {**self.special, "messages": plain_data(list(messages)), "tools": None, "documents": None}
+        if taken := sorted(own.keys() & (values or {}).keys()):
+            raise self._error("the chat template's own values cannot be given", ", ".join(taken))
+        beside = {"add_generation_prompt": not continues, **plain_data(values or {})}
         try:
-            request = {"source": self.source, "values": {**values, "add_generation_prompt": True}}
-            reply, text = _helpers.call(request)
+            reply, text = _helpers.call({"source": self.source, "values": {**own, **beside}})
         except TooMuchError as error:
             raise self._error("the chat template takes too much", str(error)) from error
         if "what" in reply:
             raise self._error(reply["what"], reply["got"])
-        return text.decode("utf-8", "surrogatepass")
+        rendered = text.decode("utf-8", "surrogatepass")
+        return self._cut_behind(rendered, last_text(messages)) if continues else rendered
+
+    def _cut_behind(self, rendered: str, last: str) -> str:
+        """``rendered`` up to the end of the last message's text, which templates may write without its blanks."""
+        place = rendered.rfind(last.strip())
+        if not last.strip() or place < 0:
+            raise self._error("the answer cannot go on with the last message", f"its text: {last[:80]!r}")
+        blanks = last.lstrip()
+        return rendered[: place + len(blanks if rendered.startswith(blanks, place) else last.strip())]
 
     def prepare(self) -> None:
         """Start the helper process, so that it is there when ``render`` is called."""
@@ -70,6 +89,14 @@ def load_template(bundle: Bundle) -> ChatTemplate | None:
     special = {} if config is None else _special_tokens(json_object(config, BundleError, f"{where}/{CONFIG}"))
     source = template_source(read, BundleError, where)
     return None if source is None else ChatTemplate(source.text, f"{where}/{source.file}", special)
+
+
+def last_text(messages: Sequence[Message]) -> str:
+    """The text that the last message ends with; none where it ends with something else."""
+    content = messages[-1].get("content") if messages else None
+    if isinstance(content, list | tuple) and content and isinstance(content[-1], Mapping):
+        content = content[-1].get("text")
+    return content if isinstance(content, str) else ""
 
 
 def plain_data(value: Any) -> Any:

@@ -14,6 +14,7 @@ from typing import Any
 
 import film_bundle
 import pytest
+from heavy_patterns import TOO_HEAVY, string_of
 from PIL import Image
 
 from luvc_export.batch.answerer import Answerer
@@ -107,6 +108,12 @@ def test_a_bundle_that_no_worker_can_load_ends_the_batch(demo_bundle: Bundle, as
             BatchJob(demo_bundle.folder, asked, tmp_path / "out", **wrong).check()  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="every line of a file has its own prompt"):
         BatchJob(demo_bundle.folder, asked, tmp_path / "out", prompt="x").check()
+
+
+def test_a_row_that_takes_too_much_work_is_an_error(demo_bundle: Bundle) -> None:
+    answerer = Answerer(demo_bundle.folder, "even", "cpu", 1, sampling={"json_schema": string_of(TOO_HEAVY)})
+    (answer,) = answerer.answer([lambda: question(None, "where is 9?", None)])
+    assert answer.finish_reason is None and answer.error is not None and "too much work" in answer.error
 
 
 def test_a_machine_that_fails_every_row_stops_and_one_bad_row_does_not(

@@ -66,6 +66,9 @@ def serve(
     greedy: Annotated[
         bool, typer.Option("--greedy", help="What a request leaves open is greedy, not as the model's makers meant it.")
     ] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse fields of requests that nobody here has heard of (/v1/fields).")
+    ] = False,
     image_tokens: sampling_options.ImageTokens = None,
     max_pixels: sampling_options.MaxPixels = None,
     verify: Annotated[bool, typer.Option("--verify", help="Hash large files again.")] = False,
@@ -109,6 +112,7 @@ def serve(
         max_images=max_images,
         image_cache=byte_size(image_cache, "--image-cache"),
         greedy=greedy,
+        strict=strict,
     )
     with options.progress(quiet=as_json) as tell:
         how = (open_plans, most, speculate, named_folders(lora or ()))

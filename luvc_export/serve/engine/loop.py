@@ -185,7 +185,7 @@ class Engine:
             del self._progress[job]
             return
         text = sequence.piece()
-        at_end = sequence.ids[-1] in job.loaded.ends  # OpenAI's logprobs are those of the text
+        at_end = sequence.at_end  # OpenAI's logprobs are those of the text
         sent = progress.sent.get(answer.number, 0)
         logprobs = tuple(sequence.logprobs[sent : len(sequence.logprobs) - at_end])
         if text or sequence.done:

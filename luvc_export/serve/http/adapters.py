@@ -13,7 +13,7 @@ from luvc_export.bundle.adapters.peft_config import CONFIG
 from luvc_export.bundle.adapters.peft_folder import TENSORS
 from luvc_export.errors import LuvcError
 from luvc_export.serve.http.api_errors import ApiError, bad_request, explained
-from luvc_export.serve.http.protocol import decoded, require
+from luvc_export.serve.http.json_bodies import decoded, require
 from luvc_export.serve.models import Models
 from luvc_export.serve.options import ServeOptions
 

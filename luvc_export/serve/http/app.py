@@ -20,10 +20,11 @@ from luvc_export.serve.http import page
 from luvc_export.serve.http.adapters import AdapterChange, load_adapter, unload_adapter
 from luvc_export.serve.http.api_errors import ApiError, explained
 from luvc_export.serve.http.bodies import Completion
-from luvc_export.serve.http.protocol import parse
+from luvc_export.serve.http.fields import REFUSED, RESPONSES_REFUSED, names_of, rows
+from luvc_export.serve.http.protocol import ChatRequest, last_answer, parse
 from luvc_export.serve.http.reading import BodyReader
 from luvc_export.serve.http.response_objects import ResponseObjects
-from luvc_export.serve.http.responses import parse_response, renamed
+from luvc_export.serve.http.responses import RESPONSES_READ, parse_response, renamed
 from luvc_export.serve.http.security import check_caller
 from luvc_export.serve.http.sending import STALLED, Answer, Form, Mailbox, Receive, Send
 from luvc_export.serve.metrics import Metrics
@@ -39,6 +40,7 @@ _PATHS = {
     "/ready": ("GET", "HEAD"),
     "/metrics": ("GET",),
     "/v1/models": ("GET",),
+    "/v1/fields": ("GET",),
     "/v1/chat/completions": ("POST",),
     "/v1/responses": ("POST",),
     "/v1/load_lora_adapter": ("POST",),
@@ -52,6 +54,12 @@ _ELSEWHERE = {
     "/v1/embeddings": "models here answer in text",
 }
 
+
+#: What becomes of every field that is known, for clients to read.
+TABLE = [
+    *rows("/v1/chat/completions", names_of(ChatRequest), REFUSED),
+    *rows("/v1/responses", RESPONSES_READ, RESPONSES_REFUSED),
+]
 
 #: What a request counts as whose client was gone before an answer, as nginx has it.
 CLOSED = 499
@@ -153,6 +161,7 @@ class App:
             "/ready": self._ready,
             "/metrics": self._metrics,
             "/v1/models": self._list,
+            "/v1/fields": self._fields,
             "/v1/chat/completions": self._chat,
             "/v1/responses": self._respond,
             "/v1/load_lora_adapter": partial(self._change_adapters, load_adapter),
@@ -161,21 +170,26 @@ class App:
         return await routes.get(path, self._one)(request)
 
     async def _chat(self, request: Request) -> Answer:
+        record: RequestRecord = request.state.record
+
         def prepare(body: bytes, mailbox: Mailbox) -> tuple[Form, bool]:
-            chat = parse(body)
-            _, job = self.asker.job(chat, mailbox.tell, request.state.record.begun)
+            chat, record.ignored = parse(body, self.options.strict)
+            model, job = self.asker.job(chat, mailbox.tell, record.begun)
             usage = chat.stream_options is not None and chat.stream_options.include_usage
-            return Completion(chat.model, job, usage, chat.luvc.survivors), bool(chat.stream)
+            how = (usage, chat.luvc.survivors, last_answer(chat) if chat.echo else "")
+            return Completion(chat.model or model.name, job, *how), bool(chat.stream)
 
         return await self._generate(request, prepare)
 
     async def _respond(self, request: Request) -> Answer:
+        record: RequestRecord = request.state.record
+
         def prepare(body: bytes, mailbox: Mailbox) -> tuple[Form, bool]:
-            asked = parse_response(body)
-            chat = asked.chat
+            asked = parse_response(body, self.options.strict)
+            chat, record.ignored = asked.chat, asked.ignored
             with renamed(asked.before):
-                _, job = self.asker.job(chat, mailbox.tell, request.state.record.begun)
-            return ResponseObjects(chat.model, job, asked.echoed, chat.luvc.survivors), bool(chat.stream)
+                model, job = self.asker.job(chat, mailbox.tell, record.begun)
+            return ResponseObjects(chat.model or model.name, job, asked.echoed, chat.luvc.survivors), bool(chat.stream)
 
         return await self._generate(request, prepare)
 
@@ -228,11 +242,16 @@ class App:
         limits = self.options.limits()
         return _json({"object": "list", "data": [model.to_json(limits) for model in self.models.by_name.values()]})
 
+    async def _fields(self, request: Request) -> Response:
+        return _json({"object": "list", "data": TABLE})
+
     async def _one(self, request: Request) -> Response:
         return _json(self.models.find(request.scope["path"].removeprefix(_MODEL)).to_json(self.options.limits()))
 
     def _common(self, request: Request, named: str) -> list[tuple[bytes, bytes]]:
         headers = [(b"x-request-id", named.encode()), (b"x-content-type-options", b"nosniff")]
+        if ignored := request.state.record.ignored:
+            headers.append((b"x-luvc-ignored", ", ".join(ignored).encode()))
         origin = request.headers.get("origin")
         if origin is not None and origin in self.options.allow_origins:
             headers += [(b"access-control-allow-origin", origin.encode()), (b"vary", b"Origin")]

@@ -16,6 +16,7 @@ from luvc_export.serve.engine.jobs import Ended, Finished, Job, Piece
 from luvc_export.serve.http.api_errors import ApiError
 from luvc_export.serve.http.sending import sse
 from luvc_export.serve.http.token_bytes import token_bytes
+from luvc_export.version import VERSION
 
 
 @dataclass
@@ -27,12 +28,14 @@ class Completion:
         job: What is answered.
         with_usage: Chunks carry ``usage``.
         survivors: The last object says what became of the pictures' tokens.
+        echoed: Text that comes before each answer's own.
     """
 
     model: str
     job: Job
     with_usage: bool
     survivors: bool
+    echoed: str = ""
     id: str = field(default_factory=lambda: f"chatcmpl-{secrets.token_hex(12)}")
     created: int = field(default_factory=lambda: int(time.time()))
     _opened: set[int] = field(default_factory=set)
@@ -46,7 +49,7 @@ class Completion:
         lines = b""
         if event.choice not in self._opened:
             self._opened.add(event.choice)
-            lines = self._chunk_of(event.choice, {"role": "assistant", "content": "", "refusal": None})
+            lines = self._chunk_of(event.choice, {"role": "assistant", "content": self.echoed, "refusal": None})
         if isinstance(event, Finished):
             return lines + self._chunk_of(event.choice, {}, None, event.reason)
         if event.text or event.logprobs:
@@ -70,7 +73,7 @@ class Completion:
         for finish in sorted(finished, key=lambda event: event.choice):
             own = [piece for piece in pieces if piece.choice == finish.choice]
             logprobs = self._logprobs([one for piece in own for one in piece.logprobs])
-            text = "".join(piece.text for piece in own)
+            text = self.echoed + "".join(piece.text for piece in own)
             message = {"role": "assistant", "content": text, "refusal": None}
             choices.append(
                 {"index": finish.choice, "message": message, "logprobs": logprobs, "finish_reason": finish.reason}
@@ -78,7 +81,8 @@ class Completion:
         return {**self._object("chat.completion"), "choices": choices, **self._costs(ended)}
 
     def _object(self, kind: str) -> dict[str, Any]:
-        return {"id": self.id, "object": kind, "created": self.created, "model": self.model, "system_fingerprint": None}
+        named = {"model": self.model, "system_fingerprint": f"luvc-{VERSION}"}
+        return {"id": self.id, "object": kind, "created": self.created, **named}
 
     def _chunk(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
         return {

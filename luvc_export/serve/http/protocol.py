@@ -1,20 +1,21 @@
-"""The body of ``POST /v1/chat/completions``: what is understood, what is refused, what passes unread.
-
-Types are strict. A field that would change the answer and cannot be honoured is refused with its name; what only
-labels a request (``user``, ``metadata``, ...) and fields nobody has heard of pass.
-"""
+"""The body of ``POST /v1/chat/completions``: what is understood. What else there is: ``fields``. Types are strict."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 from msgspec import Meta, Struct, field
 
 from luvc_export.core.image_tokens import MOST
-from luvc_export.serve.http.api_errors import ApiError, bad_request
+from luvc_export.serve.http.api_errors import bad_request
+from luvc_export.serve.http.fields import HARMLESS, REFUSED, names_of, refuse, unknown, unknown_inside, unsupported
+from luvc_export.serve.http.json_bodies import check_text, decoded, require, without_nulls
+
+_Text = Annotated[str, Meta(min_length=1)]
+_Choices = Annotated[list[_Text], Meta(min_length=1, max_length=1024)]
 
 
 class TextPart(Struct, tag_field="type", tag="text"):
@@ -23,11 +24,17 @@ class TextPart(Struct, tag_field="type", tag="text"):
     text: str
 
 
+class RefusalPart(Struct, tag_field="type", tag="refusal"):
+    """Text in which an earlier answer refused."""
+
+    refusal: str
+
+
 class ImageURL(Struct):
     """Where a picture is: ``data:``, ``file:`` or ``http(s):``. ``detail`` is taken and unused: see ``Extension``."""
 
     url: str
-    detail: Literal["auto", "low", "high"] | None = None
+    detail: Literal["auto", "low", "high", "original"] | None = None
 
 
 class ImagePart(Struct, tag_field="type", tag="image_url"):
@@ -56,14 +63,15 @@ class FramesPart(Struct, tag_field="type", tag="video"):
     fps: Annotated[float, Meta(gt=0, le=1000)] | None = None
 
 
-Part = TextPart | ImagePart | VideoPart | FramesPart
+Part = TextPart | RefusalPart | ImagePart | VideoPart | FramesPart
 
 
 class ChatMessage(Struct):
-    """One turn."""
+    """One turn; of an earlier answer ``refusal`` is the text where ``content`` is none."""
 
     role: Literal["system", "developer", "user", "assistant"]
     content: str | Annotated[list[Part], Meta(max_length=512)] | None = None
+    refusal: str | None = None
     tool_calls: Any = None
     function_call: Any = None
     audio: Any = None
@@ -90,7 +98,9 @@ class TextFormat(Struct, tag_field="type", tag="text"):
 
 
 class JsonObjectFormat(Struct, tag_field="type", tag="json_object"):
-    """Any JSON object."""
+    """Any JSON object; of ``schema`` where there is one (llama-server's)."""
+
+    schema: dict[str, Any] | None = None
 
 
 class JsonSchemaFormat(Struct, tag_field="type", tag="json_schema"):
@@ -102,7 +112,17 @@ class JsonSchemaFormat(Struct, tag_field="type", tag="json_schema"):
 class RegexFormat(Struct, tag_field="type", tag="regex"):
     """Text that matches a regular expression (ours)."""
 
-    regex: Annotated[str, Meta(min_length=1)]
+    regex: _Text
+
+
+class StructuredOutputs(Struct, forbid_unknown_fields=True):
+    """vLLM's: one of these."""
+
+    json: dict[str, Any] | str | None = None
+    regex: _Text | None = None
+    choice: _Choices | None = None
+    grammar: _Text | None = None
+    json_object: bool | None = None
 
 
 class Extension(Struct, forbid_unknown_fields=True):
@@ -129,14 +149,14 @@ _Penalty = Annotated[float, Meta(ge=-2, le=2)]
 class ChatRequest(Struct):
     """Fields that are read. Null is as good as absent, as in OpenAI's."""
 
-    model: str
     messages: Annotated[list[ChatMessage], Meta(min_length=1, max_length=512)]
+    model: str | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     max_tokens: Annotated[int, Meta(ge=1, le=2**31)] | None = None
     max_completion_tokens: Annotated[int, Meta(ge=1, le=2**31)] | None = None
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
+    top_p: _Fraction | None = None
     top_k: Annotated[int, Meta(ge=-1, le=2**31)] | None = None
     min_p: _Fraction | None = None
     seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
@@ -149,121 +169,67 @@ class ChatRequest(Struct):
     repetition_penalty: Annotated[float, Meta(ge=0.01, le=100)] | None = None
     logit_bias: Annotated[dict[str, Annotated[float, Meta(ge=-100, le=100)]], Meta(max_length=1024)] | None = None
     response_format: TextFormat | JsonObjectFormat | JsonSchemaFormat | RegexFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
+    guided_json: dict[str, Any] | str | None = None
+    guided_regex: _Text | None = None
+    guided_choice: _Choices | None = None
+    guided_grammar: _Text | None = None
+    min_tokens: Annotated[int, Meta(ge=0, le=2**31)] | None = None
+    ignore_eos: bool | None = None
+    stop_token_ids: Annotated[list[Annotated[int, Meta(ge=0, le=2**31)]], Meta(max_length=64)] | None = None
+    include_stop_str_in_output: bool | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    echo: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
     mm_processor_kwargs: ProcessorOptions = field(default_factory=ProcessorOptions)
     luvc: Extension = field(default_factory=Extension)
 
 
-#: What would change the answer and is not honoured, with the values that ask for nothing.
-REFUSED: dict[str, tuple[Any, ...]] = {
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
-    "functions": ([],),
-    "function_call": ("none", "auto"),
-    "modalities": (["text"], []),
-    "audio": (),
-    "prediction": (),
-    "reasoning_effort": ("none",),
-    "reasoning": (),
-    "verbosity": ("medium",),
-    "web_search_options": (),
-    # vLLM's and llama-server's
-    "best_of": (1,),
-    "use_beam_search": (False,),
-    "length_penalty": (1, 1.0),
-    "min_tokens": (0,),
-    "ignore_eos": (False,),
-    "stop_token_ids": ([],),
-    "bad_words": ([],),
-    "allowed_token_ids": (),
-    "prompt_logprobs": (False, 0),
-    "echo": (False,),
-    "add_generation_prompt": (True,),
-    "continue_final_message": (False,),
-    "chat_template": (),
-    "chat_template_kwargs": ({},),
-    "documents": ([],),
-    "guided_json": (),
-    "guided_regex": (),
-    "guided_choice": (),
-    "guided_grammar": (),
-    "structured_outputs": (),
-    "grammar": ("",),
-    "json_schema": (),
-    "typical_p": (1, 1.0),
-    "mirostat": (0,),
-    "dry_multiplier": (0, 0.0),
-    "logits_processors": ([],),
-}
-
 #: msgspec 0.22 builds what it knows of a type at its first use; two threads that do so at once end the process.
 _BUILT = msgspec.json.Decoder(ChatRequest)
 
-#: Values a body may hold: what separates and opens them is counted before it is parsed. 31 MB of lists took 2.5 GB.
-MOST_VALUES = 1_000_000
-#: One half of an escaped pair without the other.
-_HALF = re.compile(
-    rb"(?<!\\)(?:\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB]..)\\u[dD][c-fC-F][0-9a-fA-F]{2})"
-)
 _PLACE = re.compile(r" - at `\$\.?(.*?)`$")
 
 
-def parse(body: bytes) -> ChatRequest:
+class Parsed(NamedTuple):
+    """A request, and the names of fields that nobody has heard of."""
+
+    chat: ChatRequest
+    ignored: list[str]
+
+
+#: What is read of a message (None) and of its parts by type, or comes with answers that clients send back.
+_INSIDE: dict[str | None, tuple[str, ...]] = {
+    None: (
+        *names_of(ChatMessage),
+        *("name", "annotations", "reasoning", "reasoning_content", "reasoning_details", "thinking_blocks", "parsed"),
+        *("provider_specific_fields", "id", "type", "status", "tool_call_id"),
+    ),
+    **{
+        str(part.__struct_config__.tag): ("type", *names_of(part), "cache_control", "annotations", "logprobs", "uuid")
+        for part in (TextPart, RefusalPart, ImagePart, VideoPart, FramesPart)
+    },
+}
+
+
+def parse(body: bytes, strict: bool = False) -> Parsed:
     """Read a body.
 
+    Args:
+        body: JSON.
+        strict: Refuse every field that nobody has heard of.
+
     Raises:
-        ApiError: It is no JSON, or a field is missing, of another type, out of range or refused; ``param`` names it.
+        ApiError: It is no JSON, or a field is missing, of another type, out of range, refused or misspelt; ``param``
+            names it.
     """
     data = decoded(body)
-    require(data, "model", "messages")
+    require(data, "messages")
     refuse(data, REFUSED)
-    return chat_request(data)
-
-
-def decoded(body: bytes) -> dict[str, Any]:
-    """The JSON object that a body is.
-
-    Raises:
-        ApiError: It is none.
-    """
-    if (count := sum(body.count(mark) for mark in (b",", b"[", b"{"))) > MOST_VALUES:
-        message = f"the body may hold {count:,} values; expected: at most {MOST_VALUES:,}"
-        raise bad_request(message, code="body_too_complex")
-    try:
-        data = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        half = _HALF.search(body)
-        why = f"a text holds half a character ({half[0].decode()}); send Unicode" if half else str(error)
-        raise bad_request(f"the body is not JSON: {why}", code="invalid_json") from error
-    if not isinstance(data, dict):
-        raise bad_request("the body is not a JSON object", code="invalid_json")
-    return data
-
-
-def require(data: dict[str, Any], *names: str) -> None:
-    """Check that fields are there.
-
-    Raises:
-        ApiError: One is not.
-    """
-    for name in names:
-        if data.get(name) is None:
-            raise bad_request(f"you must provide {name}", param=name, code="missing_required_parameter")
-
-
-def refuse(data: dict[str, Any], refused: Mapping[str, tuple[Any, ...]]) -> None:
-    """Refuse options that would change the answer.
-
-    Args:
-        data: A request.
-        refused: Names, with the values that ask for nothing.
-
-    Raises:
-        ApiError: It asks for one of them.
-    """
-    for name, harmless in refused.items():
-        value = data.get(name)
-        if value is not None and not any(value == one and type(value) is type(one) for one in harmless):
-            raise unsupported(name)
+    chat = chat_request(data)
+    ignored = unknown(data, {*names_of(ChatRequest), *REFUSED, *HARMLESS}, strict)
+    return Parsed(chat, ignored + unknown_inside(data["messages"], _INSIDE, strict))
 
 
 def chat_request(data: dict[str, Any]) -> ChatRequest:
@@ -272,16 +238,26 @@ def chat_request(data: dict[str, Any]) -> ChatRequest:
     Raises:
         ApiError: See ``parse``.
     """
-    known = {name: value for name, value in data.items() if value is not None}
+    known = without_nulls(data)
     try:
         request = msgspec.convert(known, ChatRequest, strict=True)
     except (msgspec.ValidationError, RecursionError) as error:
         message = str(error)
         place = _PLACE.search(message)
         param = re.sub(r"\[\.\.\.\]", "", place[1]) if place else None
+        if param and (missing := re.match(r"Object missing required field `(\w+)`", message)):
+            param = f"{param}.{missing[1]}"
         raise bad_request(_PLACE.sub("", message) + _sent(known, param), param=param, code="invalid_value") from error
     _check(request, data)
     return request
+
+
+def last_answer(chat: ChatRequest) -> str:
+    """The text of the last message where it is an answer, which ``continue_final_message`` goes on with."""
+    last = chat.messages[-1]
+    whole = last.refusal if last.content is None else last.content
+    texts = [part.text for part in whole if isinstance(part, TextPart)] if isinstance(whole, list) else [whole or ""]
+    return "".join(texts) if last.role == "assistant" else ""
 
 
 def _sent(fields: Mapping[str, Any], name: str | None) -> str:
@@ -290,25 +266,18 @@ def _sent(fields: Mapping[str, Any], name: str | None) -> str:
     return f"; sent: {str(value)[:40]}" if isinstance(value, str | int | float) else ""
 
 
-def unsupported(name: str) -> ApiError:
-    """An option that would change the answer, and that nobody here can honour."""
-    return bad_request(
-        f"{name} is not supported by this server: leave it out", param=name, code="unsupported_parameter"
-    )
-
-
 def _check(request: ChatRequest, data: dict[str, Any]) -> None:
     """What types cannot say."""
-    _check_text(data)
+    check_text(data)
     for index, message in enumerate(request.messages):
         where = f"messages[{index}]"
         for name in ("tool_calls", "function_call", "audio"):
             if getattr(message, name):
                 raise unsupported(f"{where}.{name}")
-        if message.content is None:
+        if message.content is None and (message.role != "assistant" or message.refusal is None):
             raise bad_request("a message needs content: text, or parts", param=f"{where}.content", code="invalid_value")
         parts = message.content if isinstance(message.content, list) else []
-        if message.role != "user" and any(not isinstance(part, TextPart) for part in parts):
+        if message.role != "user" and any(not isinstance(part, TextPart | RefusalPart) for part in parts):
             raise bad_request(
                 "only the user shows pictures: move them to a message of role user",
                 param=f"{where}.content",
@@ -321,6 +290,13 @@ def _check(request: ChatRequest, data: dict[str, Any]) -> None:
     if request.max_tokens and request.max_completion_tokens and request.max_tokens != request.max_completion_tokens:
         conflict = "max_tokens and max_completion_tokens say different numbers"
         raise bad_request(conflict, param="max_tokens", code="invalid_value")
+    if (most := request.max_completion_tokens or request.max_tokens) and (request.min_tokens or 0) > most:
+        raise bad_request("min_tokens is more than the most there may be", param="min_tokens", code="invalid_value")
+    if request.continue_final_message and (request.add_generation_prompt or request.messages[-1].role != "assistant"):
+        wrong = "there is no answer to go on with: the last message is the user's"
+        if request.add_generation_prompt:
+            wrong = "an answer that goes on has no new prompt: add_generation_prompt is false then"
+        raise bad_request(wrong, param="continue_final_message", code="invalid_value")
     for token in request.logit_bias or {}:
         if not (token.isascii() and token.isdigit() and len(token) < 12):
             raise bad_request("logit_bias is by token id", param=f"logit_bias.{token[:20]}", code="invalid_value")
@@ -332,50 +308,3 @@ def _check(request: ChatRequest, data: dict[str, Any]) -> None:
         raise bad_request(
             "there is no schema: give one, or ask for json_object", param=where, code="missing_required_parameter"
         )
-
-
-def _check_text(data: Any) -> None:
-    """Refuse strings that are no text: halves of surrogate pairs, which no tokenizer takes.
-
-    Places are written out for the one string that is refused, not for each that is not: a name of 1 MB over 2,500
-    numbers took 2.6 GB.
-    """
-    waiting: list[tuple[Any, _Place]] = [(data, None)]
-    while waiting:
-        value, place = waiting.pop()
-        if isinstance(value, dict):
-            for name, inside in value.items():
-                _check_string(name, place)
-                if isinstance(inside, str):
-                    _check_string(inside, (place, name))
-                elif isinstance(inside, dict | list):
-                    waiting.append((inside, (place, name)))
-        elif isinstance(value, list):
-            for index, inside in enumerate(value):
-                if isinstance(inside, str):
-                    _check_string(inside, (place, index))
-                elif isinstance(inside, dict | list):
-                    waiting.append((inside, (place, index)))
-
-
-#: Where a value stands: the place of what holds it, and its name or index there.
-_Place = tuple[Any, "str | int"] | None
-
-
-def _check_string(text: str, place: _Place) -> None:
-    if text.isascii():
-        return
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise bad_request("this text is not Unicode", param=_written(place), code="invalid_value") from error
-
-
-def _written(place: _Place) -> str | None:
-    """``messages[0].content``, cut at 200 letters."""
-    parts: list[str] = []
-    while place is not None:
-        place, name = place
-        parts.append(f"[{name}]" if isinstance(name, int) else f".{name[:200]}")
-    text = "".join(reversed(parts)).lstrip(".")[:200]
-    return text.encode("utf-8", "backslashreplace").decode() or None

@@ -11,25 +11,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from luvc_export.serve.http.api_errors import ApiError, bad_request
-from luvc_export.serve.http.protocol import REFUSED, ChatRequest, chat_request, decoded, refuse, require, unsupported
+from luvc_export.serve.http.fields import HARMLESS, REFUSED_INSIDE, RESPONSES_REFUSED, refuse, unknown, unsupported
+from luvc_export.serve.http.json_bodies import decoded, require
+from luvc_export.serve.http.protocol import ChatRequest, chat_request
 
-#: Of these the answer would be another, beside what chat completions refuse.
-_REFUSED: dict[str, tuple[Any, ...]] = {
-    **REFUSED,
-    "tool_choice": ("none", "auto"),
-    "reasoning": ({}, {"effort": None}, {"effort": "none"}, {"effort": None, "summary": None}),
-    "background": (False,),
-    "truncation": ("disabled",),
-    "conversation": (),
-    "prompt": (),
-    "max_tool_calls": (),
-    "messages": (),
-}
 #: Fields that both interfaces have, and samplers' of ours.
 _SAME = (
     *("model", "stream", "temperature", "top_p", "top_logprobs", "seed", "stop", "top_k", "min_p", "luvc"),
     *("presence_penalty", "frequency_penalty", "repetition_penalty", "logit_bias", "mm_processor_kwargs"),
+    *("structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar", "chat_template_kwargs"),
+    *("min_tokens", "ignore_eos", "stop_token_ids", "include_stop_str_in_output"),
 )
+#: All that are read.
+RESPONSES_READ = (*_SAME, "input", "instructions", "max_output_tokens", "text", "include")
 _LOGPROBS = "message.output_text.logprobs"
 _ROLES = ("user", "assistant", "system", "developer")
 
@@ -42,25 +36,27 @@ class ResponseRequest:
         chat: What is asked.
         echoed: Fields that the answer repeats.
         before: Messages of ``chat`` that are not of ``input``.
+        ignored: Names of fields that nobody has heard of.
     """
 
     chat: ChatRequest
     echoed: dict[str, Any]
     before: int
+    ignored: list[str]
 
 
-def parse_response(body: bytes) -> ResponseRequest:
+def parse_response(body: bytes, strict: bool = False) -> ResponseRequest:
     """Read a body.
 
     Raises:
         ApiError: As ``protocol.parse``.
     """
     data = decoded(body)
-    require(data, "model", "input")
+    require(data, "input")
     if data.get("previous_response_id") is not None:
         message = "this server stores no answers: send the whole conversation as input"
         raise bad_request(message, param="previous_response_id", code="unsupported_parameter")
-    refuse(data, _REFUSED)
+    refuse(data, RESPONSES_REFUSED)
     text = _typed(data, "text", dict, {})
     if text.get("verbosity") not in (None, "medium"):
         raise unsupported("text.verbosity")
@@ -82,9 +78,11 @@ def parse_response(body: bytes) -> ResponseRequest:
         "text": {"format": text.get("format") or {"type": "text"}},
         "top_logprobs": data.get("top_logprobs") or 0,
         "top_p": data.get("top_p"),
-        "user": _typed(data, "user", str, None),
     }
-    return ResponseRequest(asked, echoed, len(before))
+    if (user := _typed(data, "user", str, None)) is not None:
+        echoed["user"] = user
+    ignored = unknown(data, {*RESPONSES_READ, *RESPONSES_REFUSED, *HARMLESS}, strict)
+    return ResponseRequest(asked, echoed, len(before), ignored)
 
 
 class renamed:  # noqa: N801
@@ -157,8 +155,12 @@ def _message(item: Any, where: str) -> dict[str, Any]:
 
 def _part(part: Any, where: str) -> dict[str, Any]:
     kind = part.get("type") if isinstance(part, dict) else None
+    if isinstance(part, dict):
+        refuse(part, REFUSED_INSIDE, f"{where}.")
     if kind in ("input_text", "output_text", "text"):
         return {"type": "text", "text": part.get("text")}
+    if kind == "refusal":
+        return {"type": "refusal", "refusal": part.get("refusal")}
     if kind == "input_image":
         if part.get("image_url") is None:
             message = "send the picture as image_url, such as a data: address: this server stores no files"

@@ -86,7 +86,7 @@ class Addresses:
 
 
 def data_bytes(url: str, param: str) -> list[bytes]:
-    """What a ``data:`` address holds: base64, several with commas between.
+    """What a ``data:`` address holds: base64, several with commas between; lines may be broken.
 
     Raises:
         ApiError: It is not base64, or empty.
@@ -96,7 +96,7 @@ def data_bytes(url: str, param: str) -> list[bytes]:
         what = "a data: address is data:image/png;base64,..."
         raise bad_request(what, param=param, code="invalid_image_url")
     try:
-        parts = [base64.b64decode(part.strip(), validate=True) for part in body.split(",")]
+        parts = [base64.b64decode("".join(part.split()), validate=True) for part in body.split(",")]
     except (binascii.Error, ValueError) as error:
         raise bad_request(f"this is not base64: {error}", param=param, code="invalid_base64") from error
     if not all(parts):

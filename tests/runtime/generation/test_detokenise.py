@@ -43,6 +43,13 @@ def run(tokenizer: Tokenizer, ids: list[int], stop: tuple[str, ...] = ()) -> tup
     return pieces, stream
 
 
+def test_what_stopped_the_answer_may_be_shown() -> None:
+    for shows, text in ((False, "a "), (True, "a end")):
+        stream = TextStream(BYTES, ("ending", "end", "never"), shows)
+        pieces = [stream.push(token) for token in BYTES.encode("a end of it").ids]
+        assert stream.stopped and "".join(pieces) + stream.flush() == text == stream.text
+
+
 @settings(max_examples=80, deadline=None)
 @given(st.text(max_size=12))
 def test_pieces_hold_whole_characters(text: str) -> None:

@@ -9,6 +9,8 @@ import time
 from typing import Any
 
 import pytest
+import tiny_bundle
+from heavy_patterns import HEAVY, TOO_HEAVY, string_of
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -82,6 +84,33 @@ def test_what_is_no_grammar_is_said_at_once(session: Session, options: dict[str,
         session.generate(None, "a", stream=True, **options)
 
 
+@pytest.mark.parametrize("grammar", ['start: ("ab" | "cd") /[0-9]{3}/', 'root ::= ("ab" | "cd") [0-9] [0-9] [0-9]'])
+def test_grammars_are_lark_or_gbnf(session: Session, grammar: str) -> None:
+    answer = session.generate(None, "a", grammar=grammar, temperature=9.0, seed=1)
+    assert re.fullmatch("(ab|cd)[0-9]{3}", answer.text) and answer.finish_reason == "stop"
+    with pytest.raises(UsageError, match="where: grammar\n  got: neither Lark nor GBNF"):
+        session.generate(None, "a", grammar="%%%")
+    with pytest.raises(UsageError, match="no answer can be as long as this pattern\n  where: grammar"):
+        session.generate(None, "a", grammar="start: /(a{1000}){1000}/")
+
+
+def test_an_answer_may_end_elsewhere(session: Session) -> None:
+    """After a token of the caller's, and not after the model's own."""
+    letters = {ord("a") - 33: 100.0}
+    plain = session.generate(None, "a", logit_bias=letters, max_new_tokens=8)
+    (letter,) = set(plain.token_ids)
+    assert plain.text == "a" * 8 and plain.finish_reason == "length"
+    cut = session.generate(None, "a", logit_bias=letters, max_new_tokens=8, stop_token_ids=[letter])
+    assert (cut.text, cut.finish_reason, len(cut.token_ids)) == ("", "stop", 1)
+    shown = {"stop_token_ids": [letter], "include_stop_str_in_output": True, "min_new_tokens": 3}
+    kept = session.generate(None, "a", logit_bias=letters, max_new_tokens=8, **shown)
+    assert kept.text.endswith("a") and kept.finish_reason == "stop" and len(kept.token_ids) == 4
+    ends = {tiny_bundle.END_TOKEN: 100.0}
+    assert session.generate(None, "a", logit_bias=ends, max_new_tokens=5).finish_reason == "stop"
+    on = session.generate(None, "a", logit_bias=ends, max_new_tokens=5, ignore_eos=True)
+    assert (on.finish_reason, on.token_ids) == ("length", (tiny_bundle.END_TOKEN,) * 5)
+
+
 def test_a_missing_library_is_named(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "llguidance", None)
     with pytest.raises(MachineError, match=r"pip install 'luvc-export\[guided\]'"):
@@ -94,6 +123,20 @@ def test_the_longest_patterns_take_no_time_to_speak_of(session: Session, pattern
     begin = time.process_time()
     session.generate(None, "a", regex=pattern, max_new_tokens=2)
     assert time.process_time() - begin < 2
+
+
+def test_an_answer_is_never_cut_and_called_complete(demo_bundle: Bundle) -> None:
+    """A mask may take more work than llguidance does by itself: more is allowed, and beyond, the answer fails."""
+    demo = Session(demo_bundle, "cpu", "even", threads=1)
+    options: dict[str, Any] = {"temperature": 99.0, "max_new_tokens": 60}
+    for seed in (0, 1):
+        answer = demo.generate(None, "a", json_schema=string_of(HEAVY), seed=seed, **options)
+        assert answer.finish_reason == "length" or re.fullmatch(HEAVY, json.loads(answer.text)), answer.text
+    words = r"the answer takes too much work to hold to this\n  where: json_schema\n  got: answer token \d+: .*too many"
+    with pytest.raises(UsageError, match=words):
+        demo.generate(None, "a", json_schema=string_of(TOO_HEAVY), seed=1, **options)
+    with pytest.raises(UsageError, match=words):
+        demo.generate_batch([{"prompt": "a"}, {"prompt": "b"}], json_schema=string_of(TOO_HEAVY), **options)
 
 
 def test_patterns_are_as_long_as_they_match() -> None:

@@ -105,6 +105,11 @@ def test_logits_that_are_not_finite_are_a_failed_check(bad: list[float], tempera
         ({"stop": (7,)}, "stop: got (7,)"),
         ({"top_k": 5}, "temperature 0 draws nothing"),
         ({"top_p": 0.5}, "temperature 0 draws nothing"),
+        ({"regex": "a", "grammar": 'start: "a"'}, "mask, json_schema, regex and grammar exclude each other"),
+        ({"grammar": ""}, "grammar: got '', expected a grammar"),
+        ({"ignore_eos": 1}, "ignore_eos: got 1, expected True or False"),
+        ({"ignore_eos": True, "regex": "a"}, "ignore_eos goes on where json_schema, regex or grammar have"),
+        ({"stop_token_ids": [-1]}, "stop_token_ids: got [-1], expected a list of token ids"),
         ({"temprature": 1.0}, "did you mean 'temperature'"),
     ],
 )
@@ -112,6 +117,12 @@ def test_wrong_options_are_named(options: dict[str, Any], words: str) -> None:
     with pytest.raises(UsageError) as caught:
         sampling_from(options)
     assert words in str(caught.value)
+
+
+def test_ends_of_an_answer() -> None:
+    own = frozenset((1, 2))
+    assert Sampling().ends(own) == own and Sampling(stop_token_ids=(7,)).ends(own) == {1, 2, 7}
+    assert Sampling(stop_token_ids=(7,), ignore_eos=True).ends(own) == {7}
 
 
 def test_every_problem_is_reported_at_once() -> None:

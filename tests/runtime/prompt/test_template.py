@@ -236,3 +236,22 @@ def with_files(folder: Path, files: dict[str, Any]) -> bundles.Bundle:
         manifest.files[name] = bundles.record(folder / name)
     bundles.write_manifest(folder, manifest)
     return bundles.load(folder)
+
+
+@pytest.mark.parametrize("last", ["It is", " It is ", [{"type": "text", "text": "It is"}]])
+def test_an_answer_goes_on_as_transformers_has_it(last: Any) -> None:
+    chat = [*CHAT, {"role": "assistant", "content": last}]
+    wanted, _ = render_jinja_template([chat], chat_template=QWEN2_VL, continue_final_message=True, **SPECIAL)
+    template = ChatTemplate(QWEN2_VL, "bundle/chat_template.jinja", SPECIAL)
+    assert template.render(chat, continues=True) == wanted[0]
+    with pytest.raises(UsageError, match="the answer cannot go on with the last message"):
+        template.render([*CHAT, {"role": "assistant", "content": ""}], continues=True)
+
+
+def test_values_reach_the_template() -> None:
+    template = ChatTemplate(QWEN2_VL, "bundle/chat_template.jinja", SPECIAL)
+    assert "Picture 1: " in template.render(CHAT, {"add_vision_id": True})
+    assert not template.render(CHAT, {"add_generation_prompt": False}).endswith("assistant\n")
+    with pytest.raises(UsageError, match="own values cannot be given") as caught:
+        template.render(CHAT, {"messages": [], "tools": []})
+    assert caught.value.got == "messages, tools"

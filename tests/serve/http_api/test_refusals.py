@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from calling import Client, Reply, user
+from calling import Client, Reply, data_uri, user
 from running import serving
 
 from luvc_export.demo.questions import cases
@@ -48,8 +48,9 @@ WHERE = "messages[0].content[0]"
         ({"functions": [{}]}, "functions", "unsupported_parameter"),
         ({"modalities": ["text", "audio"]}, "modalities", "unsupported_parameter"),
         ({"reasoning_effort": "high"}, "reasoning_effort", "unsupported_parameter"),
-        ({"guided_json": {}}, "guided_json", "unsupported_parameter"),
-        ({"ignore_eos": True}, "ignore_eos", "unsupported_parameter"),
+        ({"regex": "a"}, "regex", "unsupported_parameter"),
+        ({"guided_json": 7}, "guided_json", "invalid_value"),
+        ({"ignore_eos": 1}, "ignore_eos", "invalid_value"),
         ({"best_of": 2}, "best_of", "unsupported_parameter"),
         ({"temperature": 3}, "temperature", "invalid_value"),
         ({"mm_processor_kwargs": {"min_pixels": 9}}, "mm_processor_kwargs", "invalid_value"),
@@ -57,7 +58,7 @@ WHERE = "messages[0].content[0]"
         ({"mm_processor_kwargs": {"max_pixels": 0}}, "mm_processor_kwargs.max_pixels", "invalid_value"),
         ({"luvc": {"image_tokens": 0}}, "luvc.image_tokens", "invalid_value"),
         ({"temperature": "1"}, "temperature", "invalid_value"),
-        ({"top_p": 0}, "top_p", "invalid_value"),
+        ({"top_p": -0.1}, "top_p", "invalid_value"),
         ({"n": 9}, "n", "invalid_value"),
         ({"n": True}, "n", "invalid_value"),
         ({"max_tokens": 0}, "max_tokens", "invalid_value"),
@@ -102,6 +103,66 @@ def test_harmless_fields_and_nulls_pass(client: Client) -> None:
     nothing = {"tools": [], "tool_choice": "none", "modalities": ["text"], "parallel_tool_calls": True}
     for more in (harmless, nulls, nothing):
         assert client.chat(**{**HELLO, **more}).status == 200, more
+
+
+REFUSED = {"role": "assistant", "content": None, "refusal": "No."}
+#: As the official client's ``message.model_dump()`` gives an answer back, and others' have it.
+ECHOED = {**REFUSED, "content": "It is left.", "refusal": None, "annotations": [], "audio": None, "function_call": None,
+          "tool_calls": None, "reasoning_content": None, "name": "me"}  # fmt: skip
+PARTS = [{"type": "text", "text": "It is left."}, {"type": "refusal", "refusal": "No."}]
+
+
+@pytest.mark.parametrize(
+    "turn", [REFUSED, ECHOED, {**ECHOED, "tool_calls": []}, {"role": "assistant", "content": PARTS}]
+)
+def test_history_passes_as_clients_echo_it(client: Client, turn: Any) -> None:
+    user = HELLO["messages"][0]  # type: ignore[index]
+    text = turn["content"] or turn["refusal"]
+    plain = "".join(part.get("text") or part["refusal"] for part in text) if isinstance(text, list) else text
+    reply = client.chat(**{**HELLO, "messages": [user, turn, user]})
+    same = client.chat(**{**HELLO, "messages": [user, {"role": "assistant", "content": plain}, user]})
+    assert (reply.status, same.status) == (200, 200) and reply.text == same.text
+    assert reply.json()["usage"]["prompt_tokens"] == same.json()["usage"]["prompt_tokens"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"tools": [{"type": "function"}], "tool_choice": "none"}, {"functions": [{}], "function_call": "none"},
+     {"luvc": {"survivors": None}}, {"mm_processor_kwargs": None}, {"response_format": None},
+     {"messages": [{"role": "user", "content": "Hello", "name": None, "refusal": None}]}],
+)  # fmt: skip
+def test_what_asks_for_nothing_changes_nothing(client: Client, change: Any) -> None:
+    reply = client.chat(**{**HELLO, **change})
+    assert reply.status == 200 and reply.text == client.chat(**HELLO).text
+
+
+def test_top_p_0_takes_the_most_likely_token(client: Client) -> None:
+    drawn = client.chat(**HELLO, top_p=0, temperature=2, seed=3)
+    assert drawn.status == 200 and drawn.text == client.chat(**HELLO, temperature=0).text
+
+
+def test_pictures_as_clients_write_them(client: Client) -> None:
+    """Of every detail, and base64 in lines."""
+    head, _, body = data_uri(CASE.images[0]).partition(",")
+    lines = "\r\n".join(body[place : place + 76] for place in range(0, len(body), 76))
+    for detail in ("auto", "low", "high", "original", None):
+        part = {"type": "image_url", "image_url": {"url": f"{head},{lines}", "detail": detail}}
+        content = [part, {"type": "text", "text": CASE.prompt}]
+        reply = client.chat(model="demo", messages=[{"role": "user", "content": content}])
+        assert (reply.status, reply.text) == (200, CASE.answer), reply.body
+
+
+def test_usage_may_be_asked_for_with_null(client: Client) -> None:
+    events = list(client.events(**HELLO, stream_options={"include_usage": None}))
+    assert events and all("usage" not in event for event in events)
+
+
+def test_a_model_need_not_be_named_where_one_is_served(models: Models) -> None:
+    nameless = {name: value for name, value in HELLO.items() if name != "model"}
+    with serving(Models([models.by_name["demo"]])) as (_, client):
+        assert client.chat(**nameless).json()["model"] == "demo"
+        body = json.dumps({"input": "Hello", "model": None, "max_output_tokens": 2}).encode()
+        assert client.call("POST", "/v1/responses", body).json()["model"] == "demo"
 
 
 def test_paths_and_methods(client: Client) -> None:

@@ -12,7 +12,8 @@ from PIL import Image
 
 from luvc_export.runtime.media.pictures import pixels_to_decode
 from luvc_export.serve.http.api_errors import ApiError
-from luvc_export.serve.http.protocol import MOST_VALUES, _check_text, parse
+from luvc_export.serve.http.json_bodies import MOST_VALUES, check_text
+from luvc_export.serve.http.protocol import parse
 from luvc_export.serve.media.budget import PixelBudget
 
 
@@ -81,14 +82,14 @@ def test_a_body_of_too_many_values_is_refused_before_it_is_parsed(body: bytes) -
 def test_places_are_written_out_for_what_is_refused_alone() -> None:
     """A name of 1 MB over 2,500 numbers took 2.6 GB."""
     name, before = "k" * 2**20, peak()
-    _check_text({name: [0] * 2500, "b": [{name: 0}] * 50})
+    check_text({name: [0] * 2500, "b": [{name: 0}] * 50})
     assert peak() - before < 2**27
     with pytest.raises(ApiError) as caught:
-        _check_text({name: ["x", {"y": "\ud800"}]})
+        check_text({name: ["x", {"y": "\ud800"}]})
     assert caught.value.param == "k" * 200
     with pytest.raises(ApiError) as caught:
-        _check_text({"messages": [{"content": "\ud800"}]})
+        check_text({"messages": [{"content": "\ud800"}]})
     assert caught.value.param == "messages[0].content"
     for data in ({"a": {"\ud800": 0}}, {"\ud800": 0}, ["\udfff"]):
         with pytest.raises(ApiError, match="this text is not Unicode"):
-            _check_text(data)
+            check_text(data)
