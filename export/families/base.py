@@ -69,6 +69,7 @@ class Family(ABC):
 
     Attributes:
         model_type: Name in ``config.json``.
+        architecture: Class of the transformers model, where ``build`` is not overridden.
         position_kind: How the LLM places visual tokens, see ``luvc_export.bundle.manifest.Prompt``.
         pixels: Normalisation of the family's processor.
         tiling: How that processor chooses among grids of tiles.
@@ -79,6 +80,7 @@ class Family(ABC):
     """
 
     model_type: str
+    architecture: type[nn.Module]
     position_kind: Literal["mrope", "sequential"] = "sequential"
     pixels: Pixels = Pixels()
     tiling: TilingRule = "best_resolution"
@@ -87,9 +89,9 @@ class Family(ABC):
     also: tuple[str, ...] = ()
     limits: tuple[str, ...] = ()
 
-    @abstractmethod
     def build(self, config: Any) -> nn.Module:
         """The transformers model of ``config``, weights uninitialised (called on the meta device)."""
+        return self.architecture(config)
 
     @abstractmethod
     def encoder_shape(self, config: Any) -> EncoderShape:

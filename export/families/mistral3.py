@@ -105,11 +105,8 @@ class Mistral3(Family):
     """Mistral Small 3.1 and 3.2, Magistral, Devstral 2, Ministral 3."""
 
     model_type = "mistral3"
+    architecture = Mistral3ForConditionalGeneration
     text_models = (*TEXT_MODELS, "ministral3")
-
-    def build(self, config: Any) -> nn.Module:
-        """Mistral3ForConditionalGeneration."""
-        return Mistral3ForConditionalGeneration(config)
 
     def encoder_shape(self, config: Any) -> EncoderShape:
         """Sizes of the tower up to the feature layer; blocks behind it are never computed.

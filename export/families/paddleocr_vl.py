@@ -73,11 +73,8 @@ class PaddleOCRVL(MropeFamily):
     """PaddleOCR-VL: the model that reads parts of pages; finding those parts is another model's."""
 
     model_type = "paddleocr_vl"
+    architecture = PaddleOCRVLForConditionalGeneration
     limits = ("page layout, which is another model",)
-
-    def build(self, config: Any) -> nn.Module:
-        """PaddleOCRVLForConditionalGeneration."""
-        return PaddleOCRVLForConditionalGeneration(config)
 
     def as_trained(self, model: Any) -> Any:
         """With learned positions between centres of patches, as 5.0 and 5.23 have them; versions between them do not.
@@ -121,9 +118,7 @@ class PaddleOCRVL(MropeFamily):
         """Three blocks whose learned positions are of fewer patches than pictures have, three LLM layers."""
         return PaddleOCRVLConfig(
             vision_config=_tiny.vision(image_size=40, patch_size=8),
-            text_config=_tiny.text(
-                head_dim=16, rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 2, 2]}
-            ),
+            text_config=_tiny.text(head_dim=16, rope_parameters=_tiny.mrope(4, 2, 2)),
             **_tiny.QWEN_TOKENS,
         )
 
