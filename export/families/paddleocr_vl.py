@@ -90,11 +90,9 @@ class PaddleOCRVL(MropeFamily):
         """None: transformers' processor takes pictures alone."""
         return None
 
-    def encoder_shape(self, config: Any) -> EncoderShape:
-        """Sizes from ``vision_config``."""
-        vision, blocks = config.vision_config, config.vision_config.num_hidden_layers
-        unit = vision.spatial_merge_size**2
-        return EncoderShape(blocks, vision.hidden_size, vision.intermediate_size, unit, 0, tuple(range(blocks)))
+    def blocks(self, config: Any) -> int:
+        """All, by SigLIP's name."""
+        return int(config.vision_config.num_hidden_layers)
 
     def vision(self, model: Any, plan: Plan, normalise: Normalise) -> nn.Module:
         """The tower with the plan's merges."""

@@ -33,15 +33,9 @@ class Qwen2VL(MropeFamily):
 
     def encoder_shape(self, config: Any) -> EncoderShape:
         """Sizes from ``vision_config``; its ``hidden_size`` is the LLM's, ``embed_dim`` the encoder's."""
-        vision = config.vision_config
-        return EncoderShape(
-            blocks=vision.depth,
-            hidden=vision.embed_dim,
-            intermediate=int(vision.embed_dim * vision.mlp_ratio),
-            unit=vision.spatial_merge_size**2,
-            window=0,
-            full_attention=tuple(range(vision.depth)),
-        )
+        width, blocks, unit = config.vision_config.embed_dim, self.blocks(config), self.side(config) ** 2
+        inside = int(width * config.vision_config.mlp_ratio)
+        return EncoderShape(blocks, width, inside, unit, 0, tuple(range(blocks)))
 
     def tiny_config(self) -> Qwen2VLConfig:
         """Two encoder blocks, three LLM layers with grouped keys, tied head."""

@@ -17,6 +17,7 @@ from luvc_export.export.families import _tiny
 from luvc_export.export.families.qwen3_vl import Qwen3VL
 from luvc_export.export.layers import rms_norm, split_heads
 from luvc_export.export.llm.decoder import Decoder
+from luvc_export.export.llm.gemma import UnitNormDecoder
 from luvc_export.export.llm.span import Parts
 from luvc_export.export.llm.states import delta_rule
 from luvc_export.export.llm.states.logical_order import LogicalOrder
@@ -27,17 +28,8 @@ CONVOLUTION, RECURRENT = "convolution", "recurrent"
 _EPSILON = 1e-6
 
 
-class Qwen35Decoder(Decoder):
+class Qwen35Decoder(UnitNormDecoder):
     """Norms around 1; attention behind a gate, heads turned in part; or the gated delta rule, in fp32."""
-
-    def norm_of(self, module: Any, x: Tensor) -> Tensor:
-        """RMSNorm around 1, in fp32."""
-        weight = 1.0 + module.weight.float()
-        return nn.functional.rms_norm(x.float(), (x.shape[-1],), weight, module.eps).to(x.dtype)
-
-    def norm_weight(self, module: Any) -> tuple[Tensor, float]:
-        """The stored weight is the difference from 1."""
-        return 1.0 + module.weight.float(), float(module.eps)
 
     def parts(self, layer: Any) -> Parts:
         """Layers of the rule have the first norm alone."""

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from luvc_export.core.plan import Plan
-from luvc_export.core.shapes import EncoderShape
 from luvc_export.core.tiling import Video
 from luvc_export.errors import CheckpointError
 from luvc_export.export.families.base import Family, Normalise, ReferencePrompt, expand_images, rotary_embedding
@@ -24,21 +23,13 @@ class MropeFamily(Family):
     #: The family's encoder.
     encoder: type[RotaryPositionViT]
 
-    def unit_pixels(self, config: Any) -> int:
-        """Patch size times the patch merger's side."""
-        return int(config.vision_config.patch_size * config.vision_config.spatial_merge_size)
+    def side(self, config: Any) -> int:
+        """The patch merger's."""
+        return int(config.vision_config.spatial_merge_size)
 
-    def encoder_shape(self, config: Any) -> EncoderShape:
-        """Sizes from ``vision_config``; full attention in every block."""
-        vision = config.vision_config
-        return EncoderShape(
-            blocks=vision.depth,
-            hidden=vision.hidden_size,
-            intermediate=vision.intermediate_size,
-            unit=vision.spatial_merge_size**2,
-            window=0,
-            full_attention=tuple(range(vision.depth)),
-        )
+    def blocks(self, config: Any) -> int:
+        """All, by Qwen-VL's name."""
+        return int(config.vision_config.depth)
 
     def axes(self, section: list[int], frequencies: int) -> list[int]:
         """Position axis of every one of so many rotary frequencies: sections one after another, unless overridden.
