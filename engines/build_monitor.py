@@ -1,10 +1,15 @@
-"""What a build says while it runs: its log, its progress, and the wish to stop it.
+"""What a build says: its log, its progress and the wish to stop it while it runs, and the layers of its engine.
 
 TensorRT calls back into classes derived from its own, so they are made once its module is known.
+
+Layers are what the engine says where it can be loaded. An engine built for another GPU, or without one, cannot be
+loaded here; then they are the parsed network's, and ``source`` says so.
 """
 
 from __future__ import annotations
 
+import json
+import re
 import signal
 import threading
 from collections.abc import Iterator
@@ -15,6 +20,7 @@ from luvc_export.core.progress import Progress
 from luvc_export.signals import ENDING
 
 _UNUSED = "unused input"
+_ACTIVATIONS = re.compile(r"Total Activation Memory: (\d+) bytes")
 
 
 class Interrupt:
@@ -104,3 +110,52 @@ def monitor(trt: Any, stage: str, progress: Progress, interrupt: Interrupt) -> A
                 progress(stage, 1.0)
 
     return Monitor()
+
+
+def of_network(network: Any) -> dict[str, Any]:
+    """Layers before optimisation: name, type, and each output's name, dtype and shape (-1: open)."""
+    layers = []
+    for index in range(network.num_layers):
+        layer = network.get_layer(index)
+        outputs = [layer.get_output(index) for index in range(layer.num_outputs)]
+        described = [
+            {"name": out.name, "dtype": out.dtype.name, "shape": None if _unknown(out) else list(out.shape)}
+            for out in outputs
+        ]
+        layers.append({"name": layer.name, "type": layer.type.name, "outputs": described})
+    return {"source": "network", "layers": layers}
+
+
+def unread(network: Any) -> list[str]:
+    """Inputs and layers whose results nothing reads: the parser dropped an input of a node without an error."""
+    layers = [network.get_layer(index) for index in range(network.num_layers)]
+    read = {network.get_output(index).name for index in range(network.num_outputs)}
+    for layer in layers:
+        tensors = (layer.get_input(index) for index in range(layer.num_inputs))
+        read |= {tensor.name for tensor in tensors if tensor is not None}
+    inputs = (network.get_input(index).name for index in range(network.num_inputs))
+    dropped = [f"input {name}" for name in inputs if name not in read]
+    for layer in layers:
+        if not any(layer.get_output(index).name in read for index in range(layer.num_outputs)):
+            dropped.append(f"{layer.type.name} ({layer.name})")
+    return dropped
+
+
+def of_engine(trt: Any, engine: Any) -> dict[str, Any]:
+    """Layers after optimisation, as the engine inspector has them."""
+    text = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
+    return {"source": "engine", "layers": json.loads(text).get("Layers", [])}
+
+
+def activation_bytes(lines: list[tuple[str, str]]) -> int | None:
+    """Device memory of one execution context, from the builder's log; None where the log does not say."""
+    sizes = [int(match[1]) for _, line in lines if (match := _ACTIVATIONS.search(line))]
+    return sizes[-1] if sizes else None
+
+
+def _unknown(tensor: Any) -> bool:
+    """TensorRT gives shapes it cannot know a negative rank."""
+    try:
+        return len(tensor.shape) < 0
+    except ValueError:
+        return True

@@ -3,30 +3,38 @@
 Both have the same Python API; names that only some versions have are not used (tests/engines/test_api.py has the
 published lists). Networks are strongly typed: precision is in the graph. What versions differ in is a capability of
 the target's ``Library``, never a version comparison here.
+
+Measured and compiled kernels are kept in one file for each library, version and compute capability. TensorRT measures
+kernels while it builds (timing cache); TensorRT-RTX compiles them on the device when they are first used (runtime
+cache, written by whoever runs the engine). Neither is valid for another version or GPU, so both are in the name. They
+belong to the user, not to a bundle: a runtime cache is executable code, and bundles are untrusted.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from luvc_export.bundle.codes import Rewrite
 from luvc_export.bundle.hashing import WatchedFile
 from luvc_export.bundle.manifest import Binding, Profile
 from luvc_export.core import plugin_library
 from luvc_export.core.element_types import BY_TENSORRT
-from luvc_export.core.files.safe_files import whole
+from luvc_export.core.files.safe_files import read_own, whole, write_whole
 from luvc_export.core.plan import Plan
 from luvc_export.core.progress import Progress
 from luvc_export.core.target import Profiles, Target
-from luvc_export.engines import build_monitor, codes, kernel_caches, layer_information, library
+from luvc_export.engines import build_monitor, codes, library
 from luvc_export.engines.options import BuildOptions
 from luvc_export.engines.profiles import Capacity, profiles
 from luvc_export.errors import CheckFailed, MachineError, UsageError
+
+CacheKind = Literal["timing", "runtime"]
 
 _FLAGS = {"version_compatible": "VERSION_COMPATIBLE", "refit": "REFIT", "strip_weights": "STRIP_PLAN"}
 _LEVELS = {"ampere+": "AMPERE_PLUS", "sameComputeCapability": "SAME_COMPUTE_CAPABILITY"}
@@ -116,51 +124,32 @@ def build(
     library.check_builds(target)
     trt = library.load(target.library)
     _check_refit(target, options)
-    paths = [file.path for file in graph.files]
-    with codes.beside(graph.folder, paths, graph.rewrites) as folder:
-        return _build(trt, replace(graph, folder=folder), output, target, capacity, options, progress, kind)
-
-
-def _build(
-    trt: Any,
-    graph: BuildInput,
-    output: Path,
-    target: Target,
-    capacity: Capacity,
-    options: BuildOptions,
-    progress: Progress,
-    kind: Profiles | None,
-) -> Built:
     log, interrupt = build_monitor.logger(trt), build_monitor.Interrupt()
     builder = trt.Builder(log)
     if options.dynamic_plugins is not None:
         plugin_library.register(builder.get_plugin_registry(), options.dynamic_plugins, log.lines)
-    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    parser = trt.OnnxParser(network, log)
-    graph.check_files()
-    parsed = parser.parse(graph.data, str(graph.folder / graph.name))
-    _check_parsed(parser, parsed, log.lines, graph.name)
-    _check_read(layer_information.unread(network), graph.name)
-    inputs, outputs = _bindings(network)
-    shapes = {item.name: item.shape for item in inputs}
-    shape_profiles = profiles(shapes, graph.plan, capacity, kind or target.spec.profiles)
-    config = _configure(trt, builder, target, options)
-    for profile in shape_profiles:
-        _add(builder, config, profile)
-    cache, cache_path = _timing_cache(trt, config, target, options)
-    config.progress_monitor = build_monitor.monitor(trt, f"building {output.name}", progress, interrupt)
-    with interrupt.watching():
-        data = builder.build_serialized_network(network, config)
-    _check_built(data, log.lines, graph.name)
-    graph.check_files()  # before anything that was made from them is kept
+    with codes.beside(graph.folder, [file.path for file in graph.files], graph.rewrites) as folder:
+        network, _parser = _parse(trt, builder, log, replace(graph, folder=folder))
+        inputs, outputs = _bindings(network)
+        shapes = {item.name: item.shape for item in inputs}
+        shape_profiles = profiles(shapes, graph.plan, capacity, kind or target.spec.profiles)
+        config = _configure(trt, builder, target, options)
+        for profile in shape_profiles:
+            _add(builder, config, profile)
+        cache, cache_path = _timing_cache(trt, config, target, options)
+        config.progress_monitor = build_monitor.monitor(trt, f"building {output.name}", progress, interrupt)
+        with interrupt.watching():
+            data = builder.build_serialized_network(network, config)
+        _check_built(data, log.lines, graph.name)
+        graph.check_files()  # before anything that was made from them is kept
     _check_read(build_monitor.unused_inputs(log.lines), graph.name)
     if cache_path is not None:
-        kernel_caches.save(cache, cache_path)
+        write_whole(cache_path, bytes(memoryview(cache.serialize())))
     with whole(output) as file:
         file.write(memoryview(data))
     loaded = _load(trt, log, target, data, options.dynamic_plugins)
-    described = layer_information.of_network(network) if loaded is None else layer_information.of_engine(trt, loaded)
-    memory = layer_information.activation_bytes(log.lines) if loaded is None else int(loaded.device_memory_size_v2)
+    described = build_monitor.of_network(network) if loaded is None else build_monitor.of_engine(trt, loaded)
+    memory = build_monitor.activation_bytes(log.lines) if loaded is None else int(loaded.device_memory_size_v2)
     lines = "".join(f"[{severity}] {message}\n" for severity, message in log.lines)
     return Built(inputs, outputs, shape_profiles, memory, json.dumps(described, indent=1), lines)
 
@@ -176,16 +165,23 @@ def _check_refit(target: Target, options: BuildOptions) -> None:
         )
 
 
-def _check_parsed(parser: Any, parsed: bool, lines: list[tuple[str, str]], name: str) -> None:
+def _parse(trt: Any, builder: Any, log: Any, graph: BuildInput) -> tuple[Any, Any]:
+    """The network of a graph and its parser, which holds the weights, once nothing of it was refused or dropped."""
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(network, log)
+    graph.check_files()
+    parsed = parser.parse(graph.data, str(graph.folder / graph.name))
     errors = [parser.get_error(index) for index in range(parser.num_errors)]
     if errors or not parsed:
         reasons = [f"{item.node_name()} ({item.node_operator()}): {item.desc().splitlines()[0]}" for item in errors]
         raise CheckFailed(
             "TensorRT's parser refuses the graph",
-            where=name,
-            got="\n    ".join(reasons) or build_monitor.problems(lines),
+            where=graph.name,
+            got="\n    ".join(reasons) or build_monitor.problems(log.lines),
             fix="export the bundle again with this version of luvc-export; if that does not help, report these nodes",
         )
+    _check_read(build_monitor.unread(network), graph.name)
+    return network, parser
 
 
 def _check_read(dropped: list[str], name: str) -> None:
@@ -243,13 +239,39 @@ def _add(builder: Any, config: Any, profile: Profile) -> None:
         raise CheckFailed("TensorRT refuses an optimisation profile", where=profile.name, got=profile)
 
 
+def cache_file(kind: CacheKind, backend: str, version: str, compute_capability: str) -> Path:
+    """Path such as ``~/.cache/luvc-export/tensorrt-10.3.0.26-sm87.timing``; its folder may not exist yet."""
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    sm = compute_capability.replace(".", "")
+    return Path(root) / "luvc-export" / f"{backend}-{version}-sm{sm}.{kind}"
+
+
+def attach(config: Any, path: Path, named: bool = True) -> Any:
+    """Give a builder configuration the timing cache at ``path``, empty where there is none; return it.
+
+    One that nobody ``named``, of the cache folder, is empty where another user may have written it.
+
+    Raises:
+        UsageError: The file is not a timing cache of this version and GPU.
+    """
+    data = (path.read_bytes() if path.is_file() else b"") if named else read_own(path) or b""
+    cache = config.create_timing_cache(data)
+    if cache is None or not config.set_timing_cache(cache, False):
+        raise UsageError(
+            "this is no timing cache of this TensorRT and this GPU",
+            where=str(path),
+            fix="name another --timingCacheFile, delete the file, or pass --noBuilderCache",
+        )
+    return cache
+
+
 def _timing_cache(trt: Any, config: Any, target: Target, options: BuildOptions) -> tuple[Any, Path | None]:
     capability = library.compute_capability()
     if not target.library.timing_cache or options.no_builder_cache or capability is None:
         return None, None
-    default = kernel_caches.cache_file("timing", target.library.backend, trt.__version__, capability)
+    default = cache_file("timing", target.library.backend, trt.__version__, capability)
     path = options.timing_cache or default
-    return kernel_caches.attach(config, path, named=options.timing_cache is not None), path
+    return attach(config, path, named=options.timing_cache is not None), path
 
 
 def _check_built(data: Any, lines: list[tuple[str, str]], name: str) -> None:

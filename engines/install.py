@@ -69,8 +69,9 @@ def install(bundle: Bundle, prepared: PreparedBuild, progress: Progress) -> Bund
         raise UsageError("the bundle cannot be written to", where=str(bundle.folder), got="a folder closed to writing")
     with safe_files.scratch_folder(bundle.folder / "build") as scratch:
         plugins, options = _take_plugins(prepared.options, scratch / f"plugins.{plan}.{target.name}.so")
+        prepared = replace(prepared, options=options)
         vision, decoder = (
-            _build(graph, f"{part}.{plan}.{target.name}", scratch, target, capacity, options, progress)
+            _build(graph, scratch / f"{part}.{plan}.{target.name}", prepared, progress)
             for part, graph in zip(("vision", "decoder"), prepared.graphs, strict=True)
         )
         entry = EngineEntry(
@@ -104,18 +105,10 @@ def _take_plugins(options: BuildOptions, copy: Path) -> tuple[PluginLibrary | No
     return PluginLibrary(copy.name, bundles.record(copy)), replace(options, dynamic_plugins=copy)
 
 
-def _build(
-    graph: builder.BuildInput,
-    name: str,
-    scratch: Path,
-    target: Target,
-    capacity: Capacity,
-    options: BuildOptions,
-    progress: Progress,
-) -> EngineFile:
-    plan = scratch / f"{name}.engine"
-    built = builder.build(graph, plan, target, capacity, options, progress)
-    layers, log = scratch / f"{name}.layers.json", scratch / f"{name}.log"
+def _build(graph: builder.BuildInput, stem: Path, prepared: PreparedBuild, progress: Progress) -> EngineFile:
+    """Build one engine to files that begin with ``stem``."""
+    plan, layers, log = (stem.with_name(f"{stem.name}.{kind}") for kind in ("engine", "layers.json", "log"))
+    built = builder.build(graph, plan, prepared.target, prepared.capacity, prepared.options, progress)
     safe_files.write_new(layers, f"{built.layers}\n".encode())
     safe_files.write_new(log, built.log.encode())
     return EngineFile(

@@ -28,7 +28,7 @@ class BuildOptions:
         refit: Weights can be replaced later.
         strip_weights: The plan holds no weights: refit it before use. Implies ``refit``.
         profiling_verbosity: What the plan says of its layers.
-        timing_cache: File of measured kernels; None for the user's own (engines/kernel_caches.py).
+        timing_cache: File of measured kernels; None for the user's own (``builder.cache_file``).
         no_builder_cache: Use no timing cache.
         dynamic_plugins: ``libluvc_plugins.so``; graphs then call its plugins where they can.
 

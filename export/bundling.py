@@ -223,13 +223,7 @@ def _write_graph(path: Path, proto: Any) -> None:
 
 def _hash_reference(folder: Path, places: dict[str, WeightTensor], used: set[str], progress: Progress) -> None:
     """Record what the tensors are that stay in the checkpoint: nothing else says so once it is written."""
-    total, done = sum(places[name].bytes for name in used), 0
-
-    def tell(count: int) -> None:
-        nonlocal done
-        done += count
-        progress("hashing weights", done / max(total, 1))
-
+    tell = _by_bytes(progress, "hashing weights", sum(places[name].bytes for name in used))
     for name in used:
         place = places[name]
         digest = tensor_sha256(folder / place.file, place.offset, place.bytes, tell)
@@ -237,11 +231,17 @@ def _hash_reference(folder: Path, places: dict[str, WeightTensor], used: set[str
 
 
 def _copy_weights(folder: Path, tensors: Any, places: dict[str, WeightTensor], progress: Progress) -> None:
-    total, done = sum(place.bytes for place in places.values()), 0
+    tell = _by_bytes(progress, "copying weights", sum(place.bytes for place in places.values()))
+    weights.write_copy(folder, tensors, places, tell)
+
+
+def _by_bytes(progress: Progress, stage: str, total: int) -> Callable[[int], None]:
+    """Tells ``progress``, after each so many bytes, what share of ``total`` is done."""
+    done = 0
 
     def tell(count: int) -> None:
         nonlocal done
         done += count
-        progress("copying weights", done / max(total, 1))
+        progress(stage, done / max(total, 1))
 
-    weights.write_copy(folder, tensors, places, tell)
+    return tell

@@ -1,10 +1,12 @@
-"""``luvc.json`` of an export: what the checkpoint, its family and the options say."""
+"""``luvc.json`` of an export: what the checkpoint, its ``generation_config.json``, its family and the options say."""
 
 from __future__ import annotations
 
 import platform
 from importlib.metadata import version
 from typing import Any
+
+from transformers import GenerationConfig
 
 from luvc_export.bundle.manifest import (
     ImageInput,
@@ -17,12 +19,41 @@ from luvc_export.bundle.manifest import (
     WeightsMode,
     WeightTensor,
 )
+from luvc_export.bundle.serialisation import from_json_data
+from luvc_export.core.files.json_file import read_json
+from luvc_export.core.generation_defaults import GenerationDefaults
+from luvc_export.errors import BundleError, CheckpointError
 from luvc_export.export.checkpoint import Checkpoint
-from luvc_export.export.generation_config import end_tokens, generation_defaults
 from luvc_export.export.llm.reduced_head import vocabulary
 from luvc_export.export.options import Options
 from luvc_export.export.processor import PictureSettings, picture_settings
 from luvc_export.version import VERSION
+
+GENERATION_FILE = "generation_config.json"
+#: What ``generate`` draws from where a file says ``do_sample`` and no more (transformers, GenerationConfig).
+_DRAWN: dict[str, Any] = {"temperature": 1.0, "top_k": 50}
+#: Fields that change answers and have no counterpart here, with the values that ask for nothing.
+_UNSUPPORTED: dict[str, tuple[Any, ...]] = {
+    "num_beams": (None, 1),
+    "num_beam_groups": (None, 1),
+    "penalty_alpha": (None, 0, 0.0),
+    "dola_layers": (None,),
+    "guidance_scale": (None, 1, 1.0),
+    "sequence_bias": (None, {}, []),
+    "encoder_repetition_penalty": (None, 1, 1.0),
+    "encoder_no_repeat_ngram_size": (None, 0),
+    "min_length": (None, 0),
+    "exponential_decay_length_penalty": (None,),
+    "stop_strings": (None, [], ""),
+    "max_time": (None,),
+    "typical_p": (None, 1, 1.0),
+    "epsilon_cutoff": (None, 0, 0.0),
+    "eta_cutoff": (None, 0, 0.0),
+    "top_h": (None,),
+    "watermarking_config": (None,),
+    "token_healing": (None, False),
+}
+_LISTS = ("suppress_tokens", "begin_suppress_tokens", "forced_eos_token_id")
 
 
 def make_manifest(
@@ -100,3 +131,64 @@ def pad_colour(settings: PictureSettings) -> tuple[int, int, int]:
     """The mean colour, which normalises to about 0."""
     red, green, blue = (min(max(round(mean / settings.rescale), 0), 255) for mean in settings.mean)
     return red, green, blue
+
+
+def end_tokens(checkpoint: Checkpoint) -> tuple[int, ...]:
+    """The tokens that end an answer.
+
+    Raises:
+        CheckpointError: They are none.
+    """
+    stated = _read(checkpoint).get("eos_token_id")
+    if stated is None:
+        stated = getattr(checkpoint.config, "eos_token_id", None)
+    if stated is None:
+        stated = getattr(checkpoint.config.get_text_config(), "eos_token_id", None)
+    values = stated if isinstance(stated, list) else [stated]
+    if any(value is not None and (type(value) is not int or not 0 <= value < 2**31) for value in values):
+        where = str(checkpoint.folder / GENERATION_FILE)
+        raise CheckpointError("the tokens that end an answer are no token ids", where=where, got=repr(stated)[:80])
+    return tuple(int(value) for value in values if value is not None)
+
+
+def generation_defaults(checkpoint: Checkpoint) -> GenerationDefaults:
+    """What ``model.generate`` does when nothing else is asked.
+
+    ``max_length`` counts the prompt and is not followed: a bundle's room stands in for it. ``forced_bos_token_id`` acts
+    on prompts of one token, which no chat template writes.
+
+    Raises:
+        CheckpointError: A value is of the wrong kind, or beyond its limits.
+    """
+    stated = {name: value for name, value in _read(checkpoint).items() if value is not None}
+    fields: dict[str, Any] = {}
+    if stated.get("do_sample") is True:
+        fields |= _DRAWN
+        fields |= {name: stated[name] for name in ("temperature", "top_k", "top_p", "min_p") if name in stated}
+    kept = ("repetition_penalty", "no_repeat_ngram_size", "bad_words_ids", "min_new_tokens", "max_new_tokens", *_LISTS)
+    fields |= {name: stated[name] for name in kept if name in stated}
+    for name in _LISTS:
+        if isinstance(fields.get(name), int):
+            fields[name] = [fields[name]]
+    fields["unsupported"] = sorted(
+        name for name, nothing in _UNSUPPORTED.items() if name in stated and stated[name] not in nothing
+    )
+    where = str(checkpoint.folder / GENERATION_FILE)
+    try:
+        defaults = from_json_data(GenerationDefaults, fields, where)
+    except BundleError as error:
+        raise CheckpointError(
+            "the generation config has a wrong value", where=error.where, got=error.got, expected=error.expected
+        ) from error
+    if not all(defaults.bad_words_ids):
+        raise CheckpointError("a bad word has no tokens", where=where, got="bad_words_ids with an empty list")
+    return defaults
+
+
+def _read(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The file's fields; without one, what older checkpoints say in ``config.json``, as transformers reads it."""
+    path = checkpoint.folder / GENERATION_FILE
+    if not path.exists():
+        return dict(GenerationConfig.from_model_config(checkpoint.config).to_diff_dict())
+    fields = read_json(path, 2**20, CheckpointError, "the generation config")
+    return fields if isinstance(fields, dict) else {}

@@ -16,7 +16,7 @@ from luvc_export.core.cost.report import cost
 from luvc_export.core.named_plans import PICTURES
 from luvc_export.errors import LuvcError, PlanError
 from luvc_export.export.checkpoint import open_checkpoint
-from luvc_export.export.synthetic.published import PRESETS
+from luvc_export.export.synthetic.presets import PRESETS
 from luvc_export.pipeline import make_plan
 
 TEXT = 64

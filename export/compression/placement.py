@@ -151,7 +151,8 @@ def _forward(
         placed = seen_both_ways(placed)
     text = placed.input_ids.shape[1]
     total = text + (state.text if state is not None else 0)
-    tensors = state.tensors if state is not None else _empty(family, model, plan, dtype)
+    empty = empty_caches(family.decoder_shape(model.config), 1, dtype)
+    tensors = empty if state is None else state.tensors
     rows = torch.arange(text - logits_to_keep if logits_to_keep else 0, text)[None]
     arrays = (placed.input_ids, placed.visual_position_ids, placed.position_ids, placed.visual_order, placed.order)
     logits, presents, _ = decoder(
@@ -160,10 +161,6 @@ def _forward(
     sequence = input_ids.shape[1] + (state.sequence if state is not None else 0)
     cache = PrunedCache(presents, sequence, total, placed.next_position, placed.next_order)
     return CausalLMOutputWithPast(logits=logits, past_key_values=cache)
-
-
-def _empty(family: Family, model: nn.Module, plan: Plan, dtype: torch.dtype) -> list[Tensor]:
-    return empty_caches(family.decoder_shape(model.config), 1, dtype)
 
 
 def _one_placeholder(ids: list[int], image_token: int, units: int, written: list[int]) -> list[int]:

@@ -17,8 +17,10 @@ ENTRY_POINTS = "luvc_export.families"
 
 
 def _misfit(name: str, family: Any) -> str | None:
-    fits = isinstance(family, Family) and family.model_type == name
-    return None if fits else f"an instance of Family whose model_type is {name!r}"
+    if not isinstance(family, Family) or family.model_type != name:
+        return f"an instance of Family whose model_type is {name!r}"
+    builds = hasattr(family, "architecture") or type(family).build is not Family.build
+    return None if builds else "a Family that has an architecture, or builds its model itself"
 
 
 _FAMILIES: Registry[Family] = Registry("family", __name__, ENTRY_POINTS, "FAMILY", _misfit, CheckpointError)

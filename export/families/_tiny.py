@@ -26,6 +26,16 @@ def vision(**own: Any) -> dict[str, Any]:
     }
 
 
+def qwen_vision(**own: Any) -> dict[str, Any]:
+    """``vision`` by the names of the Qwen-VL families, for an LLM of 64."""
+    return {"depth": 3, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "out_hidden_size": 64, **own}
+
+
+def mrope(*section: int, **own: Any) -> dict[str, Any]:
+    """Rotary parameters with frequencies for (t, h, w), and what is the family's ``own``."""
+    return {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [*section], **own}
+
+
 def siglip(**own: Any) -> dict[str, Any]:
     """``vision`` of SigLIP without its head."""
     return vision(model_type="siglip_vision_model", vision_use_head=False, **own)

@@ -69,6 +69,7 @@ class Family(ABC):
 
     Attributes:
         model_type: Name in ``config.json``.
+        architecture: Class of the transformers model, where ``build`` is not overridden.
         position_kind: How the LLM places visual tokens, see ``luvc_export.bundle.manifest.Prompt``.
         pixels: Normalisation of the family's processor.
         tiling: How that processor chooses among grids of tiles.
@@ -79,6 +80,7 @@ class Family(ABC):
     """
 
     model_type: str
+    architecture: type[nn.Module]
     position_kind: Literal["mrope", "sequential"] = "sequential"
     pixels: Pixels = Pixels()
     tiling: TilingRule = "best_resolution"
@@ -87,17 +89,26 @@ class Family(ABC):
     also: tuple[str, ...] = ()
     limits: tuple[str, ...] = ()
 
-    @abstractmethod
     def build(self, config: Any) -> nn.Module:
         """The transformers model of ``config``, weights uninitialised (called on the meta device)."""
+        return self.architecture(config)
 
-    @abstractmethod
+    def side(self, config: Any) -> int:
+        """Patches along a side of a unit, what becomes one token."""
+        return 1
+
+    def blocks(self, config: Any) -> int:
+        """Blocks of the vision encoder that run; those behind the last that is read are never computed."""
+        return int(config.vision_config.num_hidden_layers)
+
     def encoder_shape(self, config: Any) -> EncoderShape:
-        """Sizes of the vision encoder."""
+        """Sizes of the vision encoder, full attention in every block."""
+        vision, blocks, unit = config.vision_config, self.blocks(config), self.side(config) ** 2
+        return EncoderShape(blocks, vision.hidden_size, vision.intermediate_size, unit, 0, tuple(range(blocks)))
 
-    @abstractmethod
     def unit_pixels(self, config: Any) -> int:
         """Side of one unit in pixels; image sides are multiples of it unless ``image_size`` fixes them."""
+        return int(config.vision_config.patch_size * self.side(config))
 
     @abstractmethod
     def vision(self, model: Any, plan: Plan, normalise: Normalise) -> nn.Module:
@@ -196,10 +207,18 @@ class Family(ABC):
         """
         config = model.config
         self.check_half("text", config, self.text_models)
-        inner, copies = self.language_model(model), plan.encoder.position_copies
-        rotary = rotary_embedding(inner, config.get_text_config())
-        rope = Rope(rotary.inv_freq, [0] * len(rotary.inv_freq), rotary.attention_scaling, copies)
-        return Decoder(inner, model.lm_head, self.decoder_shape(config).head_dim, rope, plan)
+        head_dim, rope = self.decoder_shape(config).head_dim, self.rope(model, plan)
+        return Decoder(self.language_model(model), model.lm_head, head_dim, rope, plan)
+
+    def rope(self, model: Any, plan: Plan) -> Rope:
+        """Angles of the language model.
+
+        Raises:
+            CheckpointError: See ``rotary_embedding``.
+        """
+        rotary = rotary_embedding(self.language_model(model), model.config.get_text_config())
+        axes, copies = [0] * len(rotary.inv_freq), plan.encoder.position_copies
+        return Rope(rotary.inv_freq, axes, rotary.attention_scaling, copies)
 
     def image_token_id(self, config: Any) -> int:
         """Placeholder of an image in the prompt."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import Gemma3Config, Gemma3ForConditionalGeneration
 
 from luvc_export.core.plan import Plan
@@ -71,13 +71,10 @@ class Gemma3(SquareFamily):
     """
 
     model_type = "gemma3"
+    architecture = Gemma3ForConditionalGeneration
     limits = ("pan and scan", "soft-capped or bidirectional text")
     pixels = replace(HALF, resample="bilinear")
     encoder = Vision
-
-    def build(self, config: Any) -> nn.Module:
-        """Gemma3ForConditionalGeneration."""
-        return Gemma3ForConditionalGeneration(config)
 
     def side(self, config: Any) -> int:
         """Patches along a side of what the projector pools."""

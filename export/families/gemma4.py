@@ -15,6 +15,7 @@ from luvc_export.core.plan import Plan
 from luvc_export.core.shapes import DecoderShape, EncoderShape, LayerShape
 from luvc_export.core.tiling import Tiling, Video
 from luvc_export.errors import CheckpointError
+from luvc_export.export.compression import oim
 from luvc_export.export.families import _tiny
 from luvc_export.export.families.base import (
     Family,
@@ -27,16 +28,104 @@ from luvc_export.export.families.base import (
     rows_of_patches,
     window,
 )
-from luvc_export.export.layers import capped, norm, split_heads
+from luvc_export.export.layers import attention, capped, norm, rotate, split_heads
 from luvc_export.export.llm.decoder import Decoder
 from luvc_export.export.llm.rope import Rope
 from luvc_export.export.llm.sight import Kind
-from luvc_export.export.towers.pooled_rotary_vit import PooledRotaryViT
+from luvc_export.export.towers.learned_position_vit import LearnedPositionViT, Parts, Stage
 
 #: Of a picture, as the processor takes them.
 SOFT_TOKENS = (70, 140, 280, 560, 1120)
 #: In the order in which rotary caches hold their frequencies.
 LAYER_KINDS = ("full_attention", "sliding_attention")
+
+
+class PooledRotaryViT(LearnedPositionViT):
+    """2-D rotary and learned 2-D positions on any grid, clipped projections, units pooled at the end, projection.
+
+    A unit is the square of patches that becomes one token. Attention is full, so units may stand in any order; each
+    patch keeps its own angles, and a merged unit those at the mean position of what it is made of.
+
+    Args:
+        tower: Vision model with ``patch_embedder``, ``encoder`` and ``pooler``.
+        projector: Norm and linear layer into the LLM.
+        plan: Grid and merges.
+        normalise: Pixel arithmetic of the processor: values from 0 to 1, which the model itself centres.
+    """
+
+    inner: Tensor
+    #: What the family's processor gives: patches of any grid, padded to a number.
+    padded_patches = True
+
+    def __init__(self, tower: Any, projector: Any, plan: Plan, normalise: Normalise) -> None:
+        side = tower.config.pooling_kernel_size
+        super().__init__(tower, plan, normalise, plan.grid, side, (tower.config.num_hidden_layers,))
+        self.projector = projector
+        self.head_dim, self.scale = self.config.head_dim, 1.0
+        quarter = self.head_dim // 4
+        inv_freq = self.config.rope_parameters["rope_theta"] ** -(torch.arange(quarter) / quarter)
+        self.rope = Rope(inv_freq.repeat(2), [1] * quarter + [0] * quarter)  # columns turn the first half of a head
+        inner = torch.stack(torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij"), -1)
+        self.register_buffer("inner", inner.reshape(side * side, 2).float(), persistent=False)
+
+    def finish(self, states: list[Tensor]) -> Tensor:
+        """[n, U * side * side, C] -> [n, U, D]: means and their scale in fp32, which exceeds fp16."""
+        x, hidden = states[0], self.config.hidden_size
+        pooled = x.float().reshape(x.shape[0], -1, self.side**2, hidden).mean(2).to(x.dtype)
+        pooled = pooled.float() * hidden**0.5
+        if self.config.standardize:
+            pooled = (pooled - self.tower.std_bias.float()) * self.tower.std_scale.float()
+        projected: Tensor = self.projector.embedding_projection(
+            norm(self.projector.embedding_pre_projection_norm, pooled.to(x.dtype))
+        )
+        return projected
+
+    def parts(self, layer: Any) -> Parts:
+        """Norms before each half; those behind are applied where the halves end."""
+        a = layer.self_attn
+        before, after = layer.input_layernorm, layer.pre_feedforward_layernorm
+        return Parts(before, a.q_proj, a.k_proj, a.v_proj, layer, after, layer.mlp)
+
+    def turns(self, units: oim.Units) -> tuple[Tensor, ...]:
+        """Of the patches of every unit, at the unit's position."""
+        place = units.positions.flatten(1, 2)
+        patch = (place[:, :, None] * self.side + self.inner).flatten(1, 2)
+        angles = self.rope(patch.permute(2, 0, 1))
+        return tuple(part.reshape(part.shape[0], -1, self.side**2 * self.head_dim // 2) for part in angles)
+
+    def _start(self, image: Tensor) -> tuple[Tensor, int]:
+        (rows, columns), side, embedder = self.plan.grid, self.side, self.tower.patch_embedder
+        patch, weight = self.config.patch_size, embedder.input_proj.weight
+        pixels = self.normalise(image)[:, 0].reshape(-1, rows, side, patch, columns, side, patch, 3)
+        pixels = pixels.permute(0, 1, 4, 2, 5, 3, 6, 7).reshape(-1, rows * columns * side * side, 3 * patch * patch)
+        x = embedder.input_proj((2 * (pixels - 0.5)).to(weight.dtype))
+        raster, table = self._unit_order(), embedder.position_embedding_table
+        down, across = raster // (columns * side), raster % (columns * side)
+        return x + table[0].index_select(0, across) + table[1].index_select(0, down), 0
+
+    def _attended(self, parts: Parts, x: Tensor, stage: Stage) -> Tensor:
+        attn, normed = parts.out.self_attn, norm(parts.before, x)
+        query, key, value = (
+            norm(normalise, split_heads(projection(normed), self.head_dim))
+            for projection, normalise in (
+                (parts.query, attn.q_norm),
+                (parts.key, attn.k_norm),
+                (parts.value, attn.v_norm),
+            )
+        )
+        cos, sin = (turn.reshape(turn.shape[0], -1, self.head_dim // 2) for turn in stage.turns)
+        query, key = self._turned(query, cos, sin), self._turned(key, cos, sin)
+        return attention(query, key, value, self._bias(stage, x.dtype), self.scale)
+
+    def _turned(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """Each half of a head by one axis."""
+        halves = zip(x.chunk(2, -1), cos.chunk(2, -1), sin.chunk(2, -1), strict=True)
+        return torch.cat([rotate(part, *angles) for part, *angles in halves], -1)
+
+    def _after_attention(self, parts: Parts, x: Tensor, out: Tensor) -> Tensor:
+        layer = parts.out
+        x = x + norm(layer.post_attention_layernorm, layer.self_attn.o_proj(out))
+        return x + norm(layer.post_feedforward_layernorm, parts.mlp(norm(parts.after, x)))
 
 
 class Gemma4Decoder(Decoder):
@@ -172,11 +261,13 @@ class Gemma4(Family):
         config.audio_config = None
         return Gemma4ForConditionalGeneration(config)
 
+    def side(self, config: Any) -> int:
+        """Of what is pooled."""
+        return int(config.vision_config.pooling_kernel_size)
+
     def encoder_shape(self, config: Any) -> EncoderShape:
-        """Sizes from ``vision_config``; a unit is what is pooled."""
-        vision, blocks = config.vision_config, config.vision_config.num_hidden_layers
-        unit, full = vision.pooling_kernel_size**2, tuple(range(blocks))
-        return EncoderShape(blocks, vision.hidden_size, vision.intermediate_size, unit, 0, full, gated=True)
+        """Full attention in every block, gated MLPs."""
+        return replace(super().encoder_shape(config), gated=True)
 
     def decoder_shape(self, config: Any) -> DecoderShape:
         """Sizes of the LLM and of each layer."""
@@ -205,10 +296,6 @@ class Gemma4(Family):
     def image_budgets(self, config: Any) -> tuple[int, ...]:
         """``max_soft_tokens`` of its processor."""
         return SOFT_TOKENS
-
-    def unit_pixels(self, config: Any) -> int:
-        """Side of what becomes one token."""
-        return int(config.vision_config.patch_size * config.vision_config.pooling_kernel_size)
 
     def vision(self, model: Any, plan: Plan, normalise: Normalise) -> nn.Module:
         """The tower with the plan's merges."""

@@ -55,14 +55,11 @@ class Idefics3(SquareFamily):
     """Idefics3."""
 
     model_type = "idefics3"
+    architecture = Idefics3ForConditionalGeneration
     limits: tuple[str, ...] = ()
     pixels = replace(HALF, resample="lanczos")
     tiling = "longest_edge"
     encoder = Vision
-
-    def build(self, config: Any) -> nn.Module:
-        """Idefics3ForConditionalGeneration."""
-        return Idefics3ForConditionalGeneration(config)
 
     def language_model(self, model: Any) -> nn.Module:
         """The text model."""

@@ -62,13 +62,10 @@ class InternVL(SquareFamily):
     """InternVL 2.5, 3 and 3.5 converted to transformers (``OpenGVLab/...-hf``)."""
 
     model_type = "internvl"
+    architecture = InternVLForConditionalGeneration
     pixels = IMAGENET
     tiling = "closest_ratio"
     encoder = Vision
-
-    def build(self, config: Any) -> nn.Module:
-        """InternVLForConditionalGeneration."""
-        return InternVLForConditionalGeneration(config)
 
     def side(self, config: Any) -> int:
         """The pixel shuffle's side."""

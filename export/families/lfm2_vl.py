@@ -13,7 +13,7 @@ from transformers import Lfm2VlConfig, Lfm2VlForConditionalGeneration
 from transformers.models.siglip2.image_processing_pil_siglip2 import Siglip2ImageProcessorPil
 
 from luvc_export.core.plan import Plan
-from luvc_export.core.shapes import DecoderShape, EncoderShape, LayerShape, State
+from luvc_export.core.shapes import DecoderShape, LayerShape, State
 from luvc_export.core.tiling import Tiling
 from luvc_export.export.families import _tiny
 from luvc_export.export.families.base import (
@@ -21,12 +21,10 @@ from luvc_export.export.families.base import (
     Family,
     Normalise,
     ReferencePrompt,
-    rotary_embedding,
     rows_of_patches,
 )
 from luvc_export.export.layers import norm
 from luvc_export.export.llm.decoder import Decoder
-from luvc_export.export.llm.rope import Rope
 from luvc_export.export.llm.span import Parts
 from luvc_export.export.llm.states.logical_order import LogicalOrder
 from luvc_export.export.towers.interpolated_positions import antialiased, antialiased_shares
@@ -116,10 +114,9 @@ class Lfm2Vl(Family):
         self.check_half("text", config, self.text_models)
         return Lfm2VlForConditionalGeneration(config)
 
-    def encoder_shape(self, config: Any) -> EncoderShape:
-        """Sizes from ``vision_config``; a unit is what pixel unshuffle joins."""
-        vision, blocks, unit = config.vision_config, config.vision_config.num_hidden_layers, config.downsample_factor**2
-        return EncoderShape(blocks, vision.hidden_size, vision.intermediate_size, unit, 0, tuple(range(blocks)))
+    def side(self, config: Any) -> int:
+        """Of what pixel unshuffle joins."""
+        return int(config.downsample_factor)
 
     def decoder_shape(self, config: Any) -> DecoderShape:
         """Sizes of the LLM, and which layers keep inputs of a convolution in place of keys."""
@@ -133,20 +130,13 @@ class Lfm2Vl(Family):
         states = [State(number, STATE, sizes, "float32") for number, layer in enumerate(layers) if not layer.kv_heads]
         return replace(shape, intermediate=wide, per_layer=tuple(layers), states=tuple(states))
 
-    def unit_pixels(self, config: Any) -> int:
-        """Patch size times the side of a unit."""
-        return int(config.vision_config.patch_size * config.downsample_factor)
-
     def vision(self, model: Any, plan: Plan, normalise: Normalise) -> nn.Module:
         """The tower with the plan's merges."""
         return Vision(model.model, plan, normalise)
 
     def decoder(self, model: Any, plan: Plan) -> Decoder:
         """The language model with the plan's prunes."""
-        inner, shape = self.language_model(model), self.decoder_shape(model.config)
-        rotary = rotary_embedding(inner, model.config.text_config)
-        copies = plan.encoder.position_copies
-        rope = Rope(rotary.inv_freq, [0] * len(rotary.inv_freq), rotary.attention_scaling, copies)
+        inner, shape, rope = self.language_model(model), self.decoder_shape(model.config), self.rope(model, plan)
         return Lfm2Decoder(inner, model.lm_head, shape.head_dim, rope, plan, states=shape.states, keyless=shape.keyless)
 
     def image_processor(self, folder: str | os.PathLike[str]) -> Any:

@@ -65,13 +65,10 @@ class Llava(SquareFamily):
     """LLaVA 1.5 and models of its form (one picture, one size)."""
 
     model_type = "llava"
+    architecture = LlavaForConditionalGeneration
     towers = TOWERS
     encoder = Vision
     limits: tuple[str, ...] = ("towers other than CLIP and SigLIP", "the class token as a visual token")
-
-    def build(self, config: Any) -> nn.Module:
-        """LlavaForConditionalGeneration."""
-        return LlavaForConditionalGeneration(config)
 
     def blocks(self, config: Any) -> int:
         """Up to the last feature layer."""

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import LlavaNextConfig, LlavaNextForConditionalGeneration
 
 from luvc_export.core.tiling import Tiling
@@ -20,12 +20,9 @@ class LlavaNext(LlavaOnevision):
     """LLaVA-NeXT (LLaVA 1.6). Its processor cuts each picture, however many a prompt has."""
 
     model_type = "llava_next"
+    architecture = LlavaNextForConditionalGeneration
     limits = ()
     pixels = Pixels()
-
-    def build(self, config: Any) -> nn.Module:
-        """LlavaNextForConditionalGeneration."""
-        return LlavaNextForConditionalGeneration(config)
 
     def allowed(self, config: Any) -> list[tuple[int, int]]:
         """All of ``image_grid_pinpoints``."""

@@ -71,12 +71,9 @@ class LlavaOnevision(Llava):
     """LLaVA-OneVision. Several pictures are one tile each; a lone one may be cut, see ``cuts``."""
 
     model_type = "llava_onevision"
+    architecture = LlavaOnevisionForConditionalGeneration
     limits: tuple[str, ...] = ("videos of single frames, or beside pictures in one question",)
     pixels = HALF
-
-    def build(self, config: Any) -> nn.Module:
-        """LlavaOnevisionForConditionalGeneration."""
-        return LlavaOnevisionForConditionalGeneration(config)
 
     def video(self, config: Any) -> Video | None:
         """Frames whose units are pooled to half as many a side, and a newline after the last of them."""

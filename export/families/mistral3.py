@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -105,14 +106,19 @@ class Mistral3(Family):
     """Mistral Small 3.1 and 3.2, Magistral, Devstral 2, Ministral 3."""
 
     model_type = "mistral3"
+    architecture = Mistral3ForConditionalGeneration
     text_models = (*TEXT_MODELS, "ministral3")
 
-    def build(self, config: Any) -> nn.Module:
-        """Mistral3ForConditionalGeneration."""
-        return Mistral3ForConditionalGeneration(config)
+    def side(self, config: Any) -> int:
+        """The patch merger's."""
+        return int(config.spatial_merge_size)
 
     def encoder_shape(self, config: Any) -> EncoderShape:
-        """Sizes of the tower up to the feature layer; blocks behind it are never computed.
+        """Full attention in every block, gated MLPs."""
+        return replace(super().encoder_shape(config), gated=True)
+
+    def blocks(self, config: Any) -> int:
+        """Those up to the feature layer.
 
         Raises:
             CheckpointError: Features of several blocks (which transformers computes for none), or of no block.
@@ -127,13 +133,7 @@ class Mistral3(Family):
                 got=layer,
                 expected=f"one of 1 to {vision.num_hidden_layers}, or of -1 to -{vision.num_hidden_layers}",
             )
-        unit = config.spatial_merge_size**2
-        every = tuple(range(blocks))
-        return EncoderShape(blocks, vision.hidden_size, vision.intermediate_size, unit, 0, every, gated=True)
-
-    def unit_pixels(self, config: Any) -> int:
-        """Patch size times the patch merger's side."""
-        return int(config.vision_config.patch_size * config.spatial_merge_size)
+        return blocks
 
     def vision(self, model: Any, plan: Plan, normalise: Normalise) -> nn.Module:
         """The tower with the plan's merges.

@@ -73,11 +73,8 @@ class PaddleOCRVL(MropeFamily):
     """PaddleOCR-VL: the model that reads parts of pages; finding those parts is another model's."""
 
     model_type = "paddleocr_vl"
+    architecture = PaddleOCRVLForConditionalGeneration
     limits = ("page layout, which is another model",)
-
-    def build(self, config: Any) -> nn.Module:
-        """PaddleOCRVLForConditionalGeneration."""
-        return PaddleOCRVLForConditionalGeneration(config)
 
     def as_trained(self, model: Any) -> Any:
         """With learned positions between centres of patches, as 5.0 and 5.23 have them; versions between them do not.
@@ -93,11 +90,9 @@ class PaddleOCRVL(MropeFamily):
         """None: transformers' processor takes pictures alone."""
         return None
 
-    def encoder_shape(self, config: Any) -> EncoderShape:
-        """Sizes from ``vision_config``."""
-        vision, blocks = config.vision_config, config.vision_config.num_hidden_layers
-        unit = vision.spatial_merge_size**2
-        return EncoderShape(blocks, vision.hidden_size, vision.intermediate_size, unit, 0, tuple(range(blocks)))
+    def blocks(self, config: Any) -> int:
+        """All, by SigLIP's name."""
+        return int(config.vision_config.num_hidden_layers)
 
     def vision(self, model: Any, plan: Plan, normalise: Normalise) -> nn.Module:
         """The tower with the plan's merges."""
@@ -121,9 +116,7 @@ class PaddleOCRVL(MropeFamily):
         """Three blocks whose learned positions are of fewer patches than pictures have, three LLM layers."""
         return PaddleOCRVLConfig(
             vision_config=_tiny.vision(image_size=40, patch_size=8),
-            text_config=_tiny.text(
-                head_dim=16, rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 2, 2]}
-            ),
+            text_config=_tiny.text(head_dim=16, rope_parameters=_tiny.mrope(4, 2, 2)),
             **_tiny.QWEN_TOKENS,
         )
 

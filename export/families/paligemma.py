@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PaliGemmaConfig, PaliGemmaForConditionalGeneration
 
 from luvc_export.core.plan import Plan
@@ -46,14 +46,11 @@ class PaliGemma(SquareFamily):
     """PaliGemma, PaliGemma 2 and their mixes, at the picture size of the checkpoint."""
 
     model_type = "paligemma"
+    architecture = PaliGemmaForConditionalGeneration
     text_models = ("gemma", "gemma2")
     limits = ("several turns", "contexts longer than the sliding window")
     pixels = HALF
     encoder = Vision
-
-    def build(self, config: Any) -> nn.Module:
-        """PaliGemmaForConditionalGeneration."""
-        return PaliGemmaForConditionalGeneration(config)
 
     def decoder(self, model: Any, plan: Plan) -> Decoder:
         """The language model with the plan's prunes.

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from torch import nn
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from luvc_export.core.shapes import EncoderShape
@@ -19,25 +18,16 @@ class Qwen25VL(MropeFamily):
     """Qwen2.5-VL of any size."""
 
     model_type = "qwen2_5_vl"
+    architecture = Qwen2_5_VLForConditionalGeneration
     also = ("Cosmos-Reason1",)
     encoder = Vision
 
-    def build(self, config: Any) -> nn.Module:
-        """Qwen2_5_VLForConditionalGeneration."""
-        return Qwen2_5_VLForConditionalGeneration(config)
-
     def encoder_shape(self, config: Any) -> EncoderShape:
-        """Sizes from ``vision_config``."""
+        """Sizes from ``vision_config``, windows and the blocks without them too."""
         vision = config.vision_config
-        return EncoderShape(
-            blocks=vision.depth,
-            hidden=vision.hidden_size,
-            intermediate=vision.intermediate_size,
-            unit=vision.spatial_merge_size**2,
-            window=vision.window_size // vision.spatial_merge_size // vision.patch_size,
-            full_attention=tuple(vision.fullatt_block_indexes),
-            gated=True,
-        )
+        window = vision.window_size // vision.spatial_merge_size // vision.patch_size
+        full = tuple(vision.fullatt_block_indexes)
+        return replace(super().encoder_shape(config), window=window, full_attention=full, gated=True)
 
     def video(self, config: Any) -> Video | None:
         """Pairs of frames whose time positions follow the clock."""
@@ -47,20 +37,8 @@ class Qwen25VL(MropeFamily):
     def tiny_config(self) -> Qwen2_5_VLConfig:
         """Three encoder blocks, windows before and after the full one; three LLM layers, untied head."""
         return Qwen2_5_VLConfig(
-            vision_config={
-                "depth": 3,
-                "hidden_size": 32,
-                "intermediate_size": 48,
-                "num_heads": 2,
-                "out_hidden_size": 64,
-                "fullatt_block_indexes": [1],
-                "window_size": 112,
-            },
-            text_config=_tiny.text(
-                intermediate_size=128,
-                rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]},
-                **_tiny.ENDS,
-            ),
+            vision_config=_tiny.qwen_vision(fullatt_block_indexes=[1], window_size=112),
+            text_config=_tiny.text(intermediate_size=128, rope_parameters=_tiny.mrope(2, 3, 3), **_tiny.ENDS),
             **_tiny.QWEN_TOKENS,
             tie_word_embeddings=False,
         )

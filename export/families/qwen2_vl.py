@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
 from luvc_export.core.shapes import EncoderShape
@@ -28,32 +28,20 @@ class Qwen2VL(MropeFamily):
     """Qwen2-VL of any size."""
 
     model_type = "qwen2_vl"
+    architecture = Qwen2VLForConditionalGeneration
     encoder = Vision
-
-    def build(self, config: Any) -> nn.Module:
-        """Qwen2VLForConditionalGeneration."""
-        return Qwen2VLForConditionalGeneration(config)
 
     def encoder_shape(self, config: Any) -> EncoderShape:
         """Sizes from ``vision_config``; its ``hidden_size`` is the LLM's, ``embed_dim`` the encoder's."""
-        vision = config.vision_config
-        return EncoderShape(
-            blocks=vision.depth,
-            hidden=vision.embed_dim,
-            intermediate=int(vision.embed_dim * vision.mlp_ratio),
-            unit=vision.spatial_merge_size**2,
-            window=0,
-            full_attention=tuple(range(vision.depth)),
-        )
+        width, blocks, unit = config.vision_config.embed_dim, self.blocks(config), self.side(config) ** 2
+        inside = int(width * config.vision_config.mlp_ratio)
+        return EncoderShape(blocks, width, inside, unit, 0, tuple(range(blocks)))
 
     def tiny_config(self) -> Qwen2VLConfig:
         """Two encoder blocks, three LLM layers with grouped keys, tied head."""
         return Qwen2VLConfig(
             vision_config={"depth": 2, "embed_dim": 32, "hidden_size": 64, "mlp_ratio": 2, "num_heads": 2},
-            text_config=_tiny.text(
-                rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]},
-                **_tiny.ENDS,
-            ),
+            text_config=_tiny.text(rope_parameters=_tiny.mrope(2, 3, 3), **_tiny.ENDS),
             **_tiny.QWEN_TOKENS,
             tie_word_embeddings=True,
         )

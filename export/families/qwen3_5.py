@@ -14,11 +14,10 @@ from transformers.activations import ACT2FN
 from luvc_export.core.plan import Plan
 from luvc_export.core.shapes import DecoderShape, LayerShape, State
 from luvc_export.export.families import _tiny
-from luvc_export.export.families.base import rotary_embedding
 from luvc_export.export.families.qwen3_vl import Qwen3VL
 from luvc_export.export.layers import rms_norm, split_heads
 from luvc_export.export.llm.decoder import Decoder
-from luvc_export.export.llm.rope import Rope
+from luvc_export.export.llm.gemma import UnitNormDecoder
 from luvc_export.export.llm.span import Parts
 from luvc_export.export.llm.states import delta_rule
 from luvc_export.export.llm.states.logical_order import LogicalOrder
@@ -29,17 +28,8 @@ CONVOLUTION, RECURRENT = "convolution", "recurrent"
 _EPSILON = 1e-6
 
 
-class Qwen35Decoder(Decoder):
+class Qwen35Decoder(UnitNormDecoder):
     """Norms around 1; attention behind a gate, heads turned in part; or the gated delta rule, in fp32."""
-
-    def norm_of(self, module: Any, x: Tensor) -> Tensor:
-        """RMSNorm around 1, in fp32."""
-        weight = 1.0 + module.weight.float()
-        return nn.functional.rms_norm(x.float(), (x.shape[-1],), weight, module.eps).to(x.dtype)
-
-    def norm_weight(self, module: Any) -> tuple[Tensor, float]:
-        """The stored weight is the difference from 1."""
-        return 1.0 + module.weight.float(), float(module.eps)
 
     def parts(self, layer: Any) -> Parts:
         """Layers of the rule have the first norm alone."""
@@ -104,16 +94,13 @@ class Qwen35(Qwen3VL):
     """Qwen3.5, dense, without several tokens ahead (``mtp``). Videos are Qwen3-VL's: both have one processor."""
 
     model_type = "qwen3_5"
+    architecture = Qwen3_5ForConditionalGeneration
     also = ()
     limits = (
         "mixtures of experts, which are qwen3_5_moe",
         f"contexts above {delta_rule.MOST_ROWS:,} tokens",
         "compression inside transformers",
     )
-
-    def build(self, config: Any) -> nn.Module:
-        """Qwen3_5ForConditionalGeneration."""
-        return Qwen3_5ForConditionalGeneration(config)
 
     def tapped(self, config: Any) -> tuple[int, ...]:
         """None: the embedding alone."""
@@ -139,11 +126,7 @@ class Qwen35(Qwen3VL):
 
     def decoder(self, model: Any, plan: Plan) -> Decoder:
         """The language model with the plan's prunes."""
-        text, inner, shape = model.config.text_config, self.language_model(model), self.decoder_shape(model.config)
-        rotary = rotary_embedding(inner, text, partial=True)
-        copies = plan.encoder.position_copies
-        axes = self._axes(list(rotary.mrope_section), len(rotary.inv_freq))
-        rope = Rope(rotary.inv_freq, axes, rotary.attention_scaling, copies, axes_per_copy=3)
+        inner, shape, rope = self.language_model(model), self.decoder_shape(model.config), self.rope(model, plan, True)
         return Qwen35Decoder(
             inner, model.lm_head, shape.head_dim, rope, plan, states=shape.states, keyless=shape.keyless
         )
@@ -151,15 +134,7 @@ class Qwen35(Qwen3VL):
     def tiny_config(self) -> Qwen3_5Config:
         """Three blocks; every other of four LLM layers has attention, two value heads share a key head."""
         return Qwen3_5Config(
-            vision_config={
-                "depth": 3,
-                "hidden_size": 32,
-                "intermediate_size": 48,
-                "num_heads": 2,
-                "out_hidden_size": 64,
-                "patch_size": 8,
-                "num_position_embeddings": 36,
-            },
+            vision_config=_tiny.qwen_vision(patch_size=8, num_position_embeddings=36),
             text_config=_tiny.text(
                 num_hidden_layers=4,
                 head_dim=32,
@@ -168,13 +143,7 @@ class Qwen35(Qwen3VL):
                 linear_key_head_dim=16,
                 linear_value_head_dim=12,
                 layer_types=["linear_attention", "full_attention"] * 2,
-                rope_parameters={
-                    "rope_type": "default",
-                    "rope_theta": 10000.0,
-                    "partial_rotary_factor": 0.5,
-                    "mrope_section": [4, 2, 2],
-                    "mrope_interleaved": True,
-                },
+                rope_parameters=_tiny.mrope(4, 2, 2, partial_rotary_factor=0.5, mrope_interleaved=True),
                 **_tiny.ENDS,
             ),
             **_tiny.QWEN_TOKENS,

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
-from luvc_export.core.shapes import EncoderShape
 from luvc_export.core.tiling import Video
 from luvc_export.export.families import _tiny
 from luvc_export.export.families.base import HALF
@@ -46,29 +45,14 @@ class Qwen3VL(MropeFamily):
     """Qwen3-VL (dense)."""
 
     model_type = "qwen3_vl"
+    architecture = Qwen3VLForConditionalGeneration
     also: tuple[str, ...] = ("Cosmos-Reason2",)
     pixels = HALF
     encoder = Vision
 
-    def build(self, config: Any) -> nn.Module:
-        """Qwen3VLForConditionalGeneration."""
-        return Qwen3VLForConditionalGeneration(config)
-
     def axes(self, section: list[int], frequencies: int) -> list[int]:
         """Interleaved t, h, w, t, h, w, ...; what is left after h and w are used up is t."""
         return [axis if (axis := place % 3) and place < 3 * section[axis] else 0 for place in range(frequencies)]
-
-    def encoder_shape(self, config: Any) -> EncoderShape:
-        """Sizes from ``vision_config``."""
-        vision = config.vision_config
-        return EncoderShape(
-            blocks=vision.depth,
-            hidden=vision.hidden_size,
-            intermediate=vision.intermediate_size,
-            unit=vision.spatial_merge_size**2,
-            window=0,
-            full_attention=tuple(range(vision.depth)),
-        )
 
     def tapped(self, config: Any) -> tuple[int, ...]:
         """Encoder blocks whose features DeepStack adds to LLM layers, from the config."""
@@ -86,25 +70,9 @@ class Qwen3VL(MropeFamily):
     def tiny_config(self) -> Qwen3VLConfig:
         """Three blocks, planes after the first two (one before the merges, one at them), three LLM layers."""
         return Qwen3VLConfig(
-            vision_config={
-                "depth": 3,
-                "hidden_size": 32,
-                "intermediate_size": 48,
-                "num_heads": 2,
-                "out_hidden_size": 64,
-                "patch_size": 8,
-                "num_position_embeddings": 36,
-                "deepstack_visual_indexes": [0, 1],
-            },
+            vision_config=_tiny.qwen_vision(patch_size=8, num_position_embeddings=36, deepstack_visual_indexes=[0, 1]),
             text_config=_tiny.text(
-                head_dim=16,
-                rope_parameters={
-                    "rope_type": "default",
-                    "rope_theta": 10000.0,
-                    "mrope_section": [4, 2, 2],
-                    "mrope_interleaved": True,
-                },
-                **_tiny.ENDS,
+                head_dim=16, rope_parameters=_tiny.mrope(4, 2, 2, mrope_interleaved=True), **_tiny.ENDS
             ),
             **_tiny.QWEN_TOKENS,
         )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
 from transformers import SmolVLMConfig, SmolVLMForConditionalGeneration
 
 from luvc_export.core.tiling import Video
@@ -25,10 +24,7 @@ class SmolVLM(Idefics3):
     """SmolVLM and SmolVLM2."""
 
     model_type = "smolvlm"
-
-    def build(self, config: Any) -> nn.Module:
-        """SmolVLMForConditionalGeneration."""
-        return SmolVLMForConditionalGeneration(config)
+    architecture = SmolVLMForConditionalGeneration
 
     def video(self, config: Any) -> Video | None:
         """Each frame whole, behind its time (``SmolVLMProcessor.replace_video_token``)."""

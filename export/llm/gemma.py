@@ -17,14 +17,8 @@ def gemma_norm(module: Any, x: Tensor) -> Tensor:
     return nn.functional.rms_norm(x.float(), (x.shape[-1],), weight, module.eps).to(x.dtype)
 
 
-class GemmaDecoder(Decoder):
-    """Gemma: scaled embeddings and norms around 1."""
-
-    def embed_text(self, input_ids: Tensor) -> Tensor:
-        """Embeddings times sqrt(D), rounded to the embedding's dtype as in training."""
-        weight = self.embed_tokens.weight
-        scale = torch.tensor(self.embed_tokens.scalar_embed_scale, dtype=weight.dtype)
-        return nn.functional.embedding(input_ids, weight) * scale
+class UnitNormDecoder(Decoder):
+    """Norms around 1."""
 
     def norm_of(self, module: Any, x: Tensor) -> Tensor:
         """RMSNorm around 1."""
@@ -33,6 +27,16 @@ class GemmaDecoder(Decoder):
     def norm_weight(self, module: Any) -> tuple[Tensor, float]:
         """The stored weight is the difference from 1."""
         return 1.0 + module.weight.float(), float(module.eps)
+
+
+class GemmaDecoder(UnitNormDecoder):
+    """Gemma: scaled embeddings and norms around 1."""
+
+    def embed_text(self, input_ids: Tensor) -> Tensor:
+        """Embeddings times sqrt(D), rounded to the embedding's dtype as in training."""
+        weight = self.embed_tokens.weight
+        scale = torch.tensor(self.embed_tokens.scalar_embed_scale, dtype=weight.dtype)
+        return nn.functional.embedding(input_ids, weight) * scale
 
 
 class FourNormDecoder(GemmaDecoder):

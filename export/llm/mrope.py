@@ -23,9 +23,13 @@ class MropeFamily(Family):
     #: The family's encoder.
     encoder: type[RotaryPositionViT]
 
-    def unit_pixels(self, config: Any) -> int:
-        """Patch size times the patch merger's side."""
-        return int(config.vision_config.patch_size * config.vision_config.spatial_merge_size)
+    def side(self, config: Any) -> int:
+        """The patch merger's."""
+        return int(config.vision_config.spatial_merge_size)
+
+    def blocks(self, config: Any) -> int:
+        """All, by Qwen-VL's name."""
+        return int(config.vision_config.depth)
 
     def axes(self, section: list[int], frequencies: int) -> list[int]:
         """Position axis of every one of so many rotary frequencies: sections one after another, unless overridden.
@@ -55,14 +59,20 @@ class MropeFamily(Family):
 
     def decoder(self, model: Any, plan: Plan) -> Decoder:
         """The language model with the plan's prunes."""
-        text = model.config.text_config
-        inner = self.language_model(model)
-        rotary = rotary_embedding(inner, text)
-        copies = plan.encoder.position_copies
-        axes = self._axes(text.rope_parameters.get("mrope_section") or rotary.mrope_section, len(rotary.inv_freq))
-        rope = Rope(rotary.inv_freq, axes, rotary.attention_scaling, copies, axes_per_copy=3)
         head_dim, planes = self.decoder_shape(model.config).head_dim, len(self.tapped(model.config))
-        return Decoder(inner, model.lm_head, head_dim, rope, plan, planes)
+        return Decoder(self.language_model(model), model.lm_head, head_dim, self.rope(model, plan), plan, planes)
+
+    def rope(self, model: Any, plan: Plan, partial: bool = False) -> Rope:
+        """Angles of the language model by (t, h, w); ``partial``: heads may be turned in part.
+
+        Raises:
+            CheckpointError: See ``rotary_embedding``, or the sections of the config do not fit the heads.
+        """
+        text = model.config.text_config
+        rotary = rotary_embedding(self.language_model(model), text, partial)
+        axes = self._axes(text.rope_parameters.get("mrope_section") or rotary.mrope_section, len(rotary.inv_freq))
+        copies = plan.encoder.position_copies
+        return Rope(rotary.inv_freq, axes, rotary.attention_scaling, copies, axes_per_copy=3)
 
     def _axes(self, section: Any, frequencies: int) -> list[int]:
         """Position axis of every frequency.

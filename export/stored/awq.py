@@ -15,25 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from luvc_export.errors import CheckpointError
-from luvc_export.export.stored.base import (
-    AGAIN,
-    FLOATS,
-    Stored,
-    StoredLinear,
-    StoredTensor,
-    StoredWeight,
-    array,
-    groups,
-    modules,
-    packed,
-    part,
-)
+from luvc_export.export.stored import base
 
 ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 _BITS, _IN_WORD = 4, 8
 
 
-def read(config: Mapping[str, Any], tensors: Mapping[str, StoredTensor], where: str) -> Stored:
+def read(config: Mapping[str, Any], tensors: Mapping[str, base.StoredTensor], where: str) -> base.Stored:
     """See ``base.Reader``."""
     bits, version = config.get("bits", config.get("w_bit", _BITS)), str(config.get("version", "gemm")).lower()
     if bits != _BITS or version != "gemm":
@@ -45,27 +33,26 @@ def read(config: Mapping[str, Any], tensors: Mapping[str, StoredTensor], where: 
             fix="take the gemm checkpoint, or the 16-bit one and luvc-export calibrate --precision q4",
         )
     stated = config.get("group_size", config.get("q_group_size"))
-    return Stored("awq", tuple(_linear(name, tensors, stated) for name in modules(tensors, "qweight")))
+    return base.Stored("awq", tuple(_linear(module, stated) for module in base.modules(tensors, "qweight")))
 
 
-def _linear(name: str, tensors: Mapping[str, StoredTensor], stated: object) -> StoredLinear:
-    weight = part(tensors, name, "qweight", None, ("I32",))
-    scales = part(tensors, name, "scales", None, FLOATS)
+def _linear(module: base.Module, stated: object) -> base.StoredLinear:
+    weight = module.part("qweight", None, ("I32",))
+    scales = module.part("scales", None, base.FLOATS)
     if len(weight.shape) != 2 or len(scales.shape) != 2:
-        got = f"qweight {list(weight.shape)}, scales {list(scales.shape)}"
-        raise CheckpointError("a quantised weight has not two axes", where=name, got=got, fix=AGAIN)
+        raise module.misfit("a quantised weight has not two axes", qweight=weight, scales=scales)
     channels, words = weight.shape
     count, columns = scales.shape[0], words * _IN_WORD
-    part(tensors, name, "scales", (count, columns), FLOATS)
-    zeros = part(tensors, name, "qzeros", (count, words), ("I32",))
-    group = groups(name, channels, count, stated)
-    sources = tuple(f"{name}.{tail}" for tail in ("qweight", "qzeros", "scales"))
-    return StoredLinear(name, (columns, channels), _BITS, sources, partial(_read, weight, zeros, scales, group))
+    module.part("scales", (count, columns), base.FLOATS)
+    parts = {"qweight": weight, "qzeros": module.part("qzeros", (count, words), ("I32",)), "scales": scales}
+    read = partial(_read, parts, module.groups(channels, count, stated))
+    return module.linear((columns, channels), _BITS, parts, read)
 
 
-def _read(weight: StoredTensor, zeros: StoredTensor, scales: StoredTensor, group: int) -> StoredWeight:
-    codes = packed(_columns(array(weight)).T, _BITS)
-    return StoredWeight(codes, np.ascontiguousarray(array(scales).T), _columns(array(zeros)).T, _BITS, group)
+def _read(parts: Mapping[str, base.StoredTensor], group: int) -> base.StoredWeight:
+    weight, zeros, scales = (base.array(part) for part in parts.values())
+    codes = base.packed(_columns(weight).T, _BITS)
+    return base.StoredWeight(codes, np.ascontiguousarray(scales.T), _columns(zeros).T, _BITS, group)
 
 
 def _columns(words: NDArray[np.int32]) -> NDArray[np.uint8]:

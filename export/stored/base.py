@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -141,52 +141,69 @@ def array(tensor: StoredTensor) -> NDArray[Any]:
     return np.frombuffer(data, _TYPES[tensor.dtype]).reshape(tensor.shape)
 
 
-def modules(tensors: Mapping[str, StoredTensor], suffix: str) -> list[str]:
-    """Names of the modules that have a tensor called ``suffix``, sorted."""
-    return sorted(name.removesuffix(f".{suffix}") for name in tensors if name.endswith(f".{suffix}"))
+@dataclass(frozen=True)
+class Module:
+    """A quantised module, known by its name, among the tensors of its checkpoint."""
+
+    name: str
+    tensors: Mapping[str, StoredTensor]
+
+    def has(self, part: str) -> bool:
+        """Whether it has a tensor called ``part``."""
+        return f"{self.name}.{part}" in self.tensors
+
+    def part(self, name: str, shape: Sequence[int] | None, dtypes: Sequence[str]) -> StoredTensor:
+        """Its tensor ``name``, which must have this shape (None for any) and one of these types.
+
+        Raises:
+            CheckpointError: It is missing or another.
+        """
+        whole = f"{self.name}.{name}"
+        tensor = self.tensors.get(whole)
+        if tensor is None:
+            raise CheckpointError("a quantised weight lacks a part", where=self.name, expected=whole, fix=AGAIN)
+        if tensor.dtype not in dtypes or (shape is not None and tensor.shape != tuple(shape)):
+            raise CheckpointError(
+                "a part of a quantised weight does not fit the others",
+                where=f"{tensor.file}: {whole}",
+                got=f"{tensor.dtype} {list(tensor.shape)}",
+                expected=f"{' or '.join(dtypes)} {'' if shape is None else list(shape)}".strip(),
+                fix=AGAIN,
+            )
+        return tensor
+
+    def groups(self, channels: int, count: int, stated: object) -> int:
+        """Channels of a group, where ``count`` groups share ``channels``; the config's ``stated`` size must be that.
+
+        Raises:
+            CheckpointError: They do not divide, or the config says another size.
+        """
+        if count < 1 or channels % count or (stated not in (None, -1) and stated != channels // count):
+            raise CheckpointError(
+                "the groups of a quantised weight do not divide its channels",
+                where=self.name,
+                got=f"{count} groups of {channels} channels, group_size {stated}",
+                expected="groups of one size, the config's",
+                fix=AGAIN,
+            )
+        return channels // count
+
+    def misfit(self, what: str, **parts: StoredTensor) -> CheckpointError:
+        """The error ``what`` about the shapes of these parts."""
+        got = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in parts.items())
+        return CheckpointError(what, where=self.name, got=got, fix=AGAIN)
+
+    def linear(
+        self, shape: tuple[int, int], bits: int, parts: Iterable[str], read: Callable[[], StoredWeight]
+    ) -> StoredLinear:
+        """The record of it; ``parts`` are the names of the tensors that it is made of."""
+        return StoredLinear(self.name, shape, bits, tuple(f"{self.name}.{part}" for part in parts), read)
 
 
-def part(
-    tensors: Mapping[str, StoredTensor],
-    module: str,
-    name: str,
-    shape: Sequence[int] | None,
-    dtypes: Sequence[str],
-) -> StoredTensor:
-    """Tensor ``name`` of ``module``, which must have this shape (None for any) and one of these types.
-
-    Raises:
-        CheckpointError: It is missing or another.
-    """
-    tensor = tensors.get(f"{module}.{name}")
-    if tensor is None:
-        raise CheckpointError("a quantised weight lacks a part", where=module, expected=f"{module}.{name}", fix=AGAIN)
-    if tensor.dtype not in dtypes or (shape is not None and tensor.shape != tuple(shape)):
-        raise CheckpointError(
-            "a part of a quantised weight does not fit the others",
-            where=f"{tensor.file}: {module}.{name}",
-            got=f"{tensor.dtype} {list(tensor.shape)}",
-            expected=f"{' or '.join(dtypes)} {'' if shape is None else list(shape)}".strip(),
-            fix=AGAIN,
-        )
-    return tensor
-
-
-def groups(module: str, channels: int, count: int, stated: object) -> int:
-    """Channels of a group, where ``count`` groups share ``channels``; the config's ``stated`` size must be that.
-
-    Raises:
-        CheckpointError: They do not divide, or the config says another size.
-    """
-    if count < 1 or channels % count or (stated not in (None, -1) and stated != channels // count):
-        raise CheckpointError(
-            "the groups of a quantised weight do not divide its channels",
-            where=module,
-            got=f"{count} groups of {channels} channels, group_size {stated}",
-            expected="groups of one size, the config's",
-            fix=AGAIN,
-        )
-    return channels // count
+def modules(tensors: Mapping[str, StoredTensor], suffix: str) -> list[Module]:
+    """The modules that have a tensor called ``suffix``, by name."""
+    names = (name.removesuffix(f".{suffix}") for name in tensors if name.endswith(f".{suffix}"))
+    return [Module(name, tensors) for name in sorted(names)]
 
 
 def unpacked(codes: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:

@@ -13,23 +13,13 @@ from typing import Any
 
 from luvc_export.bundle.codes import FP8_BLOCK
 from luvc_export.errors import CheckpointError
-from luvc_export.export.stored.base import (
-    AGAIN,
-    FLOATS,
-    Stored,
-    StoredLinear,
-    StoredTensor,
-    StoredWeight,
-    array,
-    modules,
-    part,
-)
+from luvc_export.export.stored import base
 
 _SCALES = ("weight_scale_inv", "weight_scale")
 _ACTIVATIONS = ("activation_scale", "input_scale")
 
 
-def read(config: Mapping[str, Any], tensors: Mapping[str, StoredTensor], where: str) -> Stored:
+def read(config: Mapping[str, Any], tensors: Mapping[str, base.StoredTensor], where: str) -> base.Stored:
     """See ``base.Reader``."""
     block = config.get("weight_block_size")
     if block is not None and block != [FP8_BLOCK, FP8_BLOCK]:
@@ -40,30 +30,25 @@ def read(config: Mapping[str, Any], tensors: Mapping[str, StoredTensor], where: 
             expected=f"[{FP8_BLOCK}, {FP8_BLOCK}], or one scale a weight",
             fix="take the 16-bit checkpoint",
         )
-    linears = [_linear(name, tail, tensors) for tail in _SCALES for name in modules(tensors, tail)]
+    linears = [_linear(module, tail) for tail in _SCALES for module in base.modules(tensors, tail)]
     fixed = any(name.rpartition(".")[2] in _ACTIVATIONS for name in tensors)
     how = "by a fixed scale" if fixed else "as they come"
-    return Stored("fp8", tuple(linears), (f"the checkpoint's makers round activations to FP8 {how}: not here",))
+    return base.Stored("fp8", tuple(linears), (f"the checkpoint's makers round activations to FP8 {how}: not here",))
 
 
-def _linear(name: str, tail: str, tensors: Mapping[str, StoredTensor]) -> StoredLinear:
-    weight = part(tensors, name, "weight", None, ("F8_E4M3",))
-    scales = part(tensors, name, tail, None, FLOATS)
+def _linear(module: base.Module, tail: str) -> base.StoredLinear:
+    weight = module.part("weight", None, ("F8_E4M3",))
+    scales = module.part(tail, None, base.FLOATS)
     if len(weight.shape) != 2:
-        got = f"weight {list(weight.shape)}"
-        raise CheckpointError("a quantised weight has not two axes", where=name, got=got, fix=AGAIN)
+        raise module.misfit("a quantised weight has not two axes", weight=weight)
     rows, channels = weight.shape
     blocks = -(-rows // FP8_BLOCK), -(-channels // FP8_BLOCK)
     if scales.shape not in ((), (1,), (1, 1)):
-        part(tensors, name, tail, blocks, FLOATS)
+        module.part(tail, blocks, base.FLOATS)
     shape = scales.shape if scales.shape == blocks else (1, 1)
-    sources = (
-        f"{name}.weight",
-        f"{name}.{tail}",
-        *(key for one in _ACTIVATIONS if (key := f"{name}.{one}") in tensors),
-    )
-    return StoredLinear(name, (rows, channels), 8, sources, partial(_read, weight, scales, shape))
+    parts = ("weight", tail, *filter(module.has, _ACTIVATIONS))
+    return module.linear((rows, channels), 8, parts, partial(_read, weight, scales, shape))
 
 
-def _read(weight: StoredTensor, scales: StoredTensor, shape: tuple[int, int]) -> StoredWeight:
-    return StoredWeight(array(weight), array(scales).reshape(shape), None, 8, weight.shape[1])
+def _read(weight: base.StoredTensor, scales: base.StoredTensor, shape: tuple[int, int]) -> base.StoredWeight:
+    return base.StoredWeight(base.array(weight), base.array(scales).reshape(shape), None, 8, weight.shape[1])

@@ -24,20 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from luvc_export.errors import CheckpointError
-from luvc_export.export.stored.base import (
-    AGAIN,
-    FLOATS,
-    Stored,
-    StoredLinear,
-    StoredTensor,
-    StoredWeight,
-    array,
-    groups,
-    in_groups,
-    modules,
-    part,
-    unpacked,
-)
+from luvc_export.export.stored import base
 
 _FORMATS = ("gptq", "gptq_v2")
 _BITS = (4, 8)
@@ -50,13 +37,15 @@ _MOST_STEPS, _LONGEST_PATTERN = 10**9, 1024
 _ONE_CHARACTER = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]", re.DOTALL)
 
 
-def read(config: Mapping[str, Any], tensors: Mapping[str, StoredTensor], where: str) -> Stored:
+def read(config: Mapping[str, Any], tensors: Mapping[str, base.StoredTensor], where: str) -> base.Stored:
     """See ``base.Reader``."""
     form = str(config.get("checkpoint_format") or "gptq")
-    asked = _Settings(config, where).of_modules(modules(tensors, "qweight"))
+    quantised = base.modules(tensors, "qweight")
+    settings = _Settings(config, where).of_modules(module.name for module in quantised)
+    asked = [(module, settings[module.name]) for module in quantised]
     unread = [
         bits
-        for bits in (config.get("bits"), *(bits for bits, _ in asked.values()))
+        for bits in (config.get("bits"), *(bits for _, (bits, _) in asked))
         if type(bits) is not int or bits not in _BITS
     ]
     if unread or form not in _FORMATS:
@@ -67,14 +56,14 @@ def read(config: Mapping[str, Any], tensors: Mapping[str, StoredTensor], where: 
             expected="4 or 8 bits, checkpoint_format gptq or gptq_v2",
             fix="take such a checkpoint, or the 16-bit one and luvc-export calibrate --precision q4",
         )
-    parts = {name: _parts(name, tensors, bits, group) for name, (bits, group) in asked.items()}
+    weights = [(module, bits, _parts(module, bits, group)) for module, (bits, group) in asked]
     offsets, notes = {}, []
-    for width in sorted({bits for bits, _ in asked.values()}):
-        zeros = [one["qzeros"] for name, one in parts.items() if asked[name][0] == width]
+    for width in sorted({bits for _, bits, _ in weights}):
+        zeros = [parts["qzeros"] for _, bits, parts in weights if bits == width]
         offsets[width], note = _offset(zeros, width, form, config.get("sym"), where)
         notes.append(note)
-    linears = (_linear(name, one, asked[name][0], offsets[asked[name][0]]) for name, one in parts.items())
-    return Stored("gptq", tuple(linears), tuple(dict.fromkeys(notes)))
+    linears = (_linear(module, parts, bits, offsets[bits]) for module, bits, parts in weights)
+    return base.Stored("gptq", tuple(linears), tuple(dict.fromkeys(notes)))
 
 
 class _Settings:
@@ -99,7 +88,7 @@ class _Settings:
                 where=f"{self._where}: dynamic",
                 got=repr(dynamic)[:80],
                 expected='{"+:PATTERN": {"bits": 8}, "-:PATTERN": {}}',
-                fix=AGAIN,
+                fix=base.AGAIN,
             ) from error
 
     def _of(self, name: str, patterns: Sequence[_Pattern]) -> tuple[Any, object]:
@@ -119,7 +108,7 @@ class _Settings:
                 f"characters; {self._steps:,} steps for all patterns and names before it",
                 expected=f"no group repeated, at most {_MOST_CHOICES} repeats and groups, names to {_LONGEST} "
                 f"characters, {_MOST_STEPS:,} steps",
-                fix="write it as several patterns, or " + AGAIN,
+                fix="write it as several patterns, or " + base.AGAIN,
             )
         return pattern.compiled.match(name) is not None
 
@@ -137,23 +126,22 @@ class _Pattern:
         return re.compile(self.text)
 
 
-def _parts(name: str, tensors: Mapping[str, StoredTensor], bits: int, stated: object) -> dict[str, StoredTensor]:
-    weight = part(tensors, name, "qweight", None, ("I32",))
-    scales = part(tensors, name, "scales", None, FLOATS)
+def _parts(module: base.Module, bits: int, stated: object) -> dict[str, base.StoredTensor]:
+    weight = module.part("qweight", None, ("I32",))
+    scales = module.part("scales", None, base.FLOATS)
     if len(weight.shape) != 2 or len(scales.shape) != 2 or weight.shape[1] * bits % 32:
-        got = f"qweight {list(weight.shape)}, scales {list(scales.shape)}"
-        raise CheckpointError("a quantised weight has sizes that cannot be", where=name, got=got, fix=AGAIN)
+        raise module.misfit("a quantised weight has sizes that cannot be", qweight=weight, scales=scales)
     channels, columns, count = weight.shape[0] * 32 // bits, weight.shape[1], scales.shape[0]
-    part(tensors, name, "scales", (count, columns), FLOATS)
-    zeros = part(tensors, name, "qzeros", (count, columns * bits // 32), ("I32",))
-    groups(name, channels, count, stated)
+    module.part("scales", (count, columns), base.FLOATS)
+    zeros = module.part("qzeros", (count, columns * bits // 32), ("I32",))
+    module.groups(channels, count, stated)
     parts = {"qweight": weight, "qzeros": zeros, "scales": scales}
-    if f"{name}.g_idx" in tensors:
-        parts["g_idx"] = part(tensors, name, "g_idx", (channels,), ("I32", "I64"))
+    if module.has("g_idx"):
+        parts["g_idx"] = module.part("g_idx", (channels,), ("I32", "I64"))
     return parts
 
 
-def _offset(zeros: Sequence[StoredTensor], bits: int, form: str, symmetric: object, where: str) -> tuple[int, str]:
+def _offset(zeros: Sequence[base.StoredTensor], bits: int, form: str, symmetric: object, where: str) -> tuple[int, str]:
     """What is added to stored zeros (1 for v1, 0 for v2), and a line that says why.
 
     Raises:
@@ -161,7 +149,7 @@ def _offset(zeros: Sequence[StoredTensor], bits: int, form: str, symmetric: obje
     """
     low, high = 1 << bits, -1
     for tensor in zeros:
-        values = _codes(array(tensor), bits).ravel()
+        values = _codes(base.array(tensor), bits).ravel()
         if values.size:
             low, high = min(low, int(values.min())), max(high, int(values.max()))
     half = 1 << (bits - 1)
@@ -175,7 +163,7 @@ def _offset(zeros: Sequence[StoredTensor], bits: int, form: str, symmetric: obje
             where=where,
             got=f"stored zeros from {low} to {high}",
             expected=f"all {half - 1} (v1) or all {half} (v2)",
-            fix=AGAIN,
+            fix=base.AGAIN,
         )
     version = "v1" if form == "gptq" else "v2"
     return int(
@@ -183,24 +171,23 @@ def _offset(zeros: Sequence[StoredTensor], bits: int, form: str, symmetric: obje
     ), f"GPTQ {version}, as checkpoint_format says: zeros from {low} to {high} fit both versions"
 
 
-def _linear(name: str, parts: dict[str, StoredTensor], bits: int, offset: int) -> StoredLinear:
+def _linear(module: base.Module, parts: dict[str, base.StoredTensor], bits: int, offset: int) -> base.StoredLinear:
     channels, columns = parts["qweight"].shape[0] * 32 // bits, parts["qweight"].shape[1]
-    sources = tuple(f"{name}.{tail}" for tail in parts)
-    return StoredLinear(name, (columns, channels), bits, sources, partial(_read, name, parts, bits, offset))
+    return module.linear((columns, channels), bits, parts, partial(_read, module.name, parts, bits, offset))
 
 
-def _read(name: str, parts: dict[str, StoredTensor], bits: int, offset: int) -> StoredWeight:
-    codes = np.ascontiguousarray(array(parts["qweight"]).T).view(np.uint8)
-    scales = np.ascontiguousarray(array(parts["scales"]).T)
+def _read(name: str, parts: dict[str, base.StoredTensor], bits: int, offset: int) -> base.StoredWeight:
+    codes = np.ascontiguousarray(base.array(parts["qweight"]).T).view(np.uint8)
+    scales = np.ascontiguousarray(base.array(parts["scales"]).T)
     group = codes.shape[1] * 8 // bits // scales.shape[1]
     order = None
     if "g_idx" in parts:
-        codes, order = in_groups(name, codes, bits, group, array(parts["g_idx"]))
-    zeros = _codes(array(parts["qzeros"]), bits).T + np.uint8(offset)  # a zero past the range wraps, as the library's
+        codes, order = base.in_groups(name, codes, bits, group, base.array(parts["g_idx"]))
+    zeros = _codes(base.array(parts["qzeros"]), bits).T + np.uint8(offset)  # past the range it wraps, as the library's
     zeros &= (1 << bits) - 1
-    return StoredWeight(codes, scales, zeros, bits, group, order)
+    return base.StoredWeight(codes, scales, zeros, bits, group, order)
 
 
 def _codes(words: NDArray[np.int32], bits: int) -> NDArray[np.uint8]:
     """Codes [rows, words * 32 / bits] in the order of their bits."""
-    return unpacked(np.ascontiguousarray(words).view(np.uint8), bits)
+    return base.unpacked(np.ascontiguousarray(words).view(np.uint8), bits)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from luvc_export.core import graph_io
+from luvc_export.core.shapes import ROWS, State
 from luvc_export.errors import CheckFailed
 from luvc_export.export.surgeon.graph import Surgery, readers, source, strip, up
 
@@ -52,26 +54,64 @@ def wanted(surgery: Surgery, form: str) -> str | None:
     return None
 
 
-def open_call(surgery: Surgery, capacity: int) -> tuple[Call, list[gs.Node]]:
-    """Add the inputs, let ``text_mask`` be over slots, and return what asked for the new text's part of it."""
-    inputs = {tensor.name: tensor for tensor in surgery.graph.inputs}
-    text_mask = inputs[graph_io.TEXT_MASK]
-    ends = readers(text_mask, "Slice", "Gather")
-    text_mask.shape = [text_mask.shape[0], capacity]
-    held = (graph_io.PAST_TEXT, graph_io.PAST_GROUPS)
-    past_text, past_groups = (gs.Variable(name, np.dtype(np.int64), [text_mask.shape[0]]) for name in held)
-    surgery.graph.inputs += [past_text, past_groups]
-    groups = surgery.emit("Shape", [inputs[graph_io.VISUAL_EMBEDS]], start=1, end=2)[0]
-    return Call(groups, past_text, past_groups, text_mask), ends
+class SlotRewriter:
+    """A decoder whose caches become slots; the stages and masks that its layers share are made once.
 
+    ``text_mask`` is over slots from then on, and the graph has the inputs that say what its caches hold.
 
-def close_call(surgery: Surgery, call: Call, ends: list[gs.Node]) -> None:
-    """Give what asked for the new text's part of ``text_mask`` the slots behind ``past_text``."""
-    order = next(tensor for tensor in surgery.graph.inputs if tensor.name == graph_io.ORDER)
-    surgery.graph.cleanup()
-    for node in ends:
-        if node.outputs and surgery.is_read(node.outputs[0]):
-            surgery.replace(node.outputs[0], _new_text(surgery, order, call))
+    Args:
+        surgery: The decoder, with its text capacity.
+        make_mask: From the mask of before, a stage and the call to the mask over slots.
+    """
+
+    def __init__(self, surgery: Surgery, make_mask: Callable[[Surgery, gs.Tensor, Stage, Call], gs.Tensor]) -> None:
+        capacity = surgery.text_capacity
+        assert capacity is not None
+        self._surgery, self._make_mask, self._capacity = surgery, make_mask, capacity
+        self._stages, self._masks = dict[int, Stage](), dict[tuple[int, int], gs.Tensor]()
+        self._inputs = {tensor.name: tensor for tensor in surgery.graph.inputs}
+        text_mask = self._inputs[graph_io.TEXT_MASK]
+        self._ends = readers(text_mask, "Slice", "Gather")  # what asks for the new text's part of it
+        text_mask.shape = [text_mask.shape[0], capacity]
+        held = (graph_io.PAST_TEXT, graph_io.PAST_GROUPS)
+        past_text, past_groups = (gs.Variable(name, np.dtype(np.int64), [text_mask.shape[0]]) for name in held)
+        surgery.graph.inputs += [past_text, past_groups]
+        groups = surgery.emit("Shape", [self._inputs[graph_io.VISUAL_EMBEDS]], start=1, end=2)[0]
+        self._call = Call(groups, past_text, past_groups, text_mask)
+
+    def caches(self, *states: str) -> Iterator[tuple[gs.Tensor, int, Stage]]:
+        """Past keys, values and ``states`` of a row each, layer by layer, with their slots and where new rows go."""
+        plan = self._surgery.plan
+        rows = plan.cache_rows(self._surgery.groups, self._capacity)
+        for layer, keep in enumerate(plan.keep[: plan.cached]):
+            names = [*graph_io.past_names(layer + 1)[-2:], *(State(layer, name, (ROWS,)).past for name in states)]
+            for past in [self._inputs[name] for name in names if name in self._inputs]:
+                if keep not in self._stages:
+                    self._stages[keep] = self._stage(keep, rows[layer] - self._capacity)
+                yield past, rows[layer], self._stages[keep]
+
+    def mask(self, attention: gs.Node, stage: Stage) -> None:
+        """Give an Attention of ``stage`` its mask over slots."""
+        old = attention.inputs[3]
+        if not any(old is mask for mask in self._masks.values()):
+            key = (stage.keep, id(old))
+            if key not in self._masks:
+                self._masks[key] = self._make_mask(self._surgery, old, stage, self._call)
+            attention.inputs[3] = self._masks[key]
+
+    def close(self) -> None:
+        """Give what asked for the new text's part of ``text_mask`` the slots behind ``past_text``."""
+        self._surgery.graph.cleanup()
+        for node in self._ends:
+            if node.outputs and self._surgery.is_read(node.outputs[0]):
+                order = self._inputs[graph_io.ORDER]
+                self._surgery.replace(node.outputs[0], _new_text(self._surgery, order, self._call))
+
+    def _stage(self, keep: int, visual: int) -> Stage:
+        """Where new rows go in a layer with ``visual`` slots of visual rows."""
+        new = self._surgery.emit("Mul", [self._call.groups, [keep]])[0]
+        room = self._surgery.emit("Sub", [[visual], new])[0]
+        return Stage(keep, visual, self._surgery.emit("Add", [room, self._call.past_text])[0])
 
 
 def joined(past: gs.Tensor) -> tuple[gs.Tensor, gs.Tensor]:
@@ -86,13 +126,6 @@ def joined(past: gs.Tensor) -> tuple[gs.Tensor, gs.Tensor]:
     return joins[0].outputs[0], joins[0].inputs[1]
 
 
-def stage_of(surgery: Surgery, keep: int, visual: int, call: Call) -> Stage:
-    """Where new rows go in a layer with ``visual`` slots of visual rows."""
-    new = surgery.emit("Mul", [call.groups, [keep]])[0]
-    room = surgery.emit("Sub", [[visual], new])[0]
-    return Stage(keep, visual, surgery.emit("Add", [room, call.past_text])[0])
-
-
 def _new_text(surgery: Surgery, order: gs.Tensor, call: Call) -> gs.Variable:
     """Which of the new text is no padding, bool [B, T]."""
     length = surgery.emit("Shape", [order], start=1, end=2)[0]
@@ -100,9 +133,44 @@ def _new_text(surgery: Surgery, order: gs.Tensor, call: Call) -> gs.Variable:
     columns = surgery.emit("Range", [surgery.constant(0), count, surgery.constant(1)])[0]
     first = surgery.emit("Unsqueeze", [call.past_text, [1]])[0]
     index = surgery.emit("Add", [first, columns])[0]
-    new = surgery.emit("GatherElements", [call.text_mask, index], axis=1)[0]
-    new.dtype, new.shape = np.dtype(np.bool_), order.shape
-    return new
+    return surgery.typed("GatherElements", [call.text_mask, index], np.dtype(np.bool_), order.shape, axis=1)
+
+
+def slot_mask(
+    surgery: Surgery,
+    old: gs.Tensor,
+    keys_of: Callable[[gs.Tensor, gs.Tensor | None], tuple[gs.Tensor, gs.Tensor | None]],
+    count: int | None = None,
+) -> gs.Tensor:
+    """Bool [B, 1, Q, K] in place of the mask ``old`` over past and new rows: a key's order is not greater.
+
+    A sliding window stays beside that: it compares places, which are of slots as well. So do the two sides of tokens
+    that are kept apart.
+
+    Args:
+        surgery: Where nodes go.
+        old: Of the layers that share a stage.
+        keys_of: From order ids int64 [B, S] and sides fp32 [B, S] of the new rows (None where there are none) to those
+            of all keys [B, K]; a slot that nothing may see has the largest order.
+        count: K, where it is fixed.
+    """
+    cut = up(old, "Slice")
+    whole, sides = without_sides(strip(old, "Slice"))
+    causal, window = mask_parts(whole)
+    order, new = orders_of(causal)
+    keys, key_sides = keys_of(new, sides)
+    across = surgery.emit("Unsqueeze", [keys, [1, 2]])[0]
+    down = surgery.emit("Unsqueeze", [order, [1, 3]])[0]
+    mask = surgery.emit("LessOrEqual", [across, down])[0]
+    if window is not None:
+        mask = surgery.emit("And", [mask, window])[0]
+    if sides is not None and key_sides is not None:
+        mask = surgery.emit("And", [mask, unparted(surgery, sides, key_sides)])[0]
+    if cut is not None:
+        mask = surgery.emit("Slice", [mask, *cut.inputs[1:]])[0]
+    mask.dtype = np.dtype(np.bool_)
+    mask.shape = [*list(old.shape)[:3], count] if old.shape is not None else None
+    return mask
 
 
 def mask_parts(mask: gs.Tensor) -> tuple[gs.Tensor, gs.Tensor | None]:

@@ -186,6 +186,14 @@ class Surgery:
         self._node_props[outputs[0].name] = [("luvc.pass", self.running)]
         return outputs
 
+    def typed(
+        self, op: str, inputs: Sequence[Any], dtype: Any, shape: Sequence[Any] | None = None, **attrs: Any
+    ) -> gs.Variable:
+        """Append a node with one output, of this element type and shape (None: not known)."""
+        output = self.emit(op, inputs, **attrs)[0]
+        output.dtype, output.shape = dtype, shape
+        return output
+
     def replace(self, old: gs.Tensor, new: gs.Variable) -> None:
         """Let every reader of ``old`` read ``new``; a graph output keeps its name."""
         for node in list(old.outputs):

@@ -67,13 +67,11 @@ def joined(surgery: Surgery, tensors: list[gs.Tensor], axis: int) -> gs.Tensor |
         return None
     shape = list(tensors[0].shape)
     shape[axis] = sum(int(t.shape[axis]) for t in tensors)
-    result = surgery.emit("Concat", tensors, axis=axis)[0]
-    result.dtype, result.shape = tensors[0].dtype, shape
+    result = surgery.typed("Concat", tensors, tensors[0].dtype, shape, axis=axis)
     for step in reversed(steps):
         if step.op == "Transpose":
             shape = [shape[i] for i in step.attrs["perm"]]
-        result = surgery.emit(step.op, [result], **step.attrs)[0]
-        result.dtype, result.shape = step.outputs[0].dtype, shape
+        result = surgery.typed(step.op, [result], step.outputs[0].dtype, shape, **step.attrs)
     return result
 
 
@@ -94,11 +92,10 @@ def fuse(surgery: Surgery, group: list[Projection]) -> bool:
         return False
     shape = group[0].out.shape
     whole = [*shape[:-1], sum(item.width for item in group)] if shape else None
-    out = surgery.emit("MatMul", [group[0].product.inputs[0], weight])[0]
-    out.dtype, out.shape = group[0].out.dtype, whole
+    kind = group[0].out.dtype
+    out = surgery.typed("MatMul", [group[0].product.inputs[0], weight], kind, whole)
     if bias is not None:
-        out = surgery.emit("Add", [out, bias])[0]
-        out.dtype, out.shape = group[0].out.dtype, whole
+        out = surgery.typed("Add", [out, bias], kind, whole)
     sizes = surgery.constant([item.width for item in group], "sizes")
     parts = surgery.emit("Split", [out, sizes], like=[item.out for item in group], axis=-1)
     for item, part in zip(group, parts, strict=True):

@@ -24,37 +24,6 @@ from luvc_export.export.surgeon import allow_list
 from luvc_export.export.surgeon.fused import node as fused
 from luvc_export.export.surgeon.graph import DOMAIN, TENSORRT_DOMAIN, Surgery, kind_of, value
 
-#: Data-dependent sizes, control flow, sequences, and what TensorRT lacks (docs/surgery.md).
-FORBIDDEN = frozenset(
-    [
-        "If",
-        "Loop",
-        "Scan",
-        "NonZero",
-        "Compress",
-        "Unique",
-        "DFT",
-        "STFT",
-        "ScatterElements",
-        "Scatter",
-        "Multinomial",
-        "RandomNormal",
-        "RandomUniform",
-        "SequenceEmpty",
-        "SequenceConstruct",
-        "SequenceInsert",
-        "SequenceErase",
-        "SequenceAt",
-        "SequenceLength",
-        "SplitToSequence",
-        "ConcatFromSequence",
-        "Optional",
-        "OptionalGetElement",
-        "OptionalHasElement",
-        "SequenceMap",
-    ]
-)
-
 #: Operators of TensorRT's own that quantised plans hold; only targets with kernels for them are given such plans.
 TENSORRT = frozenset([(TENSORRT_DOMAIN, "TRT_FP4DynamicQuantize")])
 
@@ -121,7 +90,7 @@ def _versions(surgery: Surgery, model: onnx.ModelProto) -> Iterator[str]:
 def _operators(surgery: Surgery) -> Iterator[str]:
     limit = surgery.target.topk_limit
     for node in surgery.graph.nodes:
-        if node.op in FORBIDDEN:
+        if node.op in allow_list.FORBIDDEN:
             yield f"{node.op} ({node.name}): no target accepts it"
         elif node.domain == PLUGIN_DOMAIN:
             if node.op not in surgery.target.plugins:

@@ -22,7 +22,7 @@ from luvc_export.core.files.safe_files import create, write_new
 from luvc_export.core.progress import Progress
 from luvc_export.errors import MachineError, UsageError
 from luvc_export.export import families
-from luvc_export.export.synthetic.preset import Preset
+from luvc_export.export.synthetic.presets import Preset
 
 #: Weights are normal with this deviation, as transformers initialises these models (``initializer_range``).
 DEVIATION = 0.02

@@ -1,18 +1,56 @@
-"""Models by short name or by their ``config.json``, and shorter ones made of them."""
+"""Models by short name or by their ``config.json``, and shorter ones made of them.
+
+A short name is a file of ``published``: the fields of https://huggingface.co/<source>/blob/main/config.json that decide
+shapes and arithmetic, and what a tokenizer and an image processor of the model need.
+"""
 
 from __future__ import annotations
 
 import copy
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from luvc_export.core.files.json_file import read_json
 from luvc_export.errors import UsageError, did_you_mean
 from luvc_export.export import families
-from luvc_export.export.synthetic.preset import Preset
-from luvc_export.export.synthetic.published import PRESETS
+
+PUBLISHED = Path(__file__).with_name("published")
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A published model.
+
+    Args:
+        source: Hub id its config was read from.
+        config: Content of ``config.json``.
+        tokens: Special tokens by id.
+        image: What the chat template writes for an image; empty where the model has no chat template.
+        end: Token that ends a turn.
+        processor: Content of ``preprocessor_config.json``.
+        video: What the chat template writes for a video; empty where it has none.
+        about: Where ``config`` is not the whole of the published one, or has another source: what it has.
+    """
+
+    source: str
+    config: dict[str, Any]
+    tokens: dict[int, str]
+    image: str
+    end: str
+    processor: dict[str, Any]
+    video: str = ""
+    about: str = ""
+
+
+def _published(path: Path) -> Preset:
+    preset = Preset(**json.loads(path.read_text(encoding="utf-8")))
+    return replace(preset, tokens={int(number): text for number, text in preset.tokens.items()})
+
+
+#: Published models by short name.
+PRESETS = {path.stem: _published(path) for path in sorted(PUBLISHED.glob("*.json"))}
 
 
 def find(name: str) -> Preset:

@@ -8,7 +8,6 @@ from typing import Any
 from torch import nn
 
 from luvc_export.core.plan import Plan
-from luvc_export.core.shapes import EncoderShape
 from luvc_export.export.families.base import Family, Normalise
 
 
@@ -17,23 +16,6 @@ class SquareFamily(Family):
 
     #: Tower and projector, made of the transformers model's inner one, a plan, ``Normalise``, ``grid`` and ``side``.
     encoder: Callable[[Any, Plan, Normalise, tuple[int, int], int], nn.Module]
-
-    def side(self, config: Any) -> int:
-        """Patches along a side of what becomes one token."""
-        return 1
-
-    def blocks(self, config: Any) -> int:
-        """Blocks that run."""
-        return int(config.vision_config.num_hidden_layers)
-
-    def encoder_shape(self, config: Any) -> EncoderShape:
-        """Sizes of the tower; blocks behind the last that is read are never computed."""
-        vision, blocks, unit = config.vision_config, self.blocks(config), self.side(config) ** 2
-        return EncoderShape(blocks, vision.hidden_size, vision.intermediate_size, unit, 0, tuple(range(blocks)))
-
-    def unit_pixels(self, config: Any) -> int:
-        """Side of what becomes one token."""
-        return int(config.vision_config.patch_size * self.side(config))
 
     def image_size(self, config: Any) -> tuple[int, int] | None:
         """The tower's."""

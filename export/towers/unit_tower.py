@@ -2,6 +2,11 @@
 
 Units stand in a tower's own order and form between ``arrange`` and ``leave``. What a tower has beside the tokens, such
 as windows or class tokens, is its stage; what a prune leaves of that is its own too.
+
+Feature planes are hidden states saved along the encoder that stay aligned with the units merged after them: DeepStack
+(Qwen3-VL) and towers that join several feature layers (LLaVA) use those of earlier blocks. Each plane receives every
+OIM pass after its block with the decision made on the main state, so that plane and token fit. How DeepStack and
+merging go together is a reconstruction, not in the abstract of arXiv 2512.09010.
 """
 
 from __future__ import annotations
@@ -11,14 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from luvc_export.core.plan import Plan
+from luvc_export.core.plan import MergeMode, Plan
 from luvc_export.core.plan.encoder_prune import EncoderPrune
-from luvc_export.core.plan.merging import Axis
+from luvc_export.core.plan.merging import Axis, Planned
 from luvc_export.core.plan.time_merge import TimeMerge
 from luvc_export.errors import PlanError
 from luvc_export.export.compression import oim, time_merge, unit_prune
 from luvc_export.export.llm.rope import merged_positions
-from luvc_export.export.towers import feature_planes
 
 #: Embeddings [n, N_0, D], positions [n, N_0, 2 * copies], merged_into [n, H0 * W0].
 Seen = tuple[Tensor, Tensor, Tensor]
@@ -120,7 +124,7 @@ class UnitTower(nn.Module):
             if passes:
                 units = self.leave(units, x, stage)
                 for step in passes:
-                    units, saved = feature_planes.merge(units, saved, step, encoder.merge_mode, padded)
+                    units, saved = merge_with_planes(units, saved, step, encoder.merge_mode, padded)
                 stage = self.arrange(units, passes[-1].after, x)
                 x = stage.x
             if prune is not None and number == prune.block:
@@ -143,3 +147,25 @@ def dropped(index: Tensor, units: int) -> Tensor:
     itself = (torch.arange(units)[:, None] == index[:, None, :]).float()
     number = torch.arange(1, index.shape[1] + 1, dtype=torch.float32)
     return (itself @ number[:, None])[:, :, 0].to(torch.int64) - 1
+
+
+def merge_with_planes(
+    units: oim.Units, planes: list[Tensor], step: Planned, mode: MergeMode, padded: bool = False
+) -> tuple[oim.Units, list[Tensor]]:
+    """One pass over ``units`` and, by the same decision and size-weighted mean, over every plane [n, H, W, C'].
+
+    ``step`` is planned for the grid of ``units``; ``padded``: see ``oim.merge``.
+    """
+    if not planes:
+        return oim.merge_planned(units, step, mode, padded), planes
+    rows, columns = units.x.shape[1:3]
+    own_place = torch.arange(rows * columns).expand(units.x.shape[0], -1)
+    merged = oim.merge_planned(units._replace(merged_into=own_place), step, mode, padded)
+    kept = merged.x.shape[1] * merged.x.shape[2]
+    joins = (torch.arange(kept)[:, None] == merged.merged_into[:, None, :]).float()
+    sizes = units.sizes.flatten(1)[:, :, None]
+    moved = []
+    for plane in planes:
+        mean = joins @ (plane.flatten(1, 2).float() * sizes) / (joins @ sizes)
+        moved.append(mean.to(plane.dtype).reshape(-1, *merged.x.shape[1:3], plane.shape[3]))
+    return merged._replace(merged_into=merged.merged_into.gather(1, units.merged_into)), moved

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from luvc_export.core.files.safe_files import read_own
-from luvc_export.engines import kernel_caches
+from luvc_export.engines import builder
 from luvc_export.runtime.tensorrt.engine import TrtEngine
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "geteuid"), reason="nothing says whose a file is")
@@ -80,6 +80,6 @@ def test_kernels_and_times_of_others_are_not_taken(file: Path) -> None:
         engine._cache_file = file
         TrtEngine._configure(engine, static=False)  # type: ignore[arg-type]
         assert config.taken == kernels
-        kernel_caches.attach(config, file, named=False)
-        kernel_caches.attach(config, file)
+        builder.attach(config, file, named=False)
+        builder.attach(config, file)
         assert config.taken == [*kernels, times, b"kernels"], "a file that the user named is read as it is"

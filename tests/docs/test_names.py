@@ -151,7 +151,7 @@ def test_every_file_and_module_named_in_prose_is_there() -> None:
         "``runtime.tiling`` chooses",
         "what ``calibration.tolerances.TABLE`` says",
         "`trt_cache.py`: states that never change",
-        "[timing.py](../engines/kernel_caches.py)",
+        "[timing.py](../engines/builder.py)",
         "from luvc_export.core.plan import Plan, Plane",
     ],
 )

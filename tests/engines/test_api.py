@@ -13,7 +13,7 @@ from luvc_export import engines
 from luvc_export.core import plugin_library
 
 FOLDER = Path(engines.__file__).resolve().parent
-NAMES = ("builder", "layer_information", "library", "kernel_caches", "build_monitor")
+NAMES = ("builder", "library", "build_monitor")
 FILES = [FOLDER / f"{name}.py" for name in NAMES]
 FILES.append(Path(plugin_library.__file__))
 LISTED = json.loads((Path(__file__).parent / "tensorrt_api.json").read_text(encoding="utf-8"))

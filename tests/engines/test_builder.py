@@ -14,7 +14,7 @@ import onnx.parser
 import pytest
 from flat_plans import flat_plan
 
-from luvc_export.engines import build_monitor, builder, kernel_caches, layer_information, library, targets
+from luvc_export.engines import build_monitor, builder, library, targets
 from luvc_export.engines.builder import BuildInput
 from luvc_export.engines.options import BuildOptions
 from luvc_export.engines.profiles import Capacity
@@ -75,7 +75,7 @@ def test_an_input_the_parser_drops_is_an_error(name: str, tmp_path: Path) -> Non
 
 
 def test_what_the_builder_warns_of_is_an_error_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layer_information, "unread", lambda network: [])
+    monkeypatch.setattr(build_monitor, "unread", lambda network: [])
     with pytest.raises(CheckFailed, match="read by nothing: Unused Input: n"):
         build(DROPPED["input n"], tmp_path / "x.engine")
     assert not list(tmp_path.iterdir())
@@ -127,8 +127,8 @@ def test_a_build_in_a_thread_takes_no_signals(tmp_path: Path) -> None:
 
 
 def test_activation_memory_is_read_from_the_log() -> None:
-    assert layer_information.activation_bytes([("INFO", "Total Activation Memory: 12 bytes"), ("INFO", "done")]) == 12
-    assert layer_information.activation_bytes([("INFO", "done")]) is None
+    assert build_monitor.activation_bytes([("INFO", "Total Activation Memory: 12 bytes"), ("INFO", "done")]) == 12
+    assert build_monitor.activation_bytes([("INFO", "done")]) is None
 
 
 def test_unused_inputs_and_errors_are_read_from_the_log() -> None:
@@ -139,13 +139,11 @@ def test_unused_inputs_and_errors_are_read_from_the_log() -> None:
 
 def test_caches_are_of_a_version_and_a_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    path = kernel_caches.cache_file("timing", "tensorrt", "10.3.0.26", "8.7")
+    path = builder.cache_file("timing", "tensorrt", "10.3.0.26", "8.7")
     assert path == tmp_path / "luvc-export" / "tensorrt-10.3.0.26-sm87.timing"
     assert (
-        kernel_caches.cache_file("runtime", "tensorrt_rtx", "1.7.1.116", "12.0").name
+        builder.cache_file("runtime", "tensorrt_rtx", "1.7.1.116", "12.0").name
         == "tensorrt_rtx-1.7.1.116-sm120.runtime"
     )
-    others = {
-        kernel_caches.cache_file("timing", "tensorrt", v, c) for v in ("10.3.0", "10.16.1") for c in ("8.7", "8.9")
-    }
+    others = {builder.cache_file("timing", "tensorrt", v, c) for v in ("10.3.0", "10.16.1") for c in ("8.7", "8.9")}
     assert len(others) == 4

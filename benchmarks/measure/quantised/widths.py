@@ -26,7 +26,7 @@ from luvc_export.calibration.quantise.quantiser import Quantiser
 from luvc_export.calibration.quantise.recipe import Recipe
 from luvc_export.core.precision import PRECISIONS
 from luvc_export.export.synthetic import checkpoint, presets
-from luvc_export.export.synthetic.preset import Preset
+from luvc_export.export.synthetic.presets import Preset
 from luvc_export.runtime import memory
 from luvc_export.runtime.session import Session
 

@@ -46,7 +46,7 @@ def main() -> None:
 
 def make(folder: Path, layers: int, side: int) -> None:
     """Checkpoint and bundle of one case."""
-    from luvc_export.export.synthetic.published import PRESETS
+    from luvc_export.export.synthetic.presets import PRESETS
 
     checkpoint, target = folder / f"model-{layers}", bundle(folder, layers, side)
     tool = [sys.executable, "-m", "luvc_export"]

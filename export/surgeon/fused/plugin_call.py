@@ -85,8 +85,7 @@ def merge(surgery: Surgery, node: gs.Node) -> None:
     into.dtype, into.shape = _INT32, [inputs["values"].shape[0], height, width]
     merged_into = fused.output("merged_into")
     if surgery.is_read(merged_into):
-        wide = surgery.emit("Cast", [into], to=int(onnx.TensorProto.INT64))[0]
-        wide.dtype, wide.shape = _INT64, into.shape
+        wide = surgery.typed("Cast", [into], _INT64, into.shape, to=int(onnx.TensorProto.INT64))
         surgery.replace(merged_into, surgery.emit("Reshape", [wide, [-1, height * width]], like=[merged_into])[0])
 
 
@@ -247,6 +246,5 @@ class VisualRows:
         **attributes: Any,
     ) -> gs.Variable:
         """A node whose output has the type of ``like`` and this shape; without one, int64 sizes."""
-        out = self.surgery.emit(op, inputs, **attributes)[0]
-        out.dtype, out.shape = (np.dtype(np.int64), None) if like is None else (like.dtype, shape)
-        return out
+        kind, sizes = (_INT64, None) if like is None else (like.dtype, shape)
+        return self.surgery.typed(op, inputs, kind, sizes, **attributes)

@@ -1,5 +1,7 @@
 """The passes of graph surgery, one a file, found by their names and run by their ``ORDER``.
 
+A pass is a module with three functions and, where it is one of the list, a place in it.
+
 A package outside this one adds a pass through the entry-point group ``luvc_export.passes``: the entry's name is the
 pass's, its value the module, whose last name it is (docs/research.md). ``lint`` is no file of this folder: it always
 runs last.
@@ -8,13 +10,43 @@ runs last.
 from __future__ import annotations
 
 from types import ModuleType
-from typing import Any
+from typing import Any, Protocol
 
 from luvc_export.errors import UsageError
-from luvc_export.export.surgeon.passes.base import Pass
+from luvc_export.export.surgeon.graph import Surgery
 from luvc_export.registry import Registry
 
 ENTRY_POINTS = "luvc_export.passes"
+
+
+class Step(Protocol):
+    """What ``run_passes`` runs."""
+
+    __name__: str
+
+    def requires(self, surgery: Surgery) -> str | None:
+        """Why the pass has nothing to do here, or None."""
+
+    def apply(self, surgery: Surgery) -> int:
+        """Change the graph; return how often. ``surgery.skip`` says why something was left alone."""
+
+    def ensures(self, surgery: Surgery, fired: int) -> None:
+        """Check the result.
+
+        Raises:
+            CheckFailed: The pass broke its promise.
+        """
+
+
+class Pass(Step, Protocol):
+    """A step with a place.
+
+    Attributes:
+        ORDER: Passes run from the smallest to the largest; no two have the same. Ours are multiples of 10, so that
+            others fit between.
+    """
+
+    ORDER: int
 
 
 def _misfit(name: str, module: Any) -> str | None:

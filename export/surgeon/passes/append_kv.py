@@ -20,22 +20,10 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from luvc_export.core import graph_io
-from luvc_export.core.shapes import PLACE, ROWS, VALUE_SCALE, State
+from luvc_export.core.shapes import PLACE, VALUE_SCALE
 from luvc_export.errors import CheckFailed
-from luvc_export.export.surgeon.cache_slots import (
-    Call,
-    Stage,
-    close_call,
-    joined,
-    mask_parts,
-    open_call,
-    orders_of,
-    stage_of,
-    unparted,
-    wanted,
-    without_sides,
-)
-from luvc_export.export.surgeon.graph import Surgery, kind_of, readers, strip, up
+from luvc_export.export.surgeon.cache_slots import Call, SlotRewriter, Stage, joined, slot_mask, wanted
+from luvc_export.export.surgeon.graph import Surgery, kind_of, readers, up
 
 ORDER = 130
 
@@ -50,30 +38,14 @@ def requires(surgery: Surgery) -> str | None:
 
 def apply(surgery: Surgery) -> int:
     """Rewrite layer by layer; masks are made once for each stage."""
-    capacity = surgery.text_capacity
-    assert capacity is not None
-    inputs = {tensor.name: tensor for tensor in surgery.graph.inputs}
-    call, ends = open_call(surgery, capacity)
-    stages: dict[int, Stage] = {}
-    masks: dict[tuple[int, int], gs.Tensor] = {}
-    fired = 0
-    rows = surgery.plan.cache_rows(surgery.groups, capacity)
-    for layer, keep in enumerate(surgery.plan.keep[: surgery.plan.cached]):
-        names = [*graph_io.past_names(layer + 1)[-2:], State(layer, VALUE_SCALE, (ROWS,)).past]
-        names.append(State(layer, PLACE, (ROWS,)).past)
-        for past in [inputs[name] for name in names if name in inputs]:
-            if keep not in stages:
-                stages[keep] = stage_of(surgery, keep, rows[layer] - capacity, call)
-            for attention in _attentions(past):
-                if not any(attention.inputs[3] is mask for mask in masks.values()):
-                    key = (keep, id(attention.inputs[3]))
-                    if key not in masks:
-                        masks[key] = _mask(surgery, attention.inputs[3], stages[keep], call)
-                    attention.inputs[3] = masks[key]
-            past.shape = [rows[layer] if axis == past_axis(past) else size for axis, size in enumerate(past.shape)]
-            _give_new(surgery, past)
-            fired += 1
-    close_call(surgery, call, ends)
+    rewriter, fired = SlotRewriter(surgery, _mask), 0
+    for past, rows, stage in rewriter.caches(VALUE_SCALE, PLACE):
+        for attention in _attentions(past):
+            rewriter.mask(attention, stage)
+        past.shape = [rows if axis == past_axis(past) else size for axis, size in enumerate(past.shape)]
+        _give_new(surgery, past)
+        fired += 1
+    rewriter.close()
     return fired
 
 
@@ -129,46 +101,34 @@ def _give_new(surgery: Surgery, past: gs.Tensor) -> None:
 
 
 def _mask(surgery: Surgery, old: gs.Tensor, stage: Stage, call: Call) -> gs.Tensor:
-    """Bool [B, 1, Q, slots + S]: a slot is seen when it is filled, a new row when its order is not greater.
+    """Bool [B, 1, Q, slots + S]: a slot is seen when it is filled, a new row when its order is not greater."""
 
-    Windows and sides of tokens that are kept apart stay beside that.
-    """
-    cut = up(old, "Slice")
-    whole, sides = without_sides(strip(old, "Slice"))
-    causal, window = mask_parts(whole)
-    order, new = orders_of(causal)
-    capacity = int(call.text_mask.shape[1])
-    before = surgery.emit("Unsqueeze", [call.past_text, [1]])[0]
-    earlier = surgery.emit("Less", [np.arange(capacity)[None], before])[0]
-    filled = surgery.emit("And", [call.text_mask, earlier])[0]
-    valid: gs.Tensor = call.text_mask
-    if stage.visual:
-        held = surgery.emit("Mul", [call.past_groups, [stage.keep]])[0]
-        empty = surgery.emit("Unsqueeze", [surgery.emit("Sub", [[stage.visual], held])[0], [1]])[0]
-        seen = surgery.emit("LessOrEqual", [empty, np.arange(stage.visual)[None]])[0]
-        filled = surgery.emit("Concat", [seen, filled], axis=1)[0]
-        every = surgery.emit("LessOrEqual", [surgery.emit("Mul", [empty, [0]])[0], np.arange(stage.visual)[None]])[0]
-        valid = surgery.emit("Concat", [every, valid], axis=1)[0]
-    slots = surgery.emit("Add", [surgery.emit("Unsqueeze", [stage.start, [1]])[0], _counted(surgery, new)])[0]
-    is_text = surgery.emit("GatherElements", [valid, slots], axis=1)[0]
-    never = [np.iinfo(np.int64).max]
-    past_keys = surgery.emit("Where", [filled, [-1], never])[0]
-    new_keys = surgery.emit("Where", [is_text, new, never])[0]
-    keys = surgery.emit("Concat", [past_keys, new_keys], axis=1)[0]
-    across = surgery.emit("Unsqueeze", [keys, [1, 2]])[0]
-    down = surgery.emit("Unsqueeze", [order, [1, 3]])[0]
-    mask = surgery.emit("LessOrEqual", [across, down])[0]
-    if window is not None:
-        mask = surgery.emit("And", [mask, window])[0]
-    if sides is not None:
-        past_sides = surgery.emit("Cast", [surgery.emit("Mul", [past_keys, [0]])[0]], to=int(onnx.TensorProto.FLOAT))[0]
-        key_sides = surgery.emit("Concat", [past_sides, sides], axis=1)[0]
-        mask = surgery.emit("And", [mask, unparted(surgery, sides, key_sides)])[0]
-    if cut is not None:
-        mask = surgery.emit("Slice", [mask, *cut.inputs[1:]])[0]
-    mask.dtype = np.dtype(np.bool_)
-    mask.shape = [*list(old.shape)[:3], None] if old.shape is not None else None
-    return mask
+    def keys_of(new: gs.Tensor, sides: gs.Tensor | None) -> tuple[gs.Tensor, gs.Tensor | None]:
+        capacity = int(call.text_mask.shape[1])
+        before = surgery.emit("Unsqueeze", [call.past_text, [1]])[0]
+        earlier = surgery.emit("Less", [np.arange(capacity)[None], before])[0]
+        filled = surgery.emit("And", [call.text_mask, earlier])[0]
+        valid: gs.Tensor = call.text_mask
+        if stage.visual:
+            held, visual = surgery.emit("Mul", [call.past_groups, [stage.keep]])[0], np.arange(stage.visual)[None]
+            empty = surgery.emit("Unsqueeze", [surgery.emit("Sub", [[stage.visual], held])[0], [1]])[0]
+            seen = surgery.emit("LessOrEqual", [empty, visual])[0]
+            filled = surgery.emit("Concat", [seen, filled], axis=1)[0]
+            every = surgery.emit("LessOrEqual", [surgery.emit("Mul", [empty, [0]])[0], visual])[0]
+            valid = surgery.emit("Concat", [every, valid], axis=1)[0]
+        slots = surgery.emit("Add", [surgery.emit("Unsqueeze", [stage.start, [1]])[0], _counted(surgery, new)])[0]
+        is_text = surgery.emit("GatherElements", [valid, slots], axis=1)[0]
+        never = [np.iinfo(np.int64).max]
+        past_keys = surgery.emit("Where", [filled, [-1], never])[0]
+        new_keys = surgery.emit("Where", [is_text, new, never])[0]
+        keys = surgery.emit("Concat", [past_keys, new_keys], axis=1)[0]
+        if sides is None:
+            return keys, None
+        neither = surgery.emit("Mul", [past_keys, [0]])[0]
+        past_sides = surgery.emit("Cast", [neither], to=int(onnx.TensorProto.FLOAT))[0]
+        return keys, surgery.emit("Concat", [past_sides, sides], axis=1)[0]
+
+    return slot_mask(surgery, old, keys_of)
 
 
 def _counted(surgery: Surgery, rows: gs.Tensor) -> gs.Tensor:

@@ -4,7 +4,7 @@ requires: nothing.
 apply, until nothing changes: small constants are computed; a Shape of fixed sizes is one; a Reshape to computed sizes
 gets constant ones (0 copies, -1 the rest); casts, reshapes, expansions and transpositions that change nothing go, two
 in a row become one; equal nodes become one; what depends on nothing but the number of images is computed for one
-image and expanded (``batch_constant``). Values are computed by the ONNX reference implementation. Bit-equal, except
+image and expanded (``fold_batch``). Values are computed by the ONNX reference implementation. Bit-equal, except
 for cos and sin folded in float32, which differ from a runtime's own by one unit in the last place.
 must not touch: external weights, anything that depends on an input's values, results above ``LIMIT`` elements, a
 Reshape whose missing size could be ambiguous because a copied one may be zero.
@@ -18,8 +18,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from luvc_export.errors import CheckFailed
-from luvc_export.export.surgeon import batch_constant, evaluate, node_order
-from luvc_export.export.surgeon.graph import Surgery, array_of, is_external, readers, source, up, value
+from luvc_export.export.surgeon import evaluate, node_order
+from luvc_export.export.surgeon.graph import Surgery, array_of, is_external, readers, source, strip, up, value
 
 ORDER = 170
 
@@ -48,7 +48,7 @@ def apply(surgery: Surgery) -> int:
         for rule in (_constants, _shapes, _nothing, _twins):
             changed |= rule(surgery)
             node_order.tidy(surgery.graph)
-    if batch_constant.fold(surgery, LIMIT):
+    if fold_batch(surgery, LIMIT):
         node_order.tidy(surgery.graph)
         _twins(surgery)
         surgery.graph.cleanup()
@@ -238,3 +238,100 @@ def _identity(tensor: gs.Tensor) -> Any:
         if array.size <= 4096:
             return (str(array.dtype), array.shape, array.tobytes())
     return id(tensor)
+
+
+def fold_batch(surgery: Surgery, limit: int) -> bool:
+    """Replace every float or integer tensor on the border of what the batch alone decides.
+
+    The encoder's places, angles and sizes before the first merge are such: dozens of operators over constants that only
+    need the batch axis.
+    A tensor is replaced when, computed for one, two and three images, it is the same block once per image. Where units
+    of whole clips merge, fewer images than a clip's are none, and nothing is replaced.
+    """
+    if surgery.part != "vision" or surgery.plan.encoder.time is not None:
+        return False
+    decided = _decided(surgery)
+    border = [
+        tensor
+        for node in surgery.graph.nodes
+        if id(node) in decided
+        for tensor in node.outputs
+        if len(tensor.shape or ()) >= 2 and any(id(reader) not in decided for reader in readers(tensor))
+    ]
+    outputs = [t for t in surgery.graph.outputs if source(t) is not None and id(source(t)) in decided]
+    changed = False
+    for tensor in [t for t in border if not any(t is out for out in outputs)]:
+        blocks = [_compute(surgery, tensor, decided, images) for images in (1, 2, 3)]
+        one = blocks[0]
+        if one is None or one.size > limit or not _repeats(blocks):
+            continue
+        if _replaced(surgery, tensor, one):
+            changed = True
+    return changed
+
+
+def _decided(surgery: Surgery) -> set[int]:
+    """Nodes that see nothing but constants and the number of images."""
+    node_order.sort(surgery.graph)
+    image = next(tensor for tensor in surgery.graph.inputs if tensor.name == "image")
+    decided: set[int] = set()
+    for node in surgery.graph.nodes:
+        if node.domain:
+            continue
+        if (node.op == "Shape" and strip(node.inputs[0], "Cast") is image) or (
+            node.op != "RotaryEmbedding" and node.inputs and all(_known(t, decided) for t in node.inputs)
+        ):
+            decided.add(id(node))
+    return decided
+
+
+def _known(tensor: gs.Tensor, decided: set[int]) -> bool:
+    if isinstance(tensor, gs.Constant):
+        return not is_external(tensor)
+    return not tensor.name or (bool(tensor.inputs) and id(tensor.inputs[0]) in decided)
+
+
+def _compute(surgery: Surgery, tensor: gs.Tensor, decided: set[int], images: int) -> Any:
+    """The tensor's value for a number of images."""
+    known: dict[int, Any] = {}
+
+    def run(item: gs.Tensor) -> Any:
+        constant = value(item)
+        if constant is not None:
+            return constant
+        if id(item) not in known:
+            node = item.inputs[0]
+            picture = strip(node.inputs[0], "Cast") if node.op == "Shape" else None
+            if picture is not None and picture.name == "image":
+                full = np.array([images, *picture.shape[1:]], np.int64)
+                results = [full[node.attrs.get("start", 0) : node.attrs.get("end", len(full))]]
+            else:
+                results = evaluate.node(node, [run(t) for t in node.inputs if t.name], surgery.graph.opset)
+            for out, array in zip(node.outputs, results, strict=False):
+                known[id(out)] = array
+        return known[id(item)]
+
+    return run(tensor)
+
+
+def _repeats(blocks: list[Any]) -> bool:
+    one = blocks[0]
+    return all(
+        block.shape == (count * one.shape[0], *one.shape[1:])
+        and np.array_equal(block.reshape(count, *one.shape), np.broadcast_to(one, (count, *one.shape)))
+        for count, block in enumerate(blocks, 1)
+    )
+
+
+def _replaced(surgery: Surgery, tensor: gs.Tensor, one: Any) -> bool:
+    """Expand the block along a new first axis, then join it with the block's own where that is not one."""
+    image = next(item for item in surgery.graph.inputs if item.name == "image")
+    casts = [] if surgery.target.bytes else readers(image, "Cast")  # nothing else may read bytes then
+    count = surgery.typed("Shape", [casts[0].outputs[0] if casts else image], np.int64, [1], start=0, end=1)
+    block = surgery.constant(one if one.shape[0] == 1 else one[None], "block", one.dtype)
+    sizes = surgery.typed("Concat", [count, np.array(block.shape[1:], np.int64)], np.int64, [len(block.shape)], axis=0)
+    out = surgery.typed("Expand", [block, sizes], one.dtype, [image.shape[0], *block.shape[1:]])
+    if one.shape[0] != 1:
+        out = surgery.emit("Reshape", [out, [-1, *one.shape[1:]]], like=[tensor])[0]
+    surgery.replace(tensor, out)
+    return True

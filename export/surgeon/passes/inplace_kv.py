@@ -21,22 +21,10 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from luvc_export.core import graph_io
-from luvc_export.core.shapes import PLACE, ROWS, State
+from luvc_export.core.shapes import PLACE
 from luvc_export.errors import CheckFailed
-from luvc_export.export.surgeon.cache_slots import (
-    Call,
-    Stage,
-    close_call,
-    joined,
-    mask_parts,
-    open_call,
-    orders_of,
-    stage_of,
-    unparted,
-    wanted,
-    without_sides,
-)
-from luvc_export.export.surgeon.graph import Surgery, readers, strip, up
+from luvc_export.export.surgeon.cache_slots import Call, SlotRewriter, Stage, joined, slot_mask, wanted
+from luvc_export.export.surgeon.graph import Surgery, readers
 
 ORDER = 120
 
@@ -60,40 +48,21 @@ class _Slots(NamedTuple):
 
 def apply(surgery: Surgery) -> int:
     """Rewrite layer by layer; masks are made once for each stage."""
-    capacity = surgery.text_capacity
-    assert capacity is not None
-    inputs = {tensor.name: tensor for tensor in surgery.graph.inputs}
-    call, ends = open_call(surgery, capacity)
-    stages: dict[int, Stage] = {}
-    masks: dict[tuple[int, int], gs.Tensor] = {}
-    fired = 0
-    rows = surgery.plan.cache_rows(surgery.groups, capacity)
-    for layer, keep in enumerate(surgery.plan.keep[: surgery.plan.cached]):
-        names = [name for name in graph_io.past_names(layer + 1)[-2:] if name in inputs]
-        if names and keep not in stages:
-            stages[keep] = stage_of(surgery, keep, rows[layer] - capacity, call)
-        for name in names:
-            past = inputs[name]
-            past.shape = [past.shape[0], past.shape[1], rows[layer], past.shape[3]]
-            present, added = joined(past)
-            start = stages[keep].start
-            scattered = surgery.emit("TensorScatter", [past, added, start], like=[past], axis=-2, mode="linear")
-            surgery.replace(present, scattered[0])
-            scattered[0].shape = list(past.shape)
-            fired += 1
-            for node in readers(scattered[0], "Attention"):
-                if any(node.inputs[3] is mask for mask in masks.values()):
-                    continue
-                key = (keep, id(node.inputs[3]))
-                if key not in masks:
-                    masks[key] = _mask(surgery, node.inputs[3], stages[keep], call)
-                node.inputs[3] = masks[key]
-        beside = inputs.get(State(layer, PLACE, (ROWS,)).past)
-        if beside is not None:
-            beside.shape = [beside.shape[0], rows[layer]]
-            _place_rows(surgery, beside, stages[keep])
-            fired += 1
-    close_call(surgery, call, ends)
+    rewriter, fired = SlotRewriter(surgery, _mask), 0
+    for past, rows, stage in rewriter.caches(PLACE):
+        fired += 1
+        if len(past.shape) == 2:  # the place of every cached row
+            past.shape = [past.shape[0], rows]
+            _place_rows(surgery, past, stage)
+            continue
+        past.shape = [past.shape[0], past.shape[1], rows, past.shape[3]]
+        present, added = joined(past)
+        scattered = surgery.emit("TensorScatter", [past, added, stage.start], like=[past], axis=-2, mode="linear")[0]
+        surgery.replace(present, scattered)
+        scattered.shape = list(past.shape)
+        for node in readers(scattered, "Attention"):
+            rewriter.mask(node, stage)
+    rewriter.close()
     return fired
 
 
@@ -138,38 +107,27 @@ def _slots(surgery: Surgery, new: gs.Tensor, stage: Stage, count: int) -> _Slots
 def _mask(surgery: Surgery, old: gs.Tensor, stage: Stage, call: Call) -> gs.Tensor:
     """Bool [B, 1, S, slots]: a slot is seen when it is filled and past, or new and its order is not greater.
 
-    A sliding window stays beside that: it compares places, which are of slots as well. So do the two sides of tokens
-    that are kept apart, made anew of the sides of slots.
+    Sides of tokens that are kept apart are made anew of the sides of slots.
     """
-    cut = up(old, "Slice")
-    whole, sides = without_sides(strip(old, "Slice"))
-    causal, window = mask_parts(whole)
-    order, new = orders_of(causal)
     count = stage.visual + int(call.text_mask.shape[1])
-    slots = _slots(surgery, new, stage, count)
-    new_order = surgery.emit("GatherElements", [new, slots.place], axis=1)[0]
-    keys = surgery.emit("Where", [slots.is_past, [-1], new_order])[0]
-    valid: gs.Tensor = call.text_mask
-    if stage.visual:
-        held = surgery.emit("Add", [call.groups, call.past_groups])[0]
-        rows = surgery.emit("Mul", [held, [stage.keep]])[0]
-        room = surgery.emit("Sub", [[stage.visual], rows])[0]
-        empty = surgery.emit("Unsqueeze", [room, [1]])[0]
-        filled = surgery.emit("LessOrEqual", [empty, np.arange(stage.visual)[None]])[0]
-        valid = surgery.emit("Concat", [filled, call.text_mask], axis=1)[0]
-    seen_keys = surgery.emit("Where", [valid, keys, [np.iinfo(np.int64).max]])[0]
-    across = surgery.emit("Unsqueeze", [seen_keys, [1, 2]])[0]
-    down = surgery.emit("Unsqueeze", [order, [1, 3]])[0]
-    mask = surgery.emit("LessOrEqual", [across, down])[0]
-    if window is not None:
-        mask = surgery.emit("And", [mask, window])[0]
-    if sides is not None:
+
+    def keys_of(new: gs.Tensor, sides: gs.Tensor | None) -> tuple[gs.Tensor, gs.Tensor | None]:
+        slots = _slots(surgery, new, stage, count)
+        new_order = surgery.emit("GatherElements", [new, slots.place], axis=1)[0]
+        keys = surgery.emit("Where", [slots.is_past, [-1], new_order])[0]
+        valid: gs.Tensor = call.text_mask
+        if stage.visual:
+            held = surgery.emit("Add", [call.groups, call.past_groups])[0]
+            rows = surgery.emit("Mul", [held, [stage.keep]])[0]
+            room = surgery.emit("Sub", [[stage.visual], rows])[0]
+            empty = surgery.emit("Unsqueeze", [room, [1]])[0]
+            filled = surgery.emit("LessOrEqual", [empty, np.arange(stage.visual)[None]])[0]
+            valid = surgery.emit("Concat", [filled, call.text_mask], axis=1)[0]
+        seen_keys = surgery.emit("Where", [valid, keys, [np.iinfo(np.int64).max]])[0]
+        if sides is None:
+            return seen_keys, None
         neither = surgery.constant([0], dtype=np.float32)
         new_sides = surgery.emit("GatherElements", [sides, slots.place], axis=1)[0]
-        slot_sides = surgery.emit("Where", [slots.is_past, neither, new_sides])[0]
-        mask = surgery.emit("And", [mask, unparted(surgery, sides, slot_sides)])[0]
-    if cut is not None:
-        mask = surgery.emit("Slice", [mask, *cut.inputs[1:]])[0]
-    mask.dtype = np.dtype(np.bool_)
-    mask.shape = [*list(old.shape)[:3], count] if old.shape is not None else None
-    return mask
+        return seen_keys, surgery.emit("Where", [slots.is_past, neither, new_sides])[0]
+
+    return slot_mask(surgery, old, keys_of, count)

@@ -77,27 +77,22 @@ def _attention(surgery: Surgery, node: gs.Node) -> bool:
     kind = kind_of(query)
     assert kind is not None
     factor = surgery.constant(scale, "scale", kind)
-    scaled = _out(surgery.emit("Mul", [query, factor], like=[query])[0], query)
+    scaled = surgery.emit("Mul", [query, factor], like=[query])[0]
     length = query.shape[2]
     if group > 1:
         rows = group * length if isinstance(length, int) else -1
         sizes = [-1, kv_heads, rows, size] if rows > 0 else [0, kv_heads, -1, size]
-        scaled = surgery.emit("Reshape", [scaled, sizes])[0]
-        scaled.dtype, scaled.shape = kind, [query.shape[0], kv_heads, None, size]
-    turned = surgery.emit("Transpose", [key], perm=[0, 1, 3, 2])[0]
-    turned.dtype = kind
-    scores = surgery.emit("MatMul", [scaled, turned])[0]
-    scores.dtype = kind
+        scaled = surgery.typed("Reshape", [scaled, sizes], kind, [query.shape[0], kv_heads, None, size])
+    turned = surgery.typed("Transpose", [key], kind, perm=[0, 1, 3, 2])
+    scores = surgery.typed("MatMul", [scaled, turned], kind)
     scores = _cast(surgery, scores, np.dtype(np.float32))
     if cap := float(node.attrs.get("softcap") or 0):
         for step, operands in (("Div", [cap]), ("Tanh", []), ("Mul", [cap])):
             limits = [surgery.constant(number, "cap", np.float32) for number in operands]
-            scores = surgery.emit(step, [scores, *limits])[0]
-            scores.dtype = np.dtype(np.float32)
+            scores = surgery.typed(step, [scores, *limits], np.dtype(np.float32))
     if len(node.inputs) > 3:
         scores = surgery.emit("Add", [scores, _bias(surgery, node.inputs[3], group)])[0]
-    chances = surgery.emit("Softmax", [scores], axis=-1)[0]
-    chances.dtype = np.dtype(np.float32)
+    chances = surgery.typed("Softmax", [scores], np.dtype(np.float32), axis=-1)
     seen = surgery.emit("MatMul", [_cast(surgery, chances, kind), val])[0]
     if group > 1:
         sizes = [-1, heads, length, size] if isinstance(length, int) else [0, heads, -1, size]
@@ -110,14 +105,12 @@ def _bias(surgery: Surgery, mask: gs.Tensor, group: int) -> gs.Tensor:
     """fp32 bias [B, 1, group * S, L] of a mask, once for every layer that uses it (equal nodes are joined later)."""
     if kind_of(mask) == np.bool_:
         zero, never = surgery.constant(0, "zero", np.float32), surgery.constant(_NEVER, "never", np.float32)
-        bias = surgery.emit("Where", [mask, zero, never])[0]
-        bias.dtype = np.dtype(np.float32)
+        bias = surgery.typed("Where", [mask, zero, never], np.dtype(np.float32))
     else:
         bias = _cast(surgery, mask, np.dtype(np.float32))
     broadcast = mask.shape is not None and mask.shape[2] == 1
     if group > 1 and not broadcast:
-        bias = surgery.emit("Concat", [bias] * group, axis=2)[0]
-        bias.dtype = np.dtype(np.float32)
+        bias = surgery.typed("Concat", [bias] * group, np.dtype(np.float32), axis=2)
     return bias
 
 
@@ -135,9 +128,9 @@ def _rotary(surgery: Surgery, node: gs.Node) -> bool:
     swapped = surgery.emit("Concat", [second, first], axis=-1)[0]
     for tensor in (doubled, negative, signed, *wide, first, second, swapped):
         tensor.dtype = x.dtype
-    kept = _out(surgery.emit("Mul", [x, wide[0]])[0], x)
-    turned = _out(surgery.emit("Mul", [swapped, wide[1]])[0], x)
-    surgery.replace(node.outputs[0], _out(surgery.emit("Add", [kept, turned])[0], x))
+    kept = surgery.emit("Mul", [x, wide[0]], like=[x])[0]
+    turned = surgery.emit("Mul", [swapped, wide[1]], like=[x])[0]
+    surgery.replace(node.outputs[0], surgery.emit("Add", [kept, turned], like=[x])[0])
     return True
 
 
@@ -148,15 +141,15 @@ def _rms_norm(surgery: Surgery, node: gs.Node) -> bool:
     kind, wide = kind_of(x), np.dtype(np.float32)
     assert kind is not None
     high = _cast(surgery, x, wide)
-    square = _out(surgery.emit("Mul", [high, high])[0], high)
+    square = surgery.emit("Mul", [high, high], like=[high])[0]
     mean = surgery.emit("ReduceMean", [square, [-1]], keepdims=1)[0]
     safe = surgery.emit("Add", [mean, surgery.constant(node.attrs.get("epsilon", 1e-5), "epsilon", wide)])[0]
     root = surgery.emit("Sqrt", [safe])[0]
     for tensor in (mean, safe, root):
         tensor.dtype = wide
-    normed = _out(surgery.emit("Div", [high, root])[0], high)
+    normed = surgery.emit("Div", [high, root], like=[high])[0]
     low = _cast(surgery, normed, kind)
-    surgery.replace(node.outputs[0], _out(surgery.emit("Mul", [low, weight])[0], node.outputs[0]))
+    surgery.replace(node.outputs[0], surgery.emit("Mul", [low, weight], like=[node.outputs[0]])[0])
     return True
 
 
@@ -169,8 +162,7 @@ def _clip(surgery: Surgery, node: gs.Node) -> bool:
     tensor = node.inputs[0]
     for op, bound in zip(("Max", "Min"), bounds, strict=False):
         if bound is not None:
-            tensor = surgery.emit(op, [tensor, surgery.constant(bound, "bound", bound.dtype)])[0]
-            tensor.dtype = node.outputs[0].dtype
+            tensor = surgery.typed(op, [tensor, surgery.constant(bound, "bound", bound.dtype)], node.outputs[0].dtype)
     assert isinstance(tensor, gs.Variable)
     surgery.replace(node.outputs[0], _out(tensor, node.outputs[0]))
     return True
@@ -188,9 +180,7 @@ def _shape(surgery: Surgery, node: gs.Node) -> bool:
 def _cast(surgery: Surgery, tensor: gs.Tensor, dtype: np.dtype) -> gs.Tensor:
     if kind_of(tensor) == dtype:
         return tensor
-    out = surgery.emit("Cast", [tensor], to=evaluate.code(dtype))[0]
-    out.dtype, out.shape = dtype, tensor.shape
-    return out
+    return surgery.typed("Cast", [tensor], dtype, tensor.shape, to=evaluate.code(dtype))
 
 
 def _out(tensor: gs.Variable, like: gs.Tensor) -> gs.Variable:

@@ -160,8 +160,7 @@ def _split_once(surgery: Surgery, node: gs.Node) -> bool:
     size = int(fresh[0].shape[3])
     whole = split.inputs[0]
     shape = list(whole.shape)
-    shaped = surgery.emit("Reshape", [whole, [0, -1, sum(heads), size]])[0]
-    shaped.dtype, shaped.shape = whole.dtype, [*shape[:2], sum(heads), size]
+    shaped = surgery.typed("Reshape", [whole, [0, -1, sum(heads), size]], whole.dtype, [*shape[:2], sum(heads), size])
     turned = surgery.emit("Transpose", [shaped], perm=_HEADS_FIRST)[0]
     turned.dtype, turned.shape = whole.dtype, [shape[0], sum(heads), shape[1], size]
     counts = surgery.constant(heads, "heads")

@@ -138,13 +138,11 @@ def _arithmetic_last(surgery: Surgery, chain: list[gs.Node], moves: list[gs.Node
     tensor: gs.Tensor = chain[0].inputs[0]
     for node in moves:
         kind = tensor.dtype
-        tensor = surgery.emit(node.op, [tensor, *node.inputs[1:]], **node.attrs)[0]
-        tensor.dtype = kind
+        tensor = surgery.typed(node.op, [tensor, *node.inputs[1:]], kind, **node.attrs)
     for node in chain:
         others = [_moved(surgery, item, 1) for item in node.inputs[1:]]
         kind = node.outputs[0].dtype
-        tensor = surgery.emit(node.op, [tensor, *others], **node.attrs)[0]
-        tensor.dtype, tensor.shape = kind, last.shape
+        tensor = surgery.typed(node.op, [tensor, *others], kind, last.shape, **node.attrs)
     for node in end:
         node.inputs = [tensor if item is last else item for item in node.inputs]
 
@@ -165,8 +163,7 @@ def _late_cast(surgery: Surgery) -> tuple[list[gs.Node], gs.Node] | None:
 
 def _cast_first(surgery: Surgery, moves: list[gs.Node], cast: gs.Node) -> None:
     kind = cast.outputs[0].dtype
-    first = surgery.emit("Cast", [moves[0].inputs[0]], **cast.attrs)[0]
-    first.dtype, first.shape = kind, moves[0].inputs[0].shape
+    first = surgery.typed("Cast", [moves[0].inputs[0]], kind, moves[0].inputs[0].shape, **cast.attrs)
     moves[0].inputs[0] = first
     for node in moves:
         node.outputs[0].dtype = kind
@@ -202,16 +199,14 @@ def _rewrite(surgery: Surgery, layout: PatchChain) -> None:
     for node in layout.chain:
         others = [_moved(surgery, item, after_colour) for item in node.inputs[1:]]
         kind = node.outputs[0].dtype
-        tensor = surgery.emit(node.op, [tensor, *others], **node.attrs)[0]
-        tensor.dtype = kind
+        tensor = surgery.typed(node.op, [tensor, *others], kind, **node.attrs)
     if not surgery.target.bytes:
         for step in steps:
             tensor = step(tensor)
             tensor.dtype = kind
     if layout.frames > 1:
         tensor = surgery.emit("Reshape", [tensor, [-1, 1, inner]])[0]
-        tensor = surgery.emit("Expand", [tensor, [1, layout.frames, 1]])[0]
-        tensor.dtype = kind
+        tensor = surgery.typed("Expand", [tensor, [1, layout.frames, 1]], kind)
     for node in readers(layout.turn.outputs[0]):
         node.inputs[0] = tensor
 

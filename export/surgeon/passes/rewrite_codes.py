@@ -104,8 +104,7 @@ class _Rewriter:
             leading = [0] * (len(activation.shape) - 1)
             apart = self._surgery.emit("Reshape", [activation, [*leading, channels // block, block]])[0]
             apart.dtype, apart.shape = activation.dtype, [*activation.shape[:-1], channels // block, block]
-            total = self._surgery.emit("ReduceSum", [apart, [-1]], keepdims=0)[0]
-            total.dtype, total.shape = activation.dtype, apart.shape[:-1]
+            total = self._surgery.typed("ReduceSum", [apart, [-1]], activation.dtype, apart.shape[:-1], keepdims=0)
             self._sums[key] = total
         return self._sums[key]
 

@@ -115,8 +115,7 @@ def _rebuild(
     for step in reversed(steps):
         twin = next((n for n in readers(tensor, step.op) if n.attrs == step.attrs and _constants_equal(n, step)), None)
         if twin is None:
-            out = surgery.emit(step.op, [tensor, *step.inputs[1:]], **step.attrs)[0]
-            out.dtype = step.outputs[0].dtype
+            out = surgery.typed(step.op, [tensor, *step.inputs[1:]], step.outputs[0].dtype, **step.attrs)
         else:
             out = twin.outputs[0]
         tensor = out

@@ -71,8 +71,7 @@ def _unpack(surgery: Surgery, node: gs.Node) -> None:
     out = surgery.emit("Attention", inputs, **attrs)[0]
     batch, length = fresh[0].shape[0], fresh[0].shape[2]
     out.dtype, out.shape = node.outputs[0].dtype, [batch, heads, length, size]
-    turned = surgery.emit("Transpose", [out], perm=_HEADS_FIRST)[0]
-    turned.dtype, turned.shape = out.dtype, [batch, length, heads, size]
+    turned = surgery.typed("Transpose", [out], out.dtype, [batch, length, heads, size], perm=_HEADS_FIRST)
     flat = surgery.emit("Reshape", [turned, [-1, *_inner(node.outputs[0], heads * size)]], like=[node.outputs[0]])[0]
     if not isinstance(node.outputs[0].shape[1], int):
         flat.inputs[0].inputs[1] = surgery.constant([0, -1, heads * size], "sizes")
@@ -101,11 +100,8 @@ def _apart(surgery: Surgery, tensor: gs.Tensor, heads: int, size: int) -> gs.Ten
         return out
     batch, length = tensor.shape[:2]
     sizes = [-1, length, heads, size] if isinstance(length, int) else [0, -1, heads, size]
-    shaped = surgery.emit("Reshape", [tensor, sizes])[0]
-    shaped.dtype, shaped.shape = tensor.dtype, [batch, length, heads, size]
-    turned = surgery.emit("Transpose", [shaped], perm=_HEADS_FIRST)[0]
-    turned.dtype, turned.shape = tensor.dtype, [batch, heads, length, size]
-    return turned
+    shaped = surgery.typed("Reshape", [tensor, sizes], tensor.dtype, [batch, length, heads, size])
+    return surgery.typed("Transpose", [shaped], tensor.dtype, [batch, heads, length, size], perm=_HEADS_FIRST)
 
 
 def _read_apart(surgery: Surgery, packed: gs.Tensor, apart: gs.Tensor) -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from luvc_export.core.plan.merging import MergePass, planned
-from luvc_export.export.compression import oim, window_merge
+from luvc_export.export.compression import oim
 
 
 def _units(rows: int, columns: int) -> oim.Units:
@@ -23,7 +23,7 @@ def _alone(x: Tensor, step: MergePass) -> Tensor:
 @given(st.integers(4, 11), st.integers(4, 11), st.integers(0, 2), st.integers(0, 2))
 def test_every_window_merges_as_if_it_were_alone(rows: int, columns: int, less: int, fewer: int) -> None:
     units, (step,) = _units(rows, columns), planned((rows, columns), (MergePass(0, less, fewer, 4),))
-    merged = window_merge.merge(units, step)
+    merged = oim.merge_planned(units, step)
     begins = [axis.edges for axis in step.before]
     ends = [axis.edges for axis in step.after]
     for i, gone in enumerate(step.before[0].removed(less)):
@@ -38,7 +38,7 @@ def test_every_window_merges_as_if_it_were_alone(rows: int, columns: int, less: 
 def test_mass_places_and_means_hold_over_two_passes_inside_windows(rows: int, columns: int) -> None:
     units = start = _units(rows, columns)
     for step in planned((rows, columns), (MergePass(0, 1, 1, 4), MergePass(1, 1, 0, 4))):
-        units = window_merge.merge(units, step)
+        units = oim.merge_planned(units, step)
     tokens = units.sizes[0].numel()
     for image in range(2):
         into = units.merged_into[image]

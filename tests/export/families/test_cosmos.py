@@ -9,7 +9,7 @@ from family_harness import TOLERANCE, build
 from transformers import AutoConfig
 
 from luvc_export.export import families
-from luvc_export.export.synthetic.published import PRESETS
+from luvc_export.export.synthetic.presets import PRESETS
 
 TEXT = {
     "hidden_size": 64,

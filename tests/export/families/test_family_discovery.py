@@ -87,6 +87,11 @@ def test_the_documented_family_from_outside(install: Install) -> None:
             "FAMILY = 3",
             "what an installed package calls a family is something else(.|\n)*got: int(.|\n)*model_type is 'vipllava'",
         ),
+        (
+            "from luvc_export.export.towers.square_family import SquareFamily\nclass Own(SquareFamily):\n"
+            "    model_type = 'vipllava'\n    def tiny_config(self):\n        return None\nFAMILY = Own()",
+            "what an installed package calls a family is something else(.|\n)*has an architecture, or builds its model",
+        ),
     ],
 )
 def test_a_broken_package_is_named(install: Install, module: str, refusal: str) -> None:

@@ -40,7 +40,7 @@ from luvc_export.runtime.tensorrt.cache_memory import CacheMemory
 
 FAMILIES = ("lfm2_vl", "qwen3_5", *SLIDING)
 SEED, SHARE = 5, 2
-PARTS = inplace_kv.mask_parts
+PARTS = cache_slots.mask_parts
 CAPACITY = Capacity(text=96, groups=2, batch=3, logits=96)
 
 
@@ -129,7 +129,7 @@ def _last_columns(surgery: Any, order: Any, call: Any) -> Any:
 @pytest.mark.parametrize(
     ("name", "of", "part", "fault"),
     [
-        ("gemma3", inplace_kv, "mask_parts", lambda mask: (PARTS(mask)[0], None)),
+        ("gemma3", cache_slots, "mask_parts", lambda mask: (PARTS(mask)[0], None)),
         ("lfm2_vl", cache_slots, "_new_text", _last_columns),
         ("gemma4", inplace_kv, "_place_rows", lambda *arguments: None),
         ("lfm2_vl", CacheMemory, "begin", lambda *arguments: None),

@@ -22,8 +22,7 @@ from luvc_export.calibration.runners.huggingface import HuggingFace
 from luvc_export.core.generation_defaults import GenerationDefaults
 from luvc_export.errors import BundleError, CheckpointError
 from luvc_export.export.checkpoint import Checkpoint, open_checkpoint
-from luvc_export.export.exported_manifest import make_manifest
-from luvc_export.export.generation_config import generation_defaults
+from luvc_export.export.exported_manifest import generation_defaults, make_manifest
 from luvc_export.export.options import Options
 from luvc_export.runtime.prompt.case_lines import FileCase
 from luvc_export.runtime.session import Session

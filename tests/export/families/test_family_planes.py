@@ -12,7 +12,7 @@ from torch import Tensor
 from luvc_export.core.plan.merging import MergePass, planned
 from luvc_export.core.planning import solve
 from luvc_export.export.compression import oim
-from luvc_export.export.towers import feature_planes
+from luvc_export.export.towers import unit_tower
 
 
 def _state(seed: int = 3) -> oim.Units:
@@ -23,7 +23,7 @@ def _state(seed: int = 3) -> oim.Units:
 def test_a_plane_equal_to_the_tokens_stays_equal() -> None:
     units, saved = _state(), [_state().x]
     for step in planned((6, 7), (MergePass(0, 2, 3), MergePass(1, 1, 0), MergePass(1, 0, 2))):
-        units, saved = feature_planes.merge(units, saved, step, "mean")
+        units, saved = unit_tower.merge_with_planes(units, saved, step, "mean")
         assert saved[0].shape == units.x.shape
         assert torch.allclose(saved[0], units.x, atol=1e-6)
 
@@ -32,7 +32,9 @@ def test_planes_change_nothing_of_the_tokens() -> None:
     alone = with_planes = _state()
     for step in planned((6, 7), (MergePass(0, 2, 3), MergePass(1, 1, 1))):
         alone = oim.merge(alone, step.step)
-        with_planes, _ = feature_planes.merge(with_planes, [torch.randn(2, *with_planes.x.shape[1:3], 4)], step, "mean")
+        with_planes, _ = unit_tower.merge_with_planes(
+            with_planes, [torch.randn(2, *with_planes.x.shape[1:3], 4)], step, "mean"
+        )
     for left, right in zip(alone, with_planes, strict=True):
         assert torch.equal(left, right)
 
@@ -41,7 +43,7 @@ def test_a_plane_is_the_mean_over_every_original_unit() -> None:
     units, plane = _state(), torch.randn(2, 6, 7, 3)
     saved = [plane]
     for step in planned((6, 7), (MergePass(0, 2, 3), MergePass(1, 1, 1))):
-        units, saved = feature_planes.merge(units, saved, step, "mean")
+        units, saved = unit_tower.merge_with_planes(units, saved, step, "mean")
     joined = units.merged_into[1] == 4
     expected = plane[1].flatten(0, 1)[joined].mean(0)
     assert torch.allclose(saved[0][1].flatten(0, 1)[4], expected, atol=1e-6)

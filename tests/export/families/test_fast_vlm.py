@@ -16,8 +16,8 @@ from luvc_export.core.plan.merging import MergePass
 from luvc_export.core.plan.request import EncoderPruneRequest
 from luvc_export.core.planning import check_model, solve
 from luvc_export.errors import CheckpointError, MachineError, PlanError
+from luvc_export.export.families import fast_vlm
 from luvc_export.export.families.fast_vlm import FAMILY
-from luvc_export.export.towers import timm_tower
 
 
 def test_plans_by_name_merge_nothing_and_prune_in_the_llm() -> None:
@@ -79,7 +79,7 @@ def test_counts_of_a_norm_are_no_weights() -> None:
 def test_without_timm_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     config = FAMILY.tiny_config()
     monkeypatch.setitem(sys.modules, "timm", None)
-    timm_tower._shape.cache_clear()
+    fast_vlm._shape.cache_clear()
     with pytest.raises(MachineError, match=r"vision tower of this model is timm's(.|\n)*luvc-export\[timm\]"):
         FAMILY.unit_pixels(config)
 

@@ -238,7 +238,8 @@ def test_a_reader_that_believes_sizes_is_seen(tmp_path: Path, monkeypatch: pytes
     folder, _ = small(tmp_path / "model", "awq")
     whole = mutated_quantised.meaning(folder)
     monkeypatch.setattr(
-        "luvc_export.export.stored.awq.part", lambda tensors, module, name, *rest: tensors[f"{module}.{name}"]
+        "luvc_export.export.stored.base.Module.part",
+        lambda module, name, *rest: module.tensors[f"{module.name}.{name}"],
     )
     ended = [mutated_quantised.attempt(folder, whole, seed) for seed in range(12)]
     assert [one for one in ended if one.startswith("WRONG")]

@@ -12,7 +12,7 @@ from surgery_harness import INLINED, RTX, cut, edited, small
 
 from luvc_export.core import operators
 from luvc_export.core.target import TargetSpec
-from luvc_export.export.surgeon import pipeline
+from luvc_export.export import surgeon
 from luvc_export.export.surgeon.fused import plugin_call
 from luvc_export.export.surgeon.passes import drop_unread, fold_shapes, share_norm
 
@@ -58,7 +58,7 @@ def test_another_graph_target_option_or_list_of_passes_is_another(runs: list[int
     ("owner", "name"),
     [
         (share_norm, "_same"),
-        (pipeline, "pass_list"),
+        (surgeon, "pass_list"),
         (plugin_call.VisualRows, "with_text"),
         (operators.OPERATORS, "OrthogonalMerge"),
     ],

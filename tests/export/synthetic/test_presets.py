@@ -35,7 +35,17 @@ PARAMETERS = {
 PARAMETERS |= {"lfm2-vl-450m": 450_822_656, "qwen3.5-0.8b": 852_985_920, "paddleocr-vl-0.9b": 905_601_648}
 
 
-@pytest.mark.parametrize("name", presets.PRESETS)
+def test_every_published_model_is_a_file_of_the_package() -> None:
+    assert set(presets.PRESETS) == set(PARAMETERS)
+    assert {path.stem for path in presets.PUBLISHED.iterdir()} == set(PARAMETERS)
+    for preset in presets.PRESETS.values():
+        assert preset.config["model_type"] and preset.processor["processor_class"]
+        assert not preset.end or preset.end in preset.tokens.values()
+        image = "image_token_id" if "image_token_id" in preset.config else "image_token_index"
+        assert preset.config[image] in preset.tokens
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
 def test_presets_have_as_many_parameters_as_published(name: str) -> None:
     if name == "fastvlm-0.5b":
         timm_stand_in.load()

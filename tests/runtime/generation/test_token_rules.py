@@ -114,7 +114,7 @@ def test_a_request_that_draws_needs_no_temperature() -> None:
 
 
 def test_fifty_is_what_transformers_draws_from_unasked() -> None:
-    from luvc_export.export import generation_config
+    from luvc_export.export import exported_manifest
 
     resolved = GenerationConfig()._get_default_generation_params()
-    assert {name: resolved[name] for name in generation_config._DRAWN} == generation_config._DRAWN
+    assert {name: resolved[name] for name in exported_manifest._DRAWN} == exported_manifest._DRAWN

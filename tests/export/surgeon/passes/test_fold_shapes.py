@@ -11,7 +11,7 @@ import pytest
 from onnx_graphsurgeon.ir.tensor import LazyValues
 from surgery_harness import INLINED, Traced, broken, cut, fired, opened, operators, run, small
 
-from luvc_export.export.surgeon import batch_constant, evaluate, graph
+from luvc_export.export.surgeon import evaluate, graph
 from luvc_export.export.surgeon.passes import fold_shapes, fuse_orthogonal_merge, inline_functions
 
 
@@ -55,10 +55,8 @@ def test_folding_sabotage(traced: Traced, monkeypatch: pytest.MonkeyPatch, what:
             evaluate, "node", lambda n, a, o: [x + 1 if x.dtype.kind in "if" else x for x in plain(n, a, o)]
         )
     else:
-        monkeypatch.setattr(
-            batch_constant, "_compute", lambda *a: None if a[3] > 1 else np.zeros((1, 2, 2), np.float32)
-        )
-        monkeypatch.setattr(batch_constant, "_repeats", lambda blocks: True)
+        monkeypatch.setattr(fold_shapes, "_compute", lambda *a: None if a[3] > 1 else np.zeros((1, 2, 2), np.float32))
+        monkeypatch.setattr(fold_shapes, "_repeats", lambda blocks: True)
     assert broken(traced.vision, lambda: cut(traced.vision, fold_shapes), traced, "constants")
 
 
@@ -73,6 +71,6 @@ def test_the_number_of_pictures_is_read_behind_a_cast_without_a_shape() -> None:
         " means = ReduceMean<keepdims = 0>(pixels, axes) both = Slice(means, first, last, on) y = Mul(block, both) }"
     )
     surgery.running = "fold_shapes"
-    assert batch_constant.fold(surgery, 100)
+    assert fold_shapes.fold_batch(surgery, 100)
     outputs = run(surgery.close(), {"image": np.full((3, 1, 2, 2, 3), 5, np.uint8)})
     assert outputs["y"].tolist() == [[15.0, 20.0]] * 3
