@@ -28,12 +28,11 @@ SCORES = {*EARLY_SCORES, *(path.stem for path in (ROOT / "export/compression/sco
 BLIND = ("luvc_export/core", "runtime", "luvc_export/serve")
 #: Old plans say nothing of what their score reads.
 KNOWS_SCORES = "luvc_export/core/plan/schema_1.py"
-#: Words that are scores and, in these modules, something else: what a prune of the encoder ranks units by, modes of the
-#: fused operator, and a picture's detail in OpenAI's API.
+#: Words that are scores and, in these modules, something else: what a prune of the encoder ranks units by, and a
+#: picture's detail in OpenAI's API.
 SOMETHING_ELSE = {
     "luvc_export/core/plan/sharing.py": {"dycoke", "vidcom2"},  # the quotas of these names
     "luvc_export/core/plan/encoder_prune.py": {"norm", "residual"},
-    "luvc_export/core/operators.py": {"low", "ratio", "residual"},
     "luvc_export/serve/http/protocol.py": {"low"},
 }
 #: Named plans are recipes, which say what they prune by.
