@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from luvc_export.core.cost.report import cost
+from luvc_export.core.cost import cost
 from luvc_export.core.named_plans import PICTURES
 from luvc_export.errors import LuvcError, PlanError
 from luvc_export.export.checkpoint import open_checkpoint

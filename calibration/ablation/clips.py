@@ -23,7 +23,7 @@ from luvc_export.calibration.cases import Case
 from luvc_export.calibration.parity.plots import mean_tokens
 from luvc_export.calibration.runners.canvas import canvas, uncompressed
 from luvc_export.calibration.tasks import Task
-from luvc_export.core.cost.report import cost
+from luvc_export.core.cost import cost
 from luvc_export.core.files import pages
 from luvc_export.core.files.folders import make_folder
 from luvc_export.core.files.safe_files import write_whole

@@ -17,7 +17,7 @@ import torch
 
 from luvc_export.calibration import intervals
 from luvc_export.calibration.ablation.store import weights_hash
-from luvc_export.core.cost.report import cost
+from luvc_export.core.cost import cost
 from luvc_export.core.named_plans import FIGURES, NAMED
 from luvc_export.core.plan import Plan, Sharing
 from luvc_export.core.plan import figures as plan_figures

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 
 from luvc_export.core.plan import Plan
 from luvc_export.core.plan.encoder_prune import EncoderPrune
-from luvc_export.core.plan.merging import Axis
-from luvc_export.core.plan.time_merge import TimeMerge
+from luvc_export.core.plan.merging import Axis, TimeMerge
 from luvc_export.errors import PlanError
 from luvc_export.export.compression import oim, time_merge, unit_prune
 from luvc_export.export.llm.rope import merged_positions

@@ -11,8 +11,7 @@ from time import monotonic
 from typing import Any, Protocol
 
 from luvc_export.batch import pool
-from luvc_export.batch.job import BatchJob
-from luvc_export.batch.reads import sha256_manifest
+from luvc_export.batch.job import BatchJob, sha256_manifest
 from luvc_export.batch.shards import RECORD, Shards, check_record
 from luvc_export.batch.source import LISTING, Source, list_folder, open_source
 from luvc_export.bundle.folder import load

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from glyph_deep.data import page
-from luvc_export.core.cost.encoder import encoder_ratio
+from luvc_export.core.cost import encoder_ratio
 from luvc_export.core.plan import EncoderPlan
 from luvc_export.core.plan.encoder_prune import EncoderPrune
 from luvc_export.export.checkpoint import open_checkpoint

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from luvc_export.core.cost.report import cost
+from luvc_export.core.cost import cost
 from luvc_export.core.files import pages
 from luvc_export.core.named_plans import CLIPS, PICTURES, NamedPlan
 from luvc_export.core.plan import Plan, Sharing

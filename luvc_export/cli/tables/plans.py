@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from luvc_export.core.cost.report import Cost, Padded, Stage
+from luvc_export.core.cost import Cost, Padded, Stage
 from luvc_export.core.plan import MergePass, Plan
 
 

@@ -207,3 +207,18 @@ def _strange(path: Path) -> UsageError:
         got=got,
         fix="remove it; if the folder is not your own, it may have been planted",
     )
+
+
+@contextmanager
+def writing_to(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Give ``path`` to an OSError of this block that names no file: a full disk, a file that is too large.
+
+    Raises:
+        OSError: As it came, with ``filename``.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = os.fspath(path)
+        raise

@@ -8,8 +8,7 @@ from typing import Literal
 
 from luvc_export.core.plan import merging, reading
 from luvc_export.core.plan.encoder_prune import EncoderPrune
-from luvc_export.core.plan.merging import MergePass
-from luvc_export.core.plan.time_merge import TimeMerge
+from luvc_export.core.plan.merging import MergePass, TimeMerge
 from luvc_export.errors import PlanError
 
 MergeMode = Literal["mean", "max"]
