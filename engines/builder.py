@@ -17,7 +17,7 @@ from typing import Any
 from luvc_export.bundle.codes import Rewrite
 from luvc_export.bundle.hashing import WatchedFile
 from luvc_export.bundle.manifest import Binding, Profile
-from luvc_export.core import operators
+from luvc_export.core import plugin_library
 from luvc_export.core.element_types import BY_TENSORRT
 from luvc_export.core.files.safe_files import whole
 from luvc_export.core.plan import Plan
@@ -134,7 +134,7 @@ def _build(
     log, interrupt = build_monitor.logger(trt), build_monitor.Interrupt()
     builder = trt.Builder(log)
     if options.dynamic_plugins is not None:
-        operators.register_plugins(builder.get_plugin_registry(), options.dynamic_plugins, log.lines)
+        plugin_library.register(builder.get_plugin_registry(), options.dynamic_plugins, log.lines)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, log)
     graph.check_files()
@@ -275,6 +275,6 @@ def _load(trt: Any, log: Any, target: Target, data: Any, plugins: Path | None) -
     with contextlib.suppress(RuntimeError):
         runtime = trt.Runtime(log)
         if plugins is not None:
-            operators.register_plugins(runtime.get_plugin_registry(), plugins, log.lines)
+            plugin_library.register(runtime.get_plugin_registry(), plugins, log.lines)
         return runtime.deserialize_cuda_engine(data)
     return None

@@ -46,7 +46,7 @@ def test_the_wheel_has_one_top_level_name_every_part_and_the_model(wheel: Path) 
         assert f"luvc_export/{part}" in names
     assert {"luvc_export/demo/checkpoint/model.safetensors", "luvc_export/py.typed"} <= set(names)
     sources = {path.relative_to(ROOT).as_posix() for path in (ROOT / "luvc_export").rglob("*.py")}
-    sources |= {path.relative_to(ROOT).as_posix() for path in (ROOT / "luvc_export/core").glob("*.json")}
+    sources |= {path.relative_to(ROOT).as_posix() for path in (ROOT / "luvc_export").glob("*/*.json")}
     assert sources <= set(names), sorted(sources - set(names))
 
 

@@ -7,9 +7,11 @@ runtime or a loop as a size: far above every model there is, far below what hang
 from __future__ import annotations
 
 import dataclasses
+import json
 import types
 import typing
 import unicodedata
+from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from luvc_export.core.plan import Plan
@@ -94,45 +96,10 @@ def _one_of(known: tuple[Any, ...], value: Any, where: str) -> Any:
     )
 
 
-#: Least and largest number of a field; those that are not named have ``DEFAULT``.
+#: Least and largest number of a field (``limits.json``); those that are not named have ``DEFAULT``.
 NUMBERS: dict[str, tuple[float, float]] = {
-    "layers": (1, 4096),
-    "hidden": (1, 2**20),
-    "heads": (1, 2**16),
-    "kv_heads": (0, 2**16),
-    "head_dim": (1, 2**16),
-    "intermediate": (1, 2**24),
-    "vocab": (1, 2**26),
-    "context": (1, 2**31),
-    "text_capacity": (1, 2**24),
-    "size": (1, 2**16),
-    "pad_colour": (0, 255),
-    "frames": (1, 4096),
-    "unit_tolerance": (0, 255),
-    "tiles": (1, 256),
-    "planes": (0, 64),
-    "position_copies": (1, 64),
-    "image_token_id": (0, 2**31),
-    "eos_token_ids": (0, 2**31),
-    "temperature": (0, 100),
-    "top_k": (0, 2**31),
-    "top_p": (1e-6, 1),
-    "min_p": (0, 1),
-    "repetition_penalty": (1e-3, 1000),
-    "no_repeat_ngram_size": (0, 2**16),
-    "bad_words_ids": (0, 2**31),
-    "suppress_tokens": (0, 2**31),
-    "begin_suppress_tokens": (0, 2**31),
-    "forced_eos_token_id": (0, 2**31),
-    "min_new_tokens": (0, 2**24),
-    "max_new_tokens": (1, 2**24),
-    "written": (0, 2**31),
-    "step": (0, 2**16),
-    "batch": (1, 2**16),
-    "images": (1, 2**16),
-    "cases": (0, 2**24),
-    "workspace_mib": (0, 2**24),
-    "builder_optimization_level": (0, 5),
+    name: (low, high)
+    for name, (low, high) in json.loads(Path(__file__).with_name("limits.json").read_text(encoding="utf-8")).items()
 }
 DEFAULT = (-(2**62), 2**62)
 #: Pixels of all images of one picture or video: 400 MB of uint8. A 7B model's largest video has 116 million.

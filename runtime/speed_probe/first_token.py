@@ -6,8 +6,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from luvc_export.core.cost import encoder_flops, llm_flops
 from luvc_export.core.plan import Plan
+from luvc_export.core.plan.cost import encoder_flops, llm_flops
 from luvc_export.core.shapes import DecoderShape, EncoderShape
 from luvc_export.errors import PlanError, UsageError
 from luvc_export.runtime.speed_probe.products import Rate, engines, rate

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from mmap import mmap
 from typing import Any
 
-from luvc_export.core import operators
+from luvc_export.core import plugin_library
 from luvc_export.core.files.safe_files import temporary_folder, write_new
 from luvc_export.errors import BundleError, LuvcError, MachineError
 from luvc_export.runtime.memory import SHORT_ON_GPU
@@ -69,7 +69,7 @@ def deserialize(
         with temporary_folder("luvc-plugins") as folder:
             copy = folder / "libluvc_plugins.so"
             write_new(copy, plugins)
-            operators.register_plugins(runtime.get_plugin_registry(), copy, log.lines, f"plugins of {where}")
+            plugin_library.register(runtime.get_plugin_registry(), copy, log.lines, f"plugins of {where}")
     del log.lines[:]
     engine = runtime.deserialize_cuda_engine(data)
     if engine is None:

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from luvc_export.cli import options
-from luvc_export.core.cost import encoder_flops, encoder_ratio, padded
 from luvc_export.core.plan import EncoderPrune, Plan
+from luvc_export.core.plan.cost import encoder_flops, encoder_ratio, padded
 from luvc_export.core.plan.merging import MergePass
 from luvc_export.core.planning import EncoderPruneRequest, check_model, solve
 from luvc_export.core.shapes import DecoderShape, EncoderShape

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from luvc_export import engines
-from luvc_export.core import operators
+from luvc_export.core import plugin_library
 
 FOLDER = Path(engines.__file__).resolve().parent
 NAMES = ("builder", "layer_information", "library", "kernel_caches", "build_monitor")
 FILES = [FOLDER / f"{name}.py" for name in NAMES]
-FILES.append(Path(operators.__file__))
+FILES.append(Path(plugin_library.__file__))
 LISTED = json.loads((Path(__file__).parent / "tensorrt_api.json").read_text(encoding="utf-8"))
 VERSIONS = ("10.3", "11.1", "11.4")
 OLD, *NEW = ({name: set(members.split()) for name, members in LISTED[version].items()} for version in VERSIONS)

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from luvc_export.core import operators
+from luvc_export.core import plugin_library
 from luvc_export.errors import MachineError
 
 LIBRARY_VARIABLE = "LUVC_NATIVE_LIBRARY"
@@ -48,5 +48,5 @@ def load_plugins(registry: Any, path: Path | str | None = None) -> Path:
         UsageError: It is another library of plugins.
     """
     library = find(PLUGINS_NAME, path)
-    operators.register_plugins(registry, library)
+    plugin_library.register(registry, library)
     return library

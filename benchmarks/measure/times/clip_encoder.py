@@ -24,7 +24,7 @@ import numpy as np
 
 from luvc_export import export_bundle
 from luvc_export.bundle.folder import Bundle, load
-from luvc_export.core.cost import encoder_ratio
+from luvc_export.core.plan.cost import encoder_ratio
 from luvc_export.core.plan.merging import TimeMerge
 from luvc_export.export.checkpoint import open_checkpoint
 from luvc_export.pipeline import make_plan

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from glyph_deep.data import page
-from luvc_export.core.cost import encoder_ratio
 from luvc_export.core.plan import EncoderPlan
+from luvc_export.core.plan.cost import encoder_ratio
 from luvc_export.core.plan.encoder_prune import EncoderPrune
 from luvc_export.export.checkpoint import open_checkpoint
 

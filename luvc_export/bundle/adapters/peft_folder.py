@@ -20,7 +20,7 @@ from luvc_export.core.element_types import BY_PRECISION, BY_SAFETENSORS
 from luvc_export.core.files import folders
 from luvc_export.core.files.json_file import parse_json
 from luvc_export.core.files.safe_files import open_regular
-from luvc_export.errors import CheckpointError, UsageError
+from luvc_export.errors import CheckpointError, UsageError, first_few
 
 TENSORS = "adapter_model.safetensors"
 _PICKLED = "adapter_model.bin"
@@ -33,8 +33,6 @@ _MODULE = re.compile(r"(?P<prefix>.+)\.(?P<layer>\d{1,5})\.(?P<path>\D.*)")
 #: Words of the names that transformers had for the layers of an LLM, by version.
 _LLM_WORDS = {"model", "language_model", "text_model", "layers"}
 _TYPES = tuple(BY_PRECISION[name].safetensors for name in ("fp32", "fp16", "bf16"))
-#: Modules that an error names.
-_NAMED = 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +86,7 @@ def read_adapter(folder: Path, manifest: Manifest) -> Adapter:
         raise CheckpointError(
             "the adapter changes modules that the bundle has no slots for",
             where=str(folder / TENSORS),
-            got=_some(strange) if strange else "no tensors",
+            got=first_few(name[:120] for name in sorted(strange)) if strange else "no tensors",
             expected=f"{', '.join(slots.modules)} of {slots.prefix}.N",
             fix=f"export with --lora-targets naming them too (products of the LLM's layers alone), or {MERGE}",
         )
@@ -255,7 +253,3 @@ def _damaged(path: Path, got: str) -> CheckpointError:
         expected="a safetensors file",
         fix="download or copy this file again",
     )
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(name[:120] for name in sorted(names)[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
