@@ -97,10 +97,7 @@ def _one_of(known: tuple[Any, ...], value: Any, where: str) -> Any:
 
 
 #: Least and largest number of a field (``limits.json``); those that are not named have ``DEFAULT``.
-NUMBERS: dict[str, tuple[float, float]] = {
-    name: (low, high)
-    for name, (low, high) in json.loads(Path(__file__).with_name("limits.json").read_text(encoding="utf-8")).items()
-}
+NUMBERS: dict[str, list[float]] = json.loads(Path(__file__).with_name("limits.json").read_text(encoding="utf-8"))
 DEFAULT = (-(2**62), 2**62)
 #: Pixels of all images of one picture or video: 400 MB of uint8. A 7B model's largest video has 116 million.
 PIXELS = 2**27
