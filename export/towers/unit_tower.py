@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from luvc_export.core.plan import Plan
-from luvc_export.core.plan.encoder_prune import EncoderPrune
+from luvc_export.core.plan.encoder import EncoderPrune
 from luvc_export.core.plan.merging import Axis, TimeMerge
 from luvc_export.errors import PlanError
 from luvc_export.export.compression import oim, time_merge, unit_prune
