@@ -16,8 +16,7 @@ from luvc_export.bundle import graph_trust
 from luvc_export.bundle.graph_rules import check_graph
 from luvc_export.bundle.manifest import PlanEntry, StoredCodes, WeightsMode, WeightTensor
 from luvc_export.bundle.reference import tensor_sha256
-from luvc_export.core.files.disk import writing_to
-from luvc_export.core.files.folders import copy_file, list_names
+from luvc_export.core.files.folders import copy_file, list_names, writing_to
 from luvc_export.core.files.safe_files import write_new
 from luvc_export.core.plan import Plan
 from luvc_export.core.plan.plan_set import PlanSet

@@ -41,6 +41,13 @@ class LuvcError(Exception):
         texts = {name: None if value is None else str(value) for name, value in parts.items()}
         return {"kind": type(self).__name__, "exit_code": self.exit_code, "what": self.what, **texts}
 
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> LuvcError:
+        """An error of another process, from ``to_json``; of this class where its kind is none of this module's."""
+        kind = globals().get(str(data["kind"]))
+        known = kind if isinstance(kind, type) and issubclass(kind, LuvcError) else cls
+        return known(data["what"], **{name: data[name] for name in ("where", "got", "expected", "fix")})
+
 
 class UsageError(LuvcError):
     """Bad input or bad usage: exit code 2."""
@@ -86,6 +93,12 @@ def shown(text: str) -> str:
         else letter.encode("unicode_escape").decode("ascii")
         for letter in text
     )
+
+
+def first_few(names: Iterable[str], most: int = 5) -> str:
+    """The first ``most`` of ``names``, and whether there are more: ``"a, b, ..."``."""
+    every = [*names]
+    return ", ".join(every[:most]) + (", ..." if len(every) > most else "")
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

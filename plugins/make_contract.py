@@ -1,4 +1,4 @@
-"""Write common/contract.h from luvc_export/core/operators.py. ``python plugins/make_contract.py``."""
+"""Write common/contract.h from luvc_export/core/operators.json. ``python plugins/make_contract.py``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from luvc_export.core.operators import (
 HEADER = Path(__file__).resolve().parent / "common" / "contract.h"
 
 _INTRODUCTION = """\
-// What the plugins read and write. Made by plugins/make_contract.py from luvc_export/core/operators.py: change that.
+// What the plugins read and write. Made by plugins/make_contract.py from luvc_export/core/operators.json: change that.
 #pragma once
 
 #include <array>

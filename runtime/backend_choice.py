@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
-from luvc_export.bundle.engines import trust as engine_trust
+from luvc_export.bundle.engines import checks as engine_checks
 from luvc_export.bundle.engines.checks import check_device, check_library
 from luvc_export.bundle.folder import Bundle
 from luvc_export.bundle.manifest import EngineEntry
@@ -118,7 +118,7 @@ def _pair(bundle: Bundle, plan: str | None) -> str | None:
 
 def _engines(entry: EngineEntry, arithmetic: str) -> str | None:
     """Nothing of the engines is read: their hashes are in ``luvc.json``, and are checked when they load."""
-    if not engine_trust.trusted(entry):
+    if not engine_checks.trusted(entry):
         return "this machine was not told to trust these engines (build them here, or name the back-end)"
     if entry.stripped:
         return "the engines have no weights"

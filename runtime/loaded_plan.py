@@ -221,7 +221,8 @@ class LoadedPlan:
                 self.backend.load(images=images)
                 return
             except MachineError as error:
-                if error.what not in _SHORT or not self.residency.make_room(self.backend, [one.backend for one in busy]):
+                kept = [one.backend for one in busy]
+                if error.what not in _SHORT or not self.residency.make_room(self.backend, kept):
                     raise
 
     @property

@@ -28,16 +28,13 @@ SCORES = {*EARLY_SCORES, *(path.stem for path in (ROOT / "export/compression/sco
 BLIND = ("luvc_export/core", "runtime", "luvc_export/serve")
 #: Old plans say nothing of what their score reads.
 KNOWS_SCORES = "luvc_export/core/plan/schema_1.py"
-#: Words that are scores and, in these modules, something else: what a prune of the encoder ranks units by, modes of the
-#: fused operator, and a picture's detail in OpenAI's API.
+#: Words that are scores and, in these modules, something else: what a prune of the encoder ranks units by, and a
+#: picture's detail in OpenAI's API.
 SOMETHING_ELSE = {
     "luvc_export/core/plan/sharing.py": {"dycoke", "vidcom2"},  # the quotas of these names
-    "luvc_export/core/plan/encoder_prune.py": {"norm", "residual"},
-    "luvc_export/core/operators.py": {"low", "ratio", "residual"},
+    "luvc_export/core/plan/encoder.py": {"norm", "residual"},
     "luvc_export/serve/http/protocol.py": {"low"},
 }
-#: Named plans are recipes, which say what they prune by.
-RECIPES = {"luvc_export/core/named_plans.py"}
 #: Names of parameters and variables that do not say what they hold. A score is ``given`` its input: that is documented.
 NAMELESS = {"found", "given", "made", "said", "told"}
 #: Beside the rooms: their functions have none of them either.
@@ -72,10 +69,7 @@ def test_a_folder_has_few_modules_unless_it_is_a_registry() -> None:
 
 def test_core_runtime_and_serve_name_no_score() -> None:
     naming = {path.relative_to(ROOT).as_posix(): named(path.read_text(encoding="utf-8")) for path in modules(BLIND)}
-    assert {path for path, words in naming.items() if words - SOMETHING_ELSE.get(path, set())} == {
-        KNOWS_SCORES,
-        *RECIPES,
-    }
+    assert {path for path, words in naming.items() if words - SOMETHING_ELSE.get(path, set())} == {KNOWS_SCORES}
     assert {path: naming[path] for path in SOMETHING_ELSE} == SOMETHING_ELSE, "what is excepted is there"
     for score in SCORES:
         assert named(f'if plan.score == "{score}":\n    pass\n') == {score} and not named(f'"""{score}"""\n')

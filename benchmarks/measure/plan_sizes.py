@@ -12,8 +12,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from luvc_export.core.cost.report import cost
 from luvc_export.core.named_plans import PICTURES
+from luvc_export.core.plan.cost import cost
 from luvc_export.errors import LuvcError, PlanError
 from luvc_export.export.checkpoint import open_checkpoint
 from luvc_export.export.synthetic.presets import PRESETS

@@ -23,12 +23,12 @@ from luvc_export.calibration.cases import Case
 from luvc_export.calibration.parity.plots import mean_tokens
 from luvc_export.calibration.runners.canvas import canvas, uncompressed
 from luvc_export.calibration.tasks import Task
-from luvc_export.core.cost.report import cost
 from luvc_export.core.files import pages
 from luvc_export.core.files.folders import make_folder
 from luvc_export.core.files.safe_files import write_whole
 from luvc_export.core.named_plans import NAMED
 from luvc_export.core.plan import Plan, Sharing
+from luvc_export.core.plan.cost import cost
 from luvc_export.core.plan.request import LlmRequest, PlanRequest
 from luvc_export.core.plan.sharing import Quota
 from luvc_export.core.planning import solve

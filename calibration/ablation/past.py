@@ -10,8 +10,8 @@ import numpy as np
 
 from luvc_export.calibration.ablation import variants
 from luvc_export.calibration.ablation.variants import Shapes, Variant
-from luvc_export.core.cost.report import cost
 from luvc_export.core.plan import EncoderPlan, LlmPlan, Method, Plan
+from luvc_export.core.plan.cost import cost
 from luvc_export.errors import UsageError
 from luvc_export.export.compression import scores
 

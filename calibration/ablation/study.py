@@ -15,8 +15,8 @@ from luvc_export.calibration.ablation.store import Store, pack, plan_key, unpack
 from luvc_export.calibration.ablation.variants import Shapes, Variant
 from luvc_export.calibration.parity.plots import mean_tokens
 from luvc_export.core.budgets import kv_bytes
-from luvc_export.core.cost.report import cost
 from luvc_export.core.plan import Plan
+from luvc_export.core.plan.cost import cost
 from luvc_export.core.planning import EncoderRequest, LlmRequest, PlanRequest, solve
 from luvc_export.core.progress import Progress
 from luvc_export.export.compression import scores

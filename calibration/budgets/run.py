@@ -19,10 +19,10 @@ from luvc_export.calibration.budgets.space import Horizon, Space, find_horizon
 from luvc_export.calibration.budgets.trials import PlanTrial, Trials
 from luvc_export.calibration.datasets import CalibrationSet
 from luvc_export.calibration.runners.canvas import Grids, canvas
-from luvc_export.core.cost.report import cost
 from luvc_export.core.files.safe_files import temporary_folder
 from luvc_export.core.named_plans import DEFAULT_PLAN
 from luvc_export.core.plan import Plan, Sharing
+from luvc_export.core.plan.cost import cost
 from luvc_export.core.planning import EncoderRequest, LlmRequest, PlanRequest, place_merges, solve
 from luvc_export.core.progress import Progress
 from luvc_export.errors import CheckFailed, UsageError

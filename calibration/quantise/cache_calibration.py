@@ -26,7 +26,7 @@ from luvc_export.calibration.quantise import agreement
 from luvc_export.calibration.quantise.cache_codes import magnitudes, scales_of, store_codes, turned_channels
 from luvc_export.calibration.runners import open_bundle
 from luvc_export.calibration.runners.bundle import BundleCalls, Relay
-from luvc_export.core.files.disk import writing_to
+from luvc_export.core.files.folders import writing_to
 from luvc_export.core.files.safe_files import temporary_folder, write_whole
 from luvc_export.core.plan.names import quantised_name
 from luvc_export.core.precision import CACHES, PRECISIONS, check_caches

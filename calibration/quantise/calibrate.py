@@ -24,7 +24,7 @@ from luvc_export.calibration.quantise.sites import sites
 from luvc_export.calibration.quantise.statistics import Statistics
 from luvc_export.calibration.runners import open_bundle
 from luvc_export.calibration.runners.base import Runner
-from luvc_export.core.files.disk import writing_to
+from luvc_export.core.files.folders import writing_to
 from luvc_export.core.files.safe_files import temporary_folder
 from luvc_export.core.progress import Progress
 from luvc_export.errors import UsageError, did_you_mean

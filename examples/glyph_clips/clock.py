@@ -24,9 +24,9 @@ import torch
 from luvc_export import export_bundle
 from luvc_export.bundle.folder import Bundle, load
 from luvc_export.calibration import intervals
-from luvc_export.core.cost.encoder import encoder_ratio
 from luvc_export.core.plan import Plan
-from luvc_export.core.plan.time_merge import TimeMerge
+from luvc_export.core.plan.cost import encoder_ratio
+from luvc_export.core.plan.merging import TimeMerge
 from luvc_export.export.checkpoint import open_checkpoint
 from luvc_export.runtime.cpu_features import cpu_features
 from luvc_export.runtime.openvino.backend import OpenVinoBackend

@@ -21,7 +21,7 @@ from glyph_vqa.optimise import Optimiser
 from glyph_vqa.train import optimise
 from torch import Tensor, nn
 
-from luvc_export.core.plan.time_merge import TimeMerge
+from luvc_export.core.plan.merging import TimeMerge
 from luvc_export.export.compression import time_merge
 
 from .cases import CHECKPOINT

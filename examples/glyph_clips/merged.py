@@ -23,8 +23,8 @@ import torch
 from luvc_export.calibration import intervals
 from luvc_export.calibration.ablation.store import Store, pack, unpack, weights_hash
 from luvc_export.calibration.runners.compressed import TorchCalls
-from luvc_export.core.cost.encoder import encoder_ratio
 from luvc_export.core.plan import Plan
+from luvc_export.core.plan.cost import encoder_ratio
 from luvc_export.export.checkpoint import open_checkpoint
 
 from . import clock

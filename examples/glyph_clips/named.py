@@ -17,10 +17,10 @@ import torch
 
 from luvc_export.calibration import intervals
 from luvc_export.calibration.ablation.store import weights_hash
-from luvc_export.core.cost.report import cost
 from luvc_export.core.named_plans import FIGURES, NAMED
 from luvc_export.core.plan import Plan, Sharing
 from luvc_export.core.plan import figures as plan_figures
+from luvc_export.core.plan.cost import cost
 from luvc_export.core.plan.request import LlmRequest, PlanRequest
 from luvc_export.core.planning import solve
 from luvc_export.export.checkpoint import Checkpoint, open_checkpoint

@@ -22,7 +22,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from luvc_export.core.plan.time_merge import TimeMerge
+from luvc_export.core.plan.merging import TimeMerge
 from luvc_export.export.compression import spu
 
 #: Far above what fp32 rounds in a block or two, far below what moving changes.

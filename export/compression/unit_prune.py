@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from luvc_export.core.plan.encoder_prune import EncoderPrune
+from luvc_export.core.plan.encoder import EncoderPrune
 from luvc_export.export.compression import spu
 
 

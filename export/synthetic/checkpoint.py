@@ -16,8 +16,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from luvc_export.core.element_types import BY_PRECISION
 from luvc_export.core.files import safe_files
-from luvc_export.core.files.disk import writing_to
-from luvc_export.core.files.folders import list_names, make_folder
+from luvc_export.core.files.folders import list_names, make_folder, writing_to
 from luvc_export.core.files.safe_files import create, write_new
 from luvc_export.core.progress import Progress
 from luvc_export.errors import MachineError, UsageError

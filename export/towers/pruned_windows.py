@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from luvc_export.core.plan.encoder_prune import EncoderPrune
+from luvc_export.core.plan.encoder import EncoderPrune
 from luvc_export.export.compression import unit_prune
 
 #: Added to attention scores of units that left: far below any score, and a number fp16 has.

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from luvc_export.core.plan import Plan
-from luvc_export.core.plan.encoder_prune import EncoderPrune
-from luvc_export.core.plan.merging import Axis
-from luvc_export.core.plan.time_merge import TimeMerge
+from luvc_export.core.plan.encoder import EncoderPrune
+from luvc_export.core.plan.merging import Axis, TimeMerge
 from luvc_export.core.shapes import EncoderShape
 from luvc_export.export.compression import oim, spu, unit_prune
 from luvc_export.export.families.base import Normalise

@@ -17,9 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from luvc_export.core.plan import MergeMode, Plan
-from luvc_export.core.plan.encoder_prune import EncoderPrune
-from luvc_export.core.plan.merging import Axis, Planned
-from luvc_export.core.plan.time_merge import TimeMerge
+from luvc_export.core.plan.encoder import EncoderPrune
+from luvc_export.core.plan.merging import Axis, Planned, TimeMerge
 from luvc_export.errors import PlanError
 from luvc_export.export.compression import oim, time_merge, unit_prune
 from luvc_export.export.llm.rope import merged_positions

@@ -1,27 +1,23 @@
 """Local workers: each a process with the bundle loaded once, fed a chunk of rows at a time.
 
 A worker that dies is started again and its chunk asked row by row; a row that takes a worker with it twice becomes an
-error. So does no other row.
+error, and no other row does.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 import queue
-import subprocess
-import sys
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import astuple
 from typing import Any, NamedTuple
 
-from luvc_export import errors
 from luvc_export.batch.answerer import Answer
 from luvc_export.batch.job import BatchJob
 from luvc_export.batch.source import Row, Source
 from luvc_export.errors import LuvcError, MachineError
+from luvc_export.runtime.confined.helpers import start_program
 from luvc_export.runtime.prompt.case_lines import case_id
 
 #: What a worker runs; measurements put their own in its place.
@@ -59,12 +55,7 @@ class Worker:
     """
 
     def __init__(self, job: BatchJob, source: Source, program: Sequence[str]) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, *program, str(os.getpid())],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)},  # noqa: PTH109
-        )
+        self._child = start_program(program)
         self.ready = False
         self._first = {"job": job.to_json(), "path": str(source.path), "folder": str(source.folder)}
 
@@ -76,32 +67,20 @@ class Worker:
 
     def answer(self, rows: Sequence[Row]) -> list[Answered]:
         """Have rows answered. Raises as the class."""
-        answers = self._ask([astuple(row) for row in rows])["answers"]
+        answers = self._ask({"rows": [astuple(row) for row in rows]})["answers"]
         return [Answered(row.number, name, Answer(**fields)) for row, (name, fields) in zip(rows, answers, strict=True)]
 
     def end(self) -> None:
         """End it now."""
-        self._process.kill()
-        self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                with contextlib.suppress(OSError):  # what was not written yet
-                    pipe.close()
+        self._child.end()
 
-    def _ask(self, message: Any) -> dict[str, Any]:
-        asked, replies = self._process.stdin, self._process.stdout
-        assert asked is not None and replies is not None
+    def _ask(self, message: dict[str, Any]) -> dict[str, Any]:
         try:
-            asked.write(json.dumps(message).encode() + b"\n")
-            asked.flush()
-            line = replies.readline()
-        except (OSError, ValueError):  # the pipe broke, or was closed by end()
-            line = b""
-        if not line.endswith(b"\n"):
-            raise WorkerDied(self._process.wait())
-        reply: dict[str, Any] = json.loads(line)
+            reply, _ = self._child.ask(message)
+        except (EOFError, OSError, ValueError):  # the pipe broke, or was closed by end()
+            raise WorkerDied(self._child.process.wait()) from None
         if "failed" in reply:
-            raise _as_error(reply["failed"])
+            raise LuvcError.from_json(reply["failed"])
         return reply
 
 
@@ -209,10 +188,3 @@ def _chunks(source: Source, shards: Iterable[int], chunk: int) -> Iterator[list[
                 rows = []
         if rows:
             yield rows
-
-
-def _as_error(failure: dict[str, Any]) -> LuvcError:
-    kind = getattr(errors, str(failure["kind"]), LuvcError)
-    parts = {name: failure[name] for name in ("where", "got", "expected", "fix")}
-    error: LuvcError = kind(failure["what"], **parts)
-    return error

@@ -11,13 +11,12 @@ from time import monotonic
 from typing import Any, Protocol
 
 from luvc_export.batch import pool
-from luvc_export.batch.job import BatchJob
-from luvc_export.batch.reads import sha256_manifest
+from luvc_export.batch.job import BatchJob, sha256_manifest
 from luvc_export.batch.shards import RECORD, Shards, check_record
 from luvc_export.batch.source import LISTING, Source, list_folder, open_source
 from luvc_export.bundle.folder import load
 from luvc_export.core.files.folders import make_folder
-from luvc_export.core.files.safe_files import sole
+from luvc_export.core.files.safe_files import locked
 from luvc_export.errors import UsageError
 from luvc_export.runtime.backend_choice import choose
 from luvc_export.runtime.backends import check_name
@@ -116,7 +115,7 @@ def run_batch(
     """
     started = monotonic()
     make_folder(job.output)
-    with sole(job.output):
+    with locked(job.output, wait=False):
         source = _source(job)
         identity = {**job.identity(), "questions": source.sha256, "rows": source.rows}
         took = {"took": auto(job)} if job.backend == "auto" and not (job.output / RECORD).exists() else {}

@@ -12,8 +12,7 @@ from typing import Any
 
 from luvc_export.batch.answerer import Answer
 from luvc_export.batch.source import LISTING, Source
-from luvc_export.core.files.disk import writing_to
-from luvc_export.core.files.folders import list_names
+from luvc_export.core.files.folders import list_names, writing_to
 from luvc_export.core.files.json_file import read_json
 from luvc_export.core.files.safe_files import is_scratch, open_regular, write_whole
 from luvc_export.errors import UsageError

@@ -10,16 +10,13 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from luvc_export.bundle import index_rules
 from luvc_export.bundle import onnx_fields as onnx
 from luvc_export.bundle import onnx_wire as wire
 from luvc_export.bundle.onnx_wire import Message
-from luvc_export.core.operators import CONTRIB_DOMAIN
-from luvc_export.core.operators import DOMAIN as PLUGIN_DOMAIN
-from luvc_export.core.operators import OPERATORS as PLUGINS
+from luvc_export.core import operators
 from luvc_export.errors import BundleError
 
 _INT32, _INT64 = 6, 7
@@ -45,9 +42,9 @@ _CONTRIBUTED = frozenset({"DynamicQuantizeMatMul", "MatMulNBits", "GatherBlockQu
 _BY_DOMAIN: Mapping[str, frozenset[str]] = {
     "": STANDARD,
     "ai.onnx": STANDARD,
-    CONTRIB_DOMAIN: _CONTRIBUTED,
+    operators.CONTRIB_DOMAIN: _CONTRIBUTED,
     "trt": frozenset({"TRT_FP4DynamicQuantize"}),
-    PLUGIN_DOMAIN: frozenset(PLUGINS),
+    operators.DOMAIN: frozenset(operators.OPERATORS),
 }
 #: Domain of functions with a body of standard operators, and how many nodes they may come to when written out.
 _FUNCTIONS_DOMAIN, _MOST_NODES = "luvc", 1_000_000
@@ -57,7 +54,7 @@ _MOST_INT = 2**24
 _MOST_AXES = 64
 #: Elements a stored tensor may have. Multiplying the sizes of a tensor of three million axes does not end in time.
 _MOST_STORED = 2**48
-#: Elements that a constant shape may ask for; a picture of 4096 x 4096 in patches has 50 million.
+#: Elements that a constant shape may ask for, and along an axis; a picture of 4096 x 4096 in patches has 50 million.
 _MOST_ELEMENTS = 2**28
 #: Operators that make a tensor as large as an input says, and which input.
 _SHAPED = {"ConstantOfShape": 0, "Expand": 1, "Tile": 1, "Reshape": 1, "Pad": 1, "Resize": 3}
@@ -282,8 +279,8 @@ def _check_nodes(
                 _remember(attribute, wire.texts(node, onnx.NODE_OUTPUT), constants)
         if kind in _SHAPED or kind == "Range":
             _check_shape(kind, wire.texts(node, onnx.NODE_INPUT), constants)
-        if kind in index_rules.INDEXED:
-            wrong = index_rules.problem(kind, wire.texts(node, onnx.NODE_INPUT), axis, constants, shapes)
+        if kind in INDEXED:
+            wrong = _index_problem(kind, wire.texts(node, onnx.NODE_INPUT), axis, constants, shapes)
             if wrong is not None:
                 raise _Refused(wrong)
 
@@ -344,3 +341,60 @@ def _check_shape(kind: str, inputs: list[str], constants: Mapping[str, list[int]
         raise _Refused(f"{kind} to a shape of {len(asked):,} axes")
     if asked and math.prod(abs(value) or 1 for value in asked) > _MOST_ELEMENTS:
         raise _Refused(f"{kind} to {asked}")
+
+
+#: Operators whose second input holds indices; of the first three along an axis of the first input.
+_ALONG_AXIS = ("Gather", "GatherElements", "ScatterElements")
+INDEXED = frozenset((*_ALONG_AXIS, "GatherND", "ScatterND", "Slice", "Reshape"))
+_STEPS = 4
+
+
+def _index_problem(
+    kind: str,
+    inputs: Sequence[str],
+    axis: int,
+    constants: Mapping[str, Sequence[int]],
+    shapes: Mapping[str, Sequence[int]],
+) -> str | None:
+    """What is wrong with a node's constant indices; None if nothing is, or they are not constant.
+
+    Some runtimes do not look, and write beside the memory. OpenVINO's CPU plug-in takes what Gather and Scatter are
+    given; an index of 2^31 was read, and ended the process cases later. What is computed on the way is not seen here
+    (docs/security.md).
+
+    Args:
+        kind: One of ``INDEXED``.
+        inputs: Names of the node's inputs.
+        axis: Its attribute, 0 where it has none.
+        constants: Values of integer constants by name.
+        shapes: Of initializers by name.
+    """
+    values = [list(constants.get(name, ())) for name in inputs]
+    if kind == "Slice":
+        return "Slice with a step of 0" if len(values) > _STEPS and 0 in values[_STEPS] else None
+    if len(values) < 2 or not values[1]:
+        return None
+    low, high = min(values[1]), max(values[1])
+    if kind == "Reshape":
+        return _reshape(values[1], shapes.get(inputs[0]))
+    shape = shapes.get(inputs[0]) if kind in _ALONG_AXIS else None
+    if shape is not None and not -len(shape) <= axis < len(shape):
+        return f"{kind} along axis {axis} of a shape of {len(shape)}"
+    size = _MOST_ELEMENTS if shape is None else shape[axis]
+    if -size <= low and high < size:
+        return None
+    return f"{kind} of index {high if high >= size else low} from {size:,}"
+
+
+def _reshape(asked: list[int], shape: Sequence[int] | None) -> str | None:
+    """A size is left open once at most, and copied (0) from an axis that is there; elements stay as many."""
+    if min(asked) < -1 or asked.count(-1) > 1:
+        return f"Reshape to {asked[:8]}"
+    if shape is None:
+        return None
+    if any(size == 0 and place >= len(shape) for place, size in enumerate(asked)):
+        return f"Reshape of {list(shape)} to {asked[:8]}"
+    sizes = [shape[place] if size == 0 else size for place, size in enumerate(asked)]
+    held, wanted = math.prod(shape), math.prod(size for size in sizes if size != -1)
+    fits = (wanted and held % wanted == 0) if -1 in sizes else held == wanted
+    return None if fits else f"Reshape of {list(shape)} to {asked[:8]}"

@@ -17,10 +17,7 @@ from luvc_export.bundle.onnx_wire import Message
 from luvc_export.bundle.reference import checkpoint_folder, watch_reference
 from luvc_export.core import graph_io
 from luvc_export.core.element_types import BY_ANY_NAME
-from luvc_export.errors import BundleError
-
-#: Names of inputs and outputs that an error lists.
-_NAMED = 5
+from luvc_export.errors import BundleError, first_few
 
 
 @dataclass(frozen=True)
@@ -145,7 +142,7 @@ def _check_sources(data: bytes, outside: Iterable[OutsideTensor], nodes: Iterabl
         raise BundleError(
             "the graph reads or returns what nothing in it gives",
             where=where,
-            got=_some(nowhere),
+            got=first_few(nowhere),
             fix="do not use this bundle; export it again from the checkpoint",
         )
 
@@ -214,20 +211,15 @@ def check_names(bundle: Bundle, entry: PlanEntry, name: str, graph: CheckedGraph
             raise BundleError(
                 f"the graph lacks {kind} of its plan",
                 where=str(bundle.folder / name),
-                got=_some(held - known - optional) or "none in their place",
-                expected=_some(missing),
+                got=first_few(sorted(held - known - optional)) or "none in their place",
+                expected=first_few(missing),
                 fix="export the bundle again",
             )
     if strange := sorted(graph.inputs - known):
         raise BundleError(
             "the graph has inputs that nothing is given for",
             where=str(bundle.folder / name),
-            got=_some(strange),
-            expected=_some(known - graph.inputs or known),
+            got=first_few(strange),
+            expected=first_few(sorted(known - graph.inputs or known)),
             fix="export the bundle again",
         )
-
-
-def _some(names: Iterable[str]) -> str:
-    listed = sorted(names)
-    return ", ".join(listed[:_NAMED]) + (", ..." if len(listed) > _NAMED else "")

@@ -17,16 +17,14 @@ from luvc_export.bundle.engines.records import Footprint as Footprint
 from luvc_export.bundle.engines.records import PluginLibrary as PluginLibrary
 from luvc_export.bundle.engines.records import Profile as Profile
 from luvc_export.bundle.engines.records import Verified as Verified
-from luvc_export.bundle.limits import check_pixels
 from luvc_export.bundle.manifest_checks import check_lora, check_video
-from luvc_export.bundle.plans import schema_1
+from luvc_export.bundle.plans.entry import SCHEMA_1, check_sets, with_facts
 from luvc_export.bundle.plans.entry import CacheQuantisation as CacheQuantisation
 from luvc_export.bundle.plans.entry import CalibrationData as CalibrationData
+from luvc_export.bundle.plans.entry import GraphSet as GraphSet
 from luvc_export.bundle.plans.entry import PlanEntry as PlanEntry
 from luvc_export.bundle.plans.entry import Quantisation as Quantisation
-from luvc_export.bundle.plans.graph_set import GraphSet as GraphSet
-from luvc_export.bundle.plans.graph_set import check_sets
-from luvc_export.bundle.serialisation import from_json_data
+from luvc_export.bundle.serialisation import check_pixels, from_json_data
 from luvc_export.core import graph_io
 from luvc_export.core.generation_defaults import GenerationDefaults
 from luvc_export.core.precision import CACHES
@@ -304,8 +302,8 @@ class Manifest:
                 expected=f"at most {SCHEMA_VERSION}",
                 fix="pip install --upgrade luvc-export, or export the bundle again",
             )
-        if isinstance(data, dict) and version == schema_1.VERSION:
-            data = schema_1.with_facts(data, SCHEMA_VERSION)
+        if isinstance(data, dict) and version == SCHEMA_1:
+            data = with_facts(data, SCHEMA_VERSION)
         elif isinstance(data, dict) and version in (_WITHOUT_STATES, _WITHOUT_WINDOWS, _WITHOUT_SETS):
             data = {**data, "schema_version": SCHEMA_VERSION}
         manifest = from_json_data(cls, data, where)

@@ -13,7 +13,7 @@ from luvc_export.bundle import hashing
 from luvc_export.bundle.manifest import Manifest
 from luvc_export.core.files import folders, safe_files
 from luvc_export.core.files.json_file import read_json
-from luvc_export.errors import BundleError, LuvcError, UsageError
+from luvc_export.errors import BundleError, LuvcError, UsageError, first_few
 
 MANIFEST = "luvc.json"
 _MANIFEST_LIMIT = 64 * 2**20
@@ -21,7 +21,6 @@ _MANIFEST_LIMIT = 64 * 2**20
 _PACK = frozenset(
     {"pack.json", "install-and-verify", "bootstrap.py", "verify.json", "verdict", "wheels", "site", "cases"}
 )
-_NAMED = 5
 #: Bytes of a file's name on every file system there is.
 _LONGEST = 255
 _ENGINE = re.compile(r"(vision|decoder|plugins)\..+\.(engine|layers\.json|log|so)")
@@ -132,7 +131,7 @@ def check_own(folder: Path, manifest: Manifest) -> None:
         raise BundleError(
             "the bundle's folder holds what is not the bundle's, so nothing is written into it",
             where=str(folder),
-            got=", ".join(repr(name) for name in foreign[:_NAMED]) + (", ..." if len(foreign) > _NAMED else ""),
+            got=first_few(map(repr, foreign)),
             expected="the files that luvc.json lists, and no links",
             fix="move them away first; if the bundle is not your own, they may have been planted",
         )

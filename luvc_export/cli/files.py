@@ -6,8 +6,7 @@ import os
 from pathlib import Path
 
 from luvc_export.core.files import safe_files
-from luvc_export.core.files.disk import writing_to
-from luvc_export.core.files.folders import check_name
+from luvc_export.core.files.folders import check_name, writing_to
 from luvc_export.core.progress import Progress
 from luvc_export.errors import UsageError
 

@@ -18,13 +18,12 @@ from luvc_export.core.budgets import (
 )
 from luvc_export.core.named_plans import DEFAULT_PLAN, NAMED
 from luvc_export.core.plan import EncoderPlan, EncoderPrune, LlmPlan, MergePass, Plan, Sharing
-from luvc_export.core.plan.merging import EARLIEST, at_depth, earliest, window_pass
+from luvc_export.core.plan.merging import EARLIEST, TimeMerge, at_depth, earliest, window_pass
 from luvc_export.core.plan.request import EncoderPruneRequest as EncoderPruneRequest
 from luvc_export.core.plan.request import EncoderRequest as EncoderRequest
 from luvc_export.core.plan.request import LlmRequest as LlmRequest
 from luvc_export.core.plan.request import PlanRequest as PlanRequest
 from luvc_export.core.plan.request import TimeRequest as TimeRequest
-from luvc_export.core.plan.time_merge import TimeMerge
 from luvc_export.core.shapes import DecoderShape, EncoderShape
 from luvc_export.errors import PlanError, did_you_mean
 

@@ -1,4 +1,14 @@
-"""One case through a session: what it kept, what it said, and the logits it said it with."""
+"""One case through a session: kept tokens, text and logits, and whether they are those of the reference.
+
+Limits are those of ``calibration.parity.tolerances`` for the coarser dtype of the two, with their reasons. A pack holds
+few cases and no scores, so what differs is judged by what it does, where parity counts shares over many and knows which
+scores tie:
+
+- One kept token of an image may be another: two scores next to the last place tie. The logits follow it, so only what
+  they predict is held against the reference then.
+- More of them may be others only where the logits are within their limit all the same: what was swapped says the same.
+- A word may be another only where the reference's own logits of the two are a tie.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from luvc_export.calibration.parity.metrics import difference, prediction
+from luvc_export.calibration.parity.tolerances import Tolerances
 from luvc_export.runtime.engine.job import Job
 from luvc_export.runtime.engine.scheduler import Engine, began
 from luvc_export.runtime.generation.sequence import GreedyTokens
@@ -69,3 +81,69 @@ def answer(
     text = session.encoder.tokenizer.decode(chooser.ids)
     logits = np.stack(chooser.logits)
     return Answer(tuple(request.token_ids), tuple(chooser.ids), text, logits, prefilled.kept, tuple(times))
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One case: why it failed (nothing: it passed), and the figures whatever the outcome.
+
+    Args:
+        reasons: What is out of bounds.
+        rel_l2: Relative L2 error of the logits.
+        kl: Largest KL divergence of a step, in nats.
+        overlap: Share of kept visual tokens in common.
+        tokens: Share of words in common.
+    """
+
+    reasons: tuple[str, ...]
+    rel_l2: float
+    kl: float
+    overlap: float
+    tokens: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing is out of bounds."""
+        return not self.reasons
+
+
+def compare_answers(reference: Answer, candidate: Answer, limits: Tolerances) -> Verdict:
+    """Compare ``candidate``, which was told the reference's tokens, with ``reference``."""
+    if candidate.prompt_ids != reference.prompt_ids:
+        return Verdict(("the prompt has other tokens than the reference's",), np.inf, np.inf, 0.0, 0.0)
+    error = difference(reference.logits, candidate.logits).rel_l2
+    kl = prediction(reference.logits, candidate.logits).kl
+    worst, overlap, reasons = _kept(reference, candidate)
+    if worst > 1 and not error <= limits.rel_l2.value:
+        reasons.append(f"{worst} tokens of one image are not those the reference keeps, and the logits show it")
+    if worst != 1 and not error <= limits.rel_l2.value:
+        reasons.append(f"logits differ by {error:.1e}, the limit is {limits.rel_l2.value:.0e}")
+    if not kl <= limits.kl.value:
+        reasons.append(f"KL divergence {kl:.1e}, the limit is {limits.kl.value:.0e}")
+    same = np.array(reference.token_ids) == np.array(candidate.token_ids)
+    for step in np.flatnonzero(~same):
+        gap = _gap(reference, candidate, int(step))
+        if not gap <= limits.tie.value:
+            reasons.append(
+                f"word {step + 1} is another, though the reference is sure by {gap:.1e} of its largest logit, "
+                f"more than {limits.tie.value:.0e}"
+            )
+    return Verdict(tuple(reasons), error, kl, overlap, float(same.mean()))
+
+
+def _kept(reference: Answer, candidate: Answer) -> tuple[int, float, list[str]]:
+    """The most tokens of one image and prune that are others, the share in common of all, and what is out of bounds."""
+    layers, wanted = sorted(candidate.kept), sorted(reference.kept)
+    if layers != wanted or any(candidate.kept[layer].shape != reference.kept[layer].shape for layer in layers):
+        shapes = [{layer: kept.shape for layer, kept in answer.kept.items()} for answer in (candidate, reference)]
+        return 0, 0.0, [f"kept tokens by layer {shapes[0]}, the reference has {shapes[1]}"]
+    pairs = [pair for layer in layers for pair in zip(reference.kept[layer], candidate.kept[layer], strict=True)]
+    others = [len(np.setdiff1d(theirs, ours)) for theirs, ours in pairs]
+    total = sum(len(theirs) for theirs, _ in pairs)
+    return max(others, default=0), 1 - sum(others) / total if total else 1.0, []
+
+
+def _gap(reference: Answer, candidate: Answer, step: int) -> float:
+    """How much surer the reference is of its own word than of the other, relative to its largest logit."""
+    logits = reference.logits[step]
+    return float((logits.max() - logits[candidate.token_ids[step]]) / max(1e-9, np.abs(logits).max()))

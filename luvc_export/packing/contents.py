@@ -163,13 +163,13 @@ def write_wheel(folder: Path) -> Path:
 
 
 def sources() -> dict[str, bytes]:
-    """Every Python source of the package, the four linked folders of a checkout too, by its name in the wheel."""
+    """Every Python source, of the linked folders of a checkout too, and tables beside modules, by name in the wheel."""
     root = Path(luvc_export.__file__).parent
     files = {}
     for folder, _, names in os.walk(root, followlinks=True):
         for name in names:
-            if name.endswith(".py"):
-                path = Path(folder, name)
+            path = Path(folder, name)
+            if path.suffix == ".py" or (path.suffix == ".json" and path.with_name("__init__.py").is_file()):
                 files[f"{root.name}/{path.relative_to(root).as_posix()}"] = path.read_bytes()
     return dict(sorted(files.items()))
 

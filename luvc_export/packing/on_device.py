@@ -1,25 +1,33 @@
-"""The second Python of ``install-and-verify``: on the device, with the runtime at hand and nothing else."""
+"""The second Python of ``install-and-verify``: on the device, with the runtime at hand and nothing else.
+
+A run leaves a report of everything, and ``verified`` in ``luvc.json`` when every case passed.
+"""
 
 from __future__ import annotations
 
+import importlib
+import json
 import sys
+from dataclasses import asdict, replace
+from datetime import datetime, timezone
 from pathlib import Path
+from statistics import median
+from typing import Any, Literal
 
 from luvc_export.bundle import folder as bundles
 from luvc_export.bundle import hashing
 from luvc_export.bundle.engines.checks import check_library
 from luvc_export.bundle.folder import Bundle
 from luvc_export.bundle.graphs import read_graph
-from luvc_export.bundle.manifest import EngineEntry
+from luvc_export.bundle.manifest import EngineEntry, Verified
 from luvc_export.calibration.parity.tolerances import tolerances
 from luvc_export.core.files.safe_files import write_whole
 from luvc_export.core.target import Target
 from luvc_export.engines import builder, library, targets
 from luvc_export.engines.install import PreparedBuild, install
 from luvc_export.errors import InternalError, LuvcError, MachineError
-from luvc_export.packing import cases, device_check, device_facts, record, validation_record
-from luvc_export.packing.answer import answer
-from luvc_export.packing.comparison import Verdict, compare_answers
+from luvc_export.packing import cases, device_facts, record
+from luvc_export.packing.answer import Verdict, answer, compare_answers
 from luvc_export.packing.inplace import InplaceOrt
 from luvc_export.packing.record import Pack
 from luvc_export.runtime.session import Session
@@ -50,7 +58,7 @@ def install_and_verify(folder: Path, backend: str, root: Path, rebuild: bool) ->
 def _run(folder: Path, backend: str, root: Path, rebuild: bool) -> bool:
     _say("files")
     pack = record.read(folder)
-    bundle = validation_record.take_back(_load(folder), pack, backend)
+    bundle = _without_sign_off(_load(folder), pack, backend)
     count = len(pack.files) + len(bundle.manifest.files)
     _say("files", f"{count} as they were made; plan {pack.plan}, {pack.precision}, for {pack.target}")
     target = targets.find(pack.target)
@@ -64,13 +72,13 @@ def _run(folder: Path, backend: str, root: Path, rebuild: bool) -> bool:
         _say("engines", "none are built: ONNX Runtime answers with the pack's graphs, which says nothing of TensorRT")
         session = _on_cpu(bundle, pack)
     verdicts, times = _answer_cases(folder, session, pack)
-    signed = validation_record.make(
+    signed = _signature(
         bundle, pack, target, entry if backend == "tensorrt" else None, facts, verdicts, times, warnings
     )
     passed = all(verdict.passed for verdict in verdicts.values())
-    validation_record.write_report(folder, facts, verdicts, signed, passed)
+    _write_report(folder, facts, verdicts, signed, passed)
     if passed:
-        validation_record.sign(folder, signed)
+        _sign(folder, signed)
     _say("sign-off", f"in {folder / bundles.MANIFEST}" if passed else "none: a case failed")
     good = sum(verdict.passed for verdict in verdicts.values())
     outcome = f"{'PASSED' if passed else 'FAILED'}: {good} of {len(verdicts)} cases, {signed.backend} {signed.version}"
@@ -94,14 +102,14 @@ def _say(stage: str, text: str = "...") -> None:
 
 
 def _check_device(facts: device_facts.DeviceFacts, pack: Pack, target: Target, building: bool) -> tuple[str, ...]:
-    system = f"Jetson Linux {device_check.numbers(facts.l4t)}" if facts.l4t else "no Jetson Linux"
+    system = f"Jetson Linux {device_facts.numbers(facts.l4t)}" if facts.l4t else "no Jetson Linux"
     free = f"{facts.memory / 2**20:,.0f} MiB free" if facts.memory is not None else "memory unknown"
     _say(
         "device", f"{facts.model or 'unknown board'}, {system}, TensorRT package {facts.tensorrt or 'unknown'}, {free}"
     )
     clocks = ", ".join(f"{item.name} {item.lowest:.0f}-{item.highest:.0f} MHz" for item in facts.clocks)
     _say("power", f"mode {facts.power_mode or 'unknown'}; clocks {clocks or 'unknown'}")
-    findings = device_check.check(facts, target, pack.footprint, building)
+    findings = device_facts.check(facts, target, pack.footprint, building)
     for warning in findings.warnings:
         _say("warning", warning)
     if findings.problems:
@@ -191,3 +199,80 @@ def _answer_cases(folder: Path, session: Session, pack: Pack) -> tuple[dict[str,
         for reason in verdict.reasons:
             _say("", reason)
     return verdicts, times
+
+
+def _without_sign_off(bundle: Bundle, pack: Pack, backend: str) -> Bundle:
+    """The bundle with what an earlier run signed taken back: only this run's outcome may stand."""
+    kept = tuple(
+        item
+        for item in bundle.manifest.verified
+        if (item.plan, item.target, item.backend == "onnxruntime") != (pack.plan, pack.target, backend == "cpu")
+    )
+    if kept == bundle.manifest.verified:
+        return bundle
+    manifest = replace(bundle.manifest, verified=kept)
+    bundles.write_manifest(bundle.folder, manifest)
+    return Bundle(bundle.folder, manifest)
+
+
+def _signature(
+    bundle: Bundle,
+    pack: Pack,
+    target: Target,
+    entry: EngineEntry | None,
+    facts: device_facts.DeviceFacts,
+    verdicts: dict[str, Verdict],
+    times: list[tuple[str, float]],
+    warnings: tuple[str, ...],
+) -> Verified:
+    """The sign-off of a run; ``times`` are (what, milliseconds), ``entry`` None where no engine answered."""
+    items = list(verdicts.values())
+    figures = {
+        "worst_rel_l2": max(item.rel_l2 for item in items),
+        "worst_kl": max(item.kl for item in items),
+        "least_overlap": min(item.overlap for item in items),
+        "least_tokens": min(item.tokens for item in items),
+    }
+    for name in dict.fromkeys(name for name, _ in times):
+        figures[f"median_{name}_ms"] = median(value for each, value in times if each == name)
+    backend: Literal["tensorrt", "tensorrt_rtx", "onnxruntime"] = entry.backend if entry else "onnxruntime"
+    plan = bundle.entry(pack.plan)
+    records = {part.file: part.record for part in entry.code} if entry else bundle.manifest.files
+    names = list(records) if entry else [plan.vision, plan.decoder]
+    return Verified(
+        plan=pack.plan,
+        target=pack.target,
+        backend=backend,
+        version=_version(backend),
+        date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        device=facts.model,
+        system=device_facts.numbers(facts.l4t) if facts.l4t else None,
+        power_mode=facts.power_mode,
+        cases=len(items),
+        figures=figures,
+        warnings=warnings,
+        files={name: records[name].sha256 for name in names},
+    )
+
+
+def _version(backend: str) -> str:
+    return str(importlib.import_module(backend).__version__)
+
+
+def _write_report(
+    folder: Path, facts: device_facts.DeviceFacts, verdicts: dict[str, Verdict], signed: Verified, passed: bool
+) -> None:
+    """Everything about this run, whether it passed or not."""
+    data: dict[str, Any] = {
+        "passed": passed,
+        **asdict(signed),
+        "facts": asdict(facts),
+        "cases": {name: {**asdict(verdict), "passed": verdict.passed} for name, verdict in verdicts.items()},
+    }
+    write_whole(folder / record.REPORT, json.dumps(data, indent=1) + "\n")
+
+
+def _sign(folder: Path, signed: Verified) -> None:
+    """Add the sign-off to ``luvc.json``."""
+    manifest = bundles.load(folder).manifest
+    bundles.write_manifest(folder, replace(manifest, verified=(*manifest.verified, signed)))

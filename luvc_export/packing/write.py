@@ -13,8 +13,7 @@ from luvc_export.bundle import folder as bundles
 from luvc_export.bundle import graph_trust
 from luvc_export.bundle.folder import Bundle
 from luvc_export.calibration.cases import Case
-from luvc_export.core.files.disk import writing_to
-from luvc_export.core.files.folders import copy_file, list_names, make_folder, walk
+from luvc_export.core.files.folders import copy_file, list_names, make_folder, walk, writing_to
 from luvc_export.core.files.safe_files import write_new
 from luvc_export.core.progress import Progress
 from luvc_export.core.target import Target, engine_form

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 from luvc_export.bundle import codes
 from luvc_export.bundle import folder as bundles
 from luvc_export.bundle.adapters.kept_sets import kept_bytes
-from luvc_export.bundle.engines import trust as engine_trust
+from luvc_export.bundle.engines import checks as engine_checks
 from luvc_export.bundle.graphs import read_graph
 from luvc_export.bundle.manifest import Footprint, LoraSlots, PlanEntry, StoredCodes
 from luvc_export.core import precision as precisions
 from luvc_export.core.element_types import BY_PRECISION
-from luvc_export.core.files.disk import writing_to
+from luvc_export.core.files.folders import writing_to
 from luvc_export.core.progress import Progress
 from luvc_export.core.target import Kv, Precision, Target, TargetSpec
 from luvc_export.errors import BundleError, MachineError, UsageError
@@ -180,7 +180,7 @@ def build_engine(
     )
     with writing_to(opened.folder):
         built = install(opened, prepared, progress or (lambda stage, done: None))
-    engine_trust.trust(built.engine(plan, target))
+    engine_checks.trust(built.engine(plan, target))
     return built
 
 

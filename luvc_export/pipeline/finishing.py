@@ -7,7 +7,7 @@ import os
 from luvc_export.bundle import folder as bundles
 from luvc_export.bundle import graph_trust
 from luvc_export.bundle.replacing import check_own, take_along
-from luvc_export.core.files.disk import writing_to
+from luvc_export.core.files.folders import writing_to
 from luvc_export.core.progress import Progress
 from luvc_export.errors import MachineError, UsageError
 

@@ -56,10 +56,8 @@ def load_bundle(
     from luvc_export.runtime.session import Session
 
     bundle, chosen = bundles.load(folder, verify, progress), backend or "auto"
+    how: dict[str, Any] = {"image_tokens": image_tokens, "speculate": speculate, "lora": lora, "remember": remember}
     if allow_unverified and chosen != "auto":
         opened = open_backend(chosen, bundle, plan, threads, allow_unverified=True, arithmetic=arithmetic)
-        arguments: dict[str, Any] = {"image_tokens": image_tokens, "speculate": speculate, "lora": lora}
-        return Session(bundle, opened, plan, threads, remember=remember, **arguments)
-    how: dict[str, Any] = {"arithmetic": arithmetic, "image_tokens": image_tokens, "speculate": speculate, "lora": lora}
-    how["remember"] = remember
-    return Session(bundle, chosen, plan, threads, **how)
+        return Session(bundle, opened, plan, threads, **how)
+    return Session(bundle, chosen, plan, threads, arithmetic=arithmetic, **how)

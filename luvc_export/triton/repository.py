@@ -12,9 +12,8 @@ from PIL import Image
 
 from luvc_export.bundle.folder import MANIFEST, Bundle, load, write_manifest
 from luvc_export.bundle.replacing import take_along
-from luvc_export.core.files.disk import writing_to
 from luvc_export.core.files.folders import check_name as check_file_name
-from luvc_export.core.files.folders import check_written, make_folder, note_written
+from luvc_export.core.files.folders import check_written, make_folder, note_written, writing_to
 from luvc_export.core.files.safe_files import open_regular, put_in_place, scratch_folder, write_new
 from luvc_export.core.progress import Progress
 from luvc_export.errors import UsageError

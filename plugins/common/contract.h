@@ -1,4 +1,4 @@
-// What the plugins read and write. Made by plugins/make_contract.py from luvc_export/core/operators.py: change that.
+// What the plugins read and write. Made by plugins/make_contract.py from luvc_export/core/operators.json: change that.
 #pragma once
 
 #include <array>

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from luvc_export.bundle.manifest import Manifest
-from luvc_export.core.cost.report import llm_flops
 from luvc_export.core.plan import Plan
+from luvc_export.core.plan.cost import llm_flops
 from luvc_export.core.precision import WIDE, find
 from luvc_export.errors import UsageError
 from luvc_export.runtime.bench.case import BenchCase, CaseFacts, Sample

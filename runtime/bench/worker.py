@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import pickle
 import signal
-import warnings
+import subprocess
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
-from multiprocessing import resource_tracker
-from multiprocessing.connection import Connection
+from contextlib import contextmanager, suppress
 from types import TracebackType
-from typing import Any
+from typing import IO, Any
 
 from luvc_export.errors import LuvcError, MachineError
 from luvc_export.runtime.bench.case import BenchCase, CaseFacts, Sample
+from luvc_export.runtime.confined import frames
+from luvc_export.runtime.confined.helpers import start_program
+from luvc_export.signals import end_with
 
-_GONE = (EOFError, BrokenPipeError, ConnectionResetError)
+#: What it runs: ``python -m luvc_export.runtime.bench.worker PARENT``.
+_PROGRAM = ("-m", "luvc_export.runtime.bench.worker")
 
 
 class Worker:
@@ -34,18 +37,11 @@ class Worker:
     def __init__(
         self, case: BenchCase, profile: str | None = None, opened: tuple[tuple[str, ...], int] | None = None
     ) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._pipe, far = context.Pipe()
-        self._process = context.Process(target=_serve, args=(case, profile, far, opened), daemon=True)
-        with warnings.catch_warnings():
-            # Python starts it anew; a worker shares nothing that it would have to clean up.
-            warnings.filterwarnings("ignore", "resource_tracker: process died", UserWarning)
-            with _ctrl_c_waits():
-                self._process.start()
-        far.close()
+        with _ctrl_c_waits():
+            self._child = start_program(_PROGRAM)
         self._where = str(case.bundle)
         try:
-            self._answer()
+            self._ask("open", case, profile, opened)
         except BaseException:
             self.close()
             raise
@@ -71,11 +67,10 @@ class Worker:
 
     def close(self) -> None:
         """End the process."""
-        self._pipe.close()
-        self._process.join(5)
-        if self._process.is_alive():
-            self._process.kill()
-            self._process.join()
+        self._child.close_pipes()
+        with suppress(subprocess.TimeoutExpired):
+            self._child.process.wait(5)
+        self._child.end()
 
     def __enter__(self) -> Worker:
         return self
@@ -83,28 +78,22 @@ class Worker:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
-    def _ask(self, what: str, *arguments: BenchCase) -> Any:
+    def _ask(self, what: str, *arguments: Any) -> Any:
         try:
-            self._pipe.send((what, arguments))
-        except _GONE as error:
+            reply, value = self._child.ask({}, pickle.dumps((what, arguments)))
+        except (EOFError, ValueError, OSError) as error:
             raise self._died() from error
-        return self._answer()
-
-    def _answer(self) -> Any:
-        try:
-            good, value = self._pipe.recv()
-        except _GONE as error:
-            raise self._died() from error
-        if not good:
-            raise value
-        return value
+        if "failed" in reply:
+            raise LuvcError.from_json(reply["failed"])
+        return pickle.loads(value)
 
     def _died(self) -> MachineError:
-        self._process.join(5)
+        with suppress(subprocess.TimeoutExpired):
+            self._child.process.wait(5)
         return MachineError(
             "the process that was timed has died",
             where=self._where,
-            got=f"exit code {self._process.exitcode}",
+            got=f"exit code {self._child.process.returncode}",
             expected="memory for every bundle that is compared at the same time",
             fix="compare fewer, or smaller, bundles",
         )
@@ -119,7 +108,6 @@ def _ctrl_c_waits() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    resource_tracker.ensure_running()  # its start lets signals through again
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -127,33 +115,39 @@ def _ctrl_c_waits() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _serve(
-    case: BenchCase, profile: str | None, pipe: Connection, opened: tuple[tuple[str, ...], int] | None = None
-) -> None:
+def main() -> None:
+    """Open what is asked for first, then do what is asked of it, until the parent is gone."""
+    end_with(int(sys.argv[1]))
+    _serve(*frames.own_pipes())
+
+
+def _serve(asked: IO[bytes], replies: IO[bytes]) -> None:
+    runner: Any = None
     try:
         if hasattr(signal, "pthread_sigmask"):
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-        runner: Any
-        if opened is not None:
-            from luvc_export.runtime.bench.open_plans import OpenedPlans
-
-            runner = OpenedPlans(case, *opened)
-        else:
-            from luvc_export.runtime.bench.loaded_case import LoadedCase
-
-            runner = LoadedCase(case, profile)
-        pipe.send((True, None))
         while True:
-            what, arguments = pipe.recv()
-            pipe.send((True, getattr(runner, what)(*arguments)))
-    except (*_GONE, KeyboardInterrupt):
+            what, arguments = pickle.loads(frames.receive(asked)[1])
+            if runner is None:
+                runner, value = _opened(*arguments), None
+            else:
+                value = getattr(runner, what)(*arguments)
+            frames.send(replies, {}, pickle.dumps(value))
+    except (EOFError, BrokenPipeError, KeyboardInterrupt):
         return
     except LuvcError as error:
-        pipe.send((False, _plain(error)))
+        frames.send(replies, {"failed": error.to_json()})
 
 
-def _plain(error: LuvcError) -> LuvcError:
-    """The same error in a form that can be pickled."""
-    machine_error = MachineError(str(error))
-    machine_error.exit_code = error.exit_code
-    return machine_error
+def _opened(case: BenchCase, profile: str | None, opened: tuple[tuple[str, ...], int] | None) -> Any:
+    if opened is not None:
+        from luvc_export.runtime.bench.open_plans import OpenedPlans
+
+        return OpenedPlans(case, *opened)
+    from luvc_export.runtime.bench.loaded_case import LoadedCase
+
+    return LoadedCase(case, profile)
+
+
+if __name__ == "__main__":
+    main()

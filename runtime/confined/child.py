@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import importlib
-import os
 import signal
 import sys
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 try:
     import resource
@@ -20,8 +19,8 @@ def main() -> None:
     module, memory, seconds = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
     sys.path[:] = sys.argv[4:]
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
-    asked, replies = _own_pipes()
     frames = importlib.import_module("luvc_export.runtime.confined.frames")
+    asked, replies = frames.own_pipes(silent=True)
     task = importlib.import_module(module).task
     _limit_memory(memory)
     frames.send(replies, {})
@@ -36,15 +35,6 @@ def main() -> None:
             reply, payload = {"ended": "memory"}, b""
         _limit_time(0)
         frames.send(replies, reply, payload)
-
-
-def _own_pipes() -> tuple[IO[bytes], IO[bytes]]:
-    """Standard input and output for messages alone: what a library prints must not get between."""
-    asked, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
-    nothing = os.open(os.devnull, os.O_RDWR)
-    for number in (0, 1, 2):
-        os.dup2(nothing, number)
-    return asked, replies
 
 
 def _limit_memory(more: int) -> None:

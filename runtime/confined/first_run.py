@@ -13,7 +13,6 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-from luvc_export import errors
 from luvc_export.bundle import graph_trust
 from luvc_export.bundle.folder import Bundle
 from luvc_export.errors import BundleError, LuvcError, MachineError
@@ -85,7 +84,7 @@ def check_with(
     finally:
         helpers.close()
     if "error" in reply:
-        raise _again(reply["error"])
+        raise BundleError.from_json(reply["error"])
     if "unforeseen" in reply:
         raise BundleError(
             "the first run of this bundle, in a helper process, did not come to its end",
@@ -143,11 +142,3 @@ def _ended(bundle: Bundle, plan: str | None, runner: str, error: TooMuchError) -
         expected="an answer",
         fix="do not use this bundle; export it again from the checkpoint",
     )
-
-
-def _again(failure: dict[str, str]) -> LuvcError:
-    """An error of the helper's, as if it had been raised here."""
-    kind = getattr(errors, failure["kind"], BundleError)
-    parts = {name: failure[name] for name in ("where", "got", "expected", "fix")}
-    again: LuvcError = kind(failure["what"], **parts)
-    return again

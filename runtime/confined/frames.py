@@ -1,8 +1,9 @@
-"""What goes between a process and its helper: a length, JSON, a length, bytes."""
+"""What goes between a process and its helper: a length, JSON, a length, bytes; and the helper's ends of the pipes."""
 
 from __future__ import annotations
 
 import json
+import os
 import struct
 from typing import IO, Any
 
@@ -32,6 +33,20 @@ def receive(file: IO[bytes]) -> tuple[dict[str, Any], bytes]:
         raise ValueError(f"a message of {sum(sizes)} bytes")
     header = json.loads(_exactly(file, sizes[0]))
     return header, _exactly(file, sizes[1])
+
+
+def own_pipes(silent: bool = False) -> tuple[IO[bytes], IO[bytes]]:
+    """Standard input and output of a helper for messages alone.
+
+    What a library prints goes to standard error, or nowhere where the helper is to be ``silent``.
+    """
+    asked, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    nothing = os.open(os.devnull, os.O_RDWR)
+    os.dup2(nothing, 0)
+    os.dup2(nothing if silent else 2, 1)
+    if silent:
+        os.dup2(nothing, 2)
+    return asked, replies
 
 
 def _exactly(file: IO[bytes], count: int) -> bytes:

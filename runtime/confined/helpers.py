@@ -10,10 +10,10 @@ import subprocess
 import sys
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from luvc_export.errors import MachineError
 from luvc_export.runtime.confined import frames
@@ -31,6 +31,65 @@ _MEMORY = "more memory than it may have"
 _BY_MEMORY = (-6, -7, -9, -11)
 #: Libraries that would start threads with memory of their own.
 _ALONE = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
+
+class Child:
+    """A process of ours that answers messages (``frames``) on its standard input and output, one at a time.
+
+    Args:
+        program: Arguments of the interpreter.
+        silent: What it writes to standard error goes nowhere.
+        folder: Where it works; None for here.
+        environment: What is otherwise in its environment.
+
+    Raises:
+        OSError: The system starts no interpreter.
+    """
+
+    def __init__(
+        self, program: Sequence[str], silent: bool = False, folder: str | None = None, **environment: str
+    ) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, *program],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL if silent else None,
+            cwd=folder,
+            env={**os.environ, **environment},
+        )
+
+    def ask(self, request: dict[str, Any], data: bytes | memoryview = b"") -> tuple[dict[str, Any], bytes]:
+        """Send a message and wait for what answers it.
+
+        Raises:
+            EOFError, ValueError, OSError: It is gone, or answered something else.
+        """
+        assert self.process.stdin is not None
+        frames.send(self.process.stdin, request, data)
+        return self.receive()
+
+    def receive(self) -> tuple[dict[str, Any], bytes]:
+        """Wait for a message; errors: see ``ask``."""
+        assert self.process.stdout is not None
+        return frames.receive(self.process.stdout)
+
+    def end(self) -> None:
+        """End it now."""
+        self.process.kill()
+        self.close_pipes()
+        self.process.wait()
+
+    def close_pipes(self) -> None:
+        """Let go of what connects it."""
+        for pipe in (self.process.stdin, self.process.stdout):
+            with contextlib.suppress(OSError):  # what was not sent yet
+                pipe.close() if pipe else None
+
+
+def start_program(program: Sequence[str]) -> Child:
+    """Start ``program``, which imports what this process does; its last argument is this process, to end with."""
+    path = os.pathsep.join(part or os.getcwd() for part in sys.path)  # noqa: PTH109
+    return Child((*program, str(os.getpid())), PYTHONPATH=path)
 
 
 class TooMuchError(Exception):
@@ -118,42 +177,32 @@ class _Helper:
         if not sys.executable or getattr(sys, "frozen", False):
             raise _unable(sys.executable or "no Python interpreter: sys.executable is empty")
         folders = [_ROOT, *(str(Path(folder).absolute()) for folder in sys.path if folder and folder != _ROOT)]
-        command = [sys.executable, "-I", "-S", str(_PROGRAM), module, str(memory), str(seconds), *folders]
+        program = ("-I", "-S", str(_PROGRAM), module, str(memory), str(seconds), *folders)
         try:
-            self._process = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                cwd=os.sep,
-                env={**os.environ, **_ALONE},
-            )
+            self._child = Child(program, silent=True, folder=os.sep, **_ALONE)
         except OSError as error:
             raise _unable(f"{sys.executable}: {error.strerror}") from error
 
     @property
     def living(self) -> bool:
-        return self._process.poll() is None
+        return self._child.process.poll() is None
 
     def call(self, request: dict[str, Any], data: bytes | memoryview) -> tuple[dict[str, Any], bytes]:
-        asked, replies = self._process.stdin, self._process.stdout
-        assert asked is not None and replies is not None
         if not self._ready:
-            self._wait_ready(replies)
+            self._wait_ready()
         with self._clock(self._patience, self._computed()) as late:
             try:
-                frames.send(asked, request, data)
-                reply = frames.receive(replies)
+                reply = self._child.ask(request, data)
             except (EOFError, ValueError, OSError) as error:
                 raise self._how_ended(late.is_set()) from error
         if "ended" in reply[0]:
             raise TooMuchError(_MEMORY)
         return reply
 
-    def _wait_ready(self, replies: IO[bytes]) -> None:
+    def _wait_ready(self) -> None:
         with self._clock(_START):
             try:
-                frames.receive(replies)
+                self._child.receive()
             except (EOFError, ValueError, OSError) as error:
                 raise _unable(f"{sys.executable} {_PROGRAM.name}: it ended while it was started") from error
         self._ready = True
@@ -174,7 +223,7 @@ class _Helper:
                 if begun is None or not self._waits_for_a_core(begun):
                     break
             late.set()
-            self._process.kill()
+            self._child.process.kill()
 
         watching = threading.Thread(target=watch, daemon=True)
         watching.start()
@@ -187,7 +236,7 @@ class _Helper:
     def _status(self) -> list[str]:
         """What ``/proc/PID/stat`` has after the name, the state first (proc(5)); nothing where no Linux says."""
         try:
-            text = Path(f"/proc/{self._process.pid}/stat").read_text(encoding="utf-8", errors="replace")
+            text = Path(f"/proc/{self._child.process.pid}/stat").read_text(encoding="utf-8", errors="replace")
         except OSError:
             return []
         return text.rpartition(")")[2].split()
@@ -204,26 +253,19 @@ class _Helper:
 
     def _how_ended(self, late: bool) -> TooMuchError:
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(1)
-        code = self._process.poll() or 0
+            self._child.process.wait(1)
+        code = self._child.process.poll() or 0
         if late or code == -getattr(signal, "SIGPROF", 0):
             return TooMuchError(f"more than {min(self._seconds, self._patience):g} s", code, late=True)
         return TooMuchError(_MEMORY if code in _BY_MEMORY else f"its process ended with code {code}", code)
 
     def close(self) -> None:
-        self._process.kill()
-        self._close_pipes()
-        self._process.wait()
+        self._child.end()
 
     def abandon(self) -> None:
         """Forget a process that is not this one's."""
-        self._process.returncode = 0  # nothing to wait for
-        self._close_pipes()
-
-    def _close_pipes(self) -> None:
-        for pipe in (self._process.stdin, self._process.stdout):
-            with contextlib.suppress(OSError):  # what was not sent yet
-                pipe.close() if pipe else None
+        self._child.process.returncode = 0  # nothing to wait for
+        self._child.close_pipes()
 
 
 def _unable(got: str) -> MachineError:

@@ -6,9 +6,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from luvc_export.core.cost.encoder import encoder_flops
-from luvc_export.core.cost.report import llm_flops
 from luvc_export.core.plan import Plan
+from luvc_export.core.plan.cost import encoder_flops, llm_flops
 from luvc_export.core.shapes import DecoderShape, EncoderShape
 from luvc_export.errors import PlanError, UsageError
 from luvc_export.runtime.speed_probe.products import Rate, engines, rate

@@ -15,11 +15,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from luvc_export.batch import reads
 from luvc_export.batch.answerer import Answer
-from luvc_export.batch.job import BatchJob
+from luvc_export.batch.job import BatchJob, sha256_read
 from luvc_export.batch.pool import Answered
-from luvc_export.batch.reads import sha256_read
 from luvc_export.batch.run import BatchProgress, run_batch
 from luvc_export.batch.source import Source
 from luvc_export.bundle.folder import Bundle, load
@@ -203,7 +201,7 @@ def test_engines_are_read_by_those_who_ask_for_them(
 ) -> None:
     data = json.loads((demo_bundle.folder / "luvc.json").read_text())
     built = {"plan": "even", "target": "rtx-ada"}
-    monkeypatch.setattr(reads, "read_manifest", lambda folder: demo_bundle.manifest)
+    monkeypatch.setattr("luvc_export.batch.job.read_manifest", lambda folder: demo_bundle.manifest)
     (tmp_path / "luvc.json").write_text(json.dumps({**data, "engines": [built]}))
     read = {engines: sha256_read(tmp_path, "even", engines) for engines in (True, False)}
     assert read[False] == sha256_read(demo_bundle.folder, "even", False) != read[True]

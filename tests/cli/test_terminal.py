@@ -20,8 +20,8 @@ from luvc_export.bundle.serialisation import from_json_data
 from luvc_export.cli.tables import console as consoles
 from luvc_export.cli.tables.engines import facts
 from luvc_export.cli.tables.plans import cost_table
-from luvc_export.core.cost.report import cost
 from luvc_export.core.plan import Plan
+from luvc_export.core.plan.cost import cost
 from luvc_export.errors import LuvcError
 from luvc_export.packing.record import Pack
 

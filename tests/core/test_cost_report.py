@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from luvc_export.cli.tables.plans import cost_table
-from luvc_export.core.cost.report import _after_merging, cost, padded
 from luvc_export.core.plan import MergePass
+from luvc_export.core.plan.cost import _after_merging, cost, padded
 from luvc_export.core.shapes import DecoderShape
 from luvc_export.export.compression import oim
 from luvc_export.runtime.media.token_visualisation import draw

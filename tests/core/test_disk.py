@@ -12,7 +12,7 @@ from luvc_export import export_bundle, make_plan
 from luvc_export.cli import failures
 from luvc_export.cli.files import write_whole
 from luvc_export.core.files import safe_files
-from luvc_export.core.files.disk import writing_to
+from luvc_export.core.files.folders import writing_to
 from luvc_export.demo import CHECKPOINT, IMAGE_SIZE
 
 

@@ -12,9 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from luvc_export.cli import options
-from luvc_export.core.cost.encoder import encoder_flops, encoder_ratio
-from luvc_export.core.cost.report import padded
 from luvc_export.core.plan import EncoderPrune, Plan
+from luvc_export.core.plan.cost import encoder_flops, encoder_ratio, padded
 from luvc_export.core.plan.merging import MergePass
 from luvc_export.core.planning import EncoderPruneRequest, check_model, solve
 from luvc_export.core.shapes import DecoderShape, EncoderShape

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from fractions import Fraction
 from typing import Any
 
 import pytest
@@ -11,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from luvc_export.core.budgets import prefill_flops
-from luvc_export.core.named_plans import CLIPS, DEFAULT_PLAN, NAMED
+from luvc_export.core.named_plans import CLIPS, DEFAULT_PLAN, NAMED, PICTURES
+from luvc_export.core.plan.merging import EARLIEST
 from luvc_export.core.plan.request import EncoderRequest
 from luvc_export.core.planning import recipe_of, solve
 from luvc_export.core.shapes import DecoderShape, EncoderShape
@@ -119,6 +121,13 @@ def test_clips_take_the_budgets_that_their_sources_say() -> None:
     assert shared["adsc"].keep == (288, 288, 144, 144, 72, 72, 36, 36)
     merging = shared["dymu"].encoder
     assert 0.3 < merging.tokens / merging.units < 0.36 and merging.size_bias and len(merging.merges) > 2
+
+
+def test_lean_prunes_the_encoder_where_schedules_may_begin() -> None:
+    """The table of recipes cannot name the constant it means."""
+    prune = NAMED["lean"].request.encoder.prune
+    assert prune is not None and prune.depth == Fraction(EARLIEST).limit_denominator()
+    assert [*NAMED] == [*PICTURES, *CLIPS] and DEFAULT_PLAN in PICTURES
 
 
 def test_plans_without_a_recipe_and_other_models_are_told_apart() -> None:

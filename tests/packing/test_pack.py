@@ -344,8 +344,8 @@ def test_each_file_of_a_pack_changed_is_refused(
     monkeypatch.setattr(bootstrap, "SITE", pack / "site")
     monkeypatch.setattr(on_device, "_on_cpu", lambda *arguments: asked.append(1))
     monkeypatch.setattr(on_device, "_answer_cases", lambda *arguments: ({}, []))
-    monkeypatch.setattr(on_device.validation_record, "make", lambda *arguments: KeyboardInterrupt())
-    monkeypatch.setattr(on_device.validation_record, "write_report", lambda *arguments: exec("raise KeyboardInterrupt"))
+    monkeypatch.setattr(on_device, "_signature", lambda *arguments: KeyboardInterrupt())
+    monkeypatch.setattr(on_device, "_write_report", lambda *arguments: exec("raise KeyboardInterrupt"))
 
     def both_halves() -> int:
         try:

@@ -18,9 +18,8 @@ from luvc_export.bundle.manifest import Footprint
 from luvc_export.calibration.parity.tolerances import tolerances
 from luvc_export.engines import targets
 from luvc_export.errors import UsageError
-from luvc_export.packing import bootstrap, contents, device_check, device_facts, wheels
-from luvc_export.packing.answer import Answer
-from luvc_export.packing.comparison import compare_answers
+from luvc_export.packing import bootstrap, contents, device_facts, wheels
+from luvc_export.packing.answer import Answer, compare_answers
 from luvc_export.packing.device_facts import Clock, DeviceFacts
 
 MIB = 2**20
@@ -59,12 +58,12 @@ def test_what_is_no_board_says_nothing(tmp_path: Path) -> None:
     assert device_facts.read(tmp_path) == DeviceFacts(None, None, None, None, None, (), ())
 
 
-def findings(tmp_path: Path, building: bool = False, **board: object) -> device_check.Findings:
-    return device_check.check(device_facts.read(jetson_root.write(tmp_path, **board)), ORIN, FOOTPRINT, building)  # type: ignore[arg-type]
+def findings(tmp_path: Path, building: bool = False, **board: object) -> device_facts.Findings:
+    return device_facts.check(device_facts.read(jetson_root.write(tmp_path, **board)), ORIN, FOOTPRINT, building)  # type: ignore[arg-type]
 
 
 def test_the_board_the_pack_was_made_for_is_taken(tmp_path: Path) -> None:
-    assert findings(tmp_path) == device_check.Findings((), ())
+    assert findings(tmp_path) == device_facts.Findings((), ())
 
 
 @pytest.mark.parametrize(
@@ -90,7 +89,7 @@ def test_another_board_is_refused(
 
 
 def test_no_board_is_refused_and_what_is_unknown_is_said(tmp_path: Path) -> None:
-    outcome = device_check.check(device_facts.read(tmp_path), ORIN, FOOTPRINT, building=True)
+    outcome = device_facts.check(device_facts.read(tmp_path), ORIN, FOOTPRINT, building=True)
     assert "this is no Jetson" in outcome.problems[0] and len(outcome.problems) == 1
     assert any("memory, so it was not checked" in line for line in outcome.warnings)
 
@@ -107,7 +106,7 @@ def test_no_board_is_refused_and_what_is_unknown_is_said(tmp_path: Path) -> None
 )
 def test_a_mode_below_the_fastest_is_warned_of(modes: tuple[str, ...], mode: str, warned: bool) -> None:
     slow = DeviceFacts("board", (36, 4, 3), "10.3.0.30", 2**40, mode, modes, (Clock("gpu", 1.0, 1.0, 1.0),))
-    assert bool(device_check.check(slow, ORIN, FOOTPRINT, False).warnings) == warned
+    assert bool(device_facts.check(slow, ORIN, FOOTPRINT, False).warnings) == warned
 
 
 def test_clocks_that_may_fall_are_warned_of(tmp_path: Path) -> None:

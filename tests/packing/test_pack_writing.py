@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -35,10 +36,16 @@ def test_the_runtime_is_a_wheel_of_all_sources_that_old_pythons_read(tmp_path: P
     assert write_wheel(again).read_bytes() == wheel.read_bytes()
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--no-compile"]
     subprocess.run([*command, "--target", str(tmp_path / "site"), str(wheel)], check=True, capture_output=True)
-    installed = {path.relative_to(tmp_path / "site").as_posix() for path in (tmp_path / "site").rglob("*.py")}
-    assert installed == set(sources()) and "luvc_export/runtime/session.py" in installed
+    paths = [path for kind in ("py", "json") for path in (tmp_path / "site/luvc_export").rglob(f"*.{kind}")]
+    installed = {path.relative_to(tmp_path / "site").as_posix() for path in paths}
+    assert installed == set(sources()) >= {"luvc_export/runtime/session.py", "luvc_export/core/operators.json"}
     for name, data in sources().items():
-        ast.parse(data, name, feature_version=(3, 10))
+        if name.endswith(".py"):
+            ast.parse(data, name, feature_version=(3, 10))
+    code = "from luvc_export.bundle import graph_rules; print(graph_rules.__file__)"
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
+    shown = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True, capture_output=True)
+    assert shown.stdout.decode().startswith(str(tmp_path / "site")), "what runs on a device reads its tables"
     ast.parse(Path(bootstrap.__file__).read_text(encoding="utf-8"), feature_version=(3, 8))
 
 

@@ -11,7 +11,7 @@ from flat_plans import flat_plan
 from luvc_export.bundle.manifest import EngineEntry, EngineFile, FileRecord, Footprint, PlanEntry
 from luvc_export.calibration.parity.gates import Gate
 from luvc_export.cli.commands import bench
-from luvc_export.core.cost.report import cost
+from luvc_export.core.plan.cost import cost
 from luvc_export.core.shapes import DecoderShape
 from luvc_export.runtime.bench.case import CaseFacts, Sample
 from luvc_export.runtime.bench.machine import Machine

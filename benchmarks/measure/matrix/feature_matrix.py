@@ -34,7 +34,7 @@ from torch_backend import TorchBackend  # noqa: E402
 from luvc_export import export_bundle  # noqa: E402
 from luvc_export.bundle.folder import Bundle  # noqa: E402
 from luvc_export.core.plan import Plan  # noqa: E402
-from luvc_export.core.plan.unit_buckets import with_buckets  # noqa: E402
+from luvc_export.core.plan.plan_set import with_buckets  # noqa: E402
 from luvc_export.errors import LuvcError  # noqa: E402
 from luvc_export.export.checkpoint import open_checkpoint  # noqa: E402
 from luvc_export.pipeline import make_plan  # noqa: E402

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from luvc_export.bundle.folder import load
-from luvc_export.core.cost.report import cost
+from luvc_export.core.plan.cost import cost
 from luvc_export.runtime.session import Session
 
 TEXT, TURNS, PLANS = 64, 2, ("none", "full", "frozen", "mix")

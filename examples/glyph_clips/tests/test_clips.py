@@ -24,7 +24,7 @@ from glyph_vqa.pack import SUFFIX
 from luvc_export.calibration.ablation.store import Store
 from luvc_export.core.named_plans import CLIPS
 from luvc_export.core.plan import Plan
-from luvc_export.core.plan.time_merge import TimeMerge
+from luvc_export.core.plan.merging import TimeMerge
 from luvc_export.errors import UsageError
 from luvc_export.export.checkpoint import open_checkpoint
 from luvc_export.export.processor import normalise

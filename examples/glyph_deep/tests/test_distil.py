@@ -15,7 +15,7 @@ from glyph_deep.train.model import load
 from glyph_deep.train.see import draw
 
 from luvc_export.calibration.runners.compressed import TorchCalls
-from luvc_export.core.cost.encoder import encoder_ratio
+from luvc_export.core.plan.cost import encoder_ratio
 from luvc_export.export.checkpoint import open_checkpoint
 
 

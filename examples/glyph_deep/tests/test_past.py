@@ -18,9 +18,9 @@ from luvc_export.calibration.ablation.past import at_speedup
 from luvc_export.calibration.ablation.study import Row
 from luvc_export.calibration.ablation.variants import Shapes
 from luvc_export.calibration.intervals import Interval
-from luvc_export.core.cost.report import cost
 from luvc_export.core.named_plans import PICTURES
 from luvc_export.core.plan import EncoderPlan, LlmPlan, Plan
+from luvc_export.core.plan.cost import cost
 from luvc_export.core.planning import check_model
 from luvc_export.errors import UsageError
 from luvc_export.export.checkpoint import open_checkpoint

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from glyph_deep.data import page
-from luvc_export.core.cost.encoder import encoder_ratio
 from luvc_export.core.plan import EncoderPlan
-from luvc_export.core.plan.encoder_prune import EncoderPrune
+from luvc_export.core.plan.cost import encoder_ratio
+from luvc_export.core.plan.encoder import EncoderPrune
 from luvc_export.export.checkpoint import open_checkpoint
 
 from .encoder import encode, grid_of

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from luvc_export.core.plan.encoder_prune import EncoderPrune
+from luvc_export.core.plan.encoder import EncoderPrune
 from luvc_export.export.compression import unit_prune
 
 from .encoder import attend, block, embed, grid_of, look, rotary, rotate, windows

@@ -20,7 +20,7 @@ from luvc_export.core.element_types import BY_PRECISION, BY_SAFETENSORS
 from luvc_export.core.files import folders
 from luvc_export.core.files.json_file import parse_json
 from luvc_export.core.files.safe_files import open_regular
-from luvc_export.errors import CheckpointError, UsageError
+from luvc_export.errors import CheckpointError, UsageError, first_few
 
 TENSORS = "adapter_model.safetensors"
 _PICKLED = "adapter_model.bin"
@@ -36,8 +36,6 @@ _TYPES = tuple(BY_PRECISION[name].safetensors for name in ("fp32", "fp16", "bf16
 #: Of a factor, and of what two factors add to a weight: fp16's largest number; elsewhere what, times inputs and widths
 #: of models, is squared by norms and stays a float32.
 _MOST_HALF, _MOST = float(np.finfo(np.float16).max), 1e9
-#: Modules that an error names.
-_NAMED = 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +89,7 @@ def read_adapter(folder: Path, manifest: Manifest) -> Adapter:
         raise CheckpointError(
             "the adapter changes modules that the bundle has no slots for",
             where=str(folder / TENSORS),
-            got=_some(strange) if strange else "no tensors",
+            got=first_few(name[:120] for name in sorted(strange)) if strange else "no tensors",
             expected=f"{', '.join(slots.modules)} of {slots.prefix}.N",
             fix=f"export with --lora-targets naming them too (products of the LLM's layers alone), or {MERGE}",
         )
@@ -270,7 +268,3 @@ def _damaged(path: Path, got: str) -> CheckpointError:
         expected="a safetensors file",
         fix="download or copy this file again",
     )
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(name[:120] for name in sorted(names)[:_NAMED]) + (", ..." if len(names) > _NAMED else "")

@@ -5,11 +5,19 @@ patch, and build)", TensorRT release properties, developer.nvidia.com/docs/drive
 version-compatible: then in later versions of the same or the next major (docs.nvidia.com, TensorRT, version
 compatibility). It runs on the compute capability it was built for; ``ampere+`` plans run on 8.0 and later, Jetson
 excepted (docs.nvidia.com, TensorRT, hardware compatibility).
+
+A hash in ``luvc.json`` says that an engine is the one its maker built, not that its maker is to be trusted. Naming
+``--backend tensorrt`` says so for one run; building an engine here says so for that engine, whose sha256 is kept
+outside every bundle, and ``--backend auto`` takes only such.
 """
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 from luvc_export.bundle.manifest import EngineEntry, Manifest, Verified
+from luvc_export.core.files.folders import append, private_folder
 from luvc_export.errors import MachineError
 
 _AMPERE = (8, 0)
@@ -69,3 +77,35 @@ def newest_sign_off(entry: EngineEntry, manifest: Manifest) -> Verified | None:
     own = {entry.vision.file, entry.decoder.file}
     valid = [item for item in manifest.verified if own <= set(item.files) and not changed(item, manifest)]
     return max(valid, key=lambda item: item.date, default=None)
+
+
+_DIGEST = 64
+
+
+def store() -> Path:
+    """The list: ``$XDG_STATE_HOME/luvc-export/trusted-engines``, one sha256 a line."""
+    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(base) / "luvc-export" / "trusted-engines"
+
+
+def trusted(entry: EngineEntry) -> bool:
+    """Whether every file of ``entry`` that is code has a hash on the list."""
+    known = _trusted_digests()
+    return all(part.record.sha256 in known for part in entry.code)
+
+
+def trust(entry: EngineEntry) -> None:
+    """Put the files of ``entry`` on the list."""
+    path = store()
+    private_folder(path.parent)
+    new = [part.record.sha256 for part in entry.code if part.record.sha256 not in _trusted_digests()]
+    if new:
+        append(path, "".join(f"{digest}\n" for digest in new))
+
+
+def _trusted_digests() -> frozenset[str]:
+    try:
+        text = store().read_text(encoding="ascii")
+    except (OSError, ValueError):
+        return frozenset()
+    return frozenset(line for line in text.splitlines() if len(line) == _DIGEST)

@@ -40,9 +40,9 @@ def demo(
     from PIL import Image
 
     from luvc_export.cli.kept_picture import save_survival
-    from luvc_export.core.cost.report import cost
     from luvc_export.core.files.folders import check_own_names
     from luvc_export.core.files.safe_files import whole
+    from luvc_export.core.plan.cost import cost
     from luvc_export.demo.questions import KINDS, cases
     from luvc_export.pipeline import load_bundle
 
@@ -118,7 +118,7 @@ def _at_size(times: dict[str, Any]) -> str:
     """What the times are, and what a larger model gains: this one is too small for a plan's FLOPs to show in time."""
     from transformers import AutoConfig
 
-    from luvc_export.core.cost.report import cost
+    from luvc_export.core.plan.cost import cost
     from luvc_export.core.plan.request import LlmRequest, PlanRequest
     from luvc_export.core.planning import solve
     from luvc_export.export import families

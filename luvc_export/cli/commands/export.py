@@ -68,7 +68,7 @@ def export(
     [dim]luvc-export export OpenGVLab/InternVL3-1B-hf -o internvl-bundle --tiles 1x1 --tiles 2x2 --tiles 2x3[/dim]
     """
     from luvc_export.bundle.folder import check_target
-    from luvc_export.core.cost.report import cost
+    from luvc_export.core.plan.cost import cost
     from luvc_export.export.checkpoint import open_checkpoint
     from luvc_export.pipeline import export_bundle, make_plans
 

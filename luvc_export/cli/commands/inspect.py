@@ -30,7 +30,7 @@ def inspect(
     """
     from luvc_export.bundle.engines.checks import changed
     from luvc_export.bundle.folder import load
-    from luvc_export.core.cost.report import cost
+    from luvc_export.core.plan.cost import cost
 
     with options.progress(quiet=as_json) as tell:
         loaded = load(bundle, verify, tell)

@@ -100,7 +100,7 @@ def plan(
     """
     from luvc_export.cli.tables.named import named_table
     from luvc_export.cli.tables.plans import cost_table, padded_line
-    from luvc_export.core.cost.report import cost, padded
+    from luvc_export.core.plan.cost import cost, padded
     from luvc_export.core.precision import check_caches
     from luvc_export.errors import UsageError
     from luvc_export.export.checkpoint import open_checkpoint

@@ -9,11 +9,11 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from luvc_export.core.cost.report import cost
 from luvc_export.core.files import pages
 from luvc_export.core.named_plans import CLIPS, PICTURES, NamedPlan
 from luvc_export.core.plan import Plan, Sharing
 from luvc_export.core.plan import figures as plan_figures
+from luvc_export.core.plan.cost import cost
 from luvc_export.core.plan.request import LlmRequest, PlanRequest
 from luvc_export.core.planning import recipe_of, solve
 from luvc_export.core.shapes import DecoderShape, EncoderShape

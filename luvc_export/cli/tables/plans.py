@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from luvc_export.core.cost.report import Cost, Padded, Stage
 from luvc_export.core.plan import MergePass, Plan
+from luvc_export.core.plan.cost import Cost, Padded, Stage
 
 
 def _removed(step: MergePass) -> str:

@@ -19,7 +19,7 @@ from typing import IO
 
 from luvc_export.core.files.json_file import read_json
 from luvc_export.core.files.safe_files import create, open_regular, write_whole
-from luvc_export.errors import UsageError
+from luvc_export.errors import UsageError, first_few
 
 #: Folders inside folders that a walk goes down.
 MAX_DEPTH = 64
@@ -29,7 +29,6 @@ _MOST_BYTES = 2**26
 _CHUNK = 2**20
 #: What Python leaves beside programs that others run.
 _LEFT_BY_PYTHON = "__pycache__"
-_NAMED = 5
 
 
 def walk(folder: Path, links: bool = False, hidden: bool = True) -> Iterator[str]:
@@ -193,7 +192,7 @@ def check_written(folder: Path) -> None:
         raise UsageError(
             "this folder holds what this command did not write, so it is not replaced",
             where=str(folder),
-            got=", ".join(repr(name) for name in unlisted[:_NAMED]) + (", ..." if len(unlisted) > _NAMED else ""),
+            got=first_few(map(repr, unlisted)),
             fix="move these files away first",
         )
 
@@ -207,3 +206,18 @@ def _strange(path: Path) -> UsageError:
         got=got,
         fix="remove it; if the folder is not your own, it may have been planted",
     )
+
+
+@contextmanager
+def writing_to(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Give ``path`` to an OSError of this block that names no file: a full disk, a file that is too large.
+
+    Raises:
+        OSError: As it came, with ``filename``.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = os.fspath(path)
+        raise

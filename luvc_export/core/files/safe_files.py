@@ -173,31 +173,21 @@ def temporary_folder(name: str) -> AbstractContextManager[Path]:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Wait until no other process has ``folder`` locked, and lock it while the block runs."""
-    handle = None if fcntl is None else os.open(folder, os.O_RDONLY)
-    try:
-        if handle is not None:
-            with contextlib.suppress(OSError):  # a file system without locks
-                fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        if handle is not None:
-            os.close(handle)
-
-
-@contextmanager
-def sole(folder: Path) -> Iterator[None]:
+def locked(folder: Path, wait: bool = True) -> Iterator[None]:
     """Lock ``folder`` while the block runs.
 
+    Args:
+        folder: Where this process writes.
+        wait: Wait until no other process has it locked.
+
     Raises:
-        UsageError: Another process has it locked.
+        UsageError: Another process has it locked, and ``wait`` is False.
     """
     handle = None if fcntl is None else os.open(folder, os.O_RDONLY)
     try:
         if handle is not None:
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             except BlockingIOError as error:
                 raise UsageError(
                     "another process is writing here", where=str(folder), fix="wait for it, or name another folder"

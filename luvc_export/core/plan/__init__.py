@@ -7,11 +7,9 @@ every switch is a reconstruction.
 
 from __future__ import annotations
 
-from luvc_export.core.plan.encoder import EncoderPlan, MergeMode, Positions, Windows
-from luvc_export.core.plan.encoder_prune import EncoderPrune
-from luvc_export.core.plan.llm import Axis, LastLayer, LlmPlan, Reducer, Spectrum
+from luvc_export.core.plan.encoder import EncoderPlan, EncoderPrune, MergeMode, Positions, Windows
+from luvc_export.core.plan.llm import Axis, LastLayer, LlmPlan, Method, Reducer, Spectrum
 from luvc_export.core.plan.merging import MergePass
-from luvc_export.core.plan.method import Method
 from luvc_export.core.plan.plan import MAX_PLAN_BYTES, SCHEMA_VERSION, Plan
 from luvc_export.core.plan.reading import TENSORRT_TOPK_LIMIT
 from luvc_export.core.plan.sharing import Quota, Sharing

@@ -1,7 +1,8 @@
 """Merge passes of the encoder and the grids between them: what a pass of a plan removes where, in plain numbers.
 
 A pass merges along whole rows and columns, or inside windows: then every window loses the same, those at the edge in
-proportion, so that windows stay equal batches and a rectangle of units is left (window-local passes: ours).
+proportion, so that windows stay equal batches and a rectangle of units is left (window-local passes: ours). Of a clip,
+units may merge along time instead (``TimeMerge``).
 """
 
 from __future__ import annotations
@@ -201,3 +202,31 @@ def nested_grid(grid: tuple[int, int], count: int) -> tuple[int, int] | None:
     rows, columns = grid
     fits = [(r, count // r) for r in range(rows, 0, -1) if count % r == 0 and count // r <= columns]
     return min(fits, key=lambda size: abs(size[0] / rows - size[1] / columns)) if fits else None
+
+
+@dataclass(frozen=True)
+class TimeMerge(reading.Part):
+    """What of a clip's frames (images of two frames each, where the family has it so) goes on after ``block``.
+
+    The most similar neighbours in time at each place become their mean, by size, until a fixed number is left; later
+    blocks compute those alone. At the end all come back: what they were when they merged, and what their mean has
+    become since, so that the LLM sees the whole clip at its own times. That neighbours in time merge inside the encoder
+    is EarlyTom's idea (arXiv 2605.30010), whole frames there; places of their own as OIM's rows, fixed numbers and
+    coming back by the change are ours.
+
+    Args:
+        block: Encoder block after which units merge.
+        frames: Of a clip, as many as share a budget.
+        keep: Units that are left of each place's, one of each frame before.
+    """
+
+    block: int
+    frames: int
+    keep: int
+
+    def problems(self) -> list[str]:
+        """What of it is wrong by itself, one line each."""
+        lines = [f"block: got {self.block}, expected at least 0"] if self.block < 0 else []
+        if not 1 <= self.keep < self.frames:
+            lines.append(f"keep: got {self.keep} of {self.frames} frames, expected at least 1 and fewer than all")
+        return lines

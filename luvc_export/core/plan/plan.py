@@ -22,7 +22,7 @@ _PARTS = {"encoder": EncoderPlan, "llm": LlmPlan, "sharing": Sharing}
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(reading.Part):
     """Everything about compression that is fixed at export.
 
     Args:
@@ -187,9 +187,7 @@ class Plan:
             "schema_version": SCHEMA_VERSION,
             "schedule": self.schedule,
             "topk_limit": self.topk_limit,
-            "encoder": self.encoder.to_json(),
-            "llm": self.llm.to_json(),
-            "sharing": self.sharing.to_json(),
+            **super().to_json(),
         }
 
     @classmethod
@@ -212,18 +210,10 @@ class Plan:
             )
         if version == 1:
             data = schema_1.in_parts(data, where)
-        values = dict(reading.fields_of(cls, {k: v for k, v in data.items() if k != "schema_version"}, where))
-        for name, part in _PARTS.items():
-            if name in values:
-                values[name] = part.from_json(values[name], f"{where}.{name}")  # type: ignore[attr-defined]
-        if values.get("topk_limit") is not None and "topk_limit" in values:
-            values["topk_limit"] = reading.whole(values["topk_limit"], f"{where}.topk_limit")
-        if not isinstance(values.get("schedule", ""), str):
-            raise PlanError(
-                "the schedule's name is a text", where=f"{where}.schedule", got=repr(values["schedule"])[:40]
-            )
+        if not isinstance(data.get("schedule", ""), str):
+            raise PlanError("the schedule's name is a text", where=f"{where}.schedule", got=repr(data["schedule"])[:40])
         try:
-            return cls(**values)
+            return super().from_json({k: v for k, v in data.items() if k != "schema_version"}, where)
         except (TypeError, ValueError, AttributeError, OverflowError) as error:
             raise PlanError("the plan cannot be read", where=where, got=str(error)) from error
 

@@ -20,7 +20,7 @@ from luvc_export.core.plan import (
     Spectrum,
     Windows,
 )
-from luvc_export.core.plan.encoder_prune import Restore
+from luvc_export.core.plan.encoder import Restore
 
 #: Share of the depth at which a stage begins, and share of the visual tokens that it keeps.
 Stages = tuple[tuple[Fraction, float], ...]

@@ -10,16 +10,8 @@ from typing import Any
 from luvc_export.errors import PlanError
 
 #: Fields of a part by their names in schema 1.
-ENCODER = {
-    "grid": "grid",
-    "merges": "merges",
-    "encoder_prune": "prune",
-    "bucket": "bucket",
-    "merge_mode": "merge_mode",
-    "positions": "positions",
-    "windows": "windows",
-    "size_bias": "size_bias",
-    "padding": "padding",
+ENCODER = {"encoder_prune": "prune"} | {
+    name: name for name in ("grid", "merges", "bucket", "merge_mode", "positions", "windows", "size_bias", "padding")
 }
 LLM = {name: name for name in ("keep", "last_layer", "kv_only", "reducer", "axis", "spectrum", "aggregate")}
 SHARING = {"joint_images": "images", "joint_tiles": "tiles", "quota": "quota"}

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from luvc_export.core.plan import EncoderPlan, LlmPlan, Plan, Sharing
-from luvc_export.core.plan.time_merge import TimeMerge
+from luvc_export.core.plan.merging import TimeMerge
 from luvc_export.errors import PlanError
 from luvc_export.export.compression import time_merge
 

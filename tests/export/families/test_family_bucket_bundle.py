@@ -24,7 +24,7 @@ from luvc_export.bundle.folder import Bundle
 from luvc_export.bundle.manifest import Manifest
 from luvc_export.cli.bucket_line import bucket_counts, bucket_line
 from luvc_export.core.plan import EncoderPrune, Plan
-from luvc_export.core.plan.unit_buckets import with_buckets
+from luvc_export.core.plan.plan_set import with_buckets
 from luvc_export.engines.profiles import Capacity
 from luvc_export.errors import LuvcError, PlanError, UsageError
 from luvc_export.pipeline import make_plans

@@ -19,10 +19,10 @@ from test_family_joint import MOMENTS, joint
 from test_family_video import CHAT, FPS, VIDEO, frames
 
 from luvc_export.core import graph_io
-from luvc_export.core.cost.encoder import encoder_flops
 from luvc_export.core.plan import Plan
+from luvc_export.core.plan.cost import encoder_flops
+from luvc_export.core.plan.merging import TimeMerge
 from luvc_export.core.plan.request import TimeRequest
-from luvc_export.core.plan.time_merge import TimeMerge
 from luvc_export.core.planning import solve
 from luvc_export.core.target import ORT_CPU
 from luvc_export.engines import targets

@@ -19,7 +19,7 @@ from flat_plans import replan
 from torch import Tensor
 
 from luvc_export.core.plan import Plan
-from luvc_export.core.plan.unit_buckets import with_buckets
+from luvc_export.core.plan.plan_set import with_buckets
 from luvc_export.core.target import ORT_CPU
 from luvc_export.engines import targets
 from luvc_export.errors import CheckFailed

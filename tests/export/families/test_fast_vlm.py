@@ -11,7 +11,7 @@ from family_harness import case
 from flat_plans import flat_request, replan
 from torch import nn
 
-from luvc_export.core.cost.encoder import encoder_flops, encoder_ratio
+from luvc_export.core.plan.cost import encoder_flops, encoder_ratio
 from luvc_export.core.plan.merging import MergePass
 from luvc_export.core.plan.request import EncoderPruneRequest
 from luvc_export.core.planning import check_model, solve

@@ -18,8 +18,8 @@ from test_family_video import CHAT, FPS, frames
 
 from luvc_export.calibration.runners.canvas import uncompressed
 from luvc_export.core import graph_io
-from luvc_export.core.cost.encoder import encoder_flops
 from luvc_export.core.plan import EncoderPlan, LlmPlan, Plan, Sharing
+from luvc_export.core.plan.cost import encoder_flops
 from luvc_export.core.plan.request import EncoderPruneRequest
 from luvc_export.errors import PlanError, UsageError
 from luvc_export.export import trace

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import io
+import pickle
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 
 from luvc_export.runtime.bench import worker
 from luvc_export.runtime.bench.case import BenchCase
+from luvc_export.runtime.confined import frames
 
 
 class Interrupted(ModuleType):
@@ -22,12 +24,19 @@ class Interrupted(ModuleType):
         raise KeyboardInterrupt
 
 
+def served() -> bytes:
+    """What the process answers that is asked to open a case."""
+    asked, replies = io.BytesIO(), io.BytesIO()
+    frames.send(asked, {}, pickle.dumps(("open", (BenchCase(Path()), None, None))))
+    asked.seek(0)
+    worker._serve(asked, replies)
+    return replies.getvalue()
+
+
 def test_ctrl_c_while_it_imports_is_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     name = "luvc_export.runtime.bench.loaded_case"
     monkeypatch.setitem(sys.modules, name, Interrupted(name))
-    near, far = multiprocessing.Pipe()
-    worker._serve(BenchCase(Path()), None, far)
-    assert not near.poll()
+    assert served() == b""
 
 
 @pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="no signal masks on this system")
@@ -54,11 +63,10 @@ def test_ctrl_c_while_it_starts_waits_and_is_not_lost() -> None:
 
 @pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="no signal masks on this system")
 def test_ctrl_c_that_waited_ends_the_process_quietly(monkeypatch: pytest.MonkeyPatch) -> None:
-    near, far = multiprocessing.Pipe()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         signal.raise_signal(signal.SIGINT)
-        worker._serve(BenchCase(Path()), None, far)
+        replies = served()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    assert not near.poll()
+    assert replies == b""

@@ -129,8 +129,8 @@ def test_a_decoder_that_dies_is_started_again(
     writes(pipe, data, rest=1.0)
     seen(camera, lambda events, frames: bool(frames))
     (helper,) = camera._opening._helpers._idle  # type: ignore[union-attr]
-    helper._process.kill()
-    helper._process.wait()
+    helper._child.process.kill()
+    helper._child.process.wait()
     events, _ = seen(camera, lambda events, frames: bool(events))
     assert events[0].kind == "lost" and events[0].why == "its decoder was ended"
     writes(pipe, data)

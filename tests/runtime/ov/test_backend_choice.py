@@ -12,7 +12,7 @@ import tiny_bundle
 from flat_plans import replan
 
 from luvc_export import load_bundle
-from luvc_export.bundle.engines import trust as engine_trust
+from luvc_export.bundle.engines import checks as engine_checks
 from luvc_export.bundle.folder import Bundle
 from luvc_export.bundle.manifest import EngineEntry, FileRecord
 from luvc_export.errors import MachineError
@@ -109,8 +109,8 @@ def test_engines_of_a_stranger_are_never_read(tiny: Bundle, monkeypatch: pytest.
 
 def test_engines_built_here_are_tried(tiny: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     entry: Any = _Engines()
-    engine_trust.trust(entry)
-    assert engine_trust.trusted(entry) and engine_trust.store().stat().st_mode & 0o777 == 0o600
+    engine_checks.trust(entry)
+    assert engine_checks.trusted(entry) and engine_checks.store().stat().st_mode & 0o777 == 0o600
     bundle = replace(tiny, manifest=replace(tiny.manifest, engines=(entry,)))
     assert "tensorrt:l4: tensorrt is not installed" in choose(bundle).line
     monkeypatch.setattr(backend_choice, "_engines", lambda entry, arithmetic: None)
@@ -119,22 +119,22 @@ def test_engines_built_here_are_tried(tiny: Bundle, monkeypatch: pytest.MonkeyPa
 
 def test_one_changed_byte_is_another_engine() -> None:
     entry: Any = _Engines()
-    engine_trust.trust(entry)
-    engine_trust.trust(entry)
-    assert engine_trust.store().read_text(encoding="ascii").count("\n") == 2
+    engine_checks.trust(entry)
+    engine_checks.trust(entry)
+    assert engine_checks.store().read_text(encoding="ascii").count("\n") == 2
     other: Any = _Engines()
     other.code = (_Part("a" * 64), _Part("c" * 64))
-    assert not engine_trust.trusted(other)
-    engine_trust.store().write_bytes(b"\xff\xfe")
-    assert not engine_trust.trusted(entry)
+    assert not engine_checks.trusted(other)
+    engine_checks.store().write_bytes(b"\xff\xfe")
+    assert not engine_checks.trusted(entry)
 
 
 def test_a_link_is_not_written_through(tmp_path: Path) -> None:
     entry: Any = _Engines()
-    engine_trust.store().parent.mkdir(parents=True)
-    engine_trust.store().symlink_to(tmp_path / "elsewhere")
+    engine_checks.store().parent.mkdir(parents=True)
+    engine_checks.store().symlink_to(tmp_path / "elsewhere")
     with pytest.raises(OSError):
-        engine_trust.trust(entry)
+        engine_checks.trust(entry)
     assert not (tmp_path / "elsewhere").exists()
 
 

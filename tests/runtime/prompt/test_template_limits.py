@@ -87,7 +87,7 @@ def test_a_helper_that_waits_for_a_core_is_not_ended(monkeypatch: pytest.MonkeyP
     patient = Helpers(RENDERING, 2**27, 2, clock=0.2)
     monkeypatch.setattr(template, "_helpers", patient)
     assert render("a") == "a"
-    process = patient._idle[0]._process.pid
+    process = patient._idle[0]._child.process.pid
     os.kill(process, signal.SIGSTOP)
     later = threading.Timer(0.7, os.kill, (process, signal.SIGCONT))
     later.start()
@@ -153,8 +153,8 @@ def test_threads_render_at_the_same_time(short: Helpers) -> None:
 
 def test_a_helper_that_was_killed_between_two_calls_is_replaced(short: Helpers) -> None:
     assert render("a") == "a"
-    os.kill(short._idle[0]._process.pid, signal.SIGKILL)
-    short._idle[0]._process.wait()
+    os.kill(short._idle[0]._child.process.pid, signal.SIGKILL)
+    short._idle[0]._child.process.wait()
     assert render("b") == "b"
 
 

@@ -23,9 +23,9 @@ from luvc_export.calibration.ablation.store import Store, weights_hash
 from luvc_export.calibration.ablation.study import Study
 from luvc_export.calibration.ablation.variants import Shapes, Variant
 from luvc_export.calibration.runners.compressed import load_model
-from luvc_export.core.cost.encoder import encoder_ratio
 from luvc_export.core.named_plans import FIGURES, PICTURES
 from luvc_export.core.plan import figures as plan_figures
+from luvc_export.core.plan.cost import encoder_ratio
 from luvc_export.core.plan.request import LlmRequest, PlanRequest
 from luvc_export.core.planning import solve
 from luvc_export.demo import CHECKPOINT as BUNDLED

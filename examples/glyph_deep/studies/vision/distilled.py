@@ -27,8 +27,8 @@ from luvc_export.calibration import intervals
 from luvc_export.calibration.ablation.evaluator import PlanEvaluator
 from luvc_export.calibration.ablation.store import Store, pack, unpack, weights_hash
 from luvc_export.calibration.runners.compressed import load_model
-from luvc_export.core.cost.encoder import encoder_ratio
 from luvc_export.core.plan import EncoderPlan, Plan
+from luvc_export.core.plan.cost import encoder_ratio
 from luvc_export.core.planning import LlmRequest, PlanRequest, solve
 from luvc_export.demo.questions import GlyphCase
 from luvc_export.export.checkpoint import open_checkpoint

@@ -17,8 +17,8 @@ from luvc_export.calibration.ablation import encoder_section, encoder_variants
 from luvc_export.calibration.ablation.store import weights_hash
 from luvc_export.calibration.ablation.study import Row, from_plain
 from luvc_export.calibration.ablation.variants import Shapes, Variant
-from luvc_export.core.cost.encoder import encoder_ratio
 from luvc_export.core.plan import Plan
+from luvc_export.core.plan.cost import encoder_ratio
 
 
 def ratio(shapes: Shapes, plan: Plan) -> float:

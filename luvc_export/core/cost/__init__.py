@@ -1,1 +1,0 @@
-"""What plans cost: FLOPs and KV bytes of the LLM, FLOPs of the encoder."""
