@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from luvc_export.core.files.folders import check_name
+from luvc_export.core.files.text import read_text
 from luvc_export.errors import UsageError
 from luvc_export.runtime.prompt.case_lines import FileCase, parse_case, question_of
 from luvc_export.runtime.prompt.encoder import Question
@@ -58,7 +59,7 @@ def read_jsonl(path: Path) -> list[FileCase]:
         raise UsageError("there is no such file of cases", where=str(path), fix="--cases FILE.jsonl, or --task glyph")
     cases: list[FileCase] = []
     clusters: dict[Any, int] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(read_text(path, UsageError, "the file of cases").splitlines(), 1):
         if line.strip():
             case = parse_case(line, f"{path}: line {number}", path.parent)
             cases.append(replace(case, picture=clusters.setdefault((case.images, case.video), len(clusters))))

@@ -22,6 +22,7 @@ from luvc_export.bundle.manifest import CalibrationData
 from luvc_export.calibration import tasks
 from luvc_export.calibration.cases import Case, asked, read_jsonl
 from luvc_export.core.files.folders import check_name, walk
+from luvc_export.core.files.text import read_text
 from luvc_export.core.progress import Progress
 from luvc_export.errors import UsageError, did_you_mean
 from luvc_export.runtime.media.pictures import Picture, open_picture
@@ -173,7 +174,7 @@ def _folder(folder: Path, prompt: str | None) -> list[FileCase]:
     cases = []
     for path in paths:
         beside = path.with_suffix(".txt")
-        text = beside.read_text(encoding="utf-8").strip() if beside.is_file() else prompt
+        text = read_text(beside, UsageError, "the prompt").strip() if beside.is_file() else prompt
         if not text:
             raise UsageError(
                 "a picture of the calibration set has no prompt",

@@ -18,6 +18,7 @@ from luvc_export.bundle.manifest import PlanEntry, StoredCodes, WeightsMode, Wei
 from luvc_export.bundle.reference import tensor_sha256
 from luvc_export.core.files.folders import copy_file, list_names, writing_to
 from luvc_export.core.files.safe_files import write_new
+from luvc_export.core.files.template_source import JINJA
 from luvc_export.core.plan import Plan
 from luvc_export.core.plan.plan_set import PlanSet
 from luvc_export.core.progress import Progress
@@ -34,13 +35,15 @@ from luvc_export.export.llm.reduced_head import reduced
 from luvc_export.export.options import Options, check_size
 from luvc_export.export.packed import placing, products
 from luvc_export.export.processor import normalise
+from luvc_export.export.reading.remarks import chat_template
+from luvc_export.export.reading.tokenizer_files import tokenizer_files
 from luvc_export.export.simplify import simplify
 from luvc_export.export.surgeon import run_passes
 from luvc_export.export.surgeon.finish import finish
 from luvc_export.export.surgeon.fused import mark_bodies
 from luvc_export.version import VERSION
 
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "chat_template.json")
+_TEMPLATE_FILES = (JINJA, "chat_template.json")
 
 
 def write_bundle(
@@ -77,6 +80,8 @@ def write_bundle(
             expected="tokenizer.json",
             fix="AutoTokenizer.from_pretrained(MODEL).save_pretrained(MODEL) writes one",
         )
+    tokenizer = tokenizer_files(checkpoint.folder).files
+    chat_template(checkpoint.folder)
     with writing_to(output), bundle.writing(output.resolve(), overwrite) as folder:
         skeleton = weights.skeleton(checkpoint, options.dtype)
         tensors = weights.stored(skeleton.model, checkpoint)
@@ -103,7 +108,9 @@ def write_bundle(
             _copy_weights(folder, tensors, places, progress)
         for scorer in {scorer_of(plan) for plan in plans.values()} - {""}:
             write_new(folder / file_name(scorer), known(scorer).data)
-        for name in _TOKENIZER_FILES:
+        for name, data in tokenizer.items():
+            write_new(folder / name, data)
+        for name in _TEMPLATE_FILES:
             if (checkpoint.folder / name).is_file():
                 copy_file(checkpoint.folder / name, folder / name, links=True)
         processor = checkpoint.folder / "processor_config.json"

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from luvc_export.bundle.manifest import Prompt
+from luvc_export.core.files.template_source import template_source
 from luvc_export.core.tiling import Tiling
 from luvc_export.errors import CheckpointError
 from luvc_export.export.checkpoint import Checkpoint
 from luvc_export.runtime.prompt.encoder import PromptEncoder, Question
-from luvc_export.runtime.prompt.template_source import template_source
 
 
 class Tokens(PromptEncoder):

@@ -20,9 +20,11 @@ from torch import Tensor, nn
 
 from luvc_export.bundle.manifest import Vocabulary
 from luvc_export.core.files.json_file import read_json
+from luvc_export.core.files.text import read_text
 from luvc_export.core.graph_io import ABSENT
 from luvc_export.errors import CheckpointError, UsageError
 from luvc_export.export.checkpoint import Checkpoint, StoredTensor
+from luvc_export.export.reading.tokenizer_files import tokenizer_files
 from luvc_export.export.weights import DTYPES, Skeleton
 
 HEAD = "lm_head.weight"
@@ -185,7 +187,7 @@ def _tokenizer(checkpoint: Checkpoint) -> Any:
             expected="tokenizer.json",
             fix="AutoTokenizer.from_pretrained(MODEL).save_pretrained(MODEL) writes one",
         )
-    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer = Tokenizer.from_str(tokenizer_files(checkpoint.folder).files[path.name].decode())
     tokenizer.no_truncation()
     return tokenizer
 
@@ -218,9 +220,5 @@ def _lines(path: Path) -> Iterable[str]:
     Raises:
         UsageError: It is no UTF-8, or larger than a corpus need be.
     """
-    if path.stat().st_size > _LARGEST_FILE:
-        raise UsageError("this corpus is too large", where=f"--vocab {path}", expected=f"at most {_LARGEST_FILE} bytes")
-    try:
-        return re.split(r"(?<=\n)(?=[^\n])", path.read_text(encoding="utf-8"))  # empty lines are tokens together
-    except UnicodeDecodeError as error:
-        raise UsageError("this corpus is no UTF-8 text", where=f"--vocab {path}", got=str(error)[:80]) from error
+    text = read_text(path, UsageError, "this corpus", _LARGEST_FILE)
+    return re.split(r"(?<=\n)(?=[^\n])", text)  # empty lines are tokens together

@@ -16,6 +16,7 @@ from PIL import Image
 
 from luvc_export.core.files.folders import walk
 from luvc_export.core.files.safe_files import open_regular, whole
+from luvc_export.core.files.text import decoded, read_text
 from luvc_export.errors import UsageError
 
 #: Bytes of a line; what is longer is no question.
@@ -87,7 +88,7 @@ def read_rows(path: Path, start: int, where: int, first: int, count: int) -> Ite
                 yield Row(first + yielded, "", where)
                 yielded += 1
             elif line.strip():
-                yield Row(first + yielded, line.decode("utf-8", "replace"), where)
+                yield Row(first + yielded, decoded(line, "replace"), where)
                 yielded += 1
             where += 1
 
@@ -151,7 +152,7 @@ def list_folder(folder: Path, prompt: str | None, listing: Path) -> None:
             if Path(name).suffix.lower() not in known:
                 continue
             beside = (folder / name).with_suffix(".txt")
-            text = beside.read_text(encoding="utf-8", errors="replace").strip() if beside.is_file() else prompt
+            text = read_text(beside, UsageError, "a prompt", errors="replace").strip() if beside.is_file() else prompt
             file.write(json.dumps({"id": name, "image": name, "prompt": text or ""}).encode() + b"\n")
             count += 1
         if not count:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from luvc_export.bundle import folder as bundles
 from luvc_export.bundle.manifest import Fit, WeightsMode
 from luvc_export.core.files.folders import check_name
+from luvc_export.core.files.text import read_text
 from luvc_export.core.named_plans import DEFAULT_PLAN
 from luvc_export.core.plan import Plan
 from luvc_export.core.planning import check_model
@@ -165,7 +166,7 @@ def _vocabulary(checkpoint: Checkpoint, vocab: object, data: str | os.PathLike[s
     check_name(path, "the cases")
     if not path.is_file():
         raise UsageError("there are no such cases", where="--data", got=str(path), expected="a file of JSON lines")
-    lines = enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+    lines = enumerate(read_text(path, UsageError, "the file of cases").splitlines(), 1)
     cases = [parse_case(line, f"{path}:{number}", path.parent) for number, line in lines if line.strip()]
     answers = [case.answer for case in cases if case.answer]
     return tokens_of_texts(checkpoint, vocab, answers, [case.prompt for case in cases], path.name)

@@ -15,15 +15,20 @@ _compiled: OrderedDict[str, tuple[Sandbox, jinja2.Template]] = OrderedDict()
 
 
 def task(request: dict[str, Any], data: bytes) -> tuple[dict[str, Any], bytes]:
-    """Render ``source`` with ``values``: the text as UTF-8 (lone halves of characters kept), or what went wrong."""
-    reply = render(request["source"], request["values"])
+    """Render ``source`` with ``values``: the text as UTF-8 (lone halves of characters kept), or what went wrong.
+
+    Without ``values`` it is parsed alone.
+    """
+    reply = render(request["source"], request.get("values"))
     return (reply, b"") if "what" in reply else ({}, reply["text"].encode("utf-8", "surrogatepass"))
 
 
-def render(source: str, values: dict[str, Any]) -> dict[str, str]:
+def render(source: str, values: dict[str, Any] | None) -> dict[str, str]:
     """``text``; or ``what`` went wrong and what was ``got``."""
     try:
         sandbox, template = _compile(source)
+        if values is None:
+            return {"text": ""}
         sandbox.reset()
         pieces, size = [], 0
         for piece in template.generate(values):

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from luvc_export.bundle.folder import Bundle
+from luvc_export.core.files.template_source import CONFIG, json_object, template_source
 from luvc_export.errors import BundleError, UsageError
 from luvc_export.runtime.confined.helpers import Helpers, TooMuchError
-from luvc_export.runtime.prompt.template_source import CONFIG, json_object, template_source
 
 Message = Mapping[str, Any]
 
@@ -65,6 +65,18 @@ class ChatTemplate:
         blanks = last.lstrip()
         return rendered[: place + len(blanks if rendered.startswith(blanks, place) else last.strip())]
 
+    def problem(self) -> str | None:
+        """Why it cannot be parsed, so that it refuses every chat; None where it can.
+
+        Raises:
+            MachineError: No helper can be started here.
+        """
+        try:
+            reply, _ = _helpers.call({"source": self.source})
+        except TooMuchError as error:
+            return str(error)
+        return f"{reply['what']}: {reply['got']}" if "what" in reply else None
+
     def prepare(self) -> None:
         """Start the helper process, so that it is there when ``render`` is called."""
         _helpers.start()
@@ -97,6 +109,22 @@ def last_text(messages: Sequence[Message]) -> str:
     if isinstance(content, list | tuple) and content and isinstance(content[-1], Mapping):
         content = content[-1].get("text")
     return content if isinstance(content, str) else ""
+
+
+def described(bundle: Bundle) -> str:
+    """Which template a bundle has, for people: the file, or why chats are refused.
+
+    Raises:
+        MachineError: See ``ChatTemplate.problem``.
+    """
+    try:
+        template = load_template(bundle)
+    except BundleError as error:
+        return f"unreadable, so the bundle cannot be asked: {error.what}"
+    if template is None:
+        return "none: prompts are taken as they are, one question at a time"
+    name, problem = template.where.rpartition("/")[2], template.problem()
+    return name if problem is None else f"{name}, every chat is refused: {problem}"
 
 
 def plain_data(value: Any) -> Any:

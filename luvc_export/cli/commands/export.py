@@ -70,6 +70,7 @@ def export(
     from luvc_export.bundle.folder import check_target
     from luvc_export.core.plan.cost import cost
     from luvc_export.export.checkpoint import open_checkpoint
+    from luvc_export.export.reading.remarks import remarks
     from luvc_export.pipeline import export_bundle, make_plans
 
     check_target(output, overwrite)
@@ -112,7 +113,7 @@ def export(
             **slots.arguments(),
         )
     shape, codes = written.manifest.decoder, written.manifest.weights.stored
-    notes = (*checkpoint.notes, *(codes.notes if codes else ()))
+    notes = (*remarks(checkpoint), *(codes.notes if codes else ()))
     if as_json:
         costs = {name: cost(each, shape).to_json() for name, each in plans.items()}
         facts = {"bundle": str(output), "manifest": written.manifest.to_json(), "cost": costs, "notes": notes}

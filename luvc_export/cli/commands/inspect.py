@@ -31,6 +31,7 @@ def inspect(
     from luvc_export.bundle.engines.checks import changed
     from luvc_export.bundle.folder import load
     from luvc_export.core.plan.cost import cost
+    from luvc_export.runtime.prompt.template import described
 
     with options.progress(quiet=as_json) as tell:
         loaded = load(bundle, verify, tell)
@@ -48,6 +49,7 @@ def inspect(
         data = {
             "manifest": manifest.to_json(),
             "cost": {name: value.to_json() for name, value in costs.items()},
+            "chat_template": described(loaded),
             "changed_since_verified": [changed(signed, manifest) for signed in manifest.verified],
         }
         print(json.dumps(data))
@@ -60,7 +62,7 @@ def inspect(
     from luvc_export.cli.tables.plans import cost_table
 
     console = consoles.console()  # names come from strangers
-    console.print(_facts(manifest))
+    console.print(_facts(manifest, described(loaded)))
     files = Table(title="files")
     for name, side in (("name", "left"), ("MiB", "right"), ("sha256", "left")):
         files.add_column(name, justify=side)  # type: ignore[arg-type]
@@ -126,7 +128,7 @@ def _plans(manifest: Any) -> Any:
     return table
 
 
-def _facts(manifest: Any) -> Any:
+def _facts(manifest: Any, template: str) -> Any:
     from rich.table import Table
 
     table = Table(show_header=False, title="bundle")
@@ -135,6 +137,7 @@ def _facts(manifest: Any) -> Any:
     table.add_row("arithmetic", manifest.dtype)
     table.add_row("image", f"{image.size[0]}x{image.size[1]}, {image.fit}")
     table.add_row("text capacity", f"{prompt.text_capacity} tokens of a context of {manifest.decoder.context}")
+    table.add_row("chat template", template)
     if manifest.vocabulary is not None:
         table.add_row("vocabulary", str(manifest.vocabulary))
     if manifest.generation is not None:

@@ -295,8 +295,12 @@ def read_prompt(prompt: str | None, as_json: bool) -> str | None:
         return None
     if prompt != "-":
         return prompt
+    if sys.stdin is None:
+        raise UsageError(
+            "standard input is closed", where="--prompt -", got="<&-", expected="text on it", fix="--prompt TEXT"
+        )
     try:
-        text = sys.stdin.read(_PROMPT_LIMIT + 1)
+        text = sys.stdin.read(_PROMPT_LIMIT + 1).removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         raise UsageError("standard input is not text", where="--prompt -", got=str(error)) from error
     if not text.strip() or len(text) > _PROMPT_LIMIT:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from luvc_export.core.files.safe_files import open_regular
+from luvc_export.core.files.text import decoded
 from luvc_export.errors import LuvcError
 
 #: No file of ours nests deeper than a dozen levels.
@@ -47,7 +48,7 @@ def parse_json(data: bytes, where: str, error: type[LuvcError], what: str) -> An
             f"{what} holds more values than any", where=where, got=f"{count:,} at most", expected=f"{MAX_VALUES:,}"
         )
     try:
-        text = data.decode("utf-8")
+        text = decoded(data)
         value = json.loads(text, parse_constant=_no_constant, parse_int=_whole, parse_float=_finite)
         _check_depth(value)
         if "\\ud" in text.lower():  # half a character, which no file can hold

@@ -14,9 +14,9 @@ from transformers.utils.chat_template_utils import render_jinja_template
 import luvc_export
 from luvc_export.bundle import folder as bundles
 from luvc_export.calibration.runners.text import _template
+from luvc_export.core.files.template_source import FILES
 from luvc_export.errors import BundleError, UsageError
-from luvc_export.runtime.prompt.template import ChatTemplate, load_template, plain_data
-from luvc_export.runtime.prompt.template_source import FILES
+from luvc_export.runtime.prompt.template import ChatTemplate, described, load_template, plain_data
 
 QWEN2_VL = """{% set image_count = namespace(value=0) %}{% set video_count = namespace(value=0) %}
 {% for message in messages %}
@@ -199,6 +199,25 @@ def test_of_several_templates_the_one_transformers_takes(fresh: Path, held: tupl
     assert template is not None and template.source == wanted == _template(fresh)
     for name in (*FILES, "luvc.json"):
         (fresh / name).unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("files", "shown"),
+    [
+        ({"chat_template.jinja": "{{ messages }}", "tokenizer_config.json": {}}, "chat_template.jinja"),
+        (
+            {"chat_template.jinja": "{% if", "tokenizer_config.json": {}},
+            "every chat is refused: the chat template cannot",
+        ),
+        ({"tokenizer_config.json": {}}, "none: prompts are taken as they are, one question at a time"),
+        (
+            {"tokenizer_config.json": {"chat_template": [{"name": "rag", "template": "R"}]}},
+            "none of the chat templates",
+        ),
+    ],
+)
+def test_what_inspect_and_verbose_say_of_it(fresh: Path, files: dict[str, Any], shown: str) -> None:
+    assert shown in described(with_files(fresh, files))
 
 
 def test_a_file_the_manifest_does_not_list_is_not_read(fresh: Path) -> None:

@@ -189,9 +189,9 @@ def test_a_head_alone_makes_the_logits_of_rows_that_the_decoder_gives(
     outputs = run(giving, arrays)
     rows, logits = outputs[graph_io.HEAD_ROWS], outputs[graph_io.LOGITS]
     np.testing.assert_array_equal(logits, run(exported, arrays)[graph_io.LOGITS])
-    made = run(head, {graph_io.HEAD_ROWS: rows})
-    assert [*made] == [graph_io.LOGITS]
-    np.testing.assert_array_equal(made[graph_io.LOGITS].reshape(logits.shape), logits)
+    outputs = run(head, {graph_io.HEAD_ROWS: rows})
+    assert [*outputs] == [graph_io.LOGITS]
+    np.testing.assert_array_equal(outputs[graph_io.LOGITS].reshape(logits.shape), logits)
     turned = run(head, {graph_io.HEAD_ROWS: rows[:, ::-1].copy()})[graph_io.LOGITS]
     assert np.abs(turned.reshape(logits.shape) - logits).max() > 0.01, "rows count"
     assert fired(giving, split_head, target=GROUPED) == (0, "done already")

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from luvc_export.core.files.text import decoded
 from luvc_export.errors import UsageError
 
 CONFIG = "tokenizer_config.json"
@@ -45,7 +46,16 @@ def template_source(read: Callable[[str], bytes | None], kind: type[UsageError],
         stated = json_object(data, kind, f"{folder}/{name}").get("chat_template")
         text = stated
         if isinstance(stated, list):  # several by name: the default one
-            text = {item.get("name"): item.get("template") for item in stated if isinstance(item, dict)}.get("default")
+            named = {item.get("name"): item.get("template") for item in stated if isinstance(item, dict)}
+            text = named.get("default")
+            if named and "default" not in named:
+                raise kind(
+                    "none of the chat templates is the default one",
+                    where=f"{folder}/{name}",
+                    got=", ".join(map(repr, named))[:200],
+                    expected='one with the name "default"',
+                    fix="call the one that chats shall take default, or write it to chat_template.jinja alone",
+                )
         if isinstance(text, str):
             return TemplateSource(text, name)
         if stated is not None:
@@ -60,7 +70,7 @@ def json_object(data: bytes, kind: type[UsageError], where: str) -> dict[str, An
         UsageError: As ``kind``: it is none.
     """
     try:
-        value = json.loads(data.decode("utf-8"))
+        value = json.loads(decoded(data))
     except (ValueError, RecursionError) as error:
         raise kind("this file is not JSON", where=where, got=str(error)) from error
     if not isinstance(value, dict):

@@ -1,0 +1,152 @@
+"""Facts of a tokenizer that lie outside tokenizer.json: what a bundle gets reads and writes as transformers does."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tokenizers import Tokenizer, normalizers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from luvc_export.demo import CHECKPOINT
+from luvc_export.errors import CheckpointError
+from luvc_export.export.reading.hard_texts import hard_texts
+from luvc_export.export.reading.tokenizer_files import tokenizer_files
+
+TOKENIZER, CONFIG = "tokenizer.json", "tokenizer_config.json"
+
+
+def config(folder: Path, **fields: Any) -> None:
+    path = folder / CONFIG
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+def rules(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    path = folder / TOKENIZER
+    data = json.loads(path.read_text())
+    change(data)
+    path.write_text(json.dumps(data))
+
+
+def extra(folder: Path) -> None:
+    config(folder, extra_special_tokens=["<|more|>"])
+
+
+def additional(folder: Path) -> None:
+    config(folder, additional_special_tokens=["<|more|>", "<|im_end|>"])
+
+
+def decoder(folder: Path) -> None:
+    token = {"content": "<|more|>", "lstrip": True, "rstrip": True, "normalized": False, "single_word": False}
+    number = len(json.loads((folder / TOKENIZER).read_text())["model"]["vocab"]) + 50
+    config(folder, added_tokens_decoder={str(number): token | {"special": True}})
+
+
+def added_file(folder: Path) -> None:
+    vocab = json.loads((folder / TOKENIZER).read_text())["model"]["vocab"]
+    (folder / "added_tokens.json").write_text(json.dumps({"<|more|>": len(vocab) + 50}))
+
+
+def unmarked_end(folder: Path) -> None:
+    """The token that ends answers is an ordinary one in tokenizer.json."""
+
+    def change(data: dict[str, Any]) -> None:
+        for token in data["added_tokens"]:
+            token["special"] = token["special"] and token["content"] != "<|im_end|>"
+
+    rules(folder, change)
+
+
+def named_in_the_map(folder: Path) -> None:
+    (folder / "special_tokens_map.json").write_text(json.dumps({"bos_token": "<|im_start|>"}))
+
+
+def qwen(folder: Path) -> None:
+    config(folder, tokenizer_class="Qwen2Tokenizer")
+
+
+def gpt(folder: Path) -> None:
+    config(folder, tokenizer_class="GPT2Tokenizer", add_prefix_space=True)
+
+
+FACTS = (extra, additional, decoder, added_file, unmarked_end, named_in_the_map, qwen, gpt)
+TEXTS = ("a <|more|> b", "cafe\u0301 12345", " x", "it <|im_end|> ends", "\ufb01 \n\n 1.5")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    copied = tmp_path / "checkpoint"
+    shutil.copytree(CHECKPOINT, copied, ignore=shutil.ignore_patterns("*.safetensors"))
+    return copied
+
+
+def reads(tokenizer: Tokenizer, text: str) -> tuple[list[int], str]:
+    ids = tokenizer.encode(text).ids
+    return ids, tokenizer.decode(ids, skip_special_tokens=True)
+
+
+@pytest.mark.parametrize("fact", FACTS, ids=lambda fact: fact.__name__)
+def test_a_bundle_s_tokenizer_is_transformers(folder: Path, fact: Callable[[Path], None]) -> None:
+    fact(folder)
+    plain = Tokenizer.from_file(str(folder / TOKENIZER))
+    built: Any = AutoTokenizer.from_pretrained(folder)
+    files = tokenizer_files(folder).files
+    ours = Tokenizer.from_str(files[TOKENIZER].decode())
+    for text in TEXTS:
+        ids = list(built(text).input_ids)
+        assert reads(ours, text) == (ids, built.decode(ids, skip_special_tokens=True))
+    named = {name: one for name, one in json.loads(files[CONFIG]).items() if name.endswith("_token")}
+    assert named == built.special_tokens_map
+    told = json.loads((folder / CONFIG).read_text())
+    changes = any(reads(ours, text) != reads(plain, text) for text in TEXTS) or named != {
+        name: one for name, one in told.items() if name.endswith("_token")
+    }
+    assert changes or (fact is additional and "<|more|>" not in built.get_vocab())  # else this case shows nothing
+
+
+def test_what_says_everything_is_copied_to_the_byte(folder: Path) -> None:
+    made = tokenizer_files(folder)
+    assert made.notes == () and {*made.files} == {TOKENIZER, CONFIG}
+    for name, data in made.files.items():
+        assert data == (folder / name).read_bytes()
+
+
+def test_a_tokenizer_of_the_repository_s_own_code_is_kept(folder: Path) -> None:
+    config(folder, tokenizer_class="OwnTokenizer", auto_map={"AutoTokenizer": [None, "own.OwnTokenizer"]})
+    config_file = folder / "config.json"
+    data = json.loads(config_file.read_text())
+    assert tokenizer_files(folder).files[TOKENIZER] == (folder / TOKENIZER).read_bytes()
+    config_file.write_text(json.dumps(data | {"model_type": "stranger"}))
+    kept = tokenizer_files(folder)
+    assert kept.files == {name: (folder / name).read_bytes() for name in (TOKENIZER, CONFIG)}
+    assert "code of the repository, which is not run): its tokenizer.json is kept as it is" in kept.notes[0]
+
+
+def test_what_cannot_be_saved_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A class that does more than its rules: here it lowers every letter before they are asked."""
+    plain = PreTrainedTokenizerFast._encode_plus
+
+    def lowered(self: Any, text: Any, *positional: Any, **named: Any) -> Any:
+        return plain(self, text.lower(), *positional, **named)
+
+    monkeypatch.setattr(PreTrainedTokenizerFast, "_encode_plus", lowered)
+    refusal = r"cannot be saved as a tokenizer\.json(.|\n)*has ids \[(.|\n)*where transformers has(.|\n)*fast tokenizer"
+    with pytest.raises(CheckpointError, match=refusal):
+        tokenizer_files(folder)
+
+
+def test_a_tokenizer_that_nobody_builds(folder: Path) -> None:
+    (folder / TOKENIZER).write_text('{"model": {"type": "none of them"}}')
+    with pytest.raises(CheckpointError, match=r"transformers builds no tokenizer of this folder(.|\n)*download"):
+        tokenizer_files(folder)
+
+
+def test_the_hard_texts_are_many_and_hard() -> None:
+    texts = hard_texts(["<|a|>", "<|b|>"])
+    assert len({*texts}) > 200 and "a<|a|>b" in texts and "<|a|><|b|>" in texts
+    composed = normalizers.NFC().normalize_str
+    assert sum(composed(text) != text for text in texts) > 5
