@@ -15,7 +15,7 @@ from luvc_export import export_bundle
 from luvc_export.bundle.folder import Bundle, load
 from luvc_export.calibration import datasets
 from luvc_export.calibration.quantise.cache_calibration import calibrate_caches
-from luvc_export.core.plan.unit_buckets import with_buckets
+from luvc_export.core.plan.plan_set import with_buckets
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "export" / "families"))
 

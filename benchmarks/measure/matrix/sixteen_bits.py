@@ -40,7 +40,7 @@ from luvc_export.calibration.parity.run import open_pair, parity  # noqa: E402
 from luvc_export.calibration.quantise.cache_calibration import calibrate_caches  # noqa: E402
 from luvc_export.calibration.quantise.calibrate import calibrate  # noqa: E402
 from luvc_export.calibration.quantise.recipe import Recipe  # noqa: E402
-from luvc_export.core.plan.unit_buckets import with_buckets  # noqa: E402
+from luvc_export.core.plan.plan_set import with_buckets  # noqa: E402
 from luvc_export.core.precision import CACHES, PRECISIONS  # noqa: E402
 from luvc_export.errors import LuvcError  # noqa: E402
 from luvc_export.export.weights import DTYPES  # noqa: E402

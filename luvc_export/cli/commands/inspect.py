@@ -76,9 +76,9 @@ def inspect(
     if kept is not None:
         console.print(kept)
     for engines in manifest.engines:
-        described = facts(engines)
-        described.add_row("trust", trust(engines, manifest))
-        console.print(described)
+        engine_facts = facts(engines)
+        engine_facts.add_row("trust", trust(engines, manifest))
+        console.print(engine_facts)
         console.print(bindings("vision", engines.vision))
         console.print(bindings("decoder", engines.decoder))
     for signed in manifest.verified:
