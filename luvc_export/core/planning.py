@@ -161,7 +161,7 @@ def place_prune(wanted: EncoderPruneRequest, encoder: EncoderShape) -> EncoderPr
 
 
 def place_time(wanted: TimeRequest | None, sharing: Sharing, encoder: EncoderShape) -> TimeMerge | None:
-    """Frames that merge of clips of so many images; None for what is no clip, such as the plan for pictures beside it.
+    """Where frames of a clip merge in the encoder, and how many stay; None for plans of pictures and of tiles.
 
     Raises:
         PlanError: The share is none, or leaves all images of a clip.
