@@ -144,7 +144,7 @@ class Answerer:
                 ready[place] = self._session.prepare_row(ask(), self._options)
                 self._spent[place] = perf_counter() - started
             except Exception as error:
-                answers[place] = Answer(error=said(error))
+                answers[place] = Answer(error=error_text(error))
         places = [*ready]
         for group in self._session.batches_of([*ready.values()], self._rows):
             self._answer_group([places[one] for one in group], ready, answers)
@@ -162,7 +162,7 @@ class Answerer:
             self._failed = self._failed + 1 if isinstance(error, MachineError | MemoryError) else 0
             if self._failed >= PATIENCE:
                 raise MachineError("this machine answers no more", got=f"{PATIENCE} rows failed: {error}") from error
-            answers[group[0]] = Answer(error=said(error))
+            answers[group[0]] = Answer(error=error_text(error))
             return
         self._failed = 0
         for place, one in zip(group, results, strict=True):
@@ -172,7 +172,7 @@ class Answerer:
             answers[place] = Answer(one.text, one.finish_reason, len(one.token_ids), timings, video=video)
 
 
-def said(error: Exception) -> str:
+def error_text(error: Exception) -> str:
     """An error as one line: its kind and parts."""
     if isinstance(error, LuvcError):
         return f"{type(error).__name__}: " + "; ".join(part.strip() for part in str(error).splitlines())

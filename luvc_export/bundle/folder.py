@@ -81,7 +81,7 @@ class Bundle:
         return variants.sizes_of(self.manifest, self.name_of(plan))
 
     def buckets_of(self, plan: str | None = None) -> dict[int, str]:
-        """Units of each bucket beside ``plan`` and its name, ascending; the plan itself is none."""
+        """Buckets of ``plan``: the number of visual units that each computes, ascending, and the name of its plan."""
         return variants.buckets_of(self.manifest, self.name_of(plan))
 
     def video_plan(self, plan: str | None = None) -> str | None:

@@ -161,7 +161,7 @@ def place_prune(wanted: EncoderPruneRequest, encoder: EncoderShape) -> EncoderPr
 
 
 def place_time(wanted: TimeRequest | None, sharing: Sharing, encoder: EncoderShape) -> TimeMerge | None:
-    """Merging of a clip's frames along time; None for plans of single pictures.
+    """Where frames of a clip merge in the encoder, and how many stay; None for plans of pictures and of tiles.
 
     Raises:
         PlanError: The share is none, or leaves all images of a clip.

@@ -23,7 +23,7 @@ Restore = Literal["all", "none"]
 
 
 @dataclass(frozen=True)
-class EncoderPrune(reading.Part):
+class EncoderPrune(reading.JsonRecord):
     """What of the units goes on after encoder block ``block``.
 
     A share of them goes on and the rest waits. For some blocks more the rest is still seen: attention reads it
@@ -81,7 +81,7 @@ class EncoderPrune(reading.Part):
 
 
 @dataclass(frozen=True)
-class EncoderPlan(reading.Part):
+class EncoderPlan(reading.JsonRecord):
     """Units [rows, columns] of one image, and which of them the encoder's blocks compute.
 
     Args:
@@ -233,7 +233,7 @@ class EncoderPlan(reading.Part):
 
     @classmethod
     def from_json(cls, data: object, where: str) -> EncoderPlan:
-        """See ``Part``.
+        """See ``JsonRecord``.
 
         Raises:
             PlanError: Fields are unknown, missing, of another type, or beyond every model.

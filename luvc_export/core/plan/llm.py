@@ -23,7 +23,7 @@ _MOST_SETTINGS, _LONGEST = 64, 4096
 
 
 @dataclass(frozen=True)
-class Method(reading.Part):
+class Method(reading.JsonRecord):
     """How the tokens that a prune keeps are chosen.
 
     ``luvc_export.export.compression.scores.method`` makes one: it checks settings against those that the score declares
@@ -89,7 +89,7 @@ class Method(reading.Part):
 
 
 @dataclass(frozen=True)
-class LlmPlan(reading.Part):
+class LlmPlan(reading.JsonRecord):
     """Budgets of the visual span [B, groups, N, D] layer by layer, and how a prune chooses.
 
     Args:
@@ -106,7 +106,7 @@ class LlmPlan(reading.Part):
         axis: Methods that read the spectrum filter along ``token`` or ``channel``.
         spectrum: Theirs is ``1d`` over the span, or separable ``2d`` while the grid is intact.
         aggregate: One row of every budget that a prune leaves is the mean of all rows dropped so far, by size; the
-            others are chosen. A budget counts it. Plans of before this field had no option left have it.
+            others are chosen. The budget of a layer counts that row. Older plans have it; no option asks for it now.
         apart: What the first prune keeps is chosen before the first layer, and until that prune the visual tokens that
             it will keep and those that it will drop do not see each other (ParVTS); text sees both.
         shared: A fact of the model: its last layers that read the caches of earlier ones. No visual token is computed

@@ -22,7 +22,7 @@ _PARTS = {"encoder": EncoderPlan, "llm": LlmPlan, "sharing": Sharing}
 
 
 @dataclass(frozen=True)
-class Plan(reading.Part):
+class Plan(reading.JsonRecord):
     """Everything about compression that is fixed at export.
 
     Args:

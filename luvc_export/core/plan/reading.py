@@ -1,6 +1,6 @@
 """Plain JSON data of a plan's parts, checked as it is read: what loops count to and arrays are made of has limits.
 
-A ``Part`` is read and written by the types of its fields: numbers, lists of them, and parts in it.
+A ``JsonRecord`` is read and written by the types of its fields: numbers, lists of them, and records in it.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ TENSORRT_TOPK_LIMIT = 3840
 MOST_ENTRIES, MOST, MOST_SIDE = 4096, 2**31, 8192
 
 
-P = TypeVar("P", bound="Part")
+P = TypeVar("P", bound="JsonRecord")
 
 
-class Part:
+class JsonRecord:
     """A frozen dataclass that is plain JSON data both ways."""
 
     #: Fields that are written only where they say something, so that versions that know them not go on reading.
@@ -47,7 +47,7 @@ class Part:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, Part):
+    if isinstance(value, JsonRecord):
         return value.to_json()
     return [_plain(item) for item in value] if isinstance(value, tuple) else value
 
@@ -65,7 +65,7 @@ def _read(hint: Any, value: Any, where: str) -> Any:
         return whole(value, where)
     if hint is float:
         return number(value, where)
-    return hint.from_json(value, where) if isinstance(hint, type) and issubclass(hint, Part) else value
+    return hint.from_json(value, where) if isinstance(hint, type) and issubclass(hint, JsonRecord) else value
 
 
 def fields_of(part: type[Any], data: object, where: str) -> dict[str, Any]:

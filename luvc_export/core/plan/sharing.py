@@ -14,7 +14,7 @@ Kind = Literal["picture", "clip", "tiles"]
 
 
 @dataclass(frozen=True)
-class Sharing(reading.Part):
+class Sharing(reading.JsonRecord):
     """Images whose visual tokens [images * N_0] one budget is for.
 
     Args:
