@@ -153,12 +153,12 @@ def write_wheel(folder: Path) -> Path:
 
 
 def sources() -> dict[str, bytes]:
-    """Every Python source of the package, the four linked folders of a checkout too, by its name in the wheel."""
+    """Every Python source and JSON table of the package, its four linked folders too, by its name in the wheel."""
     root = Path(luvc_export.__file__).parent
     files = {}
     for folder, _, names in os.walk(root, followlinks=True):
         for name in names:
-            if name.endswith(".py"):
+            if name.endswith((".py", ".json")) and Path(folder).name != "checkpoint":
                 path = Path(folder, name)
                 files[f"{root.name}/{path.relative_to(root).as_posix()}"] = path.read_bytes()
     return dict(sorted(files.items()))
