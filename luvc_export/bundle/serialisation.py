@@ -1,4 +1,4 @@
-"""Plain data from JSON into frozen dataclasses, checked field by field."""
+"""Plain data from JSON into frozen dataclasses, named tuples in them too, checked field by field."""
 
 from __future__ import annotations
 
@@ -54,6 +54,8 @@ def _value(hint: Any, value: Any, where: str, field: str = "") -> Any:
     if wrong := limits.problem(field, value):
         raise BundleError("a value is beyond its limits", where=where, got=repr(value)[:80], expected=wrong)
     origin, args = get_origin(hint), get_args(hint)
+    if isinstance(hint, type) and issubclass(hint, tuple) and isinstance(value, list):
+        return hint._make(_value(tuple[tuple(get_type_hints(hint).values())], value, where, field))  # type: ignore
     if dataclasses.is_dataclass(hint):
         return from_json_data(typing.cast(type, hint), value, where)
     if origin in (typing.Union, types.UnionType):
