@@ -20,6 +20,11 @@ class Interval(NamedTuple):
     low: float
     high: float
 
+    def text(self, digits: int) -> str:
+        """The three for people, with so many digits behind the point."""
+        value, low, high = (f"{number:.{digits}f}" for number in self)
+        return f"{value} ({low} to {high})"
+
 
 def accuracy(right: Sequence[float] | Floats, clusters: Sequence[int]) -> Interval:
     """Share of right answers, with a Wilson interval on the effective number of questions.

@@ -84,7 +84,7 @@ def _no_tracing(base: Path) -> None:
 
 
 def _no_answers(base: Path) -> None:
-    from luvc_export.calibration.ablation import timing
+    from luvc_export.calibration.ablation import study as timing
     from luvc_export.calibration.ablation.evaluator import PlanEvaluator
 
     PlanEvaluator.right = lambda self, plan: [True] * len(self.cases)  # type: ignore[method-assign]

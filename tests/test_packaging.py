@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import luvc_export
+from luvc_export.packing import contents
 
 ROOT = Path(luvc_export.__file__).resolve().parents[1]
 PARTS = ("calibration", "engines", "export", "runtime")
@@ -50,6 +51,11 @@ def test_the_wheel_has_one_top_level_name_every_part_and_the_model(wheel: Path) 
     assert data
     sources |= {f"luvc_export/{path.as_posix()}" for path in data}
     assert sources <= set(names), sorted(sources - set(names))
+    tables = {f"luvc_export/{name}" for name in ("calibration/parity/tolerances.json", "core/named_plans.json")}
+    tables |= {f"luvc_export/trial/{name}.json" for name in ("claims", "steps")}
+    assert tables <= set(names) & set(contents.sources()), "of the wheel and of a pack's wheel"
+    templates = {path.relative_to(ROOT).as_posix() for path in (ROOT / "calibration").rglob("*.template")}
+    assert {f"luvc_export/{name}" for name in templates} <= set(names) and len(templates) == 3
 
 
 def test_every_module_of_the_unpacked_wheel_imports(wheel: Path, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ ALLOWED = {
     "engines/codes.py": {"symlink_to"},  # in a scratch folder of its own, to files of the graph's record
     "engines/install.py": {"rename"},  # out of a scratch folder, under a name that nothing has
     "calibration/quantise/weight_packing.py": {"open"},  # a file it made with O_EXCL
-    "calibration/quantise/modelopt/calls.py": {"open"},  # an entry of a zip file in a temporary folder
+    "calibration/quantise/modelopt/backend.py": {"open"},  # an entry of a zip file in a temporary folder
     "runtime/confined/frames.py": {"open"},  # /dev/null
     "runtime/media/camera.py": {"open"},  # a pipe that the user names, to be read
     "cli/tables/named.py": {"write_text"},  # a page of a checkout, by its writer

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -22,9 +22,8 @@ from torch import Tensor
 from luvc_export.bundle.manifest import ImageInput, Manifest
 from luvc_export.calibration.cases import Case
 from luvc_export.calibration.runners.base import ends
-from luvc_export.calibration.runners.canvas import canvas_for, prepare
+from luvc_export.calibration.runners.canvas import Tokens, canvas_for, prepare
 from luvc_export.calibration.runners.compressed import TorchCalls
-from luvc_export.calibration.runners.text import Tokens
 from luvc_export.core import graph_io
 from luvc_export.core.plan import EncoderPlan, Plan, Sharing
 from luvc_export.core.token_layout import Block, Mosaic, TokenLayout
@@ -97,6 +96,10 @@ class PlanEvaluator:
     def asked(self, plan: Plan) -> list[Asked]:
         """Every case as ``plan`` sees it."""
         return self._ready(plan)[0]
+
+    def median_text(self, plan: Plan) -> int:
+        """Text tokens of the median prompt."""
+        return int(np.median([len(asked.prompt) - len(asked.pictures) for asked in self.asked(plan)]))
 
     def _ready(self, plan: Plan) -> tuple[list[Asked], list[Shown]]:
         """Cases in tokens, and the images they show, each once."""
@@ -194,50 +197,38 @@ class PlanEvaluator:
         layouts, feeds = self.feeds(calls.plan, passages, shown)
         with torch.no_grad():
             logits, presents, _ = calls.decode_tensors(feeds, calls.empty(len(lots)))
+
+        def ask_on(rows: list[tuple[int, int]]) -> Iterator[tuple[int, Tensor]]:
+            """Go on behind prefilled lots: a row is the number of its lot and the index of its case."""
+            tails, starts = [], []
+            for _, index in rows:
+                question = [] if whole else every[index].prompt[every[index].shared :]
+                tails.append([*question, *every[index].answer[:-1]])
+                starts.append(len(question) - 1)
+            parents = torch.tensor([number for number, _ in rows])
+            guesses: Any = None
+            if any(tails):
+                starting = ((layouts[number].next_position, layouts[number].next_order) for number, _ in rows)
+                behind = [
+                    TokensPrompt(tail or [0], None, {}, None, *start)
+                    for tail, start in zip(tails, starting, strict=True)
+                ]
+                more = self.feeds(calls.plan, behind, all_logits=True)[1]
+                mask = feeds[graph_io.TEXT_MASK][parents.numpy()]
+                more[graph_io.TEXT_MASK] = np.concatenate([mask, more[graph_io.TEXT_MASK]], 1)
+                with torch.no_grad():
+                    past = [part.index_select(0, parents) for part in presents]
+                    guesses = take(calls.decode_tensors(more, past)[0])
+            for row, (number, index) in enumerate(rows):
+                answer, start = every[index].answer, starts[row]
+                pieces = [take(logits[number, -1:])] if start < 0 else [guesses[row, start : start + 1]]
+                pieces += [guesses[row, start + 1 : start + len(answer)]] if len(answer) > 1 else []
+                yield index, torch.cat(pieces)
+
         rows = [(number, index) for number, lot in enumerate(lots) for index in lot]
         rows.sort(key=lambda row: len(every[row[1]].prompt) + len(every[row[1]].answer))
-        by_case = []
-        for first in range(0, len(rows), _QUESTIONS):
-            some = rows[first : first + _QUESTIONS]
-            by_case += self._continue(calls, some, layouts, feeds[graph_io.TEXT_MASK], logits, presents, whole, take)
-        return by_case
-
-    def _continue(
-        self,
-        calls: TorchCalls,
-        rows: list[tuple[int, int]],
-        layouts: list[TokenLayout],
-        mask: NDArray[np.bool_],
-        logits: Tensor,
-        presents: list[Tensor],
-        whole: bool,
-        take: Callable[[Tensor], Tensor],
-    ) -> list[tuple[int, Tensor]]:
-        tails, starts, every = [], [], self.asked(calls.plan)
-        for _, index in rows:
-            asked = every[index]
-            question = [] if whole else asked.prompt[asked.shared :]
-            tails.append([*question, *asked.answer[:-1]])
-            starts.append(len(question) - 1)
-        parents = torch.tensor([number for number, _ in rows])
-        guesses: Any = None
-        if any(tails):
-            starting = ((layouts[number].next_position, layouts[number].next_order) for number, _ in rows)
-            passages = [
-                TokensPrompt(tail or [0], None, {}, None, *start) for tail, start in zip(tails, starting, strict=True)
-            ]
-            feeds = self.feeds(calls.plan, passages, all_logits=True)[1]
-            feeds[graph_io.TEXT_MASK] = np.concatenate([mask[parents.numpy()], feeds[graph_io.TEXT_MASK]], 1)
-            with torch.no_grad():
-                past = [part.index_select(0, parents) for part in presents]
-                guesses = take(calls.decode_tensors(feeds, past)[0])
-        by_case = []
-        for row, (number, index) in enumerate(rows):
-            answer, start = every[index].answer, starts[row]
-            pieces = [take(logits[number, -1:])] if start < 0 else [guesses[row, start : start + 1]]
-            pieces += [guesses[row, start + 1 : start + len(answer)]] if len(answer) > 1 else []
-            by_case.append((index, torch.cat(pieces)))
-        return by_case
+        chunks = (rows[first : first + _QUESTIONS] for first in range(0, len(rows), _QUESTIONS))
+        return [answered for chunk in chunks for answered in ask_on(chunk)]
 
     def feeds(
         self, plan: Plan, passages: Sequence[TokensPrompt], seen: VisualFeatures | None = None, all_logits: bool = False

@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from luvc_export.calibration import runners
-from luvc_export.calibration.ablation import encoder_section, figures, tables
+from luvc_export.calibration.ablation import encoder_section, tables
 from luvc_export.calibration.ablation.evaluator import PlanEvaluator
 from luvc_export.calibration.ablation.store import Store, weights_hash
 from luvc_export.calibration.ablation.study import Study, from_plain, plain, run
@@ -21,7 +20,7 @@ from luvc_export.core.files.json_file import read_json
 from luvc_export.core.files.safe_files import write_whole
 from luvc_export.core.progress import Progress
 from luvc_export.errors import UsageError
-from luvc_export.export.checkpoint import open_checkpoint
+from luvc_export.export.checkpoint import Checkpoint, open_checkpoint
 from luvc_export.export.compression.scorer_file import known
 
 #: Changes when a record's meaning does, so that old measurements are not mixed in.
@@ -66,12 +65,7 @@ def ablate(
         UsageError: Neither ``model`` nor the task names a checkpoint.
         PlanError: The scorer has not learned every layer, or is for another width.
     """
-    where = model or (str(task.checkpoint) if task.checkpoint else None)
-    if where is None:
-        raise UsageError("the task has no model of its own", where=task.name, fix="--model CHECKPOINT")
-    if threads is not None:
-        torch.set_num_threads(threads)
-    checkpoint = open_checkpoint(where)
+    checkpoint = open_model(task, model, threads)
     llm = checkpoint.family.decoder_shape(checkpoint.config)
     for layer in range(llm.layers) if scorer else ():
         known(scorer).of(layer, llm.hidden)
@@ -88,22 +82,10 @@ def ablate(
     shapes = Shapes(
         grid, checkpoint.family.decoder_shape(checkpoint.config), checkpoint.family.encoder_shape(checkpoint.config)
     )
-    about = {
-        "command": command,
-        "task": task.name,
-        "weights": weights_hash(checkpoint.folder),
-        "report": f"{task.report[0]}, seed {task.report[1]}",
-        "search": f"{task.search[0]}, seed {task.search[1]}",
-        "side": side,
-        "search_count": search,
-        "records": RECORDS,
-    }
-    if text is None:
-        text = int(np.median([len(a.prompt) - len(a.pictures) for a in engines["report"].asked(shapes.none())]))
-    store = Store(
-        output / MEASUREMENTS,
-        {key: about[key] for key in ("task", "weights", "report", "search", "records")},
-    )
+    depends_on = about_of(task, checkpoint, RECORDS)
+    about = {"command": command, **depends_on, "side": side, "search_count": search}
+    text = engines["report"].median_text(shapes.none()) if text is None else text
+    store = Store(output / MEASUREMENTS, depends_on)
     about |= {"scorer": scorer} if scorer else {}
     study = Study(engines, shapes, store, text, progress, scorer)
     results = {**run(study), "cheaper": encoder_section.measure(study, "side")}
@@ -112,6 +94,31 @@ def ablate(
     write_whole(output / FIGURES, dumps(data) + "\n")
     write_pages(output)
     return data
+
+
+def open_model(task: Task, model: str | None, threads: int | None) -> Checkpoint:
+    """The checkpoint ``model``, or the task's own; torch computes with ``threads`` from now on.
+
+    Raises:
+        UsageError: Neither names one.
+    """
+    where = model or (str(task.checkpoint) if task.checkpoint else None)
+    if where is None:
+        raise UsageError("the task has no model of its own", where=task.name, fix="--model CHECKPOINT")
+    if threads is not None:
+        torch.set_num_threads(threads)
+    return open_checkpoint(where)
+
+
+def about_of(task: Task, checkpoint: Checkpoint, records: int) -> dict[str, Any]:
+    """What measurements of a task depend on: its splits, weights, and the version ``records`` of what is stored."""
+    splits = {"report": task.report, "search": task.search}
+    return {
+        "task": task.name,
+        "weights": weights_hash(checkpoint.folder),
+        **{name: f"{split}, seed {seed}" for name, (split, seed) in splits.items()},
+        "records": records,
+    }
 
 
 def write_pages(folder: Path) -> None:
@@ -127,6 +134,6 @@ def write_pages(folder: Path) -> None:
     data = read_json(file, 2**28, UsageError, "the file of figures")
     about, results = data.pop("about"), from_plain(data)
     write_whole(folder / "ablation.md", tables.page(results, about))
-    write_whole(folder / "ablation-horizon.png", figures.horizon(results))
-    write_whole(folder / "ablation-budget.png", figures.curve(results, "tokens"))
-    write_whole(folder / "ablation-time.png", figures.curve(results, "time"))
+    write_whole(folder / "ablation-horizon.png", tables.horizon(results))
+    write_whole(folder / "ablation-budget.png", tables.curve(results, "tokens"))
+    write_whole(folder / "ablation-time.png", tables.curve(results, "time"))

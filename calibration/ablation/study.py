@@ -1,25 +1,94 @@
-"""The whole comparison on one task: settings searched on one split, everything reported on another."""
+"""The whole comparison on one task: settings searched on one split, everything reported on another.
+
+Time to first token of each plan is measured: processor time of one thread, plans taking turns.
+"""
 
 from __future__ import annotations
 
+import json
+import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, astuple, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
+import torch
 
+from luvc_export.bundle.serialisation import from_json_data
 from luvc_export.calibration import intervals
-from luvc_export.calibration.ablation import past, timing, variants
+from luvc_export.calibration.ablation import past, variants
 from luvc_export.calibration.ablation.evaluator import PlanEvaluator
 from luvc_export.calibration.ablation.store import Store, pack, plan_key, unpack
 from luvc_export.calibration.ablation.variants import Shapes, Variant
 from luvc_export.calibration.parity.plots import mean_tokens
+from luvc_export.calibration.runners.compressed import TorchCalls
 from luvc_export.core.budgets import kv_bytes
 from luvc_export.core.plan import Plan
 from luvc_export.core.plan.cost import cost
 from luvc_export.core.planning import EncoderRequest, LlmRequest, PlanRequest, solve
 from luvc_export.core.progress import Progress
 from luvc_export.export.compression import scores
+from luvc_export.runtime.model import TokensPrompt
+
+
+@dataclass(frozen=True)
+class Times:
+    """Milliseconds, medians: the encoder, the LLM's prefill, both together (time to first token)."""
+
+    vision: float
+    prefill: float
+    ttft: float
+
+
+def measure(engine: PlanEvaluator, plans: Sequence[Plan], rounds: int = 9, text: int = 32) -> list[Times]:
+    """Times of ``plans`` on one picture and one prompt.
+
+    Processor time of one thread does not count what other programs take; taking turns spreads what remains.
+
+    Args:
+        engine: Model and cases.
+        plans: What to time.
+        rounds: Turns; the first one warms up and is dropped.
+        text: TokensPrompt length, reached by repeating a real prompt.
+    """
+    every = engine.asked(plans[0])
+    index = next(i for i, asked in enumerate(every) if len(asked.pictures) == 1)
+    runners = [TorchCalls(engine.checkpoint, engine.model, plan) for plan in plans]
+    ready = [_ready(engine, calls, engine.asked(calls.plan)[index], text) for calls in runners]
+    taken: list[list[tuple[float, float]]] = [[] for _ in plans]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for turn in range(rounds + 1):
+            for calls, (image, feeds, past), times in zip(runners, ready, taken, strict=True):
+                with torch.no_grad():
+                    begin = time.thread_time()
+                    calls.encoder(*image)
+                    middle = time.thread_time()
+                    calls.decode_tensors(feeds, past)
+                    end = time.thread_time()
+                if turn:
+                    times.append((1000 * (middle - begin), 1000 * (end - middle)))
+    finally:
+        torch.set_num_threads(threads)
+    medians = []
+    for times in taken:
+        vision, prefill = (float(np.median(part)) for part in zip(*times, strict=True))
+        medians.append(Times(vision, prefill, float(np.median([a + b for a, b in times]))))
+    return medians
+
+
+def _ready(engine: PlanEvaluator, calls: TorchCalls, asked: Any, text: int) -> tuple[Any, Any, Any]:
+    seen = engine.encode_images(calls).some(asked.pictures)
+    tail = [token for token in asked.prompt if token != engine.image_token]
+    prompt = (asked.prompt + tail * text)[: text + 1]
+    feeds = engine.feeds(calls.plan, [TokensPrompt(prompt)], replace(seen, padding=None))[1]
+    unit = engine.checkpoint.family.unit_pixels(engine.checkpoint.config)
+    size = (calls.plan.grid[0] * unit, calls.plan.grid[1] * unit)
+    image = torch.zeros(1, 1, *size, 3, dtype=torch.uint8)
+    none = torch.zeros(1, *calls.plan.grid, dtype=torch.bool)
+    return (image, none) if calls.plan.encoder.reads_padding else (image,), feeds, calls.empty(1)
+
 
 #: Methods whose accuracy is measured at several budgets.
 CURVE = ("SPU, settings searched", "random", "stride", "v2drop", "merge")
@@ -27,7 +96,7 @@ CURVE = ("SPU, settings searched", "random", "stride", "v2drop", "merge")
 
 @dataclass(frozen=True)
 class Row:
-    """One measured variant; intervals are 95 %, clustered by picture; times in ms, see ``timing``."""
+    """One measured variant; intervals are 95 %, clustered by picture; times in ms."""
 
     name: str
     remark: str
@@ -39,7 +108,7 @@ class Row:
     kinds: dict[str, float]
     flops_ratio: float
     kv_bytes: int
-    times: timing.Times
+    times: Times
 
 
 class Study:
@@ -69,13 +138,13 @@ class Study:
     def rows(self, stage: str, some: Sequence[Variant], split: str = "report") -> list[Row]:
         """Measure variants on a split."""
         engine = self.engines[split]
-        full = np.asarray(self._right(split, self.shapes.none()), dtype=np.float64)
+        full = np.asarray(self.right(split, self.shapes.none()), dtype=np.float64)
         pictures = [case.picture for case in engine.cases]
         kinds = np.array([case.kind for case in engine.cases])
         rows = []
         for number, variant in enumerate(some):
             self.progress(stage, number / len(some))
-            right = np.mean([self._right(split, plan) for plan in variant.plans], axis=0)
+            right = np.mean([self.right(split, plan) for plan in variant.plans], axis=0)
             plan = variant.plans[0]
             rows.append(
                 Row(
@@ -89,7 +158,7 @@ class Study:
                     {kind: float(right[kinds == kind].mean()) for kind in dict.fromkeys(kinds.tolist())},
                     self._flops(plan),
                     sum(kv_bytes(self.shapes.llm, plan.keep, self.text)),
-                    timing.Times(0.0, 0.0, 0.0),
+                    Times(0.0, 0.0, 0.0),
                 )
             )
         self.progress(stage, 1.0)
@@ -100,15 +169,15 @@ class Study:
         plans = [variant.plans[0] for variant in some]
         key = ["times", self.text, [plan_key(plan) for plan in plans]]
         measured = self.store.of(
-            key, lambda: [list(t) for t in timing.measure(self.engines["search"], plans, text=self.text)]
+            key, lambda: [astuple(t) for t in measure(self.engines["search"], plans, text=self.text)]
         )
-        return [replace(row, times=timing.Times(*times)) for row, times in zip(rows, measured, strict=True)]
+        return [replace(row, times=Times(*times)) for row, times in zip(rows, measured, strict=True)]
 
-    def _right(self, split: str, plan: Plan) -> list[bool]:
+    def right(self, split: str, plan: Plan) -> list[bool]:
+        """Whether each case of a split is answered right."""
         engine = self.engines[split]
         key = [split, len(engine.cases), plan_key(plan)]
-        value = self.store.of(key, lambda: pack(engine.right(plan)))
-        return unpack(value, len(engine.cases))
+        return unpack(self.store.of(key, lambda: pack(engine.right(plan))), len(engine.cases))
 
     def _flops(self, plan: Plan) -> float:
         """Prefill FLOPs of the uncompressed plan by this one's, on the full picture's count."""
@@ -223,30 +292,16 @@ def _curve(study: Study, tuned: Plan, tuned_even: Plan) -> dict[str, list[Row]]:
 
 def plain(value: Any) -> Any:
     """Rows as JSON data."""
-    if isinstance(value, Row):
-        return {
-            **asdict(value),
-            "accuracy": list(value.accuracy),
-            "retention": list(value.retention),
-            "times": value.times._asdict(),
-        }
-    if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
-    return [plain(item) for item in value] if isinstance(value, list | tuple) else value
+    return json.loads(json.dumps(value, default=asdict))
 
 
 def from_plain(data: Any) -> Any:
-    """The rows again of what ``plain`` gave, after a file of JSON too."""
-    if isinstance(data, dict) and data.keys() == {item.name for item in fields(Row)}:
-        return Row(
-            **{
-                **data,
-                "keep": tuple(data["keep"]),
-                "accuracy": intervals.Interval(*data["accuracy"]),
-                "retention": intervals.Interval(*data["retention"]),
-                "times": timing.Times(**data["times"]),
-            }
-        )
-    if isinstance(data, dict):
-        return {key: from_plain(value) for key, value in data.items()}
-    return [from_plain(value) for value in data] if isinstance(data, list) else data
+    """The rows again of what ``plain`` gave, after a file of JSON too.
+
+    Raises:
+        BundleError: A value of a row has another type than its field.
+    """
+    names = {item.name for item in fields(Row)}
+    return json.loads(
+        json.dumps(data), object_hook=lambda each: from_json_data(Row, each, "row") if each.keys() == names else each
+    )

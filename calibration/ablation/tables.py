@@ -1,103 +1,61 @@
-"""The study as Markdown."""
+"""The study as Markdown and plots."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import astuple
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from luvc_export.calibration.ablation import encoder_section, past
 from luvc_export.calibration.ablation.study import Row
-from luvc_export.calibration.intervals import Interval
+from luvc_export.calibration.parity.plots import canvas, png
 from luvc_export.core.files import pages
 
 
 def page(results: dict[str, Any], about: dict[str, Any]) -> str:
-    """The whole document; every number in it was measured by the run that writes it."""
-    none = results["main"][0]
-    lines = ["# What to prune: measurements", ""]
-    lines += [
-        f"Written by `{about['command']}`. Do not edit: run it again.",
-        "",
-        f"Task `{about['task']}`, checkpoint sha256 `{about['weights'][:16]}`, never trained with compression. "
-        f"{none.questions} questions on the reported split ({about['report']}), {about['side']} of them in the "
-        f"sections that say so; {about['search_count']} on the split where settings were searched ({about['search']}). "
-        "Retention is accuracy by the uncompressed model's on the same questions; intervals are 95 %, clustered by "
-        "picture. Times are processor milliseconds of one thread of the compressed torch model, one picture, "
-        f"{results['text']} text tokens, median. KV bytes count 16-bit elements.",
-        "",
-        f"Uncompressed: accuracy {_interval(none.accuracy)}, {results['grid'][0]}x{results['grid'][1]} visual tokens.",
-        "",
-        *_conclusions(results),
-        "What the task can tell: its pictures are digits on a plain ground, so tokens unlike their neighbours hold the "
-        "answer, which favours scores of what a low-pass removes; a photograph may differ. How late the model looks is "
-        "where its training put it. The model saw one scale in "
-        "training, which is hard on downsampling. Differences inside the intervals are no differences.",
-        "",
-        "## Horizon",
-        "",
-        f"Accuracy when every visual token goes before layer l ({results['horizon'][0].questions} questions): how late "
-        "the model still looks. Where it is flat, no pruning can be told from another.",
-        "",
-        "![horizon](ablation-horizon.png)",
-        "",
-        _simple(results["horizon"], "gone before layer"),
-        "## Half the LLM's prefill FLOPs, equal budgets",
-        "",
-        f"No merging in the encoder; visual tokens by layer {' '.join(map(str, results['half']))}.",
-        "",
-        _full(results["main"]),
-        "### By type of question",
-        "",
-        _kinds(results["main"]),
-        "### At equal measured time to first token",
-        "",
-        "Accuracy of each method where its curve meets the time that SPU with searched settings takes (linear between "
-        "measured points), and retention against the same questions uncompressed.",
-        "",
-        _equal_time(results),
-        "![accuracy against time](ablation-time.png)",
-        "",
-        "![accuracy against budget](ablation-budget.png)",
-        "",
-        "## The same FLOPs, evenly",
-        "",
-        f"As many tokens in every layer, chosen once before the first, {' '.join(map(str, results['even']))}, as "
-        "host-side pruning does (dart is what the vendor's edge toolkit ships). v2drop and fastv need a layer before.",
-        "",
-        _full(results["one_shot"]),
-        "### By type of question",
-        "",
-        _kinds(results["one_shot"]),
-        "## Merging in the encoder (OIM)",
-        "",
-        "Nothing is pruned in the LLM. Random, stride, dart, pyramiddrop and merge stand before the LLM's first layer.",
-        "",
-    ]
+    """The whole document, ``page.template`` filled in; every number in it was measured by the run that writes it."""
+    encoder: list[str] = []
     for share, rows in results["encoder"].items():
-        lines += [f"### About {share} of the units", "", _simple(rows, "method")]
-    lines += encoder_section.lines(results)
-    lines += ["## Last layer", "", _full(results["last_layer"]), "## Default plans", ""]
-    lines += [
-        "OIM to three quarters of the units, then the schedule.",
-        "",
-        _full(results["defaults"]),
-    ]
-    lines += _past(results["past"]) if "past" in results else []
-    lines += [
-        "## Search",
-        "",
-        "On the search split alone. Where along the depth the tokens are, at half the prefill FLOPs; visual tokens by "
-        "layer in brackets. The best one is measured on the reported split above.",
-        "",
-        _simple(sorted(results["schedules"], key=lambda row: -row.accuracy.value), "schedule and method"),
-    ]
+        encoder += [f"### About {share} of the units", "", _simple(rows, "method")]
+    settings: list[str] = []
     for key, name in (("search", "staged"), ("search_even", "even")):
         chosen = ", ".join(f"{part} {value}" for part, value in results["chosen"][name].items())
-        lines += [f"### Settings of the spectrum, {name}", "", f"Chosen: {chosen}.", ""]
-        lines.append(_simple(sorted(results[key], key=lambda row: -row.accuracy.value), "setting"))
-    return "\n".join(lines)
+        settings += [f"### Settings of the spectrum, {name}", "", f"Chosen: {chosen}.", ""]
+        settings.append(_simple(_best_first(results[key]), "setting"))
+    past_paper = _past(results["past"]) if "past" in results else []
+    none = results["main"][0]
+    return (
+        Path(__file__)
+        .with_name("page.template")
+        .read_text(encoding="utf-8")
+        .format(
+            **results,
+            about=about,
+            none=none,
+            accuracy=none.accuracy.text(3),
+            conclusions="\n".join(_conclusions(results)),
+            horizon_table=_simple(results["horizon"], "gone before layer"),
+            half_budgets=" ".join(map(str, results["half"])),
+            main_table=_full(results["main"]),
+            main_kinds=_kinds(results["main"]),
+            equal_time=_equal_time(results),
+            even_budgets=" ".join(map(str, results["even"])),
+            one_shot_table=_full(results["one_shot"]),
+            one_shot_kinds=_kinds(results["one_shot"]),
+            encoder_tables="\n".join([*encoder, *encoder_section.lines(results)]),
+            last_layer_table=_full(results["last_layer"]),
+            default_tables="\n".join([_full(results["defaults"]), *past_paper]),
+            schedules_table=_simple(_best_first(results["schedules"]), "schedule and method"),
+            settings="\n".join(settings),
+        )
+    )
+
+
+def _best_first(rows: Sequence[Row]) -> list[Row]:
+    return sorted(rows, key=lambda row: -row.accuracy.value)
 
 
 def _past(parts: dict[str, Any]) -> list[str]:
@@ -105,7 +63,7 @@ def _past(parts: dict[str, Any]) -> list[str]:
     rows = []
     for row in parts["equal"]:
         there = past.beside(row.times.ttft, parts["down"])
-        cells = (_interval(row.accuracy), _interval(row.retention), f"{row.flops_ratio:.2f}x")
+        cells = (row.accuracy.text(3), row.retention.text(3), f"{row.flops_ratio:.2f}x")
         rows.append((_label(row), *cells, f"{row.times.ttft:.1f}", "outside" if there is None else f"{there:.3f}"))
     head = ("method", "accuracy", "retention", "FLOPs fewer", "first token ms", "smaller picture in that time")
     still = " ".join(map(str, parts["frozen"]))
@@ -137,18 +95,14 @@ def _conclusions(results: dict[str, Any]) -> list[str]:
     return [
         "## In short",
         "",
-        f"- At half the prefill FLOPs, staged: best is {best.name}, retention {_interval(best.retention)}; evenly over"
-        f" the layers: {evenly.name}, {_interval(evenly.retention)}. {reached}",
-        f"- Staged, the literal low-pass reading keeps {_interval(literal.retention)}, searched settings"
-        f" {_interval(spu.retention)}, random tokens {_interval(random.retention)}.",
-        f"- The package's default plan (first of the default plans below) keeps {_interval(default.retention)} at"
+        f"- At half the prefill FLOPs, staged: best is {best.name}, retention {best.retention.text(3)}; evenly over"
+        f" the layers: {evenly.name}, {evenly.retention.text(3)}. {reached}",
+        f"- Staged, the literal low-pass reading keeps {literal.retention.text(3)}, searched settings"
+        f" {spu.retention.text(3)}, random tokens {random.retention.text(3)}.",
+        f"- The package's default plan (first of the default plans below) keeps {default.retention.text(3)} at"
         f" {default.flops_ratio:.2f}x fewer FLOPs.",
         "",
     ]
-
-
-def _interval(value: Interval) -> str:
-    return f"{value.value:.3f} ({value.low:.3f} to {value.high:.3f})"
 
 
 def _label(row: Row) -> str:
@@ -164,10 +118,10 @@ def _full(rows: Sequence[Row]) -> str:
             (
                 _label(row),
                 f"{row.tokens:.1f}",
-                _interval(row.accuracy),
-                _interval(row.retention),
+                row.accuracy.text(3),
+                row.retention.text(3),
                 f"{row.flops_ratio:.2f}x",
-                *(f"{value:.1f}" for value in row.times),
+                *(f"{value:.1f}" for value in astuple(row.times)),
                 f"{row.kv_bytes / 1024:.1f}",
             )
             for row in rows
@@ -178,7 +132,7 @@ def _full(rows: Sequence[Row]) -> str:
 def _simple(rows: Sequence[Row], head: str) -> str:
     return pages.table(
         (head, "tokens a layer", "accuracy", "retention"),
-        [(_label(row), f"{row.tokens:.1f}", _interval(row.accuracy), _interval(row.retention)) for row in rows],
+        [(_label(row), f"{row.tokens:.1f}", row.accuracy.text(3), row.retention.text(3)) for row in rows],
     )
 
 
@@ -209,3 +163,48 @@ def _equal_time(results: dict[str, Any]) -> str:
         for name, value in sorted(accuracies.items(), key=lambda item: -item[1])
     ]
     return pages.table(("method", "first token ms", "accuracy", "retention"), rows)
+
+
+def horizon(results: dict[str, Any]) -> bytes:
+    """Accuracy by the layer before which all visual tokens go, for all questions and for each kind."""
+    figure, axes = canvas(8.6, 4.2)
+    rows = results["horizon"]
+    layers = list(range(len(rows)))
+    for number, kind in enumerate(rows[0].kinds):
+        style = ("-", "--", ":")[number // 10 % 3]
+        axes.plot(layers, [row.kinds[kind] for row in rows], linewidth=1, linestyle=style, label=kind.replace("_", " "))
+    low = [row.accuracy.value - row.accuracy.low for row in rows]
+    high = [row.accuracy.high - row.accuracy.value for row in rows]
+    axes.errorbar(
+        layers, [row.accuracy.value for row in rows], yerr=[low, high], color="black", marker="o", label="all"
+    )
+    axes.set_xticks(layers, [*map(str, layers[:-1]), "never"])
+    axes.set(xlabel="every visual token goes before layer", ylabel="accuracy", ylim=(0, 1.02))
+    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    return png(figure)
+
+
+def curve(results: dict[str, Any], by: str) -> bytes:
+    """Accuracy of each method against mean tokens a layer (``tokens``) or time to first token (``time``)."""
+    figure, axes = canvas(6.4, 4.0)
+    none = results["curve"]["downsampling"][0]
+    for name, rows in results["curve"].items():
+        points = sorted([*rows, none], key=lambda row: _place(row, by)) if name != "downsampling" else rows
+        accuracy = [row.accuracy for row in points]
+        error = [[a.value - a.low for a in accuracy], [a.high - a.value for a in accuracy]]
+        axes.errorbar(
+            [_place(row, by) for row in points],
+            [a.value for a in accuracy],
+            yerr=error,
+            marker="o",
+            capsize=2,
+            label=name,
+        )
+    label = "visual tokens a layer, mean" if by == "tokens" else "time to first token, processor ms of one thread"
+    axes.set(xlabel=label, ylabel="accuracy")
+    axes.legend(fontsize=8)
+    return png(figure)
+
+
+def _place(row: Any, by: str) -> float:
+    return float(row.tokens if by == "tokens" else row.times.ttft)

@@ -73,7 +73,7 @@ class Part:
     @property
     def text(self) -> int:
         """Text tokens of the median prompt."""
-        return int(np.median([len(asked.prompt) - len(asked.pictures) for asked in self.engine.asked(self.none)]))
+        return self.engine.median_text(self.none)
 
     @property
     def images(self) -> int:

@@ -9,10 +9,9 @@ from typing import Any
 from luvc_export.calibration.budgets import report
 from luvc_export.calibration.budgets.freezing import SAMPLES
 from luvc_export.calibration.budgets.run import SearchResult
-from luvc_export.calibration.budgets.settings import SHARES
+from luvc_export.calibration.budgets.space import SHARES
 from luvc_export.calibration.budgets.trials import PlanTrial
 from luvc_export.calibration.compact_json import dumps
-from luvc_export.calibration.intervals import Interval
 from luvc_export.calibration.parity.plots import canvas, png
 from luvc_export.core.files import pages
 from luvc_export.core.files.folders import make_folder
@@ -40,52 +39,29 @@ def write(result: SearchResult, folder: Path, command: str) -> list[Path]:
 
 
 def page(result: SearchResult, command: str) -> str:
-    """The document; every number in it was measured by the run that writes it."""
-    data, chosen = result.about, result.chosen
+    """The document: ``report.template`` filled in; every number in it was measured by the run that writes it."""
     gate = (
-        f"The gate is on the chosen plan alone, {_keep(chosen.plan)}, which was fixed before the held-out part was "
-        f"asked anything: its agreement there must be at least {result.bar:g}."
+        f"The gate is on the chosen plan alone, {_keep(result.chosen.plan)}, which was fixed before the held-out part "
+        f"was asked anything: its agreement there must be at least {result.bar:g}."
     )
     if result.speedup:
-        gate = f"The chosen plan, {_keep(chosen.plan)}, was fixed before the held-out part was asked anything."
-    lines = [
-        "# Budgets from data",
-        "",
-        f"Written by `{command}`. Do not edit: run it again.",
-        "",
-        f"Set `{data['data']['name']}`, sha256 `{data['data']['sha256'][:16]}`; checkpoint sha256 "
-        f"`{data['weights'][:16]}`. Searched on {data['calibration']['cases']} questions about "
-        f"{data['calibration']['pictures']} groups of pictures, checked on {data['held_out']['cases']} about "
-        f"{data['held_out']['pictures']} others. Agreement is the share of greedy answers that are, token for token, "
-        "those of the uncompressed model; intervals are 95 %, clustered by picture. Prefill FLOPs are the LLM's, with "
-        f"{result.text} text tokens and {result.images} picture{'s' * (result.images > 1)}, the medians of the "
-        f"calibration part; the encoder's are not counted. {result.tried} plans were tried.",
-        "",
-        "## In short",
-        "",
-        *(f"- {line}" for line in summary(result)),
-        "",
-        *_horizon(result),
-        *_settings(result),
-        *_order(result),
-        "## Frontier",
-        "",
-        "No other plan that was tried is both cheaper and agrees as well on the calibration part. "
-        "The highest values of a part that chose among plans are a little too good: the held-out part says how much.",
-        "",
-        "![frontier](budgets-frontier.png)",
-        "",
-        pages.table(FRONTIER, frontier_rows(result)),
-        "## Held-out part",
-        "",
-        f"{gate} The other rows compare at equal "
-        "agreement: each default against the cheapest plan that agreed at least as well as it on the calibration "
-        "part. It beats the default if it is cheaper and agrees at least as well here too; where it agrees less, but "
-        "the interval of the paired difference reaches 0, nothing is shown either way.",
-        "",
-        pages.table(HELD_OUT, held_out_rows(result)),
-    ]
-    return "\n".join(lines)
+        gate = f"The chosen plan, {_keep(result.chosen.plan)}, was fixed before the held-out part was asked anything."
+    return (
+        Path(__file__)
+        .with_suffix(".template")
+        .read_text(encoding="utf-8")
+        .format(
+            command=command,
+            data=result.about,
+            result=result,
+            plural="s" * (result.images > 1),
+            summary="\n".join(f"- {line}" for line in summary(result)),
+            sections=_horizon(result) + _settings(result) + _order(result),
+            frontier=pages.table(FRONTIER, frontier_rows(result)),
+            gate=gate,
+            held_out=pages.table(HELD_OUT, held_out_rows(result)),
+        )
+    )
 
 
 def summary(result: SearchResult) -> list[str]:
@@ -99,8 +75,8 @@ def summary(result: SearchResult) -> list[str]:
     return [
         *([] if result.speedup else [f"Horizon: {looks}."]),
         f"Chosen: {_keep(chosen.plan)}{by}, {result.flops / chosen.flops:.2f}x fewer prefill FLOPs; agreement "
-        f"{interval(chosen.agreement)} where it was searched.",
-        f"Held-out part: {interval(checked)}; {verdict}.",
+        f"{chosen.agreement.text(4)} where it was searched.",
+        f"Held-out part: {checked.text(4)}; {verdict}.",
         *(f"At the agreement of `{item.name}`: {item.verdict}." for item in result.compared),
     ]
 
@@ -120,7 +96,7 @@ def frontier_rows(result: SearchResult) -> list[Sequence[str]]:
             _keep(trial.plan),
             f"{trial.flops:.3g}",
             f"{result.flops / trial.flops:.2f}x",
-            interval(trial.agreement),
+            trial.agreement.text(4),
             f"{trial.wrong} of {trial.asked}",
             name or ("chosen" if trial.plan == result.chosen.plan else "holds" if trial.holds else ""),
         )
@@ -138,16 +114,11 @@ def held_out_rows(result: SearchResult) -> list[Sequence[str]]:
             name,
             _keep(trial.plan),
             f"{result.flops / trial.flops:.2f}x",
-            interval(trial.agreement),
+            trial.agreement.text(4),
             f"{trial.wrong} of {trial.asked}",
         )
         for name, trial in rows
     ]
-
-
-def interval(value: Interval) -> str:
-    """An agreement for people."""
-    return f"{value.value:.4f} ({value.low:.4f} to {value.high:.4f})"
 
 
 def _keep(plan: Plan) -> str:
@@ -156,52 +127,42 @@ def _keep(plan: Plan) -> str:
     return merged + " ".join(map(str, plan.keep)) + still
 
 
-def _horizon(result: SearchResult) -> list[str]:
+def _horizon(result: SearchResult) -> str:
     """Where the model stops looking; nothing where a speed was searched for."""
     curve = result.horizon.curve
     if not curve:
-        return []
-    rows = [(str(layer), str(trial.asked), interval(trial.agreement)) for layer, trial in curve.items()]
-    return [
-        "## Horizon",
-        "",
-        "Agreement when every visual token goes before a layer. Layers that fail are left as soon as that is certain.",
-        "",
-        "![horizon](budgets-horizon.png)",
-        "",
-        pages.table(HORIZON, rows),
-    ]
+        return ""
+    rows = [(str(layer), str(trial.asked), trial.agreement.text(4)) for layer, trial in curve.items()]
+    text = (
+        "Agreement when every visual token goes before a layer. Layers that fail are left as soon as that is certain."
+    )
+    return f"## Horizon\n\n{text}\n\n![horizon](budgets-horizon.png)\n\n{pages.table(HORIZON, rows)}\n"
 
 
-def _settings(result: SearchResult) -> list[str]:
+def _settings(result: SearchResult) -> str:
     """What prunes may rank by, compared; nothing where there was no choice."""
     if len(result.settings) < 2 or not result.settings[0].trials:
-        return []
-    rows = [(each.name, *(interval(trial.agreement) for trial in each.trials)) for each in result.settings]
+        return ""
+    rows = [(each.name, *(trial.agreement.text(4) for trial in each.trials)) for each in result.settings]
     asked = result.settings[0].trials[0].asked
-    return [
-        "## Score and filter",
-        "",
+    text = (
         f"Agreement on the first {asked} questions of the calibration part with a share of the tokens in every layer "
-        "up to the horizon, nothing frozen. The first is what the plans below use.",
-        "",
-        pages.table(("score", *(f"{share:.0%} of the tokens" for share in SHARES)), rows),
-    ]
+        "up to the horizon, nothing frozen. The first is what the plans below use."
+    )
+    table = pages.table(("score", *(f"{share:.0%} of the tokens" for share in SHARES)), rows)
+    return f"## Score and filter\n\n{text}\n\n{table}\n"
 
 
-def _order(result: SearchResult) -> list[str]:
+def _order(result: SearchResult) -> str:
     """The order in which layers are frozen; nothing where none may be."""
     if not result.order:
-        return []
+        return ""
     rows = [(str(item.layer), f"{item.divergence:.3g}") for item in result.order]
-    return [
-        "## Layers to freeze",
-        "",
+    text = (
         f"In a frozen layer visual tokens give keys and values and nothing else. KL divergence of the predictions on "
-        f"{min(SAMPLES, result.chosen.asked)} questions when a layer and all above it in this table are frozen.",
-        "",
-        pages.table(("layer", "KL, nats a token"), rows),
-    ]
+        f"{min(SAMPLES, result.chosen.asked)} questions when a layer and all above it in this table are frozen."
+    )
+    return f"## Layers to freeze\n\n{text}\n\n{pages.table(('layer', 'KL, nats a token'), rows)}\n"
 
 
 def horizon(result: SearchResult) -> bytes:

@@ -11,12 +11,19 @@ from typing import Any
 
 from luvc_export.calibration import runners
 from luvc_export.calibration.ablation.store import Store, plan_key, weights_hash
-from luvc_export.calibration.budgets import evidence, freezing, settings
-from luvc_export.calibration.budgets.check import Against, against, all_plain, passes, plain
+from luvc_export.calibration.budgets import freezing
 from luvc_export.calibration.budgets.part import Part
-from luvc_export.calibration.budgets.search import fastest, frontier, peer, search
-from luvc_export.calibration.budgets.space import Horizon, Space, find_horizon
-from luvc_export.calibration.budgets.trials import PlanTrial, Trials
+from luvc_export.calibration.budgets.search import Against, against, fastest, frontier, passes, peer, plain, search
+from luvc_export.calibration.budgets.space import (
+    Horizon,
+    Setting,
+    Space,
+    candidates,
+    choose,
+    find_horizon,
+    method_of,
+)
+from luvc_export.calibration.budgets.trials import PlanTrial, Trials, agreement
 from luvc_export.calibration.datasets import CalibrationSet
 from luvc_export.calibration.runners.canvas import Grids, canvas
 from luvc_export.core.files.safe_files import temporary_folder
@@ -78,7 +85,7 @@ class SearchResult:
     compared: list[Against]
     tried: int
     about: dict[str, Any]
-    settings: list[settings.Setting] = field(default_factory=list)
+    settings: list[Setting] = field(default_factory=list)
     order: list[freezing.Frozen] = field(default_factory=list)
     speedup: float | None = None
 
@@ -90,12 +97,10 @@ class SearchResult:
     @property
     def failure(self) -> CheckFailed:
         """What to raise where it does not."""
-        agreement = self.checked.agreement
         return CheckFailed(
             "the searched plan does not hold on the held-out part",
             where=f"visual tokens by layer {' '.join(map(str, self.chosen.plan.keep))}",
-            got=f"agreement {agreement.value:.4f} ({agreement.low:.4f} to {agreement.high:.4f}) on"
-            f" {self.checked.asked} questions",
+            got=f"agreement {self.checked.agreement.text(4)} on {self.checked.asked} questions",
             expected=f"at least {self.bar:g}",
             fix="search with more questions (--count); the held-out part is spent for other plans of this search",
         )
@@ -111,13 +116,13 @@ class SearchResult:
             "uncompressed_flops": self.flops,
             "horizon": self.horizon.layer,
             "horizon_curve": {str(layer): plain(trial) for layer, trial in self.horizon.curve.items()},
-            "settings": [{**each.switches, "trials": all_plain(each.trials)} for each in self.settings],
+            "settings": [{**each.switches, "trials": [*map(plain, each.trials)]} for each in self.settings],
             "freezing": [[item.layer, item.divergence] for item in self.order],
             "plan": self.chosen.plan.to_json(),
             "calibration": plain(self.chosen),
             "held_out": plain(self.checked),
             "passed": self.passed,
-            "frontier": all_plain(self.frontier),
+            "frontier": [*map(plain, self.frontier)],
             "defaults": {name: plain(trial) for name, trial in self.defaults.items()},
             "compared": [item.to_json() for item in self.compared],
             "tried": self.tried,
@@ -158,8 +163,8 @@ def budgets(
         held_out: Share of the pictures that is kept for the check.
         merge_keep: Share of units that merging keeps; None tries ``MERGE_KEEPS``.
         text: Text tokens counted in costs; None for the median prompt's.
-        score: What prunes rank tokens by; None tries ``settings.SCORES``.
-        rho: Width of the score's filter; None tries ``settings.RHOS``.
+        score: What prunes rank tokens by; None tries ``space.SCORES``.
+        rho: Width of the score's filter; None tries ``space.RHOS``.
         steps: Rounds of a score that chooses in some; None for its own number.
         scorer: Hash of a learned scorer that was opened, to be tried too; with ``score`` ``learned`` it alone.
         freeze: Whether layers may be frozen (``LlmPlan.kv_only``).
@@ -235,7 +240,7 @@ def budgets(
         for name in DEFAULTS if whole == 0 else ():
             request = PlanRequest(LlmRequest(name, method=method), EncoderRequest(merge_keep), sharing)
             defaults[name] = scores.described(solve(request, grid, llm, encoder)).changed(**switches)
-        some = settings.candidates(score, rho, scorer, steps, keyed=not llm.keyless)
+        some = candidates(score, rho, scorer, steps, keyed=not llm.keyless)
         freezable = [layer for layer in range(min(llm.cached, llm.layers - 1)) if freeze and layer not in llm.keyless]
         facts = speedup, counted, images, about, progress
         return _search(trials, fresh, space, defaults, parts[0], some, freezable, *facts)
@@ -268,11 +273,11 @@ def _search(
     progress("horizon", 1.0)
     space = dataclasses.replace(space, horizon=seen.layer)
     progress("score and filter", 0.0)
-    ranked = settings.choose(trials, space, some)
+    ranked = choose(trials, space, some)
     progress("score and filter", 1.0)
     order = _order(trials, part, space, [layer for layer in freezable if layer < seen.layer], progress)
     frozen = tuple(item.layer for item in order)
-    ranks = {"method": settings.method(ranked[0].switches)}
+    ranks = {"method": method_of(ranked[0].switches)}
     space = dataclasses.replace(space, switches={**space.switches, **ranks}, order=frozen)
     goal = None if speedup is None else int(none.flops / speedup)
     chosen = search(trials, space, progress) if goal is None else fastest(trials, space, goal, progress)
@@ -332,7 +337,7 @@ def _order(trials: Trials, part: Part, space: Space, layers: list[int], progress
 
 def _enough(clusters: list[int], bar: float, name: str) -> None:
     """Refuse a set on which not even a model that changes no answer would reach the bar."""
-    best = evidence.agreement([True] * len(clusters), clusters).low
+    best = agreement([True] * len(clusters), clusters).low
     if best < bar:
         raise UsageError(
             "there are too few questions to show the agreement that is asked for",

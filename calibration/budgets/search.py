@@ -6,15 +6,21 @@ Budgets never grow along the depth, so lowering a block of layers lowers what fo
 (nearly true, and assumed): a block whose step misses the bar is not tried again at that step. Steps begin coarse, a few
 blocks and a third of their tokens, and end fine. What the descent ends at is then shaken: a block gets some tokens
 back, and the descent goes on without it, as long as that ends cheaper.
+
+What the search chose is asked of the held-out part, before anything of it was seen, and held against default plans.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
+from luvc_export.calibration import intervals
 from luvc_export.calibration.budgets.space import Keep, Merges, Space
 from luvc_export.calibration.budgets.trials import PlanTrial, Trials
+from luvc_export.calibration.intervals import Interval
 from luvc_export.core.plan import TENSORRT_TOPK_LIMIT
 from luvc_export.core.progress import Progress
 
@@ -32,14 +38,7 @@ FREEZE: Block = (-1, -1)
 
 def search(trials: Trials, space: Space, progress: Progress = lambda stage, done: None) -> PlanTrial | None:
     """The cheapest plan of ``space`` that was found to hold, or None if not even the full one does."""
-    best: PlanTrial | None = None
-    for merges in space.merges:
-        stage = f"budgets, {space.encoded(merges)} tokens encoded"
-        progress(stage, 0.0)
-        trial = descend(trials, space, merges, space.full(merges), STEPS, partial(progress, stage))
-        if trial and (best is None or trial.flops < best.flops):
-            best = trial
-        progress(stage, 1.0)
+    best = min(_descents(trials, space, STEPS, 0, progress), key=lambda trial: trial.flops, default=None)
     return best and shake(trials, space, best, progress)
 
 
@@ -47,15 +46,21 @@ def fastest(
     trials: Trials, space: Space, flops: int, progress: Progress = lambda stage, done: None
 ) -> PlanTrial | None:
     """The plan of at most ``flops`` that was found to agree best, whatever the bar; None if none costs as little."""
-    best: PlanTrial | None = None
+    cheap = (trial for trial in _descents(trials, space, FAST, flops, progress) if trial.flops <= flops)
+    return min(cheap, key=lambda trial: trial.wrong, default=None)
+
+
+def _descents(
+    trials: Trials, space: Space, steps: Collection[tuple[int, float]], until: int, progress: Progress
+) -> Iterator[PlanTrial]:
+    """Where ``descend`` ends for every way to merge in the encoder."""
     for merges in space.merges:
         stage = f"budgets, {space.encoded(merges)} tokens encoded"
         progress(stage, 0.0)
-        trial = descend(trials, space, merges, space.full(merges), FAST, partial(progress, stage), until=flops)
-        if trial and trial.flops <= flops and (best is None or trial.wrong < best.wrong):
-            best = trial
+        trial = descend(trials, space, merges, space.full(merges), steps, partial(progress, stage), until=until)
         progress(stage, 1.0)
-    return best
+        if trial is not None:
+            yield trial
 
 
 def descend(
@@ -194,3 +199,87 @@ def peer(trials: Trials, other: PlanTrial) -> PlanTrial:
     """The cheapest plan, asked every question, that agrees at least as well as ``other`` there."""
     equal = [trial for trial in trials.made.values() if trial.whole and trial.wrong <= other.wrong]
     return min(equal, key=lambda trial: (trial.flops, trial.wrong))
+
+
+@dataclass(frozen=True)
+class Against:
+    """A searched plan against a default one, both on the held-out part.
+
+    Attributes:
+        name: Of the default.
+        ours: The cheapest plan of the search that agreed at least as well as the default on the calibration part.
+        theirs: The default.
+        gap: Agreement of ours minus theirs, paired by question.
+    """
+
+    name: str
+    ours: PlanTrial
+    theirs: PlanTrial
+    gap: Interval
+
+    @property
+    def ratio(self) -> float:
+        """Prefill FLOPs of the default by ours."""
+        return self.theirs.flops / self.ours.flops
+
+    @property
+    def beats(self) -> bool:
+        """Whether ours is cheaper and agrees at least as well on the held-out part."""
+        return self.ratio > 1 and self.gap.value >= 0
+
+    @property
+    def verdict(self) -> str:
+        """In words."""
+        if self.ratio <= 1:
+            return f"the search found nothing cheaper than {self.name} at its agreement"
+        comparison = (
+            f"{self.ratio:.2f}x fewer prefill FLOPs than {self.name}; agreement {100 * self.gap.value:+.2f} points"
+        )
+        comparison += f" ({100 * self.gap.low:+.2f} to {100 * self.gap.high:+.2f})"
+        if self.beats:
+            return f"beats it: {comparison}"
+        return (
+            f"does not beat it: {comparison}"
+            if self.gap.high < 0
+            else f"not shown to beat it, cheaper but undecided: {comparison}"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return {
+            "default": self.name,
+            "ours": plain(self.ours),
+            "theirs": plain(self.theirs),
+            "flops_ratio": self.ratio,
+            "difference": list(self.gap),
+            "beats": self.beats,
+        }
+
+
+def against(name: str, ours: PlanTrial, theirs: PlanTrial, held_out: Trials) -> Against:
+    """Measure two plans on the held-out part."""
+    gap = intervals.difference(held_out.verdicts(ours.plan), held_out.verdicts(theirs.plan), held_out.part.clusters)
+    return Against(name, held_out.whole(ours.plan), held_out.whole(theirs.plan), gap)
+
+
+def passes(trial: PlanTrial, bar: float) -> bool:
+    """Whether the chosen plan still agrees at the bar on questions that had no part in choosing it.
+
+    The estimate is judged, not its lower bound: the bound was held on the calibration part with a margin that another
+    draw of questions need not show again.
+    """
+    return trial.whole and trial.agreement.value >= bar
+
+
+def plain(trial: PlanTrial) -> dict[str, Any]:
+    """A trial as JSON data."""
+    return {
+        "keep": list(trial.plan.keep),
+        "kv_only": list(trial.plan.llm.kv_only),
+        "vision_tokens": trial.plan.vision_tokens,
+        "flops": trial.flops,
+        "agreement": list(trial.agreement),
+        "asked": trial.asked,
+        "disagree": trial.wrong,
+        "holds": trial.holds,
+    }

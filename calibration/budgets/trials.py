@@ -7,13 +7,39 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
+from luvc_export.calibration import intervals
 from luvc_export.calibration.ablation.store import Store, pack, plan_key, unpack
-from luvc_export.calibration.budgets import evidence
 from luvc_export.calibration.intervals import Interval
 from luvc_export.core.plan import Plan
 
 #: Shares of the questions after which a plan may be given up.
 RUNGS = (1 / 8, 1 / 4, 1 / 2, 1.0)
+
+
+Bools = Sequence[bool] | NDArray[np.bool_]
+
+
+def agreement(agrees: Bools, clusters: Sequence[int]) -> Interval:
+    """Share of answers that agree, with the interval of ``intervals.accuracy``.
+
+    Without one disagreement that interval cannot estimate how dependent the questions of a picture are and counts
+    pictures. But it proves no less than the same answers with one disagreement more, so the better bound of the two
+    is taken.
+    """
+    interval = intervals.accuracy(np.asarray(agrees, dtype=np.float64), clusters)
+    if len(agrees) and all(agrees):
+        one = np.ones(len(agrees))
+        one[0] = 0.0
+        return Interval(1.0, max(interval.low, intervals.accuracy(one, clusters).low), 1.0)
+    return interval
+
+
+def at_best(agrees: Bools, clusters: Sequence[int]) -> float:
+    """Lower bound of the agreement over all ``clusters`` if every answer after the first ``agrees`` agreed."""
+    return agreement([*agrees, *[True] * (len(clusters) - len(agrees))], clusters).low
 
 
 class Asks(Protocol):
@@ -108,12 +134,12 @@ class Trials:
         agrees: list[bool] = []
         for step in self._steps(stops):
             agrees += self._agrees(plan, step)
-            if give_up and evidence.at_best(agrees, self.part.clusters) < self.bar:
+            if give_up and at_best(agrees, self.part.clusters) < self.bar:
                 break
         asked, whole = len(agrees), len(agrees) == len(self.part.clusters)
-        agreement = evidence.agreement(agrees, self.part.clusters[:asked])
-        holds = whole and agreement.low >= self.bar
-        trial = PlanTrial(plan, self.flops(plan), agreement, asked, asked - sum(agrees), whole, holds)
+        share = agreement(agrees, self.part.clusters[:asked])
+        holds = whole and share.low >= self.bar
+        trial = PlanTrial(plan, self.flops(plan), share, asked, asked - sum(agrees), whole, holds)
         self.made[key] = trial
         self.on_trial(trial)
         return trial

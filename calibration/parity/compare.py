@@ -1,4 +1,4 @@
-"""Run two models on the same cases and measure every difference. Nothing is judged here: see ``gates``."""
+"""Run two models on the same cases and measure every difference. Nothing is judged here: see ``result``."""
 
 from __future__ import annotations
 
@@ -11,8 +11,16 @@ import numpy as np
 
 from luvc_export.calibration import intervals
 from luvc_export.calibration.cases import Case
-from luvc_export.calibration.parity.metrics import Difference, Prediction, difference, edit_distance, prediction
-from luvc_export.calibration.parity.selection import Overlap, alike, overlaps
+from luvc_export.calibration.parity.metrics import (
+    Difference,
+    Overlap,
+    Prediction,
+    alike,
+    difference,
+    edit_distance,
+    overlaps,
+    prediction,
+)
 from luvc_export.calibration.parity.tolerances import tolerances
 from luvc_export.calibration.runners.base import LOGITS, VISION, Kept, Observation, Runner, Said
 from luvc_export.core.graph_io import ABSENT

@@ -10,9 +10,7 @@ from luvc_export.bundle.manifest import Manifest
 from luvc_export.calibration import runners
 from luvc_export.calibration.cases import Case
 from luvc_export.calibration.parity.compare import compare
-from luvc_export.calibration.parity.gates import check_gates
-from luvc_export.calibration.parity.locate import first, walk
-from luvc_export.calibration.parity.result import ParityResult
+from luvc_export.calibration.parity.result import ParityResult, check_gates, first, walk
 from luvc_export.calibration.parity.tolerances import RETENTION
 from luvc_export.calibration.runners import Spec
 from luvc_export.calibration.runners.base import Runner

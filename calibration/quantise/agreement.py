@@ -10,7 +10,7 @@ from luvc_export.calibration.cases import Case
 from luvc_export.calibration.datasets import CalibrationSet
 from luvc_export.calibration.parity.compare import Comparison, compare
 from luvc_export.calibration.parity.metrics import prediction
-from luvc_export.calibration.runners.base import LOGITS, Features, Kept, Observation, Runner, Said
+from luvc_export.calibration.runners.base import LOGITS, Encoded, Forced, Observation, Runner, Said
 from luvc_export.core.progress import Progress
 
 #: Cases whose predictions rank the sites.
@@ -26,12 +26,7 @@ class Remembered:
         self._said: dict[tuple[int, ...], list[Said]] = {}
         self._seen: dict[tuple[int, ...], list[Observation]] = {}
 
-    def observe(
-        self,
-        cases: Sequence[Case],
-        forced: Sequence[Kept] | None = None,
-        features: Sequence[Features | None] | None = None,
-    ) -> list[Observation]:
+    def observe(self, cases: Sequence[Case], forced: Forced = None, features: Encoded = None) -> list[Observation]:
         """See ``Runner``; nothing is remembered of forced runs."""
         if forced is not None or features is not None:
             return self.runner.observe(cases, forced, features)

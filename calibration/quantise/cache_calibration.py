@@ -3,36 +3,32 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from luvc_export.bundle import folder as bundles
-from luvc_export.bundle import graph_trust
 from luvc_export.bundle.folder import Bundle
-from luvc_export.bundle.graphs import read_graph
-from luvc_export.bundle.hashing import link
-from luvc_export.bundle.manifest import CacheQuantisation, Manifest, PlanEntry
-from luvc_export.bundle.replacing import check_own, take_along
+from luvc_export.bundle.manifest import CacheQuantisation, PlanEntry
 from luvc_export.calibration.datasets import CalibrationSet
 from luvc_export.calibration.parity.compare import Comparison
 from luvc_export.calibration.quantise import agreement
 from luvc_export.calibration.quantise.cache_codes import magnitudes, scales_of, store_codes, turned_channels
+from luvc_export.calibration.quantise.calibrate import check_bundle, check_target, write_plan
+from luvc_export.calibration.quantise.ranges import watch
 from luvc_export.calibration.runners import open_bundle
-from luvc_export.calibration.runners.bundle import BundleCalls, Relay
+from luvc_export.calibration.runners.bundle import Relay
+from luvc_export.calibration.runners.probes import read_model, write_copy
 from luvc_export.core.files.folders import writing_to
 from luvc_export.core.files.safe_files import temporary_folder, write_whole
 from luvc_export.core.plan.names import quantised_name
 from luvc_export.core.precision import CACHES, PRECISIONS, check_caches
 from luvc_export.core.progress import Progress
 from luvc_export.errors import CheckFailed, UsageError
-from luvc_export.export.surgeon.finish import finish
 from luvc_export.runtime.model import Array, Backend, Cache
 
 
@@ -85,22 +81,23 @@ def calibrate_caches(
     fitted, held = data.split()
     largest = key_ranges(bundle, plan, fitted, threads, progress)
     entry, scales = bundle.entry(plan), {layer: scales_of(one) for layer, one in largest.items()}
-    graphs = {
-        file: rewritten(bundle, file, scales) for file in (entry.decoder, entry.decoder_debug) if file is not None
+    names = {"decoder": entry.decoder, "decoder_debug": entry.decoder_debug}
+    files: dict[str, Any] = {
+        part: f"{file.split('.')[0]}.{name}{'.debug' * (part == 'decoder_debug')}.onnx"
+        for part, file in names.items()
+        if file is not None
     }
-    files = {file: f"{file.split('.')[0]}.{name}{'.debug' * (file == entry.decoder_debug)}.onnx" for file in graphs}
-    added = dataclasses.replace(
-        entry,
-        decoder=files[entry.decoder],
-        decoder_debug=None if entry.decoder_debug is None else files[entry.decoder_debug],
-        variant_of=entry.variant_of or plan,
-        caches=CacheQuantisation(precision, data.record),
-    )
-    new = {files[file]: graph for file, graph in graphs.items()}
+    graphs = {files[part]: rewritten(bundle, str(names[part]), scales) for part in files}
+    caches = CacheQuantisation(precision, data.record)
+    added = dataclasses.replace(entry, **files, variant_of=entry.variant_of or plan, caches=caches)
     with temporary_folder("luvc-caches") as scratch, writing_to(scratch):
-        alone = _write(bundle, scratch, name, added, new, trial=True)
+        for file, graph in graphs.items():
+            write_whole(scratch / file, graph)
+        others = [file for file in bundle.manifest.files if file.endswith(".onnx") and file != entry.vision]
+        alone = {name: dataclasses.replace(added, variant_of=None)}
+        write_copy(bundle, scratch, [*graphs], others, plans=alone, default_plan=name, engines=())
         reference = open_bundle(str(bundle.folder), plan, threads)
-        comparison = agreement.answers(reference, open_bundle(str(alone.folder), name, threads), held)
+        comparison = agreement.answers(reference, open_bundle(str(scratch), name, threads), held)
         progress("agreement", 1.0)
     if (share := agreement.share(comparison)) < min_agreement:
         raise CheckFailed(
@@ -110,11 +107,16 @@ def calibrate_caches(
             expected=f"at least {min_agreement:g}",
             fix="give more cases of the kind that will be asked, or a lower --retention",
         )
-    target = output or bundle.folder
-    with writing_to(target), bundles.writing(target, overwrite or output is None) as folder:
-        _write(bundle, folder, name, added, new, trial=False, moved=output is not None)
-    written = Bundle(target, bundles.read_manifest(target))
-    graph_trust.inherit(bundle, written)
+
+    def write(folder: Path) -> tuple[PlanEntry, Collection[str]]:
+        for file, graph in graphs.items():
+            write_whole(folder / file, graph)
+        return added, graphs
+
+    manifest, old = bundle.manifest, bundle.manifest.plans.get(name)
+    gone = manifest.files.keys() - manifest.without_sets([name]).files.keys()
+    gone |= {old.decoder, old.decoder_debug or old.decoder} if old else set()
+    written = write_plan(bundle, name, manifest.plans, gone, write, output, overwrite)
     return CalibratedCaches(written, name, comparison)
 
 
@@ -125,35 +127,19 @@ def check(bundle: Bundle, plan: str, precision: str, min_agreement: float, overw
         UsageError: It cannot be done.
     """
     check_caches(precision)
-    entry, manifest, where = bundle.entry(plan), bundle.manifest, str(bundle.folder)
-    if not 0 <= min_agreement <= 1:
-        raise UsageError("no such share", where="--retention", got=min_agreement, expected="0 to 1")
+    check_bundle(bundle, min_agreement, "answer with", "ranges of keys")
+    entry, where = bundle.entry(plan), str(bundle.folder)
     if entry.caches is not None:
         raise UsageError("the caches of this plan are in codes already", where=where, got=plan)
-    if manifest.weights.mode == "none":
-        raise UsageError("this bundle has no weights to answer with", where=where, fix="export it without --no-weights")
-    if manifest.dtype == "bf16":
-        raise UsageError(
-            "ONNX Runtime computes nothing in bf16 on a CPU, so no ranges of keys can be collected",
-            where=where,
-            fix="export with --dtype fp32 or fp16",
-        )
     if entry.quantised is not None and PRECISIONS[entry.quantised.precision].tensorrt_only:
         raise UsageError(
             "this plan runs on TensorRT alone, which stores no caches in codes", where=where, got=plan,
             expected="a plan that ONNX Runtime runs",
         )  # fmt: skip
-    check_own(bundle.folder, manifest)
     root = entry.variant_of or plan
     suffix = PRECISIONS[entry.quantised.precision].suffix if entry.quantised else ""
     name = quantised_name(plan, root + suffix if plan.startswith(root + suffix) else root, CACHES[precision])
-    if output is not None:
-        bundles.check_target(output, overwrite)
-    elif name in manifest.plans and not overwrite:
-        raise UsageError(
-            "the bundle has this plan with such caches", where=where, got=name,
-            fix="pass --overwrite, or -o another folder",
-        )  # fmt: skip
+    check_target(bundle, name, "the bundle has this plan with such caches", output, overwrite)
     return name
 
 
@@ -169,25 +155,20 @@ def key_ranges(
     Raises:
         CheckFailed: A layer turns its keys in pairs that are not known.
     """
-    entry = bundle.entry(plan)
-    graph, states = _decoder(bundle, entry.decoder).graph, bundle.manifest.states_of(entry)
+    graph, states = read_model(bundle, bundle.entry(plan).decoder).graph, bundle.manifest.states_of(bundle.entry(plan))
     turned = {state.layer: turned_channels(graph, state.past) for state in states if state.name == "key"}
-    runner = open_bundle(str(bundle.folder), plan, threads)
-    assert isinstance(runner.calls, BundleCalls)
-    watching = runner.calls.free = _Watching(runner.calls.free, turned)
-    for number, case in enumerate(data.cases):
-        runner.answer([case], data.longest)
-        progress("collecting ranges of keys", (number + 1) / len(data.cases))
-    return watching.largest
+    largest: dict[int, NDArray[np.float32]] = {}
+    stage = "collecting ranges of keys"
+    watch(bundle.folder, plan, lambda free: _Watching(free, turned, largest), data, stage, threads, progress)
+    return largest
 
 
 class _Watching(Relay):
     """A back-end that looks at the keys of every call; ``turned``: channels of a head that rotation turns, by layer."""
 
-    def __init__(self, inner: Backend, turned: Mapping[int, int]) -> None:
+    def __init__(self, inner: Backend, turned: Mapping[int, int], largest: dict[int, NDArray[np.float32]]) -> None:
         super().__init__(inner)
-        self.largest: dict[int, NDArray[np.float32]] = {}
-        self._turned = turned
+        self._turned, self._largest = turned, largest
 
     def decode(self, feeds: Mapping[str, Array], cache: Cache | None) -> tuple[dict[str, Array], Any]:
         out, after = self._inner.decode(feeds, cache)
@@ -195,59 +176,12 @@ class _Watching(Relay):
         for state, values in zip(self._inner.states, after.floats(), strict=True):
             if state.name == "key":
                 sizes = magnitudes(values[:, :, known[state.layer] :], self._turned[state.layer])
-                self.largest[state.layer] = np.maximum(self.largest.get(state.layer, sizes), sizes)
+                self._largest[state.layer] = np.maximum(self._largest.get(state.layer, sizes), sizes)
         return out, after
 
 
 def rewritten(bundle: Bundle, file: str, scales: Mapping[int, NDArray[np.float32]]) -> bytes:
     """A decoder of a bundle whose caches are codes, weights where they were."""
-    model = _decoder(bundle, file)
+    model = read_model(bundle, file)
     store_codes(model.graph, bundle.manifest.decoder, scales)
     return bytes(ir.to_proto(model).SerializeToString())
-
-
-def _decoder(bundle: Bundle, file: str) -> ir.Model:
-    return ir.from_proto(onnx.load_model_from_string(read_graph(bundle, file).data))
-
-
-def _write(
-    bundle: Bundle,
-    folder: Path,
-    name: str,
-    entry: PlanEntry,
-    graphs: Mapping[str, bytes],
-    trial: bool,
-    moved: bool = True,
-) -> Bundle:
-    """Write a bundle with one more plan, or for a ``trial`` that plan alone; ``moved``: its folder is another one."""
-    manifest = dataclasses.replace(bundle.manifest, sets=()) if trial else bundle.manifest.without_sets([name])
-    if trial:
-        files = {file: known for file, known in manifest.files.items() if not _is_other_graph(file, entry)}
-        for file in files:
-            link(bundle.folder / file, folder / file)
-    else:
-        old = manifest.plans.get(name)
-        replaced = {old.decoder, *filter(None, [old.decoder_debug])} if old else set()
-        files = {file: known for file, known in manifest.files.items() if file not in replaced}
-        gone = bundle.manifest.files.keys() - files.keys()
-        take_along(bundle.folder, bundle.manifest, folder, but=frozenset({*gone, bundles.MANIFEST}), link=True)
-    for file, data in graphs.items():
-        write_whole(folder / file, data)
-        files[file] = bundles.record(folder / file)
-    plans = {name: dataclasses.replace(entry, variant_of=None)} if trial else {**manifest.plans, name: entry}
-    weights = bundle.anchored_weights if moved else manifest.weights
-    engines = () if trial else tuple(item for item in manifest.engines if item.plan != name)
-    default = name if trial else manifest.default_plan
-    added: Manifest = dataclasses.replace(
-        manifest, plans=plans, default_plan=default, weights=weights, files=files, engines=engines
-    )
-    if not trial:
-        added = finish(Bundle(folder, added), [name])
-    bundles.write_manifest(folder, added)
-    result = Bundle(folder, added)
-    graph_trust.inherit(bundle, result)
-    return result
-
-
-def _is_other_graph(file: str, entry: PlanEntry) -> bool:
-    return file.endswith(".onnx") and file != entry.vision

@@ -5,18 +5,18 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from luvc_export.bundle import folder as bundles
 from luvc_export.bundle import graph_trust
 from luvc_export.bundle.folder import Bundle
-from luvc_export.bundle.manifest import CalibrationData, Manifest, PlanEntry
+from luvc_export.bundle.manifest import Manifest, PlanEntry
 from luvc_export.bundle.replacing import check_own, take_along
 from luvc_export.calibration.datasets import CalibrationSet
 from luvc_export.calibration.parity.compare import Comparison
-from luvc_export.calibration.quantise import agreement, bisect, ranges, widening
+from luvc_export.calibration.quantise import agreement, bisect, ranges
 from luvc_export.calibration.quantise.modelopt.backend import ModelOpt
 from luvc_export.calibration.quantise.quantiser import Quantiser, load
 from luvc_export.calibration.quantise.recipe import Recipe, Scales
@@ -138,14 +138,22 @@ def calibrate(
 
         def moved(wide: tuple[str, ...]) -> float:
             quantiser.wide = wide
-            return agreement.moved(reference, trial(()), fitted.cases[: widening.OBSERVED])
+            return agreement.moved(reference, trial(()), fitted.cases[: bisect.OBSERVED])
 
         if recipe.precision.mixed and recipe.divergence < math.inf:
-            wide = widening.fewest_wide(quantiser.sizes, alone, moved, recipe.divergence, progress)
+            wide = bisect.fewest_wide(quantiser.sizes, alone, moved, recipe.divergence, progress)
             quantiser.wide = frozenset(wide)
         search = bisect.fewest(damage, agrees, min_agreement, progress)
         comparison = next(comparison for high, comparison in measured.items() if set(high) == set(search.high))
-        written = _write(bundle, quantiser, search.high, record, output, overwrite)
+
+        def write(folder: Path) -> tuple[PlanEntry, Collection[str]]:
+            entry = quantiser.write(folder, search.high, record)
+            assert entry.quantised is not None
+            return entry, (entry.vision, entry.decoder, entry.quantised.weights)
+
+        written = write_plan(
+            bundle, quantiser.name, *replaced(bundle.manifest, quantiser.name), write, output, overwrite
+        )
     entry = written.manifest.plans[quantiser.name]
     assert entry.quantised is not None
     size = sum(written.manifest.files[name].bytes for name in (entry.vision, entry.decoder, entry.quantised.weights))
@@ -161,9 +169,8 @@ def check(
     Raises:
         UsageError: It cannot be done.
     """
+    check_bundle(bundle, min_agreement, "quantise", "ranges")
     entry, manifest, where = bundle.entry(plan), bundle.manifest, str(bundle.folder)
-    if not 0 <= min_agreement <= 1:
-        raise UsageError("no such share", where="--retention", got=min_agreement, expected="0 to 1")
     if entry.quantised is not None:
         raise UsageError(
             "this plan is quantised already", where=where, got=plan, expected="a plan in the bundle's own precision"
@@ -175,14 +182,6 @@ def check(
             got=plan,
             fix="quantise the plan it was made of, then that one's caches: --kv",
         )
-    if manifest.weights.mode == "none":
-        raise UsageError("this bundle has no weights to quantise", where=where, fix="export it without --no-weights")
-    if manifest.dtype == "bf16":
-        raise UsageError(
-            "ONNX Runtime computes nothing in bf16 on a CPU, so no ranges can be collected",
-            where=where,
-            fix="export with --dtype fp32 or fp16",
-        )
     name = recipe.precision.name
     if name in ("q4", "q4f16") and (name == "q4f16") != (manifest.dtype == "fp16"):
         other = "q4" if name == "q4f16" else "q4f16"
@@ -192,16 +191,8 @@ def check(
             got=manifest.dtype,
             fix=f"--precision {other}, or export with another --dtype",
         )
-    check_own(bundle.folder, manifest)
-    if output is not None:
-        bundles.check_target(output, overwrite)
-    elif (quantised := recipe.precision.plan_name(plan, entry.variant_of)) in manifest.plans and not overwrite:
-        raise UsageError(
-            "the bundle has this plan in this precision",
-            where=where,
-            got=quantised,
-            fix="pass --overwrite, or -o another folder",
-        )
+    quantised = recipe.precision.plan_name(plan, entry.variant_of)
+    check_target(bundle, quantised, "the bundle has this plan in this precision", output, overwrite)
 
 
 def _ranges(
@@ -229,39 +220,6 @@ def _matching(where: str, patterns: Sequence[str], names: Collection[str]) -> se
     return matching
 
 
-def _write(
-    bundle: Bundle,
-    quantiser: Quantiser,
-    high: Sequence[str],
-    record: CalibrationData,
-    output: Path | None,
-    overwrite: bool,
-) -> Bundle:
-    """Write the bundle with the new plan; whole or not at all, also where it replaces itself."""
-    target, manifest = output or bundle.folder, bundle.manifest
-    others, gone = replaced(manifest, quantiser.name)
-    engines = tuple(item for item in manifest.engines if item.plan in others)
-    with writing_to(target), bundles.writing(target, overwrite or output is None) as folder:
-        take_along(bundle.folder, manifest, folder, but=frozenset({*gone, bundles.MANIFEST}), link=True)
-        entry = quantiser.write(folder, high, record)
-        assert entry.quantised is not None
-        files = {name: known for name, known in manifest.files.items() if name not in gone}
-        files |= {
-            name: bundles.record(folder / name) for name in (entry.vision, entry.decoder, entry.quantised.weights)
-        }
-        weights = bundle.anchored_weights if output else manifest.weights
-        plans = {**others, quantiser.name: entry}
-        default = manifest.default_plan if manifest.default_plan in plans else quantiser.name
-        sets = tuple(one for one in manifest.sets if one.plan in others)
-        changed = dataclasses.replace(
-            manifest, plans=plans, default_plan=default, weights=weights, files=files, engines=engines, sets=sets
-        )
-        changed = finish(Bundle(folder, changed), [quantiser.name])
-        bundles.write_manifest(folder, changed)
-    graph_trust.inherit(bundle, Bundle(target, changed))
-    return Bundle(target, changed)
-
-
 def replaced(manifest: Manifest, name: str) -> tuple[dict[str, PlanEntry], set[str]]:
     """Return the plans that stay when the quantised plan ``name`` is made anew, and the files that do not.
 
@@ -272,3 +230,78 @@ def replaced(manifest: Manifest, name: str) -> tuple[dict[str, PlanEntry], set[s
     stay = {other: entry for other, entry in manifest.plans.items() if other != name and not own & files[other]}
     kept = {file for other in stay for file in files[other]}
     return stay, {file for other in manifest.plans if other not in stay for file in files[other]} - kept
+
+
+def check_bundle(bundle: Bundle, min_agreement: float, weights_for: str, ranges: str) -> None:
+    """Check that plans of ``bundle`` can be measured and written; ``weights_for`` and ``ranges`` say to what end.
+
+    Raises:
+        UsageError: They cannot.
+    """
+    manifest, where = bundle.manifest, str(bundle.folder)
+    if not 0 <= min_agreement <= 1:
+        raise UsageError("no such share", where="--retention", got=min_agreement, expected="0 to 1")
+    if manifest.weights.mode == "none":
+        fix = "export it without --no-weights"
+        raise UsageError(f"this bundle has no weights to {weights_for}", where=where, fix=fix)
+    if manifest.dtype == "bf16":
+        raise UsageError(
+            f"ONNX Runtime computes nothing in bf16 on a CPU, so no {ranges} can be collected",
+            where=where,
+            fix="export with --dtype fp32 or fp16",
+        )
+    check_own(bundle.folder, manifest)
+
+
+def check_target(bundle: Bundle, name: str, taken: str, output: Path | None, overwrite: bool) -> None:
+    """Check that plan ``name`` may be written; ``taken`` is what is wrong where it is there already.
+
+    Raises:
+        UsageError: It may not.
+    """
+    if output is not None:
+        bundles.check_target(output, overwrite)
+    elif name in bundle.manifest.plans and not overwrite:
+        fix = "pass --overwrite, or -o another folder"
+        raise UsageError(taken, where=str(bundle.folder), got=name, fix=fix)
+
+
+def write_plan(
+    bundle: Bundle,
+    name: str,
+    stay: Mapping[str, PlanEntry],
+    gone: Collection[str],
+    write: Callable[[Path], tuple[PlanEntry, Collection[str]]],
+    output: Path | None,
+    overwrite: bool,
+) -> Bundle:
+    """Write the bundle with the new plan; whole or not at all, also where it replaces itself.
+
+    Args:
+        bundle: A checked bundle.
+        name: Of the plan.
+        stay: Other plans that the bundle keeps; an older one called ``name`` may be among them and keeps its place.
+        gone: Files that it does not keep.
+        write: Writes the files of the plan into a folder: its entry, and their names.
+        output: Folder of another bundle to write; None writes in the place of ``bundle``.
+        overwrite: Replace the bundle at ``output``.
+    """
+    target, manifest = output or bundle.folder, bundle.manifest
+    with writing_to(target), bundles.writing(target, overwrite or output is None) as folder:
+        take_along(bundle.folder, manifest, folder, but=frozenset({*gone, bundles.MANIFEST}), link=True)
+        entry, written = write(folder)
+        files = {file: known for file, known in manifest.files.items() if file not in gone}
+        plans, others = {**stay, name: entry}, stay.keys() - {name}
+        changed = dataclasses.replace(
+            manifest,
+            plans=plans,
+            default_plan=manifest.default_plan if manifest.default_plan in plans else name,
+            weights=bundle.anchored_weights if output else manifest.weights,
+            files=files | {file: bundles.record(folder / file) for file in written},
+            engines=tuple(item for item in manifest.engines if item.plan in others),
+            sets=tuple(one for one in manifest.sets if one.plan in others),
+        )
+        changed = finish(Bundle(folder, changed), [name])
+        bundles.write_manifest(folder, changed)
+    graph_trust.inherit(bundle, Bundle(target, changed))
+    return Bundle(target, changed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import ml_dtypes
@@ -11,7 +12,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from luvc_export.calibration.quantise.numerics import fp4
-from luvc_export.calibration.quantise.numerics.rounding import FP8_MAX, INT8_MAX
+from luvc_export.calibration.quantise.numerics.blocks import FP8_MAX, INT8_MAX
 from luvc_export.calibration.quantise.sites import Site, constants, evaluate
 from luvc_export.calibration.quantise.weight_packing import PackedWeight, WeightPacker
 from luvc_export.core.operators import CONTRIB_DOMAIN
@@ -85,17 +86,7 @@ class Inserter:
 
     def _fp4(self, name: str, at: str, product: ir.Node, activation: ir.Value, how: PackedWeight) -> ir.Value:
         """A product of NVFP4 numbers, in the graph's own arithmetic."""
-
-        def emit(
-            op: str,
-            inputs: Sequence[ir.Value | None],
-            name: str,
-            domain: str = "",
-            attributes: Mapping[str, Any] | None = None,
-            outputs: int = 1,
-        ) -> tuple[ir.Value, ...]:
-            return self._nodes(op, inputs, name, product, domain, attributes, outputs)
-
+        emit = partial(self._nodes, product)
         if self.simulate:
             self.packer.put(f"{name}.weight_simulated", lambda: ir.tensor(self._widened(name, how)))
             widened = self.packer.take(self.graph, f"{name}.weight_simulated")
@@ -170,14 +161,14 @@ class Inserter:
         domain: str = "",
         attributes: Mapping[str, Any] | None = None,
     ) -> ir.Value:
-        return self._nodes(op, inputs, name, before, domain, attributes)[0]
+        return self._nodes(before, op, inputs, name, domain, attributes)[0]
 
     def _nodes(
         self,
+        before: ir.Node,
         op: str,
         inputs: Sequence[ir.Value | None],
         name: str,
-        before: ir.Node,
         domain: str = "",
         attributes: Mapping[str, Any] | None = None,
         outputs: int = 1,

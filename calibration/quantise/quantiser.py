@@ -12,10 +12,8 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from luvc_export.bundle import graph_trust
-from luvc_export.bundle.folder import Bundle, record, write_manifest
+from luvc_export.bundle.folder import Bundle
 from luvc_export.bundle.graphs import CheckedGraph, read_graph
-from luvc_export.bundle.hashing import link
 from luvc_export.bundle.manifest import CalibrationData, PlanEntry, Quantisation
 from luvc_export.calibration.quantise.insert import Inserter
 from luvc_export.calibration.quantise.numerics import blocks
@@ -23,6 +21,7 @@ from luvc_export.calibration.quantise.recipe import Recipe, Scales, decide
 from luvc_export.calibration.quantise.sites import sites
 from luvc_export.calibration.quantise.statistics import Statistics
 from luvc_export.calibration.quantise.weight_packing import PackedWeight, WeightPacker, pack_weight, read
+from luvc_export.calibration.runners.probes import write_copy
 from luvc_export.core.element_types import BY_PRECISION
 from luvc_export.core.files.safe_files import write_whole
 from luvc_export.core.precision import WIDE
@@ -46,7 +45,7 @@ class Quantiser:
     Attributes:
         names: Sites that can be quantised, in the order of computation.
         high: Sites that stay high whatever is chosen, and why.
-        wide: Sites that get eight bits where the precision has four, for whoever chooses to set (``widening``).
+        wide: Sites that get eight bits where the precision has four, for whoever chooses to set (``bisect``).
 
     Raises:
         BundleError: The statistics are not of these graphs.
@@ -158,29 +157,12 @@ class Quantiser:
 
     def trial(self, high: Collection[str], data: CalibrationData) -> Bundle:
         """A bundle, in the folder given at first, whose one plan keeps ``high``, as ONNX Runtime can run it."""
-        folder, manifest = self._packer.folder, self.bundle.manifest
+        folder = self._packer.folder
         entry = dataclasses.replace(self.write(folder, high, data, simulate=True), variant_of=None)
-        files = {}
-        for name, known in manifest.files.items():
-            if not name.endswith(".onnx") and not name.startswith("weights"):
-                if not (folder / name).exists():
-                    link(self.bundle.folder / name, folder / name)
-                files[name] = known
-        for name in (entry.vision, entry.decoder, self._packer.name):
-            files[name] = record(folder / name)
-        weights = self.bundle.anchored_weights
-        changed = dataclasses.replace(
-            manifest,
-            plans={self.name: entry},
-            default_plan=self.name,
-            weights=weights,
-            files=files,
-            engines=(),
-            sets=(),
-        )
-        write_manifest(folder, changed)
-        graph_trust.inherit(self.bundle, Bundle(folder, changed))
-        return Bundle(folder, changed)
+        own = [name for name in self.bundle.manifest.files if name.endswith(".onnx") or name.startswith("weights")]
+        written = (entry.vision, entry.decoder, self._packer.name)
+        plans = {"plans": {self.name: entry}, "default_plan": self.name}
+        return write_copy(self.bundle, folder, written, own, engines=(), **plans)
 
 
 def load(bundle: Bundle, file: str) -> ir.Model:

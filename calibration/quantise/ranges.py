@@ -5,26 +5,22 @@ Cases run one at a time, prefill and answer, so that no padding is counted; a pi
 
 from __future__ import annotations
 
-import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 
-from luvc_export.bundle import graph_trust
-from luvc_export.bundle.folder import Bundle, record, write_manifest
-from luvc_export.bundle.graphs import read_graph
-from luvc_export.bundle.hashing import link
+from luvc_export.bundle.folder import Bundle
 from luvc_export.calibration.datasets import CalibrationSet
 from luvc_export.calibration.quantise.sites import sites
 from luvc_export.calibration.quantise.statistics import Statistics
 from luvc_export.calibration.runners import open_bundle
 from luvc_export.calibration.runners.bundle import BundleCalls, Relay
+from luvc_export.calibration.runners.probes import read_model, write_copy
 from luvc_export.core.files.safe_files import temporary_folder, whole, write_new
 from luvc_export.core.progress import Progress
 from luvc_export.errors import UsageError
@@ -48,13 +44,32 @@ def collect(
     statistics: dict[str, Statistics] = {}
     with temporary_folder("luvc-ranges") as folder:
         owners = _write_watched(bundle, plan, folder)
-        runner = open_bundle(str(folder), plan, threads)
-        assert isinstance(runner.calls, BundleCalls)
-        runner.calls.free = _Watching(runner.calls.free, owners, statistics)
-        for number, case in enumerate(data.cases):
-            runner.answer([case], data.longest)
-            progress("collecting ranges", (number + 1) / len(data.cases))
+        watch(
+            folder, plan, lambda free: _Watching(free, owners, statistics), data, "collecting ranges", threads, progress
+        )
     return statistics
+
+
+def watch(
+    folder: Path,
+    plan: str | None,
+    wrap: Callable[[Backend], Backend],
+    data: CalibrationSet,
+    stage: str,
+    threads: int | None,
+    progress: Progress,
+) -> None:
+    """Answer ``data`` with a plan of the bundle in ``folder``, a case at a time, through what ``wrap`` makes.
+
+    Raises:
+        UsageError: A picture cannot be prepared, or the bundle is in bf16.
+    """
+    runner = open_bundle(str(folder), plan, threads)
+    assert isinstance(runner.calls, BundleCalls)
+    runner.calls.free = wrap(runner.calls.free)
+    for number, case in enumerate(data.cases):
+        runner.answer([case], data.longest)
+        progress(stage, (number + 1) / len(data.cases))
 
 
 class _Watching(Relay):
@@ -89,22 +104,12 @@ class _Watching(Relay):
 def _write_watched(bundle: Bundle, plan: str | None, folder: Path) -> dict[str, list[str]]:
     """Write a copy of a bundle whose graphs of ``plan`` also give what enters their sites; give sites by output."""
     entry = bundle.entry(plan)
-    files = dict(bundle.manifest.files)
     owners: dict[str, list[str]] = {}
-    for name in files:
-        if name in (entry.vision, entry.decoder):
-            graph = read_graph(bundle, name)
-            model = ir.from_proto(onnx.load_model_from_string(graph.data))
-            owners |= _mark(model.graph, f"{_MARK}{name}.")
-            proto = ir.to_proto(model)
-            write_new(folder / name, proto.SerializeToString())
-            files[name] = record(folder / name)
-        else:
-            link(bundle.folder / name, folder / name)
-    manifest = dataclasses.replace(bundle.manifest, weights=bundle.anchored_weights, files=files, sets=())
-    watched = Bundle(folder, manifest)
-    write_manifest(folder, watched.manifest)
-    graph_trust.inherit(bundle, watched)
+    for name in (entry.vision, entry.decoder):
+        model = read_model(bundle, name)
+        owners |= _mark(model.graph, f"{_MARK}{name}.")
+        write_new(folder / name, ir.to_proto(model).SerializeToString())
+    write_copy(bundle, folder, (entry.vision, entry.decoder))
     return owners
 
 

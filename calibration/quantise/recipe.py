@@ -1,20 +1,78 @@
-"""What to do with one site: pure decisions from its weight and the statistics of what enters it."""
+"""What to do with one site: pure decisions from its weight and the statistics of what enters it.
+
+Factors move difficulty between activations and weights: x W = (x / s) (s W), one s for each of K channels.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from luvc_export.calibration.quantise.numerics import blocks, rounding, scaling
-from luvc_export.calibration.quantise.numerics.compensation import compensated
-from luvc_export.calibration.quantise.numerics.rounding import Rounded
+from luvc_export.calibration.quantise.numerics import blocks
+from luvc_export.calibration.quantise.numerics.blocks import Rounded, compensated
 from luvc_export.calibration.quantise.statistics import METHODS, Statistics
 from luvc_export.core.precision import QuantisedPrecision
 from luvc_export.errors import UsageError, did_you_mean
 
 Floats = NDArray[np.float32]
+
+#: Exponents that activation-aware scaling tries; 0 is rounding to nearest.
+_STEPS = 20
+#: Factors stay within this of 1 either way, so that no channel vanishes in fp16.
+_BOUND = 1e3
+
+
+def smooth(seen: Statistics, weight: Floats, alpha: float) -> Floats:
+    """SmoothQuant: s = max|x|^alpha / max|W|^(1 - alpha) by channel (arXiv 2211.10438, equation 4).
+
+    Args:
+        seen: Of the activations.
+        weight: [K, N].
+        alpha: 0 leaves all difficulty in the activations, 1 moves all of it to the weights.
+
+    Returns:
+        s [K].
+    """
+    outer = np.abs(weight).max(1)
+    factor = np.maximum(seen.largest, 1e-5) ** alpha / np.maximum(outer, 1e-5) ** (1 - alpha)
+    return _bounded(np.where(seen.largest > 0, factor, 1.0).astype(np.float32))
+
+
+def activation_aware(seen: Statistics, weight: Floats, form: Callable[[Floats], blocks.Format | None]) -> Floats:
+    """AWQ: s = mean|x|^a, a chosen by the error of the product on sampled rows (arXiv 2306.00978, equations 4 and 5).
+
+    Clipping and compensation come after, with the chosen s.
+
+    Args:
+        seen: Of the activations.
+        weight: [K, N].
+        form: The four-bit format for a weight.
+
+    Returns:
+        s [K]; all ones where nothing does better.
+    """
+    rows, mean = seen.sample, np.maximum(seen.mean, np.float32(1e-5))
+    wanted = rows @ weight
+    best, chosen = np.inf, np.ones(len(mean), np.float32)
+    for step in range(_STEPS):
+        factor = np.power(mean, step / _STEPS, dtype=np.float32)
+        factor = _bounded(factor / np.sqrt(factor.max() * factor.min()))
+        scaled = weight * factor[:, None]
+        format_ = form(scaled)
+        assert format_ is not None
+        rounded = blocks.nearest(scaled, format_)
+        error = float(np.square((rows / factor) @ rounded.widened() - wanted).sum())
+        if error < best:
+            best, chosen = error, factor
+    return chosen
+
+
+def _bounded(factor: NDArray[np.floating]) -> Floats:
+    return np.clip(factor, 1 / _BOUND, _BOUND).astype(np.float32)
+
 
 #: Nats; chosen on the search splits of examples/glyph_deep (docs/calibration.md).
 DIVERGENCE = 0.02
@@ -105,19 +163,19 @@ def decide(recipe: Recipe, weight: Floats, seen: Statistics | Scales | str) -> D
     if isinstance(seen, str):
         return seen
     if isinstance(seen, Scales):
-        return Decision(rounding.int8(weight, seen.weight), None, seen.activation * rounding.INT8_MAX)
+        return Decision(blocks.rounded_int8(weight, seen.weight), None, seen.activation * blocks.INT8_MAX)
     if recipe.precision.weights == 4:
         return _four_bits(recipe, weight, seen)
     if not recipe.precision.ranges:
-        return Decision(rounding.int8(weight))
+        return Decision(blocks.rounded_int8(weight))
     choose = METHODS[recipe.method]
     if recipe.precision.name == "fp8":
-        return Decision(rounding.fp8(weight), None, choose(seen, recipe.percentile))
+        return Decision(blocks.rounded_fp8(weight), None, choose(seen, recipe.percentile))
     if not recipe.smooth:
-        return Decision(rounding.int8(weight), None, choose(seen, recipe.percentile))
-    factor = scaling.smooth(seen, weight, recipe.smooth)
+        return Decision(blocks.rounded_int8(weight), None, choose(seen, recipe.percentile))
+    factor = smooth(seen, weight, recipe.smooth)
     divided = seen.divided(factor)
-    return Decision(rounding.int8(weight * factor[:, None]), factor, choose(divided, recipe.percentile))
+    return Decision(blocks.rounded_int8(weight * factor[:, None]), factor, choose(divided, recipe.percentile))
 
 
 def _four_bits(recipe: Recipe, weight: Floats, seen: Statistics) -> Decision | str:
@@ -129,7 +187,7 @@ def _four_bits(recipe: Recipe, weight: Floats, seen: Statistics) -> Decision | s
     top = seen.maximum if recipe.precision.ranges else None
     if not recipe.aware:
         return Decision(blocks.nearest(weight, plain), None, top)
-    factor = scaling.activation_aware(seen, weight, form)
+    factor = activation_aware(seen, weight, form)
     scaled = weight * factor[:, None]
     chosen = form(scaled)
     assert chosen is not None

@@ -11,15 +11,13 @@ from typing import Any
 
 from luvc_export.bundle import folder as bundles
 from luvc_export.bundle.folder import Bundle
-from luvc_export.bundle.manifest import ImageInput, Manifest, PlanEntry
+from luvc_export.bundle.manifest import ImageInput, Manifest
 from luvc_export.calibration.runners.base import Runner, ends
-from luvc_export.calibration.runners.bundle import BundleCalls
-from luvc_export.calibration.runners.canvas import canvas_for, prepare
+from luvc_export.calibration.runners.bundle import BundleCalls, EngineCalls
+from luvc_export.calibration.runners.canvas import Tokens, canvas_for, prepare
 from luvc_export.calibration.runners.compressed import TorchCalls, load_model, quiet
-from luvc_export.calibration.runners.engine import EngineCalls
-from luvc_export.calibration.runners.graph import GraphRunner, Prompting
+from luvc_export.calibration.runners.graph import GraphRunner, ObservedCalls, Prompting
 from luvc_export.calibration.runners.huggingface import HuggingFace
-from luvc_export.calibration.runners.text import Tokens
 from luvc_export.core.plan import Plan, Sharing
 from luvc_export.core.precision import CODED_CACHES
 from luvc_export.demo import checkpoint_named
@@ -104,12 +102,10 @@ def open_openvino(
         MachineError: OpenVINO is missing, or the device lacks the arithmetic.
     """
     loaded = bundles.load(folder)
-    entry, manifest = loaded.entry(plan), loaded.manifest
     calls = BundleCalls(loaded, plan, threads, f"openvino:{device}", arithmetic)
-    computed = calls.free.arithmetic
-    dtype = _dtype(entry, entry.quantised.precision if entry.quantised else computed)
-    name = f"{folder} (OpenVINO {device} {computed}, {plan or manifest.default_plan})"
-    return GraphRunner(name, dtype, entry.plan, _prompting(loaded, plan), calls)
+    computed, quantised = calls.free.arithmetic, loaded.entry(plan).quantised
+    precision = quantised.precision if quantised else computed
+    return _runner(folder, f"OpenVINO {device} {computed}", precision, loaded, loaded.name_of(plan), calls)
 
 
 def open_bundle(folder: str, plan: str | None, threads: int | None = None) -> GraphRunner:
@@ -119,14 +115,8 @@ def open_bundle(folder: str, plan: str | None, threads: int | None = None) -> Gr
         BundleError: See ``luvc_export.bundle.folder.load``.
     """
     loaded = bundles.load(folder)
-    entry, manifest = loaded.entry(plan), loaded.manifest
-    name = f"{folder} (ONNX, {plan or manifest.default_plan})"
     calls = BundleCalls(loaded, plan, threads)
-    return GraphRunner(name, _dtype(entry, entry.precision), entry.plan, _prompting(loaded, plan), calls)
-
-
-def _dtype(entry: PlanEntry, computed: str) -> str:
-    return computed + CODED_CACHES * (entry.caches is not None)
+    return _runner(folder, "ONNX", loaded.entry(plan).precision, loaded, loaded.name_of(plan), calls)
 
 
 def open_engine(
@@ -140,22 +130,22 @@ def open_engine(
     """
     engine, entry = bundle.engine(plan, target), bundle.entry(plan)
     calls = EngineCalls(backend or TrtBackend(bundle, plan, target), engine, entry.plan, bundle)
-    dtype = _dtype(entry, entry.quantised.precision if entry.quantised else engine.precision)
-    name = f"{bundle.folder} (engines for {engine.target}, {engine.plan})"
-    return GraphRunner(name, dtype, entry.plan, _prompting(bundle, plan), calls)
+    precision = entry.quantised.precision if entry.quantised else engine.precision
+    return _runner(str(bundle.folder), f"engines for {engine.target}", precision, bundle, engine.plan, calls)
 
 
-def _prompting(bundle: Bundle, plan: str | None) -> Prompting:
-    """Prompts as the runtime makes them, for images of the plan's size."""
+def _runner(where: str, engine: str, precision: str, bundle: Bundle, plan: str, calls: ObservedCalls) -> GraphRunner:
+    """A runner whose prompts are as the runtime makes them, for images of the plan's size."""
     entry, encoder = bundle.entry(plan), PromptEncoder(bundle)
-    image = replace(bundle.manifest.image, size=entry.size)
-    manifest = replace(bundle.manifest, image=image)
-    return Prompting(
+    manifest = replace(bundle.manifest, image=replace(bundle.manifest.image, size=entry.size))
+    prompting = Prompting(
         lambda case: prepare(case, encoder, manifest, entry.plan),
         lambda ids: str(encoder.tokenizer.decode(list(ids))),
         manifest,
         frozenset(manifest.prompt.eos_token_ids),
     )
+    dtype = precision + CODED_CACHES * (entry.caches is not None)
+    return GraphRunner(f"{where} ({engine}, {plan})", dtype, entry.plan, prompting, calls)
 
 
 def open_torch(

@@ -37,6 +37,9 @@ def probe(layer: int, part: str) -> str:
 
 #: What the encoder gave for each image of a prompt, one image each.
 Features = list[VisualFeatures]
+#: What another model chose or encoded, case by case, for a runner to go on from.
+Forced = Sequence[Kept] | None
+Encoded = Sequence[Features | None] | None
 
 
 @dataclass(frozen=True)
@@ -89,12 +92,7 @@ class Runner(Protocol):
     plan: Plan
     can_force: bool
 
-    def observe(
-        self,
-        cases: Sequence[Case],
-        forced: Sequence[Kept] | None = None,
-        features: Sequence[Features | None] | None = None,
-    ) -> list[Observation]:
+    def observe(self, cases: Sequence[Case], forced: Forced = None, features: Encoded = None) -> list[Observation]:
         """Run the prompts of ``cases`` in one batch; ``forced`` replaces what prunes choose, ``features`` the encoder.
 
         Only a runner with ``can_force`` is given ``forced``, and only one whose plan merges ``features``.

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from luvc_export.calibration.runners.base import Kept
-from luvc_export.calibration.runners.graph import Decoded
+from luvc_export.calibration.runners.graph import Decoded, Visual
 from luvc_export.core import graph_io
 from luvc_export.core.plan import Plan
 from luvc_export.export.checkpoint import Checkpoint
@@ -95,9 +95,7 @@ class TorchCalls:
         self.dtype = next(model.parameters()).dtype
 
     @torch.no_grad()
-    def vision(
-        self, images: NDArray[np.uint8], beside: NDArray[Any] | None
-    ) -> tuple[NDArray[Any], NDArray[np.float32], NDArray[np.int64] | None]:
+    def vision(self, images: NDArray[np.uint8], beside: NDArray[Any] | None) -> Visual:
         """See ``graph.Runner``."""
         inputs = [torch.tensor(images)] + ([] if beside is None else [torch.tensor(beside)])
         embeds, positions, merged = self.encoder(*inputs)

@@ -15,7 +15,9 @@ from luvc_export.bundle.manifest import Manifest
 from luvc_export.calibration.cases import Case
 from luvc_export.calibration.runners.base import (
     LOGITS,
+    Encoded,
     Features,
+    Forced,
     Kept,
     Observation,
     Said,
@@ -35,6 +37,10 @@ from luvc_export.runtime.state import VisualFeatures, join_features
 
 #: Pictures whose visual embeddings are remembered: questions about one picture come together.
 _REMEMBERED = 64
+
+
+#: Embeddings [n, N_0, D], positions [n, N_0, 2 * copies], merged_into [n, H0 * W0] or None where nothing merges.
+Visual = tuple[NDArray[Any], NDArray[np.float32], NDArray[np.int64] | None]
 
 
 @dataclass(frozen=True)
@@ -67,13 +73,8 @@ class ObservedCalls(Protocol):
     can_force: bool
     largest_batch: int | None
 
-    def vision(
-        self, images: NDArray[np.uint8], beside: NDArray[Any] | None
-    ) -> tuple[NDArray[Any], NDArray[np.float32], NDArray[np.int64] | None]:
-        """uint8 [n, F, H, W, 3] -> embeddings [n, N_0, D], positions [n, N_0, 2 * copies], merged_into [n, H0 * W0].
-
-        ``beside``: see ``Backend.vision``.
-        """
+    def vision(self, images: NDArray[np.uint8], beside: NDArray[Any] | None) -> Visual:
+        """Encode uint8 [n, F, H, W, 3]; ``beside``: see ``Backend.vision``."""
 
     def decode(self, feeds: batching.Feeds, cache: Any, forced: Kept | None) -> Decoded:
         """Run the decoder; ``forced`` holds indices of the span that enters each prune, [B, G, keep]."""
@@ -122,12 +123,7 @@ class GraphRunner:
         self._graphs = Graphs(prompting.manifest, plan, _PlainCalls(calls))
         self._encoded: OrderedDict[bytes, VisualFeatures] = OrderedDict()
 
-    def observe(
-        self,
-        cases: Sequence[Case],
-        forced: Sequence[Kept] | None = None,
-        features: Sequence[Features | None] | None = None,
-    ) -> list[Observation]:
+    def observe(self, cases: Sequence[Case], forced: Forced = None, features: Encoded = None) -> list[Observation]:
         """See ``base.Runner``."""
         observed: dict[int, Observation] = {}
         requests = [self.prompting.prepare(case) for case in cases]

@@ -17,16 +17,15 @@ from luvc_export.calibration.cases import Case
 from luvc_export.calibration.runners.base import (
     LOGITS,
     VISION,
-    Features,
-    Kept,
+    Encoded,
+    Forced,
     Observation,
     Said,
     ends,
     plane,
     probe,
 )
-from luvc_export.calibration.runners.canvas import prepare, uncompressed
-from luvc_export.calibration.runners.text import Tokens
+from luvc_export.calibration.runners.canvas import Tokens, prepare, uncompressed
 from luvc_export.core.plan import Sharing
 from luvc_export.core.token_layout import arrange
 from luvc_export.export.checkpoint import Checkpoint
@@ -65,12 +64,7 @@ class HuggingFace:
         self.processor = checkpoint.family.image_processor(checkpoint.folder)
 
     @torch.no_grad()
-    def observe(
-        self,
-        cases: Sequence[Case],
-        forced: Sequence[Kept] | None = None,
-        features: Sequence[Features | None] | None = None,
-    ) -> list[Observation]:
+    def observe(self, cases: Sequence[Case], forced: Forced = None, features: Encoded = None) -> list[Observation]:
         """See ``base.Runner``."""
         return [self._observe(self._request(case)) for case in cases]
 

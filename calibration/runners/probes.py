@@ -1,12 +1,19 @@
-"""Look inside a bundle's decoder: a copy of its graphs whose layers' entering hidden states are outputs too."""
+"""Copies of a bundle in scratch folders, some of its graphs changed: to look inside, or to try a plan.
+
+A decoder shows its hidden states in a copy of its graphs where what enters each layer is an output too.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import weakref
+from collections.abc import Collection
 from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
 
 import onnx
+import onnx_ir as ir
 
 from luvc_export.bundle import graph_trust
 from luvc_export.bundle.folder import Bundle, record, write_manifest
@@ -16,6 +23,36 @@ from luvc_export.bundle.manifest import PlanEntry
 from luvc_export.core import graph_io
 from luvc_export.core.files.safe_files import temporary_folder, write_new
 from luvc_export.core.plan import Plan
+
+
+def write_copy(
+    bundle: Bundle, folder: Path, written: Collection[str], left_out: Collection[str] = (), **fields: Any
+) -> Bundle:
+    """Write a copy of ``bundle`` to ``folder``, without its finished graphs.
+
+    Args:
+        bundle: A checked bundle; its files become hard links where the file system has them.
+        folder: An existing folder.
+        written: Files of the copy that lie in ``folder`` already, in place of the bundle's own of the same names.
+        left_out: Files of the bundle that the copy has not.
+        **fields: Of the copy's manifest, where they differ.
+    """
+    files = {name: known for name, known in bundle.manifest.files.items() if name not in left_out}
+    for name in files.keys() - set(written):
+        if not (folder / name).exists():
+            link(bundle.path(name), folder / name)
+    files |= {name: record(folder / name) for name in written}
+    fields = {"weights": bundle.anchored_weights, "files": files, "sets": (), **fields}
+    copy = Bundle(folder, dataclasses.replace(bundle.manifest, **fields))
+    write_manifest(folder, copy.manifest)
+    graph_trust.inherit(bundle, copy)
+    return copy
+
+
+def read_model(bundle: Bundle, file: str) -> ir.Model:
+    """A graph of a bundle to change and write again: its weights stay where the bundle has them."""
+    return ir.from_proto(onnx.load_model_from_string(read_graph(bundle, file).data))
+
 
 #: What keeps a weight a weight.
 _UNCHANGED = ("Cast", "Identity", "Transpose", "Reshape", "DequantizeLinear")
@@ -86,19 +123,11 @@ def probed(bundle: Bundle, entry: PlanEntry) -> Bundle:
     """
     kept = ExitStack()
     folder = kept.enter_context(temporary_folder("luvc-parity"))
-    files = dict(bundle.manifest.files)
-    for name in files:
-        target = folder / name
-        if name in (entry.decoder, entry.decoder_debug):
-            model = onnx.load_model_from_string(read_graph(bundle, name).data)
-            add_hidden_outputs(model, entry.plan)
-            write_new(target, model.SerializeToString())
-            files[name] = record(target)
-        else:
-            link(bundle.path(name), target)
-    manifest = dataclasses.replace(bundle.manifest, weights=bundle.anchored_weights, files=files, sets=())
-    copy = Bundle(folder, manifest)
-    write_manifest(folder, copy.manifest)  # for a helper that runs it first
-    graph_trust.inherit(bundle, copy)
+    names = [name for name in (entry.decoder, entry.decoder_debug) if name is not None]
+    for name in names:
+        model = onnx.load_model_from_string(read_graph(bundle, name).data)
+        add_hidden_outputs(model, entry.plan)
+        write_new(folder / name, model.SerializeToString())
+    copy = write_copy(bundle, folder, names)
     weakref.finalize(copy, kept.close)
     return copy

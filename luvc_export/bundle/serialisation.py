@@ -1,4 +1,4 @@
-"""Plain data from JSON into frozen dataclasses, checked field by field, and how large numbers and texts may be.
+"""Plain data from JSON into frozen dataclasses and named tuples, checked by field; how large numbers and texts may be.
 
 What is beyond the limits of ``luvc.json`` and ``pack.json``, which go by the name of a field, would reach numpy, a
 runtime or a loop as a size: far above every model there is, far below what hangs or fills memory.
@@ -60,6 +60,8 @@ def _value(hint: Any, value: Any, where: str, field: str = "") -> Any:
     if wrong := beyond(field, value):
         raise BundleError("a value is beyond its limits", where=where, got=repr(value)[:80], expected=wrong)
     origin, args = get_origin(hint), get_args(hint)
+    if isinstance(hint, type) and issubclass(hint, tuple) and isinstance(value, list):
+        return hint._make(_value(tuple[tuple(get_type_hints(hint).values())], value, where, field))  # type: ignore
     if dataclasses.is_dataclass(hint):
         return from_json_data(typing.cast(type, hint), value, where)
     if origin in (typing.Union, types.UnionType):

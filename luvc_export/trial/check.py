@@ -11,6 +11,7 @@ import json
 import statistics
 import sys
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,7 @@ def check(report: Any, where: str) -> None:
     if private:
         raise CheckFailed("the report holds a path or a name", where=where, got="; ".join(private[:3]))
     try:
-        verdicts = [line.to_json() for line in judge(report["steps"])]
+        verdicts = [asdict(line) for line in judge(report["steps"])]
     except (KeyError, TypeError, ValueError, ZeroDivisionError, IndexError, StopIteration, AttributeError) as error:
         raise UsageError(
             "a step of the report lacks its figures", where=where, got=f"{type(error).__name__}: {error}"

@@ -5,9 +5,11 @@ Verdicts are read from the figures alone, so whoever checks a report reads them 
 
 from __future__ import annotations
 
+import json
 import statistics
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from luvc_export.core.named_plans import DEFAULT_PLAN
@@ -28,17 +30,17 @@ class Claim:
         name: Short.
         says: The promise.
         quote: Words of the page where it is made.
-        judge: Reads a result: whether it holds, and the figure.
         step: Whose result shows it.
         page: A file of the project.
+        judge: Reads a result: whether it holds, and the figure.
     """
 
     name: str
     says: str
     quote: str
+    step: str
+    page: str
     judge: Callable[[Steps], tuple[bool, str]]
-    step: str = "bench"
-    page: str = "README.md"
 
 
 @dataclass(frozen=True)
@@ -50,24 +52,21 @@ class Line:
     verdict: Verdict
     figure: str
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain data."""
-        return asdict(self)
-
 
 def judge(steps: Steps) -> list[Line]:
     """A line for every claim."""
     lines = []
     for claim in CLAIMS:
         step = steps.get(claim.step, {})
+        verdict: Verdict = "fails"
         if step.get("state") == "failed":
-            lines.append(Line(claim.name, claim.says, "fails", f"step {claim.step}: {step['why']}"))
+            figure = f"step {claim.step}: {step['why']}"
         elif step.get("state") != "done":
-            why = step.get("why") or "the step was not asked for"
-            lines.append(Line(claim.name, claim.says, "not tried", str(why)))
+            verdict, figure = "not tried", str(step.get("why") or "the step was not asked for")
         else:
             holds, figure = claim.judge(steps)
-            lines.append(Line(claim.name, claim.says, "holds" if holds else "fails", figure))
+            verdict = "holds" if holds else "fails"
+        lines.append(Line(claim.name, claim.says, verdict, figure))
     return lines
 
 
@@ -109,7 +108,7 @@ def _cheap(steps: Steps) -> tuple[bool, str]:
     return share < 1, f"merges and prunes take {share:.1%} of vision and prefill"
 
 
-def _parity(step: str) -> Callable[[Steps], tuple[bool, str]]:
+def _gates(step: str) -> Callable[[Steps], tuple[bool, str]]:
     def read(steps: Steps) -> tuple[bool, str]:
         result = steps[step]["result"]
         gates = result["gates"]
@@ -164,64 +163,20 @@ def _checks(steps: Steps) -> tuple[bool, str]:
     return code == 0, f"exit code {code}"
 
 
-CLAIMS: tuple[Claim, ...] = (
-    Claim("reference", "an export copies no weights", "copies no weights at all", _referenced, "export"),
-    Claim(
-        "parity-none",
-        "graphs without compression agree with transformers",
-        "is it still right? where not?",
-        _parity("parity-none"),
-        "parity-none",
-    ),
-    Claim(
-        f"parity-{DEFAULT_PLAN}",
-        "graphs with compression agree with torch with compression",
-        "with visual-token compression inside the graphs",
-        _parity(f"parity-{DEFAULT_PLAN}"),
-        f"parity-{DEFAULT_PLAN}",
-    ),
-    Claim("fixed", "every layer holds the tokens of its budget", "Budgets are fixed per layer", _planned),
-    Claim("none-left", "no visual token is left at the last layer", "none is left at the last layer", _none_left),
-    Claim("sooner", "compression makes the first token come sooner", "every LLM layer pays for all of them", _sooner),
-    Claim("smaller", "compression makes the KV cache smaller", "a limit of cache in place of a plan's name", _smaller),
-    Claim("cheap", "merges and prunes are a part of the time", "is it faster, and near the limit?", _cheap),
-    Claim("built", "engines are built", "engines; RTX ones without a GPU", _built, f"build-{DEFAULT_PLAN}"),
-    Claim(
-        "engine-parity",
-        "engines agree with the graphs they are built from",
-        "the same session on them",
-        _parity("engine-parity"),
-        "engine-parity",
-    ),
-    Claim(
-        "engines-sooner",
-        "compression makes engines' first token come sooner",
-        "Vision-language models to ONNX and TensorRT",
-        _engines_sooner,
-        "engines",
-    ),
-    Claim(
-        "graphs",
-        "a decode step is replayed as a CUDA graph, and no slower",
-        "shapes never change",
-        _graphs,
-        "engines",
-        "docs/trt-runtime.md",
-    ),
-    Claim(
-        "memory",
-        "engines take no more memory than predicted",
-        "Predicted before the build",
-        _memory,
-        "engines",
-        "docs/engines.md",
-    ),
-    Claim(
-        "kernels",
-        "native kernels agree with their reference",
-        "gpu-check.sh",
-        _checks,
-        "gpu-check",
-        "plugins/README.md",
-    ),
-)
+_JUDGES: dict[str, Callable[[Steps], tuple[bool, str]]] = {
+    "reference": _referenced,
+    "fixed": _planned,
+    "none-left": _none_left,
+    "sooner": _sooner,
+    "smaller": _smaller,
+    "cheap": _cheap,
+    "built": _built,
+    "engines-sooner": _engines_sooner,
+    "graphs": _graphs,
+    "memory": _memory,
+    "kernels": _checks,
+}
+
+_TABLE = Path(__file__).with_suffix(".json").read_text(encoding="utf-8").replace("{plan}", DEFAULT_PLAN)
+#: Rows of ``claims.json``; a claim about a parity holds where every gate of its step passed.
+CLAIMS = tuple(Claim(**row, judge=_JUDGES.get(row["name"]) or _gates(row["step"])) for row in json.loads(_TABLE))

@@ -1,4 +1,4 @@
-"""A trial's report as data: what was found and the verdicts, without a path, a name or a weight; and its hash.
+"""A trial's report as data and as a page: figures and verdicts, without a path, a name or a weight; and its hash.
 
 The hash finds a figure that was changed by mistake or by hand. It is no signature: whoever writes a report can write
 its hash, and nobody vouches for it.
@@ -12,10 +12,15 @@ import hashlib
 import json
 import platform
 import re
-from collections.abc import Iterator, Set
+import statistics
+from collections.abc import Iterable, Iterator, Sequence, Set
+from dataclasses import asdict
+from html import escape
 from pathlib import Path
 from typing import Any
 
+from luvc_export.core.files.html import document, figure, table
+from luvc_export.core.named_plans import DEFAULT_PLAN
 from luvc_export.errors import CheckFailed, UsageError
 from luvc_export.trial.claims import judge
 from luvc_export.trial.journal import Journal
@@ -66,7 +71,7 @@ def _made(journal: Journal) -> dict[str, Any]:
         "version": journal.asked["version"],
         "target": journal.asked["target"],
         "steps": results,
-        "verdicts": [line.to_json() for line in judge(results)],
+        "verdicts": [asdict(line) for line in judge(results)],
     }
     whole = json.loads(json.dumps(whole), parse_constant=str)
     private = list(told_too_much(whole, own_names()))
@@ -106,3 +111,89 @@ def own_names() -> set[str]:
 
 def _step(step: dict[str, Any]) -> dict[str, Any]:
     return {key: step[key] for key in ("state", "seconds", "why", "result")}
+
+
+_COLOURS = {DEFAULT_PLAN: "#2a7f9e", "none": "#b9b9b9"}
+_WIDTH, _ROW = 640, 26
+
+
+def page(report: dict[str, Any], picture: Path | None = None) -> str:
+    """The page as text; ``picture`` shows what was kept, and is part of the page."""
+    with figures_of(str(picture.parent) if picture else "report"):
+        return _page(report, picture)
+
+
+def _page(report: dict[str, Any], picture: Path | None) -> str:
+    steps, machine = report["steps"], report["steps"]["machine"]["result"]
+    body = [f"<h1>Trial on {escape(str(machine['device']))}</h1>"]
+    counts = [f"{sum(line['verdict'] == kind for line in report['verdicts'])} {kind}" for kind in _KINDS]
+    body.append(f"<p>luvc-export {escape(report['version'])}: {', '.join(counts)}.</p>")
+    rows = [(_verdict(line["verdict"]), line["says"], line["figure"]) for line in report["verdicts"]]
+    body.append(table(("", "promise", "figure, or why it was not tried"), rows, raw=1))
+    body += _bench(steps)
+    if picture is not None and picture.is_file():
+        body.append("<h2>What was kept</h2>")
+        body.append(figure(picture.read_bytes(), "A picture drawn for this trial: merges and survivors."))
+    body.append("<h2>Machine</h2>")
+    body.append(table(("", ""), [(name, _shown(value)) for name, value in machine.items()]))
+    body.append("<h2>Steps</h2>")
+    done = [(name, step["state"], _took(step), step["why"] or "") for name, step in steps.items()]
+    body.append(table(("step", "state", "took", "why"), done))
+    body.append(f"<p>SHA-256 of the report: <code>{escape(report['sha256'])}</code></p>")
+    return document("Trial", body)
+
+
+_KINDS = ("holds", "fails", "not tried")
+
+
+def _bench(steps: dict[str, Any]) -> Iterable[str]:
+    bench = steps.get("bench", {}).get("result")
+    if not bench:
+        return
+    yield "<h2>Compressed and not, in turns</h2>"
+    for metric, title in (("vision_ms", "vision"), ("prefill_ms", "prefill"), ("ttft_ms", "first token")):
+        bars = [(c["plan"], statistics.median(run[metric] for run in c["runs"])) for c in bench["cases"]]
+        yield _bars(f"{title}, ms (median)", bars)
+    yield _bars("KV cache, MiB", [(case["plan"], case["kv_mib"]) for case in bench["cases"]])
+    most = max(max(case["visual_tokens"]) for case in bench["cases"])
+    for case in bench["cases"]:
+        kept = case["visual_tokens"]
+        points = " ".join(
+            f"{10 + index * (_WIDTH - 20) / max(1, len(kept) - 1):.1f},{110 - 100 * count / max(1, most):.1f}"
+            for index, count in enumerate(kept)
+        )
+        colour = _COLOURS.get(case["plan"], "#444")
+        label = f"plan {escape(case['plan'])}: visual tokens by layer, {kept[0]} to {kept[-1]}"
+        line = f'<polyline fill=none stroke="{colour}" stroke-width=3 points="{points}"/>'
+        yield f"<figure><svg width={_WIDTH} height=120>{line}</svg><figcaption>{label}</figcaption></figure>"
+
+
+def _bars(title: str, bars: Sequence[tuple[str, float]]) -> str:
+    most = max(value for _, value in bars) or 1.0
+    lines = []
+    for index, (name, value) in enumerate(bars):
+        top, length = index * _ROW, (_WIDTH - 200) * value / most
+        colour = _COLOURS.get(name, "#444")
+        lines.append(f"<text x=0 y={top + 17}>{escape(name)}</text>")
+        lines.append(f'<rect x=60 y={top + 4} width="{length:.1f}" height=16 fill="{colour}"/>')
+        lines.append(f'<text x="{length + 68:.1f}" y={top + 17}>{value:.3g}</text>')
+    drawn = f"<svg width={_WIDTH} height={_ROW * len(bars)}>{''.join(lines)}</svg>"
+    return f"<figure><figcaption>{escape(title)}</figcaption>{drawn}</figure>"
+
+
+def _took(step: dict[str, Any]) -> str:
+    """Seconds, of what ran."""
+    return "" if step["state"] == "skipped" else f"{step['seconds']:.1f} s"
+
+
+def _verdict(verdict: str) -> str:
+    return f"<span class={verdict.split()[0]}>{verdict}</span>"
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "not known"
+    if isinstance(value, dict):
+        known = {key: item for key, item in value.items() if item not in (None, [], {})}
+        return ", ".join(f"{key} {_shown(item)}" for key, item in known.items()) or "not known"
+    return ", ".join(_shown(item) for item in value) if isinstance(value, list) else str(value)

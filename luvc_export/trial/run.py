@@ -18,7 +18,7 @@ from luvc_export.core.files.folders import check_own_names, fresh, make_folder
 from luvc_export.core.files.safe_files import locked
 from luvc_export.core.progress import Progress
 from luvc_export.errors import MachineError, UsageError, did_you_mean
-from luvc_export.trial import cases, machine, missing, steps
+from luvc_export.trial import cases, machine, steps
 from luvc_export.trial.journal import KEPT, Journal
 from luvc_export.trial.steps import Asked, Step
 from luvc_export.version import VERSION
@@ -47,7 +47,7 @@ def planned(asked: Asked, only: Sequence[str] = (), done: dict[str, str] | None 
     for name in only:
         if name not in names:
             raise UsageError("there is no such step", where="--only", got=name, expected=did_you_mean(name, names))
-    lacking, weights, states = missing.lacks(asked), missing.weights_gib(asked.model), dict(done or {})
+    lacking, weights, states = machine.lacks(asked), machine.weights_gib(asked.model), dict(done or {})
     result: list[Planned] = []
     for step in steps.STEPS:
         if only and step.name not in only:
@@ -88,7 +88,7 @@ def run(
         journal = Journal.open(asked.folder, _identity(asked))
         plan = planned(asked, only, journal.states())
         check_anything(plan)
-        lacking = missing.lacks(asked)
+        lacking = machine.lacks(asked)
         cases.write(asked.folder / "cases")
         journal.write("machine", {"state": "done", "seconds": 0.0, "why": None, "result": machine.facts()})
         for number, each in enumerate(plan):

@@ -5,6 +5,7 @@ Only what ``pick`` functions name is kept: no path, no name of a file, a host or
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +18,6 @@ from luvc_export.trial.cases import QUESTIONS
 Json = dict[str, Any]
 #: The plan with compression, and the one without.
 PLANS = (DEFAULT_PLAN, "none")
-#: Prompt and answer of a bench, in tokens.
-_TEXT, _NEW_TOKENS, _REPEATS = 64, 8, 5
-_TEXT_CAPACITY = 256
 CHECKS = Path(__file__).resolve().parents[2] / "plugins" / "gpu-check.sh"
 #: Steps that are programs of their own and no verbs (``cli.child``).
 PROGRAMS = ("engines", "gpu-check")
@@ -65,8 +63,8 @@ class Step:
         needs: What it cannot do without: names of ``lacks.LACKS``.
         after: Steps whose results it reads.
         seconds: How long it takes: at least, and for each GiB of weights. Assumed, from runs on two cores.
-        command: Arguments of the verb, or of one of ``PROGRAMS``.
         pick: What of its JSON is kept.
+        words: A verb or one of ``PROGRAMS`` and its arguments, with ``{model}``, ``{bundle}`` and the like in them.
     """
 
     name: str
@@ -74,46 +72,15 @@ class Step:
     needs: tuple[str, ...]
     after: tuple[str, ...]
     seconds: tuple[float, float]
-    command: Callable[[Asked], list[str]]
     pick: Callable[[Json], Json]
+    words: tuple[str, ...]
 
-
-def _export(asked: Asked) -> list[str]:
-    plans = [word for name in PLANS for word in ("--plan", name)]
-    sizes = ["--text-capacity", str(_TEXT_CAPACITY), *asked.size]
-    return ["export", asked.model, "-o", asked.bundle, *plans, "--weights", "reference", "--overwrite", *sizes]
-
-
-def _parity(reference: str, candidate: str) -> Callable[[Asked], list[str]]:
-    def command(asked: Asked) -> list[str]:
-        sides = [each.format(m=asked.model, b=asked.bundle, t=asked.target) for each in (reference, candidate)]
-        asks = ["--cases", str(asked.folder / "cases" / "cases.jsonl"), "--count", str(QUESTIONS), "--observe", "2"]
-        return ["parity", *sides, *asks, "--max-new-tokens", str(_NEW_TOKENS)]
-
-    return command
-
-
-def _bench(asked: Asked) -> list[str]:
-    sizes = ["--text", str(_TEXT), "--new-tokens", str(_NEW_TOKENS), "--repeats", str(_REPEATS)]
-    return ["bench", f"{asked.bundle}#{PLANS[0]}", "--vs", f"#{PLANS[1]}", *sizes]
-
-
-def _build(plan: str) -> Callable[[Asked], list[str]]:
-    return lambda asked: ["build", asked.bundle, "--target", str(asked.target), "--plan", plan]
-
-
-def _engines(asked: Asked) -> list[str]:
-    return ["engines", asked.bundle, str(asked.target), *PLANS]
-
-
-def _kept(asked: Asked) -> list[str]:
-    picture, drawn = asked.folder / "cases" / "case-0.png", asked.folder / "kept.png"
-    shown = ["--image", str(picture), "--prompt", "What is there to see?", "--show-kept", str(drawn)]
-    return ["run", asked.bundle, "--plan", PLANS[0], *shown, "--max-new-tokens", str(_NEW_TOKENS)]
-
-
-def _checks(asked: Asked) -> list[str]:
-    return ["gpu-check", str(CHECKS), str(asked.folder.resolve() / "gpu-check")]
+    def command(self, asked: Asked) -> list[str]:
+        """The words, with what was asked for in its places; ``{size}`` is a word of its own and may be several."""
+        values: Json = {"model": asked.model, "bundle": asked.bundle, "target": asked.target, "folder": asked.folder}
+        values |= {"resolved": asked.folder.resolve(), "checks": CHECKS, "questions": QUESTIONS}
+        expanded = (asked.size if word == "{size}" else [word.format(**values)] for word in self.words)
+        return [word for words in expanded for word in words]
 
 
 def checkout() -> bool:
@@ -182,83 +149,25 @@ def _pick_kept(output: Json) -> Json:
     return {"backend": output["backend"], "arithmetic": output["arithmetic"]}
 
 
-def _as_told(output: Json) -> Json:
-    return output
+_PICKS: dict[str, Callable[[Json], Json]] = {
+    "plan": _pick_plan,
+    "export": _pick_export,
+    "parity": _pick_parity,
+    "bench": _pick_bench,
+    "build": _pick_build,
+    "kept": _pick_kept,
+    "whole": lambda output: output,
+}
 
 
-STEPS: tuple[Step, ...] = (
-    Step(
-        "plan", "what compression would save", ("export",), (), (8, 0), lambda a: ["plan", a.model, *a.size], _pick_plan
-    ),
-    Step("export", "a bundle with two plans, weights by reference", ("export",), (), (40, 30), _export, _pick_export),
-    Step(
-        "parity-none",
-        "graphs without compression against transformers",
-        ("export", "cpu"),
-        ("export",),
-        (30, 150),
-        _parity("hf:{m}", "onnx:{b}#none"),
-        _pick_parity,
-    ),
-    Step(
-        f"parity-{DEFAULT_PLAN}",
-        "graphs with compression against torch with compression",
-        ("export", "cpu"),
-        ("export",),
-        (30, 150),
-        _parity(f"torch:{{m}}#{DEFAULT_PLAN}", f"onnx:{{b}}#{DEFAULT_PLAN}"),
-        _pick_parity,
-    ),
-    Step(
-        "bench",
-        "compressed and uncompressed in turns, prunes and merges alone",
-        ("cpu",),
-        ("export",),
-        (40, 180),
-        _bench,
-        _pick_bench,
-    ),
-    Step("kept", "a picture of what is kept", ("cpu",), ("export",), (15, 30), _kept, _pick_kept),
-    *(
-        Step(
-            f"build-{plan}",
-            f"engines of plan {plan}",
-            ("export", "library"),
-            ("export",),
-            (25, 60),
-            _build(plan),
-            _pick_build,
-        )
-        for plan in PLANS
-    ),
-    Step(
-        "engine-parity",
-        "engines with compression against their graphs",
-        ("export", "cpu", "gpu"),
-        (f"build-{DEFAULT_PLAN}",),
-        (30, 60),
-        _parity(f"onnx:{{b}}#{DEFAULT_PLAN}", f"trt:{{b}}#{DEFAULT_PLAN}@{{t}}"),
-        _pick_parity,
-    ),
-    Step(
-        "engines",
-        "engines in turns, with CUDA graphs and without, memory",
-        ("gpu",),
-        (f"build-{DEFAULT_PLAN}", "build-none"),
-        (30, 30),
-        _engines,
-        _as_told,
-    ),
-    Step(
-        "gpu-check",
-        "native kernels, layers and engines of the checkout",
-        ("checkout", "any-gpu"),
-        (),
-        (600, 0),
-        _checks,
-        _as_told,
-    ),
-)
+def _read(row: Json) -> Step:
+    lists = {name: tuple(row[name]) for name in ("needs", "after", "seconds", "words")}
+    return Step(**{**row, **lists, "pick": _PICKS[row["pick"]]})
+
+
+_TABLE = Path(__file__).with_suffix(".json").read_text(encoding="utf-8").replace("{plan}", DEFAULT_PLAN)
+#: Rows of ``steps.json``: words name what was asked for in braces.
+STEPS = tuple(_read(row) for row in json.loads(_TABLE))
 
 
 def find(name: str) -> Step:

@@ -5,7 +5,7 @@ import pytest
 
 from luvc_export.calibration import intervals
 from luvc_export.calibration.parity import metrics
-from luvc_export.calibration.parity.selection import overlaps
+from luvc_export.calibration.parity.metrics import overlaps
 from luvc_export.calibration.parity.tolerances import TABLE, tolerances
 
 
@@ -77,9 +77,10 @@ def test_retention_is_paired() -> None:
 
 
 def test_every_tolerance_has_its_reason_and_coarser_arithmetic_is_looser() -> None:
+    assert [*TABLE] == ["fp32", "fp16", "bf16", "8-bit", "4-bit"], "finest first: the coarsest of two is the later one"
     fine, middle, coarse = (TABLE[name] for name in ("fp32", "fp16", "bf16"))
     for name in vars(fine):
-        assert all(len(getattr(table, name).why) > 10 for table in (fine, middle, coarse))
+        assert all(len(getattr(table, name).why) > 10 for table in TABLE.values())
         a, b, c = (getattr(table, name).value for table in (fine, middle, coarse))
         assert a < b < c or a > b > c
     assert tolerances("fp32", "fp16") is TABLE["fp16"]

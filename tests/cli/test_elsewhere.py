@@ -14,7 +14,7 @@ from PIL import Image
 
 from luvc_export.bundle import folder as bundles
 from luvc_export.bundle.folder import Bundle
-from luvc_export.calibration.ablation import timing
+from luvc_export.calibration.ablation import study as timing
 from luvc_export.calibration.ablation.evaluator import PlanEvaluator
 from luvc_export.cli import app
 from luvc_export.cli.commands import demo

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from cli_words import Cli
 
-from luvc_export.trial import missing, run, steps
+from luvc_export.trial import machine, run, steps
 from luvc_export.trial.steps import Asked, Step
 
 
@@ -25,9 +25,9 @@ def test_what_would_be_done_and_how_long(cli: Cli, tmp_path: Path) -> None:
 def test_a_machine_with_nothing_ends_with_3_and_a_list(
     cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest = missing.importlib.util.find_spec
+    honest = machine.importlib.util.find_spec
     absent = ("torch", "onnxruntime")
-    monkeypatch.setattr(missing.importlib.util, "find_spec", lambda name: None if name in absent else honest(name))
+    monkeypatch.setattr(machine.importlib.util, "find_spec", lambda name: None if name in absent else honest(name))
     monkeypatch.setattr("luvc_export.trial.machine.target_here", lambda: None)
     for words in ((), ("--dry-run",)):
         code, _, err = cli("trial", "demo", "--out", tmp_path / "out", *words)
@@ -72,7 +72,7 @@ def test_something_that_does_not_hold_ends_with_1(cli: Cli, tmp_path: Path, monk
         export = {"model_type": "x", "plans": {"safe": [1, 0], "none": [1, 1]}, "weights_mode": "copy"}
         return ["echo", json.dumps(export)]
 
-    quick = Step("export", "an export", ("export",), (), (0.0, 0), lambda asked: [], lambda record: record)
+    quick = Step("export", "an export", ("export",), (), (0.0, 0), lambda record: record, ())
     monkeypatch.setattr(steps, "STEPS", (quick,))
     monkeypatch.setattr("luvc_export.trial.report.STEPS", (quick,))
     monkeypatch.setattr(run, "command", copied)

@@ -15,11 +15,10 @@ from luvc_export.calibration.ablation import run as ablation
 from luvc_export.calibration.ablation import tables
 from luvc_export.calibration.ablation.study import from_plain
 from luvc_export.calibration.budgets import report
-from luvc_export.calibration.budgets.check import Against
 from luvc_export.calibration.budgets.freezing import Frozen
 from luvc_export.calibration.budgets.run import MEASUREMENTS, SearchResult
-from luvc_export.calibration.budgets.settings import Setting
-from luvc_export.calibration.budgets.space import Horizon
+from luvc_export.calibration.budgets.search import Against
+from luvc_export.calibration.budgets.space import Horizon, Setting
 from luvc_export.calibration.budgets.trials import PlanTrial
 from luvc_export.calibration.intervals import Interval
 

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from trial_results import made_results
 
-from luvc_export.trial import cases, machine, missing, run, steps
+from luvc_export.trial import cases, machine, run, steps
 from luvc_export.trial.steps import Asked, Step
 
 FOLDER, SECONDS = Path(sys.argv[1]), float(sys.argv[2])
@@ -35,14 +36,13 @@ def command(step: Step, asked: Asked) -> list[str]:
 
 def main() -> None:
     run.command = command  # type: ignore[assignment]
-    missing.lacks = lambda asked: dict.fromkeys(("export", "cpu", "library", "gpu", "any-gpu", "checkout"))  # type: ignore[assignment]
-    missing.weights_gib = lambda model: 0.0  # type: ignore[assignment]
+    machine.lacks = lambda asked: dict.fromkeys(("export", "cpu", "library", "gpu", "any-gpu", "checkout"))  # type: ignore[assignment]
+    machine.weights_gib = lambda model: 0.0  # type: ignore[assignment]
     machine.facts = lambda: {"device": "made up"}  # type: ignore[assignment]
     machine.power = lambda: {}  # type: ignore[assignment]
     cases.write = lambda folder: folder  # type: ignore[assignment]
     steps.STEPS = tuple(  # type: ignore[misc]
-        Step(step.name, step.title, step.needs, step.after, (0.1, 0), step.command, lambda record: record)
-        for step in steps.STEPS
+        replace(step, seconds=(0.1, 0), pick=lambda record: record) for step in steps.STEPS
     )
     run.run(Asked("model", "rtx-ada", FOLDER), minutes=30)
 

@@ -9,7 +9,7 @@ from typing import Any
 from flat_plans import flat_plan
 
 from luvc_export.bundle.manifest import EngineEntry, EngineFile, FileRecord, Footprint, PlanEntry
-from luvc_export.calibration.parity.gates import Gate
+from luvc_export.calibration.parity.result import Gate
 from luvc_export.cli.commands import bench
 from luvc_export.core.plan.cost import cost
 from luvc_export.core.shapes import DecoderShape

@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,9 @@ from trial_results import journal_of, made_results
 
 import luvc_export
 from luvc_export.errors import CheckFailed, UsageError
-from luvc_export.trial import check
+from luvc_export.trial import check, claims, steps
 from luvc_export.trial.claims import CLAIMS, judge
-from luvc_export.trial.page import page
-from luvc_export.trial.report import digest, make, own_names, told_too_much
+from luvc_export.trial.report import digest, make, own_names, page, told_too_much
 from luvc_export.trial.steps import STEPS
 
 ROOT = Path(luvc_export.__file__).resolve().parents[1]
@@ -39,6 +39,13 @@ def test_a_claim_is_made_where_it_says(claim: Any) -> None:
     text = " ".join((ROOT / claim.page).read_text(encoding="utf-8").split())
     assert claim.quote in text
     assert claim.step in {step.name for step in STEPS}
+
+
+def test_every_row_of_the_tables_has_its_function() -> None:
+    """A claim without a judge of its own is about a parity, whose gates are its verdict."""
+    assert {*claims._JUDGES} == {claim.name for claim in CLAIMS if "parity" not in claim.name}
+    rows = json.loads(Path(steps.__file__).with_suffix(".json").read_text(encoding="utf-8"))
+    assert {row["pick"] for row in rows} == {*steps._PICKS} and len(rows) == len(STEPS) == 11
 
 
 def test_every_step_s_figures_count(report: dict[str, Any]) -> None:
@@ -238,7 +245,7 @@ def test_the_page_says_what_is_not_known_and_how_long_what_was_cut_off_took(repo
     )
     assert "<td>export</td><td>cut off</td><td>81.2 s</td>" in html
     assert "<td>bench</td><td>skipped</td><td></td>" in html
-    report["verdicts"] = [line.to_json() for line in judge(report["steps"])]
+    report["verdicts"] = [asdict(line) for line in judge(report["steps"])]
     assert {line["verdict"] for line in report["verdicts"] if line["figure"] == why} == {"not tried"}
     report["sha256"] = digest(report)
     check.check(report, "a report with a step that was cut off")

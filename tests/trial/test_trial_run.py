@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,9 @@ import pytest
 
 from luvc_export.demo import CHECKPOINT
 from luvc_export.errors import MachineError, UsageError
-from luvc_export.trial import missing, run, steps
+from luvc_export.trial import machine, run, steps
 from luvc_export.trial.journal import Journal
-from luvc_export.trial.steps import Asked, Step
+from luvc_export.trial.steps import Asked
 
 FAKE = Path(__file__).with_name("fake_trial.py")
 NAMES = [step.name for step in steps.STEPS]
@@ -69,13 +70,10 @@ def asked(tmp_path: Path) -> Asked:
 def everything(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine that lacks nothing, and steps that take no time."""
     monkeypatch.setattr(
-        missing, "lacks", lambda asked: dict.fromkeys(("export", "cpu", "library", "gpu", "any-gpu", "checkout"))
+        machine, "lacks", lambda asked: dict.fromkeys(("export", "cpu", "library", "gpu", "any-gpu", "checkout"))
     )
     monkeypatch.setattr(run.cases, "write", lambda folder: folder)
-    quick = [
-        Step(step.name, step.title, step.needs, step.after, (0.0, 0), step.command, lambda record: record)
-        for step in steps.STEPS
-    ]
+    quick = [replace(step, seconds=(0.0, 0), pick=lambda record: record) for step in steps.STEPS]
     monkeypatch.setattr(steps, "STEPS", tuple(quick))
 
 
@@ -142,9 +140,9 @@ def test_a_folder_holds_one_trial(asked: Asked) -> None:
 
 
 def test_a_machine_with_nothing_is_told_what_it_lacks(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = missing.importlib.util.find_spec
+    honest = machine.importlib.util.find_spec
     absent = {"torch", "onnxruntime", "openvino"}
-    monkeypatch.setattr(missing.importlib.util, "find_spec", lambda name: None if name in absent else honest(name))
+    monkeypatch.setattr(machine.importlib.util, "find_spec", lambda name: None if name in absent else honest(name))
     with pytest.raises(MachineError, match=r"nothing of a trial can be done") as caught:
         run.run(asked, 30)
     assert caught.value.exit_code == 3
@@ -155,7 +153,7 @@ def test_a_machine_with_nothing_is_told_what_it_lacks(asked: Asked, monkeypatch:
 
 
 def test_what_would_be_done_and_how_long(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(missing, "weights_gib", lambda model: 2.0)
+    monkeypatch.setattr(machine, "weights_gib", lambda model: 2.0)
     named = {each.step.name: each for each in run.planned(asked)}
     assert named["export"].why is None and named["export"].seconds == 40 + 2 * 30
     if named["build-safe"].why is None:

@@ -14,7 +14,7 @@ from trial_results import made_results
 from luvc_export.errors import LuvcError, UsageError
 from luvc_export.trial import report
 from luvc_export.trial.journal import Journal
-from luvc_export.trial.page import page
+from luvc_export.trial.report import page
 
 MACHINE = {"device": "board", "versions": {"python": "3"}, "power": {}}
 STEPS = {"machine": MACHINE, **made_results()}

@@ -1,1 +1,1 @@
-"""Rounding and scaling of weights: pure functions from arrays to arrays."""
+"""Rounding of weights: pure functions from arrays to arrays."""

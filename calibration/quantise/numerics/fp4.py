@@ -8,14 +8,13 @@ the whole comes from data. Scales stay fp32 and what they make is cast after, as
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
-from luvc_export.calibration.quantise.numerics.blocks import FP4_BLOCKS, FP4_MAX
-from luvc_export.calibration.quantise.numerics.rounding import FP8_MAX
+from luvc_export.calibration.quantise.numerics.blocks import FP4_BLOCKS, FP4_MAX, FP8_MAX
 
 #: TensorRT's own operators in ONNX graphs.
 DOMAIN = "trt"
@@ -23,21 +22,9 @@ DYNAMIC_QUANTIZE = "TRT_FP4DynamicQuantize"
 SIZE = FP4_BLOCKS[0]
 
 
-class Emit(Protocol):
-    """Adds a node and gives its outputs: (operator, inputs, name, domain, attributes, outputs)."""
-
-    def __call__(
-        self,
-        op: str,
-        inputs: Sequence[ir.Value | None],
-        name: str,
-        domain: str = "",
-        attributes: Mapping[str, Any] | None = None,
-        outputs: int = 1,
-    ) -> tuple[ir.Value, ...]:
-        """See the class."""
-
-
+#: Adds a node and gives its outputs: (operator, inputs, name, domain, attributes, number of outputs).
+Emit = Callable[..., tuple[ir.Value, ...]]
+#: A constant of the graph by its name, added if it is not there.
 Constant = Callable[[str, Any], ir.Value]
 
 

@@ -9,7 +9,7 @@ from glyph_deep.studies.measured import command, parser_of
 from glyph_deep.studies.vision.encoder import page
 
 import luvc_export
-from luvc_export.calibration.ablation.encoder_variants import cheaper_encoders
+from luvc_export.calibration.ablation.encoder_section import cheaper_encoders
 from luvc_export.calibration.ablation.study import from_plain
 from luvc_export.calibration.ablation.variants import Shapes
 from luvc_export.core.planning import check_model

@@ -13,7 +13,7 @@ from glyph_deep.studies.methods import past
 from glyph_deep.studies.plans import named as named_study
 from glyph_deep.studies.vision import together
 
-from luvc_export.calibration.ablation import timing
+from luvc_export.calibration.ablation import study as timing
 from luvc_export.calibration.ablation.past import at_speedup
 from luvc_export.calibration.ablation.study import Row
 from luvc_export.calibration.ablation.variants import Shapes

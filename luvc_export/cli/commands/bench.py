@@ -118,8 +118,7 @@ def _json(timed: Any, profiles: Any, machine: Any, opened: Any) -> dict[str, Any
 
 
 def _sweep(first: Any, kind: str, repeats: int, warm_up: int, output: Path, as_json: bool) -> None:
-    from luvc_export.calibration.bench.page import curve, page
-    from luvc_export.calibration.bench.sweep import growth, points
+    from luvc_export.calibration.bench.sweep import curve, growth, page, points
     from luvc_export.runtime.bench.machine import measure_machine
     from luvc_export.runtime.bench.measure import measure
 

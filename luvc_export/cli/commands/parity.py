@@ -57,7 +57,7 @@ def parity(
     """
     from luvc_export.calibration import runners
     from luvc_export.calibration.cases import read_jsonl
-    from luvc_export.calibration.parity import html
+    from luvc_export.calibration.parity.plots import page
     from luvc_export.calibration.parity.run import open_pair
     from luvc_export.calibration.parity.run import parity as run
     from luvc_export.errors import CheckFailed, UsageError
@@ -107,7 +107,7 @@ def parity(
             progress=tell,
         )
     if report is not None:
-        write_whole(report, html.page(result))
+        write_whole(report, page(result))
     if as_json:
         print(json.dumps(result.to_json()))
     else:

@@ -42,7 +42,7 @@ def trial(
     from luvc_export.demo import checkpoint_named
     from luvc_export.engines import targets
     from luvc_export.trial import machine, report, run
-    from luvc_export.trial.page import page
+    from luvc_export.trial.report import page
     from luvc_export.trial.steps import Asked
 
     if minutes <= 0:

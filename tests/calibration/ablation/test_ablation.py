@@ -134,7 +134,7 @@ def test_an_unknown_task_suggests_one() -> None:
 def test_tables_and_plots_come_from_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The whole document with invented verdicts: every section is written, nothing is measured."""
     from luvc_export.calibration.ablation import run as runs
-    from luvc_export.calibration.ablation import timing
+    from luvc_export.calibration.ablation import study as timing
 
     asked: list[Plan] = []
 
@@ -179,7 +179,7 @@ def test_tables_and_plots_come_from_rows(tmp_path: Path, monkeypatch: pytest.Mon
     assert (tmp_path / "ablation.md").read_text() == text
     assert {path.name for path in tmp_path.iterdir()} == names - {"ablation-measurements.json"}
     for plot in ("horizon", "curve"):
-        monkeypatch.setattr(runs.figures, plot, lambda *of: b"drawn twice above")
+        monkeypatch.setattr(runs.tables, plot, lambda *of: b"drawn twice above")
     asked.clear()
     runs.ablate(find("glyph"), tmp_path, "command", count=180, side=90, search=54)
     assert asked and (tmp_path / "ablation.md").read_text() == text, "without the store everything is measured anew"

@@ -11,7 +11,6 @@ import pytest
 
 from luvc_export.calibration.ablation import clips
 from luvc_export.calibration.ablation.evaluator import PlanEvaluator
-from luvc_export.calibration.ablation.store import Store
 from luvc_export.calibration.tasks import find
 from luvc_export.cli import main
 from luvc_export.core.named_plans import NAMED
@@ -61,19 +60,19 @@ def test_what_one_split_chooses_the_other_reports(tmp_path: Path, monkeypatch: p
     assert not plans and json.loads((tmp_path / clips.FIGURES).read_text()) == data
 
 
-def test_a_row_of_the_search_is_the_named_plan_where_they_say_the_same(tmp_path: Path) -> None:
+def test_a_row_of_the_search_is_the_named_plan_where_they_say_the_same() -> None:
     task = find("glyph-clips")
-    study = clips.Clips(open_checkpoint(str(task.checkpoint)), task, Store(tmp_path / "kept.json", {}), {})
-    assert study.variant("maxmin").plan == study.named("film")
-    assert study.variant("maxmin", "v-cast").plan.sharing.quota == "v-cast"
+    shapes = clips.shapes_of(open_checkpoint(str(task.checkpoint)), task)
+    assert shapes.variant("maxmin").plans == (shapes.named("film"),)
+    assert shapes.variant("maxmin", "v-cast").plans[0].sharing.quota == "v-cast"
     assert all(
-        study.named(name).sharing.quota == clips.SCORES[name] for name in ("evs", "dycoke", "vidcom2", "holitom")
+        shapes.named(name).sharing.quota == clips.SCORES[name] for name in ("evs", "dycoke", "vidcom2", "holitom")
     )
-    assert study.none.vision_tokens * study.moments == study.none.keep[0]
+    assert shapes.none().vision_tokens * shapes.moments == shapes.none().keep[0]
 
 
 def test_a_model_without_videos_is_told(tmp_path: Path) -> None:
     family = SimpleNamespace(video=lambda config: None)
     still: Any = SimpleNamespace(family=family, config=None, folder=tmp_path)
     with pytest.raises(UsageError, match="takes no video"):
-        clips.Clips(still, find("glyph-clips"), Store(tmp_path / "kept.json", {}), {})
+        clips.shapes_of(still, find("glyph-clips"))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from luvc_export.calibration.ablation import encoder_section
-from luvc_export.calibration.ablation.study import Row
-from luvc_export.calibration.ablation.timing import Times
+from luvc_export.calibration.ablation.study import Row, Times, from_plain, plain
 from luvc_export.calibration.intervals import Interval
+from luvc_export.errors import BundleError
 
 
 def row(name: str, remark: str, vision: float, ttft: float, kept: float) -> Row:
@@ -25,6 +25,15 @@ ROWS = [
     row("smaller picture, 0.75", "7x7 units", 9.0, 12.0, 0.4),
     row("smaller picture, 0.5", "6x6 units", 6.0, 8.0, 0.2),
 ]
+
+
+def test_rows_come_back_from_json_as_they_were() -> None:
+    data = plain({"cheaper": ROWS, "past": {"frozen": [1, 2]}})
+    assert data["cheaper"][0]["times"] == {"vision": 12.0, "prefill": 8.0, "ttft": 20.0}
+    assert from_plain(data) == {"cheaper": ROWS, "past": {"frozen": [1, 2]}}
+    data["cheaper"][0]["accuracy"] = [1.0, "high", 1.0]
+    with pytest.raises(BundleError, match=r"wrong type(.|\n)*row: accuracy"):
+        from_plain(data)
 
 
 def test_shares_of_a_method_are_one_curve() -> None:

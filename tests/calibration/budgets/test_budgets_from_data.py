@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from luvc_export.calibration import datasets, runners
+from luvc_export.calibration import datasets, intervals, runners
 from luvc_export.calibration.ablation.store import Store
-from luvc_export.calibration.budgets import check, evidence, freezing, part, search
-from luvc_export.calibration.budgets import settings as settings_
+from luvc_export.calibration.budgets import freezing, part, search
+from luvc_export.calibration.budgets import space as spaces
 from luvc_export.calibration.budgets.space import Space, find_horizon
-from luvc_export.calibration.budgets.trials import Trials
+from luvc_export.calibration.budgets.trials import Trials, agreement, at_best
 from luvc_export.calibration.runners.canvas import canvas
 from luvc_export.core.plan import Method, Plan
 from luvc_export.demo import IMAGE_SIZE
@@ -93,18 +93,18 @@ def test_the_search_holds_the_bar_below_what_is_easy_to_find(needs: list[list[in
 @given(st.lists(st.booleans(), min_size=1, max_size=120), st.integers(1, 14))
 def test_agreement_is_a_bound_and_all_agreeing_proves_most(agrees: list[bool], each: int) -> None:
     clusters = [index // each for index in range(len(agrees))]
-    lower = evidence.agreement(agrees, clusters)
+    lower = agreement(agrees, clusters)
     assert lower.low <= lower.value <= lower.high and lower.value == pytest.approx(np.mean(agrees))
-    every = evidence.agreement([True] * len(agrees), clusters)
+    every = agreement([True] * len(agrees), clusters)
     assert every.low >= lower.low or lower.value < 1
-    assert evidence.at_best([], clusters) == every.low
+    assert at_best([], clusters) == every.low
 
 
 def test_the_paired_difference_knows_its_sign() -> None:
     ours, theirs = [True] * 40, [True] * 30 + [False] * 10
-    gap = evidence.difference(ours, theirs, range(40))
+    gap = intervals.difference(ours, theirs, range(40))
     assert gap.value == 0.25 and 0 < gap.low < gap.high
-    assert evidence.difference(ours, ours, range(40)) == (0, 0, 0)
+    assert intervals.difference(ours, ours, range(40)) == (0, 0, 0)
 
 
 def test_a_hopeless_plan_is_asked_few_questions_and_one_that_holds_all(tries: Callable[..., Trials]) -> None:
@@ -157,14 +157,14 @@ def test_the_frontier_is_finished_and_has_no_plan_that_another_beats(tries: Call
 def test_beating_takes_fewer_flops_and_no_lost_agreement(tries: Callable[..., Trials]) -> None:
     fresh = tries(Invented([[20, 10, 10, 10, 0]] * 40 + [[30, 30, 30, 30, 0]] * 40))
     small, even, large = (fresh.whole(SPACE.plan((), keep)) for keep in ((20, 10, 10, 10), (21,) * 4, (30,) * 4))
-    assert check.against("even", small, even, fresh).beats
-    lost = check.against("large", small, large, fresh)
+    assert search.against("even", small, even, fresh).beats
+    lost = search.against("large", small, large, fresh)
     assert not lost.beats and "does not beat it" in lost.verdict and lost.gap.value == -0.5
     close = tries(Invented([[20, 10, 10, 10, 0]] * 79 + [[30, 30, 30, 30, 0]]))
     less, more = (close.whole(SPACE.plan((), keep)) for keep in ((20, 10, 10, 10), (30,) * 4))
-    unsure = check.against("large", less, more, close)
+    unsure = search.against("large", less, more, close)
     assert not unsure.beats and "undecided" in unsure.verdict
-    dear = check.against("even", large, even, fresh)
+    dear = search.against("even", large, even, fresh)
     assert not dear.beats and "nothing cheaper than even" in dear.verdict
 
 
@@ -236,17 +236,17 @@ def test_layers_are_ordered_by_what_they_add_to_those_frozen_before() -> None:
 
 
 def test_the_score_that_agrees_best_is_taken(tmp_path: Path) -> None:
-    some = settings_.candidates(None, None)
-    assert {each["score"] for each in some} == set(settings_.SCORES) and some[0] == {"score": "residual", "rho": 0.1}
-    assert settings_.candidates("residual", None) == [{"score": "residual", "rho": rho} for rho in settings_.RHOS]
-    assert settings_.candidates("dart", 0.3) == [{"score": "dart"}]
-    assert [each for each in some if each not in settings_.candidates(None, None, keyed=False)] == [{"score": "dart"}]
+    some = spaces.candidates(None, None)
+    assert {each["score"] for each in some} == set(spaces.SCORES) and some[0] == {"score": "residual", "rho": 0.1}
+    assert spaces.candidates("residual", None) == [{"score": "residual", "rho": rho} for rho in spaces.RHOS]
+    assert spaces.candidates("dart", 0.3) == [{"score": "dart"}]
+    assert [each for each in some if each not in spaces.candidates(None, None, keyed=False)] == [{"score": "dart"}]
     asked = Freezable([[6, 6, 6, 6, 0]] * 80, sees=("scope",))
     trials = Trials(asked, 0.9, frozen_cost, Store(tmp_path / "s.json", {}))
-    ranked = settings_.choose(trials, SPACE, some)
+    ranked = spaces.choose(trials, SPACE, some)
     assert ranked[0].switches["score"] == "scope" and ranked[0].agreement == 1 and ranked[-1].agreement == 0
     assert all(trial.asked == 20 for each in ranked for trial in each.trials)
-    assert settings_.choose(trials, SPACE, some[:1])[0].trials == ()
+    assert spaces.choose(trials, SPACE, some[:1])[0].trials == ()
 
 
 def test_without_answers_the_model_is_held_to_its_own(checkpoint: Checkpoint, tmp_path: Path) -> None:

@@ -12,8 +12,7 @@ import pytest
 from PIL import Image
 
 from luvc_export.calibration.ablation.evaluator import PlanEvaluator
-from luvc_export.calibration.budgets import freezing, part, search
-from luvc_export.calibration.budgets import settings as settings_
+from luvc_export.calibration.budgets import freezing, part, run, search, space
 from luvc_export.cli import main
 from luvc_export.core.plan import Plan
 from luvc_export.demo import CHECKPOINT
@@ -48,8 +47,8 @@ def coarse(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_search_reports_saves_and_goes_on(
     plan: Cli, coarse: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, file, some = tmp_path / "search", tmp_path / "plan.json", settings_.candidates(None, None)[::4]
-    monkeypatch.setattr(settings_, "candidates", lambda *of, **more: some)
+    folder, file, some = tmp_path / "search", tmp_path / "plan.json", space.candidates(None, None)[::4]
+    monkeypatch.setattr(run, "candidates", lambda *of, **more: some)
     code, out, err = plan(*SMALL, "--save", folder, "-o", file, "--json")
     assert code == 0, err
     data = json.loads(out)

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from luvc_export.bundle.folder import Bundle
 from luvc_export.calibration import runners
 from luvc_export.calibration.cases import Case, read_jsonl
-from luvc_export.calibration.parity import html
+from luvc_export.calibration.parity import plots
 from luvc_export.calibration.parity.run import open_pair, parity
 from luvc_export.calibration.runners import open_bundle
 from luvc_export.calibration.tasks import find
@@ -134,7 +134,7 @@ def test_two_plans_are_judged_by_retention_alone(reference: Any, checkpoint: Che
     result = parity(left, reference, cases, observe=2, longest=1)
     assert [gate.name for gate in result.gates] == ["elements that are not finite", "retention"]
     assert any("plans differ" in line for line in result.lines())
-    assert "Answers that differ" in html.page(result)
+    assert "Answers that differ" in plots.page(result)
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from luvc_export.calibration.cases import Case
+from luvc_export.calibration.parity.metrics import alike
 from luvc_export.calibration.parity.result import ParityResult
 from luvc_export.calibration.parity.run import parity
-from luvc_export.calibration.parity.selection import alike
 from luvc_export.calibration.quantise.agreement import Remembered
 from luvc_export.calibration.runners.graph import GraphRunner
 from luvc_export.calibration.tasks import find

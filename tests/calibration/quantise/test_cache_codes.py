@@ -25,7 +25,7 @@ from luvc_export.bundle.manifest import Manifest
 from luvc_export.calibration import datasets
 from luvc_export.calibration.datasets import CalibrationSet
 from luvc_export.calibration.parity.compare import compare
-from luvc_export.calibration.parity.gates import check_gates
+from luvc_export.calibration.parity.result import check_gates
 from luvc_export.calibration.quantise.cache_calibration import calibrate_caches
 from luvc_export.calibration.quantise.cache_codes import (
     HEADROOM,

@@ -22,7 +22,7 @@ from luvc_export.calibration import datasets
 from luvc_export.calibration.datasets import CalibrationSet
 from luvc_export.calibration.quantise import agreement, ranges
 from luvc_export.calibration.quantise.calibrate import calibrate
-from luvc_export.calibration.quantise.modelopt import calls, graph
+from luvc_export.calibration.quantise.modelopt import backend, graph
 from luvc_export.calibration.quantise.modelopt.backend import ModelOpt
 from luvc_export.calibration.quantise.quantiser import Quantiser, load
 from luvc_export.calibration.quantise.recipe import Recipe, Scales
@@ -91,12 +91,12 @@ def test_the_graph_goes_out_whole_with_plain_named_products(
             assert array.dtype == np.float32 and array.shape[1] == products[product].columns
             np.testing.assert_array_equal(array, weights[products[product].site])
     few = dataclasses.replace(data, cases=data.cases[:2], pixels=data.pixels[:2], longest=2)
-    calls.record(short_bundle, PLAN, few, folders, threads=1)
+    backend.record_calls(short_bundle, PLAN, few, folders, threads=1)
     own = onnxruntime.InferenceSession(str(short_bundle.path(short_bundle.entry(PLAN).decoder)))
     plain = onnxruntime.InferenceSession(str(folders["decoder"] / graph.GRAPH))
     names = {item.name for item in own.get_inputs()}
     assert names == {item.name for item in plain.get_inputs()}
-    with np.load(folders["decoder"] / calls.INPUTS, allow_pickle=False) as file:
+    with np.load(folders["decoder"] / backend.INPUTS, allow_pickle=False) as file:
         numbers = sorted({key.partition("/")[0] for key in file.files})
         lengths = []
         for number in numbers:

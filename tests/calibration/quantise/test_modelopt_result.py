@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from luvc_export.calibration.quantise.modelopt import result
+from luvc_export.calibration.quantise.modelopt import graph as graphs
 from luvc_export.calibration.quantise.modelopt.graph import Product
 from luvc_export.calibration.quantise.recipe import Decision, Recipe, Scales, decide
 from luvc_export.core.precision import PRECISIONS
@@ -43,13 +43,13 @@ def write(folder: Path, *products: tuple[str, list[tuple[list, list] | None]]) -
     names -= {name for node in nodes for name in node.output}
     graph_inputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in sorted(names)]
     graph = helper.make_graph(nodes, "result", graph_inputs, [], constants)
-    onnx.save(helper.make_model(graph), str(folder / result.RESULT))
-    return folder / result.RESULT
+    onnx.save(helper.make_model(graph), str(folder / graphs.RESULT))
+    return folder / graphs.RESULT
 
 
 def one(folder: Path, activation: object, weight: object) -> Scales | str:
     path = write(folder, (f"{NAME}.0", [activation, weight]))  # type: ignore[list-item]
-    return result.read(path, {f"{NAME}.0": Product(NAME, COLUMNS)})[NAME]
+    return graphs.read(path, {f"{NAME}.0": Product(NAME, COLUMNS)})[NAME]
 
 
 @pytest.mark.parametrize("scale", [[0.1, 0.2, 0.3], [0.1], 0.1])
@@ -79,7 +79,7 @@ def test_products_of_one_weight_get_the_larger_range(tmp_path: Path) -> None:
     path = write(
         tmp_path, *((name, [pair(name, 0, 0.5 + number), pair(name, 1, 0.1)]) for number, name in enumerate(names))
     )
-    scales = result.read(path, dict.fromkeys(names, Product(NAME, COLUMNS)))[NAME]
+    scales = graphs.read(path, dict.fromkeys(names, Product(NAME, COLUMNS)))[NAME]
     assert isinstance(scales, Scales) and scales.activation == 1.5
 
 
@@ -89,7 +89,7 @@ def test_products_of_one_weight_must_agree_on_it(tmp_path: Path) -> None:
         tmp_path, *((name, [pair(name, 0, 0.5), pair(name, 1, 0.1 + number)]) for number, name in enumerate(names))
     )
     with pytest.raises(CheckFailed, match=rf"{NAME}\.1: other scales than at another product"):
-        result.read(path, dict.fromkeys(names, Product(NAME, COLUMNS)))
+        graphs.read(path, dict.fromkeys(names, Product(NAME, COLUMNS)))
 
 
 @pytest.mark.parametrize(
@@ -121,9 +121,9 @@ def test_what_our_graph_cannot_say_is_refused_by_name(
 def test_a_product_that_is_gone_and_a_file_that_is_no_graph_are_refused(tmp_path: Path) -> None:
     path = write(tmp_path, ("another", [None, None]))
     with pytest.raises(CheckFailed, match=rf"a product is gone(.|\n)*{NAME}\.0"):
-        result.read(path, {f"{NAME}.0": Product(NAME, COLUMNS)})
+        graphs.read(path, {f"{NAME}.0": Product(NAME, COLUMNS)})
     path.write_bytes(b"no graph at all")
     with pytest.raises(CheckFailed, match="cannot be read"):
-        result.read(path, {})
+        graphs.read(path, {})
     with pytest.raises(CheckFailed, match="cannot be read"):
-        result.read(tmp_path / "nowhere.onnx", {})
+        graphs.read(tmp_path / "nowhere.onnx", {})

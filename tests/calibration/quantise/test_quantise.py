@@ -11,9 +11,9 @@ import pytest
 
 from luvc_export.calibration.parity.tolerances import TABLE, tolerances
 from luvc_export.calibration.quantise import bisect
-from luvc_export.calibration.quantise.numerics import blocks, compensation, rounding, scaling
-from luvc_export.calibration.quantise.numerics.compensation import compensated
-from luvc_export.calibration.quantise.recipe import Recipe, decide
+from luvc_export.calibration.quantise.numerics import blocks
+from luvc_export.calibration.quantise.numerics.blocks import compensated
+from luvc_export.calibration.quantise.recipe import Recipe, activation_aware, decide
 from luvc_export.calibration.quantise.statistics import BINS, METHODS, ROWS, Statistics
 from luvc_export.core.precision import PRECISIONS, check_target, find
 from luvc_export.engines import targets
@@ -82,15 +82,15 @@ def test_ranges_keep_what_their_names_say() -> None:
 
 def test_rounding_is_to_the_nearest_by_column_and_block() -> None:
     weight = RANDOM.normal(size=(256, 24)).astype(np.float32)
-    codes = rounding.int8(weight)
+    codes = blocks.rounded_int8(weight)
     assert codes.values.dtype == np.int8 and codes.scale.shape == (24,)
     assert (np.abs(codes.widened() - weight) <= codes.scale / 2 + 1e-6).all()
     four = blocks.nearest(weight, int4())
     assert four.scale.shape == (2, 24)
     assert (np.abs(four.widened() - weight) <= np.repeat(four.scale, 128, 0) / 2 + 1e-6).all()
-    eight = rounding.fp8(weight)
+    eight = blocks.rounded_fp8(weight)
     assert np.abs(eight.widened() - weight).max() <= np.abs(weight).max() / 16
-    assert rounding.int8(np.zeros((4, 4), np.float32)).widened().max() == 0, "no division by nothing"
+    assert blocks.rounded_int8(np.zeros((4, 4), np.float32)).widened().max() == 0, "no division by nothing"
 
 
 def test_nvfp4_weights_are_e2m1_by_e4m3_block_scales_by_one_scale() -> None:
@@ -150,7 +150,7 @@ def test_smoothing_saves_activations_with_outliers() -> None:
 def test_activation_aware_scales_are_never_worse_than_rounding() -> None:
     values, weight = outliers(width=128), RANDOM.normal(size=(128, 32)).astype(np.float32)
     statistics = seen(values)
-    factor = scaling.activation_aware(statistics, weight, lambda rows: int4())
+    factor = activation_aware(statistics, weight, lambda rows: int4())
     rounded = blocks.nearest(weight * factor[:, None], int4()).widened() / factor[:, None]
     plain = blocks.nearest(weight, int4()).widened()
     error = [float(np.linalg.norm(values @ (item - weight))) for item in (plain, rounded)]
@@ -303,9 +303,9 @@ def test_many_rows_are_compensated_in_parts_of_bounded_memory(monkeypatch: pytes
         sizes.append(len(matrix))
         return inverse(matrix)
 
-    monkeypatch.setattr(compensation.np.linalg, "inv", watched)
+    monkeypatch.setattr(blocks.np.linalg, "inv", watched)
     whole = compensated(weight, form, rows)
-    monkeypatch.setattr(compensation, "LARGEST", 300)
+    monkeypatch.setattr(blocks, "LARGEST", 300)
     parted = compensated(weight, form, rows)
     assert sizes == [640, 256, 256, 128]
     lost = [

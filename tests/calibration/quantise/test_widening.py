@@ -16,11 +16,11 @@ from luvc_export.bundle.folder import Bundle
 from luvc_export.calibration import datasets
 from luvc_export.calibration.datasets import CalibrationSet
 from luvc_export.calibration.quantise import ranges
+from luvc_export.calibration.quantise.bisect import fewest_wide
 from luvc_export.calibration.quantise.calibrate import calibrate
 from luvc_export.calibration.quantise.quantiser import Quantiser
 from luvc_export.calibration.quantise.recipe import Recipe
 from luvc_export.calibration.quantise.statistics import Statistics
-from luvc_export.calibration.quantise.widening import fewest_wide
 from luvc_export.calibration.runners import open_bundle, open_openvino
 from luvc_export.calibration.runners.base import LOGITS, Runner
 from luvc_export.cli import app

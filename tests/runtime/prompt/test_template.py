@@ -13,7 +13,7 @@ from transformers.utils.chat_template_utils import render_jinja_template
 
 import luvc_export
 from luvc_export.bundle import folder as bundles
-from luvc_export.calibration.runners.text import _template
+from luvc_export.calibration.runners.canvas import _template
 from luvc_export.core.files.template_source import FILES
 from luvc_export.errors import BundleError, UsageError
 from luvc_export.runtime.prompt.template import ChatTemplate, described, load_template, plain_data

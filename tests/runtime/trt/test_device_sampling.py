@@ -14,7 +14,7 @@ import stand_in
 from ort_engine import Engines
 
 from luvc_export.bundle.folder import Bundle
-from luvc_export.calibration.runners.engine import EngineCalls
+from luvc_export.calibration.runners.bundle import EngineCalls
 from luvc_export.calibration.tasks import find
 from luvc_export.core import graph_io
 from luvc_export.engines.profiles import Capacity

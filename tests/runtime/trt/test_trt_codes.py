@@ -18,7 +18,7 @@ from ort_engine import Engines
 from luvc_export.bundle.folder import Bundle
 from luvc_export.calibration import datasets
 from luvc_export.calibration.parity.compare import compare
-from luvc_export.calibration.parity.gates import check_gates
+from luvc_export.calibration.parity.result import check_gates
 from luvc_export.calibration.quantise.cache_calibration import calibrate_caches
 from luvc_export.calibration.runners import open_bundle, open_engine
 from luvc_export.calibration.tasks import find

@@ -6,7 +6,7 @@ with zeros that make up for each other too. Its layout does not say how codes ar
 and products before, and rounding to nearest, lost 0.67 points of 3,000 pages; of 1,500 questions of search-pages
 factors and codes that make up for each other lost 1.00, codes alone 0.27 with zeros and 0.13 without. It has 4 bits
 alone, so those products stay in 16 (``modules_to_not_convert``). Which they are is searched as for ``q4``
-(``widening``). All statistics are of search splits. The layouts are written by ``tests/quantised_checkpoint.py``.
+(``bisect``). All statistics are of search splits. The layouts are written by ``tests/quantised_checkpoint.py``.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from torch import Tensor
 
 from glyph_deep.data.cases import LONGEST, SIZES, cases
 from luvc_export import make_plan
-from luvc_export.calibration.quantise import agreement, widening
+from luvc_export.calibration.quantise import agreement, bisect
 from luvc_export.calibration.quantise.numerics import blocks
-from luvc_export.calibration.quantise.numerics.compensation import Grid, compensated, compensated_on
+from luvc_export.calibration.quantise.numerics.blocks import Grid, compensated, compensated_on
 from luvc_export.calibration.quantise.ranges import load_ranges, save_ranges
 from luvc_export.calibration.quantise.statistics import Statistics
 from luvc_export.calibration.runners import open_torch
@@ -51,7 +51,7 @@ TOP = 15
 #: Cases of each search split that statistics are of, and the share of them that is looked at to choose widths.
 CASES = 64
 SPLITS = ("search-plain", "search-textured", "search-pages")
-#: Nats; see ``widening``. Larger than ``recipe.DIVERGENCE``, which is for four bits in the encoder as well: of 400
+#: Nats; see ``bisect``. Larger than ``recipe.DIVERGENCE``, which is for four bits in the encoder as well: of 400
 #: questions of search-pages none was lost with the text layers of GPTQ in 4 bits alone, in groups of 32.
 DIVERGENCE = 0.1
 
@@ -197,7 +197,7 @@ def products(form: str, model: Model, seen: Mapping[str, Statistics]) -> dict[st
 
 
 def search(model: Model, coded: Mapping[str, Product], divergence: float) -> tuple[str, ...]:
-    """Return the products that get more than four bits (see ``widening``)."""
+    """Return the products that get more than four bits (see ``bisect.fewest_wide``)."""
     looked = {
         size: [case for split in SPLITS if SIZES[split.split("-")[1]] == size for case in cases(split, 16, 0)]
         for size in model.runners
@@ -217,7 +217,7 @@ def search(model: Model, coded: Mapping[str, Product], divergence: float) -> tup
         return float(np.mean([agreement.moved(references[size], model.runners[size], some[size]) for size in some]))
 
     sizes = {name: weight.size for name, weight in model.weights.items()}
-    return widening.fewest_wide(
+    return bisect.fewest_wide(
         sizes,
         lambda names: moved(names, few, False),
         lambda wide: moved([name for name in coded if name not in wide], looked, True),

@@ -13,7 +13,7 @@ from typing import Any
 from glyph_deep.studies.measured import parser_of, read, write
 from glyph_deep.studies.methods.compare import Counts, study_of
 from glyph_deep.studies.methods.compare_page import interval
-from luvc_export.calibration.ablation import encoder_section, encoder_variants
+from luvc_export.calibration.ablation import encoder_section
 from luvc_export.calibration.ablation.store import weights_hash
 from luvc_export.calibration.ablation.study import Row, from_plain
 from luvc_export.calibration.ablation.variants import Shapes, Variant
@@ -99,7 +99,7 @@ def main() -> None:
     figures: dict[str, Any] = {}
     for ground in args.grounds:
         study = study_of(ground, args.output, args.checkpoint, Counts(args.count, 1, 1))
-        some = [Variant("uncompressed", (study.shapes.none(),)), *encoder_variants.cheaper_encoders(study.shapes)]
+        some = [Variant("uncompressed", (study.shapes.none(),)), *encoder_section.cheaper_encoders(study.shapes)]
         answers = answered(args.output / "encoder.json", args.checkpoint, args.count, ground)
         rows = [answers.get((v.name, v.remark)) or study.rows(v.name, [v])[0] for v in some]
         ratios = [ratio(study.shapes, v.plans[0]) for v in some]
