@@ -310,10 +310,10 @@ class Manifest:
             data = {**data, "schema_version": SCHEMA_VERSION}
         manifest = from_json_data(cls, data, where)
         check_states(manifest.decoder, f"{where}: decoder.states")
-        if manifest.lora is not None:
-            check_lora(manifest.lora, manifest.decoder.layers, f"{where}: lora")
-        if manifest.prompt.video is not None:
-            check_video(manifest.prompt.video, manifest.image, manifest.prompt, f"{where}: prompt.video")
+        if lora := manifest.lora:
+            check_lora(lora.rank, lora.slots, lora.modules, manifest.decoder.layers, f"{where}: lora")
+        if video := manifest.prompt.video:
+            check_video(video, manifest.image.frames, manifest.prompt.image_token_id, f"{where}: prompt.video")
         for name, entry in manifest.plans.items():
             manifest.check_entry(entry, f"{where}: plans.{name}")
         check_sets(manifest.sets, manifest.plans, manifest.files, f"{where}: sets")

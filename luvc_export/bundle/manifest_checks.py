@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Mapping
 
 from luvc_export.core.tiling import Video
 from luvc_export.errors import BundleError
-
-if TYPE_CHECKING:
-    from luvc_export.bundle.manifest import ImageInput, LoraSlots, Prompt
 
 _SLOT = re.compile(r"(0|[1-9][0-9]{0,3})\.(.+)", re.ASCII | re.DOTALL)
 #: Inputs or outputs of a product, its rank, and numbers of the factors of all: 64 a product of a 70B model are 1.3e9.
@@ -17,8 +14,10 @@ _MOST_SIZE, _MOST_RANK, _MOST_NUMBERS = 2**24, 2**16, 2**33
 _FIX = "do not use this bundle; export it again from the checkpoint"
 
 
-def check_lora(lora: LoraSlots, layers: int, where: str) -> None:
-    """Check the names and sizes of slots: they become inputs of graphs, and arrays.
+def check_lora(
+    rank: int, slots: Mapping[str, tuple[int, int]], modules: Collection[str], layers: int, where: str
+) -> None:
+    """Check the names and sizes of slots of a model of ``layers``: they become inputs of graphs, and arrays.
 
     Raises:
         BundleError: A slot is of no layer or module of the model, or a size or a rank is none.
@@ -27,39 +26,39 @@ def check_lora(lora: LoraSlots, layers: int, where: str) -> None:
     def wrong(got: object, expected: str) -> BundleError:
         return BundleError("a slot for adapters is none", where=where, got=str(got)[:80], expected=expected, fix=_FIX)
 
-    if not 1 <= lora.rank <= _MOST_RANK:
-        raise wrong(f"rank {lora.rank}", f"a rank of 1 to {_MOST_RANK:,}")
-    for name, sizes in lora.slots.items():
+    if not 1 <= rank <= _MOST_RANK:
+        raise wrong(f"rank {rank}", f"a rank of 1 to {_MOST_RANK:,}")
+    for name, sizes in slots.items():
         parts = _SLOT.fullmatch(name)
-        if parts is None or int(parts[1]) >= layers or parts[2] not in lora.modules:
+        if parts is None or int(parts[1]) >= layers or parts[2] not in modules:
             raise wrong(repr(name), f"LAYER.MODULE, a layer of 0 to {layers - 1} and a module of lora.modules")
         if not all(1 <= size <= _MOST_SIZE for size in sizes):
             raise wrong(f"{name!r}: {list(sizes)}", f"inputs and outputs of 1 to {_MOST_SIZE:,}")
-    numbers = lora.rank * sum(map(sum, lora.slots.values()))
+    numbers = rank * sum(map(sum, slots.values()))
     if numbers > _MOST_NUMBERS:
         raise wrong(f"{numbers:,} numbers of factors", f"at most {_MOST_NUMBERS:,} in all slots")
 
 
-def check_video(video: Video, image: ImageInput, prompt: Prompt, where: str) -> None:
-    """Check how frames become images: a video's frames are counted by one field and filled in by another.
+def check_video(video: Video, frames: int, image_token_id: int, where: str) -> None:
+    """Check how frames become images, of ``frames`` each: those of a video are counted by a field of their own.
 
     Raises:
         BundleError: Its images have more frames than an image has, or what has steps of time has text between images.
     """
-    if video.frames > image.frames:
+    if video.frames > frames:
         raise BundleError(
             "an image of a video has more frames than an image",
             where=f"{where}.frames",
             got=video.frames,
-            expected=f"at most {image.frames}, as image.frames says",
+            expected=f"at most {frames}, as image.frames says",
             fix=_FIX,
         )
-    if video.written.count(prompt.image_token_id) != 1:
+    if video.written.count(image_token_id) != 1:
         raise BundleError(
             "what stands for an image of a video has its token once",
             where=f"{where}.written",
             got=str(video.written)[:80],
-            expected=f"one {prompt.image_token_id} and texts",
+            expected=f"one {image_token_id} and texts",
             fix=_FIX,
         )
     if video.step is not None and (len(video.written) != 1 or video.between):
