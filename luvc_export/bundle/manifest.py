@@ -18,7 +18,6 @@ from luvc_export.bundle.engines.records import PluginLibrary as PluginLibrary
 from luvc_export.bundle.engines.records import Profile as Profile
 from luvc_export.bundle.engines.records import Verified as Verified
 from luvc_export.bundle.limits import check_pixels
-from luvc_export.bundle.manifest_checks import check_lora, check_video
 from luvc_export.bundle.plans import schema_1
 from luvc_export.bundle.plans.entry import CacheQuantisation as CacheQuantisation
 from luvc_export.bundle.plans.entry import CalibrationData as CalibrationData
@@ -311,8 +310,12 @@ class Manifest:
         manifest = from_json_data(cls, data, where)
         check_states(manifest.decoder, f"{where}: decoder.states")
         if lora := manifest.lora:
+            from luvc_export.bundle.manifest_checks import check_lora
+
             check_lora(lora.rank, lora.slots, lora.modules, manifest.decoder.layers, f"{where}: lora")
         if video := manifest.prompt.video:
+            from luvc_export.bundle.manifest_checks import check_video
+
             check_video(video, manifest.image.frames, manifest.prompt.image_token_id, f"{where}: prompt.video")
         for name, entry in manifest.plans.items():
             manifest.check_entry(entry, f"{where}: plans.{name}")

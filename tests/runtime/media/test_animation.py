@@ -18,7 +18,8 @@ from PIL import Image, ImageFile
 from luvc_export.errors import UsageError
 from luvc_export.runtime.confined.helpers import Helpers
 from luvc_export.runtime.media import animation, decoding_task
-from luvc_export.runtime.media.animation import read_header, webp_size
+from luvc_export.runtime.media.animation import read_header
+from luvc_export.runtime.media.decoding import webp_size
 from luvc_export.runtime.media.film import MAX_FRAME_PIXELS, MAX_TAKEN_PIXELS
 from luvc_export.runtime.media.video import open_video
 
