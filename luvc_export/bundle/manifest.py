@@ -17,7 +17,6 @@ from luvc_export.bundle.engines.records import Footprint as Footprint
 from luvc_export.bundle.engines.records import PluginLibrary as PluginLibrary
 from luvc_export.bundle.engines.records import Profile as Profile
 from luvc_export.bundle.engines.records import Verified as Verified
-from luvc_export.bundle.manifest_checks import check_lora, check_video
 from luvc_export.bundle.plans.entry import SCHEMA_1, check_sets, with_facts
 from luvc_export.bundle.plans.entry import CacheQuantisation as CacheQuantisation
 from luvc_export.bundle.plans.entry import CalibrationData as CalibrationData
@@ -308,12 +307,14 @@ class Manifest:
             data = {**data, "schema_version": SCHEMA_VERSION}
         manifest = from_json_data(cls, data, where)
         check_states(manifest.decoder, f"{where}: decoder.states")
-        if manifest.lora is not None:
-            lora = manifest.lora
+        if lora := manifest.lora:
+            from luvc_export.bundle.manifest_checks import check_lora
+
             check_lora(lora.rank, lora.slots, lora.modules, manifest.decoder.layers, f"{where}: lora")
-        if manifest.prompt.video is not None:
-            prompt = manifest.prompt
-            check_video(manifest.prompt.video, manifest.image.frames, prompt.image_token_id, f"{where}: prompt.video")
+        if video := manifest.prompt.video:
+            from luvc_export.bundle.manifest_checks import check_video
+
+            check_video(video, manifest.image.frames, manifest.prompt.image_token_id, f"{where}: prompt.video")
         for name, entry in manifest.plans.items():
             manifest.check_entry(entry, f"{where}: plans.{name}")
         check_sets(manifest.sets, manifest.plans, manifest.files, f"{where}: sets")

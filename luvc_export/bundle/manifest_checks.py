@@ -17,7 +17,7 @@ _FIX = "do not use this bundle; export it again from the checkpoint"
 def check_lora(
     rank: int, slots: Mapping[str, tuple[int, int]], modules: Collection[str], layers: int, where: str
 ) -> None:
-    """Check the names and sizes of slots: they become inputs of graphs, and arrays. See ``manifest.LoraSlots``.
+    """Check the names and sizes of slots of a model of ``layers``: they become inputs of graphs, and arrays.
 
     Raises:
         BundleError: A slot is of no layer or module of the model, or a size or a rank is none.
@@ -39,8 +39,8 @@ def check_lora(
         raise wrong(f"{numbers:,} numbers of factors", f"at most {_MOST_NUMBERS:,} in all slots")
 
 
-def check_video(video: Video, frames: int, image_token: int, where: str) -> None:
-    """Check how frames become images: a video's frames are counted by one field and filled in by another.
+def check_video(video: Video, frames: int, image_token_id: int, where: str) -> None:
+    """Check how frames become images, of ``frames`` each: those of a video are counted by a field of their own.
 
     Raises:
         BundleError: Its images have more frames than an image has, or what has steps of time has text between images.
@@ -53,12 +53,12 @@ def check_video(video: Video, frames: int, image_token: int, where: str) -> None
             expected=f"at most {frames}, as image.frames says",
             fix=_FIX,
         )
-    if video.written.count(image_token) != 1:
+    if video.written.count(image_token_id) != 1:
         raise BundleError(
             "what stands for an image of a video has its token once",
             where=f"{where}.written",
             got=str(video.written)[:80],
-            expected=f"one {image_token} and texts",
+            expected=f"one {image_token_id} and texts",
             fix=_FIX,
         )
     if video.step is not None and (len(video.written) != 1 or video.between):

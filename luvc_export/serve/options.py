@@ -36,6 +36,8 @@ class ServeOptions:
         image_cache: Bytes kept of encoded pictures; 0 for none.
         greedy: Where a request says nothing, answers are greedy, whatever a model's makers meant.
         strict: Refuse fields that nobody has heard of.
+        stream_timeout: Seconds that a client may take nothing of an answer before it is cut and its row is free.
+        trusted_proxies: Addresses whose ``X-Forwarded-For`` says who asks.
         lora_dirs: Folders below which clients may name adapters to load, resolved; none where they may load none.
     """
 
@@ -55,6 +57,8 @@ class ServeOptions:
     greedy: bool = False
     strict: bool = False
     lora_dirs: tuple[Path, ...] = ()
+    stream_timeout: float = 30.0
+    trusted_proxies: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         if not is_loopback(self.host) and self.api_key is None and not self.insecure:

@@ -24,6 +24,8 @@ from luvc_export.serve.options import ServeOptions
 
 #: Connections that wait until the event loop takes them.
 BACKLOG = 2048
+#: Bytes of an answer that the system keeps for a client who does not read (Linux takes twice as many).
+UNREAD = 2**17
 #: Seconds that answers may still take after SIGTERM.
 DRAIN = 120
 
@@ -99,6 +101,7 @@ class Server:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listener = socket.socket(family, socket.SOCK_STREAM)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNREAD)  # connections have it from there
         try:
             listener.bind((host, self.options.port))
             listener.listen(BACKLOG)  # who comes before the event loop runs waits, and is not refused

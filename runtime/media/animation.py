@@ -14,6 +14,7 @@ from itertools import accumulate
 
 from luvc_export.errors import UsageError
 from luvc_export.runtime.confined.helpers import Helpers, TooMuchError
+from luvc_export.runtime.media.decoding import is_webp, webp_size
 from luvc_export.runtime.media.film import (
     MAX_BYTES,
     MAX_FRAME_PIXELS,
@@ -23,10 +24,8 @@ from luvc_export.runtime.media.film import (
     film_too_large,
     frames_of_reply,
 )
-from luvc_export.runtime.media.picture_limits import MAX_SIDE, allowed
+from luvc_export.runtime.media.picture_limits import MAX_FRAMES, MAX_SIDE, allowed, too_large
 
-#: Frames a file may have.
-MAX_FRAMES = 100_000
 #: Pixels of all its frames, each as large as the canvas: 500 of 1920x1080, at the 70 million a second that noise takes.
 MAX_FILE_PIXELS = 2**30
 #: Bytes and seconds of computing that reading one may take, and seconds on the clock.
@@ -47,26 +46,6 @@ class Animation:
         """When each frame ends, in milliseconds from the start; by ``fps`` where the file says nothing."""
         ends = list(accumulate(self.durations))
         return ends if ends[-1] > 0 else [(index + 1) * 1000 / fps for index in range(len(ends))]
-
-
-def is_webp(head: bytes) -> bool:
-    """Whether a file with these first bytes is a WebP, still or animated."""
-    return head[:4] == b"RIFF" and head[8:12] == b"WEBP"
-
-
-def webp_size(data: bytes) -> tuple[int, int] | None:
-    """Width and height that a WebP's first chunk claims; None where it claims none."""
-    kind, at = data[12:16], data[20:30]
-    if len(at) < 10:
-        return None
-    if kind == b"VP8X":
-        return 1 + int.from_bytes(at[4:7], "little"), 1 + int.from_bytes(at[7:10], "little")
-    if kind == b"VP8L":
-        bits = int.from_bytes(at[1:5], "little")
-        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
-    if kind == b"VP8 ":
-        return int.from_bytes(at[6:8], "little") & 0x3FFF, int.from_bytes(at[8:10], "little") & 0x3FFF
-    return None
 
 
 def read_header(data: bytes, where: str) -> Animation:
@@ -143,12 +122,6 @@ def _check(animation: Animation, where: str) -> None:
     if sum(animation.durations) > 1000 * MAX_SECONDS:
         got = f"{sum(animation.durations) / 3.6e6:.3g} hours"
         raise UsageError("the video is too long", where=where, got=got, expected=f"at most {MAX_SECONDS // 3600} hours")
-
-
-def too_large(where: str, got: str, expected: str) -> UsageError:
-    """A video of too many frames or pixels."""
-    fix = "take fewer or smaller frames; the model sees a few small ones anyway"
-    return UsageError("the video is too large", where=where, got=got, expected=expected, fix=fix)
 
 
 def _walked(data: bytes) -> Animation | None:

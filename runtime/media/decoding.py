@@ -25,6 +25,26 @@ _MOST_HERE = 2**22
 _helpers = Helpers("luvc_export.runtime.media.decoding_task", MEMORY, SECONDS, most=2)
 
 
+def is_webp(head: bytes) -> bool:
+    """Whether a file with these first bytes is a WebP, still or animated."""
+    return head[:4] == b"RIFF" and head[8:12] == b"WEBP"
+
+
+def webp_size(data: bytes) -> tuple[int, int] | None:
+    """Width and height that a WebP's first chunk claims; None where it claims none."""
+    kind, at = data[12:16], data[20:30]
+    if len(at) < 10:
+        return None
+    if kind == b"VP8X":
+        return 1 + int.from_bytes(at[4:7], "little"), 1 + int.from_bytes(at[7:10], "little")
+    if kind == b"VP8L":
+        bits = int.from_bytes(at[1:5], "little")
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    if kind == b"VP8 ":
+        return int.from_bytes(at[6:8], "little") & 0x3FFF, int.from_bytes(at[8:10], "little") & 0x3FFF
+    return None
+
+
 def foreseeable(image: Image.Image, scans: int) -> bool:
     """Whether a picture that was opened and checked may be decoded in this process."""
     pixels = image.size[0] * image.size[1]

@@ -20,6 +20,8 @@ MAX_JPEG_PIXELS = 128 * 2**20
 MAX_SIDE = 65_535
 #: Scans of a progressive JPEG; encoders write about ten.
 MAX_SCANS = 128
+#: Frames a folder or an animated picture may have.
+MAX_FRAMES = 100_000
 
 #: Key of ``Image.info`` for the size in the file of a picture that was decoded at a reduced one.
 TRUE_SIZE = "luvc.size"
@@ -79,3 +81,9 @@ def check_file(image: Image.Image, file: IO[bytes], where: str) -> int:
                 fix="save it again in an image editor",
             )
     return scans
+
+
+def too_large(where: str, got: str, expected: str) -> UsageError:
+    """A video of too many frames or pixels."""
+    fix = "take fewer or smaller frames; the model sees a few small ones anyway"
+    return UsageError("the video is too large", where=where, got=got, expected=expected, fix=fix)

@@ -20,8 +20,7 @@ from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
 from luvc_export.core.files.folders import check_name
 from luvc_export.core.files.safe_files import open_regular
 from luvc_export.errors import LuvcError, UsageError
-from luvc_export.runtime.media.animation import is_webp, webp_size
-from luvc_export.runtime.media.decoding import decode_confined, foreseeable
+from luvc_export.runtime.media.decoding import decode_confined, foreseeable, is_webp, webp_size
 from luvc_export.runtime.media.film import HEAD
 from luvc_export.runtime.media.picture_limits import TRUE_SIZE, check_file
 

@@ -14,8 +14,8 @@ from PIL import Image
 from luvc_export.core.files.folders import check_name, list_names
 from luvc_export.core.files.safe_files import open_regular
 from luvc_export.errors import UsageError
-from luvc_export.runtime.media.animation import MAX_FRAMES, decode_animation, too_large
 from luvc_export.runtime.media.film import HEAD, MAX_BYTES, container_of, decode_film, ffmpeg, film_too_large
+from luvc_export.runtime.media.picture_limits import MAX_FRAMES, too_large
 from luvc_export.runtime.media.pictures import Picture, open_picture
 
 #: What a list of frames, or a folder, is taken for.
@@ -166,6 +166,8 @@ def _folder(path: Path, frames: int, fps: float, progress: Callable[[float], Non
 
 
 def _animation(data: bytes, frames: int, fps: float | None, where: str) -> Sampled:
+    from luvc_export.runtime.media.animation import decode_animation
+
     taken = decode_animation(data, frames, fps, DEFAULT_FPS, where)
     return Sampled(taken.frames, len(taken.frames) / taken.seconds, taken.of)
 

@@ -60,7 +60,9 @@ def of_type(hint: Any) -> st.SearchStrategy[Any]:
 
 def of_record(record: type) -> st.SearchStrategy[dict[str, Any]]:
     """Plain data with every field that a record needs, some of the others, and each of its type."""
-    hints, needed, others = get_type_hints(record), {}, {}
+    hints = get_type_hints(record)
+    needed: dict[str, st.SearchStrategy[Any]] = {}
+    others: dict[str, st.SearchStrategy[Any]] = {}
     for field in dataclasses.fields(record):
         if field.init:
             bare = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
@@ -102,6 +104,7 @@ def changed(data: Any, at: Place, value: Any) -> Any:
     """A copy of plain data with another value at one place."""
     if not at:
         return value
-    copy: Any = dict(data) if isinstance(data, dict) else list(data)
-    copy[at[0]] = changed(copy[at[0]] if isinstance(copy, list) else copy.get(at[0]), at[1:], value)
+    copy: Any = dict(data) if isinstance(data, dict) else [*data]
+    old = copy.get(at[0]) if isinstance(copy, dict) else copy[at[0]]
+    copy[at[0]] = changed(old, at[1:], value)
     return copy

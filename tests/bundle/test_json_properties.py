@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from flat_plans import flat_plan
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from json_values import anything, changed, of_record, of_type, places
@@ -107,8 +108,6 @@ def outcome(data: Any, folder: Path) -> str:
 
 @pytest.fixture(scope="module")
 def plan() -> Plan:
-    from flat_plans import flat_plan
-
     return flat_plan(grid=(2, 2), keep=(2, 0))
 
 
@@ -133,8 +132,8 @@ def test_any_values_of_any_record(record: type, data: Any) -> None:
     if plain and data.draw(st.booleans()):
         plain = {**plain, data.draw(st.sampled_from(sorted(plain))): data.draw(anything)}
     try:
-        value = from_json_data(record, stored(plain), "luvc.json")
-        json.dumps(dataclasses.asdict(value))  # type: ignore[call-overload]
+        value: Any = from_json_data(record, stored(plain), "luvc.json")
+        json.dumps(dataclasses.asdict(value))
     except LuvcError as error:
         str(error).encode()
 

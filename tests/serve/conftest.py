@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "benchmarks" / "serving"), str(Path(__file__).parent)]
+sys.path[:0] = [str(ROOT / "benchmarks" / "serving"), str(Path(__file__).parent), str(ROOT / "tests" / "runtime")]
 
 from calling import Client  # noqa: E402
 from running import serving  # noqa: E402

@@ -54,6 +54,12 @@ def serve(
     image_cache: Annotated[
         str, typer.Option("--image-cache", help="Memory for encoded pictures and their keys and values; 0 for none.")
     ] = "256MiB",
+    stream_timeout: Annotated[
+        float, typer.Option("--stream-timeout", min=1, max=3600, help="Seconds after which an unread answer is cut.")
+    ] = 30.0,
+    trusted_proxy: Annotated[
+        list[str] | None, typer.Option("--trusted-proxy", help="Address whose X-Forwarded-For says who asks; repeat.")
+    ] = None,
     open_plans: Annotated[
         int | None,
         typer.Option(
@@ -113,6 +119,8 @@ def serve(
         image_cache=byte_size(image_cache, "--image-cache"),
         greedy=greedy,
         strict=strict,
+        stream_timeout=stream_timeout,
+        trusted_proxies=frozenset(trusted_proxy or ()),
     )
     with options.progress(quiet=as_json) as tell:
         how = (open_plans, most, speculate, named_folders(lora or ()))

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from time import perf_counter
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from starlette.requests import ClientDisconnect, Request
@@ -21,18 +20,20 @@ from luvc_export.serve.http.adapters import AdapterChange, load_adapter, unload_
 from luvc_export.serve.http.api_errors import ApiError, explained
 from luvc_export.serve.http.bodies import Completion
 from luvc_export.serve.http.fields import REFUSED, RESPONSES_REFUSED, names_of, rows
-from luvc_export.serve.http.protocol import ChatRequest, last_answer, parse
+from luvc_export.serve.http.preparation import Preparation, client_of
+from luvc_export.serve.http.protocol import ChatRequest, TextPart, last_answer, parse
 from luvc_export.serve.http.reading import BodyReader
 from luvc_export.serve.http.response_objects import ResponseObjects
-from luvc_export.serve.http.responses import RESPONSES_READ, parse_response, renamed
+from luvc_export.serve.http.responses import RESPONSES_READ, ResponseRequest, parse_response, renamed
 from luvc_export.serve.http.security import check_caller
-from luvc_export.serve.http.sending import STALLED, Answer, Form, Mailbox, Receive, Send
+from luvc_export.serve.http.sending import Answer, Form, Mailbox, Receive, Send
 from luvc_export.serve.metrics import Metrics
 from luvc_export.serve.models import Models
 from luvc_export.serve.options import ServeOptions
 from luvc_export.serve.request_log import LOG, RequestRecord, request_id
 
 Scope = MutableMapping[str, Any]
+A = TypeVar("A")
 
 _PATHS = {
     "/": ("GET", "HEAD"),
@@ -84,7 +85,7 @@ class App:
     metrics: Metrics
     #: Nothing new is taken: the server ends when what runs is done.
     draining: bool = False
-    _pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(4, "prepare"))
+    _preparation: Preparation = field(default_factory=Preparation)
 
     def __post_init__(self) -> None:
         self._bodies = BodyReader(self.options.max_body, 8 * self.options.max_body)
@@ -104,7 +105,7 @@ class App:
         async def noted(message: MutableMapping[str, Any]) -> None:
             if message["type"] == "http.response.start":
                 record.status = message["status"]
-            await asyncio.wait_for(send(message), STALLED)
+            await asyncio.wait_for(send(message), self.options.stream_timeout)
 
         try:
             await self._answered(request, record, receive, noted)
@@ -137,8 +138,8 @@ class App:
             await _with(response, self._common(request, record.id))(request.scope, receive, send)
 
     def close(self) -> None:
-        """Let the pool go."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        """Let the threads go."""
+        self._preparation.close()
 
     async def _routed(self, request: Request, path: str) -> Response | Answer:
         methods = _PATHS.get(path, ("GET",) if path.startswith(_MODEL) else ())
@@ -172,50 +173,73 @@ class App:
     async def _chat(self, request: Request) -> Answer:
         record: RequestRecord = request.state.record
 
-        def prepare(body: bytes, mailbox: Mailbox) -> tuple[Form, bool]:
+        def read(body: bytes) -> ChatRequest:
             chat, record.ignored = parse(body, self.options.strict)
+            return chat
+
+        def prepare(chat: ChatRequest, mailbox: Mailbox) -> tuple[Form, bool]:
             model, job = self.asker.job(chat, mailbox.tell, record.begun)
             usage = chat.stream_options is not None and chat.stream_options.include_usage
             how = (usage, chat.luvc.survivors, last_answer(chat) if chat.echo else "")
             return Completion(chat.model or model.name, job, *how), bool(chat.stream)
 
-        return await self._generate(request, prepare)
+        return await self._generate(request, read, lambda chat: chat, prepare)
 
     async def _respond(self, request: Request) -> Answer:
         record: RequestRecord = request.state.record
 
-        def prepare(body: bytes, mailbox: Mailbox) -> tuple[Form, bool]:
+        def read(body: bytes) -> ResponseRequest:
             asked = parse_response(body, self.options.strict)
-            chat, record.ignored = asked.chat, asked.ignored
+            record.ignored = asked.ignored
+            return asked
+
+        def prepare(asked: ResponseRequest, mailbox: Mailbox) -> tuple[Form, bool]:
+            chat = asked.chat
             with renamed(asked.before):
                 model, job = self.asker.job(chat, mailbox.tell, record.begun)
             return ResponseObjects(chat.model or model.name, job, asked.echoed, chat.luvc.survivors), bool(chat.stream)
 
-        return await self._generate(request, prepare)
+        return await self._generate(request, read, lambda asked: asked.chat, prepare)
 
-    async def _generate(self, request: Request, prepare: Callable[[bytes, Mailbox], tuple[Form, bool]]) -> Answer:
+    async def _generate(
+        self,
+        request: Request,
+        read: Callable[[bytes], A],
+        chat_of: Callable[[A], ChatRequest],
+        prepare: Callable[[A, Mailbox], tuple[Form, bool]],
+    ) -> Answer:
         self._check_ready()
-        body = await self._bodies.read(request)
-        if not self.engine.reserve():
-            message = f"{self.options.queue} requests wait already: try again (or --queue)"
-            raise ApiError(429, message, code="rate_limit_exceeded", headers={"retry-after": "1"})
-        mailbox, submitted = Mailbox(), False
-        record: RequestRecord = request.state.record
-        try:
-            form, stream = await asyncio.get_running_loop().run_in_executor(self._pool, prepare, body, mailbox)
-            record.model, record.stream = form.job.model, stream
-            record.videos = [taken.line() for taken in form.job.request.taken]
-            self.engine.submit(form.job)
-            submitted = True
-        finally:
-            if not submitted:
-                self.engine.release()
+        client = client_of(request, self.options.trusted_proxies)
+        async with self._bodies.kept(request) as body:
+            if not self.engine.reserve():
+                message = f"{self.options.queue} requests wait already: try again (or --queue)"
+                raise ApiError(429, message, code="rate_limit_exceeded", headers={"retry-after": "1"})
+            mailbox, submitted = Mailbox(), False
+            record: RequestRecord = request.state.record
+
+            def of_text() -> tuple[A, tuple[Form, bool] | None]:
+                asked = read(body)
+                return asked, None if shows_media(chat_of(asked)) else prepare(asked, mailbox)
+
+            try:
+                asked, prepared = await self._preparation.run("text", client, of_text)
+                if prepared is None:
+                    prepared = await self._preparation.run("media", client, partial(prepare, asked, mailbox))
+                form, stream = prepared
+                record.model, record.stream = form.job.model, stream
+                record.videos = [taken.line() for taken in form.job.request.taken]
+                self.engine.submit(form.job)
+                submitted = True
+            finally:
+                if not submitted:
+                    self.engine.release()
         return Answer(mailbox, form, stream, record)
 
     async def _change_adapters(self, change: AdapterChange, request: Request) -> Response:
-        body = await self._bodies.read(request)
-        loop = asyncio.get_running_loop()
-        return Response(await loop.run_in_executor(self._pool, change, body, self.models, self.options))
+        client = client_of(request, self.options.trusted_proxies)
+        async with self._bodies.kept(request) as body:
+            work = partial(change, body, self.models, self.options)
+            return Response(await self._preparation.run("adapters", client, work))
 
     def _check_ready(self) -> None:
         if self.draining or not self.engine.alive or not self.engine.ready.is_set():
@@ -256,6 +280,12 @@ class App:
         if origin is not None and origin in self.options.allow_origins:
             headers += [(b"access-control-allow-origin", origin.encode()), (b"vary", b"Origin")]
         return headers
+
+
+def shows_media(chat: ChatRequest) -> bool:
+    """Whether a request has pictures or films, which are read and decoded."""
+    contents = (message.content for message in chat.messages if not isinstance(message.content, str))
+    return any(not isinstance(part, TextPart) for content in contents for part in content or ())
 
 
 async def _lifespan(receive: Receive, send: Send) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from starlette.requests import Request
 
@@ -19,12 +21,32 @@ class BodyReader:
 
     Args:
         most: Bytes of a body.
-        together: Bytes of all bodies that are being read. Beyond, the one that has taken longest makes room.
+        together: Bytes of all bodies that are being read; beyond, the one that has taken longest makes room. Also of
+            all that were read and wait.
     """
 
     def __init__(self, most: int, together: int) -> None:
-        self._most, self._together, self._held = most, max(most, together), 0
+        self._most, self._together, self._held, self._waiting = most, max(most, together), 0, 0
         self._reading: dict[_Limit, int] = {}
+
+    @asynccontextmanager
+    async def kept(self, request: Request) -> AsyncIterator[bytes]:
+        """The whole body, counted while the block runs: those that were read whole and wait are bounded too.
+
+        Raises:
+            ApiError: See ``read``; 429 before a byte is read where others that wait leave no room for its length.
+        """
+        length = request.headers.get("content-length", "")
+        if length.isdigit() and int(length) <= self._most and self._waiting + int(length) > self._together:
+            raise _too_many()
+        body = await self.read(request)
+        if self._waiting + len(body) > self._together:
+            raise _too_many()
+        self._waiting += len(body)
+        try:
+            yield body
+        finally:
+            self._waiting -= len(body)
 
     async def read(self, request: Request) -> bytes:
         """The whole body.
@@ -73,11 +95,13 @@ class BodyReader:
             return
         oldest = next(limit for limit in self._reading if not limit.ended)
         if oldest is newest or oldest.age < GRACE:
-            message = "too many large requests at once"
-            raise ApiError(
-                429, message, code="rate_limit_exceeded", headers={"retry-after": "2", "connection": "close"}
-            )
+            raise _too_many()
         oldest.end()
+
+
+def _too_many() -> ApiError:
+    headers = {"retry-after": "2", "connection": "close"}
+    return ApiError(429, "too many large requests at once", code="rate_limit_exceeded", headers=headers)
 
 
 class _Limit:

@@ -16,22 +16,38 @@ from luvc_export.serve.request_log import RequestRecord
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
-#: A client that takes nothing for so many seconds is given up.
-STALLED = 60.0
+#: Events that wait for a client; beyond, it does not read, and its answer ends.
+MOST_EVENTS = 1024
 #: A comment is sent where nothing else was for so long, so that what is between keeps the connection.
 QUIET = 15.0
 
 
+def _nothing() -> None:
+    pass
+
+
 class Mailbox:
-    """Events of one job, from the engine's thread to the event loop."""
+    """Events of one job, from the engine's thread to the event loop: at most ``MOST_EVENTS`` that nobody takes.
+
+    ``overrun`` is called in the event loop when there would be more, and whoever takes the others gets no further one.
+    """
 
     def __init__(self) -> None:
         self._loop, self._queue = asyncio.get_running_loop(), asyncio.Queue[Event | None]()
+        self._full, self.overrun = False, _nothing
 
     def tell(self, event: Event) -> None:
         """Called in the engine's thread."""
         with contextlib.suppress(RuntimeError):  # the loop was closed: nobody reads any more
-            self._loop.call_soon_threadsafe(self._queue.put_nowait, event)
+            self._loop.call_soon_threadsafe(self._put, event)
+
+    def _put(self, event: Event) -> None:
+        if self._full:
+            return
+        self._full = self._queue.qsize() >= MOST_EVENTS
+        self._queue.put_nowait(None if self._full else event)
+        if self._full:
+            self.overrun()
 
     def hang_up(self) -> None:
         """Nobody waits any more; called in the event loop."""
@@ -79,6 +95,7 @@ class Answer:
 
     def __init__(self, mailbox: Mailbox, form: Form, stream: bool, record: RequestRecord) -> None:
         self._mailbox, self._form, self._stream, self._record = mailbox, form, stream, record
+        mailbox.overrun = form.job.cancel
         #: To send with it.
         self.headers: list[tuple[bytes, bytes]] = []
 

@@ -18,8 +18,9 @@ from PIL import Image, ImageFile
 from luvc_export.errors import UsageError
 from luvc_export.runtime.confined.helpers import Helpers
 from luvc_export.runtime.media import animation, decoding_task
-from luvc_export.runtime.media.animation import read_header, webp_size
-from luvc_export.runtime.media.film import MAX_TAKEN_PIXELS
+from luvc_export.runtime.media.animation import read_header
+from luvc_export.runtime.media.decoding import webp_size
+from luvc_export.runtime.media.film import MAX_FRAME_PIXELS, MAX_TAKEN_PIXELS
 from luvc_export.runtime.media.video import open_video
 
 
@@ -62,7 +63,7 @@ def test_an_animation_is_not_decoded_in_this_process(form: str, monkeypatch: pyt
     assert [np.asarray(frame)[3, 3].tolist() for frame in shown.frames] == [
         [index * 37 % 256, index * 91 % 256, 90] for index in range(5)
     ]
-    assert (shown.fps, shown.of) == (pytest.approx(10), 5)
+    assert shown.fps == pytest.approx(10) and shown.of == 5
 
 
 def test_memory_and_seconds_of_this_process_are_bounded() -> None:
@@ -125,7 +126,7 @@ def test_a_helper_that_takes_too_much_is_ended(monkeypatch: pytest.MonkeyPatch) 
 def test_a_size_is_read_from_each_kind_of_webp() -> None:
     for options in ({"lossless": True}, {"quality": 50}, {"quality": 50, "exif": b"Exif\0\0II*\0\x08\0\0\0\0\0"}):
         buffer = io.BytesIO()
-        Image.effect_noise((601, 333), 50).convert("RGB").save(buffer, "WEBP", **options)  # type: ignore[arg-type]
+        Image.effect_noise((601, 333), 50).convert("RGB").save(buffer, "WEBP", **options)
         assert webp_size(buffer.getvalue()) == (601, 333), options
     assert webp_size(b"RIFF\0\0\0\0WEBP") is None
 
@@ -148,7 +149,7 @@ def _any(data: bytes) -> None:
         header = read_header(data, "a")
     except UsageError:
         return
-    assert len(header.durations) >= 2 and header.size[0] * header.size[1] <= animation.MAX_FRAME_PIXELS
+    assert len(header.durations) >= 2 and header.size[0] * header.size[1] <= MAX_FRAME_PIXELS
 
 
 def test_a_default_picture_before_an_animated_png_is_a_frame_that_is_never_shown(tmp_path: Path) -> None:

@@ -1,0 +1,147 @@
+"""Preparation of requests: text beside media, a client beside others, and bytes that wait."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from luvc_export.serve.http.api_errors import ApiError
+from luvc_export.serve.http.preparation import PLACES, Preparation, client_of
+from luvc_export.serve.http.reading import BodyReader
+
+#: Seconds that a thread may be held by what a test forgot to end.
+_HELD = 20
+
+
+def test_text_does_not_wait_for_media_nor_a_client_for_another() -> None:
+    """With one pool of four threads, eight films of one client held everybody's text and pictures."""
+    holds, order = threading.Event(), list[str]()
+
+    def film() -> None:
+        holds.wait(_HELD)
+
+    async def ask() -> None:
+        preparation = Preparation()
+        films = [asyncio.create_task(preparation.run("media", "greedy", film)) for _ in range(8)]
+        await asyncio.sleep(0)
+        for kind, client in (("text", "greedy"), ("text", "other"), ("media", "other"), ("adapters", "greedy")):
+            work = partial(order.append, f"{kind} {client}")
+            await asyncio.wait_for(preparation.run(kind, client, work), _HELD / 2)  # type: ignore[arg-type]
+        assert not any(one.done() for one in films)
+        holds.set()
+        await asyncio.gather(*films)
+        preparation.close()
+
+    asyncio.run(ask())
+    assert order == ["text greedy", "text other", "media other", "adapters greedy"]
+
+
+def test_clients_take_turns() -> None:
+    """One place for adapters: who asked once is not behind all that another asked before."""
+    order, begun = list[str](), threading.Event()
+
+    def work(name: str) -> Callable[[], None]:
+        def run() -> None:
+            begun.wait(_HELD)
+            order.append(name)
+
+        return run
+
+    async def ask() -> None:
+        preparation = Preparation()
+        names = ["a", "a", "a", "b", "a", "c"]
+        tasks = [asyncio.create_task(preparation.run("adapters", name, work(name))) for name in names]
+        await asyncio.sleep(0)
+        begun.set()
+        await asyncio.gather(*tasks)
+        preparation.close()
+
+    asyncio.run(ask())
+    assert order == ["a", "a", "b", "c", "a", "a"] or order == ["a", "b", "a", "c", "a", "a"], order
+    assert PLACES["adapters"] == (1, 1)
+
+
+def test_a_place_is_free_again_whoever_is_gone() -> None:
+    holds = threading.Event()
+
+    async def ask() -> None:
+        preparation = Preparation()
+        held = asyncio.create_task(preparation.run("adapters", "a", lambda: holds.wait(_HELD)))
+        waits = [asyncio.create_task(preparation.run("adapters", name, lambda: None)) for name in "aab"]
+        await asyncio.sleep(0.05)
+        for task in (held, waits[0], waits[1]):
+            task.cancel()
+        await asyncio.sleep(0.05)
+        assert not waits[2].done(), "the thread works on"
+        holds.set()
+        await asyncio.wait_for(waits[2], _HELD / 2)
+        with pytest.raises(ZeroDivisionError):
+            await preparation.run("adapters", "a", lambda: 1 // 0)
+        await asyncio.wait_for(preparation.run("adapters", "a", lambda: None), _HELD / 2)
+        lane = preparation._lanes["adapters"]
+        await asyncio.sleep(0.05)
+        assert lane._free == 1 and not lane._waiting and not lane._running
+        preparation.close()
+
+    asyncio.run(ask())
+
+
+@pytest.mark.parametrize(
+    ("address", "forwarded", "client"),
+    [
+        ("10.0.0.1", None, "10.0.0.1"),
+        ("10.0.0.1", "9.9.9.9", "10.0.0.1"),
+        ("10.0.0.2", "1.2.3.4, 9.9.9.9", "9.9.9.9"),
+        ("10.0.0.2", "", "10.0.0.2"),
+        ("2001:db8:1:2:3::4", None, "2001:db8:1:2::/64"),
+        ("2001:db8:1:2:ffff::1", None, "2001:db8:1:2::/64"),
+        ("::ffff:10.0.0.1", None, "10.0.0.1"),
+        ("10.0.0.2", "x" * 100, "x" * 64),
+    ],
+)
+def test_a_client_is_its_address(address: str, forwarded: str | None, client: str) -> None:
+    headers = {} if forwarded is None else {"x-forwarded-for": forwarded}
+    request: Any = SimpleNamespace(client=SimpleNamespace(host=address), headers=headers)
+    assert client_of(request, {"10.0.0.2"}) == client
+
+
+class Sent:
+    """What of a request is read: headers, and a body in parts."""
+
+    def __init__(self, body: bytes, length: bool = True) -> None:
+        self.headers = {"content-type": "application/json", **({"content-length": str(len(body))} if length else {})}
+        self.body, self.reads = body, 0
+
+    async def stream(self) -> Any:
+        self.reads += 1
+        yield self.body
+
+
+def test_bodies_that_wait_are_counted_and_refused_before_they_are_read() -> None:
+    """They were counted nowhere once they were read: 60 of 31 MiB were held at once."""
+
+    async def ask() -> None:
+        bodies = BodyReader(most=100, together=250)
+        first, second, third, chunked = Sent(b"x" * 100), Sent(b"x" * 100), Sent(b"x" * 60), Sent(b"x" * 60, False)
+        begin = time.monotonic()
+        async with bodies.kept(first), bodies.kept(second):  # type: ignore[arg-type]
+            for other, reads in ((third, 0), (chunked, 1)):
+                with pytest.raises(ApiError, match="too many large requests at once") as caught:
+                    async with bodies.kept(other):  # type: ignore[arg-type]
+                        pass
+                assert caught.value.status == 429 and (caught.value.headers or {})["retry-after"] == "2"
+                assert other.reads == reads
+            async with bodies.kept(Sent(b"x" * 50)) as body:  # type: ignore[arg-type]
+                assert len(body) == 50
+        async with bodies.kept(third) as body:  # type: ignore[arg-type]
+            assert len(body) == 60
+        assert time.monotonic() - begin < _HELD
+
+    asyncio.run(ask())
