@@ -119,7 +119,7 @@ def _from_regex(library: Any, text: str) -> Any:
 
 
 def _from_grammar(library: Any, text: str) -> Any:
-    """Lark's form as it is; GBNF, as other engines have it, rewritten by the library.
+    """Lark's form as it is; GBNF, as llama-server and vLLM have it, rewritten by the library.
 
     Raises:
         ValueError: It is neither.

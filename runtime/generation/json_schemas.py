@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from luvc_export.runtime.generation.schema_keywords import holds, plainer, resolved
+
 #: Formats with a grammar (llguidance, parser/src/json/formats.rs).
 FORMATS = frozenset(
     ("date", "date-time", "duration", "email", "hostname", "ipv4", "ipv6", "time", "unknown", "uri", "uuid")
@@ -20,8 +22,6 @@ _ONE = frozenset(
 ) | {"unevaluatedItems", "unevaluatedProperties"}
 _SEVERAL = frozenset(("allOf", "anyOf", "items", "oneOf", "prefixItems"))
 _NAMED = frozenset(("$defs", "definitions", "dependentSchemas", "patternProperties", "properties"))
-#: Steps along references that lead to references.
-_MOST_STEPS = 20
 
 
 def compilable(schema: Any) -> Any:
@@ -32,7 +32,7 @@ def compilable(schema: Any) -> Any:
     """
     narrow = _rewritten(schema, schema, True)
     # what is narrower inside of these could make them wider, or two of their branches look apart
-    return _rewritten(schema, schema, False) if _holds(narrow, ("oneOf", "not", "if")) else narrow
+    return _rewritten(schema, schema, False) if holds(narrow, ("oneOf", "not", "if")) else narrow
 
 
 def _rewritten(schema: Any, root: Any, narrows: bool) -> Any:
@@ -51,6 +51,7 @@ def _rewritten(schema: Any, root: Any, narrows: bool) -> Any:
         elif name in _ONE:
             value = _rewritten(value, root, narrows)
         result[name] = value
+    result = plainer(result, root, narrows)
     branches = result.get("oneOf")
     if narrows and isinstance(branches, list) and "anyOf" not in result:
         apart = _apart(branches, result, root)
@@ -58,13 +59,6 @@ def _rewritten(schema: Any, root: Any, narrows: bool) -> Any:
             del result["oneOf"]
             result["anyOf"] = apart
     return result
-
-
-def _holds(schema: Any, names: Sequence[str]) -> bool:
-    """Whether one of these keywords is somewhere in it; a property of that name counts too."""
-    if isinstance(schema, dict):
-        return any(name in schema for name in names) or any(_holds(inside, names) for inside in schema.values())
-    return isinstance(schema, list) and any(_holds(inside, names) for inside in schema)
 
 
 def _short(schema: Mapping[str, Any]) -> bool:
@@ -77,7 +71,7 @@ def _apart(branches: Sequence[Any], around: Mapping[str, Any], root: Any) -> lis
 
     Where nothing else keeps two apart, a branch goes without a property that the other requires.
     """
-    shown = [_resolved(branch, root) for branch in branches]
+    shown = [resolved(branch, root) for branch in branches]
     if not all(isinstance(one, dict) for one in shown):
         return None
     result = []
@@ -99,7 +93,7 @@ def _apart(branches: Sequence[Any], around: Mapping[str, Any], root: Any) -> lis
 
 def _disjoint(first: Any, second: Any, root: Any, depth: int = 4) -> bool:
     """No value fits both: other types, other values, or other values of a property that both require."""
-    first, second = _resolved(first, root), _resolved(second, root)
+    first, second = resolved(first, root), resolved(second, root)
     if not isinstance(first, dict) or not isinstance(second, dict):
         return False
     kinds, others = _types(first), _types(second)
@@ -131,16 +125,3 @@ def _values(schema: Mapping[str, Any]) -> list[Any] | None:
 def _required(schema: Mapping[str, Any]) -> list[str]:
     names = schema.get("required")
     return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
-
-
-def _resolved(schema: Any, root: Any) -> Any:
-    """What a reference inside the document leads to; the schema itself where there is none, or it leads elsewhere."""
-    for _ in range(_MOST_STEPS):
-        reference = schema.get("$ref") if isinstance(schema, dict) else None
-        if not isinstance(reference, str) or not reference.startswith("#/"):
-            break
-        there = root
-        for step in reference[2:].split("/"):
-            there = there.get(step.replace("~1", "/").replace("~0", "~")) if isinstance(there, dict) else None
-        schema = there
-    return schema

@@ -135,3 +135,42 @@ def test_a_schema_of_itself_ends() -> None:
     assert compilable(schema) == schema
     loop = {"$defs": {"o": {"$ref": "#/$defs/o"}}, "oneOf": [{"$ref": "#/$defs/o"}, {"type": "null"}]}
     assert compilable(loop) == loop
+
+
+PATTERN, NAMES = {"pattern": "^a"}, {"enum": ["a", "b"]}
+
+
+@pytest.mark.parametrize(
+    ("schema", "plain"),
+    [
+        ({"maxLength": 2.0, "minItems": 1}, {"maxLength": 2, "minItems": 1}),
+        ({"then": {}, "else": {}}, {}),
+        ({"if": {}}, {}),
+        ({"minContains": 2, "maxContains": 3}, {}),
+        ({"contains": {}, "minContains": 0}, {}),
+        ({"$dynamicAnchor": "a"}, {}),
+        ({"propertyNames": PATTERN}, {"patternProperties": {"^a": True}, "additionalProperties": False}),
+        ({"propertyNames": NAMES}, {"properties": {"a": True, "b": True}, "additionalProperties": False}),
+        ({"propertyNames": {"maxLength": 2}}, {"propertyNames": {"maxLength": 2}}),
+        ({"dependentRequired": {"a": ["b"]}},
+         {"allOf": [{"anyOf": [{"properties": {"a": False}}, {"required": ["b"]}]}]}),
+        ({"dependencies": {"a": {"type": "object"}}},
+         {"allOf": [{"anyOf": [{"properties": {"a": False}}, {"type": "object"}]}]}),
+        ({"unevaluatedProperties": False}, {"additionalProperties": False, "properties": {}}),
+        ({"unevaluatedProperties": False, "additionalProperties": {}}, {"additionalProperties": {}}),
+        ({"unevaluatedProperties": False, "allOf": [{"properties": {"a": {}}}]},
+         {"additionalProperties": False, "properties": {"a": True}, "allOf": [{"properties": {"a": {}}}]}),
+        ({"unevaluatedItems": False, "prefixItems": [{}]}, {"items": False, "prefixItems": [{}]}),
+        ({"unevaluatedItems": False, "items": {}}, {"items": {}}),
+        ({"unevaluatedItems": False, "not": {}}, {"unevaluatedItems": False, "not": {}}),
+    ],
+)  # fmt: skip
+def test_keywords_are_written_with_others(schema: Any, plain: Any) -> None:
+    assert compilable(schema) == plain
+
+
+@pytest.mark.parametrize("name", ["not", "contains", "uniqueItems", "propertyNames"])
+def test_what_has_no_grammar_is_named(session: Session, name: str) -> None:
+    schema = {name: True if name == "uniqueItems" else {"minLength": 1}}
+    with pytest.raises(UsageError, match=rf"(?s){name}.*see docs/serving.md"):
+        session.generate(None, "a", json_schema=schema)
