@@ -177,8 +177,8 @@ def page(records: list[Record]) -> str:
     rows = [" | ".join(heads), " | ".join("---" for _ in heads)]
     for record in records:
         why = record.get("none") or f"refused at export: {record.get('refused at export')}"
-        verdicts = [record["checks"].get(check, "") for check in CHECKS] if "checks" in record else [why, *[""] * 5]
-        rows.append(" | ".join((*key(record), *verdicts)))
+        results = [record["checks"].get(check, "") for check in CHECKS] if "checks" in record else [why, *[""] * 5]
+        rows.append(" | ".join((*key(record), *results)))
     table = "\n".join(f"| {row} |" for row in rows)
     return f"""# Bundles in 16 bits, in what opens them
 
@@ -228,7 +228,7 @@ def main() -> int:
         record = tried(*cell, options.folder)
         print(json.dumps(record), flush=True)
         write(sorted([one for one in read() if key(one) != cell] + [record], key=key))
-    return int(any(str(verdict).startswith("differs") for one in read() for verdict in one.get("checks", {}).values()))
+    return int(any(str(result).startswith("differs") for one in read() for result in one.get("checks", {}).values()))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,15 +52,17 @@ def plain(model: onnx.ModelProto) -> onnx.ModelProto:
         nodes.append(node)
     read = {name for node in nodes for name in node.input} | {value.name for value in graph.output}
     domains = {node.domain for node in nodes} | {""}
-    for field, items in (
-        (graph.node, nodes),
-        (graph.initializer, [tensor for name, tensor in weights.items() if name in read]),
-        (model.opset_import, [one for one in model.opset_import if one.domain in domains]),
-    ):
-        copies = [type(item).FromString(item.SerializeToString()) for item in items]
-        del field[:]
-        field.extend(copies)
+    _replace(graph.node, nodes)
+    _replace(graph.initializer, [tensor for name, tensor in weights.items() if name in read])
+    _replace(model.opset_import, [one for one in model.opset_import if one.domain in domains])
     return model
+
+
+def _replace(field: Any, items: Sequence[Any]) -> None:
+    """Give a repeated field other messages, some of which are in it."""
+    copies = [type(item).FromString(item.SerializeToString()) for item in items]
+    del field[:]
+    field.extend(copies)
 
 
 def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
