@@ -35,8 +35,8 @@ def test_a_working_folder_that_is_gone(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_no_standard_output() -> None:
-    code, _, told = shell(f"{CALL} targets >&-")
-    assert code == 2 and "standard output is closed" in told and "/dev/null" in told
+    code, _, errors = shell(f"{CALL} targets >&-")
+    assert code == 2 and "standard output is closed" in errors and "/dev/null" in errors
 
 
 def test_no_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
