@@ -30,7 +30,7 @@ def test_a_working_folder_that_is_gone(tmp_path: Path, monkeypatch: pytest.Monke
         Path("bundle").absolute()
     error = explained(caught.value)
     assert (
-        error.exit_code == 2 and "the working folder is gone" in str(error) and "cd to one that is there" in str(error)
+        error.exit_code == 2 and "the working folder is gone" in str(error) and "cd to a folder that is there" in str(error)
     )
 
 
