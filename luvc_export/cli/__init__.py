@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 from importlib import import_module
 from typing import Annotated
@@ -64,7 +65,10 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # an encoding that lacks a character escapes it
             stream.reconfigure(errors="backslashreplace")
+    if os.environ.get("COLUMNS", "").strip() == "0":  # shells without a terminal say so; nothing would fit in it
+        del os.environ["COLUMNS"]
     try:
+        failures.check_streams()
         with signals.ended_cleanly():
             sys.exit(app(standalone_mode=False) if as_json else app())
     except SystemExit as stop:

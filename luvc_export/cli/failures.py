@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -55,6 +56,12 @@ def explained(error: Exception) -> LuvcError:
             got=f"no module {error.name}",
             fix=f"pip install 'luvc-export[{_EXTRAS[error.name]}]'",
         )
+    if isinstance(error, FileNotFoundError) and not error.filename and _no_working_folder():
+        return UsageError(
+            "the working folder is gone",
+            where="the current directory",
+            fix="cd to a folder that is there, and run again",
+        )
     if isinstance(error, OSError) and (error.filename or error.errno == errno.ENOSPC):
         return UsageError(
             str(error.strerror),
@@ -64,6 +71,30 @@ def explained(error: Exception) -> LuvcError:
     return InternalError(
         f"internal error: {type(error).__name__}: {error}", fix="run again with --debug and report what it prints"
     )
+
+
+def _no_working_folder() -> bool:
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        return True
+    return False
+
+
+def check_streams() -> None:
+    """Check that there is something to write answers to.
+
+    Raises:
+        UsageError: Standard output is closed.
+    """
+    if sys.stdout is None:
+        raise UsageError(
+            "standard output is closed",
+            where="the command line",
+            got=">&-",
+            expected="a terminal, a pipe or a file",
+            fix="> /dev/null drops what is printed",
+        )
 
 
 def tell(error: LuvcError, as_json: bool) -> None:

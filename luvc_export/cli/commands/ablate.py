@@ -40,8 +40,8 @@ def ablate(
     A run that was interrupted goes on where it stopped when the same command is given again. Of a task about films it
     compares scores, quotas and named plans for whole clips.
 
-    [dim]luvc-export ablate --task glyph -o docs/results[/dim]
-    [dim]luvc-export ablate --task glyph-clips -o runs/clips --count 600[/dim]
+    [dim]luvc-export ablate --task glyph -o docs/results
+    luvc-export ablate --task glyph-clips -o runs/clips --count 600[/dim]
     """
     from luvc_export.calibration.ablation import clips
     from luvc_export.calibration.ablation.run import ablate as run

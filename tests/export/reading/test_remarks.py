@@ -33,7 +33,7 @@ def write(folder: Path, template: object) -> None:
     (folder / CONFIG).write_text(json.dumps(fields | ({"chat_template": template} if template else {})))
 
 
-def told(folder: Path) -> tuple[str, ...]:
+def notes_of(folder: Path) -> tuple[str, ...]:
     """The remarks; transformers raises where there are some of a template."""
     notes = remarks(open_checkpoint(str(folder), weights=False))
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -46,13 +46,13 @@ def told(folder: Path) -> tuple[str, ...]:
 
 
 def test_none_a_broken_one_and_a_whole_one(folder: Path) -> None:
-    (note,) = told(folder)
+    (note,) = notes_of(folder)
     assert note.startswith("this checkpoint has no chat template: prompts are taken as they are")
     (folder / JINJA).write_text("{% for message in messages %}{{ message.content }")
-    (note,) = told(folder)
+    (note,) = notes_of(folder)
     assert note.startswith("the chat template in chat_template.jinja cannot be parsed, so every chat is refused: ")
     (folder / JINJA).write_text("{% for message in messages %}{{ message.content }}{% endfor %}")
-    assert told(folder) == ()
+    assert notes_of(folder) == ()
 
 
 def test_a_list_without_a_default_is_refused(folder: Path) -> None:

@@ -101,17 +101,17 @@ def test_a_bundle_s_tokenizer_is_transformers(folder: Path, fact: Callable[[Path
         assert reads(ours, text) == (ids, built.decode(ids, skip_special_tokens=True))
     named = {name: one for name, one in json.loads(files[CONFIG]).items() if name.endswith("_token")}
     assert named == built.special_tokens_map
-    stored = json.loads((folder / CONFIG).read_text())
+    stated = json.loads((folder / CONFIG).read_text())
     changes = any(reads(ours, text) != reads(plain, text) for text in TEXTS) or named != {
-        name: one for name, one in stored.items() if name.endswith("_token")
+        name: one for name, one in stated.items() if name.endswith("_token")
     }
     assert changes or (fact is additional and "<|more|>" not in built.get_vocab())  # else this case shows nothing
 
 
 def test_what_says_everything_is_copied_to_the_byte(folder: Path) -> None:
-    read = tokenizer_files(folder)
-    assert read.notes == () and {*read.files} == {TOKENIZER, CONFIG}
-    for name, data in read.files.items():
+    copied = tokenizer_files(folder)
+    assert copied.notes == () and {*copied.files} == {TOKENIZER, CONFIG}
+    for name, data in copied.files.items():
         assert data == (folder / name).read_bytes()
 
 
