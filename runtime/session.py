@@ -26,7 +26,7 @@ from luvc_export.runtime.media.video import DEFAULT_FRAMES, VideoSource
 from luvc_export.runtime.model import Backend
 from luvc_export.runtime.prompt.encoder import OpenedQuestion, PromptEncoder, Question, question
 from luvc_export.runtime.prompt.request import Request, open_media
-from luvc_export.runtime.prompt.template import Message
+from luvc_export.runtime.prompt.template import Message, template_values
 
 if TYPE_CHECKING:
     from luvc_export.runtime.generation.guided import Grammars
@@ -150,6 +150,7 @@ class Session:
         after: Generation | None = None,
         image_tokens: int | None = None,
         adapter: str | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
         stream: Literal[False] = False,
         **sampling: Any,
     ) -> Generation: ...
@@ -166,6 +167,7 @@ class Session:
         after: Generation | None = None,
         image_tokens: int | None = None,
         adapter: str | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
         stream: Literal[True],
         **sampling: Any,
     ) -> Stream: ...
@@ -181,6 +183,7 @@ class Session:
         after: Generation | None = None,
         image_tokens: int | None = None,
         adapter: str | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
         stream: bool = False,
         **sampling: Any,
     ) -> Generation | Stream:
@@ -202,6 +205,7 @@ class Session:
             image_tokens: Most visual tokens that a picture may become before compression; the bundle's sizes of more
                 are not used. A chat keeps the size that it began with.
             adapter: Name of one of ``adapters``; None for the base model. Another one than before runs the whole chat.
+            chat_template_kwargs: Variables of the chat template beside its own, such as ``{"enable_thinking": False}``.
             stream: Return a ``Stream`` of text pieces in place of the whole answer. What is wrong with the input is
                 raised at once in both cases.
             **sampling: Fields of ``Sampling``: temperature, top_k, top_p, min_p, seed, max_new_tokens, stop, penalties,
@@ -216,7 +220,8 @@ class Session:
         """
         options, started = self.sampling(sampling), perf_counter()
         wanted = question(image, prompt, messages, video, fps, self.video_frames())
-        wanted = replace(wanted, image_tokens=image_tokens, adapter=self.adapters.find(adapter))
+        values = template_values(chat_template_kwargs)
+        wanted = replace(wanted, image_tokens=image_tokens, adapter=self.adapters.find(adapter), values=values)
         asked = open_media(wanted, self.bundle.manifest)
         past = past_of(after, self.bundle.manifest)
         chosen, request = self.fit(asked, past.loaded if past else None)
@@ -238,7 +243,8 @@ class Session:
         the whole chat).
 
         Args:
-            requests: Arguments of ``generate`` by name: image, prompt, messages, video, fps, image_tokens, adapter.
+            requests: Arguments of ``generate`` by name: image, prompt, messages, video, fps, image_tokens, adapter,
+                chat_template_kwargs.
             **sampling: As of ``generate``, for every row.
 
         Returns:
@@ -258,6 +264,7 @@ class Session:
                 arguments = (ask.get("image"), ask.get("prompt"), ask.get("messages"), ask.get("video"), ask.get("fps"))
                 most, adapter = ask.get("image_tokens"), self.adapters.find(ask.get("adapter"))
                 asked = replace(question(*arguments, self.video_frames()), image_tokens=most, adapter=adapter)
+                asked = replace(asked, values=template_values(ask.get("chat_template_kwargs")))
                 ready.append(self.prepare_row(asked, options))
         return self.answer_rows(ready, options, perf_counter() - started)
 

@@ -5,7 +5,7 @@ One bad row costs nobody else: whatever is wrong with it becomes its ``error``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from luvc_export.runtime.engine.generate_batch import Prepared
 from luvc_export.runtime.media.picture_limits import allow
 from luvc_export.runtime.prompt.case_lines import case_id, parse_case, question_of
 from luvc_export.runtime.prompt.encoder import Question
+from luvc_export.runtime.prompt.template import template_values
 from luvc_export.runtime.session import Session
 
 #: Rows in turn that this machine may fail to answer; then it is the machine.
@@ -66,6 +67,7 @@ class Answerer:
         image_tokens: See ``Session``.
         speculate: See ``Session``.
         lora: Adapters, ``NAME=FOLDER`` each; see ``BatchJob``.
+        chat_template_kwargs: The same.
 
     Raises:
         LuvcError: See ``Session``.
@@ -84,6 +86,7 @@ class Answerer:
         image_tokens: int | None = None,
         speculate: str | None = None,
         lora: Sequence[str] = (),
+        chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
         allow(max_pixels)
         how: dict[str, Any] = {"arithmetic": arithmetic, "image_tokens": image_tokens, "speculate": speculate}
@@ -91,7 +94,7 @@ class Answerer:
         names = self._session.adapters.names
         #: Of rows that name none.
         self._adapter = names[0] if len(names) == 1 else None
-        self._options = self._session.sampling(sampling or {})
+        self._options, self._values = self._session.sampling(sampling or {}), template_values(chat_template_kwargs)
         self._rows, self._failed = rows, 0
         self._spent: dict[int, float] = {}
         self._session.load(images=False)
@@ -104,7 +107,8 @@ class Answerer:
             LuvcError: See ``Session``.
         """
         how = (job.plan, job.backend, job.threads, job.arithmetic, job.sampling)
-        return cls(job.bundle, *how, job.rows, job.max_pixels, job.image_tokens, job.speculate, job.lora)
+        more = (job.image_tokens, job.speculate, job.lora, job.chat_template_kwargs)
+        return cls(job.bundle, *how, job.rows, job.max_pixels, *more)
 
     def answer_lines(self, rows: Sequence[Row], path: Path, folder: Path) -> list[tuple[str | int | None, Answer]]:
         """Answer rows of a file: each row's id, where it has one, and answer.
@@ -121,7 +125,8 @@ class Answerer:
         def ask(row: Row) -> Question:
             case = parse_case(row.line, f"{path}: line {row.where}", folder)
             asked = question_of(case.images, case.prompt, case.video, case.fps, self._session.video_frames())
-            return replace(asked, adapter=self._session.adapters.find(case.adapter or self._adapter))
+            adapter = self._session.adapters.find(case.adapter or self._adapter)
+            return replace(asked, adapter=adapter, values=self._values)
 
         answers = self.answer([partial(ask, row) for row in rows])
         return [*zip((case_id(row.line) for row in rows), answers, strict=True)]

@@ -45,6 +45,7 @@ class BatchJob:
         max_pixels: See ``runtime.media.picture_limits``.
         image_tokens: Most visual tokens of a picture; see ``Session``.
         speculate: See ``runtime.speculation.request``.
+        chat_template_kwargs: Variables of the chat template for every row; see ``Session.generate``.
         lora: Adapters, ``NAME=FOLDER`` each. A row's ``adapter`` says which; where there is one, it answers them all.
     """
 
@@ -62,6 +63,7 @@ class BatchJob:
     max_pixels: int | None = None
     image_tokens: int | None = None
     speculate: str | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
     lora: tuple[str, ...] = ()
 
     def check(self, verify: bool = False, progress: Progress | None = None) -> None:
@@ -94,7 +96,8 @@ class BatchJob:
         engines = self.backend.startswith("tensorrt")  # what ``auto`` took is kept, see ``run_batch``
         read = sha256_read(self.bundle, self.plan, engines)
         kept = ("prompt", "plan", "backend", "arithmetic", "sampling", "shard", "max_pixels")
-        later = {name: getattr(self, name) for name in ("image_tokens", "speculate")}  # records of before have none
+        names = ("image_tokens", "speculate", "chat_template_kwargs")  # records of before have none
+        later = {name: getattr(self, name) for name in names}
         asked = {name: value for name, value in later.items() if value is not None}
         if self.lora:
             manifest = bundles.load(self.bundle).manifest

@@ -34,6 +34,12 @@ ImageTokens = Annotated[
         "smallest size that shows all of it.",
     ),
 ]
+ChatTemplateKwargs = Annotated[
+    str | None,
+    typer.Option(
+        "--chat-template-kwargs", metavar="JSON", help="Variables of the chat template: '{\"enable_thinking\": false}'."
+    ),
+]
 MaxPixels = Annotated[
     int | None, typer.Option("--max-pixels", help="Pixels a picture may have; default: 32 Mi, a plain JPEG 128 Mi.")
 ]
@@ -54,6 +60,22 @@ def read_bias(texts: list[str] | None) -> dict[int, float] | None:
             expected = "a token id and a number, such as 13=-5"
             raise UsageError("this is no bias", where="--logit-bias", got=repr(text), expected=expected) from error
     return biases or None
+
+
+def read_template_values(text: str | None) -> dict[str, Any] | None:
+    """Variables of the chat template, from JSON; None where nothing is given.
+
+    Raises:
+        UsageError: It is no JSON object with names as keys.
+    """
+    from luvc_export.core.files.json_file import parse_json
+    from luvc_export.runtime.prompt.template import template_values
+
+    return (
+        None
+        if text is None
+        else template_values(parse_json(text.encode(), "--chat-template-kwargs", UsageError, "the value"))
+    )
 
 
 def read_schema(path: Path) -> dict[str, Any]:

@@ -33,6 +33,7 @@ class Ask(TypedDict, total=False):
     fps: float | None
     image_tokens: int | None
     adapter: str | None
+    chat_template_kwargs: Mapping[str, Any] | None
 
 
 @dataclass(frozen=True)

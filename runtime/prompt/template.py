@@ -127,6 +127,24 @@ def described(bundle: Bundle) -> str:
     return name if problem is None else f"{name}, every chat is refused: {problem}"
 
 
+def template_values(values: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Variables of a chat template that a caller gives by name (``chat_template_kwargs``), as ``Question.values``.
+
+    Raises:
+        UsageError: They are no mapping with names as keys.
+    """
+    if values is None:
+        return {}
+    if not isinstance(values, Mapping) or not all(isinstance(name, str) and name.isidentifier() for name in values):
+        raise UsageError(
+            "variables of the chat template are given by name",
+            where="chat_template_kwargs",
+            got=repr(values)[:80],
+            expected='a mapping such as {"enable_thinking": False}',
+        )
+    return dict(values)
+
+
 def plain_data(value: Any) -> Any:
     """Rebuild ``value`` of JSON types only; anything else (a picture) becomes its type's name, which does nothing."""
     if isinstance(value, Mapping):

@@ -55,6 +55,7 @@ def batch(
     json_schema: sampling_options.JsonSchema = None,
     regex: sampling_options.Regex = None,
     image_tokens: sampling_options.ImageTokens = None,
+    chat_template_kwargs: sampling_options.ChatTemplateKwargs = None,
     max_pixels: sampling_options.MaxPixels = None,
     verify: options.Verify = False,
     as_json: options.Json = False,
@@ -79,6 +80,7 @@ def batch(
     sampling = {name: value for name, value in sampling.items() if value is not None}
     shape = {"threads": threads, "rows": rows, "shard": shard, "max_pixels": max_pixels, "speculate": speculate}
     shape["image_tokens"] = None if image_tokens is None else ceiling(image_tokens)
+    shape["chat_template_kwargs"] = sampling_options.read_template_values(chat_template_kwargs)
     how: dict[str, Any] = {"sampling": sampling, "lora": tuple(lora or ()), **shape}
     job = BatchJob(bundle, source, output, prompt, plan, backend, arithmetic, **how)
     if ray is None and (num_gpus, num_cpus) != (0.0, 1.0):

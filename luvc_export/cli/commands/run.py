@@ -88,6 +88,7 @@ def run(
         typer.Option("--allow-unverified", help="Run engines that luvc.json does not name, graphs nobody ran here."),
     ] = False,
     image_tokens: sampling_options.ImageTokens = None,
+    chat_template_kwargs: sampling_options.ChatTemplateKwargs = None,
     max_pixels: sampling_options.MaxPixels = None,
     verbose: Annotated[
         bool,
@@ -121,6 +122,7 @@ def run(
     live.check(prompt, frames, shown or show_kept is not None or logprobs is not None)
     asked = read_prompt(prompt, as_json)
     folders = named_folders([lora] if lora else [])
+    values = sampling_options.read_template_values(chat_template_kwargs)
     if show_kept is not None and not shown and asked is not None:
         raise UsageError("--show-kept draws on a picture", where="--show-kept", fix="pass --image or --video")
     if logprobs is not None and not as_json:
@@ -154,6 +156,7 @@ def run(
     sampling["json_schema"] = None if json_schema is None else sampling_options.read_schema(json_schema)
     sampling["greedy"] = greedy or None
     sampling["adapter"] = next(iter(folders), None)
+    sampling["chat_template_kwargs"] = values
     sampling = {name: value for name, value in sampling.items() if value is not None}
     if live.camera is not None:
         live.watch(session, str(asked), frames, sampling)
