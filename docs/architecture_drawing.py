@@ -30,7 +30,7 @@ BOXES: dict[str, Box] = {
     "checkpoint": (0.2, 6.9, 2.9, 1.2, FILES, "checkpoint", ("Hugging Face", "folder or hub id")),
     "families": (0.2, 3.6, 2.9, 2.7, TORCH, "export: torch", (
         "export/families", "export/towers", "export/llm", "export/llm/states", "export/compression",
-        "export/compression/scores", "export/synthetic",
+        "export/compression/scores", "export/synthetic", "export/reading",
         "export/stored, export/packed")),
     "surgeon": (3.9, 3.6, 2.7, 2.7, TORCH, "graph surgery", (
         "export/surgeon", "export/surgeon/passes", "export/surgeon/fused", "", "for ONNX Runtime,", "or for a target")),

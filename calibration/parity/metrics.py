@@ -6,11 +6,13 @@ Always all of them; gates are in ``result``. Of tokens: units merged alike, over
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from luvc_export.calibration.runners.base import Kept
+if TYPE_CHECKING:
+    from luvc_export.calibration.runners.base import Kept  # its package imports torch, which a pack lacks
 
 Floats = NDArray[np.float32]
 

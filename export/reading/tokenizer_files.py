@@ -13,6 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from luvc_export.core.files.folders import list_names
 from luvc_export.core.files.json_file import read_json
 from luvc_export.core.files.safe_files import open_regular
 from luvc_export.errors import CheckpointError
@@ -42,7 +43,7 @@ def tokenizer_files(folder: Path) -> TokenizerFiles:
         CheckpointError: transformers builds none of the files, or one that reads or writes a text otherwise than what
             can be saved of it.
     """
-    beside = [path for path in sorted(folder.iterdir()) if path.suffix in (".json", ".txt", ".model", ".jinja")]
+    beside = [folder / name for name in list_names(folder) if name.endswith((".json", ".txt", ".model", ".jinja"))]
     return _files(folder, tuple((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in beside))
 
 

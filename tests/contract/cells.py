@@ -35,6 +35,8 @@ BACKENDS = {"cpu": "auto", "openvino": "fp32", "openvino+cpu": "fp32", "openvino
 LONG: dict[str, Any] = {"min_new_tokens": 12, "max_new_tokens": 12, "logprobs": 0}
 CASES = [*itertools.islice(cases("heldout", 14), 14)]
 FORMS = ("concat", "inplace")
+#: Memory of the stand-in GPU.
+GPU_BYTES = "STAND_IN_BYTES", str(512 << 20)
 ROOT = Path(__file__).resolve().parents[2]
 Record = list[tuple[list[int], list[float]]]
 
@@ -159,8 +161,7 @@ OF_A_FEATURE: dict[str, Sequence[Callable[[Session], Record]]] = {
 
 
 def on_stand_in(bundle: Bundle, form: str) -> Session:
-    """A session on engines for three rows, executed by ONNX Runtime on the stand-in GPU."""
-    os.environ.setdefault("STAND_IN_BYTES", str(512 << 20))
+    """A session on engines for three rows, executed by ONNX Runtime on the stand-in GPU, which has ``GPU_BYTES``."""
     import ort_engine
     import stand_in
 
@@ -233,6 +234,7 @@ def main() -> int:
     parser.add_argument("--only", default="", help="cells whose name has this")
     parser.add_argument("--folder", type=Path, help="where bundles are exported, and found the next time")
     options = parser.parse_args()
+    os.environ.setdefault(*GPU_BYTES)
     with tempfile.TemporaryDirectory() as folder:
         results = cells(options.folder or Path(folder), options.only)
     if options.write:

@@ -79,9 +79,9 @@ def test_every_call_sees_the_rows_before_it(coded: Bundle, pack: Path, monkeypat
         return farthest(on_cpu(pack), theirs)
 
     first, *later = one_slot_off(prompts=True)
-    assert first < 0.003 and min(later) > 0.01
+    assert first < 0.003 and min(later) > 0.006
     first, second, *later = one_slot_off(prompts=False)
-    assert max(first, second) < 0.003 and min(later) > 0.01
+    assert max(first, second) < 0.003 and min(later) > 0.006
 
 
 def test_the_pack_is_verified(pack: Path, tmp_path: Path, verify: Callable[..., tuple[int, str, str]]) -> None:

@@ -123,7 +123,7 @@ def test_who_cancels_gets_no_more(model: TritonPythonModel) -> None:
         ({"messages": b'[{"role": "user", "content": [{"type": "image", "path": "/x"}]}]'}, "not understood"),
         ({"messages": b'[{"role": "user", "content": [{"type": "image_url", "image_url": "file:///x"}]}]'}, "base64"),
         ({"prompt": b"row " * 5000}, "longer than"),
-        ({"prompt": b"x", "video": b"GIF89a no"}, "no film that is read"),
+        ({"prompt": b"x", "video": b"GIF89a no"}, "damaged or truncated"),
         ({"prompt": b"x", "video": b"/etc/hostname"}, "no film that is read"),
         ({"prompt": b"x", "video": b"data:video/jpeg;base64,AAAA,AAAA"}, "not an image"),
         ({"prompt": b"x", "video": b"data:video/jpeg;base64," + b",".join([b"AAAA"] * 257)}, "too many frames"),

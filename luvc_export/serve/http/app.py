@@ -20,7 +20,6 @@ from luvc_export.serve.http.adapters import AdapterChange, load_adapter, unload_
 from luvc_export.serve.http.api_errors import ApiError, explained
 from luvc_export.serve.http.bodies import Completion
 from luvc_export.serve.http.fields import REFUSED, RESPONSES_REFUSED, names_of, rows
-from luvc_export.serve.http.preparation import Preparation, client_of
 from luvc_export.serve.http.protocol import ChatRequest, TextPart, last_answer, parse
 from luvc_export.serve.http.reading import BodyReader
 from luvc_export.serve.http.response_objects import ResponseObjects
@@ -30,6 +29,7 @@ from luvc_export.serve.http.sending import Answer, Form, Mailbox, Receive, Send
 from luvc_export.serve.metrics import Metrics
 from luvc_export.serve.models import Models
 from luvc_export.serve.options import ServeOptions
+from luvc_export.serve.preparation import Preparation, client_of
 from luvc_export.serve.request_log import LOG, RequestRecord, request_id
 
 Scope = MutableMapping[str, Any]

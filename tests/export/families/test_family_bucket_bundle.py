@@ -191,7 +191,7 @@ def test_engines_take_the_smallest_bucket_that_was_built(
     entries += [replace(*engines["some@50"].bundle.manifest.engines, target="elsewhere")]
     held = Bundle(bundle.folder, replace(bundle.manifest, engines=tuple(entries)))
 
-    def opened(name: str, _: Bundle, plan: str | None, *rest: Any, **more: Any) -> TrtBackend:
+    def opened(name: str, *, plan: str | None, **more: Any) -> TrtBackend:
         models = engines[plan or "some"].models
         return TrtBackend(
             held,

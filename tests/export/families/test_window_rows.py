@@ -274,7 +274,7 @@ def test_drafts_that_are_taken_back_need_no_row_that_left(name: str, backend: st
             right = words[len(answer) : len(answer) + min(room, int(random.integers(0, 3)))]
             return [*right, *[201] * (room - len(right))]
 
-        def told(self, drafted: int, accepted: int) -> None:
+        def record_outcome(self, drafted: int, accepted: int) -> None:
             pass
 
     drafting._drafters[answer] = PartlyRight()

@@ -85,11 +85,20 @@ print(held() - before, time.process_time() - begin)
     assert seconds < 1
 
 
+def claiming(data: bytes, side: int) -> bytes:
+    """An animated WebP whose canvas claims to be ``side`` pixels square."""
+    assert data[12:16] == b"VP8X"
+    return data[:24] + 2 * (side - 1).to_bytes(3, "little") + data[30:]
+
+
 @pytest.mark.parametrize(
     ("data", "what"),
     [
         (lambda: animated("WEBP", (4000, 4000), 2), r"frames of 4000x4000(.|\n)*at most 9,437,184 pixels each"),
-        (lambda: animated("WEBP", (2048, 2048), 300), r"300 frames of 2048x2048(.|\n)*at most 1,073,741,824 pixels in"),
+        (
+            lambda: claiming(animated("WEBP", (8, 8), 300), 2048),
+            r"300 frames of 2048x2048(.|\n)*at most 1,073,741,824 pixels in",
+        ),
         (lambda: with_durations(animated("WEBP", (4, 4), 4), 2**24 - 1), r"too long(.|\n)*18\.6 hours(.|\n)*12 hours"),
     ],
     ids=["frames", "pixels", "hours"],

@@ -20,7 +20,7 @@ for _ in range(20):
     at_once = threading.Barrier(8)
     def parse():
         at_once.wait()
-        parsed.append(protocol.parse(body).model)
+        parsed.append(protocol.parse(body).chat.model)
     threads = [threading.Thread(target=parse) for _ in range(8)]
     for thread in threads:
         thread.start()

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from luvc_export.serve.http.api_errors import ApiError
-from luvc_export.serve.http.preparation import PLACES, Preparation, client_of
 from luvc_export.serve.http.reading import BodyReader
+from luvc_export.serve.preparation import PLACES, Preparation, client_of
 
 #: Seconds that a thread may be held by what a test forgot to end.
 _HELD = 20

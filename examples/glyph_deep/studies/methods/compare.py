@@ -142,7 +142,7 @@ def apart(study: studies.Study, rows: Sequence[studies.Row], plan: Plan, tuned: 
     by_name = {v.name: v for v in compared(plan, tuned, chosen)}
     best = max(rows, key=lambda row: row.accuracy.value)
     middle = next(r for r in rows if r.accuracy.value == median_low([row.accuracy.value for row in rows]))
-    right = [np.mean([study._right("report", p) for p in by_name[row.name].plans], axis=0) for row in (best, middle)]
+    right = [np.mean([study.right("report", p) for p in by_name[row.name].plans], axis=0) for row in (best, middle)]
     pictures = [case.picture for case in study.engines["report"].cases]
     difference = intervals.difference(right[0], right[1], pictures)
     return {"best": best.name, "median": middle.name, "difference": difference,

@@ -96,7 +96,7 @@ def defaults(study: studies.Study, split: str = "side") -> dict[str, Any]:
 
 def paired(study: studies.Study, none: Plan, searched: Plan, split: str = "report") -> intervals.Interval:
     """Return accuracy of a plan minus that of another, paired by question."""
-    right = [np.asarray(study._right(split, plan), dtype=np.float64) for plan in (searched, none)]
+    right = [np.asarray(study.right(split, plan), dtype=np.float64) for plan in (searched, none)]
     return intervals.difference(right[0], right[1], [case.picture for case in study.engines[split].cases])
 
 
