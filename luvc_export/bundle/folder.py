@@ -240,6 +240,9 @@ def _no_bundle(root: Path) -> BundleError:
         near = [root.parent] if (root.parent / MANIFEST).is_file() else []
     model = root if (root / "config.json").is_file() else "MODEL"
     fix = "give the bundle's folder: " + " or ".join(map(str, near[:3]))
+    folder, _, plan = root.name.rpartition("#")
+    if folder and (root.with_name(folder) / MANIFEST).is_file():  # as serve and --speculate write it
+        near, fix = [root], f"give the folder, and the plan by itself: {root.with_name(folder)} --plan {plan}"
     return BundleError(
         "this is not a bundle",
         where=str(root),

@@ -145,8 +145,12 @@ class Server:
         for number in (signal.SIGTERM, signal.SIGINT):
             with contextlib.suppress(NotImplementedError, ValueError, RuntimeError):  # Windows, or no main thread
                 loop.add_signal_handler(number, self._ended_by_signal)
-        loop.call_soon(on_ready)
-        await self._uvicorn.serve(sockets=[listening])
+        serving = asyncio.ensure_future(self._uvicorn.serve(sockets=[listening]))
+        while not (self._uvicorn.started or serving.done()):
+            await asyncio.sleep(0.005)
+        if self._uvicorn.started:
+            on_ready()
+        await serving
 
     def _ended_by_signal(self) -> None:
         if self.app.draining:

@@ -117,6 +117,7 @@ def test_no_bundle_and_no_plan(tmp_path: Path, demo_bundle: Bundle) -> None:
         ("out/bundle/luvc.json", "a file", "give the bundle's folder: {}/out/bundle"),
         ("out/bundle/decoder.onnx", "a file", "give the bundle's folder: {}/out/bundle"),
         ("out/bundle/gone.onnx", "no such folder", "give the bundle's folder: {}/out/bundle"),
+        ("out/bundle#none", "no such folder", "give the folder, and the plan by itself: {}/out/bundle --plan none"),
         ("out", "a folder without luvc.json", "give the bundle's folder: {}/out/bundle"),
         ("picture.png", "a file", "luvc-export export MODEL -o BUNDLE"),
         ("nowhere", "no such folder", "luvc-export export MODEL -o BUNDLE"),

@@ -87,6 +87,18 @@ def test_a_port_that_is_taken(models: Models) -> None:
         Server(ServeOptions(port=first.getsockname()[1]), models, warm=False).listen()
 
 
+def test_it_says_that_it_answers_once_it_does(models: Models) -> None:
+    """Not from the moment that its loop runs: sockets are read only after that."""
+    server, read = Server(ServeOptions(port=0), models, warm=False), list[bool]()
+
+    def on_ready() -> None:
+        read.append(server._uvicorn.started)
+        server.stop()
+
+    server.run(server.listen(), on_ready)
+    assert read == [True]
+
+
 def started(folder: Path) -> subprocess.Popen[str]:
     words = [sys.executable, "-m", "luvc_export", "serve", f"{folder}#even", "--backend", "cpu", "--threads", "1"]
     words += ["--port", "0", "--json", "--quiet"]
