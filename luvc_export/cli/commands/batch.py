@@ -80,8 +80,8 @@ def batch(
     sampling = {name: value for name, value in sampling.items() if value is not None}
     shape = {"threads": threads, "rows": rows, "shard": shard, "max_pixels": max_pixels, "speculate": speculate}
     shape["image_tokens"] = None if image_tokens is None else ceiling(image_tokens)
-    shape["chat_template_kwargs"] = sampling_options.read_template_values(chat_template_kwargs)
     how: dict[str, Any] = {"sampling": sampling, "lora": tuple(lora or ()), **shape}
+    how["chat_template_kwargs"] = sampling_options.read_template_values(chat_template_kwargs)
     job = BatchJob(bundle, source, output, prompt, plan, backend, arithmetic, **how)
     if ray is None and (num_gpus, num_cpus) != (0.0, 1.0):
         raise UsageError("--num-gpus and --num-cpus are of Ray's actors", where="--num-gpus", fix="pass --ray")
