@@ -239,14 +239,16 @@ def _no_bundle(root: Path) -> BundleError:
         got = "a file" if root.exists() else "no such folder"
         near = [root.parent] if (root.parent / MANIFEST).is_file() else []
     model = root if (root / "config.json").is_file() else "MODEL"
-    fix = "give the bundle's folder: " + " or ".join(map(str, near[:3]))
+    fix = f"luvc-export export {model} -o BUNDLE"
     folder, _, plan = root.name.rpartition("#")
-    if folder and (root.with_name(folder) / MANIFEST).is_file():  # as serve and --speculate write it
-        near, fix = [root], f"give the folder, and the plan by itself: {root.with_name(folder)} --plan {plan}"
+    if near:
+        fix = "give the bundle's folder: " + " or ".join(map(str, near[:3]))
+    elif folder and (root.with_name(folder) / MANIFEST).is_file():  # as serve and --speculate write it
+        fix = f"give the folder, and the plan by itself: {root.with_name(folder)} --plan {plan}"
     return BundleError(
         "this is not a bundle",
         where=str(root),
         got=got,
         expected=f"a folder with {MANIFEST}, as luvc-export export writes it",
-        fix=fix if near else f"luvc-export export {model} -o BUNDLE",
+        fix=fix,
     )

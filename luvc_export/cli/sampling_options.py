@@ -71,11 +71,10 @@ def read_template_values(text: str | None) -> dict[str, Any] | None:
     from luvc_export.core.files.json_file import parse_json
     from luvc_export.runtime.prompt.template import template_values
 
-    return (
-        None
-        if text is None
-        else template_values(parse_json(text.encode(), "--chat-template-kwargs", UsageError, "the value"))
-    )
+    if text is None:
+        return None
+    data = text.encode(errors="surrogateescape")  # a shell's bytes need not be text
+    return template_values(parse_json(data, "--chat-template-kwargs", UsageError, "the value"))
 
 
 def read_schema(path: Path) -> dict[str, Any]:

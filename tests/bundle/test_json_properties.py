@@ -121,7 +121,7 @@ def test_any_value_in_any_field_of_a_manifest(plan: Plan, tmp_path_factory: pyte
     whole = full(plan).to_json()
     at, hint = data.draw(st.sampled_from(list(places(Manifest, whole))))
     value = data.draw(st.one_of(of_type(hint), of_type(hint), anything))
-    outcome(changed(whole, at, value), tmp_path_factory.getbasetemp())
+    assert outcome(changed(whole, at, value), tmp_path_factory.getbasetemp()) in ("used", "refused")
 
 
 @settings(CALM, max_examples=15)

@@ -14,6 +14,7 @@ from luvc_export.batch.job import BatchJob
 from luvc_export.batch.source import Row
 from luvc_export.bundle.folder import Bundle
 from luvc_export.cli import app
+from luvc_export.cli.sampling_options import read_template_values
 from luvc_export.errors import UsageError
 from luvc_export.runtime.session import Session
 
@@ -54,3 +55,8 @@ def test_what_is_no_mapping_of_names_is_refused(session: Session, wrong: Any) ->
 def test_the_templates_own_values_are_not_the_callers(session: Session) -> None:
     with pytest.raises(UsageError, match=r"own values cannot be given\n(.|\n)*messages"):
         session.generate(None, "Hello", chat_template_kwargs={"messages": []})
+
+
+def test_bytes_of_a_shell_that_are_no_text_are_refused() -> None:
+    with pytest.raises(UsageError, match="not JSON"):
+        read_template_values('{"a": "\udcff"}')
