@@ -10,11 +10,12 @@ from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from luvc_export.bundle.folder import Bundle, load
+from luvc_export.core.options import settled
 from luvc_export.errors import MachineError
 from luvc_export.runtime import memory
 from luvc_export.runtime.call_times import CallTimes, drafting
@@ -23,6 +24,7 @@ from luvc_export.runtime.graphs import Graphs
 from luvc_export.runtime.model import Backend
 from luvc_export.runtime.prompt.encoder import OpenedQuestion, PromptEncoder
 from luvc_export.runtime.prompt.request import Request, make_request, token_limit
+from luvc_export.runtime.session_options import SessionOptions
 from luvc_export.runtime.state import VisualFeatures, join_features
 
 if TYPE_CHECKING:
@@ -43,10 +45,9 @@ class LoadedPlan:
         bundle: A bundle's folder, or one already read with ``luvc_export.bundle.folder.load``.
         backend: A name (``runtime.backends``), or an object that derives from ``runtime.model.Backend``.
         plan: Name of a plan; None for the bundle's default.
-        threads: CPU threads; None for all cores.
+        options: Threads, arithmetic and how several tokens a step are drafted; None for what is usual.
         debug: Use the debug decoder, whose prunes are told what to keep (``forced``).
-        arithmetic: See ``runtime.backends.open_backend``.
-        speculate: How several tokens a step are drafted, see ``runtime.speculation.request``; None: one token a step.
+        **settings: Fields of ``SessionOptions`` by name, which go before those of ``options``.
 
     Raises:
         BundleError: See ``luvc_export.bundle.folder.load``.
@@ -60,11 +61,12 @@ class LoadedPlan:
         bundle: Bundle | str | os.PathLike[str],
         backend: str | Backend = "cpu",
         plan: str | None = None,
-        threads: int | None = None,
+        options: SessionOptions | None = None,
         debug: bool = False,
-        arithmetic: str = "auto",
-        speculate: str | None = None,
+        **settings: Any,
     ) -> None:
+        options = settled(SessionOptions, options, settings, "LoadedPlan")
+        threads, arithmetic, speculate = options.threads, options.arithmetic, options.speculate
         self.speculation: Speculation | None = None
         if speculate is not None:
             from luvc_export.runtime.speculation.request import Speculation, check_backend
@@ -119,7 +121,7 @@ class LoadedPlan:
         folder, _, plan = (named, "", "") if Path(named).is_dir() else named.rpartition("#")
         bundle = load(folder or named)
         check_fits(bundle, plan or None, self.bundle, self.plan_name)
-        return LoadedPlan(bundle, backend, plan or None, threads)
+        return LoadedPlan(bundle, backend, plan or None, threads=threads)
 
     @cached_property
     def fingerprint(self) -> bytes:

@@ -10,6 +10,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from luvc_export.bundle.folder import Bundle
+from luvc_export.core.options import settled
 from luvc_export.core.plan import Plan
 from luvc_export.errors import UsageError
 from luvc_export.runtime.adapters.table import Adapters
@@ -21,12 +22,14 @@ from luvc_export.runtime.generation.plan_residency import PlanResidency
 from luvc_export.runtime.generation.result import Generation, Stream
 from luvc_export.runtime.generation.sampling import Sampling, sampling_from
 from luvc_export.runtime.loaded_plan import LoadedPlan
+from luvc_export.runtime.media.picture_limits import allow
 from luvc_export.runtime.media.pictures import Picture
 from luvc_export.runtime.media.video import DEFAULT_FRAMES, VideoSource
 from luvc_export.runtime.model import Backend
 from luvc_export.runtime.prompt.encoder import OpenedQuestion, PromptEncoder, Question, question
 from luvc_export.runtime.prompt.request import Request, open_media
 from luvc_export.runtime.prompt.template import Message, template_values
+from luvc_export.runtime.session_options import SessionOptions
 
 if TYPE_CHECKING:
     from luvc_export.runtime.generation.guided import Grammars
@@ -40,16 +43,17 @@ class Session:
 
     Holds no conversation, so an interrupted answer leaves it usable.
 
-    Arguments and errors: see ``LoadedPlan``, and:
-
     Args:
-        open_plans: How many plans (sizes, clips, tiles, buckets) are loaded at a time where back-ends pack weights for
-            each. None for one of a plan and its buckets, and as many of the others as memory holds.
-        image_tokens: Most visual tokens that a picture may become before compression, of every question: the
-            bundle's sizes of more are not used. None for no ceiling.
-        remember: Groups of images (pictures, or whole clips) of the last questions whose visual features are kept for
-            questions that show them again; 0 for none. Of ``generate`` alone.
-        lora: Folders of peft adapters by name, for bundles with slots (``luvc_export.runtime.adapters``).
+        bundle: A bundle's folder, or one already read with ``luvc_export.bundle.folder.load``.
+        backend: A name (``runtime.backends``), or an object that derives from ``runtime.model.Backend``; None for that
+            of ``options``, and ``cpu`` without any.
+        plan: Name of a plan; None for that of ``options``, and the bundle's default without any.
+        threads: CPU threads; None for those of ``options``.
+        debug: Use the debug decoder, whose prunes are told what to keep (``forced``).
+        options: What else is set; None for what is usual.
+        **settings: Fields of ``SessionOptions`` by name, which go before those of ``options``. ``open_plans`` None is
+            one of a plan and its buckets, and as many of the others as memory holds. ``remember`` is of ``generate``
+            alone. ``max_pixels`` holds for all sessions of this process.
 
     Attributes:
         default: The plan that was asked for, which answers where no variant fits better.
@@ -58,32 +62,34 @@ class Session:
         features: Visual features of pictures that were asked about (``remember``).
 
     Raises:
-        UsageError: ``open_plans`` is below 1, ``remember`` below 0, or no image size is below ``image_tokens``.
+        UsageError: See ``SessionOptions``; or ``open_plans`` is below 1, ``remember`` below 0, or no image size is
+            below ``image_tokens``. Others: see ``LoadedPlan``.
     """
 
     def __init__(
         self,
         bundle: Bundle | str | os.PathLike[str],
-        backend: str | Backend = "cpu",
+        backend: str | Backend | None = None,
         plan: str | None = None,
         threads: int | None = None,
         debug: bool = False,
-        arithmetic: str = "auto",
-        open_plans: int | None = None,
-        image_tokens: int | None = None,
-        speculate: str | None = None,
-        lora: Mapping[str, str | os.PathLike[str]] | None = None,
-        remember: int = 0,
+        options: SessionOptions | None = None,
+        **settings: Any,
     ) -> None:
-        residency = PlanResidency(open_plans)
-        self.default = LoadedPlan(bundle, backend, plan, threads, debug, arithmetic, speculate)
+        named = settings if threads is None else {**settings, "threads": threads}
+        own = self.options = settled(SessionOptions, options, named, "Session")
+        if options is not None or "max_pixels" in settings:
+            allow(own.max_pixels)
+        backend = backend or ("cpu" if options is None else own.backend)
+        residency = PlanResidency(own.open_plans)
+        self.default = LoadedPlan(bundle, backend, plan or own.plan, own, debug)
         self.default.residency = residency
-        self.features = FeatureCache(REMEMBERED_BYTES, remember, prefixes=False) if remember else FeatureCache(0)
-        named = isinstance(backend, str)
-        options: dict[str, Any] = {"threads": threads, "debug": debug, "arithmetic": arithmetic, "speculate": speculate}
-        another = partial(LoadedPlan, self.bundle, backend, **options)
-        self.plans = PlanRouter(self.default, (lambda name: another(plan=name)) if named else None, image_tokens)
-        self.adapters = Adapters(self.bundle.manifest, self.plans.forget, lora)
+        kept = own.remember
+        self.features = FeatureCache(REMEMBERED_BYTES, kept, prefixes=False) if kept else FeatureCache(0)
+        another = partial(LoadedPlan, self.bundle, backend, options=own, debug=debug)
+        opens = (lambda name: another(plan=name)) if isinstance(backend, str) else None
+        self.plans = PlanRouter(self.default, opens, own.image_tokens)
+        self.adapters = Adapters(self.bundle.manifest, self.plans.forget, own.lora)
 
     @property
     def bundle(self) -> Bundle:

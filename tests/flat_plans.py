@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import fields as fields_of
 from typing import Any
 
+from luvc_export.core.options import keywords_of
 from luvc_export.core.plan import EncoderPlan, LlmPlan, Method, Plan, Sharing, schema_1
 from luvc_export.core.planning import EncoderRequest, LlmRequest, PlanRequest
 
@@ -46,13 +46,12 @@ def replan(plan: Plan, **fields: Any) -> Plan:
 def flat_request(schedule: Any = None, merge_keep: Any = None, score: str = "", **choices: Any) -> PlanRequest:
     """A request by the names that ``make_plan`` takes, without torch."""
     settings = {name: choices.pop(name) for name in _SETTINGS if name in choices}
-    names = {"encoder_prune": "prune", "joint_images": "images", "joint_tiles": "tiles"}
-    choices = {names.get(name, name): value for name, value in choices.items()}
     choices |= {"schedule": schedule, "merge_keep": merge_keep}
     if score or settings:
         choices["method"] = score_method(score or "residual", settings)
     parts: list[dict[str, Any]] = []
     for part in (LlmRequest, EncoderRequest, Sharing):
-        parts.append({each.name: choices.pop(each.name) for each in fields_of(part) if each.name in choices})
+        names = keywords_of(part)
+        parts.append({field: choices.pop(name) for name, field in names.items() if name in choices})
     llm, encoder, sharing = parts
     return PlanRequest(LlmRequest(**llm), EncoderRequest(**encoder), Sharing(**sharing), **choices)

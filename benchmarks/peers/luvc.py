@@ -88,7 +88,7 @@ def times(options: dict[str, Any]) -> dict[str, Any]:
     backend, arithmetic = options.get("backend", "openvino"), options.get("arithmetic", "auto")
     case = BenchCase(
         codes(options) if options.get("codes") else folder(options),
-        options.get("codes", options["plan"]),
+        plan=options.get("codes", options["plan"]),
         text=common.TEXT,
         new_tokens=common.NEW,
         backend=backend,

@@ -78,7 +78,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
         folder = bundle(root)
-        options = RepositoryOptions("cpu", threads=1, copy=True)
+        options = RepositoryOptions(backend="cpu", threads=1, copy=True)
         (name,) = write_repository(root / "models", [f"{folder}#{PLAN}"], options)
         ports = free_ports(3)
         words, variables = command(environment, root / "models", ports)

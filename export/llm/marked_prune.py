@@ -31,7 +31,7 @@ class Ranked(NamedTuple):
 
 def can_be(plan: Plan) -> bool:
     """Whether surgery fuses the prunes of ``plan``: a spectral score, and no aggregate row, quota or separate sides."""
-    plain = plan.sharing.quota == "none" and plan.apart is None and not plan.llm.aggregate
+    plain = plan.sharing.quota == "none" and plan.llm.by_score_alone
     return plan.llm.method.name in SCORES and plain
 
 

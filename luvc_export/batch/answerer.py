@@ -14,14 +14,14 @@ from typing import Any
 
 from luvc_export.batch.job import BatchJob
 from luvc_export.batch.source import Row
-from luvc_export.bundle.adapters.peft_folder import named_folders
+from luvc_export.core.options import settled
 from luvc_export.errors import LuvcError, MachineError, shown
 from luvc_export.runtime.engine.generate_batch import Prepared
-from luvc_export.runtime.media.picture_limits import allow
 from luvc_export.runtime.prompt.case_lines import case_id, parse_case, question_of
 from luvc_export.runtime.prompt.encoder import Question
 from luvc_export.runtime.prompt.template import template_values
 from luvc_export.runtime.session import Session
+from luvc_export.runtime.session_options import SessionOptions, session_options
 
 #: Rows in turn that this machine may fail to answer; then it is the machine.
 PATIENCE = 8
@@ -57,17 +57,11 @@ class Answerer:
 
     Args:
         bundle: Folder of the bundle.
-        plan: See ``Session``.
-        backend: See ``Session``.
-        threads: See ``Session``.
-        arithmetic: See ``Session``.
+        options: Of the session; None for what is usual.
         sampling: Fields of ``Sampling``, for every row.
         rows: Questions of one model call, at most.
-        max_pixels: See ``runtime.media.picture_limits``.
-        image_tokens: See ``Session``.
-        speculate: See ``Session``.
-        lora: Adapters, ``NAME=FOLDER`` each; see ``BatchJob``.
-        chat_template_kwargs: The same.
+        chat_template_kwargs: Variables of the chat template for every row.
+        **settings: Fields of ``SessionOptions`` by name; ``lora`` also as ``NAME=FOLDER`` texts, see ``BatchJob``.
 
     Raises:
         LuvcError: See ``Session``.
@@ -76,21 +70,14 @@ class Answerer:
     def __init__(
         self,
         bundle: str | Path,
-        plan: str | None = None,
-        backend: str = "auto",
-        threads: int | None = None,
-        arithmetic: str = "auto",
-        sampling: dict[str, Any] | None = None,
+        options: SessionOptions | None = None,
+        *,
+        sampling: Mapping[str, Any] | None = None,
         rows: int = 8,
-        max_pixels: int | None = None,
-        image_tokens: int | None = None,
-        speculate: str | None = None,
-        lora: Sequence[str] = (),
         chat_template_kwargs: Mapping[str, Any] | None = None,
+        **settings: Any,
     ) -> None:
-        allow(max_pixels)
-        how: dict[str, Any] = {"arithmetic": arithmetic, "image_tokens": image_tokens, "speculate": speculate}
-        self._session = Session(bundle, backend, plan, threads, lora=named_folders(lora), **how)
+        self._session = Session(bundle, options=settled(SessionOptions, options, settings, "Answerer"))
         names = self._session.adapters.names
         #: Of rows that name none.
         self._adapter = names[0] if len(names) == 1 else None
@@ -106,9 +93,8 @@ class Answerer:
         Raises:
             LuvcError: See ``Session``.
         """
-        how = (job.plan, job.backend, job.threads, job.arithmetic, job.sampling)
-        more = (job.image_tokens, job.speculate, job.lora, job.chat_template_kwargs)
-        return cls(job.bundle, *how, job.rows, job.max_pixels, *more)
+        more: dict[str, Any] = {"sampling": job.sampling, "chat_template_kwargs": job.chat_template_kwargs}
+        return cls(job.bundle, SessionOptions(**session_options(job)), rows=job.rows, **more)
 
     def answer_lines(self, rows: Sequence[Row], path: Path, folder: Path) -> list[tuple[str | int | None, Answer]]:
         """Answer rows of a file: each row's id, where it has one, and answer.

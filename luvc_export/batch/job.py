@@ -8,65 +8,46 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from luvc_export.bundle import folder as bundles
-from luvc_export.bundle.adapters.peft_folder import named_folders, read_adapter
+from luvc_export.bundle.adapters.peft_folder import read_adapter
 from luvc_export.bundle.folder import read_manifest
 from luvc_export.bundle.plans import variants
 from luvc_export.core.files import folders
 from luvc_export.core.files.json_file import parse_json
+from luvc_export.core.options import option, stated, values_of
 from luvc_export.core.progress import Progress
 from luvc_export.errors import BundleError, UsageError
 from luvc_export.runtime.backends import check_name
 from luvc_export.runtime.generation.sampling import sampling_from
 from luvc_export.runtime.prompt.request import largest_canvas
-from luvc_export.runtime.speculation.request import Speculation
+from luvc_export.runtime.session_options import SessionOptions
 
 
 @dataclass(frozen=True)
-class BatchJob:
-    """A batch.
+class BatchJob(SessionOptions):
+    """A batch: the options of a session, by name, and what it is asked.
+
+    A row's ``adapter`` says which of ``lora`` answers it; where there is one, it answers them all.
 
     Args:
-        bundle: Folder of the bundle.
-        source: JSON Lines file of cases (``runtime.prompt.case_lines``), or a folder of pictures.
-        output: Folder of the shards.
-        prompt: Asked about every picture of a folder that has no text file of its name beside it.
-        plan: Of the bundle; None for its default.
-        backend: See ``runtime.backends``.
-        arithmetic: The same.
-        threads: CPU threads of a worker; None for the cores divided by the workers.
         sampling: Fields of ``Sampling``, plain data; every row draws as ``run`` would with them.
-        rows: Questions of one model call, at most.
-        shard: Rows of a shard.
-        max_pixels: See ``runtime.media.picture_limits``.
-        image_tokens: Most visual tokens of a picture; see ``Session``.
-        speculate: See ``runtime.speculation.request``.
         chat_template_kwargs: Variables of the chat template for every row; see ``Session.generate``.
-        lora: Adapters, ``NAME=FOLDER`` each. A row's ``adapter`` says which; where there is one, it answers them all.
     """
 
-    bundle: Path
-    source: Path
-    output: Path
-    prompt: str | None = None
-    plan: str | None = None
-    backend: str = "auto"
-    arithmetic: str = "auto"
-    threads: int | None = None
+    bundle: Path = option(..., "Bundle folder.", argument=True)
+    source: Path = option(..., "JSON Lines file of image, prompt, id; or a folder of pictures.", "--input")
+    output: Path = option(..., "Folder of the shards, part-*.jsonl.", "-o", "--output")
+    prompt: str | None = option(None, "For pictures of a folder without a text file of their name.")
+    rows: int = option(8, "Questions of one model call, at most.", least=1, most=1024)
+    shard: int = option(256, "Rows of a shard.", least=1, most=1_000_000)
     sampling: dict[str, Any] = field(default_factory=dict)
-    rows: int = 8
-    shard: int = 256
-    max_pixels: int | None = None
-    image_tokens: int | None = None
-    speculate: str | None = None
     chat_template_kwargs: dict[str, Any] | None = None
-    lora: tuple[str, ...] = ()
 
-    def check(self, verify: bool = False, progress: Progress | None = None) -> None:
+    def check(self, progress: Progress | None = None) -> None:
         """Refuse what could not be answered, before anything starts.
 
         Raises:
@@ -75,11 +56,9 @@ class BatchJob:
         for path, what in ((self.source, "the input"), (self.output, "the output folder"), (self.bundle, "the bundle")):
             folders.check_name(Path(path), what)
         check_name(self.backend)
-        if self.speculate is not None:
-            Speculation.parse(self.speculate)
-        bundle = bundles.load(self.bundle, verify, progress)
-        for folder in named_folders(self.lora).values():
-            read_adapter(folder, bundle.manifest)
+        bundle = bundles.load(self.bundle, self.verify, progress)
+        for folder in self.lora.values():
+            read_adapter(Path(folder), bundle.manifest)
         bundle.entry(self.plan)
         sampling_from(self.sampling, bundle.manifest.generation)
         if self.prompt is not None and not self.source.is_dir():
@@ -95,28 +74,29 @@ class BatchJob:
         """
         engines = self.backend.startswith("tensorrt")  # what ``auto`` took is kept, see ``run_batch``
         read = sha256_read(self.bundle, self.plan, engines)
-        kept = ("prompt", "plan", "backend", "arithmetic", "sampling", "shard", "max_pixels")
-        names = ("image_tokens", "speculate", "chat_template_kwargs")  # records of before have none
-        later = {name: getattr(self, name) for name in names}
-        asked = {name: value for name, value in later.items() if value is not None}
+        kept = {name: getattr(self, name) for name in _ALWAYS}
+        asked = {name: value for name, value in stated(self).items() if name not in (*_ALWAYS, *_SAME_ANSWERS)}
         if self.lora:
             manifest = bundles.load(self.bundle).manifest
-            folders = named_folders(self.lora)
-            asked["lora"] = {name: read_adapter(folder, manifest).sha256 for name, folder in folders.items()}
-        return {"bundle": read, **{name: getattr(self, name) for name in kept}, **asked}
+            asked["lora"] = {name: read_adapter(Path(one), manifest).sha256 for name, one in self.lora.items()}
+        return {"bundle": read, **kept, **asked}
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, for workers."""
         paths: dict[str, Any] = {name: str(getattr(self, name).absolute()) for name in ("bundle", "source", "output")}
-        paths["lora"] = [f"{name}={folder.absolute()}" for name, folder in named_folders(self.lora).items()]
-        return {**asdict(self), **paths}
+        paths["lora"] = [f"{name}={Path(folder).absolute()}" for name, folder in self.lora.items()]
+        return {**values_of(self), **paths}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> BatchJob:
         """Of ``to_json``."""
         paths: dict[str, Any] = {name: Path(data[name]) for name in ("bundle", "source", "output")}
-        return cls(**{**data, **paths, "lora": tuple(data.get("lora", ()))})
+        return cls(**{**data, **paths})
 
+
+#: What a batch's record always says, and what changes no answer.
+_ALWAYS = ("prompt", "plan", "backend", "arithmetic", "sampling", "shard", "max_pixels")
+_SAME_ANSWERS = ("bundle", "source", "output", "rows", "threads", "verify", "open_plans")
 
 #: Fields of ``luvc.json`` that say nothing of how a question is answered, or of every plan; those of use follow.
 _NOT_ALL = ("default_plan", "engines", "files", "plans", "sets", "tools", "verified", "schema_version")

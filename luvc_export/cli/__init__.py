@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import os
 import sys
+from functools import cache
 from importlib import import_module
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -17,24 +19,46 @@ from luvc_export.version import VERSION
 #: Exit code of a process that SIGPIPE ended, as shells have it.
 _PIPE_CLOSED = 141
 
-app = typer.Typer(
-    name="luvc-export",
-    help="Vision-language models to ONNX and TensorRT, with visual-token compression inside the graphs.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
-    context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Exit codes: 0 ok, 1 a check failed, 2 usage or bad input, 3 this machine cannot, 70 a bug of this program. "
-    "With --json, an error is one line of JSON on stderr.",
-)
 #: In the order of the help; each is a module of ``commands`` and the function of its name.
 VERBS = (
     *("demo", "plan", "export", "build", "pack", "targets", "run", "serve", "batch", "inspect", "doctor", "parity"),
     *("ablate", "calibrate", "bench", "triton", "trial", "make-random"),
 )
-for _verb in VERBS:
-    _name = _verb.replace("-", "_")
-    app.command(_verb)(getattr(import_module(f"luvc_export.cli.commands.{_name}"), _name))
+
+
+@cache
+def application(verb: str | None = None) -> typer.Typer:
+    """The commands; where ``verb`` is named, the modules of all others are not imported, and they are help alone."""
+    verbs = typer.Typer(
+        name="luvc-export",
+        help="Vision-language models to ONNX and TensorRT, with visual-token compression inside the graphs.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="rich",
+        context_settings={"help_option_names": ["-h", "--help"]},
+        epilog="Exit codes: 0 ok, 1 a check failed, 2 usage or bad input, 3 this machine cannot, 70 a bug of this "
+        "program. With --json, an error is one line of JSON on stderr.",
+    )
+    verbs.callback()(_options)
+    for each in VERBS:
+        name = each.replace("-", "_")
+        if verb in (None, each):
+            verbs.command(each)(getattr(import_module(f"luvc_export.cli.commands.{name}"), name))
+        else:
+            verbs.command(each, help=_purpose(name))(lambda: None)
+    return verbs
+
+
+def _purpose(name: str) -> str:
+    """The first line of a command's help, without importing what it needs."""
+    text = Path(__file__).with_name("commands").joinpath(f"{name}.py").read_text(encoding="utf-8")
+    return text.partition(f"\ndef {name}(")[2].split('"""')[1].split("\n")[0]
+
+
+def __getattr__(name: str) -> typer.Typer:
+    if name == "app":
+        return application()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def _say_version(wanted: bool) -> None:
@@ -43,7 +67,6 @@ def _say_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def _options(
     version: Annotated[
         bool,
@@ -69,6 +92,8 @@ def main() -> None:
         del os.environ["COLUMNS"]
     try:
         failures.check_streams()
+        completes = any(name.endswith("_COMPLETE") for name in os.environ)  # a shell asks, with no verb among its words
+        app = application(None if completes else next((word for word in sys.argv[1:] if word[:1] != "-"), "--help"))
         with signals.ended_cleanly():
             sys.exit(app(standalone_mode=False) if as_json else app())
     except SystemExit as stop:

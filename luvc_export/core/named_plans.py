@@ -44,8 +44,8 @@ class NamedPlan:
     def key(self) -> str:
         """What its figures were measured of: the first 16 hexadecimal digits of the recipe's sha256."""
         asked = asdict(self.request)
-        for part, field, default in (("encoder", "time", None), ("llm", "apart", False)):
-            if asked[part][field] is default:  # recipes measured before these fields had none
+        for part, field, default in (("encoder", "time", None), ("encoder", "restore", "all"), ("llm", "apart", False)):
+            if asked[part][field] == default:  # recipes measured before these fields had none
                 del asked[part][field]
         return hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()[:16]
 

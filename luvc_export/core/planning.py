@@ -124,8 +124,7 @@ def recipe_of(plan: Plan, llm: DecoderShape) -> str | None:
         return None
     asked, seen = recipe.request, plan.encoder
     part = _llm_part(asked.llm, seen, llm, plan.sharing.images)
-    ways = ("keep", "last_layer", "kv_only", "reducer", "axis", "spectrum", "apart")
-    same = all(getattr(part, name) == getattr(plan.llm, name) for name in ways)
+    same = replace(plan.llm, method=part.method, aggregate=False, shared=part.shared) == part
     same &= (part.method.name, _SETTINGS | dict(part.method.settings)) == (
         plan.llm.method.name,
         _SETTINGS | dict(plan.llm.method.settings),

@@ -15,10 +15,11 @@ from luvc_export.bundle.folder import Bundle
 from luvc_export.calibration.cases import Case
 from luvc_export.core.files.folders import copy_file, list_names, make_folder, walk, writing_to
 from luvc_export.core.files.safe_files import write_new
+from luvc_export.core.options import settled
 from luvc_export.core.progress import Progress
 from luvc_export.core.target import Target, engine_form
 from luvc_export.engines import targets
-from luvc_export.engines.options import BuildOptions
+from luvc_export.engines.options import BuildOptions, EngineOptions
 from luvc_export.engines.profiles import Capacity
 from luvc_export.errors import MachineError, UsageError
 from luvc_export.packing import bootstrap, cases, record, wheels
@@ -70,16 +71,16 @@ def write_pack(
     options: BuildOptions | None = None,
     wheels_folder: Path | None = None,
     overwrite: bool = False,
-    strict: bool = False,
     progress: Progress = lambda stage, done: None,
-    **wanted: Any,
+    engine: EngineOptions | None = None,
+    **settings: Any,
 ) -> Packed:
     """Write a pack of one plan to ``output``, whole or not at all.
 
     The reference outputs are those of the bundle's own graphs in ONNX Runtime on this machine's CPU. ``target`` is one
     that engines cannot be built for here, ``chosen`` says what to ask, given the session that answers and the capacity
-    of the engines, ``wheels_folder`` has wheels to put in, and ``overwrite`` replaces an existing pack or bundle. The
-    other arguments are those of ``prepare_build``.
+    of the engines, ``wheels_folder`` has wheels to put in, and ``overwrite`` replaces an existing pack or bundle.
+    ``engine`` and ``settings``: see ``build_engine``.
 
     Raises:
         UsageError: An unknown target or plan, a target without a system of its own, a case that does not fit, plugins
@@ -89,13 +90,14 @@ def write_pack(
         MachineError: Memory or packages are missing here.
     """
     device, options = targets.find(target), options or BuildOptions()
+    asked_for = settled(EngineOptions, engine, settings, "write_pack")
     python = _system(device)
     options.check(device.library)
     check_plugins(options.dynamic_plugins, device)
     bundles.check_target(Path(output), overwrite)
     wheels_given = given_wheels(wheels_folder)
-    prepared = prepare_build(bundle, target, plan, options=options, progress=progress, **wanted)
-    if strict:
+    prepared = prepare_build(bundle, target, plan, engine=asked_for, options=options, progress=progress)
+    if asked_for.strict:
         check_strict(prepared.graphs, device)
     name, capacity, manifest = prepared.plan, prepared.capacity, bundle.manifest
     asked, answers = _reference(bundle, plan, capacity, chosen, progress)

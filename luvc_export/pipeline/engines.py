@@ -17,15 +17,16 @@ from luvc_export.bundle.manifest import Footprint, LoraSlots, PlanEntry, StoredC
 from luvc_export.core import precision as precisions
 from luvc_export.core.element_types import BY_PRECISION
 from luvc_export.core.files.folders import writing_to
+from luvc_export.core.options import settled
 from luvc_export.core.progress import Progress
-from luvc_export.core.target import Kv, Precision, Target, TargetSpec
+from luvc_export.core.target import Target, TargetSpec
+from luvc_export.engines.options import BuildOptions, EngineOptions
 from luvc_export.errors import BundleError, MachineError, UsageError
 
 if TYPE_CHECKING:
     from luvc_export.engines.builder import BuildInput
     from luvc_export.engines.install import PreparedBuild
     from luvc_export.engines.memory import KvCacheSpec
-    from luvc_export.engines.options import BuildOptions
 
 
 #: Different adapters of one call, unless it is asked for: their factors take memory, most of a batch's are the same.
@@ -37,16 +38,10 @@ def prepare_build(
     target: str,
     plan: str | None = None,
     *,
-    precision: Precision | None = None,
-    kv: Kv | None = None,
-    text_capacity: int | None = None,
-    images: int = 1,
-    batch: int = 1,
-    logits: int = 1,
-    adapters: int | None = None,
+    engine: EngineOptions | None = None,
     options: BuildOptions | None = None,
-    device_memory_gib: float | None = None,
     progress: Progress | None = None,
+    **settings: Any,
 ) -> PreparedBuild:
     """Bring a plan's graphs into a target's dialect and predict what its engines will need; nothing is built.
 
@@ -63,11 +58,12 @@ def prepare_build(
     from luvc_export.engines import targets
     from luvc_export.engines.install import PreparedBuild
     from luvc_export.engines.memory import KvCacheSpec, check_fits
-    from luvc_export.engines.options import BuildOptions as Options
     from luvc_export.engines.profiles import Capacity
 
     tell = progress or (lambda stage, done: None)
-    record, options = targets.find(target), options or Options()
+    record, options = targets.find(target), options or BuildOptions()
+    asked = settled(EngineOptions, engine, settings, "prepare_build")
+    precision, kv, batch = asked.precision, asked.kv, asked.batch
     options.check(record.library)
     manifest, entry = bundle.manifest, bundle.entry(plan)
     if entry.quantised is not None:
@@ -86,15 +82,16 @@ def prepare_build(
             expected=f"--precision {manifest.dtype}",
             fix="leave --precision out, or export with --dtype fp32, of which engines of any precision are built",
         )
-    adapters = adapters_of_a_call(manifest.lora, batch, adapters, str(bundle.folder))
+    adapters = adapters_of_a_call(manifest.lora, batch, asked.adapters, str(bundle.folder))
     rank = manifest.lora.rank if manifest.lora else 0
-    capacity = Capacity(text_capacity or manifest.prompt.text_capacity, images, batch, logits, adapters, rank)
+    text = asked.text_capacity or manifest.prompt.text_capacity
+    capacity = Capacity(text, asked.images, batch, asked.logits, adapters, rank)
     spec = options.spec(record.with_kv(kv or record.spec.kv))
     cache = KvCacheSpec(entry.plan, manifest.decoder, capacity, precision, spec.kv, entry.caches is not None)
     tell(f"graphs for {target}", 0.0)
     graphs, of_batch = _target_graphs(bundle, entry, spec, cache, options.workspace_mib)
     footprint = of_batch(batch)
-    check_fits(footprint, record, cache, device_memory_gib, of_batch)
+    check_fits(footprint, record, cache, asked.device_memory_gib, of_batch)
     tell(f"graphs for {target}", 1.0)
     name = plan or manifest.default_plan
     return PreparedBuild(name, graphs, record, precision, spec.kv, capacity, options, footprint)
@@ -105,17 +102,10 @@ def build_engine(
     target: str,
     plan: str | None = None,
     *,
-    precision: Precision | None = None,
-    kv: Kv | None = None,
-    text_capacity: int | None = None,
-    images: int = 1,
-    batch: int = 1,
-    logits: int = 1,
-    adapters: int | None = None,
+    engine: EngineOptions | None = None,
     options: BuildOptions | None = None,
-    device_memory_gib: float | None = None,
-    strict: bool = False,
     progress: Progress | None = None,
+    **settings: Any,
 ) -> bundles.Bundle:
     """Build vision and decoder engine of one plan into a bundle, all or nothing; see docs/engines.md.
 
@@ -126,17 +116,10 @@ def build_engine(
         bundle: Folder, or a checked bundle.
         target: Name of a target (``luvc-export targets``).
         plan: One of the bundle's plans; None for its default.
-        precision: Arithmetic; None for the bundle's own if that is 16-bit, else the target's first.
-        kv: Form of the cache; None for the target's own.
-        text_capacity: Text tokens of a conversation; None for the bundle's.
-        images: Images of a conversation.
-        batch: Conversations side by side at most; rows join and leave.
-        logits: Positions of one call whose logits are wanted; 1 to generate.
-        adapters: Different adapters of one call, where the bundle has slots; None for as many as ``batch``, 4 at most.
+        engine: What the engines hold; None for what is usual.
         options: How TensorRT builds.
-        device_memory_gib: Memory of the device; None for the target's largest variant.
-        strict: Refuse codes of a quantised checkpoint that the engine would hold widened or rounded again.
         progress: Told (stage, fraction of it done).
+        **settings: Fields of ``EngineOptions`` by name, which go before those of ``engine``.
 
     Raises:
         UsageError: An unknown target or plan, an option that does not fit, or a plan too large for the target.
@@ -155,22 +138,9 @@ def build_engine(
     library.check_builds(record)
     library.load(record.library)
     opened = bundle if isinstance(bundle, bundles.Bundle) else bundles.load(bundle)
-    prepared = prepare_build(
-        opened,
-        target,
-        plan,
-        precision=precision,
-        kv=kv,
-        text_capacity=text_capacity,
-        images=images,
-        batch=batch,
-        logits=logits,
-        adapters=adapters,
-        options=options,
-        device_memory_gib=device_memory_gib,
-        progress=progress,
-    )
-    if strict:
+    asked = settled(EngineOptions, engine, settings, "build_engine")
+    prepared = prepare_build(opened, target, plan, engine=asked, options=options, progress=progress)
+    if asked.strict:
         check_strict(prepared.graphs, record)
     memory.require(
         building(prepared.footprint),

@@ -6,21 +6,24 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from luvc_export.bundle import folder as bundles
-from luvc_export.bundle.manifest import Fit, WeightsMode
 from luvc_export.core.files.folders import check_name
 from luvc_export.core.files.text import read_text
 from luvc_export.core.named_plans import DEFAULT_PLAN
+from luvc_export.core.options import settled, values_of
 from luvc_export.core.plan import Plan
 from luvc_export.core.planning import check_model
 from luvc_export.core.progress import Progress
 from luvc_export.errors import UsageError
+from luvc_export.pipeline.export_options import ExportOptions
 from luvc_export.pipeline.plans import as_sizes, check_scorer, default_image_size, make_plans, open_model
 
 if TYPE_CHECKING:
     from luvc_export.export.checkpoint import Checkpoint
+    from luvc_export.export.llm.lora_slots import SlotRequest
+    from luvc_export.export.llm.reduced_head import ChosenTokens
 
 
 def export_bundle(
@@ -29,27 +32,9 @@ def export_bundle(
     plans: str | Plan | Mapping[str, Plan] = DEFAULT_PLAN,
     *,
     image_size: tuple[int, int] | Sequence[tuple[int, int]] | None = None,
-    fit: Fit = "pad",
-    tiles: Sequence[tuple[int, int]] = ((1, 1),),
-    video: bool = False,
-    joint_frames: int | None = None,
-    joint_tiles: tuple[int, int] | None = None,
-    text_capacity: int = 1024,
-    dtype: str = "fp32",
-    weights: WeightsMode = "copy",
-    debug: bool = False,
-    padding: bool = True,
-    unit_tolerance: int = 0,
-    round_activations: bool = False,
-    strict: bool = False,
-    vocab: str | os.PathLike[str] | int | None = None,
-    vocab_data: str | os.PathLike[str] | None = None,
-    overwrite: bool = False,
-    revision: str | None = None,
-    lora: str | None = None,
-    lora_slots: int | None = None,
-    lora_targets: Sequence[str] | None = None,
+    options: ExportOptions | None = None,
     progress: Progress | None = None,
+    **settings: Any,
 ) -> bundles.Bundle:
     """Export a checkpoint to a bundle of ONNX graphs with the plans' compression inside.
 
@@ -61,61 +46,44 @@ def export_bundle(
             it: ``NAME@HxW`` is ``NAME`` for images of another size. The runtime takes the one that fits a picture best.
         image_size: Height and width of the image input in pixels; None for the family's own size. Several where
             ``plans`` is a schedule's name.
-        fit: How pictures of another shape are brought to it.
-        tiles: Grids (rows, columns) of tiles a picture may be cut to, where the family does that.
-        video: Take videos too, where the family does.
-        joint_frames: Where ``plans`` is a schedule's name: beside it, a plan ``NAME@video`` whose budgets are for a
-            whole video of so many frames, which it keeps the best tokens of. Implies ``video``.
-        joint_tiles: The same for a picture in so many rows and columns of tiles, ``NAME@tiles``. Implies those tiles.
-        text_capacity: Text tokens, prompt and answer, the bundle is sized for.
-        dtype: Arithmetic of the graphs: fp32, fp16 or bf16.
-        weights: ``copy`` into the bundle, ``reference`` where the checkpoint has them, or ``none``.
-        debug: Also write decoder graphs that take the kept indices as inputs.
-        padding: Tell graphs which units are padding, where ``fit`` pads; False for engines with plugins.
-        unit_tolerance: Levels of a pixel up to which buckets (plans ``NAME@50``) take a unit for foretold.
-        round_activations: Products of a quantised checkpoint's codes round what enters them to 8 bits by block.
-        strict: Refuse a quantised checkpoint whose weights back-ends would widen or round again.
-        vocab: Let answers be written with some of the tokens alone: a file that lists them or is a text made of them,
-            or how many. Prompts are read with all of them as before.
-        vocab_data: With a number: cases (JSON lines), whose most frequent tokens are kept, those of answers first.
-        overwrite: Replace an existing bundle.
-        revision: Hub revision.
-        lora: Folder of a peft adapter to merge into the weights first.
-        lora_slots: Largest rank of adapters that the bundle takes when it answers (docs/adapters.md); None for none.
-        lora_targets: Products of the LLM's layers that they may change; None for every one.
+        options: What else is set; None for what is usual.
         progress: Told (stage, fraction of it done).
+        **settings: Fields of ``ExportOptions`` by name, which go before those of ``options``.
 
     Raises:
         LuvcError: See ``make_plan`` and ``luvc_export.export.bundling.write_bundle``.
     """
+    asked = settled(ExportOptions, options, settings, "export_bundle")
     check_name(Path(output), "the output folder")
-    if lora is not None:
-        check_name(Path(lora), "the adapter")
-    if lora is not None and weights != "copy":
+    if asked.lora is not None:
+        check_name(Path(asked.lora), "the adapter")
+    if asked.lora is not None and asked.weights != "copy":
         raise UsageError(
             "merged weights lie nowhere but in the bundle",
             where="--lora",
-            got=f"--weights {weights}",
+            got=f"--weights {asked.weights}",
             expected="--weights copy",
         )
-    joint = joint_tiles if joint_frames is None else joint_frames
-    if joint is not None and not isinstance(plans, str):
+    joint = {"joint_frames": asked.joint_frames, "joint_tiles": asked.joint_tiles}
+    stated = [name for name, value in joint.items() if value is not None]
+    if stated and not isinstance(plans, str):
         raise UsageError(
             "plans say themselves how many images share their budgets",
-            where="joint_frames" if joint_frames is not None else "joint_tiles",
-            got=joint,
+            where=stated[0],
+            got=joint[stated[0]],
             fix="make_plans(..., joint_frames=N) makes them, NAME@video beside NAME; joint_tiles makes NAME@tiles",
         )
-    checkpoint = open_model(model, revision, weights=weights != "none")
+    checkpoint = open_model(model, asked.revision, weights=asked.weights != "none")
     sizes = as_sizes(image_size) or [default_image_size(checkpoint)]
     if isinstance(plans, str):
-        plans = make_plans(checkpoint, [plans], image_size=sizes, joint_frames=joint_frames, joint_tiles=joint_tiles)
+        plans = make_plans(checkpoint, [plans], image_size=sizes, **joint)  # type: ignore[arg-type]
     elif isinstance(plans, Plan):
         plans = {plans.schedule.replace(" ", "-"): plans}
     if not plans:
         raise UsageError("there is nothing to export", where="plans", expected="at least one plan")
     units = max(plan.sharing.images * plan.units for plan in plans.values())
-    checkpoint = replace(checkpoint, config=checkpoint.family.bounded(checkpoint.config, text_capacity, units))
+    bounded = checkpoint.family.bounded(checkpoint.config, asked.text_capacity, units)
+    checkpoint = replace(checkpoint, config=bounded)
     shapes = checkpoint.family.decoder_shape(checkpoint.config), checkpoint.family.encoder_shape(checkpoint.config)
     for plan in plans.values():
         check_model(plan, *shapes)
@@ -123,26 +91,27 @@ def export_bundle(
     from luvc_export.export.bundling import write_bundle
     from luvc_export.export.options import Options
 
-    video = video or joint_frames is not None
     shared = dict.fromkeys(plan.sharing.cut for plan in plans.values() if plan.sharing.kind == "tiles")
-    tiles = (*tiles, *(grid for grid in shared if grid not in tiles))
-    more = {"tiles": tiles, "video": video, "padding": padding, "unit_tolerance": unit_tolerance}
-    more["round_activations"], more["strict"] = round_activations, strict
-    more["vocabulary"] = _vocabulary(checkpoint, vocab, vocab_data)
-    more["lora_slots"] = _slots(lora_slots, lora_targets)
-    options = Options(sizes[0], fit, text_capacity, dtype, weights, debug, **more)  # type: ignore[arg-type]
+    tiles = (*asked.tiles, *(grid for grid in shared if grid not in asked.tiles))
+    same = {name: value for name, value in values_of(asked).items() if name in Options.__dataclass_fields__}
+    written = Options(sizes[0], **{**same, "tiles": tiles, "video": asked.video or asked.joint_frames is not None})
+    written = replace(
+        written,
+        vocabulary=_vocabulary(checkpoint, asked.vocab, asked.vocab_data),
+        lora_slots=_slots(asked.lora_slots, asked.lora_targets),
+    )
     tell = progress or (lambda stage, done: None)
     _check_tiles(plans, tiles, shapes[0].context)
-    if lora is None:
-        return write_bundle(checkpoint, plans, Path(output), options, overwrite, tell)
+    if asked.lora is None:
+        return write_bundle(checkpoint, plans, Path(output), written, asked.overwrite, tell)
     from luvc_export.export.lora import merged
 
-    bundles.check_target(Path(output), overwrite)
-    with merged(checkpoint, lora) as whole:
-        return write_bundle(whole, plans, Path(output), options, overwrite, tell)
+    bundles.check_target(Path(output), asked.overwrite)
+    with merged(checkpoint, str(asked.lora)) as whole:
+        return write_bundle(whole, plans, Path(output), written, asked.overwrite, tell)
 
 
-def _vocabulary(checkpoint: Checkpoint, vocab: object, data: str | os.PathLike[str] | None) -> object:
+def _vocabulary(checkpoint: Checkpoint, vocab: object, data: str | os.PathLike[str] | None) -> ChosenTokens | None:
     """The tokens to keep, or None.
 
     Raises:
@@ -172,7 +141,7 @@ def _vocabulary(checkpoint: Checkpoint, vocab: object, data: str | os.PathLike[s
     return tokens_of_texts(checkpoint, vocab, answers, [case.prompt for case in cases], path.name)
 
 
-def _slots(rank: int | None, targets: Sequence[str] | None) -> object:
+def _slots(rank: int | None, targets: Sequence[str] | None) -> SlotRequest | None:
     """What slots there shall be, or None.
 
     Raises:

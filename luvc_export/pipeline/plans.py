@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from luvc_export.core.named_plans import DEFAULT_PLAN, NAMED
+from luvc_export.core.options import keywords_of, tagged
 from luvc_export.core.plan import Method, Plan, Sharing
 from luvc_export.core.plan.names import shared_name, sized_name
 from luvc_export.core.plan.plan_set import PlanSet, Variant, check_shares, with_buckets
@@ -24,9 +25,6 @@ if TYPE_CHECKING:
 ImageSize = tuple[int, int]
 #: The name of a plan or schedule, one budget per LLM layer, or a plan that is taken as it is.
 PlanSource = str | Sequence[int] | Plan
-
-#: What does not touch a plan that prunes nothing.
-_OF_BUDGETS = ("speedup", "kv_mib", "last_layer", "kv_only")
 
 
 def make_plan(
@@ -175,7 +173,7 @@ def make_plans(
             own, options = replace(asked, sharing=sharing), choices
             if source == "none":
                 own = replace(own, llm=LlmRequest(text=own.llm.text))
-                options = {name: value for name, value in choices.items() if name not in _OF_BUDGETS}
+                options = {name: value for name, value in choices.items() if name not in tagged(LlmRequest, "budgets")}
             for size in sizes:
                 beside = name if sharing is shared[0] else shared_name(name, sharing.kind)
                 beside = beside if size == sizes[0] else sized_name(beside, size)
@@ -259,13 +257,6 @@ def open_model(model: str | Checkpoint, revision: str | None, weights: bool) -> 
     return open_checkpoint(os.fspath(model), revision, weights)
 
 
-#: Names of arguments that are called otherwise in their part.
-_RENAMED = {"encoder_prune": "prune", "joint_images": "images", "joint_tiles": "tiles"}
-_ENCODER, _LLM, _SHARING = (
-    frozenset(each.name for each in fields(part)) for part in (EncoderRequest, LlmRequest, Sharing)
-)
-
-
 def request_of(
     schedule: str | Sequence[int] | None = None,
     choices: Mapping[str, Any] | None = None,
@@ -275,9 +266,8 @@ def request_of(
 
     Args:
         schedule: See ``LlmRequest``; None for that of ``request``.
-        choices: Fields of the request's parts by name (``encoder_prune``, ``joint_images`` and ``joint_tiles`` are
-            ``EncoderRequest.prune``, ``Sharing.images`` and ``Sharing.tiles``), ``score``, ``topk_limit``; every other
-            name is a setting of the score.
+        choices: Fields of the request's parts by name (``core.options.keywords_of``), ``score``, ``topk_limit``; every
+            other name is a setting of the score.
         request: What holds where nothing else is said.
 
     Raises:
@@ -285,16 +275,18 @@ def request_of(
     """
     base, named = request or PlanRequest(), dict(choices or {})
     score = named.pop("score", None)
-    values = {_RENAMED.get(name, name): value for name, value in named.items()}
     for name in ("merge_at", "kv_only"):
-        if values.get(name) is not None:
-            values[name] = tuple(values[name])
-    own = {"topk_limit": values.pop("topk_limit")} if "topk_limit" in values else {}
-    parts = [{name: values.pop(name) for name in sorted(known & set(values))} for known in (_LLM, _ENCODER, _SHARING)]
+        if named.get(name) is not None:
+            named[name] = tuple(named[name])
+    own = {"topk_limit": named.pop("topk_limit")} if "topk_limit" in named else {}
+    parts = [
+        {field: named.pop(name) for name, field in keywords_of(part).items() if name in named}
+        for part in (LlmRequest, EncoderRequest, Sharing)
+    ]
     llm = replace(base.llm, schedule=base.llm.schedule if schedule is None else schedule, **parts[0])
     return replace(
         base,
-        llm=replace(llm, method=_method(score, values, llm)),
+        llm=replace(llm, method=_method(score, named, llm)),
         encoder=replace(base.encoder, **parts[1]),
         sharing=replace(base.sharing, **parts[2]),
         **own,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from luvc_export.core.progress import Progress
 from luvc_export.errors import UsageError, did_you_mean
 from luvc_export.runtime.call_times import CallTimes, merged
 from luvc_export.runtime.session import Session
+from luvc_export.runtime.session_options import SessionOptions
 from luvc_export.serve.http.api_errors import ApiError, bad_request
 
 
@@ -153,21 +154,10 @@ class Models:
             self.by_name = {known: model for known, model in self.by_name.items() if known not in gone}
 
 
-def open_models(
-    names: Sequence[str],
-    backend: str,
-    threads: int | None = None,
-    arithmetic: str = "auto",
-    verify: bool = False,
-    progress: Progress | None = None,
-    open_plans: int | None = None,
-    image_tokens: int | None = None,
-    speculate: str | None = None,
-    lora: Mapping[str, Path] | None = None,
-) -> Models:
+def open_models(names: Sequence[str], options: SessionOptions, progress: Progress | None = None) -> Models:
     """Open ``FOLDER`` or ``FOLDER#PLAN``, each a model of that name without the folders before it, as ``Session``.
 
-    ``lora`` are folders of adapters by name, see ``Models.load_adapter``.
+    Adapters of ``options`` are models beside them, see ``Models.load_adapter``.
 
     Raises:
         UsageError: Two of one name, or see ``Session`` and ``Models.load_adapter``.
@@ -180,13 +170,12 @@ def open_models(
             raise UsageError("two models have one name", where=spec, got=name, fix="rename one bundle's folder")
         key = str(folder.absolute())
         if key not in bundles:
-            bundles[key] = load(folder, verify, progress)
-        how = (backend, plan, threads, False, arithmetic, open_plans, image_tokens, speculate)
-        session = Session(bundles[key], *how)
+            bundles[key] = load(folder, options.verify, progress)
+        session = Session(bundles[key], plan=plan, options=replace(options, lora={}))
         served[name] = ServedModel(name, session)
     models = Models(list(served.values()))
-    for name, path in (lora or {}).items():
-        models.load_adapter(name, path)
+    for name, path in options.lora.items():
+        models.load_adapter(name, Path(path))
     return models
 
 

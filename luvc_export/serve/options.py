@@ -5,10 +5,12 @@ from __future__ import annotations
 import ipaddress
 import re
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+from luvc_export.core.options import option
 from luvc_export.errors import UsageError
-from luvc_export.runtime.media.picture_limits import MAX_JPEG_PIXELS, MAX_PIXELS, allowed
 
 _SIZE = re.compile(r"(\d+)\s*([KMG]i?B|B)?", re.IGNORECASE)
 _POWERS = {"": 1, "b": 1, "k": 2**10, "m": 2**20, "g": 2**30}
@@ -16,49 +18,78 @@ _POWERS = {"": 1, "b": 1, "k": 2**10, "m": 2**20, "g": 2**30}
 _SHORTEST_KEY = 16
 
 
+def byte_size(text: str, flag: str) -> int:
+    """Parse ``32MiB``, ``256M``, ``1GiB`` or a plain number of bytes.
+
+    Raises:
+        UsageError: It is none of these.
+    """
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise UsageError("this is no size", where=flag, got=repr(text), expected="a number of bytes, or such as 32MiB")
+    return int(match[1]) * _POWERS[(match[2] or "")[:1].lower()]
+
+
+def _folders(paths: list[Path] | None, flag: str) -> tuple[Path, ...]:
+    """Existing folders, resolved."""
+    for path in paths or ():
+        if not path.is_dir():
+            raise UsageError("there is no such folder", where=f"{flag} {path}")
+    return tuple(path.resolve() for path in paths or ())
+
+
+def _lower(names: list[str] | None) -> frozenset[str]:
+    return frozenset(name.lower() for name in names or ())
+
+
+def _words(text: str, flag: str, read: Any = lambda names: frozenset(names or ())) -> Any:
+    return option(frozenset, text, flag, written=list[str] | None, read=read)
+
+
+def _below(text: str, flag: str) -> Any:
+    return option((), text, flag, written=list[Path] | None, read=partial(_folders, flag=flag))
+
+
+def _bytes(shown: str, text: str, flag: str) -> Any:
+    return option(byte_size(shown, flag), text, flag, written=str, shown=shown, read=partial(byte_size, flag=flag))
+
+
 @dataclass(frozen=True)
 class ServeOptions:
-    """Limits and permissions.
+    """Limits and permissions of a server.
 
-    Args:
-        host: Address to listen at.
-        port: Port; 0 for a free one.
-        api_key: What clients must send as ``Authorization: Bearer``; None lets everybody in.
-        insecure: Listen beyond loopback without a key.
-        media_dirs: Folders below which ``file:`` addresses are read, resolved.
-        media_hosts: Hosts that pictures are fetched from, lower case.
-        allow_hosts: Names clients may call this server by, besides ``localhost`` and addresses.
-        allow_origins: Origins whose pages may call, such as ``https://example.org``.
-        queue: Requests that wait at most.
-        rows: Answers that grow at once.
-        max_body: Bytes of a request, and of a picture it names.
-        max_images: Pictures of a request, frames of a video not counted.
-        image_cache: Bytes kept of encoded pictures; 0 for none.
-        greedy: Where a request says nothing, answers are greedy, whatever a model's makers meant.
-        strict: Refuse fields that nobody has heard of.
-        stream_timeout: Seconds that a client may take nothing of an answer before it is cut and its row is free.
-        trusted_proxies: Addresses whose ``X-Forwarded-For`` says who asks.
-        lora_dirs: Folders below which clients may name adapters to load, resolved; none where they may load none.
+    Raises:
+        UsageError: It would listen beyond this machine without a key.
     """
 
-    host: str = "127.0.0.1"
-    port: int = 8000
-    api_key: str | None = None
-    insecure: bool = False
-    media_dirs: tuple[Path, ...] = ()
-    media_hosts: frozenset[str] = frozenset()
-    allow_hosts: frozenset[str] = frozenset()
-    allow_origins: frozenset[str] = frozenset()
-    queue: int = 16
-    rows: int = 8
-    max_body: int = 32 * 2**20
-    max_images: int = 16
-    image_cache: int = 256 * 2**20
-    greedy: bool = False
-    strict: bool = False
-    lora_dirs: tuple[Path, ...] = ()
-    stream_timeout: float = 30.0
-    trusted_proxies: frozenset[str] = frozenset()
+    host: str = option("127.0.0.1", "Address to listen at.")
+    port: int = option(8000, "Port; 0 takes a free one.", least=0, most=65535)
+    api_key: str | None = option(
+        None,
+        "File with the key that clients must send.",
+        "--api-key-file",
+        written=Path | None,
+        read=lambda path: path and read_key(path),
+    )
+    insecure: bool = option(False, "Listen beyond this machine without a key: everybody may ask.")
+    lora_dirs: tuple[Path, ...] = _below(
+        "Let clients load adapters below this folder (/v1/load_lora_adapter); repeat.", "--lora-dir"
+    )
+    media_dirs: tuple[Path, ...] = _below("Read file: addresses below this folder; repeat.", "--media-dir")
+    media_hosts: frozenset[str] = _words("Fetch pictures from this host; repeat.", "--allow-media-host", _lower)
+    allow_hosts: frozenset[str] = _words("Name clients may call the server by; repeat.", "--allow-host", _lower)
+    allow_origins: frozenset[str] = _words("Origin whose pages may call (CORS); repeat.", "--allow-origin")
+    queue: int = option(16, "Requests that wait; more are told 429.", least=1, most=4096)
+    rows: int = option(8, "Answers that grow at once.", least=1, most=64)
+    max_body: int = _bytes("32MiB", "Size of a request, and of a picture it names.", "--max-body")
+    max_images: int = option(16, "Pictures and videos of a request.", least=0, most=1024)
+    image_cache: int = _bytes(
+        "256MiB", "Memory for encoded pictures and their keys and values; 0 for none.", "--image-cache"
+    )
+    stream_timeout: float = option(30.0, "Seconds after which an unread answer is cut.", least=1, most=3600)
+    trusted_proxies: frozenset[str] = _words("Address whose X-Forwarded-For says who asks; repeat.", "--trusted-proxy")
+    greedy: bool = option(False, "What a request leaves open is greedy, not as the model's makers meant it.")
+    strict: bool = option(False, "Refuse fields of requests that nobody here has heard of (/v1/fields).")
 
     def __post_init__(self) -> None:
         if not is_loopback(self.host) and self.api_key is None and not self.insecure:
@@ -72,6 +103,8 @@ class ServeOptions:
 
     def limits(self) -> dict[str, int]:
         """What a request is bounded by, for clients to read."""
+        from luvc_export.runtime.media.picture_limits import MAX_JPEG_PIXELS, MAX_PIXELS, allowed
+
         limits = {"body_bytes": self.max_body, "picture_bytes": self.max_body, "pictures": self.max_images}
         pixels = allowed()
         return {**limits, "picture_pixels": pixels or MAX_PIXELS, "jpeg_pixels": pixels or MAX_JPEG_PIXELS}
@@ -83,18 +116,6 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return host.lower() == "localhost"
-
-
-def byte_size(text: str, flag: str) -> int:
-    """Parse ``32MiB``, ``256M``, ``1GiB`` or a plain number of bytes.
-
-    Raises:
-        UsageError: It is none of these.
-    """
-    match = _SIZE.fullmatch(text.strip())
-    if match is None:
-        raise UsageError("this is no size", where=flag, got=repr(text), expected="a number of bytes, or such as 32MiB")
-    return int(match[1]) * _POWERS[(match[2] or "")[:1].lower()]
 
 
 def read_key(path: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import operator
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,9 +16,11 @@ from luvc_export.bundle.replacing import take_along
 from luvc_export.core.files.folders import check_name as check_file_name
 from luvc_export.core.files.folders import check_written, make_folder, note_written, writing_to
 from luvc_export.core.files.safe_files import open_regular, put_in_place, scratch_folder, write_new
+from luvc_export.core.options import option
 from luvc_export.core.progress import Progress
 from luvc_export.errors import UsageError
 from luvc_export.runtime.backends import check_name
+from luvc_export.runtime.session_options import SessionOptions
 from luvc_export.serve.models import split_name
 from luvc_export.triton.config import MARK, ModelConfig, warm_up_files
 
@@ -31,34 +34,27 @@ COPY = "bundle"
 _NOT_IN_A_NAME = re.compile(r"[^\w.-]")
 
 
-@dataclass(frozen=True)
-class RepositoryOptions:
-    """What models of a repository have in common.
+@dataclass(frozen=True, kw_only=True)
+class RepositoryOptions(SessionOptions):
+    """What models of a repository have in common: options of their sessions, and how they are written."""
 
-    Args:
-        backend: See ``runtime.backends``.
-        instances: Sessions, on each device.
-        threads: CPU threads of each; None for all cores.
-        arithmetic: See ``runtime.backends``.
-        warm_up: Ask a picture, or a clip, before a model is ready.
-        copy: Put the bundle into the repository, which can then be moved; else its path is written down.
-        overwrite: Replace models of these names, if this command wrote them.
-    """
-
-    backend: str = "auto"
-    instances: int = 1
-    threads: int | None = None
-    arithmetic: str = "auto"
-    warm_up: bool = True
-    copy: bool = False
-    overwrite: bool = False
+    instances: int = option(1, "Sessions on each device; each answers one question.", least=1, most=256)
+    warm_up: bool = option(
+        True,
+        "Be ready before a picture was asked; the first one waits.",
+        "--no-warm-up",
+        written=bool,
+        read=operator.not_,
+        shown=False,
+    )
+    copy: bool = option(False, "Put the bundles into the repository; else their paths are written down.")
+    overwrite: bool = option(False, "Replace models that this command wrote.")
 
 
 def write_repository(
     folder: Path,
     bundles: Sequence[str],
     options: RepositoryOptions,
-    verify: bool = False,
     progress: Progress | None = None,
 ) -> list[str]:
     """Write a model for each ``FOLDER`` or ``FOLDER#PLAN``; others in the repository stay.
@@ -79,7 +75,7 @@ def write_repository(
         name = _NOT_IN_A_NAME.sub("-", name)
         if name in models:
             raise UsageError("two models have one name", where=spec, got=name, fix="rename one bundle's folder")
-        bundle = load(path, verify, progress)
+        bundle = load(path, options.verify, progress)
         if bundle.entry(plan).plan.sharing.kind == "tiles":
             fix = f"name a plan for whole pictures: luvc-export inspect {path} says what each plan is for"
             what = "this plan takes pictures in tiles alone, which Triton's model does not"

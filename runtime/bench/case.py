@@ -6,37 +6,27 @@ import math
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from luvc_export.core.options import option
 from luvc_export.runtime.call_times import CallTimes
+from luvc_export.runtime.session_options import SessionOptions
 
 
 @dataclass(frozen=True)
-class BenchCase:
-    """One thing to time.
+class BenchCase(SessionOptions):
+    """One thing to time: the options of a session, by name, and a question's size.
+
+    Drafts of ``speculate`` say nothing of a model's here: answers of random weights repeat themselves.
 
     Args:
         bundle: Folder.
-        plan: Name of a plan; None for the bundle's default.
-        images: Images in the prompt, noise.
-        text: Text tokens in the prompt.
-        new_tokens: Length of the answer; end tokens are ignored, so that every run decodes as much.
-        backend: ``cpu``, ``cuda``, ``openvino``, ``openvino:DEVICE``, or ``auto``.
-        threads: CPU threads; None for all cores.
         label: Name in tables.
-        arithmetic: See ``runtime.backends.open_backend``.
-        speculate: See ``runtime.speculation.request``. Answers of random weights repeat themselves: their drafts say
-            nothing of a model's.
     """
 
-    bundle: Path
-    plan: str | None = None
-    images: int = 1
-    text: int = 64
-    new_tokens: int = 16
-    backend: str = "cpu"
-    threads: int | None = None
+    bundle: Path = option(..., "Bundle folder, or FOLDER#PLAN.", argument=True, written=str, read=Path)
+    images: int = option(1, "Images in the prompt.", least=0)
+    text: int = option(64, "Text tokens in the prompt.", least=1)
+    new_tokens: int = option(16, "Tokens of the answer, all of them made.", least=1)
     label: str = ""
-    arithmetic: str = "auto"
-    speculate: str | None = None
 
 
 @dataclass(frozen=True)

@@ -50,8 +50,7 @@ class LoadedCase:
 
     def __init__(self, case: BenchCase, profile: str | None = None) -> None:
         begin = perf_counter()
-        how = case.bundle, case.backend, case.plan, case.threads
-        self.session = Session(*how, arithmetic=case.arithmetic, speculate=case.speculate)
+        self.session = Session(case.bundle, options=case)
         if not self.session.backend.capabilities.times_graphs:
             raise UsageError(
                 "bench times graphs, not engines",

@@ -15,6 +15,7 @@ from luvc_export.core.progress import Progress
 from luvc_export.runtime.bench.case import METRICS, BenchCase, CaseFacts, Sample
 from luvc_export.runtime.bench.worker import Worker
 from luvc_export.runtime.call_times import Part
+from luvc_export.runtime.session_options import session_options
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ def measure(
 
 def _group(case: BenchCase) -> Hashable:
     """Cases that one process can serve."""
-    return case.bundle, case.plan, case.backend, case.threads, case.arithmetic, case.speculate
+    return case.bundle, repr(session_options(case))
 
 
 def ratio(first: Timed, second: Timed, metric: str) -> Stat:

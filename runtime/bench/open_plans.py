@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from luvc_export.runtime.bench.case import BenchCase
 from luvc_export.runtime.memory import anonymous_bytes, peak_bytes
@@ -41,8 +41,8 @@ class OpenedPlans:
     """
 
     def __init__(self, case: BenchCase, names: tuple[str, ...], most: int) -> None:
-        how = case.bundle, case.backend, names[0], case.threads
-        self._session = Session(*how, arithmetic=case.arithmetic, speculate=case.speculate, open_plans=most)
+        options = replace(case, plan=names[0], open_plans=most)
+        self._session = Session(case.bundle, options=options)
         self._names = names
         for name in names:
             self._session.plans[name].warm_up(min(1, case.images))

@@ -1,20 +1,22 @@
-"""Choosing the next token from logits: greedy or drawn; names and order of what draws are transformers'."""
+"""How an answer is generated: greedy or drawn, held to a schema, ended; names are transformers'."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from luvc_export.core.files.json_file import parse_json, read_json
 from luvc_export.core.generation_defaults import GenerationDefaults
-from luvc_export.errors import CheckFailed, UsageError, did_you_mean
-from luvc_export.runtime.generation.logits import ForeseeingMask, Logits, Penalties, TokenMask, masked
+from luvc_export.core.options import option
+from luvc_export.errors import UsageError, did_you_mean
+from luvc_export.runtime.generation.logits import TokenMask
 from luvc_export.runtime.generation.token_rules import TokenRules
+from luvc_export.runtime.prompt.template import template_values
 
 #: Most likely tokens that log probabilities may name, and how far penalties and a bias reach (OpenAI's limits).
 MAX_TOP, MAX_PENALTY, MAX_BIAS = 20, 2.0, 100.0
@@ -22,57 +24,88 @@ MAX_TOP, MAX_PENALTY, MAX_BIAS = 20, 2.0, 100.0
 REPETITION_RANGE = (0.01, 100.0)
 
 
+def read_bias(texts: Sequence[str]) -> dict[int, float]:
+    """``ID=BIAS`` as numbers.
+
+    Raises:
+        UsageError: One is not of that form.
+    """
+    biases: dict[int, float] = {}
+    for text in texts:
+        token, _, value = text.partition("=")
+        try:
+            biases[int(token)] = float(value)
+        except ValueError as error:
+            expected = "a token id and a number, such as 13=-5"
+            raise UsageError("this is no bias", where="--logit-bias", got=repr(text), expected=expected) from error
+    return biases
+
+
+def read_schema(path: Path) -> dict[str, Any]:
+    """A JSON schema from a file.
+
+    Raises:
+        UsageError: It cannot be read, or is no JSON object.
+    """
+    data = read_json(path, 2**20, UsageError, "the schema")
+    if not isinstance(data, dict):
+        raise UsageError("a schema is a JSON object", where=f"--json-schema {path}", got=type(data).__name__)
+    return data
+
+
+def read_template_values(text: str) -> dict[str, Any]:
+    """Variables of the chat template, from JSON.
+
+    Raises:
+        UsageError: It is no JSON object with names as keys.
+    """
+    data = text.encode(errors="surrogateescape")  # a shell's bytes need not be text
+    return template_values(parse_json(data, "--chat-template-kwargs", UsageError, "the value"))
+
+
+_asked = partial(option, verbs=("run", "batch"))
+_run = partial(option, verbs=("run",))
+
+
 @dataclass(frozen=True)
 class Sampling:
     """How an answer is generated; every problem is reported on construction.
 
+    Names and meaning are transformers'; the ranges are in ``help`` or what errors say is expected.
+
     Args:
-        temperature: 0 takes the most likely token; above, logits are divided by it (``do_sample`` is implied).
-        top_k: Draw only from the ``top_k`` most likely tokens; None or 0 for all.
-        top_p: Draw only from the smallest set of tokens whose probability reaches ``top_p``, in (0, 1]; 1 for all.
-        seed: Seed of the draw; None draws differently each time.
-        max_new_tokens: Tokens to generate at most; None for as many as the bundle holds.
-        stop: Strings that end the answer; they are not part of its text.
-        min_p: Draw only from tokens at least ``min_p`` times as likely as the most likely one, in [0, 1].
-        repetition_penalty: See ``logits.Penalties``; 0.01 to 100, 1 changes nothing.
-        presence_penalty: The same; -2 to 2.
-        frequency_penalty: The same; -2 to 2.
-        logit_bias: Token id -> what is added to its logit, -100 to 100.
-        logprobs: Give log probabilities (``Generation.logprobs``) of every token and of so many most likely ones, 0 to
-            20; None for none.
         mask: Called once for each answer; gives a ``logits.TokenMask``, which says before every token what may follow.
-        json_schema: The answer is a JSON text of this schema. Needs the extra ``guided``.
-        regex: The answer matches this regular expression (Rust's syntax, no look-around). The same.
-        grammar: The answer is of this grammar, in Lark's form as llguidance has it or in GBNF. The same.
+        grammar: The answer is of this grammar, in Lark's form as llguidance has it or in GBNF. Needs the extra
+            ``guided``, as ``json_schema`` and ``regex`` (Rust's syntax, no look-around) do.
         ignore_eos: The model's end tokens are tokens as others; the answer ends by its length, or by what follows.
         stop_token_ids: Tokens that end the answer beside the model's own.
         include_stop_str_in_output: The string or token that stopped the answer is part of its text.
-        no_repeat_ngram_size: See ``token_rules.TokenRules``, as for the fields that follow.
-        bad_words_ids: The same.
-        suppress_tokens: The same.
-        begin_suppress_tokens: The same.
-        forced_eos_token_id: The same; needs ``max_new_tokens`` to have an effect.
-        min_new_tokens: The same.
+        no_repeat_ngram_size: See ``token_rules.TokenRules``, as for the fields that follow; ``forced_eos_token_id``
+            needs ``max_new_tokens`` to have an effect.
 
     Raises:
         UsageError: A value is out of range, or one that needs ``temperature`` is given without it.
     """
 
-    temperature: float = 0.0
-    top_k: int | None = None
-    top_p: float = 1.0
-    seed: int | None = None
-    max_new_tokens: int | None = None
-    stop: tuple[str, ...] = ()
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    logit_bias: Mapping[int, float] = field(default_factory=dict)
-    logprobs: int | None = None
+    max_new_tokens: int | None = _asked(None, "Longest answer; default: the model's own, else as many as fit.")
+    temperature: float = _asked(0.0, "0 takes the best token; default: as the model's makers meant it.")
+    top_k: int | None = _asked(None, "Sample among this many tokens.")
+    top_p: float = _asked(1.0, "Sample among this much probability.")
+    min_p: float = _run(0.0, "Sample among tokens this many times as likely as the best.")
+    repetition_penalty: float = _run(1.0, "Above 1: less of what prompt and answer have.")
+    presence_penalty: float = _run(0.0, "-2 to 2; above 0: less of what the answer has.")
+    frequency_penalty: float = _run(0.0, "-2 to 2; the same, each time it has it.")
+    logit_bias: Mapping[int, float] = _run(
+        dict, "Added to a token's logit; repeat.", metavar="ID=BIAS", written=list[str], read=read_bias
+    )
+    logprobs: int | None = _run(None, "With --json: log probabilities, and of so many best tokens.")
+    json_schema: Mapping[str, Any] | None = _asked(
+        None, "Answers are JSON of this schema.", metavar="FILE", written=Path, read=read_schema
+    )
+    regex: str | None = _asked(None, "Answers match this regular expression.", metavar="PATTERN")
+    seed: int | None = _asked(None, "Seed of sampling.")
+    stop: tuple[str, ...] = _asked((), "End before this string; repeat.")
     mask: Callable[[], TokenMask] | None = None
-    json_schema: Mapping[str, Any] | None = None
-    regex: str | None = None
     grammar: str | None = None
     ignore_eos: bool = False
     stop_token_ids: Sequence[int] = ()
@@ -180,123 +213,18 @@ class Sampling:
         )
 
 
-class Sampler:
-    """Draws tokens with one ``Sampling`` and its own random state.
+@dataclass(frozen=True)
+class AnswerOptions(Sampling):
+    """What ``Session.generate`` takes by name, as commands ask for it."""
 
-    Args:
-        sampling: How.
-        prompt: All tokens of the prompt, for what looks at them; a picture's placeholder once or more often.
-        ends: Tokens that end an answer.
-    """
-
-    def __init__(self, sampling: Sampling, prompt: Sequence[int] = (), ends: frozenset[int] = frozenset()) -> None:
-        self.sampling, self._prompt, self._ends = sampling, prompt, ends
-        self._rules = sampling.rules
-        self._random = np.random.default_rng(sampling.seed)
-        self._penalties = Penalties(
-            sampling.logit_bias, sampling.repetition_penalty, sampling.presence_penalty, sampling.frequency_penalty
-        )
-        self._mask = sampling.mask() if sampling.mask else None
-
-    def __call__(self, logits: Logits, step: int, answer: Sequence[int] = ()) -> int:
-        """Choose a token from float32 logits [vocab]; ``step`` (0 is the first token of the answer) is for errors.
-
-        ``answer`` are the answer's tokens so far.
-
-        Raises:
-            CheckFailed: A logit is NaN or infinite upwards, or all are minus infinity, or the mask leaves no token.
-        """
-        best = int(np.argmax(logits))  # a NaN, where there is one
-        if not math.isfinite(float(logits[best])):
-            bad = int(np.sum(~np.isfinite(logits)))
-            first = int(np.argmin(np.isfinite(logits)))
-            check_finite(math.nan, step, f"{bad} of {logits.size} values, the first at token id {first}")
-        if self.sampling.changes_logits:
-            logits = self._penalties.apply(logits, self._prompt, answer)
-        if self._rules:
-            logits = self._rules.apply(logits, self._prompt, answer, self._ends, self.sampling.max_new_tokens)
-            check_left(logits, step)
-        if self._mask is not None and (allowed := self._mask(answer)) is not None:
-            logits = masked(logits, allowed, step)
-        best = int(np.argmax(logits))
-        if self.sampling.temperature == 0:
-            return best
-        tokens, chances = candidates(logits, self.sampling)
-        return int(self._random.choice(tokens, p=chances))
-
-    def certain(self, answer: Sequence[int]) -> Sequence[int]:
-        """Tokens that can only follow ``answer`` by the mask, where it knows (``logits.ForeseeingMask``)."""
-        return self._mask.certain(answer) if isinstance(self._mask, ForeseeingMask) else ()
-
-
-def check_finite(largest: float, step: int, got: str = "the largest is not a number, or infinite") -> None:
-    """Check the largest logit of an answer's token ``step``.
-
-    Raises:
-        CheckFailed: It is not finite.
-    """
-    if not math.isfinite(largest):
-        raise CheckFailed(
-            "the model's logits are not finite",
-            where=f"answer token {step}",
-            got=got,
-            fix="compare the bundle with its checkpoint; half precision may overflow: export with --dtype fp32",
-        )
-
-
-def check_left(logits: Logits, step: int) -> None:
-    """Check that rules leave a token to choose at an answer's token ``step``.
-
-    Raises:
-        CheckFailed: They leave none.
-    """
-    if not np.isfinite(logits).any():
-        raise CheckFailed(
-            "the sampling options allow no token",
-            where=f"answer token {step}",
-            got="bad_words_ids, suppress_tokens and the like forbid all of them",
-            fix="leave some out, or ask with greedy=True",
-        )
-
-
-def probabilities(logits: Logits, sampling: Sampling) -> NDArray[np.float64]:
-    """Chances [vocab] of each token after temperature, top-k, top-p, then min-p (transformers' order; sum 1).
-
-    Equal logits at the edge of top-k all stay; top-p keeps the most likely token whatever its value.
-    """
-    tokens, chances = candidates(logits, sampling)
-    all_chances = np.zeros(logits.size)
-    all_chances[tokens] = chances
-    return all_chances
-
-
-def candidates(logits: Logits, sampling: Sampling) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-    """The tokens that may be drawn, by rising id, and the chance of each: ``probabilities`` without its zeros.
-
-    Sorting 152 thousand tokens takes 20 ms; so what top-k drops is dropped first, and before top-p sorts, what is too
-    unlikely to be kept: tokens below (1 - top_p) / n together have less than 1 - top_p.
-    """
-    tokens: NDArray[np.intp] = np.flatnonzero(np.isfinite(logits))
-    if sampling.top_k and sampling.top_k < logits.size:
-        tokens = np.flatnonzero(logits >= np.partition(logits, -sampling.top_k)[-sampling.top_k])
-        tokens = tokens[np.isfinite(logits[tokens])]
-    with np.errstate(over="ignore"):  # what a temperature near 0 pushes to minus infinity has no chance
-        scaled = (logits[tokens].astype(np.float64) - float(logits.max())) / sampling.temperature
-    chances: NDArray[np.float64] = np.exp(scaled)
-    chances /= chances.sum()
-    if sampling.top_p < 1:
-        likely = chances >= (1 - sampling.top_p) / chances.size
-        tokens, chances = tokens[likely], chances[likely]
-        order = np.argsort(-chances, kind="stable")
-        before = np.cumsum(chances[order]) - chances[order]
-        kept = np.sort(order[before < sampling.top_p])  # before[0] is 0: the first always stays
-        tokens, chances = tokens[kept], chances[kept]
-        chances /= chances.sum()
-    if sampling.min_p:
-        kept = np.flatnonzero(chances >= sampling.min_p * chances.max())
-        tokens, chances = tokens[kept], chances[kept]
-        chances /= chances.sum()
-    return tokens, chances
+    greedy: bool = _asked(False, "The best token always, without the penalties the model's makers set.")
+    chat_template_kwargs: Mapping[str, Any] | None = _asked(
+        None,
+        "Variables of the chat template: '{\"enable_thinking\": false}'.",
+        metavar="JSON",
+        written=str,
+        read=read_template_values,
+    )
 
 
 def _number(value: object) -> bool:

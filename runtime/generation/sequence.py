@@ -7,7 +7,8 @@ from typing import Literal, Protocol
 
 from luvc_export.runtime.generation.detokenise import TextStream
 from luvc_export.runtime.generation.logits import Logits, TokenLogprob, token_logprob
-from luvc_export.runtime.generation.sampling import Sampler, Sampling, check_finite
+from luvc_export.runtime.generation.sampler import Sampler, check_finite
+from luvc_export.runtime.generation.sampling import Sampling
 from luvc_export.runtime.model import StepResult
 from luvc_export.runtime.prompt.encoder import PromptEncoder
 

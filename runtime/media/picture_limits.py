@@ -36,9 +36,18 @@ def allow(pixels: int | None) -> None:
         UsageError: It is no number above 0.
     """
     global _allowed
+    check_pixels(pixels)
+    _allowed = pixels
+
+
+def check_pixels(pixels: int | None) -> None:
+    """Check what ``allow`` is told.
+
+    Raises:
+        UsageError: It is no number above 0.
+    """
     if pixels is not None and pixels < 1:
         raise UsageError("a picture has pixels", where="--max-pixels", got=pixels, expected="a number above 0")
-    _allowed = pixels
 
 
 def allowed() -> int | None:

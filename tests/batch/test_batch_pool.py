@@ -111,7 +111,9 @@ def test_a_bundle_that_no_worker_can_load_ends_the_batch(demo_bundle: Bundle, as
 
 
 def test_a_row_that_takes_too_much_work_is_an_error(demo_bundle: Bundle) -> None:
-    answerer = Answerer(demo_bundle.folder, "even", "cpu", 1, sampling={"json_schema": string_of(TOO_HEAVY)})
+    answerer = Answerer(
+        demo_bundle.folder, plan="even", backend="cpu", threads=1, sampling={"json_schema": string_of(TOO_HEAVY)}
+    )
     (answer,) = answerer.answer([lambda: question(None, "where is 9?", None)])
     assert answer.finish_reason is None and answer.error is not None and "too much work" in answer.error
 
@@ -119,7 +121,7 @@ def test_a_row_that_takes_too_much_work_is_an_error(demo_bundle: Bundle) -> None
 def test_a_machine_that_fails_every_row_stops_and_one_bad_row_does_not(
     demo_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    answerer = Answerer(demo_bundle.folder, "even", "cpu", 1)
+    answerer = Answerer(demo_bundle.folder, plan="even", backend="cpu", threads=1)
     real, calls = Session.answer_rows, list[int]()
 
     def failing(self: Session, ready: Any, *arguments: Any) -> Any:
@@ -201,7 +203,7 @@ def workers_of(parent: int) -> list[int]:
 
 def test_a_film_longer_than_is_looked_at_is_in_its_row(demo_bundle: Bundle, tmp_path: Path) -> None:
     (tmp_path / "clip.gif").write_bytes(film_bundle.animation(40, 100))
-    answerer = Answerer(demo_bundle.folder, "even", "cpu", 1)
+    answerer = Answerer(demo_bundle.folder, plan="even", backend="cpu", threads=1)
     lines = [
         '{"video": "clip.gif", "prompt": "what?"}',
         '{"prompt": "colour of 3?"}',

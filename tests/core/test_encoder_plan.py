@@ -11,11 +11,11 @@ from flat_plans import flat_plan, flat_request
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luvc_export.cli import options
+from luvc_export.core.options import asked_of
 from luvc_export.core.plan import EncoderPrune, Plan
 from luvc_export.core.plan.cost import encoder_flops, encoder_ratio, padded
 from luvc_export.core.plan.merging import MergePass
-from luvc_export.core.planning import EncoderPruneRequest, check_model, solve
+from luvc_export.core.planning import EncoderPruneRequest, EncoderRequest, check_model, solve
 from luvc_export.core.shapes import DecoderShape, EncoderShape
 from luvc_export.errors import PlanError, UsageError
 
@@ -108,16 +108,20 @@ def test_json_that_is_no_prune_is_refused(data: object) -> None:
 
 
 def test_options_make_a_prune_and_leave_merging_out() -> None:
-    wanted = options.encoder_prune("0.4@5", "all")
+    (asked,) = [each for each in asked_of(EncoderRequest, "plan") if each.name == "prune"]
+    wanted = asked.value("0.4@5")
     plan = solve(flat_request(encoder_prune=wanted), (32, 32), LLM, VISION)
     assert plan.encoder.prune == EncoderPrune(5, 0.4) and plan.encoder.merges == () and plan.vision_tokens == 1024
     assert solve(
         flat_request(encoder_prune=EncoderPruneRequest(0.4)), (32, 32), LLM, VISION
     ).encoder.prune == EncoderPrune(5, 0.4)
-    assert options.encoder_prune(None, "all") is None
-    for keep, restore, text in (("half", "all", "cannot read the share"), (None, "none", "all units stay")):
-        with pytest.raises(UsageError, match=text):
-            options.encoder_prune(keep, restore)
+    assert asked.value(None) is None and EncoderRequest(prune=wanted, restore="none").prune == replace(
+        EncoderPruneRequest(0.4, 5), restore="none"
+    )
+    with pytest.raises(UsageError, match="cannot read the share"):
+        asked.value("half")
+    with pytest.raises(UsageError, match="all units stay"):
+        EncoderRequest(restore="none")
 
 
 def test_lean_prunes_the_encoder_at_a_share_of_its_depth() -> None:

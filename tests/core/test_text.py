@@ -14,11 +14,11 @@ from luvc_export.batch.source import list_folder, open_source
 from luvc_export.calibration.cases import read_jsonl
 from luvc_export.calibration.datasets import load
 from luvc_export.cli.commands.run import read_prompt
-from luvc_export.cli.sampling_options import read_schema
 from luvc_export.core.files.json_file import read_json
 from luvc_export.core.files.template_source import CONFIG, template_source
 from luvc_export.core.files.text import decoded, read_text
 from luvc_export.errors import BundleError, UsageError
+from luvc_export.runtime.generation.sampling import read_schema
 
 MARK = b"\xef\xbb\xbf"
 

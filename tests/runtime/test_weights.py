@@ -17,9 +17,9 @@ from luvc_export.bundle.graph_rules import OutsideTensor, check_graph, walk_grap
 from luvc_export.bundle.graphs import read_graph
 from luvc_export.bundle.manifest import Weights
 from luvc_export.errors import BundleError, MachineError
-from luvc_export.runtime import cpu_memory, memory
-from luvc_export.runtime.cpu_memory import cpu_bytes, fold_settings
+from luvc_export.runtime import memory
 from luvc_export.runtime.ort import OrtBackend
+from luvc_export.runtime.ort_graphs.load_memory import cpu_bytes, fold_settings
 from luvc_export.runtime.session import Session
 from luvc_export.runtime.weights import MappedWeights
 
@@ -177,7 +177,7 @@ def test_a_weight_above_what_onnx_runtime_folds_untold_is_folded(
     weight = OutsideTensor("w", "weights", 0, 16, (512, 2**19))
     assert fold_settings([weight]) == {}
     (name,) = fold_settings([dataclasses.replace(weight, shape=(513, 2**19))])
-    monkeypatch.setattr(cpu_memory, "_FOLDED", 1)
+    monkeypatch.setattr(load_memory, "_FOLDED", 1)
     assert OrtBackend(bundle, bundle.entry())._decoder.get_session_options().get_session_config_entry(name) == "4160"
     nodes = [helper.make_node("Cast", ["w"], ["wide"], to=1), helper.make_node("MatMul", ["x", "wide"], ["y"])]
     ends = [[helper.make_tensor_value_info(end, 1, (1, 8))] for end in "xy"]

@@ -12,14 +12,18 @@ from pathlib import Path
 
 import pytest
 from calling import Client, user
+from typer.testing import CliRunner
 
 from luvc_export.bundle.folder import Bundle
-from luvc_export.cli.commands import serve as command
+from luvc_export.cli import app
 from luvc_export.demo.questions import cases
 from luvc_export.errors import UsageError
+from luvc_export.runtime.session_options import SessionOptions
 from luvc_export.serve.models import Models, open_models, split_name
 from luvc_export.serve.options import ServeOptions, byte_size, is_loopback, read_key
 from luvc_export.serve.server import Server
+
+OPTIONS = SessionOptions(backend="cpu", threads=1)
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "example.org", "127.0.0.1.evil.example"])
@@ -63,7 +67,7 @@ def test_keys_come_from_a_file(tmp_path: Path) -> None:
 def test_names_of_models(demo_bundle: Bundle, tmp_path: Path) -> None:
     folder = tmp_path / "qwen"
     folder.symlink_to(demo_bundle.folder)
-    served = open_models([str(folder), f"{folder}#even"], "cpu", 1)
+    served = open_models([str(folder), f"{folder}#even"], OPTIONS)
     assert {name: one.session.plan_name for name, one in served.by_name.items()} == {
         "qwen": demo_bundle.manifest.default_plan,
         "qwen#even": "even",
@@ -72,9 +76,9 @@ def test_names_of_models(demo_bundle: Bundle, tmp_path: Path) -> None:
         True
     ] * 2
     with pytest.raises(UsageError, match="two models have one name"):
-        open_models([str(folder), str(folder)], "cpu")
+        open_models([str(folder), str(folder)], OPTIONS)
     with pytest.raises(UsageError, match="known: even, none, thirds"):
-        open_models([f"{folder}#nine"], "cpu")
+        open_models([f"{folder}#nine"], OPTIONS)
     strange = tmp_path / "a#b"
     strange.mkdir()
     assert split_name(str(strange)) == (strange, "a#b", None)
@@ -124,9 +128,9 @@ def test_a_process_answers_and_sigterm_ends_it_with_0(demo_bundle: Bundle) -> No
 
 def test_refusals_of_the_command(demo_bundle: Bundle, tmp_path: Path) -> None:
     for options, words in (
-        ({"host": "0.0.0.0"}, "everybody who reaches this machine"),
-        ({"media_dir": [tmp_path / "gone"]}, "there is no such folder"),
-        ({"max_body": "much"}, "this is no size"),
+        (["--host", "0.0.0.0"], "everybody who reaches this machine"),
+        (["--media-dir", str(tmp_path / "gone")], "there is no such folder"),
+        (["--max-body", "much"], "this is no size"),
     ):
-        with pytest.raises(UsageError, match=words):
-            command.serve([str(demo_bundle.folder)], as_json=True, **options)  # type: ignore[arg-type]
+        refused = CliRunner().invoke(app, ["serve", str(demo_bundle.folder), "--json", *options])
+        assert isinstance(refused.exception, UsageError) and words in str(refused.exception)

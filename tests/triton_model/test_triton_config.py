@@ -68,7 +68,9 @@ def test_any_path_comes_back(value: str) -> None:
 
 
 def test_warm_up_files_are_the_inputs_said(demo_bundle: Bundle, tmp_path: Path) -> None:
-    (name,) = write_repository(tmp_path / "models", [f"{demo_bundle.folder}#even"], RepositoryOptions("cpu", threads=2))
+    (name,) = write_repository(
+        tmp_path / "models", [f"{demo_bundle.folder}#even"], RepositoryOptions(backend="cpu", threads=2)
+    )
     place = tmp_path / "models" / name
     assert name == f"{demo_bundle.folder.name}-even" and (place / "1" / "model.py").is_file()
     config = parse((place / "config.pbtxt").read_text())
@@ -86,19 +88,19 @@ def test_warm_up_files_are_the_inputs_said(demo_bundle: Bundle, tmp_path: Path) 
 
 def test_a_repository_is_written_whole_and_only_over_its_own(demo_bundle: Bundle, tmp_path: Path) -> None:
     repository, bundles = tmp_path / "models", [str(demo_bundle.folder)]
-    (name,) = write_repository(repository, bundles, RepositoryOptions("cpu", copy=True))
+    (name,) = write_repository(repository, bundles, RepositoryOptions(backend="cpu", copy=True))
     load(repository / name / "bundle", full=True)
     assert parameters_of(as_json((repository / name / "config.pbtxt").read_text()))["bundle"] == "bundle"
     with pytest.raises(UsageError, match=r"the model is there already(.|\n)*--overwrite"):
-        write_repository(repository, bundles, RepositoryOptions("cpu"))
-    write_repository(repository, bundles, RepositoryOptions("cpu", instances=2, warm_up=False, overwrite=True))
+        write_repository(repository, bundles, RepositoryOptions(backend="cpu"))
+    write_repository(repository, bundles, RepositoryOptions(backend="cpu", instances=2, warm_up=False, overwrite=True))
     text = (repository / name / "config.pbtxt").read_text()
     assert "count: 2" in text and "model_warmup" not in text and not (repository / name / "bundle").exists()
     shutil.rmtree(repository / name)
     (repository / name).mkdir()
     (repository / name / "config.pbtxt").write_text('name: "somebody else\'s"')
     with pytest.raises(UsageError, match="something else has this name"):
-        write_repository(repository, bundles, RepositoryOptions("cpu", overwrite=True))
+        write_repository(repository, bundles, RepositoryOptions(backend="cpu", overwrite=True))
     assert [path.name for path in repository.iterdir()] == [name]
 
 
@@ -109,14 +111,14 @@ def test_a_copy_holds_what_the_bundle_lists_and_nothing_of_somebody_else_s(copie
     for name, where in (("a", tmp_path / "secret"), ("b", "/dev/zero"), ("c", tmp_path / "secret" / "key"), ("d", ".")):
         (copied_bundle / name).symlink_to(where)
     os.mkfifo(copied_bundle / "e")
-    (name,) = write_repository(tmp_path / "models", [str(copied_bundle)], RepositoryOptions("cpu", copy=True))
+    (name,) = write_repository(tmp_path / "models", [str(copied_bundle)], RepositoryOptions(backend="cpu", copy=True))
     copy = tmp_path / "models" / name / "bundle"
     assert {path.name for path in copy.iterdir()} == {"luvc.json", *load(copied_bundle).manifest.files}
     assert not any(path.is_symlink() for path in copy.iterdir())
 
 
 def test_overwrite_removes_nothing_that_was_not_written_here(demo_bundle: Bundle, tmp_path: Path) -> None:
-    bundles, options = [str(demo_bundle.folder)], RepositoryOptions("cpu", overwrite=True)
+    bundles, options = [str(demo_bundle.folder)], RepositoryOptions(backend="cpu", overwrite=True)
     (name,) = write_repository(tmp_path / "models", bundles, options)
     place = tmp_path / "models" / name
     (place / "1" / "__pycache__").mkdir()

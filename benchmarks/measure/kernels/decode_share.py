@@ -32,7 +32,7 @@ def times(asked: str) -> dict[str, Any]:
     place, _, how = asked.partition("@")
     folder, _, plan = place.partition("#")
     backend, _, arithmetic = (how or "openvino").partition("/")
-    case = BenchCase(Path(folder), plan, new_tokens=2, backend=backend, arithmetic=arithmetic or "auto")
+    case = BenchCase(Path(folder), plan=plan, new_tokens=2, backend=backend, arithmetic=arithmetic or "auto")
     runner = LoadedCase(case)
     runner.run(case)
     facts, session = runner.facts(case), runner.session

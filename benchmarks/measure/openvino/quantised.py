@@ -56,7 +56,7 @@ def times(folder: str, plan: str) -> dict[str, Any]:
     from luvc_export.runtime.bench.machine import bandwidth_reader
     from luvc_export.runtime.openvino.backend import OpenVinoBackend
 
-    case = BenchCase(Path(folder), plan, text=TEXT, new_tokens=NEW, backend="openvino")
+    case = BenchCase(Path(folder), plan=plan, text=TEXT, new_tokens=NEW, backend="openvino")
     runner, read = LoadedCase(case), bandwidth_reader()
     runner.run(case)
     samples, bandwidths = [], []

@@ -50,7 +50,7 @@ def ours(bundle: Path, backend: str, arithmetic: str, runs: int) -> dict[str, An
     from luvc_export.runtime.bench.case import BenchCase
     from luvc_export.runtime.bench.loaded_case import LoadedCase
 
-    case = BenchCase(bundle, "none", text=TEXT, new_tokens=NEW, backend=backend, arithmetic=arithmetic)
+    case = BenchCase(bundle, plan="none", text=TEXT, new_tokens=NEW, backend=backend, arithmetic=arithmetic)
     runner = LoadedCase(case)
     runner.run(case)
     samples, facts = [runner.run(case) for _ in range(runs)], runner.facts(case)

@@ -64,7 +64,7 @@ def times(folder: str, way: str, images: int) -> dict[str, Any]:
     from luvc_export.runtime.bench.machine import bandwidth_reader
 
     plan, _, backend = way.partition("@")
-    case = BenchCase(Path(folder), plan, images, text=64, new_tokens=NEW, backend=backend)
+    case = BenchCase(Path(folder), images, plan=plan, text=64, new_tokens=NEW, backend=backend)
     runner, read = LoadedCase(case), bandwidth_reader()
     runner.run(case)
     samples, rates = [], []

@@ -10,8 +10,10 @@ import typer
 
 from luvc_export.cli import options
 from luvc_export.cli.files import check_folder, check_model
-from luvc_export.cli.groups import grouped
+from luvc_export.cli.grouped import grouped
 from luvc_export.cli.groups.data import TaskOptions
+from luvc_export.cli.groups.score import learned
+from luvc_export.runtime.session_options import SessionOptions
 
 _GLYPH = TaskOptions("glyph")
 _SIDE = 700
@@ -32,7 +34,7 @@ def ablate(
     scorer: Annotated[
         Path | None, typer.Option("--scorer", metavar="FILE", help="Learned scorer, .safetensors, to compare too.")
     ] = None,
-    threads: options.Threads = None,
+    opening: SessionOptions,
     as_json: options.Json = False,
 ) -> None:
     """Compare every way to prune or merge on one task, settings searched on another split; write tables and plots.
@@ -60,7 +62,7 @@ def ablate(
     check_folder(output, "--output")
     if model is not None:
         check_model(model)
-    learned = "" if scorer is None else options.learned(None, scorer)[1]
+    sha256 = "" if scorer is None else learned(None, scorer)[1]
     command = f"luvc-export ablate --task {asked.task} -o {output}"
     usual: list[tuple[str, object, object]] = [
         ("--split", asked.split, None),
@@ -71,9 +73,9 @@ def ablate(
     command += "".join(f" {flag} {value}" for flag, value, default in usual if value != default)
     with options.progress(quiet=as_json) as tell:
         if task.frames:
-            data = clips.ablate(task, output, command, model, count, search, text, threads, tell)
+            data = clips.ablate(task, output, command, model, count, search, text, opening.threads, tell)
         else:
-            data = run(task, output, command, model, count, side, search, text, threads, learned, tell)
+            data = run(task, output, command, model, count, side, search, text, opening.threads, sha256, tell)
     if as_json:
         print(json.dumps(data))
     else:

@@ -12,34 +12,28 @@ import typer
 
 from luvc_export.cli import options
 from luvc_export.cli.files import check_bundle, check_writable, write_whole
+from luvc_export.cli.grouped import grouped
+from luvc_export.core.options import choice
 from luvc_export.errors import UsageError
+from luvc_export.runtime.bench.case import BenchCase
 from luvc_export.runtime.cpu_features import cpu_features
 
 
+@grouped
 def bench(
-    bundle: Annotated[str, typer.Argument(help="Bundle folder, or FOLDER#PLAN.")],
+    *,
+    case: BenchCase,
     vs: Annotated[
         str | None, typer.Option("--vs", metavar="OTHER", help="Run in turns with FOLDER, FOLDER#PLAN or #PLAN.")
     ] = None,
-    plan: options.BundlePlan = None,
-    images: Annotated[int, typer.Option("--images", min=0, help="Images in the prompt.")] = 1,
-    text: Annotated[int, typer.Option("--text", min=1, help="Text tokens in the prompt.")] = 64,
-    new_tokens: Annotated[
-        int, typer.Option("--new-tokens", min=1, help="Tokens of the answer, all of them made.")
-    ] = 16,
     repeats: Annotated[int, typer.Option("--repeats", min=1, help="Runs that count.")] = 5,
     warm_up: Annotated[int, typer.Option("--warm-up", min=0, help="Runs before those.")] = 1,
-    threads: options.Threads = None,
-    backend: options.Backend = "auto",
-    arithmetic: options.Arithmetic = "auto",
-    speculate: options.Speculate = None,
     sweep: Annotated[
         str | None, typer.Option("--sweep", help="tokens: more text and images; budget: every plan of the bundle.")
     ] = None,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Folder for the sweep's PNG and HTML; default: this one.")
     ] = None,
-    verify: options.Verify = False,
     as_json: options.Json = False,
 ) -> None:
     """Time a bundle on noise: vision, prefill, first token, decode, memory, merges and prunes alone.
@@ -49,20 +43,16 @@ def bench(
     [dim]luvc-export bench qwen-bundle --plan thirds --vs '#none'
     luvc-export bench qwen-bundle --sweep budget -o curves[/dim]
     """
-    from luvc_export.runtime.bench.case import BenchCase
     from luvc_export.runtime.bench.machine import bandwidth_reader, measure_machine
     from luvc_export.runtime.bench.measure import measure
     from luvc_export.runtime.bench.plan_memory import measure_open_plans
     from luvc_export.runtime.bench.profile import profile
 
-    asked = BenchCase(
-        Path(), None, images, text, new_tokens, backend, threads, arithmetic=arithmetic, speculate=speculate
-    )
-    first = _case(bundle, plan, asked)
+    first = _case(str(case.bundle), case.plan, case)
     second = _case(vs, None, first) if vs is not None else None
     with options.progress(quiet=as_json) as tell:
-        for folder in {case.bundle for case in (first, second) if case is not None}:
-            check_bundle(folder, verify, tell)
+        for folder in {each.bundle for each in (first, second) if each is not None}:
+            check_bundle(folder, case.verify, tell)
     if sweep is not None:
         if vs is not None:
             raise UsageError("--sweep and --vs are two jobs", where="--sweep", fix="leave one of them out")
@@ -70,16 +60,16 @@ def bench(
         return
     if output is not None:
         raise UsageError("only a sweep writes files", where=f"--output {output}", fix="pass --sweep, or leave it out")
-    cases = [case for case in (first, second) if case is not None]
-    machine = measure_machine(threads)
+    cases = [each for each in (first, second) if each is not None]
+    machine = measure_machine(case.threads)
     with options.progress(quiet=as_json) as tell:
-        timed = measure(cases, repeats, warm_up, tell, bandwidth_reader(threads))
+        timed = measure(cases, repeats, warm_up, tell, bandwidth_reader(case.threads))
         profiles, opened = [], []
-        for index, case in enumerate(cases):
+        for index, each in enumerate(cases):
             tell("profiling", index / len(cases))
-            profiles.append(profile(case))
+            profiles.append(profile(each))
             tell("opening plans beside each other", index / len(cases))
-            opened.append(measure_open_plans(case))
+            opened.append(measure_open_plans(each))
         tell("profiling", 1.0)
     if as_json:
         print(json.dumps(_json(timed, profiles, machine, opened)))
@@ -122,7 +112,7 @@ def _sweep(first: Any, kind: str, repeats: int, warm_up: int, output: Path, as_j
     from luvc_export.runtime.bench.machine import measure_machine
     from luvc_export.runtime.bench.measure import measure
 
-    options.choice("--sweep", kind, ("tokens", "budget"))
+    choice("--sweep", kind, ("tokens", "budget"))
     check_writable(output / f"sweep-{kind}.png", "--output")
     import_module("matplotlib")  # what draws is asked for before minutes of measuring
     measured = points(first, kind)  # type: ignore[arg-type]

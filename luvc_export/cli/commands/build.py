@@ -11,12 +11,10 @@ import typer
 
 from luvc_export.cli import options
 from luvc_export.cli.files import check_bundle
-from luvc_export.cli.groups import grouped
-from luvc_export.cli.groups.engine import EngineOptions
+from luvc_export.cli.grouped import grouped, stated
+from luvc_export.engines.options import BuildOptions, EngineOptions
 from luvc_export.errors import UsageError
-
-#: Parameters that graphs are finished with; all others are of engines.
-_OF_GRAPHS = {"bundle", "target", "plan", "verify", "as_json"}
+from luvc_export.runtime.session_options import SessionOptions
 
 
 @grouped
@@ -29,27 +27,8 @@ def build(
         str | None, typer.Option("--plan", help="Plan of the bundle; default: its default; of CPUs: all.")
     ] = None,
     engine: EngineOptions,
-    logits: Annotated[
-        int, typer.Option("--logits", help="Positions of a call with logits: 1 to generate, more to compare.")
-    ] = 1,
-    version_compatible: Annotated[
-        bool, typer.Option("--versionCompatible", help="The engines load in later versions of TensorRT too.")
-    ] = False,
-    hardware_compatibility: Annotated[
-        str, typer.Option("--hardwareCompatibilityLevel", help="none, ampere+ or sameComputeCapability.")
-    ] = "none",
-    refit: Annotated[bool, typer.Option("--refit", help="Weights can be replaced later.")] = False,
-    strip_weights: Annotated[
-        bool, typer.Option("--strip-weights", "--stripWeights", help="Plans without weights: refit before use.")
-    ] = False,
-    profiling_verbosity: Annotated[
-        str, typer.Option("--profilingVerbosity", help="detailed, layer_names_only or none.")
-    ] = "detailed",
-    timing_cache: Annotated[
-        Path | None, typer.Option("--timingCacheFile", help="Measured kernels; default: one for version and GPU.")
-    ] = None,
-    no_builder_cache: Annotated[bool, typer.Option("--noBuilderCache", help="Use no timing cache.")] = False,
-    verify: options.Verify = False,
+    building: BuildOptions,
+    opening: SessionOptions,
     as_json: options.Json = False,
 ) -> None:
     """Build TensorRT engines of a bundle's plan for a device, or finish the graphs of all plans for a CPU.
@@ -65,32 +44,19 @@ def build(
 
     record = targets.find(target)
     if record.graphs:
-        if engines := [name for name in options.given(context) if name not in _OF_GRAPHS]:
+        if engines := stated(context, EngineOptions, BuildOptions):
             raise UsageError(
                 "options of engines, for a target that runs graphs",
                 where=f"--target {target}",
-                got=", ".join(map(options.flag, engines)),
+                got=", ".join(each.flag for each in engines),
                 fix="leave them out",
             )
-        _finish(bundle, target, plan, verify, as_json)
+        _finish(bundle, target, plan, opening.verify, as_json)
         return
-    if no_builder_cache and timing_cache is not None:
-        raise UsageError(
-            "a cache is named and forbidden", where="--timingCacheFile, --noBuilderCache", fix="leave one of them out"
-        )
-    wanted = engine.arguments(
-        version_compatible=version_compatible,
-        hardware_compatibility=hardware_compatibility,
-        refit=refit,
-        strip_weights=strip_weights,
-        profiling_verbosity=profiling_verbosity,
-        timing_cache=timing_cache,
-        no_builder_cache=no_builder_cache,
-    )
     library.check_builds(record)
     with options.progress(quiet=as_json) as tell:
-        check_bundle(bundle, verify, tell)
-        built = build_engine(bundle, target, plan, logits=logits, progress=tell, **wanted)
+        check_bundle(bundle, opening.verify, tell)
+        built = build_engine(bundle, target, plan, engine=engine, options=building, progress=tell)
     entry = built.engine(plan, target)
     if as_json:
         print(json.dumps({"bundle": str(bundle), "engine": asdict(entry)}))

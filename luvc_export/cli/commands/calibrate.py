@@ -10,29 +10,16 @@ import typer
 
 from luvc_export.cli import options
 from luvc_export.cli.files import check_folder, check_writable
-from luvc_export.cli.groups import grouped
+from luvc_export.cli.grouped import grouped, stated
 from luvc_export.cli.groups.data import DataOptions
 from luvc_export.cli.groups.quantising import RecipeOptions
+from luvc_export.runtime.session_options import SessionOptions
 
 if TYPE_CHECKING:
     from luvc_export.calibration.datasets import CalibrationSet
     from luvc_export.calibration.quantise.cache_calibration import CalibratedCaches
     from luvc_export.calibration.quantise.modelopt.backend import ModelOpt
 
-BACKENDS = ("luvc", "modelopt")
-#: Options that say nothing of caches.
-_WEIGHTS_ALONE = {
-    "method": "--range",
-    "percentile": "--percentile",
-    "smooth": "--smooth",
-    "rtn": "--rtn",
-    "divergence": "--divergence",
-    "keep_high": "--keep-high",
-    "quantise_too": "--quantise-too",
-    "ranges": "--cache",
-    "backend": "--backend",
-    "modelopt_python": "--modelopt-python",
-}
 #: Half of them are held out.
 _DATA = DataOptions(count=256)
 
@@ -53,25 +40,11 @@ def calibrate(
         float,
         typer.Option("--retention", "--min-agreement", help="Share of answers that must stay what the plan's are."),
     ] = 0.99,
-    plan: options.BundlePlan = None,
     target: Annotated[str | None, typer.Option("--target", help="Refuse what this target cannot run.")] = None,
     rounding: RecipeOptions,
-    keep_high: Annotated[
-        list[str] | None, typer.Option("--keep-high", metavar="REGEX", help="Products that stay high; repeat.")
-    ] = None,
-    quantise_too: Annotated[
-        list[str] | None,
-        typer.Option("--quantise-too", metavar="REGEX", help="Of products high by default (lm_head); repeat."),
-    ] = None,
-    ranges: Annotated[Path | None, typer.Option("--cache", help="File that keeps ranges between runs.")] = None,
-    backend: Annotated[str, typer.Option("--backend", help="Who decides scales: luvc, or modelopt (int8).")] = "luvc",
-    modelopt_python: Annotated[
-        Path | None, typer.Option("--modelopt-python", help="Python of an environment with nvidia-modelopt.")
-    ] = None,
+    opening: SessionOptions,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Write a new bundle instead.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a plan of that name.")] = False,
-    threads: options.Threads = None,
-    verify: options.Verify = False,
     as_json: options.Json = False,
 ) -> None:
     """Quantise a plan on data, and keep high the fewest layers that answers need. Adds a plan such as PLAN_int8.
@@ -94,15 +67,16 @@ def calibrate(
             fix="one after the other: --precision q8 first, then --kv int8 --plan PLAN_quantized",
         )
     recipe = other = None
+    plan, options_stated = opening.plan, stated(context, RecipeOptions)
     if kv is not None:
-        if heeded := [flag for name, flag in _WEIGHTS_ALONE.items() if name in options.given(context)]:
-            raise UsageError("these options are for weights", where=", ".join(heeded), got="--kv", fix="leave them out")
+        if flags := [each.flag for each in options_stated]:
+            raise UsageError("these options are for weights", where=", ".join(flags), got="--kv", fix="leave them out")
         check_caches(kv)
         if target is not None:
             check_caches_target(targets.find(target))
     elif precision is not None:
-        other = _modelopt(backend, modelopt_python)
-        recipe = rounding.recipe(precision, 0.0 if other else 0.5, options.given(context))
+        other = _modelopt(rounding)
+        recipe = rounding.recipe(precision, 0.0 if other else 0.5, [each.name for each in options_stated])
         if target is not None:
             check_target(recipe.precision, targets.find(target))
     if asked.data is None:
@@ -113,9 +87,9 @@ def calibrate(
             fix="--data glyph for the bundled model",
         )
     check_folder(output, "--output")
-    check_writable(ranges, "--cache")
+    check_writable(rounding.ranges, "--cache")
     with options.progress(quiet=as_json) as tell:
-        loaded = bundles.load(bundle, verify, tell)
+        loaded = bundles.load(bundle, opening.verify, tell)
     asked_plan = plan or loaded.manifest.default_plan
     if recipe is None:
         assert kv is not None
@@ -130,7 +104,7 @@ def calibrate(
                 min_agreement=min_agreement,
                 output=output,
                 overwrite=overwrite,
-                threads=threads,
+                threads=opening.threads,
                 progress=tell,
             )
         _show_caches(stored, cases, min_agreement, as_json)
@@ -144,12 +118,12 @@ def calibrate(
             recipe,
             plan=plan,
             min_agreement=min_agreement,
-            keep_high=keep_high or (),
-            quantise_too=quantise_too or (),
+            keep_high=rounding.keep_high,
+            quantise_too=rounding.quantise_too,
             output=output,
-            ranges_file=ranges,
+            ranges_file=rounding.ranges,
             overwrite=overwrite,
-            threads=threads,
+            threads=opening.threads,
             modelopt=other,
             progress=tell,
         )
@@ -202,12 +176,12 @@ def _show_caches(stored: CalibratedCaches, cases: CalibrationSet, asked: float, 
     print(f"caches    | {narrow:,} bytes a token, {narrow / wide:.1%} of 16 bits")
 
 
-def _modelopt(backend: str, python: Path | None) -> ModelOpt | None:
+def _modelopt(asked: RecipeOptions) -> ModelOpt | None:
     from luvc_export.calibration.quantise.modelopt.backend import ModelOpt
     from luvc_export.errors import UsageError
 
-    options.choice("--backend", backend, BACKENDS)
-    if (backend == "modelopt") != (python is not None):
+    python = asked.modelopt_python
+    if (asked.backend == "modelopt") != (python is not None):
         raise UsageError(
             "--backend modelopt and --modelopt-python belong together",
             where="--modelopt-python",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -10,15 +11,15 @@ import typer
 
 from luvc_export.cli import options
 from luvc_export.cli.files import check_folder, check_model
-from luvc_export.cli.groups import grouped
-from luvc_export.cli.groups.data import MediaOptions
-from luvc_export.cli.groups.graphs import BucketOptions, GraphOptions, LoraSlotOptions, VocabularyOptions
-from luvc_export.cli.groups.plan import BudgetOptions, EncoderOptions, ScoreOptions, SharingOptions, check_shaping
+from luvc_export.cli.grouped import grouped, stated
+from luvc_export.cli.groups.score import ScoreOptions, check_shaping
 from luvc_export.cli.groups.sizes import SizeOptions
 from luvc_export.core.named_plans import DEFAULT_PLAN, NAMED
+from luvc_export.core.options.texts import percentages
 from luvc_export.core.plan import Plan, Sharing
-from luvc_export.core.plan.request import PlanRequest
+from luvc_export.core.plan.request import EncoderRequest, LlmRequest, PlanRequest, check_frames
 from luvc_export.errors import UsageError
+from luvc_export.pipeline.export_options import ExportOptions
 
 
 @grouped
@@ -35,20 +36,21 @@ def export(
         ),
     ] = None,
     canvas: SizeOptions,
-    media: MediaOptions,
-    shared: SharingOptions,
-    graphs: GraphOptions,
-    words: VocabularyOptions,
-    slots: LoraSlotOptions,
-    lora: Annotated[
-        Path | None, typer.Option("--lora", help="Folder of a peft adapter to merge into the weights first.")
+    asked: ExportOptions,
+    no_weights: Annotated[bool, typer.Option("--no-weights", help="Graphs alone, from the config.")] = False,
+    encoder: EncoderRequest,
+    unit_buckets: Annotated[
+        str | None,
+        typer.Option(
+            "--unit-buckets",
+            metavar="25,50,..",
+            help="Percent of units: also graphs of fewer, for pictures whose other units neighbours foretell; no "
+            "merging.",
+        ),
     ] = None,
-    encoder: EncoderOptions,
-    buckets: BucketOptions,
-    budgets: BudgetOptions,
+    llm: LlmRequest,
+    sharing: Sharing,
     ranking: ScoreOptions,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing bundle.")] = False,
-    revision: options.Revision = None,
     as_json: options.Json = False,
 ) -> None:
     """Export a checkpoint to a bundle of compressed ONNX graphs.
@@ -73,45 +75,31 @@ def export(
     from luvc_export.export.reading.remarks import remarks
     from luvc_export.pipeline import export_bundle, make_plans
 
-    check_target(output, overwrite)
+    check_target(output, asked.overwrite)
     check_folder(output, "--output")
-    check_model(model, revision)
-    written_as = graphs.arguments()
-    checkpoint = open_checkpoint(model, revision, weights=not graphs.no_weights)
-    named = _sources(plan or [], budgets.speedup, budgets.kv_mib)
-    stated = options.given(context)
-    check_shaping(stated, named.values())
-    shared.check_frames(encoder.merge_frames)
-    sharing = Sharing(quota=shared.quota)  # type: ignore[arg-type]
-    request = PlanRequest(ranking.filtered(budgets.request()), encoder.request(), sharing)
+    check_model(model, asked.revision)
+    if no_weights:
+        asked = replace(asked, weights="none")
+    checkpoint = open_checkpoint(model, asked.revision, weights=not no_weights)
+    named = _sources(plan or [], llm)
+    check_shaping(stated(context, EncoderRequest, LlmRequest, Sharing, ScoreOptions), named.values())
+    check_frames(encoder, asked.joint_frames)
     sizes = canvas.sizes(checkpoint)
     plans = make_plans(
         checkpoint,
         named,
         image_size=sizes,
-        joint_frames=shared.joint_frames,
-        joint_tiles=shared.tiles,
-        unit_buckets=buckets.shares,
-        request=request,
+        joint_frames=asked.joint_frames,
+        joint_tiles=asked.joint_tiles,
+        unit_buckets=percentages(unit_buckets),
+        request=PlanRequest(llm, encoder, sharing),
         **ranking.choices(),
     )
     ranking.check_used(plans.values())
+    video = asked.video or asked.joint_frames is not None
+    asked = replace(asked, video=video, joint_frames=None, joint_tiles=None)  # the plans say it now
     with options.progress(quiet=as_json) as tell:
-        written = export_bundle(
-            checkpoint,
-            output,
-            plans,
-            image_size=sizes,
-            tiles=media.grids(),
-            video=media.video or shared.joint_frames is not None,
-            unit_tolerance=buckets.unit_tolerance,
-            overwrite=overwrite,
-            lora=str(lora) if lora else None,
-            progress=tell,
-            **written_as,
-            **words.arguments(),
-            **slots.arguments(),
-        )
+        written = export_bundle(checkpoint, output, plans, image_size=sizes, options=asked, progress=tell)
     shape, codes = written.manifest.decoder, written.manifest.weights.stored
     notes = (*remarks(checkpoint), *(codes.notes if codes else ()))
     if as_json:
@@ -126,16 +114,15 @@ def export(
         consoles.console().print(cost_table(each, cost(each, shape)))
     for note in notes:
         print(f"note: {note}")
-    if graphs.no_weights:
+    if no_weights:
         print(f"wrote {output}, graphs without weights: luvc-export inspect {output} shows them")
     else:
         print(f"wrote {output}; ask it something: luvc-export run {output} --image cat.jpg --prompt '...'")
 
 
-def _sources(plans: list[str], speedup: float | None, kv_mib: float | None) -> dict[str, str | list[int] | Plan]:
+def _sources(plans: list[str], llm: LlmRequest) -> dict[str, str | list[int] | Plan]:
     """What was asked for by the plans' names; a goal makes a plan of its own, which only ``none`` may stand beside."""
-    goals_stated = {"speedup": speedup, "kv-mib": kv_mib}
-    goals = [f"{name}-{value:g}" for name, value in goals_stated.items() if value is not None]
+    goals = [f"{name.replace('_', '-')}-{value:g}" for name, value in llm.goals().items()]
     if not goals:
         return {options.plan_name(name): options.plan_source(name) for name in plans or [DEFAULT_PLAN]}
     if others := [name for name in plans if name != "none"]:

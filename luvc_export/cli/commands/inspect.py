@@ -11,12 +11,16 @@ import typer
 
 from luvc_export.cli import options
 from luvc_export.cli.files import check_writable, write_whole
+from luvc_export.cli.grouped import grouped
+from luvc_export.runtime.session_options import SessionOptions
 
 
+@grouped
 def inspect(
+    *,
     bundle: Annotated[Path, typer.Argument(help="Bundle folder.")],
-    verify: options.Verify = False,
-    text: options.Text = 64,
+    opening: SessionOptions,
+    text: Annotated[int, typer.Option("--text", min=1, help="Text tokens counted in costs.")] = 64,
     surgery: Annotated[bool, typer.Option("--surgery", help="Show what graph surgery did.")] = False,
     html: Annotated[
         Path | None, typer.Option("--html", metavar="HTML", help="Write the surgery report as one page.")
@@ -34,7 +38,7 @@ def inspect(
     from luvc_export.runtime.prompt.template import described
 
     with options.progress(quiet=as_json) as tell:
-        loaded = load(bundle, verify, tell)
+        loaded = load(bundle, opening.verify, tell)
     manifest = loaded.manifest
     if surgery or html is not None:
         _surgery(loaded, html, as_json)
@@ -83,7 +87,7 @@ def inspect(
         console.print(bindings("decoder", engines.decoder))
     for signed in manifest.verified:
         console.print(validation(signed, manifest))
-    console.print(_trust(manifest, verify))
+    console.print(_trust(manifest, opening.verify))
 
 
 def _trust(manifest: Any, verify: bool) -> str:

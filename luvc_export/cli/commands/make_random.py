@@ -10,6 +10,7 @@ import typer
 
 from luvc_export.cli import options
 from luvc_export.cli.files import check_folder
+from luvc_export.core.options import choice
 
 
 def make_random(
@@ -36,7 +37,7 @@ def make_random(
     """
     from luvc_export.export.synthetic import checkpoint, presets
 
-    options.choice("--dtype", dtype, ("fp32", "fp16", "bf16"))
+    choice("--dtype", dtype, ("fp32", "fp16", "bf16"))
     check_folder(output, "--output")
     preset = presets.resized(presets.find(config), layers, encoder_blocks)
     with options.progress(quiet=as_json) as tell:

@@ -14,11 +14,13 @@ import typer
 
 from luvc_export.cli import options
 from luvc_export.cli.files import check_folder, check_model
-from luvc_export.cli.groups import grouped
-from luvc_export.cli.groups.engine import EngineOptions
+from luvc_export.cli.grouped import grouped
 from luvc_export.core.files import safe_files
 from luvc_export.core.named_plans import DEFAULT_PLAN
+from luvc_export.core.options.texts import size as size_of
+from luvc_export.engines.options import BuildOptions, EngineOptions
 from luvc_export.errors import UsageError
+from luvc_export.runtime.session_options import SessionOptions
 
 if TYPE_CHECKING:
     from luvc_export.bundle.folder import Bundle
@@ -39,6 +41,7 @@ def pack(
         str | None, typer.Option("--plan", help="Plan of the bundle, or the schedule to export; default: its default.")
     ] = None,
     engine: EngineOptions,
+    building: BuildOptions,
     image_size: options.ImageSize = None,
     cases: Annotated[
         Path | None, typer.Option("--cases", help="JSON Lines file of what to ask: image, prompt.")
@@ -49,7 +52,7 @@ def pack(
         Path | None, typer.Option("--wheels", metavar="DIR", help="Wheels for the board's Python, to put in.")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing pack.")] = False,
-    verify: options.Verify = False,
+    opening: SessionOptions,
     as_json: options.Json = False,
 ) -> None:
     """Write a folder that builds the engines on a board and proves them there.
@@ -67,7 +70,6 @@ def pack(
     find(target)
     check_target(output, overwrite)
     check_folder(output, "--output")
-    wanted = engine.arguments()
     if count < 1:
         raise UsageError("there must be a case to verify with", where="--count", got=count)
     if cases is not None and task is not None:
@@ -75,7 +77,7 @@ def pack(
     chosen = _questions(cases, task, count)
     with (
         options.progress(quiet=as_json) as tell,
-        _opened(model, plan, image_size, task, engine, output, verify, tell) as (bundle, name),
+        _opened(model, plan, image_size, task, engine, building, output, opening.verify, tell) as (bundle, name),
     ):
         written = write_pack(
             bundle,
@@ -86,7 +88,8 @@ def pack(
             wheels_folder=wheels,
             overwrite=overwrite,
             progress=tell,
-            **wanted,
+            engine=engine,
+            options=building,
         )
     if as_json:
         summary = {"pack": str(output), "missing": written.missing, "other_plans": written.others}
@@ -102,6 +105,7 @@ def _opened(
     image_size: str | None,
     task: str | None,
     engine: EngineOptions,
+    building: BuildOptions,
     output: Path,
     verify: bool,
     tell: Any,
@@ -123,7 +127,7 @@ def _opened(
     from luvc_export.pipeline import export_bundle, make_plans
 
     check_model(model)
-    size = options.size(image_size) or (tasks.find(task).image_size if task else None)
+    size = size_of(image_size) or (tasks.find(task).image_size if task else None)
     name = options.plan_name(plan or DEFAULT_PLAN)
     plans = make_plans(model, {name: options.plan_source(plan or DEFAULT_PLAN)}, image_size=size)
     with safe_files.scratch_folder(output.with_name(f"{output.name}.export")) as folder:
@@ -134,7 +138,7 @@ def _opened(
             plans,
             image_size=size,
             weights="reference",
-            padding=engine.dynamic_plugins is None,
+            padding=building.dynamic_plugins is None,
             progress=tell,
             **capacity,  # type: ignore[arg-type]
         )

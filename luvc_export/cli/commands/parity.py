@@ -11,12 +11,16 @@ import typer
 
 from luvc_export.cli import options
 from luvc_export.cli.files import check_bundle, check_model, check_writable, write_whole
-from luvc_export.cli.groups import grouped
-from luvc_export.cli.groups.data import MediaOptions, TaskOptions
+from luvc_export.cli.grouped import grouped, stated
+from luvc_export.cli.groups.data import TaskOptions
+from luvc_export.core.options import choice, texts
+from luvc_export.pipeline.export_options import ExportOptions
+from luvc_export.runtime.session_options import SessionOptions
 
 
 @grouped
 def parity(
+    context: typer.Context,
     *,
     reference: Annotated[
         str, typer.Argument(help=r"Trusted: \[hf:|torch:|onnx:|openvino:|trt:]MODEL\[#PLAN]; MODEL may be 'demo'.")
@@ -30,7 +34,7 @@ def parity(
     observe: Annotated[int, typer.Option("--observe", help="Cases to compare tensor by tensor.")] = 16,
     batch: Annotated[int, typer.Option("--batch", help="Cases a call.")] = 2,
     image_size: options.ImageSize = None,
-    media: MediaOptions,
+    media: ExportOptions,
     dtype: Annotated[str, typer.Option("--dtype", help="Arithmetic of hf and torch: fp32, fp16, bf16.")] = "fp32",
     arithmetic: Annotated[
         str, typer.Option("--arithmetic", help="Of openvino sides: fp32, bf16, fp16, or auto.")
@@ -39,8 +43,7 @@ def parity(
     retention: Annotated[float, typer.Option("--retention", help="Accuracy a compressed plan must keep.")] = 0.99,
     locate: Annotated[bool, typer.Option("--locate", help="Show every tensor, layer by layer.")] = False,
     report: Annotated[Path | None, typer.Option("--report", metavar="HTML", help="Write a page with plots.")] = None,
-    threads: options.Threads = None,
-    verify: options.Verify = False,
+    opening: SessionOptions,
     as_json: options.Json = False,
 ) -> None:
     """Compare two models on the same questions: tensors, kept tokens, answers. Exit code 1 if a gate fails.
@@ -66,8 +69,8 @@ def parity(
         raise UsageError("say what to ask", where="parity", expected="either --cases FILE or --task NAME")
     known_task = task.found()
     check_writable(report, "--report")
-    options.choice("--dtype", dtype, ("fp32", "fp16", "bf16"))
-    options.choice("--arithmetic", arithmetic, ("auto", "fp32", "bf16", "fp16"))
+    choice("--dtype", dtype, ("fp32", "fp16", "bf16"))
+    choice("--arithmetic", arithmetic, ("auto", "fp32", "bf16", "fp16"))
     if min(count, observe, batch) < 1:
         raise UsageError("numbers must be at least 1", where="--count, --observe, --batch")
     if not 0 <= retention <= 1:
@@ -76,24 +79,22 @@ def parity(
     with options.progress(quiet=as_json) as tell:
         for spec in specs:
             if spec.is_bundle:
-                check_bundle(spec.model, verify, tell)
+                check_bundle(spec.model, opening.verify, tell)
             else:
                 check_model(spec.model)
-    own = [
-        name
-        for name, value in (("--image-size", image_size), ("--tiles", media.tiles), ("--video", media.video))
-        if value
-    ]
+    own = ["--image-size"] * bool(image_size) + [each.flag for each in stated(context, ExportOptions)]
     if own and any(spec.is_bundle for spec in specs):
         raise UsageError("the bundle says how it sees pictures", where=", ".join(own), fix="leave them out")
     if known_task:
         asked = list(known_task.cases(known_task.report[0], count, known_task.report[1]))
     else:
         asked = list(islice(read_jsonl(cases or Path()), count))
-    size = options.size(image_size) or (known_task.image_size if known_task else None)
+    size = texts.size(image_size) or (known_task.image_size if known_task else None)
     frames = known_task.frames if known_task else 0
     video = media.video or frames > 0
-    left, right = open_pair(reference, candidate, size, dtype, threads, media.grids(), video, arithmetic, frames)
+    left, right = open_pair(
+        reference, candidate, size, dtype, opening.threads, tuple(media.tiles), video, arithmetic, frames
+    )
     with options.progress(quiet=as_json) as tell:
         result = run(
             left,

@@ -12,37 +12,21 @@ import typer
 
 from luvc_export.cli import options
 from luvc_export.cli.files import check_folder, check_model, check_writable, write_whole
-from luvc_export.cli.groups import grouped
-from luvc_export.cli.groups.data import DataOptions, MediaOptions
-from luvc_export.cli.groups.plan import (
-    BudgetOptions,
-    EncoderOptions,
-    ScoreOptions,
-    SharingOptions,
-    check_media,
-    check_shaping,
-)
-from luvc_export.cli.groups.sizes import ImageTokens, one_size
+from luvc_export.cli.grouped import given, grouped, stated
+from luvc_export.cli.groups.data import SearchOptions
+from luvc_export.cli.groups.score import ScoreOptions, check_shaping, learned
+from luvc_export.cli.groups.sizes import SizeOptions, one_size
 from luvc_export.cli.groups.time import TimeOptions, first_token, time_line
 from luvc_export.core import planning
 from luvc_export.core.named_plans import CLIPS, DEFAULT_PLAN, NAMED
+from luvc_export.core.options import flag, texts
 from luvc_export.core.plan import Plan, Sharing
+from luvc_export.core.plan.request import EncoderRequest, LlmRequest, check_frames
+from luvc_export.errors import UsageError
+from luvc_export.pipeline.export_options import ExportOptions
 
-#: Options that only a search reads, and those it would contradict.
-_SEARCH = ("tiles", "video", "retention", "count", "prompt", "held_out", "save", "max_new_tokens", "no_freeze")
-_DIRECT = (
-    "schedule",
-    "merge_schedule",
-    "merge_frames",
-    "encoder_keep",
-    "encoder_restore",
-    "kv_mib",
-    "last_layer",
-    "kv_only",
-    "score_option",
-    "quota",
-    "joint_tiles",
-)
+#: What the command asks for beside the plan's name and the output.
+_RECORDS = (SizeOptions, ExportOptions, Sharing, EncoderRequest, LlmRequest, ScoreOptions, TimeOptions, SearchOptions)
 
 
 @grouped
@@ -52,13 +36,16 @@ def plan(
     model: Annotated[
         str, typer.Argument(help="Checkpoint folder, hub id or demo; without --data only its config is read.")
     ],
-    schedule: options.PlanName = DEFAULT_PLAN,
+    schedule: Annotated[
+        str,
+        typer.Option("--plan", help=f"{', '.join(NAMED)}, none, a schedule, a plan's JSON file, or budgets: 64,32,0."),
+    ] = DEFAULT_PLAN,
     image_size: options.ImageSize = None,
-    image_tokens: ImageTokens = None,
-    media: MediaOptions,
-    shared: SharingOptions,
-    encoder_part: EncoderOptions,
-    budgets: BudgetOptions,
+    canvas: SizeOptions,
+    media: ExportOptions,
+    sharing: Sharing,
+    encoder_part: EncoderRequest,
+    budgets: LlmRequest,
     ranking: ScoreOptions,
     timed: TimeOptions,
     text: Annotated[
@@ -73,19 +60,7 @@ def plan(
         str | None, typer.Option("--kv", help="Show caches stored so (calibrate --kv): int8. --kv-mib counts 16 bits.")
     ] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Write the plan as JSON.")] = None,
-    asked: DataOptions,
-    retention: Annotated[
-        float, typer.Option("--retention", help="Share of answers that must stay what they are uncompressed.")
-    ] = 0.99,
-    held_out: Annotated[float, typer.Option("--held-out", help="Share of the pictures kept for the check.")] = 0.5,
-    no_freeze: Annotated[bool, typer.Option("--no-freeze", help="With --data: freeze no layer (--kv-only).")] = False,
-    save: Annotated[
-        Path | None,
-        typer.Option(
-            "--save", metavar="DIR", help="Folder for report, plots and measurements; a search goes on there."
-        ),
-    ] = None,
-    revision: options.Revision = None,
+    asked: SearchOptions,
     as_json: options.Json = False,
 ) -> None:
     """Make a plan and show what it costs; with --data, search the cheapest one that keeps the model's answers.
@@ -102,68 +77,69 @@ def plan(
     from luvc_export.cli.tables.plans import cost_table, padded_line
     from luvc_export.core.plan.cost import cost, padded
     from luvc_export.core.precision import check_caches
-    from luvc_export.errors import UsageError
     from luvc_export.export.checkpoint import open_checkpoint
     from luvc_export.pipeline import make_plan
     from luvc_export.pipeline.plans import check_grid, images_of_tiles, images_of_video
 
-    data, stated, speed = asked.data, options.given(context), None
-    wrong = [_flag(name) for name in stated if name in (_SEARCH if data is None else _DIRECT)]
-    if wrong and data is None:
+    data, options_stated = asked.data, stated(context, *_RECORDS)
+    named = ["--plan"] if given(context, "schedule") else []
+
+    def flags(tag: str) -> list[str]:
+        return [
+            *(named if tag != "searches" else []),
+            *(each.flag for each in options_stated if tag in each.option.tags),
+        ]
+
+    if data is None and (wrong := flags("searches")):
         raise UsageError("these options belong to a search", where=", ".join(wrong), fix="give --data too")
-    if wrong:
+    if data is not None and (wrong := flags("by hand")):
         raise UsageError("--data searches the budgets itself", where=", ".join(wrong), fix="leave them out")
-    timed.check(stated)
-    shared.check_frames(encoder_part.merge_frames)
+    timed.check(flags("goal") + flags("encoder") + flags("instead of time"))
+    check_frames(encoder_part, media.joint_frames)
     if kv is not None:
         check_caches(kv)
         if data is not None and as_json:
             raise UsageError("the JSON of a search holds no costs", where="--kv", fix="leave out --kv, or --json")
-    shape = None if aspect is None else options.aspect(aspect)
+    shape = None if aspect is None else texts.aspect(aspect)
     check_writable(output, "--output")
-    check_folder(save, "--save")
-    check_model(model, revision)
-    seen = encoder_part.request()
-    checkpoint = open_checkpoint(model, revision, weights=data is not None)
+    check_folder(asked.save, "--save")
+    check_model(model, media.revision)
+    checkpoint = open_checkpoint(model, media.revision, weights=data is not None)
     family, config = checkpoint.family, checkpoint.config
     llm, encoder = family.decoder_shape(config), family.encoder_shape(config)
-    check_media(shared.joint_frames, shared.tiles)
-    sharing = Sharing(quota=shared.quota)  # type: ignore[arg-type]
-    if shared.joint_frames is not None:
-        sharing = replace(sharing, images=images_of_video(checkpoint, shared.joint_frames))
-    if shared.tiles is not None:
-        sharing = replace(sharing, images=images_of_tiles(checkpoint, shared.tiles), tiles=shared.tiles)
+    if media.joint_frames is not None and media.joint_tiles is not None:
+        raise UsageError("a plan is for frames or for tiles", where="--joint-frames, --joint-tiles", fix="give one")
+    if media.joint_frames is not None:
+        sharing = replace(sharing, images=images_of_video(checkpoint, media.joint_frames))
+    if media.joint_tiles is not None:
+        images = images_of_tiles(checkpoint, media.joint_tiles)
+        sharing = replace(sharing, images=images, tiles=media.joint_tiles)
+    size = one_size(image_size, canvas.image_tokens, checkpoint)
+    speed = None
     if data is not None:
-        if budgets.speedup is not None and "retention" in stated:
+        if budgets.speedup is not None and given(context, "retention"):
             raise UsageError("a search is for a speed or a retention", where="--speedup, --retention", fix="give one")
         if ranking.steps is not None and ranking.score is None:
             raise UsageError("--steps is for a score that chooses in rounds", where="--steps", fix="give --score too")
-        learned = "" if ranking.scorer is None else options.learned(ranking.score, ranking.scorer)[1]
-        chosen = {"score": "learned" if learned else ranking.score, "rho": ranking.rho, "scorer": learned}
+        scorer = "" if ranking.scorer is None else learned(ranking.score, ranking.scorer)[1]
         choices: dict[str, Any] = {
-            **chosen,
+            "score": "learned" if scorer else ranking.score,
+            "rho": ranking.rho,
+            "scorer": scorer,
             "steps": ranking.steps,
-            "axis": ranking.axis or "token",
-            "spectrum": ranking.spectrum or "2d",
-            "tiles": media.grids(),
-            "video": media.video or shared.joint_frames is not None,
+            "axis": budgets.axis or "token",
+            "spectrum": budgets.spectrum or "2d",
+            "tiles": media.tiles,
+            "video": media.video or media.joint_frames is not None,
             "sharing": sharing,
-            "retention": retention,
-            "held_out": held_out,
+            "retention": asked.retention,
+            "held_out": asked.held_out,
             "speedup": budgets.speedup,
-            "merge_keep": seen.merge_keep,
+            "merge_keep": encoder_part.merge_keep,
             "text": text,
-            "freeze": not no_freeze,
+            "freeze": not asked.no_freeze,
         }
-        result = _search(
-            checkpoint,
-            asked,
-            one_size(image_size, image_tokens, checkpoint),
-            choices,
-            save,
-            _command(context, stated),
-            quiet=as_json,
-        )
+        result = _search(checkpoint, asked, size, choices, _command(context), quiet=as_json)
         _show(result, as_json)
         if not result.passed:
             raise result.failure
@@ -171,34 +147,25 @@ def plan(
     else:
         counted = 64 if text is None else text
         source = options.plan_source(schedule)
-        goals = [_flag(name) for name in stated if name in ("speedup", "kv_mib")]
-        if goals and "schedule" in stated:
+        if named and (goals := [flag(name) for name in budgets.goals()]):
             raise UsageError(f"{goals[0]} solves the budgets itself", where="--plan", got=schedule, fix="leave it out")
-        check_shaping(stated, [source])
+        check_shaping(options_stated, [source])
         if isinstance(source, Plan):
             ranking.check_used([source])
-        size = one_size(image_size, image_tokens, checkpoint)
-        wanted = ranking.filtered(budgets.request(counted))
+        wanted = replace(budgets, text=counted)
         if timed.time is not None:
             whole = make_plan(checkpoint, "none", image_size=size, request=planning.PlanRequest(sharing=sharing))
             side = f"{whole.grid[0]}x{whole.grid[1]} units"
             factor, speed = timed.speedup(whole, llm, encoder, counted, side)
             source, wanted = ("none", wanted) if factor <= 1 else (source, replace(wanted, speedup=factor))
-        planned = (
-            source
-            if isinstance(source, Plan)
-            else make_plan(
-                checkpoint,
-                source,
-                image_size=size,
-                request=planning.PlanRequest(wanted, seen, sharing),
-                **ranking.choices(),
-            )
-        )
         if isinstance(source, Plan):
+            planned = source
             planning.check_model(planned, llm, encoder)
             if size is not None:
                 check_grid(checkpoint, planned, size)
+        else:
+            request = planning.PlanRequest(wanted, encoder_part, sharing)
+            planned = make_plan(checkpoint, source, image_size=size, request=request, **ranking.choices())
     costs = cost(planned, llm, counted, encoder=encoder, caches=kv)
     fit = None if shape is None else padded(planned, llm, shape, counted)
     first = None if speed is None else first_token(planned, llm, encoder, counted, speed)
@@ -214,8 +181,8 @@ def plan(
         consoles.console().print(cost_table(planned, costs))
         if planned.schedule in NAMED:
             recipe = planning.recipe_of(planned, llm)
-            images = planned.sharing.images if planned.schedule in CLIPS else None
-            consoles.console().print(named_table(planned.grid, llm, encoder, counted, recipe, images))
+            moments = planned.sharing.images if planned.schedule in CLIPS else None
+            consoles.console().print(named_table(planned.grid, llm, encoder, counted, recipe, moments))
         if first is not None:
             consoles.console().print(time_line(first), highlight=False, soft_wrap=True)
         if fit is not None:
@@ -224,30 +191,29 @@ def plan(
 
 def _search(
     checkpoint: Any,
-    asked: DataOptions,
+    asked: SearchOptions,
     size: tuple[int, int] | None,
     choices: dict[str, Any],
-    save: Path | None,
     command: str,
     quiet: bool,
 ) -> Any:
-    """Read the data, search, and write the report into ``save``."""
+    """Read the data, search, and write the report into the folder of ``--save``."""
     from luvc_export.calibration import tasks
     from luvc_export.calibration.budgets import report
     from luvc_export.calibration.budgets.run import budgets
     from luvc_export.calibration.parity.plots import canvas
     from luvc_export.pipeline.plans import default_image_size
 
-    if save is not None:
+    if asked.save is not None:
         canvas()  # a missing matplotlib is told before the search, not after it
     if size is None:
         known = asked.data in tasks.names()
         size = tasks.find(str(asked.data)).image_size if known else default_image_size(checkpoint)
     with options.progress(quiet) as tell:
         questions = asked.load(tell)
-        result = budgets(checkpoint, questions, size, folder=save, progress=tell, **choices)
-    if save is not None:
-        report.write(result, save, command)
+        result = budgets(checkpoint, questions, size, folder=asked.save, progress=tell, **choices)
+    if asked.save is not None:
+        report.write(result, asked.save, command)
     return result
 
 
@@ -273,15 +239,11 @@ def _show(result: Any, as_json: bool) -> None:
         console.print(line, highlight=False)
 
 
-def _flag(name: str) -> str:
-    return "--plan" if name == "schedule" else options.flag(name)
-
-
-def _command(context: typer.Context, stated: list[str]) -> str:
+def _command(context: typer.Context) -> str:
     """The command line that makes the same again."""
-    params = context.params
-    words = ["luvc-export", "plan", str(params["model"])]
-    for name in stated:
-        if name not in ("model", "as_json"):
-            words += [_flag(name), str(params[name])]
+    words = ["luvc-export", "plan", str(context.params["model"])]
+    every = {"schedule": "--plan", **{each.parameter: each.flag for each in stated(context, *_RECORDS)}}
+    for name, value in context.params.items():
+        if given(context, name) and name not in ("model", "as_json"):
+            words += [every.get(name, flag(name)), str(value)]
     return shlex.join(words)

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from luvc_export.cli import options, sampling_options
-from luvc_export.cli.groups import grouped
-from luvc_export.cli.groups.camera import CameraOptions
+from luvc_export.cli import options
+from luvc_export.cli.grouped import grouped
 from luvc_export.cli.tables.console import answer_text
+from luvc_export.cli.watching import CameraOptions
 from luvc_export.errors import UsageError
+from luvc_export.runtime.generation.sampling import AnswerOptions
+from luvc_export.runtime.session_options import SessionOptions
 
 #: Characters of a prompt from standard input: more is a mistake.
 _PROMPT_LIMIT = 10**6
@@ -40,38 +42,8 @@ def run(
         float | None, typer.Option("--fps", help="Frames a second of --video; default: what it says, else 2.")
     ] = None,
     live: CameraOptions,
-    plan: options.BundlePlan = None,
-    backend: options.Backend = "auto",
-    arithmetic: options.Arithmetic = "auto",
-    max_new_tokens: sampling_options.MaxNewTokens = None,
-    temperature: sampling_options.Temperature = None,
-    greedy: sampling_options.Greedy = False,
-    top_k: sampling_options.TopK = None,
-    top_p: sampling_options.TopP = None,
-    min_p: Annotated[
-        float | None, typer.Option("--min-p", help="Sample among tokens this many times as likely as the best.")
-    ] = None,
-    repetition_penalty: Annotated[
-        float | None, typer.Option("--repetition-penalty", help="Above 1: less of what prompt and answer have.")
-    ] = None,
-    presence_penalty: Annotated[
-        float | None, typer.Option("--presence-penalty", help="-2 to 2; above 0: less of what the answer has.")
-    ] = None,
-    frequency_penalty: Annotated[
-        float | None, typer.Option("--frequency-penalty", help="-2 to 2; the same, each time it has it.")
-    ] = None,
-    logit_bias: Annotated[
-        list[str] | None, typer.Option("--logit-bias", metavar="ID=BIAS", help="Added to a token's logit; repeat.")
-    ] = None,
-    logprobs: Annotated[
-        int | None, typer.Option("--logprobs", help="With --json: log probabilities, and of so many best tokens.")
-    ] = None,
-    json_schema: sampling_options.JsonSchema = None,
-    regex: sampling_options.Regex = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="Seed of sampling.")] = None,
-    stop: sampling_options.Stop = None,
-    threads: options.Threads = None,
-    speculate: options.Speculate = None,
+    opening: SessionOptions,
+    sampling: Annotated[dict[str, Any], AnswerOptions],
     lora: Annotated[
         str | None,
         typer.Option("--lora", metavar="NAME=FOLDER", help="Answer with a peft adapter; see export --lora-slots."),
@@ -82,14 +54,6 @@ def run(
     show_kept: Annotated[
         Path | None, typer.Option("--show-kept", metavar="PNG", help="Draw what merged and what survives, by layer.")
     ] = None,
-    verify: options.Verify = False,
-    allow_unverified: Annotated[
-        bool,
-        typer.Option("--allow-unverified", help="Run engines that luvc.json does not name, graphs nobody ran here."),
-    ] = False,
-    image_tokens: sampling_options.ImageTokens = None,
-    chat_template_kwargs: sampling_options.ChatTemplateKwargs = None,
-    max_pixels: sampling_options.MaxPixels = None,
     verbose: Annotated[
         bool,
         typer.Option("--verbose", help="Also say which plan answers, in what, and what the engine was chosen by."),
@@ -112,17 +76,12 @@ def run(
     from luvc_export.cli.bucket_line import bucket_counts, bucket_line
     from luvc_export.cli.chat import Chat, line_editing
     from luvc_export.cli.kept_picture import check_picture_file, save_survival
-    from luvc_export.core.image_tokens import ceiling
     from luvc_export.pipeline import load_bundle
-    from luvc_export.runtime.media.picture_limits import allow
 
-    allow(max_pixels)
-    most = None if image_tokens is None else ceiling(image_tokens)
-    shown = bool(image or video)
+    shown, logprobs = bool(image or video), sampling.get("logprobs")
     live.check(prompt, frames, shown or show_kept is not None or logprobs is not None)
     asked = read_prompt(prompt, as_json)
     folders = named_folders([lora] if lora else [])
-    values = sampling_options.read_template_values(chat_template_kwargs)
     if show_kept is not None and not shown and asked is not None:
         raise UsageError("--show-kept draws on a picture", where="--show-kept", fix="pass --image or --video")
     if logprobs is not None and not as_json:
@@ -131,33 +90,10 @@ def run(
         raise UsageError("--frames and --fps are about a video", where="--frames, --fps", fix="pass --video")
     check_picture_file(show_kept, "--show-kept")
     with options.progress(quiet=as_json) as tell:
-        session = load_bundle(
-            bundle,
-            backend,
-            plan,
-            threads=threads,
-            verify=verify,
-            allow_unverified=allow_unverified,
-            arithmetic=arithmetic,
-            speculate=speculate,
-            progress=tell,
-            image_tokens=most,
-            lora=folders,
-        )
+        session = load_bundle(bundle, options=replace(opening, lora=folders), progress=tell)
     warmed = session.warm_up(images=int(shown or live.camera is not None)) if warm_up else None
-    sampling: dict[str, Any] = {"max_new_tokens": max_new_tokens, "seed": seed, "stop": tuple(stop or ())}
-    sampling |= {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "regex": regex}
-    sampling |= {"repetition_penalty": repetition_penalty, "presence_penalty": presence_penalty}
-    sampling |= {
-        "frequency_penalty": frequency_penalty,
-        "logit_bias": sampling_options.read_bias(logit_bias),
-        "logprobs": logprobs,
-    }
-    sampling["json_schema"] = None if json_schema is None else sampling_options.read_schema(json_schema)
-    sampling["greedy"] = greedy or None
-    sampling["adapter"] = next(iter(folders), None)
-    sampling["chat_template_kwargs"] = values
-    sampling = {name: value for name, value in sampling.items() if value is not None}
+    if folders:
+        sampling["adapter"] = next(iter(folders))
     if live.camera is not None:
         live.watch(session, str(asked), frames, sampling)
         return
@@ -212,7 +148,7 @@ def run(
         )
         return
     print()
-    ways = len(session.bundle.sizes_of(plan)) * max(1, len(session.bundle.manifest.prompt.cuts))
+    ways = len(session.bundle.sizes_of(opening.plan)) * max(1, len(session.bundle.manifest.prompt.cuts))
     if choice := fit_line(result.selection, ways):
         print(choice, file=sys.stderr)
     if choice := bucket_line(result.selection):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-import typer
-
+from luvc_export.core.options import option
 from luvc_export.errors import UsageError
 
 if TYPE_CHECKING:
@@ -15,29 +16,28 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RecipeOptions:
-    """Ranges of activations and rounding of weights."""
+    """Ranges of activations, rounding of weights, products that stay high, and who decides."""
 
-    method: Annotated[str, typer.Option("--range", help="Range of activations: max, percentile, entropy.")] = "max"
-    percentile: Annotated[float, typer.Option("--percentile", help="For --range percentile.")] = 99.99
-    smooth: Annotated[
-        float | None, typer.Option("--smooth", help="SmoothQuant's alpha for int8, 0.5 by default; 0 turns it off.")
-    ] = None
-    rtn: Annotated[bool, typer.Option("--rtn", help="Round four-bit weights to nearest.")] = False
-    divergence: Annotated[
-        float | None,
-        typer.Option(
-            "--divergence",
-            help="For q4: KL in nats by which predictions may move; the worst products get 8 bits. inf: none.",
-        ),
-    ] = None
+    method: str = option("max", "Range of activations: max, percentile, entropy.", "--range")
+    percentile: float = option(99.99, "For --range percentile.")
+    smooth: float | None = option(None, "SmoothQuant's alpha for int8, 0.5 by default; 0 turns it off.")
+    rtn: bool = option(False, "Round four-bit weights to nearest.")
+    divergence: float | None = option(
+        None, "For q4: KL in nats by which predictions may move; the worst products get 8 bits. inf: none."
+    )
+    keep_high: tuple[str, ...] = option((), "Products that stay high; repeat.", metavar="REGEX")
+    quantise_too: tuple[str, ...] = option((), "Of products high by default (lm_head); repeat.", metavar="REGEX")
+    ranges: Path | None = option(None, "File that keeps ranges between runs.", "--cache")
+    backend: str = option("luvc", "Who decides scales: luvc, or modelopt (int8).", choices=("luvc", "modelopt"))
+    modelopt_python: Path | None = option(None, "Python of an environment with nvidia-modelopt.")
 
-    def recipe(self, precision: str, smooth: float, stated: list[str]) -> Recipe:
+    def recipe(self, precision: str, smooth: float, stated: Collection[str]) -> Recipe:
         """The recipe for ``precision``.
 
         Args:
             precision: Its name.
             smooth: SmoothQuant's alpha where ``--smooth`` does not say.
-            stated: See ``options.given``.
+            stated: Fields that the command line says.
 
         Raises:
             UsageError: No such precision, or an option that it does not heed.
@@ -52,7 +52,7 @@ class RecipeOptions:
         return recipe
 
 
-def _check_heeded(stated: list[str], recipe: Recipe) -> None:
+def _check_heeded(stated: Collection[str], recipe: Recipe) -> None:
     """Refuse options that this recipe would not heed.
 
     Raises:

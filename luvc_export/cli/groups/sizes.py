@@ -3,38 +3,31 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
-
-from luvc_export.cli import options
 from luvc_export.core.image_tokens import shapes, size_of
+from luvc_export.core.options import option
+from luvc_export.core.options.texts import size
 from luvc_export.errors import UsageError
 
 if TYPE_CHECKING:
     from luvc_export.export.checkpoint import Checkpoint
-
-ImageTokens = Annotated[
-    str | None,
-    typer.Option(
-        "--image-tokens",
-        metavar="N[@W:H][,N..]|auto",
-        help="Most visual tokens of a picture, in place of --image-size: a near-square size for each, 280@16:9 one for "
-        "pictures of that shape; auto: the budgets that the model was trained with (Gemma 4: 70 to 1120), or 144, 576 "
-        "and 1024.",
-    ),
-]
 
 
 @dataclass(frozen=True)
 class SizeOptions:
     """Sizes of the image input."""
 
-    image_size: Annotated[
-        list[str] | None,
-        typer.Option("--image-size", metavar="HxW", help="Image input; repeat. Default: the family's or 672x672."),
-    ] = None
-    image_tokens: ImageTokens = None
+    image_size: tuple[str, ...] = option(
+        (), "Image input; repeat. Default: the family's or 672x672.", metavar="HxW", verbs=("export", "trial")
+    )
+    image_tokens: str | None = option(
+        None,
+        "Most visual tokens of a picture, in place of --image-size: a near-square size for each, 280@16:9 one for "
+        "pictures of that shape; auto: the budgets that the model was trained with (Gemma 4: 70 to 1120), or 144, 576 "
+        "and 1024.",
+        metavar="N[@W:H][,N..]|auto",
+    )
 
     def sizes(self, checkpoint: Checkpoint) -> list[tuple[int, int]]:
         """Heights and widths in pixels; none where nothing was said.
@@ -44,7 +37,7 @@ class SizeOptions:
                 size alone.
         """
         if self.image_tokens is None:
-            return [size for size in map(options.size, self.image_size or []) if size]
+            return [each for each in map(size, self.image_size) if each]
         if self.image_size:
             raise UsageError(
                 "a ceiling of visual tokens makes the size", where="--image-tokens, --image-size", fix="give one"
@@ -57,8 +50,8 @@ class SizeOptions:
         Raises:
             UsageError: More than one size is asked for, or an option cannot be read.
         """
-        stated = [("--image-size", text) for text in self.image_size or ()]
-        count = len([options.size(text) for _, text in stated])
+        stated = [("--image-size", text) for text in self.image_size]
+        count = len([size(text) for _, text in stated])
         if self.image_tokens is not None:
             stated.append(("--image-tokens", self.image_tokens))
             count += len(shapes(self.image_tokens))
@@ -92,13 +85,13 @@ def sizes_of_tokens(text: str, checkpoint: Checkpoint) -> list[tuple[int, int]]:
     return sizes
 
 
-def one_size(size: str | None, tokens: str | None, checkpoint: Checkpoint) -> tuple[int, int] | None:
+def one_size(text: str | None, tokens: str | None, checkpoint: Checkpoint) -> tuple[int, int] | None:
     """Height and width in pixels of ``--image-size`` or ``--image-tokens``; None where neither is given.
 
     Raises:
         UsageError: See ``SizeOptions.sizes``; or more than one ceiling is given.
     """
-    sizes = SizeOptions(None if size is None else [size], tokens).sizes(checkpoint)
+    sizes = SizeOptions(() if text is None else (text,), tokens).sizes(checkpoint)
     if len(sizes) > 1:
         raise UsageError("a plan is for one size", where="--image-tokens", got=tokens, expected="one ceiling")
     return sizes[0] if sizes else None

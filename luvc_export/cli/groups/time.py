@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
-
-from luvc_export.cli import options
+from luvc_export.core.options import option
 from luvc_export.core.plan import Plan
 from luvc_export.core.shapes import DecoderShape, EncoderShape
 from luvc_export.errors import UsageError
@@ -16,49 +15,30 @@ if TYPE_CHECKING:
     from luvc_export.runtime.speed_probe.first_token import Speed
 
 
-#: Other goals and plans, and what would make the encoder cheaper than it is counted.
-_CONTRADICTING = (
-    "speedup",
-    "kv_mib",
-    "schedule",
-    "data",
-    "merge_keep",
-    "merge_schedule",
-    "merge_frames",
-    "encoder_keep",
-)
-
-
 @dataclass(frozen=True)
 class TimeOptions:
     """A goal in time, and the engine whose time it is."""
 
-    time: Annotated[
-        str | None,
-        typer.Option(
-            "--time", metavar="500ms", help="Solve budgets for this time to the first token on this CPU, by estimate."
-        ),
-    ] = None
-    backend: Annotated[
-        str | None,
-        typer.Option("--backend", help="With --time: openvino or cpu; default: the first that is installed."),
-    ] = None
+    time: str | None = option(
+        None, "Solve budgets for this time to the first token on this CPU, by estimate.", metavar="500ms"
+    )
+    backend: str | None = option(
+        None,
+        "With --time: openvino or cpu; default: the first that is installed.",
+        choices=("openvino", "cpu"),
+    )
 
-    def check(self, stated: list[str]) -> None:
-        """Refuse what contradicts a time, before the work.
+    def check(self, others: Sequence[str]) -> None:
+        """Refuse what contradicts a time, before the work: ``others``, options of the command line.
 
         Raises:
             UsageError: Another goal or plan is asked for, or a back-end without a time.
         """
         if self.time is None and self.backend is not None:
             raise UsageError("a back-end is timed for a goal in time", where="--backend", fix="give --time too")
-        if self.backend is not None:
-            options.choice("--backend", self.backend, ("openvino", "cpu"))
-        others = [name for name in _CONTRADICTING if name in stated]
         if self.time is not None and others:
-            flags = ["--plan" if name == "schedule" else options.flag(name) for name in others]
             what = "--time solves the budgets itself, for the whole encoder"
-            raise UsageError(what, where=", ".join(flags), fix="leave them out")
+            raise UsageError(what, where=", ".join(others), fix="leave them out")
 
     def speedup(
         self, whole: Plan, llm: DecoderShape, encoder: EncoderShape, text: int, size: str

@@ -142,6 +142,11 @@ class LlmPlan(reading.JsonRecord):
         return frozenset((*self.kv_only, *([self.layers - 1] if self.last_layer == "kv_only" else ())))
 
     @property
+    def by_score_alone(self) -> bool:
+        """What a prune keeps is what scored best: no aggregate row, no sides apart, nothing that is rare."""
+        return not any(getattr(self, name) for name in self.written_where_used - {"shared"})
+
+    @property
     def reads_grid(self) -> str:
         """What of a prune needs to know where tokens stand; empty where nothing does."""
         if self.reducer == "merge":

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from fractions import Fraction
+from functools import partial
 
+from luvc_export.core.options import option, texts
 from luvc_export.core.plan import (
     TENSORRT_TOPK_LIMIT,
     Axis,
@@ -21,6 +23,7 @@ from luvc_export.core.plan import (
     Windows,
 )
 from luvc_export.core.plan.encoder import Restore
+from luvc_export.errors import UsageError
 
 #: Share of the depth at which a stage begins, and share of the visual tokens that it keeps.
 Stages = tuple[tuple[Fraction, float], ...]
@@ -47,38 +50,103 @@ class TimeRequest:
     block: int | None = None
 
 
+_shaping = partial(option, verbs=("plan", "export"))
+
+
+def _prune(text: str | None) -> EncoderPruneRequest | None:
+    return None if text is None else EncoderPruneRequest(*texts.share_at(text, "--encoder-keep"))
+
+
+def _time(text: str | None) -> TimeRequest | None:
+    return None if text is None else TimeRequest(*texts.share_at(text, "--merge-frames"))
+
+
 @dataclass(frozen=True)
 class EncoderRequest:
     """What a user asks of the encoder's part of a plan.
 
     Args:
-        merge_keep: Share of units that merging keeps (1 merges nothing); None is 0.75 for a schedule of
-            ``budgets.SCHEDULES`` and where ``merge_at`` or ``merge_schedule`` is said, but 1 where the encoder prunes,
-            and for all else.
+        merge_keep: None is 0.75 for a schedule of ``budgets.SCHEDULES`` and where ``merge_at`` or ``merge_schedule`` is
+            said, but 1 where the encoder prunes, and for all else.
         merge_at: Blocks to merge after, in place of those of ``merge_schedule``.
-        merge_schedule: Where the encoder merges, see ``planning.MERGE_SCHEDULES``.
-        prune: Units that leave the later blocks.
+        merge_schedule: See ``planning.MERGE_SCHEDULES``.
+        restore: Of ``prune``, where that does not say it.
         merge_mode: See ``EncoderPlan``.
         positions: See ``EncoderPlan``.
         windows: See ``EncoderPlan``.
         size_bias: See ``EncoderPlan``.
         time: Frames of a clip that merge; pictures have none.
+
+    Raises:
+        UsageError: Units are to come back that never left.
     """
 
-    merge_keep: float | None = None
+    merge_keep: float | None = _shaping(
+        None,
+        "Share of units that merging keeps, such as 0.75; default: all, but for schedules and luvc; --data tries 1, "
+        "0.75 and 0.5.",
+        tags=("shapes", "encoder"),
+    )
     merge_at: tuple[int, ...] | None = None
-    merge_schedule: str = "late"
-    prune: EncoderPruneRequest | None = None
+    merge_schedule: str = _shaping(
+        "late",
+        "Where the encoder merges: late, gradual, early, every (block), or windows: inside them.",
+        tags=("shapes", "encoder", "by hand"),
+    )
+    time: TimeRequest | None = _shaping(
+        None,
+        "Of a clip (--joint-frames), the share of frames that encoder blocks after a third of them compute.",
+        "--merge-frames",
+        metavar="SHARE[@BLOCK]",
+        written=str | None,
+        read=_time,
+        tags=("shapes", "encoder", "by hand"),
+    )
+    prune: EncoderPruneRequest | None = _shaping(
+        None,
+        "Share of units that goes on after an encoder block, such as 0.5@7; default block: a third of the depth.",
+        "--encoder-keep",
+        metavar="SHARE[@BLOCK]",
+        written=str | None,
+        read=_prune,
+        keyword="encoder_prune",
+        tags=("shapes", "encoder", "by hand"),
+    )
+    restore: Restore = _shaping(
+        "all",
+        "Of units --encoder-keep left out, the LLM sees: all, or none.",
+        "--encoder-restore",
+        written=str,
+        choices=("all", "none"),
+        tags=("shapes", "by hand"),
+    )
     merge_mode: MergeMode = "mean"
     positions: Positions = "mean"
     windows: Windows = "units"
     size_bias: bool = False
-    time: TimeRequest | None = None
+
+    def __post_init__(self) -> None:
+        if self.restore != "all" and self.prune is None:
+            raise UsageError(
+                "all units stay, so none can come back", where="--encoder-restore", fix="give --encoder-keep too"
+            )
+        if self.restore != "all" and self.prune is not None:
+            object.__setattr__(self, "prune", replace(self.prune, restore=self.restore))
 
     def uncompressed(self, grid: tuple[int, int]) -> EncoderPlan:
         """The part that merges and prunes nothing."""
         ways = {name: getattr(self, name) for name in ("merge_mode", "positions", "windows", "size_bias")}
         return EncoderPlan(grid, **ways)
+
+
+def check_frames(encoder: EncoderRequest, joint_frames: int | None) -> None:
+    """Refuse frames that merge where no clip has any.
+
+    Raises:
+        UsageError: As said.
+    """
+    if encoder.time is not None and joint_frames is None:
+        raise UsageError("frames of a clip merge", where="--merge-frames", fix="pass --joint-frames N")
 
 
 @dataclass(frozen=True)
@@ -90,11 +158,9 @@ class LlmRequest:
             takes the default plan, or budgets solved for ``speedup`` or ``kv_mib``.
         method: What a prune ranks tokens by; one without a name is what the named plan says, or for budgets and costs
             alone.
-        speedup: Solve for this factor on LLM prefill FLOPs instead of taking ``schedule``.
-        kv_mib: Solve for a KV cache of this many MiB instead.
         text: Text tokens that ``speedup`` and ``kv_mib`` count.
         last_layer: None takes what a named plan says, ``full`` for ``none`` and ``drop`` otherwise.
-        kv_only: LLM layers that compute only keys and values for visual tokens, see ``LlmPlan``; ``none`` has none.
+        kv_only: See ``LlmPlan``; ``none`` has none.
         frozen: The same as shares of the depth, from one to before the other; ``kv_only`` goes before it.
         stages: Budgets as shares: of the depth, at which a stage begins, and of the tokens that the encoder gives.
         reducer: See ``LlmPlan``.
@@ -105,22 +171,44 @@ class LlmRequest:
 
     schedule: str | Sequence[int] | None = None
     method: Method = Method()
-    speedup: float | None = None
-    kv_mib: float | None = None
+    speedup: float | None = _shaping(None, "Solve budgets for this factor on prefill FLOPs.", tags=("goal", "budgets"))
+    kv_mib: float | None = _shaping(
+        None, "Solve budgets for a KV cache of this many MiB.", tags=("goal", "budgets", "by hand")
+    )
     text: int = 64
-    last_layer: LastLayer | None = None
-    kv_only: tuple[int, ...] = ()
+    last_layer: LastLayer | None = _shaping(
+        None,
+        "drop, kv_only or full; default: drop; for none, full.",
+        written=str | None,
+        tags=("shapes", "budgets", "by hand"),
+    )
+    kv_only: tuple[int, ...] = _shaping(
+        (),
+        "LLM layers in which visual tokens give keys and values and nothing else, such as 8-20,24.",
+        metavar="LAYERS",
+        written=str | None,
+        read=texts.layers,
+        tags=("shapes", "budgets", "by hand"),
+    )
     frozen: tuple[Fraction, Fraction] | None = None
     stages: Stages = ()
     reducer: Reducer = "prune"
-    axis: Axis | None = None
-    spectrum: Spectrum | None = None
+    axis: Axis | None = _shaping(None, "Filter along token or channel.", written=str | None, tags=("shapes",))
+    spectrum: Spectrum | None = _shaping(
+        None, "1d over the span, or 2d over the grid.", written=str | None, tags=("shapes",)
+    )
     apart: bool = False
 
+    def goals(self) -> dict[str, float]:
+        """What budgets are solved for, by name."""
+        goals = {"speedup": self.speedup, "kv_mib": self.kv_mib}
+        return {name: value for name, value in goals.items() if value is not None}
+
     def part(self, keep: tuple[int, ...], last_layer: LastLayer, kv_only: tuple[int, ...], shared: int = 0) -> LlmPlan:
-        """The part with these budgets."""
-        filters = self.axis or "token", self.spectrum or "2d"
-        return LlmPlan(keep, self.method, last_layer, kv_only, self.reducer, *filters, shared=shared, apart=self.apart)
+        """The part with these budgets; what else the two have in common it takes as it is."""
+        common = {each.name: getattr(self, each.name, None) for each in fields(LlmPlan)}
+        common |= {"keep": keep, "last_layer": last_layer, "kv_only": kv_only, "shared": shared}
+        return LlmPlan(**{name: value for name, value in common.items() if value is not None})
 
 
 @dataclass(frozen=True)

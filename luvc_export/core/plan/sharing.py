@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from luvc_export.core.options import keyword, option
 from luvc_export.core.plan import reading
 
 Quota = Literal["none", "uniform", "spread", "v-cast", "dycoke", "vidcom2"]
@@ -25,9 +26,16 @@ class Sharing(reading.JsonRecord):
             (``compression.quotas``); what is left over goes by score.
     """
 
-    images: int = 1
-    tiles: tuple[int, int] | None = None
-    quota: Quota = "none"
+    images: int = keyword(1, "joint_images")
+    tiles: tuple[int, int] | None = keyword(None, "joint_tiles")
+    quota: Quota = option(
+        "none",
+        "How images divide a shared budget: none (by score alone), uniform, spread: more where tokens differ; of clips "
+        "v-cast: more where they turn, dycoke: a frame of four whole, or vidcom2: more for unusual frames.",
+        written=str,
+        verbs=("plan", "export"),
+        tags=("shapes", "by hand"),
+    )
 
     @property
     def shared(self) -> bool:

@@ -187,7 +187,10 @@ def test_the_plan_lies_beside_the_others_and_answers(quantised: tuple[Bundle, Pa
 
 def test_bench_counts_the_bytes_a_step_reads(quantised: tuple[Bundle, Path]) -> None:
     """A byte a weight of the layers, four of the head, which is kept high; and four of all without quantisation."""
-    shape, case = quantised[0].manifest.decoder, BenchCase(quantised[0].folder, PLAN, new_tokens=2, text=8, threads=1)
+    shape, case = (
+        quantised[0].manifest.decoder,
+        BenchCase(quantised[0].folder, plan=PLAN, backend="cpu", new_tokens=2, text=8, threads=1),
+    )
     head, read = shape.hidden * shape.vocab, []
     for plan in (PLAN, f"{PLAN}_int8"):
         each = dataclasses.replace(case, plan=plan)

@@ -143,7 +143,7 @@ def test_a_plan_is_widened_as_far_as_its_predictions_ask(
     assert entry.quantised is not None and entry.quantised.recipe["divergence"] == "0.001"
     kinds = [kind for kind in entry.quantised.layers.values() if kind != "fp32"]
     assert "int8" in kinds and set(kinds) <= {"int8", "q4"}
-    case = BenchCase(report.bundle.folder, report.plan, new_tokens=2, text=8, threads=1)
+    case = BenchCase(report.bundle.folder, plan=report.plan, backend="cpu", new_tokens=2, text=8, threads=1)
     runner = LoadedCase(case)
     runner.run(case)
     assert runner.facts(case).decode_bytes > 0

@@ -190,7 +190,7 @@ def test_triton_answers_about_a_clip_as_session_does(
     from luvc_export.triton.model import TritonPythonModel
     from luvc_export.triton.repository import RepositoryOptions, write_repository
 
-    (name,) = write_repository(tmp_path, [f"{bundle.folder}#thirds@video"], RepositoryOptions("cpu", threads=1))
+    (name,) = write_repository(tmp_path, [f"{bundle.folder}#thirds@video"], RepositoryOptions(backend="cpu", threads=1))
     warm = (tmp_path / name / "warmup" / "video").read_bytes()
     assert (
         f'video" value {{ data_type: TYPE_STRING dims: [ {2 * MOMENTS} ]'

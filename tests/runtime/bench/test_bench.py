@@ -31,7 +31,7 @@ def timed(*prefill: float) -> Timed:
 
 @pytest.fixture
 def case(bundle: Bundle) -> BenchCase:
-    return BenchCase(bundle.folder, "half", images=1, text=6, new_tokens=3, threads=1, label="tiny")
+    return BenchCase(bundle.folder, plan="half", backend="cpu", images=1, text=6, new_tokens=3, threads=1, label="tiny")
 
 
 def test_a_run_takes_the_lengths_it_is_told(case: BenchCase) -> None:

@@ -26,7 +26,9 @@ CPU = "cpu fp32"
 
 
 def run(bundle: Bundle, speculate: str | None) -> Timed:
-    case = BenchCase(bundle.folder, "even", 0, 24, TOKENS, "cpu", 1, "labelled", speculate=speculate)
+    case = BenchCase(
+        bundle.folder, 0, 24, TOKENS, "labelled", plan="even", backend="cpu", threads=1, speculate=speculate
+    )
     loaded = LoadedCase(case)
     samples = tuple(loaded.run(case) for _ in range(RUNS))
     return Timed(loaded.facts(case), samples)
@@ -77,7 +79,16 @@ def test_steps_and_drafts_of_a_run(kind: str, request: pytest.FixtureRequest) ->
 
 def test_what_drafts_take_inside_graphs_is_not_outside(demo_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("luvc_export.runtime.bench.loaded_case.COMPARED", 0)
-    case = BenchCase(demo_bundle.folder, "even", 0, 24, 8, "cpu", 1, speculate=f"draft:{demo_bundle.folder}#even")
+    case = BenchCase(
+        demo_bundle.folder,
+        0,
+        24,
+        8,
+        plan="even",
+        backend="cpu",
+        threads=1,
+        speculate=f"draft:{demo_bundle.folder}#even",
+    )
     loaded = LoadedCase(case)
     smaller: Any = loaded.session.default.draft_model
     sample = loaded.run(case)

@@ -21,7 +21,7 @@ NAMES = ("none", "thirds")
 
 @pytest.fixture
 def case(demo_bundle: Bundle) -> BenchCase:
-    return BenchCase(demo_bundle.folder, "none", threads=1)
+    return BenchCase(demo_bundle.folder, plan="none", backend="cpu", threads=1)
 
 
 def test_all_are_open_or_one(case: BenchCase, monkeypatch: pytest.MonkeyPatch) -> None:

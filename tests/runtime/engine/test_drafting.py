@@ -18,7 +18,8 @@ from luvc_export.runtime.engine.drafting import Drafting
 from luvc_export.runtime.engine.job import Answer, Job
 from luvc_export.runtime.engine.prefill import prompt_of
 from luvc_export.runtime.generation.result import Generation
-from luvc_export.runtime.generation.sampling import Sampler, Sampling, probabilities
+from luvc_export.runtime.generation.sampler import Sampler, probabilities
+from luvc_export.runtime.generation.sampling import Sampling
 from luvc_export.runtime.generation.sequence import GreedyTokens, TokenSequence
 from luvc_export.runtime.model import StepResult
 from luvc_export.runtime.session import Session

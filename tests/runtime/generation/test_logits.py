@@ -15,7 +15,8 @@ from transformers.generation.logits_process import MinPLogitsWarper, RepetitionP
 
 from luvc_export.errors import CheckFailed, UsageError
 from luvc_export.runtime.generation.logits import Penalties, masked, token_logprob
-from luvc_export.runtime.generation.sampling import Sampler, Sampling, probabilities, sampling_from
+from luvc_export.runtime.generation.sampler import Sampler, probabilities
+from luvc_export.runtime.generation.sampling import Sampling, sampling_from
 
 
 def some(seed: int, size: int = 20) -> NDArray[np.float32]:

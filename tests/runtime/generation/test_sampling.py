@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from transformers.generation.logits_process import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from luvc_export.errors import CheckFailed, UsageError
-from luvc_export.runtime.generation.sampling import Sampler, Sampling, probabilities, sampling_from
+from luvc_export.runtime.generation.sampler import Sampler, probabilities
+from luvc_export.runtime.generation.sampling import Sampling, sampling_from
 
 LOGITS = np.log(np.array([0.1, 0.4, 0.2, 0.3], np.float32))
 

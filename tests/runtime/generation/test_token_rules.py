@@ -14,7 +14,8 @@ from transformers.generation import logits_process as theirs
 
 from luvc_export.core.generation_defaults import GenerationDefaults
 from luvc_export.errors import CheckFailed, UsageError
-from luvc_export.runtime.generation.sampling import Sampler, Sampling, sampling_from, sampling_of_request
+from luvc_export.runtime.generation.sampler import Sampler
+from luvc_export.runtime.generation.sampling import Sampling, sampling_from, sampling_of_request
 from luvc_export.runtime.generation.token_rules import TokenRules
 
 VOCAB, ENDS = 12, frozenset({2, 3})

@@ -14,8 +14,8 @@ from luvc_export.batch.job import BatchJob
 from luvc_export.batch.source import Row
 from luvc_export.bundle.folder import Bundle
 from luvc_export.cli import app
-from luvc_export.cli.sampling_options import read_template_values
 from luvc_export.errors import UsageError
+from luvc_export.runtime.generation.sampling import read_template_values
 from luvc_export.runtime.session import Session
 
 #: The demo's template reads this one.
@@ -34,7 +34,7 @@ def test_every_door_gives_them_to_the_template(session: Session, short_bundle: B
     assert own.token_ids != plain.token_ids
     rows = session.generate_batch([{"prompt": "Hello", "chat_template_kwargs": VALUES}, {"prompt": "Hello"}], **OPTIONS)
     assert [row.token_ids for row in rows] == [own.token_ids, plain.token_ids]
-    job = BatchJob(short_bundle.folder, tmp_path, tmp_path, None, "thirds", "cpu", threads=1, sampling=OPTIONS)
+    job = BatchJob(short_bundle.folder, tmp_path, tmp_path, plan="thirds", backend="cpu", threads=1, sampling=OPTIONS)
     job = BatchJob.from_json({**job.to_json(), "chat_template_kwargs": VALUES})
     answerer = Answerer.of(job)
     ((_, answer),) = answerer.answer_lines([Row(0, json.dumps({"prompt": "Hello"}), 1)], tmp_path, tmp_path)

@@ -15,6 +15,7 @@ from running import serving
 
 from luvc_export.errors import UsageError
 from luvc_export.runtime.session import Session
+from luvc_export.runtime.session_options import SessionOptions
 from luvc_export.serve.models import Models, open_models
 from luvc_export.serve.server import Server
 
@@ -24,7 +25,7 @@ PICTURE = np.random.default_rng(0).integers(0, 256, (28, 28, 3)).astype(np.uint8
 @pytest.fixture(scope="module")
 def adapted(lora: Path) -> Iterator[tuple[Server, Client]]:
     folders = {name: lora / name for name in ("loud", "terse")}
-    models = open_models([str(lora / "slots")], "cpu", 1, lora=folders)
+    models = open_models([str(lora / "slots")], SessionOptions(backend="cpu", threads=1, lora=folders))
     with serving(models, lora_dirs=(lora,), greedy=True) as served:
         yield served
 

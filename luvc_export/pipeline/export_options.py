@@ -1,0 +1,107 @@
+"""What a user sets of a bundle that is exported, beside its plans and the size of its images."""
+
+from __future__ import annotations
+
+import operator
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from luvc_export.bundle.manifest import Fit, WeightsMode
+from luvc_export.core.options import option, texts
+
+_export = partial(option, verbs=("export",))
+_planned = partial(option, verbs=("export", "plan"))
+_seen = partial(option, verbs=("export", "plan", "parity"), tags=("searches",))
+
+
+def _tokens(text: str | None) -> int | str | None:
+    return int(text) if text is not None and text.isascii() and text.isdecimal() else text
+
+
+def _names(text: str | None) -> tuple[str, ...] | None:
+    return tuple(name.strip() for name in text.split(",")) if text else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """Options of an export; each field's ``help`` says what it means, and docs/cli.md lists them.
+
+    ``lora_slots`` None is a bundle without slots, ``lora_targets`` None every product; ``vocab`` is a file that lists
+    tokens or is a text made of them, or how many, which ``vocab_data`` chooses; ``joint_frames`` makes ``NAME@video``
+    beside plan ``NAME`` and implies ``video``, ``joint_tiles`` ``NAME@tiles`` and these tiles.
+    """
+
+    tiles: Sequence[tuple[int, int]] = _seen(
+        ((1, 1),),
+        "Rows x columns of tiles a picture may be cut to; repeat.",
+        metavar="RxC",
+        written=list[str] | None,
+        read=texts.grids,
+    )
+    video: bool = _seen(False, "Images have the frames of a video (Qwen-VL families).")
+    joint_frames: int | None = _planned(
+        None,
+        "Budgets that N frames of a video share; implies --video. export: beside the plans for pictures.",
+        metavar="N",
+    )
+    joint_tiles: tuple[int, int] | None = _planned(
+        None,
+        "Budgets that so many tiles of a picture share, the whole among them.",
+        tags=("by hand",),
+        metavar="RxC",
+        written=str | None,
+        read=texts.joint_tiles,
+    )
+    fit: Fit = _export(
+        "pad", "pad, stretch or crop pictures of another shape.", written=str, choices=("pad", "stretch", "crop")
+    )
+    text_capacity: int = _export(1024, "Text tokens, prompt and answer.")
+    dtype: str = _export("fp32", "Arithmetic of the graphs: fp32, fp16, bf16.", choices=("fp32", "fp16", "bf16"))
+    weights: WeightsMode = _export(
+        "copy", "copy, or reference the checkpoint's files.", written=str, choices=("copy", "reference")
+    )
+    debug: bool = _export(False, "Also write a decoder that takes the kept indices (parity).", "--debug-graph")
+    padding: bool = _export(
+        True,
+        "Padding takes budget like picture.",
+        "--ignore-padding",
+        written=bool,
+        shown=False,
+        read=operator.not_,
+    )
+    round_activations: bool = _export(
+        False, "Products of a quantised checkpoint's codes round activations to 8 bits: faster on CPUs, not exact."
+    )
+    strict: bool = _export(False, "Refuse FP8 checkpoints, whose weights are widened when they are loaded.")
+    vocab: str | os.PathLike[str] | int | None = _export(
+        None,
+        "Head for some tokens alone: a JSON list of them, a text made of them, or how many (with --data).",
+        metavar="FILE|N",
+        written=str | None,
+        read=_tokens,
+    )
+    vocab_data: str | os.PathLike[str] | None = _export(
+        None,
+        "Cases (JSON lines) whose tokens --vocab N keeps, those of answers first.",
+        "--data",
+        written=Path | None,
+    )
+    lora: str | os.PathLike[str] | None = _export(
+        None, "Folder of a peft adapter to merge into the weights first.", written=Path | None
+    )
+    lora_slots: int | None = _export(
+        None, "Take adapters of up to this rank when answering.", metavar="RANK", least=1, most=1024
+    )
+    lora_targets: Sequence[str] | None = _export(
+        None,
+        "Products of the LLM's layers with slots; default: every one.",
+        metavar="NAME,..",
+        written=str | None,
+        read=_names,
+    )
+    unit_tolerance: int = _export(0, "Pixel levels up to which a unit is foretold; 0: exactly.", metavar="LEVELS")
+    overwrite: bool = _export(False, "Replace an existing bundle.")
+    revision: str | None = _planned(None, "Hub branch, tag or commit.")

@@ -1,0 +1,121 @@
+"""What a user sets of a session: for ``Session``, the command line, batch jobs, the server, Triton and ``bench``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from luvc_export.core.image_tokens import ceiling
+from luvc_export.core.options import option
+
+#: Commands that answer questions: they ask for every option of a session, unless it says otherwise.
+ANSWERING = ("run", "serve", "batch")
+#: Those that also time, quantise or compare, and ask for some.
+_MEASURING = ("bench", "triton")
+
+_session = partial(option, verbs=ANSWERING)
+
+
+def _named_folders(texts: Sequence[str] | None) -> Mapping[str, Path]:
+    from luvc_export.bundle.adapters.peft_folder import named_folders
+
+    return named_folders(texts or ())
+
+
+def _ceiling(text: str | None) -> int | None:
+    return None if text is None else ceiling(text)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SessionOptions:
+    """Options of a session; what each means is its field's ``help``, which docs/cli.md lists.
+
+    Raises:
+        UsageError: A value is out of range, ``speculate`` cannot be read, or ``lora`` (folders of adapters by name, or
+            ``NAME=FOLDER`` texts).
+    """
+
+    plan: str | None = option(
+        None, "Plan of the bundle; default: its default.", verbs=("run", "batch", "bench", "calibrate")
+    )
+    backend: str = option(
+        "auto",
+        "auto (what runs the plan here), cpu, cuda, openvino, openvino:DEVICE, openvino+cpu or openvino+openvino "
+        "(prompts on the first, tokens after them on the second), tensorrt, or tensorrt:TARGET.",
+        verbs=(*ANSWERING, *_MEASURING),
+    )
+    arithmetic: str = option(
+        "auto",
+        "Of products: fp32, bf16, fp16, or auto for what the device is best at.",
+        verbs=(*ANSWERING, *_MEASURING),
+    )
+    threads: int | None = option(
+        None,
+        "CPU threads; default: all cores, which batch divides by its workers.",
+        least=1,
+        most=1024,
+        verbs=(*ANSWERING, *_MEASURING, "parity", "ablate", "calibrate"),
+    )
+    speculate: str | None = option(
+        None,
+        "Draft up to N tokens a step of what prompt and answer repeat, or by a smaller model; the same answers.",
+        metavar="lookup[:N]|draft:BUNDLE[:N]",
+        verbs=(*ANSWERING, "bench"),
+    )
+    lora: Mapping[str, str | PathLike[str]] = option(
+        dict,
+        "A peft adapter for a bundle exported with --lora-slots; repeat.",
+        metavar="NAME=FOLDER",
+        written=list[str] | None,
+        read=_named_folders,
+        verbs=("serve", "batch"),
+        hashed=False,
+    )
+    image_tokens: int | None = _session(
+        None,
+        "Most visual tokens of a picture: the bundle's sizes of more are not used. auto, the default: the smallest "
+        "size that shows all of it.",
+        metavar="N|auto",
+        written=str | None,
+        read=_ceiling,
+    )
+    max_pixels: int | None = _session(None, "Pixels a picture may have; default: 32 Mi, a plain JPEG 128 Mi.")
+    open_plans: int | None = option(
+        None,
+        "Plans loaded at a time where each packs weights; default: 1 of buckets.",
+        least=1,
+        most=100,
+        verbs=("serve",),
+    )
+    verify: bool = option(
+        False,
+        "Hash a bundle's large files again, weights in a checkpoint too.",
+        verbs=(*ANSWERING, *_MEASURING, "build", "pack", "inspect", "parity", "calibrate"),
+    )
+    allow_unverified: bool = option(
+        False, "Run engines that luvc.json does not name, graphs nobody ran here.", verbs=("run",)
+    )
+    remember: int = option(
+        0, "Groups of images whose features are kept for questions that show them again; 0: none.", verbs=()
+    )
+
+    def __post_init__(self) -> None:
+        if self.max_pixels is not None:
+            from luvc_export.runtime.media.picture_limits import check_pixels
+
+            check_pixels(self.max_pixels)
+        if self.speculate is not None:
+            from luvc_export.runtime.speculation.request import Speculation
+
+            Speculation.parse(self.speculate)
+        if not isinstance(self.lora, Mapping):
+            object.__setattr__(self, "lora", _named_folders(self.lora) if self.lora else {})
+
+
+def session_options(record: SessionOptions) -> dict[str, Any]:
+    """Of a record that has more: the options of its session by name."""
+    return {name: getattr(record, name) for name in SessionOptions.__dataclass_fields__}
