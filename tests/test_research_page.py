@@ -21,6 +21,7 @@ from research_page import PAGE, SECTIONS, followed
 from typer.testing import CliRunner
 
 from luvc_export import make_plan
+from luvc_export.bundle.folder import Bundle
 from luvc_export.cli import app
 from luvc_export.core.target import ORT_CPU
 from luvc_export.demo import CHECKPOINT, IMAGE_SIZE
@@ -73,37 +74,82 @@ def test_the_page_has_these_blocks() -> None:
         "Compare scores on a live model": 1,
         "Add a score": 2,
         "Add a switch of a plan": 1,
+        "Add an option of a session": 1,
         "Add a pass": 2,
         "Add a target": 2,
     }
 
 
-def test_the_switch_of_a_plan_applies_to_the_files_of_today(tmp_path: Path) -> None:
-    [diff] = SECTIONS["Add a switch of a plan"]
+@pytest.mark.parametrize(
+    ("section", "most"), [("Add a switch of a plan", (4, 20)), ("Add an option of a session", (1, 1))]
+)
+def test_what_the_page_adds_applies_to_the_files_of_today(tmp_path: Path, section: str, most: tuple[int, int]) -> None:
+    [diff] = SECTIONS[section]
     files = re.findall(r"^\+\+\+ (\S+)$", diff, re.M)
-    assert len(files) == 8
+    lines = sum(line[0] in "+-" for line in diff.splitlines() if line) - 2 * len(files)
+    assert len(files) <= most[0] and lines <= most[1]
     for file in files:
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(PAGE.parents[1] / file, tmp_path / file)
     words = ["git", "apply", "--check", "-p0", "--unidiff-zero", "-"]
-    for page, fails in ((diff, False), (diff.replace("\n-", "\n-#", 1), True)):
+    for page, fails in ((diff, False), (re.sub(r"\n (\S|  )", r"\n #\1", diff, count=1), True)):
         ran = subprocess.run(words, input=page, text=True, cwd=tmp_path, capture_output=True)
         assert bool(ran.returncode) is fails, ran.stderr
 
 
-@pytest.mark.slow(beside="test_research_page.py::test_the_switch_of_a_plan_applies_to_the_files_of_today")
-def test_a_switch_of_a_plan_is_a_field_an_option_and_its_arithmetic(tmp_path: Path) -> None:
+#: Run in a copy of the package with the page's option: every door has it.
+ASKED = """
+import json, sys
+from pathlib import Path
+import typer
+from luvc_export.batch.job import BatchJob
+from luvc_export.cli import app
+from luvc_export.cli.grouped import asked_of
+from luvc_export.errors import UsageError
+from luvc_export.runtime.loaded_plan import LoadedPlan
+from luvc_export.runtime.session import Session
+from luvc_export.runtime.session_options import SessionOptions
+
+for verb, wanted in (("run", True), ("serve", True), ("batch", True), ("bench", False), ("triton", False)):
+    assert ("patience" in {each.name for each in asked_of(SessionOptions, verb)}) is wanted, verb
+page = (Path(sys.argv[1]) / "docs" / "cli.md").read_text()
+assert page.count("| `--patience` | number, at least 0.1, at most 3600 | `30.0` | Seconds that an answer may") == 3
+session = Session(sys.argv[2], plan="even", threads=1, patience=5)
+assert session.options.patience == 5 and Session(sys.argv[2], options=SessionOptions(patience=6)).options.patience == 6
+job = BatchJob(Path(sys.argv[2]), Path("in"), Path("out"), patience=7)
+assert job.identity()["patience"] == 7 and BatchJob.from_json(json.loads(json.dumps(job.to_json()))).patience == 7
+assert "patience" not in BatchJob(Path(sys.argv[2]), Path("in"), Path("out")).identity()
+try:
+    Session(sys.argv[2], patients=5)
+    raise SystemExit("a misspelt option passes")
+except UsageError as error:
+    assert "patience" in str(error)
+"""
+
+
+def copied(folder: Path, section: str, program: str, *words: str) -> None:
+    """Run ``program`` in a copy of the package to which the page's diff of ``section`` was applied."""
     ignored = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(PAGE.parents[1] / "luvc_export", tmp_path / "luvc_export", ignore=ignored)
-    (tmp_path / "docs").mkdir()
-    shutil.copy(PAGE, tmp_path / "docs")
-    [diff] = SECTIONS["Add a switch of a plan"]
-    subprocess.run(["git", "apply", "-p0", "--unidiff-zero", "-"], input=diff, text=True, cwd=tmp_path, check=True)
+    shutil.copytree(PAGE.parents[1] / "luvc_export", folder / "luvc_export", ignore=ignored)
+    shutil.copytree(PAGE.parent, folder / "docs", ignore=shutil.ignore_patterns("__pycache__", "results"))
+    [diff] = SECTIONS[section]
+    subprocess.run(["git", "apply", "-p0", "--unidiff-zero", "-"], input=diff, text=True, cwd=folder, check=True)
     tests = PAGE.parents[1] / "tests"
-    path = os.pathsep.join(map(str, (tmp_path, tests, tests / "calibration")))
-    command = [sys.executable, "-W", "error::DeprecationWarning", "-c", TRIED, str(tmp_path)]
-    ran = subprocess.run(command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (folder, tests, tests / "calibration")))}
+    subprocess.run([sys.executable, "docs/command_page.py"], cwd=folder, env=environment, check=True)
+    command = [sys.executable, "-W", "error::DeprecationWarning", "-c", program, str(folder), *words]
+    ran = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
+
+
+@pytest.mark.slow(beside="test_research_page.py::test_what_the_page_adds_applies_to_the_files_of_today")
+def test_a_switch_of_a_plan_is_a_field_an_option_and_its_arithmetic(tmp_path: Path) -> None:
+    copied(tmp_path, "Add a switch of a plan", TRIED)
+
+
+@pytest.mark.slow(beside="test_research_page.py::test_what_the_page_adds_applies_to_the_files_of_today")
+def test_an_option_of_a_session_is_one_line(tmp_path: Path, demo_bundle: Bundle) -> None:
+    copied(tmp_path, "Add an option of a session", ASKED, str(demo_bundle.folder))
 
 
 @pytest.mark.slow(beside="calibration/test_scores_export.py::test_onnx_does_what_torch_does")

@@ -34,8 +34,8 @@ def load_bundle(
         progress: Told (stage, fraction) while large files are hashed.
         **settings: Fields of ``SessionOptions`` by name, which go before those of ``options``. ``allow_unverified``
             loads engines other than those ``luvc.json`` names: an engine is executable code, it may do whatever its
-            author wants on this machine. ``auto`` never does. Graphs of strangers then run without a first run in a helper
-            process (``luvc_export.runtime.confined.first_run``).
+            author wants on this machine. ``auto`` never does. Graphs of strangers then run without a first run in a
+            helper process (``luvc_export.runtime.confined.first_run``).
 
     Raises:
         UsageError: See ``SessionOptions``, or no image size of the bundle is below ``image_tokens``.
