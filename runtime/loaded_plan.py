@@ -72,7 +72,7 @@ class LoadedPlan:
             from luvc_export.runtime.speculation.request import Speculation, check_backend
 
             self.speculation = Speculation.parse(speculate)
-        self.bundle = bundle if isinstance(bundle, Bundle) else load(bundle)
+        self.bundle = bundle if isinstance(bundle, Bundle) else load(bundle, options.verify)
         self.plan_name = plan or self.bundle.manifest.default_plan
         entry = self.bundle.entry(plan)
         self.plan, self.size = entry.plan, entry.size
@@ -87,7 +87,9 @@ class LoadedPlan:
         if isinstance(backend, str):
             from luvc_export.runtime.backends import open_backend  # which imports the engines
 
-            self._named = partial(open_backend, bundle=self.bundle, plan=plan, threads=threads, debug=debug)
+            unverified = options.allow_unverified and self.choice is None  # ``auto`` takes nothing unverified
+            of_this = partial(open_backend, bundle=self.bundle, plan=plan, threads=threads, debug=debug)
+            self._named = partial(of_this, allow_unverified=unverified)
             backend = self._named(backend, arithmetic=arithmetic)
         self._answered = False
         #: What drafts tokens for this one, where that is a smaller model.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from luvc_export.core.image_tokens import ceiling
-from luvc_export.core.options import option
+from luvc_export.core.options import option, stated
 
 #: Commands that answer questions: they ask for every option of a session, unless it says otherwise.
 ANSWERING = ("run", "serve", "batch")
@@ -114,6 +115,21 @@ class SessionOptions:
             Speculation.parse(self.speculate)
         if not isinstance(self.lora, Mapping):
             object.__setattr__(self, "lora", _named_folders(self.lora) if self.lora else {})
+
+    def texts(self) -> dict[str, str]:
+        """What is not as usual, each as a text: a word as it is, the rest as JSON. ``of_texts`` reads them."""
+        named = {**stated(self, SessionOptions.__dataclass_fields__), "backend": self.backend}
+        if self.lora:
+            named["lora"] = {name: str(Path(folder).absolute()) for name, folder in self.lora.items()}
+        return {name: value if isinstance(value, str) else json.dumps(value) for name, value in named.items()}
+
+    @classmethod
+    def of_texts(cls, texts: Mapping[str, str]) -> SessionOptions:
+        """Options of ``texts``; names that are no option are left alone."""
+        words = {"plan", "backend", "arithmetic", "speculate"}
+        known = {name: texts[name] for name in SessionOptions.__dataclass_fields__ if name in texts}
+        values: dict[str, Any] = {name: text if name in words else json.loads(text) for name, text in known.items()}
+        return SessionOptions(**values)
 
 
 def session_options(record: SessionOptions) -> dict[str, Any]:

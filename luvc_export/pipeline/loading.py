@@ -42,14 +42,8 @@ def load_bundle(
         BundleError: The bundle is missing, damaged, unsafe or newer.
         MachineError: The back-end is not installed, or memory is short.
     """
-    from luvc_export.runtime.backends import open_backend
     from luvc_export.runtime.session import Session
     from luvc_export.runtime.session_options import SessionOptions
 
     own = settled(SessionOptions, options, settings, "load_bundle")
-    bundle, chosen = bundles.load(folder, own.verify, progress), backend or own.backend
-    opened = None
-    if own.allow_unverified and chosen != "auto":
-        how = {"allow_unverified": True, "arithmetic": own.arithmetic}
-        opened = open_backend(chosen, bundle, plan or own.plan, own.threads, **how)  # type: ignore[arg-type]
-    return Session(bundle, opened or chosen, plan, options=own)
+    return Session(bundles.load(folder, own.verify, progress), backend or own.backend, plan, options=own)

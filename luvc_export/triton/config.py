@@ -49,7 +49,7 @@ class ModelConfig:
         backend: See ``runtime.backends``.
         instances: Sessions, on each device.
         warm_up: Ask a picture, or a clip, before the model is ready.
-        parameters: For ``triton.model``: bundle, plan, backend, threads, arithmetic.
+        parameters: For ``triton.model``: bundle, and options of its session as ``SessionOptions.texts`` has them.
         frames: Of the clip that warms up a plan for whole clips; 0 for a picture.
     """
 

@@ -20,6 +20,7 @@ from luvc_export.runtime.engine.generate_batch import Prepared
 from luvc_export.runtime.generation.result import Stream
 from luvc_export.runtime.generation.sampling import sampling_of_request
 from luvc_export.runtime.session import Session
+from luvc_export.runtime.session_options import SessionOptions
 from luvc_export.serve.http.api_errors import explained
 from luvc_export.triton.config import parameters_of
 from luvc_export.triton.inputs import question_from, sampling_of
@@ -44,11 +45,8 @@ class TritonPythonModel:
         if args["model_instance_kind"] == "GPU":  # each instance is a process, and sees its own GPU alone
             os.environ["CUDA_VISIBLE_DEVICES"] = args["model_instance_device_id"]
         folder = Path(args["model_repository"]) / parameters["bundle"]  # an absolute path stays what it is
-        threads = int(parameters["threads"]) if "threads" in parameters else None
         try:
-            self._session = Session(
-                folder, parameters["backend"], parameters.get("plan"), threads, arithmetic=parameters["arithmetic"]
-            )
+            self._session = Session(folder, options=SessionOptions.of_texts(parameters))
             self._session.load()
         except LuvcError as error:
             raise pb_utils.TritonModelException(str(error)) from error

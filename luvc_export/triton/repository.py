@@ -90,10 +90,8 @@ def write_repository(
 
 
 def _write_model(scratch: Path, name: str, bundle: Bundle, plan: str | None, options: RepositoryOptions) -> None:
-    parameters = {"backend": options.backend, "arithmetic": options.arithmetic}
+    parameters = {"arithmetic": options.arithmetic, **options.texts(), **({"plan": plan} if plan else {})}
     parameters["bundle"] = COPY if options.copy else str(Path(bundle.folder).resolve())
-    parameters |= {"plan": plan} if plan else {}
-    parameters |= {"threads": str(options.threads)} if options.threads else {}
     # The back-end moves no tensor of ours to a GPU: pictures and text are read by the host.
     parameters["FORCE_CPU_ONLY_INPUT_TENSORS"] = "yes"
     entry = bundle.entry(plan)

@@ -21,6 +21,7 @@ AGAIN = "python docs/command_page.py"
 sys.path.insert(0, str(DOCS))
 
 import command_page  # noqa: E402
+import keywords_page  # noqa: E402
 
 
 def with_option(command: Callable[..., Any], name: str, kind: object, default: object) -> Callable[..., Any]:
@@ -39,6 +40,12 @@ def with_option(command: Callable[..., Any], name: str, kind: object, default: o
 
 def test_the_page_is_fresh() -> None:
     assert (DOCS / "cli.md").read_text(encoding="utf-8") == command_page.page(), AGAIN
+
+
+def test_the_page_of_keywords_is_fresh() -> None:
+    page = keywords_page.page()
+    assert (DOCS / "keywords.md").read_text(encoding="utf-8") == page, "python docs/keywords_page.py"
+    assert "| `encoder_prune` |  | `--encoder-keep` | Share of units" in page and page.count("`--threads`") == 1
 
 
 @pytest.mark.parametrize("index", range(len(app.registered_commands)))

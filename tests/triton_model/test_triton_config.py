@@ -15,6 +15,7 @@ from model_configs import as_json, parse
 
 from luvc_export.bundle.folder import Bundle, load
 from luvc_export.errors import UsageError
+from luvc_export.runtime.session_options import SessionOptions
 from luvc_export.triton.config import ModelConfig, parameters_of, warm_up_files
 from luvc_export.triton.repository import RepositoryOptions, write_repository
 
@@ -65,6 +66,16 @@ def test_a_plan_for_clips_is_warmed_up_with_one() -> None:
 def test_any_path_comes_back(value: str) -> None:
     text = ModelConfig("m", "cpu", parameters={"bundle": value}).text()
     assert parameters_of(as_json(text))["bundle"] == value
+
+
+def test_every_option_of_a_session_reaches_the_model(demo_bundle: Bundle, tmp_path: Path) -> None:
+    asked = {"threads": 2, "image_tokens": 64, "speculate": "lookup:3", "open_plans": 1, "remember": 2}
+    options = RepositoryOptions(backend="cpu", lora={"loud": "adapters/loud"}, **asked)
+    write_repository(tmp_path / "models", [f"{demo_bundle.folder}#even"], options)
+    config = (tmp_path / "models" / f"{demo_bundle.folder.name}-even" / "config.pbtxt").read_text()
+    read = SessionOptions.of_texts(parameters_of(as_json(config)))
+    lora = {"loud": str(Path("adapters/loud").absolute())}
+    assert read == SessionOptions(backend="cpu", plan="even", lora=lora, **asked)  # type: ignore[arg-type]
 
 
 def test_warm_up_files_are_the_inputs_said(demo_bundle: Bundle, tmp_path: Path) -> None:
