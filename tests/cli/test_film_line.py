@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from PIL import Image
 
-from luvc_export.cli.commands.run import film_line
+from luvc_export.cli.answer_lines import film_line
 from luvc_export.runtime.media.video import Sampled
 
 FRAME = Image.new("RGB", (8, 8))

@@ -323,7 +323,7 @@ def test_states_are_values(session: Session) -> None:
 
 
 def test_what_the_pictures_were_brought_to_is_said(session: Session, picture: Picture) -> None:
-    from luvc_export.cli.commands.run import fit_line
+    from luvc_export.cli.answer_lines import fit_line
 
     selection = session.generate(picture, "hello", max_new_tokens=1).selection
     assert (selection.size, selection.tiles) == ((4, 4), ((1, 1),))

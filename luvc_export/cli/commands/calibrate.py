@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,13 +14,75 @@ from luvc_export.cli import options
 from luvc_export.cli.files import check_folder, check_writable
 from luvc_export.cli.grouped import grouped, stated
 from luvc_export.cli.groups.data import DataOptions
-from luvc_export.cli.groups.quantising import RecipeOptions
+from luvc_export.core.options import option
+from luvc_export.errors import UsageError
 from luvc_export.runtime.session_options import SessionOptions
 
 if TYPE_CHECKING:
     from luvc_export.calibration.datasets import CalibrationSet
     from luvc_export.calibration.quantise.cache_calibration import CalibratedCaches
     from luvc_export.calibration.quantise.modelopt.backend import ModelOpt
+    from luvc_export.calibration.quantise.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class RecipeOptions:
+    """Ranges of activations, rounding of weights, products that stay high, and who decides."""
+
+    method: str = option("max", "Range of activations: max, percentile, entropy.", "--range")
+    percentile: float = option(99.99, "For --range percentile.")
+    smooth: float | None = option(None, "SmoothQuant's alpha for int8, 0.5 by default; 0 turns it off.")
+    rtn: bool = option(False, "Round four-bit weights to nearest.")
+    divergence: float | None = option(
+        None, "For q4: KL in nats by which predictions may move; the worst products get 8 bits. inf: none."
+    )
+    keep_high: tuple[str, ...] = option((), "Products that stay high; repeat.", metavar="REGEX")
+    quantise_too: tuple[str, ...] = option((), "Of products high by default (lm_head); repeat.", metavar="REGEX")
+    ranges: Path | None = option(None, "File that keeps ranges between runs.", "--cache")
+    backend: str = option("luvc", "Who decides scales: luvc, or modelopt (int8).", choices=("luvc", "modelopt"))
+    modelopt_python: Path | None = option(None, "Python of an environment with nvidia-modelopt.")
+
+    def recipe(self, precision: str, smooth: float, stated: Collection[str]) -> Recipe:
+        """The recipe for ``precision``.
+
+        Args:
+            precision: Its name.
+            smooth: SmoothQuant's alpha where ``--smooth`` does not say.
+            stated: Fields that the command line says.
+
+        Raises:
+            UsageError: No such precision, or an option that it does not heed.
+        """
+        from luvc_export.calibration.quantise.recipe import DIVERGENCE, Recipe
+        from luvc_export.core.precision import find
+
+        alpha = smooth if self.smooth is None else self.smooth
+        divergence = DIVERGENCE if self.divergence is None else self.divergence
+        recipe = Recipe(find(precision), self.method, self.percentile, alpha, not self.rtn, divergence=divergence)
+        _check_heeded(stated, recipe)
+        return recipe
+
+
+def _check_heeded(stated: Collection[str], recipe: Recipe) -> None:
+    """Refuse options that this recipe would not heed.
+
+    Raises:
+        UsageError: One was given.
+    """
+    precision = recipe.precision
+    conditions = {
+        "method": (precision.ranges and precision.weights != 4, "--range", "a precision that takes ranges: int8, fp8"),
+        "percentile": (recipe.method == "percentile", "--percentile", "--range percentile"),
+        "smooth": (precision.name == "int8", "--smooth", "--precision int8"),
+        "rtn": (precision.weights == 4, "--rtn", "a precision of four-bit weights"),
+        "divergence": (precision.mixed, "--divergence", "--precision q4 or q4f16"),
+    }
+    for name, (heeded, flag, needs) in conditions.items():
+        if name in stated and not heeded:
+            raise UsageError(
+                "this option would change nothing", where=flag, got=f"--precision {precision.name}", expected=needs
+            )
+
 
 #: Half of them are held out.
 _DATA = DataOptions(count=256)
@@ -57,7 +121,6 @@ def calibrate(
     from luvc_export.calibration.quantise import calibrate as work
     from luvc_export.core.precision import check_caches, check_caches_target, check_target
     from luvc_export.engines import targets
-    from luvc_export.errors import UsageError
 
     if (precision is None) == (kv is None):
         raise UsageError(
@@ -178,7 +241,6 @@ def _show_caches(stored: CalibratedCaches, cases: CalibrationSet, asked: float, 
 
 def _modelopt(asked: RecipeOptions) -> ModelOpt | None:
     from luvc_export.calibration.quantise.modelopt.backend import ModelOpt
-    from luvc_export.errors import UsageError
 
     python = asked.modelopt_python
     if (asked.backend == "modelopt") != (python is not None):

@@ -73,7 +73,7 @@ def run(
     [dim]luvc-export run qwen-bundle --camera /dev/video0 --every 2s --prompt "Is anybody at the door?"[/dim]
     """
     from luvc_export.bundle.adapters.peft_folder import named_folders
-    from luvc_export.cli.bucket_line import bucket_counts, bucket_line
+    from luvc_export.cli.answer_lines import bucket_counts, bucket_line, film_line, fit_line, timing_line
     from luvc_export.cli.chat import Chat, line_editing
     from luvc_export.cli.kept_picture import check_picture_file, save_survival
     from luvc_export.pipeline import load_bundle
@@ -165,56 +165,21 @@ def run(
 
 def say_more(session: Any, answer: Any) -> None:
     """The lines of ``--verbose``."""
-    from luvc_export.cli.verbose_lines import verbose_lines
+    from luvc_export.cli.answer_lines import verbose_lines
 
     for line in verbose_lines(session, answer):
         print(line, file=sys.stderr)
 
 
-def film_line(film: Any) -> str:
-    """How much of a video is looked at, and what has a say in it where that is not all."""
-    taken = film.taken()
-    more = "" if taken.frames == taken.of else " (--frames N; a plan for clips has its own number)"
-    return f"{taken.line()}{more}"
-
-
 def _say_times(explained: Any, answer: Any) -> None:
     """Of a chat's turn; ``explained`` is the session of ``--verbose``."""
-    from luvc_export.cli.bucket_line import bucket_line
+    from luvc_export.cli.answer_lines import bucket_line, timing_line
 
     if line := bucket_line(answer.selection):
         print(line, file=sys.stderr)
     if explained is not None:
         say_more(explained, answer)
     print(timing_line(answer.timings), file=sys.stderr)
-
-
-def timing_line(timings: Any) -> str:
-    """One line for people: times, speed, cache, visual tokens by layer."""
-    speed = timings.tokens_per_s
-    tokens = " ".join(map(str, timings.visual_tokens))
-    return (
-        f"vision {timings.vision_ms:.0f} ms, prefill {timings.prefill_ms:.0f} ms, first token {timings.ttft_ms:.0f} ms"
-        + (f", {speed:.1f} tokens/s" if speed else "")
-        + drafts_line(timings.drafts)
-        + f", KV {timings.kv_mib:.2f} MiB, visual tokens by layer {tokens}"
-    )
-
-
-def drafts_line(drafts: Any) -> str:
-    """What drafts brought; nothing where none were asked for."""
-    if drafts is None or not drafts.steps:
-        return ""
-    accepted = f", {drafts.accepted} of {drafts.drafted} drafted accepted" if drafts.drafted else ", none drafted"
-    return f", {drafts.tokens_per_step:.2f} tokens a step{accepted}"
-
-
-def fit_line(selection: Any, known: int) -> str | None:
-    """What the pictures were brought to, where the bundle had a choice (``known`` image sizes and grids of tiles)."""
-    if known < 2 or not selection.placements:
-        return None
-    tiles = "".join(f", {rows}x{columns} tiles" for rows, columns in selection.tiles if (rows, columns) != (1, 1))
-    return f"images of {selection.size[0]}x{selection.size[1]}{tiles}, of {known} ways to fit a picture"
 
 
 def read_prompt(prompt: str | None, as_json: bool) -> str | None:

@@ -22,7 +22,7 @@ from torch_backend import TorchBackend
 from luvc_export import build_engine, export_bundle
 from luvc_export.bundle.folder import Bundle
 from luvc_export.bundle.manifest import Manifest
-from luvc_export.cli.bucket_line import bucket_counts, bucket_line
+from luvc_export.cli.answer_lines import bucket_counts, bucket_line
 from luvc_export.core.plan import EncoderPrune, Plan
 from luvc_export.core.plan.plan_set import with_buckets
 from luvc_export.engines.profiles import Capacity

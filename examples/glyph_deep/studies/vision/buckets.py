@@ -19,7 +19,7 @@ from glyph_deep.data.cases import LONGEST, cases
 from luvc_export.bundle.folder import Bundle, load
 from luvc_export.calibration.compact_json import dumps
 from luvc_export.calibration.intervals import accuracy
-from luvc_export.cli.bucket_line import bucket_counts
+from luvc_export.cli.answer_lines import bucket_counts
 from luvc_export.runtime.engine.plan_routing import PlanRouter
 from luvc_export.runtime.session import Session
 

@@ -1,0 +1,89 @@
+"""Lines for people beside an answer: its times, its pictures, its video, and what ``run --verbose`` adds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+
+def timing_line(timings: Any) -> str:
+    """One line for people: times, speed, cache, visual tokens by layer."""
+    speed = timings.tokens_per_s
+    tokens = " ".join(map(str, timings.visual_tokens))
+    return (
+        f"vision {timings.vision_ms:.0f} ms, prefill {timings.prefill_ms:.0f} ms, first token {timings.ttft_ms:.0f} ms"
+        + (f", {speed:.1f} tokens/s" if speed else "")
+        + drafts_line(timings.drafts)
+        + f", KV {timings.kv_mib:.2f} MiB, visual tokens by layer {tokens}"
+    )
+
+
+def drafts_line(drafts: Any) -> str:
+    """What drafts brought; nothing where none were asked for."""
+    if drafts is None or not drafts.steps:
+        return ""
+    accepted = f", {drafts.accepted} of {drafts.drafted} drafted accepted" if drafts.drafted else ", none drafted"
+    return f", {drafts.tokens_per_step:.2f} tokens a step{accepted}"
+
+
+def film_line(film: Any) -> str:
+    """How much of a video is looked at, and what has a say in it where that is not all."""
+    taken = film.taken()
+    more = "" if taken.frames == taken.of else " (--frames N; a plan for clips has its own number)"
+    return f"{taken.line()}{more}"
+
+
+def fit_line(selection: Any, known: int) -> str | None:
+    """What the pictures were brought to, where the bundle had a choice (``known`` image sizes and grids of tiles)."""
+    if known < 2 or not selection.placements:
+        return None
+    tiles = "".join(f", {rows}x{columns} tiles" for rows, columns in selection.tiles if (rows, columns) != (1, 1))
+    return f"images of {selection.size[0]}x{selection.size[1]}{tiles}, of {known} ways to fit a picture"
+
+
+def bucket_counts(selection: Any) -> dict[str, int] | None:
+    """Units of all pictures: ``all``, ``computed``, ``novel`` and ``lost`` (novel, but not computed).
+
+    None where the bundle has no buckets, or nothing was seen.
+    """
+    if selection.novel is None or not len(selection.novel):
+        return None
+    novel = selection.novel.reshape(len(selection.novel), -1)
+    seen = np.ones_like(novel) if selection.merged_into is None else selection.merged_into >= 0
+    masks = {"all": novel, "computed": seen, "novel": novel, "lost": novel & ~seen}
+    return {"all": novel.size} | {name: int(masks[name].sum()) for name in ("computed", "novel", "lost")}
+
+
+def bucket_line(selection: Any) -> str | None:
+    """``bucket_counts`` for people."""
+    if (counts := bucket_counts(selection)) is None:
+        return None
+    lost = f"; {counts['lost']} of those are left out: too many for this bucket" if counts["lost"] else ""
+    return f"{counts['computed']} of {counts['all']} units computed; neighbours do not foretell {counts['novel']}{lost}"
+
+
+def verbose_lines(session: Any, answer: Any) -> Iterator[str]:
+    """Lines for people; what ``Session.notes`` says already is not among them.
+
+    Args:
+        session: A ``Session``.
+        answer: Its ``Generation``.
+    """
+    from luvc_export.runtime.backend_choice import step_times
+    from luvc_export.runtime.prompt.template import described
+
+    bundle, manifest = session.bundle, session.bundle.manifest
+    entry = bundle.entry(session.default.plan_name)
+    yield f"model {manifest.source.model} ({manifest.source.model_type}), exported in {manifest.dtype}"
+    height, width = answer.selection.size
+    yield f"plan {session.default.plan_name}, products in {entry.precision}, images of {height}x{width}"
+    yield f"chat template {described(bundle)}"
+    if manifest.vocabulary is None:
+        yield f"answers are written with all {manifest.decoder.vocab:,} tokens"
+    times = step_times(bundle, session.default.plan_name)
+    if times:
+        yield "products of a step, tried here: " + ", ".join(
+            f"{way} {1000 * spent:.2f} ms" for way, spent in sorted(times.items(), key=lambda item: item[1])
+        )
