@@ -27,6 +27,7 @@ from luvc_export.errors import UsageError
 from luvc_export.pipeline.export_options import ExportOptions
 
 if TYPE_CHECKING:
+    from luvc_export.export.checkpoint import Checkpoint
     from luvc_export.runtime.speed_probe.first_token import Speed
 
 
@@ -137,28 +138,11 @@ def plan(
 
     [dim]luvc-export plan MODEL --data questions.jsonl --retention 0.99 --save search -o searched.json[/dim]
     """
-    from luvc_export.cli.tables.named import named_table
-    from luvc_export.cli.tables.plans import cost_table, padded_line
-    from luvc_export.core.plan.cost import cost, padded
     from luvc_export.core.precision import check_caches
     from luvc_export.export.checkpoint import open_checkpoint
-    from luvc_export.pipeline import make_plan
-    from luvc_export.pipeline.plans import check_grid, images_of_tiles, images_of_video
 
-    data, options_stated = asked.data, stated(context, *_RECORDS)
-    named = ["--plan"] if given(context, "schedule") else []
-
-    def flags(tag: str) -> list[str]:
-        return [
-            *(named if tag != "searches" else []),
-            *(each.flag for each in options_stated if tag in each.option.tags),
-        ]
-
-    if data is None and (wrong := flags("searches")):
-        raise UsageError("these options belong to a search", where=", ".join(wrong), fix="give --data too")
-    if data is not None and (wrong := flags("by hand")):
-        raise UsageError("--data searches the budgets itself", where=", ".join(wrong), fix="leave them out")
-    timed.check(flags("goal") + flags("encoder") + flags("instead of time"))
+    data = asked.data
+    _check_stated(context, data, timed)
     check_frames(encoder_part, media.joint_frames)
     if kv is not None:
         check_caches(kv)
@@ -169,92 +153,172 @@ def plan(
     check_folder(asked.save, "--save")
     check_model(model, media.revision)
     checkpoint = open_checkpoint(model, media.revision, weights=data is not None)
-    family, config = checkpoint.family, checkpoint.config
-    llm, encoder = family.decoder_shape(config), family.encoder_shape(config)
-    if media.joint_frames is not None and media.joint_tiles is not None:
-        raise UsageError("a plan is for frames or for tiles", where="--joint-frames, --joint-tiles", fix="give one")
-    if media.joint_frames is not None:
-        sharing = replace(sharing, images=images_of_video(checkpoint, media.joint_frames))
-    if media.joint_tiles is not None:
-        images = images_of_tiles(checkpoint, media.joint_tiles)
-        sharing = replace(sharing, images=images, tiles=media.joint_tiles)
     size = one_size(image_size, canvas.image_tokens, checkpoint)
-    speed = None
+    request = planning.PlanRequest(budgets, encoder_part, _shared(checkpoint, sharing, media))
+    shown = _Shown(checkpoint, kv, aspect, shape)
     if data is not None:
         if budgets.speedup is not None and given(context, "retention"):
             raise UsageError("a search is for a speed or a retention", where="--speedup, --retention", fix="give one")
-        if ranking.steps is not None and ranking.score is None:
-            raise UsageError("--steps is for a score that chooses in rounds", where="--steps", fix="give --score too")
-        scorer = "" if ranking.scorer is None else learned(ranking.score, ranking.scorer)[1]
-        choices: dict[str, Any] = {
-            "score": "learned" if scorer else ranking.score,
-            "rho": ranking.rho,
-            "scorer": scorer,
-            "steps": ranking.steps,
-            "axis": budgets.axis or "token",
-            "spectrum": budgets.spectrum or "2d",
-            "tiles": media.tiles,
-            "video": media.video or media.joint_frames is not None,
-            "sharing": sharing,
-            "retention": asked.retention,
-            "held_out": asked.held_out,
-            "speedup": budgets.speedup,
-            "merge_keep": encoder_part.merge_keep,
-            "text": text,
-            "freeze": not asked.no_freeze,
-        }
-        result = _search(checkpoint, asked, size, choices, _command(context), quiet=as_json)
+        result = _search(
+            checkpoint, asked, size, _choices(request, ranking, media, asked, text), _command(context), as_json
+        )
         _show(result, as_json)
         if not result.passed:
             raise result.failure
-        planned, counted = result.chosen.plan, result.text
+        planned, counted, speed = result.chosen.plan, result.text, None
     else:
-        counted = 64 if text is None else text
-        source = options.plan_source(schedule)
-        if named and (goals := [flag(name) for name in budgets.goals()]):
+        counted, source = 64 if text is None else text, options.plan_source(schedule)
+        if given(context, "schedule") and (goals := [flag(name) for name in budgets.goals()]):
             raise UsageError(f"{goals[0]} solves the budgets itself", where="--plan", got=schedule, fix="leave it out")
-        check_shaping(options_stated, [source])
-        if isinstance(source, Plan):
-            ranking.check_used([source])
-        wanted = replace(budgets, text=counted)
-        if timed.time is not None:
-            whole = make_plan(checkpoint, "none", image_size=size, request=planning.PlanRequest(sharing=sharing))
-            side = f"{whole.grid[0]}x{whole.grid[1]} units"
-            factor, speed = timed.speedup(whole, llm, encoder, counted, side)
-            source, wanted = ("none", wanted) if factor <= 1 else (source, replace(wanted, speedup=factor))
-        if isinstance(source, Plan):
-            planned = source
-            planning.check_model(planned, llm, encoder)
-            if size is not None:
-                check_grid(checkpoint, planned, size)
-        else:
-            request = planning.PlanRequest(wanted, encoder_part, sharing)
-            planned = make_plan(checkpoint, source, image_size=size, request=request, **ranking.choices())
-    costs = cost(planned, llm, counted, encoder=encoder, caches=kv)
-    fit = None if shape is None else padded(planned, llm, shape, counted)
-    first = None
-    if speed is not None:
-        from luvc_export.runtime.speed_probe.first_token import predicted, to_json
-
-        first = to_json(predicted(planned, llm, encoder, counted, speed), speed)
+        check_shaping(stated(context, *_RECORDS), [source])
+        planned, speed = _planned(checkpoint, source, size, request, ranking, timed, counted)
     if output is not None:
         write_whole(output, json.dumps(planned.to_json(), indent=1) + "\n")
-    if as_json and data is None:
+    if not as_json:
+        shown.print(planned, counted, speed)
+    elif data is None:
+        print(json.dumps(shown.to_json(planned, counted, speed)))
+
+
+def _check_stated(context: typer.Context, data: str | None, timed: TimeOptions) -> None:
+    """Refuse options of the command line that contradict each other."""
+    options_stated = stated(context, *_RECORDS)
+    named = ["--plan"] if given(context, "schedule") else []
+    flags = {
+        tag: [each.flag for each in options_stated if tag in each.option.tags]
+        for tag in ("searches", "by hand", "goal", "encoder", "instead of time")
+    }
+    if data is None and (wrong := flags["searches"]):
+        raise UsageError("these options belong to a search", where=", ".join(wrong), fix="give --data too")
+    if data is not None and (wrong := named + flags["by hand"]):
+        raise UsageError("--data searches the budgets itself", where=", ".join(wrong), fix="leave them out")
+    timed.check([*flags["goal"], *named, *flags["instead of time"], *flags["encoder"]])
+
+
+def _shared(checkpoint: Checkpoint, sharing: Sharing, media: ExportOptions) -> Sharing:
+    """What images share a budget: those of ``--joint-frames`` or ``--joint-tiles``."""
+    from luvc_export.pipeline.plans import images_of_tiles, images_of_video
+
+    frames, tiles = media.joint_frames, media.joint_tiles
+    if frames is not None and tiles is not None:
+        raise UsageError("a plan is for frames or for tiles", where="--joint-frames, --joint-tiles", fix="give one")
+    if frames is not None:
+        return replace(sharing, images=images_of_video(checkpoint, frames))
+    return sharing if tiles is None else replace(sharing, images=images_of_tiles(checkpoint, tiles), tiles=tiles)
+
+
+def _planned(
+    checkpoint: Checkpoint,
+    source: str | list[int] | Plan,
+    size: tuple[int, int] | None,
+    request: planning.PlanRequest,
+    ranking: ScoreOptions,
+    timed: TimeOptions,
+    text: int,
+) -> tuple[Plan, Speed | None]:
+    """The plan that is asked for, and what its time rests on, where that is the goal."""
+    from luvc_export.pipeline import make_plan
+    from luvc_export.pipeline.plans import check_grid
+
+    llm, encoder = (
+        checkpoint.family.decoder_shape(checkpoint.config),
+        checkpoint.family.encoder_shape(checkpoint.config),
+    )
+    if isinstance(source, Plan):
+        ranking.check_used([source])
+        planning.check_model(source, llm, encoder)
+        if size is not None:
+            check_grid(checkpoint, source, size)
+        return source, None
+    wanted, speed = replace(request.llm, text=text), None
+    if timed.time is not None:
+        sharing = planning.PlanRequest(sharing=request.sharing)
+        whole = make_plan(checkpoint, "none", image_size=size, request=sharing)
+        factor, speed = timed.speedup(whole, llm, encoder, text, f"{whole.grid[0]}x{whole.grid[1]} units")
+        source, wanted = ("none", wanted) if factor <= 1 else (source, replace(wanted, speedup=factor))
+    request = replace(request, llm=wanted)
+    return make_plan(checkpoint, source, image_size=size, request=request, **ranking.choices()), speed
+
+
+def _shapes(checkpoint: Checkpoint) -> tuple[DecoderShape, EncoderShape]:
+    family, config = checkpoint.family, checkpoint.config
+    return family.decoder_shape(config), family.encoder_shape(config)
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """What a plan costs, as a table and as JSON.
+
+    Args:
+        checkpoint: Whose plan it is.
+        caches: How caches are stored, see ``core.plan.cost``.
+        aspect: The text of ``--aspect``.
+        shape: Its number.
+    """
+
+    checkpoint: Checkpoint
+    caches: str | None
+    aspect: str | None
+    shape: float | None
+
+    def _parts(self, plan: Plan, text: int, speed: Speed | None) -> tuple[Any, Any, dict[str, Any] | None]:
+        from luvc_export.core.plan.cost import cost, padded
+        from luvc_export.runtime.speed_probe.first_token import predicted, to_json
+
+        llm, encoder = _shapes(self.checkpoint)
+        costs = cost(plan, llm, text, encoder=encoder, caches=self.caches)
+        fit = None if self.shape is None else padded(plan, llm, self.shape, text)
+        return costs, fit, None if speed is None else to_json(predicted(plan, llm, encoder, text, speed), speed)
+
+    def to_json(self, plan: Plan, text: int, speed: Speed | None) -> dict[str, Any]:
+        """Plain data."""
+        costs, fit, first = self._parts(plan, text, speed)
         padding = {} if fit is None else {"padded": asdict(fit)}
         timing = {} if first is None else {"first_token": first}
-        print(json.dumps({"plan": planned.to_json(), "cost": costs.to_json()} | padding | timing))
-    if not as_json:
-        from luvc_export.cli.tables import console as consoles
+        return {"plan": plan.to_json(), "cost": costs.to_json()} | padding | timing
 
-        consoles.console().print(cost_table(planned, costs))
-        if planned.schedule in NAMED:
-            recipe = planning.recipe_of(planned, llm)
-            moments = planned.sharing.images if planned.schedule in CLIPS else None
-            consoles.console().print(named_table(planned.grid, llm, encoder, counted, recipe, moments))
+    def print(self, plan: Plan, text: int, speed: Speed | None) -> None:
+        """Tables and lines for people."""
+        from luvc_export.cli.tables import console as consoles
+        from luvc_export.cli.tables.named import named_table
+        from luvc_export.cli.tables.plans import cost_table, padded_line
+
+        (costs, fit, first), console = self._parts(plan, text, speed), consoles.console()
+        console.print(cost_table(plan, costs))
+        if plan.schedule in NAMED:
+            llm, encoder = _shapes(self.checkpoint)
+            moments = plan.sharing.images if plan.schedule in CLIPS else None
+            console.print(named_table(plan.grid, llm, encoder, text, planning.recipe_of(plan, llm), moments))
         if first is not None:
-            consoles.console().print(time_line(first), highlight=False, soft_wrap=True)
+            console.print(time_line(first), highlight=False, soft_wrap=True)
         if fit is not None:
-            consoles.console().print(padded_line(planned, fit, str(aspect)), highlight=False, soft_wrap=True)
+            console.print(padded_line(plan, fit, str(self.aspect)), highlight=False, soft_wrap=True)
+
+
+def _choices(
+    request: planning.PlanRequest, ranking: ScoreOptions, media: ExportOptions, asked: SearchOptions, text: int | None
+) -> dict[str, Any]:
+    """What ``calibration.budgets`` takes by name."""
+    if ranking.steps is not None and ranking.score is None:
+        raise UsageError("--steps is for a score that chooses in rounds", where="--steps", fix="give --score too")
+    scorer = "" if ranking.scorer is None else learned(ranking.score, ranking.scorer)[1]
+    return {
+        "score": "learned" if scorer else ranking.score,
+        "rho": ranking.rho,
+        "scorer": scorer,
+        "steps": ranking.steps,
+        "axis": request.llm.axis or "token",
+        "spectrum": request.llm.spectrum or "2d",
+        "tiles": media.tiles,
+        "video": media.video or media.joint_frames is not None,
+        "sharing": request.sharing,
+        "retention": asked.retention,
+        "held_out": asked.held_out,
+        "speedup": request.llm.speedup,
+        "merge_keep": request.encoder.merge_keep,
+        "text": text,
+        "freeze": not asked.no_freeze,
+    }
 
 
 def _search(
@@ -310,7 +374,7 @@ def _show(result: Any, as_json: bool) -> None:
 def _command(context: typer.Context) -> str:
     """The command line that makes the same again."""
     words = ["luvc-export", "plan", str(context.params["model"])]
-    every = {"schedule": "--plan", **{each.parameter: each.flag for each in stated(context, *_RECORDS)}}
+    every = {"schedule": "--plan"} | {each.parameter: each.flag for each in stated(context, *_RECORDS)}
     for name, value in context.params.items():
         if given(context, name) and name not in ("model", "as_json"):
             words += [every.get(name, flag(name)), str(value)]
