@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -87,3 +88,31 @@ def verbose_lines(session: Any, answer: Any) -> Iterator[str]:
         yield "products of a step, tried here: " + ", ".join(
             f"{way} {1000 * spent:.2f} ms" for way, spent in sorted(times.items(), key=lambda item: item[1])
         )
+
+
+def answer_facts(session: Any, answer: Any, film: Any) -> dict[str, Any]:
+    """An answer as ``run --json`` prints it; ``film`` is what was taken of a video, None without one."""
+    return {
+        "text": answer.text,
+        "token_ids": answer.token_ids,
+        "finish_reason": answer.finish_reason,
+        "timings": answer.timings.to_json(),
+        "image_size": answer.selection.size,
+        "tiles": answer.selection.tiles,
+        "units": bucket_counts(answer.selection),
+        "video": None if film is None else film.taken().to_json(),
+        "backend": answer.backend,
+        "arithmetic": answer.arithmetic,
+        "choice": session.choice,
+        "notes": session.notes,
+        "logprobs": None if answer.logprobs is None else [asdict(one) for one in answer.logprobs],
+    }
+
+
+def answer_lines(session: Any, answer: Any, plan: str | None, warmed: float | None) -> Iterator[str]:
+    """What stands below an answer but its times; ``warmed`` is what warming up took, in ms."""
+    ways = len(session.bundle.sizes_of(plan)) * max(1, len(session.bundle.manifest.prompt.cuts))
+    yield from filter(None, (fit_line(answer.selection, ways), bucket_line(answer.selection)))
+    ready = "" if warmed is None else f", warmed up in {warmed:.0f} ms"
+    yield f"{session.choice or f'backend {answer.backend}'}, {answer.arithmetic}{ready}"
+    yield from session.notes

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import asdict, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,12 +15,36 @@ from luvc_export.cli import options
 from luvc_export.cli.grouped import grouped
 from luvc_export.cli.tables.console import answer_text
 from luvc_export.cli.watching import CameraOptions
+from luvc_export.core.options import option
 from luvc_export.errors import UsageError
 from luvc_export.runtime.generation.sampling import AnswerOptions
 from luvc_export.runtime.session_options import SessionOptions
 
+if TYPE_CHECKING:
+    from luvc_export.runtime.session import Session
+
 #: Characters of a prompt from standard input: more is a mistake.
 _PROMPT_LIMIT = 10**6
+
+
+@dataclass(frozen=True)
+class SeenOptions:
+    """Pictures or a video that a question is about."""
+
+    image: tuple[Path, ...] = option((), "Picture; repeat for several.")
+    video: Path | None = option(None, "Film (mp4, mkv, ...), folder of frames, or animated picture.")
+    frames: int | None = option(None, "Frames to look at; default: what the bundle takes, at most 16.")
+    fps: float | None = option(None, "Frames a second of --video; default: what it says, else 2.")
+
+    def film(self, session: Session, quiet: bool) -> Any:
+        """The frames of ``--video``; None without one."""
+        if self.video is None:
+            return None
+        from luvc_export.runtime.media.video import open_video
+
+        with options.progress(quiet) as tell:
+            wanted = session.video_frames() if self.frames is None else self.frames
+            return open_video(self.video, wanted, self.fps, lambda done: tell("reading frames", done))
 
 
 @grouped
@@ -31,16 +55,7 @@ def run(
         str | None,
         typer.Option("--prompt", help="The question; - reads it from standard input. Without it: a chat."),
     ] = None,
-    image: Annotated[list[Path] | None, typer.Option("--image", help="Picture; repeat for several.")] = None,
-    video: Annotated[
-        Path | None, typer.Option("--video", help="Film (mp4, mkv, ...), folder of frames, or animated picture.")
-    ] = None,
-    frames: Annotated[
-        int | None, typer.Option("--frames", help="Frames to look at; default: what the bundle takes, at most 16.")
-    ] = None,
-    fps: Annotated[
-        float | None, typer.Option("--fps", help="Frames a second of --video; default: what it says, else 2.")
-    ] = None,
+    seen: SeenOptions,
     live: CameraOptions,
     opening: SessionOptions,
     sampling: Annotated[dict[str, Any], AnswerOptions],
@@ -73,49 +88,40 @@ def run(
     [dim]luvc-export run qwen-bundle --camera /dev/video0 --every 2s --prompt "Is anybody at the door?"[/dim]
     """
     from luvc_export.bundle.adapters.peft_folder import named_folders
-    from luvc_export.cli.answer_lines import bucket_counts, bucket_line, film_line, fit_line, timing_line
+    from luvc_export.cli.answer_lines import answer_facts, answer_lines, film_line, timing_line, verbose_lines
     from luvc_export.cli.chat import Chat, line_editing
     from luvc_export.cli.kept_picture import check_picture_file, save_survival
     from luvc_export.pipeline import load_bundle
 
-    shown, logprobs = bool(image or video), sampling.get("logprobs")
-    live.check(prompt, frames, shown or show_kept is not None or logprobs is not None)
+    shown, logprobs = bool(seen.image or seen.video), sampling.get("logprobs")
+    live.check(prompt, seen.frames, shown or show_kept is not None or logprobs is not None)
     asked = read_prompt(prompt, as_json)
     folders = named_folders([lora] if lora else [])
     if show_kept is not None and not shown and asked is not None:
         raise UsageError("--show-kept draws on a picture", where="--show-kept", fix="pass --image or --video")
     if logprobs is not None and not as_json:
         raise UsageError("log probabilities are printed as JSON", where="--logprobs", fix="pass --json")
-    if video is None and (fps, None if live.window else frames) != (None, None):
+    if seen.video is None and (seen.fps, None if live.window else seen.frames) != (None, None):
         raise UsageError("--frames and --fps are about a video", where="--frames, --fps", fix="pass --video")
     check_picture_file(show_kept, "--show-kept")
     with options.progress(quiet=as_json) as tell:
         session = load_bundle(bundle, options=replace(opening, lora=folders), progress=tell)
-    warmed = session.warm_up(images=int(shown or live.camera is not None)) if warm_up else None
+    warmed = 1000 * session.warm_up(images=int(shown or live.camera is not None)) if warm_up else None
     if folders:
         sampling["adapter"] = next(iter(folders))
     if live.camera is not None:
-        live.watch(session, str(asked), frames, sampling)
+        live.watch(session, str(asked), seen.frames, sampling)
         return
-    seen: dict[str, Any] = {"image": list(image or [])}
-    film = None
-    if video is not None:
-        from luvc_export.runtime.media.video import open_video
-
-        with options.progress(quiet=as_json) as tell:
-            wanted = session.video_frames() if frames is None else frames
-            film = open_video(video, wanted, fps, lambda done: tell("reading frames", done))
-        seen["video"] = film
-        if not as_json:
-            print(film_line(film), file=sys.stderr)
+    film = seen.film(session, as_json)
+    if film is not None and not as_json:
+        print(film_line(film), file=sys.stderr)
+    video = {"video": film} if film else {}
     if asked is None:
-        frames_seen = {"video": film} if film else {}
         line_editing()
         say = partial(_say_times, session if verbose else None)
-        chat = Chat(session, sampling, seen["image"], frames_seen, show_kept or Path("kept.png"), say)
-        chat.run()
+        Chat(session, sampling, list(seen.image), video, show_kept or Path("kept.png"), say).run()
         return
-    stream = session.generate(prompt=asked, stream=True, **seen, **sampling)
+    stream = session.generate(list(seen.image), asked, stream=True, **video, **sampling)
     for piece in stream:
         if not as_json:
             print(answer_text(piece, sys.stdout), end="", flush=True)
@@ -123,63 +129,25 @@ def run(
     if show_kept is not None:
         save_survival(result, show_kept)
     if as_json:
-        if verbose:
-            say_more(session, result)
-        print(
-            json.dumps(
-                {
-                    "text": result.text,
-                    "token_ids": result.token_ids,
-                    "finish_reason": result.finish_reason,
-                    "timings": result.timings.to_json(),
-                    "image_size": result.selection.size,
-                    "tiles": result.selection.tiles,
-                    "units": bucket_counts(result.selection),
-                    "video": None if film is None else film.taken().to_json(),
-                    "show_kept": str(show_kept) if show_kept else None,
-                    "backend": result.backend,
-                    "arithmetic": result.arithmetic,
-                    "choice": session.choice,
-                    "notes": session.notes,
-                    "logprobs": None if result.logprobs is None else [asdict(one) for one in result.logprobs],
-                    "warm_up_ms": None if warmed is None else 1000 * warmed,
-                }
-            )
-        )
-        return
-    print()
-    ways = len(session.bundle.sizes_of(opening.plan)) * max(1, len(session.bundle.manifest.prompt.cuts))
-    if choice := fit_line(result.selection, ways):
-        print(choice, file=sys.stderr)
-    if choice := bucket_line(result.selection):
-        print(choice, file=sys.stderr)
-    choice = session.choice or f"backend {result.backend}"
-    ready = "" if warmed is None else f", warmed up in {1000 * warmed:.0f} ms"
-    print(f"{choice}, {result.arithmetic}{ready}", file=sys.stderr)
-    for note in session.notes:
-        print(note, file=sys.stderr)
+        picture = None if show_kept is None else str(show_kept)
+        print(json.dumps(answer_facts(session, result, film) | {"show_kept": picture, "warm_up_ms": warmed}))
+    else:
+        print()
+        print("\n".join(answer_lines(session, result, opening.plan, warmed)), file=sys.stderr)
     if verbose:
-        say_more(session, result)
-    print(timing_line(result.timings), file=sys.stderr)
-
-
-def say_more(session: Any, answer: Any) -> None:
-    """The lines of ``--verbose``."""
-    from luvc_export.cli.answer_lines import verbose_lines
-
-    for line in verbose_lines(session, answer):
-        print(line, file=sys.stderr)
+        print("\n".join(verbose_lines(session, result)), file=sys.stderr)
+    if not as_json:
+        print(timing_line(result.timings), file=sys.stderr)
 
 
 def _say_times(explained: Any, answer: Any) -> None:
     """Of a chat's turn; ``explained`` is the session of ``--verbose``."""
-    from luvc_export.cli.answer_lines import bucket_line, timing_line
+    from luvc_export.cli.answer_lines import bucket_line, timing_line, verbose_lines
 
-    if line := bucket_line(answer.selection):
-        print(line, file=sys.stderr)
-    if explained is not None:
-        say_more(explained, answer)
-    print(timing_line(answer.timings), file=sys.stderr)
+    more = [] if explained is None else verbose_lines(explained, answer)
+    for line in (bucket_line(answer.selection), *more, timing_line(answer.timings)):
+        if line:
+            print(line, file=sys.stderr)
 
 
 def read_prompt(prompt: str | None, as_json: bool) -> str | None:
