@@ -18,10 +18,6 @@ ImageSize = Annotated[
     str | None, typer.Option("--image-size", metavar="HxW", help="Image input; default: the family's, or 672x672.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
-Longest = Annotated[
-    int | None, typer.Option("--max-new-tokens", min=1, help="Longest answer; default: the task's own, or 32 tokens.")
-]
-
 #: Budgets of a plan; those below 0 are refused as budgets, not as an unknown name.
 _BUDGETS = re.compile(r"[\s,]*-?\d+(?:[\s,]+-?\d+)*[\s,]*")
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,6 +21,9 @@ from luvc_export.core.plan import Plan, Sharing
 from luvc_export.core.plan.request import EncoderRequest, LlmRequest, PlanRequest, check_frames
 from luvc_export.errors import UsageError
 from luvc_export.pipeline.export_options import ExportOptions
+
+if TYPE_CHECKING:
+    from luvc_export.bundle.folder import Bundle
 
 
 @grouped
@@ -70,7 +74,6 @@ def export(
     [dim]luvc-export export OpenGVLab/InternVL3-1B-hf -o internvl-bundle --tiles 1x1 --tiles 2x2 --tiles 2x3[/dim]
     """
     from luvc_export.bundle.folder import check_target
-    from luvc_export.core.plan.cost import cost
     from luvc_export.export.checkpoint import open_checkpoint
     from luvc_export.export.reading.remarks import remarks
     from luvc_export.pipeline import export_bundle, make_plans
@@ -100,24 +103,30 @@ def export(
     asked = replace(asked, video=video, joint_frames=None, joint_tiles=None)  # the plans say it now
     with options.progress(quiet=as_json) as tell:
         written = export_bundle(checkpoint, output, plans, image_size=sizes, options=asked, progress=tell)
-    shape, codes = written.manifest.decoder, written.manifest.weights.stored
-    notes = (*remarks(checkpoint), *(codes.notes if codes else ()))
-    if as_json:
-        costs = {name: cost(each, shape).to_json() for name, each in plans.items()}
-        facts = {"bundle": str(output), "manifest": written.manifest.to_json(), "cost": costs, "notes": notes}
-        print(json.dumps(facts))
-        return
+    _show(written, plans, remarks(checkpoint), as_json)
+
+
+def _show(written: Bundle, plans: Mapping[str, Plan], remarks: Iterable[str], as_json: bool) -> None:
     from luvc_export.cli.tables import console as consoles
     from luvc_export.cli.tables.plans import cost_table
+    from luvc_export.core.plan.cost import cost
 
-    for each in plans.values():
-        consoles.console().print(cost_table(each, cost(each, shape)))
+    folder, manifest = written.folder, written.manifest
+    codes = manifest.weights.stored
+    notes = (*remarks, *(codes.notes if codes else ()))
+    costs = {name: cost(each, manifest.decoder) for name, each in plans.items()}
+    if as_json:
+        priced = {name: each.to_json() for name, each in costs.items()}
+        print(json.dumps({"bundle": str(folder), "manifest": manifest.to_json(), "cost": priced, "notes": notes}))
+        return
+    for name, each in plans.items():
+        consoles.console().print(cost_table(each, costs[name]))
     for note in notes:
         print(f"note: {note}")
-    if no_weights:
-        print(f"wrote {output}, graphs without weights: luvc-export inspect {output} shows them")
+    if manifest.weights.mode == "none":
+        print(f"wrote {folder}, graphs without weights: luvc-export inspect {folder} shows them")
     else:
-        print(f"wrote {output}; ask it something: luvc-export run {output} --image cat.jpg --prompt '...'")
+        print(f"wrote {folder}; ask it something: luvc-export run {folder} --image cat.jpg --prompt '...'")
 
 
 def _sources(plans: list[str], llm: LlmRequest) -> dict[str, str | list[int] | Plan]:

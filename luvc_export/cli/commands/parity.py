@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Annotated
@@ -13,9 +14,39 @@ from luvc_export.cli import options
 from luvc_export.cli.files import check_bundle, check_model, check_writable, write_whole
 from luvc_export.cli.grouped import grouped, stated
 from luvc_export.cli.groups.data import TaskOptions
-from luvc_export.core.options import choice, texts
+from luvc_export.core.options import option, texts
+from luvc_export.errors import CheckFailed, UsageError
 from luvc_export.pipeline.export_options import ExportOptions
 from luvc_export.runtime.session_options import SessionOptions
+
+
+@dataclass(frozen=True)
+class ParityOptions:
+    """How much two models are compared, and what must hold.
+
+    Raises:
+        UsageError: A number is below 1, or a share above.
+    """
+
+    cases: Path | None = option(None, "JSON Lines file: image or video, prompt and optionally answer.")
+    count: int = option(90, "Cases to answer.")
+    observe: int = option(16, "Cases to compare tensor by tensor.")
+    batch: int = option(2, "Cases a call.")
+    image_size: str | None = option(None, "Image input; default: the family's, or 672x672.", metavar="HxW")
+    dtype: str = option("fp32", "Arithmetic of hf and torch: fp32, fp16, bf16.", choices=("fp32", "fp16", "bf16"))
+    arithmetic: str = option(
+        "fp32", "Of openvino sides: fp32, bf16, fp16, or auto.", choices=("auto", "fp32", "bf16", "fp16")
+    )
+    max_new_tokens: int | None = option(None, "Longest answer; default: the task's own, or 32 tokens.", least=1)
+    retention: float = option(0.99, "Accuracy a compressed plan must keep.")
+    locate: bool = option(False, "Show every tensor, layer by layer.")
+    report: Path | None = option(None, "Write a page with plots.", metavar="HTML")
+
+    def __post_init__(self) -> None:
+        if min(self.count, self.observe, self.batch) < 1:
+            raise UsageError("numbers must be at least 1", where="--count, --observe, --batch")
+        if not 0 <= self.retention <= 1:
+            raise UsageError("a share must lie between 0 and 1", where="--retention", got=self.retention)
 
 
 @grouped
@@ -26,23 +57,9 @@ def parity(
         str, typer.Argument(help=r"Trusted: \[hf:|torch:|onnx:|openvino:|trt:]MODEL\[#PLAN]; MODEL may be 'demo'.")
     ],
     candidate: Annotated[str, typer.Argument(help="Under test, described in the same way.")],
-    cases: Annotated[
-        Path | None, typer.Option("--cases", help="JSON Lines file: image or video, prompt and optionally answer.")
-    ] = None,
     task: TaskOptions,
-    count: Annotated[int, typer.Option("--count", help="Cases to answer.")] = 90,
-    observe: Annotated[int, typer.Option("--observe", help="Cases to compare tensor by tensor.")] = 16,
-    batch: Annotated[int, typer.Option("--batch", help="Cases a call.")] = 2,
-    image_size: options.ImageSize = None,
+    compared: ParityOptions,
     media: ExportOptions,
-    dtype: Annotated[str, typer.Option("--dtype", help="Arithmetic of hf and torch: fp32, fp16, bf16.")] = "fp32",
-    arithmetic: Annotated[
-        str, typer.Option("--arithmetic", help="Of openvino sides: fp32, bf16, fp16, or auto.")
-    ] = "fp32",
-    max_new_tokens: options.Longest = None,
-    retention: Annotated[float, typer.Option("--retention", help="Accuracy a compressed plan must keep.")] = 0.99,
-    locate: Annotated[bool, typer.Option("--locate", help="Show every tensor, layer by layer.")] = False,
-    report: Annotated[Path | None, typer.Option("--report", metavar="HTML", help="Write a page with plots.")] = None,
     opening: SessionOptions,
     as_json: options.Json = False,
 ) -> None:
@@ -63,18 +80,11 @@ def parity(
     from luvc_export.calibration.parity.plots import page
     from luvc_export.calibration.parity.run import open_pair
     from luvc_export.calibration.parity.run import parity as run
-    from luvc_export.errors import CheckFailed, UsageError
 
-    if (cases is None) == (task.task is None):
+    if (compared.cases is None) == (task.task is None):
         raise UsageError("say what to ask", where="parity", expected="either --cases FILE or --task NAME")
     known_task = task.found()
-    check_writable(report, "--report")
-    choice("--dtype", dtype, ("fp32", "fp16", "bf16"))
-    choice("--arithmetic", arithmetic, ("auto", "fp32", "bf16", "fp16"))
-    if min(count, observe, batch) < 1:
-        raise UsageError("numbers must be at least 1", where="--count, --observe, --batch")
-    if not 0 <= retention <= 1:
-        raise UsageError("a share must lie between 0 and 1", where="--retention", got=retention)
+    check_writable(compared.report, "--report")
     specs = [runners.parse(each) for each in (reference, candidate)]
     with options.progress(quiet=as_json) as tell:
         for spec in specs:
@@ -82,39 +92,38 @@ def parity(
                 check_bundle(spec.model, opening.verify, tell)
             else:
                 check_model(spec.model)
-    own = ["--image-size"] * bool(image_size) + [each.flag for each in stated(context, ExportOptions)]
+    own = ["--image-size"] * bool(compared.image_size) + [each.flag for each in stated(context, ExportOptions)]
     if own and any(spec.is_bundle for spec in specs):
         raise UsageError("the bundle says how it sees pictures", where=", ".join(own), fix="leave them out")
+    count, size = compared.count, texts.size(compared.image_size)
     if known_task:
         asked = list(known_task.cases(known_task.report[0], count, known_task.report[1]))
     else:
-        asked = list(islice(read_jsonl(cases or Path()), count))
-    size = texts.size(image_size) or (known_task.image_size if known_task else None)
+        asked = list(islice(read_jsonl(compared.cases or Path()), count))
     frames = known_task.frames if known_task else 0
-    video = media.video or frames > 0
-    left, right = open_pair(
-        reference, candidate, size, dtype, opening.threads, tuple(media.tiles), video, arithmetic, frames
-    )
+    seen = tuple(media.tiles), media.video or frames > 0, compared.arithmetic, frames
+    size = size or (known_task.image_size if known_task else None)
+    left, right = open_pair(reference, candidate, size, compared.dtype, opening.threads, *seen)
     with options.progress(quiet=as_json) as tell:
         result = run(
             left,
             right,
             asked,
-            observe=observe,
-            longest=max_new_tokens or (known_task.longest if known_task else 32),
+            observe=compared.observe,
+            longest=compared.max_new_tokens or (known_task.longest if known_task else 32),
             stops=known_task.stops if known_task else False,
-            batch=batch,
-            retention=retention,
+            batch=compared.batch,
+            retention=compared.retention,
             progress=tell,
         )
-    if report is not None:
-        write_whole(report, page(result))
+    if compared.report is not None:
+        write_whole(compared.report, page(result))
     if as_json:
         print(json.dumps(result.to_json()))
     else:
-        print("\n".join(result.lines(locate)))
-        if report is not None:
-            print(f"report    | {report}")
+        print("\n".join(result.lines(compared.locate)))
+        if compared.report is not None:
+            print(f"report    | {compared.report}")
     if not result.passed:
         failed = [gate.name for gate in result.gates if not gate.passed]
         raise CheckFailed("the models do not agree", got=", ".join(failed), expected="every gate passed")
