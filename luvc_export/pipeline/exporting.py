@@ -55,24 +55,8 @@ def export_bundle(
     """
     asked = settled(ExportOptions, options, settings, "export_bundle")
     check_name(Path(output), "the output folder")
-    if asked.lora is not None:
-        check_name(Path(asked.lora), "the adapter")
-    if asked.lora is not None and asked.weights != "copy":
-        raise UsageError(
-            "merged weights lie nowhere but in the bundle",
-            where="--lora",
-            got=f"--weights {asked.weights}",
-            expected="--weights copy",
-        )
+    _check(asked, plans)
     joint = {"joint_frames": asked.joint_frames, "joint_tiles": asked.joint_tiles}
-    stated = [name for name, value in joint.items() if value is not None]
-    if stated and not isinstance(plans, str):
-        raise UsageError(
-            "plans say themselves how many images share their budgets",
-            where=stated[0],
-            got=joint[stated[0]],
-            fix="make_plans(..., joint_frames=N) makes them, NAME@video beside NAME; joint_tiles makes NAME@tiles",
-        )
     checkpoint = open_model(model, asked.revision, weights=asked.weights != "none")
     sizes = as_sizes(image_size) or [default_image_size(checkpoint)]
     if isinstance(plans, str):
@@ -109,6 +93,28 @@ def export_bundle(
     bundles.check_target(Path(output), asked.overwrite)
     with merged(checkpoint, str(asked.lora)) as whole:
         return write_bundle(whole, plans, Path(output), written, asked.overwrite, tell)
+
+
+def _check(asked: ExportOptions, plans: str | Plan | Mapping[str, Plan]) -> None:
+    """Refuse merged weights that would lie nowhere, and plans that say themselves what shares their budgets."""
+    if asked.lora is not None:
+        check_name(Path(asked.lora), "the adapter")
+    if asked.lora is not None and asked.weights != "copy":
+        raise UsageError(
+            "merged weights lie nowhere but in the bundle",
+            where="--lora",
+            got=f"--weights {asked.weights}",
+            expected="--weights copy",
+        )
+    joint = {"joint_frames": asked.joint_frames, "joint_tiles": asked.joint_tiles}
+    stated = [name for name, value in joint.items() if value is not None]
+    if stated and not isinstance(plans, str):
+        raise UsageError(
+            "plans say themselves how many images share their budgets",
+            where=stated[0],
+            got=joint[stated[0]],
+            fix="make_plans(..., joint_frames=N) makes them, NAME@video beside NAME; joint_tiles makes NAME@tiles",
+        )
 
 
 def _vocabulary(checkpoint: Checkpoint, vocab: object, data: str | os.PathLike[str] | None) -> ChosenTokens | None:

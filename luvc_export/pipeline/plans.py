@@ -149,18 +149,10 @@ def make_plans(
     video = checkpoint.family.video(checkpoint.config)
     own_frames = video is not None and video.pooled is not None  # no plan for pictures takes them
     named = sources if isinstance(sources, Mapping) else {name: name for name in sources}
-    fixed = [name for name, source in named.items() if not isinstance(source, str)]
-    joint = {"--joint-frames": joint_frames, "--joint-tiles": joint_tiles}
-    flags = [flag for flag, value in joint.items() if value is not None]
-    if fixed and flags:
-        raise UsageError(
-            "fixed budgets are for one image or for those that share them",
-            where=flags[0],
-            got=f"--plan {fixed[0]}",
-            expected="a schedule's name; or a plan file that says sharing.images, with --video or --tiles",
-        )
+    _check_shared(named, joint_frames, joint_tiles)
     sizes = as_sizes(image_size) or [default_image_size(checkpoint)]
-    shared = [replace(asked.sharing, quota="none" if flags else quota)]
+    one = joint_frames is None and joint_tiles is None
+    shared = [replace(asked.sharing, quota=quota if one else "none")]
     if joint_frames is not None:
         shared.append(Sharing(images_of_video(checkpoint, joint_frames), None, quota))
     if joint_tiles is not None:
@@ -186,6 +178,22 @@ def make_plans(
                 )
     together = PlanSet(plans, variants)
     return with_buckets(together, unit_buckets) if unit_buckets else together
+
+
+def _check_shared(
+    sources: Mapping[str, PlanSource], joint_frames: int | None, joint_tiles: tuple[int, int] | None
+) -> None:
+    """Refuse fixed budgets where others are to be shared, by frames or by tiles."""
+    fixed = [name for name, source in sources.items() if not isinstance(source, str)]
+    joint = {"--joint-frames": joint_frames, "--joint-tiles": joint_tiles}
+    flags = [flag for flag, value in joint.items() if value is not None]
+    if fixed and flags:
+        raise UsageError(
+            "fixed budgets are for one image or for those that share them",
+            where=flags[0],
+            got=f"--plan {fixed[0]}",
+            expected="a schedule's name; or a plan file that says sharing.images, with --video or --tiles",
+        )
 
 
 def images_of_video(checkpoint: Checkpoint, frames: int) -> int:

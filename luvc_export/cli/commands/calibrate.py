@@ -21,6 +21,7 @@ from luvc_export.runtime.session_options import SessionOptions
 if TYPE_CHECKING:
     from luvc_export.calibration.datasets import CalibrationSet
     from luvc_export.calibration.quantise.cache_calibration import CalibratedCaches
+    from luvc_export.calibration.quantise.calibrate import Calibrated
     from luvc_export.calibration.quantise.modelopt.backend import ModelOpt
     from luvc_export.calibration.quantise.recipe import Recipe
 
@@ -119,29 +120,8 @@ def calibrate(
     from luvc_export.bundle import folder as bundles
     from luvc_export.calibration.quantise import cache_calibration as cache_work
     from luvc_export.calibration.quantise import calibrate as work
-    from luvc_export.core.precision import check_caches, check_caches_target, check_target
-    from luvc_export.engines import targets
 
-    if (precision is None) == (kv is None):
-        raise UsageError(
-            "calibrate takes --precision, for weights, or --kv, for keys and values",
-            where="--precision, --kv",
-            got="neither" if kv is None else "both",
-            fix="one after the other: --precision q8 first, then --kv int8 --plan PLAN_quantized",
-        )
-    recipe = other = None
-    plan, options_stated = opening.plan, stated(context, RecipeOptions)
-    if kv is not None:
-        if flags := [each.flag for each in options_stated]:
-            raise UsageError("these options are for weights", where=", ".join(flags), got="--kv", fix="leave them out")
-        check_caches(kv)
-        if target is not None:
-            check_caches_target(targets.find(target))
-    elif precision is not None:
-        other = _modelopt(rounding)
-        recipe = rounding.recipe(precision, 0.0 if other else 0.5, [each.name for each in options_stated])
-        if target is not None:
-            check_target(recipe.precision, targets.find(target))
+    recipe, other = _recipe(context, precision, kv, rounding, target)
     if asked.data is None:
         raise UsageError(
             "calibration needs data: random data would give ranges of nothing",
@@ -153,23 +133,15 @@ def calibrate(
     check_writable(rounding.ranges, "--cache")
     with options.progress(quiet=as_json) as tell:
         loaded = bundles.load(bundle, opening.verify, tell)
-    asked_plan = plan or loaded.manifest.default_plan
+    asked_plan = opening.plan or loaded.manifest.default_plan
+    common: dict[str, Any] = {"plan": opening.plan, "min_agreement": min_agreement, "threads": opening.threads}
+    common |= {"output": output, "overwrite": overwrite}
     if recipe is None:
         assert kv is not None
         cache_work.check(loaded, asked_plan, kv, min_agreement, overwrite, output)
         with options.progress(quiet=as_json) as tell:
             cases = asked.load(tell)
-            stored = cache_work.calibrate_caches(
-                loaded,
-                cases,
-                kv,
-                plan=plan,
-                min_agreement=min_agreement,
-                output=output,
-                overwrite=overwrite,
-                threads=opening.threads,
-                progress=tell,
-            )
+            stored = cache_work.calibrate_caches(loaded, cases, kv, progress=tell, **common)
         _show_caches(stored, cases, min_agreement, as_json)
         return
     work.check(loaded, asked_plan, recipe, min_agreement, overwrite, output)
@@ -179,28 +151,54 @@ def calibrate(
             loaded,
             cases,
             recipe,
-            plan=plan,
-            min_agreement=min_agreement,
             keep_high=rounding.keep_high,
             quantise_too=rounding.quantise_too,
-            output=output,
             ranges_file=rounding.ranges,
-            overwrite=overwrite,
-            threads=opening.threads,
             modelopt=other,
             progress=tell,
+            **common,
         )
+    _show_weights(calibrated, cases, min_agreement, as_json)
+
+
+def _recipe(
+    context: typer.Context, precision: str | None, kv: str | None, rounding: RecipeOptions, target: str | None
+) -> tuple[Recipe | None, ModelOpt | None]:
+    """How weights are quantised, and who decides, checked against the target; nothing where caches are stored."""
+    from luvc_export.core.precision import check_caches, check_caches_target, check_target
+    from luvc_export.engines import targets
+
+    if (precision is None) == (kv is None):
+        raise UsageError(
+            "calibrate takes --precision, for weights, or --kv, for keys and values",
+            where="--precision, --kv",
+            got="neither" if kv is None else "both",
+            fix="one after the other: --precision q8 first, then --kv int8 --plan PLAN_quantized",
+        )
+    options_stated = stated(context, RecipeOptions)
+    if kv is not None:
+        if flags := [each.flag for each in options_stated]:
+            raise UsageError("these options are for weights", where=", ".join(flags), got="--kv", fix="leave them out")
+        check_caches(kv)
+        if target is not None:
+            check_caches_target(targets.find(target))
+        return None, None
+    other = _modelopt(rounding)
+    recipe = rounding.recipe(str(precision), 0.0 if other else 0.5, [each.name for each in options_stated])
+    if target is not None:
+        check_target(recipe.precision, targets.find(target))
+    return recipe, other
+
+
+def _show_weights(calibrated: Calibrated, cases: CalibrationSet, asked: float, as_json: bool) -> None:
     report = _report(calibrated)
     if as_json:
         print(json.dumps(report))
         return
-    print(f"plan      | {calibrated.plan} in {calibrated.bundle.folder}, {calibrated.bytes / 2**20:.2f} MiB")
-    print(f"data      | {cases.name}, {len(cases.cases)} cases, sha256 {cases.sha256[:16]}")
-    answered = len(calibrated.made.answered)
-    print(f"agreement | {calibrated.found.agreement:.4f} of {answered} held-out answers, asked {min_agreement:g}")
-    if report["accuracy"]:
-        before, after = report["accuracy"]["reference"], report["accuracy"]["quantised"]
-        print(f"accuracy  | {before:.4f} -> {after:.4f}")
+    agreed, answered = calibrated.found.agreement, len(calibrated.made.answered)
+    accuracy = report["accuracy"] and (report["accuracy"]["reference"], report["accuracy"]["quantised"])
+    size = f", {calibrated.bytes / 2**20:.2f} MiB"
+    _print_agreement(f"{calibrated.plan} in {calibrated.bundle.folder}{size}", cases, agreed, answered, asked, accuracy)
     trials = ", ".join(f"{item['high']} high {item['agreement']:.4f}" for item in report["trials"])
     print(f"trials    | {len(report['trials'])}: {trials}")
     wide = f", {len(report['wide'])} of them in 8 bits" if report["wide"] else ""
@@ -223,20 +221,26 @@ def _show_caches(stored: CalibratedCaches, cases: CalibrationSet, asked: float, 
     shape = stored.bundle.manifest.decoder
     wide, narrow = (sum(kv_bytes(shape, [0] * shape.layers, 1, codes=codes)) for codes in (False, True))
     if as_json:
-        accuracy = {"reference": shares["reference"], "quantised": shares["candidate"]} if shares else None
+        known = {"reference": shares["reference"], "quantised": shares["candidate"]} if shares else None
         facts = {"bundle": str(stored.bundle.folder), "plan": stored.plan, "agreement": share(comparison)}
         print(
-            json.dumps(
-                {**facts, "answers": len(comparison.answered), "accuracy": accuracy, "cache_share": narrow / wide}
-            )
+            json.dumps({**facts, "answers": len(comparison.answered), "accuracy": known, "cache_share": narrow / wide})
         )
         return
-    print(f"plan      | {stored.plan} in {stored.bundle.folder}")
-    print(f"data      | {cases.name}, {len(cases.cases)} cases, sha256 {cases.sha256[:16]}")
-    print(f"agreement | {share(comparison):.4f} of {len(comparison.answered)} held-out answers, asked {asked:g}")
-    if shares:
-        print(f"accuracy  | {shares['reference']:.4f} -> {shares['candidate']:.4f}")
+    accuracy = (shares["reference"], shares["candidate"]) if shares else None
+    agreed, answered = share(comparison), len(comparison.answered)
+    _print_agreement(f"{stored.plan} in {stored.bundle.folder}", cases, agreed, answered, asked, accuracy)
     print(f"caches    | {narrow:,} bytes a token, {narrow / wide:.1%} of 16 bits")
+
+
+def _print_agreement(
+    plan: str, cases: CalibrationSet, agreed: float, answered: int, asked: float, accuracy: tuple[float, float] | None
+) -> None:
+    print(f"plan      | {plan}")
+    print(f"data      | {cases.name}, {len(cases.cases)} cases, sha256 {cases.sha256[:16]}")
+    print(f"agreement | {agreed:.4f} of {answered} held-out answers, asked {asked:g}")
+    if accuracy:
+        print(f"accuracy  | {accuracy[0]:.4f} -> {accuracy[1]:.4f}")
 
 
 def _modelopt(asked: RecipeOptions) -> ModelOpt | None:

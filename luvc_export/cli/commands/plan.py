@@ -138,16 +138,12 @@ def plan(
 
     [dim]luvc-export plan MODEL --data questions.jsonl --retention 0.99 --save search -o searched.json[/dim]
     """
-    from luvc_export.core.precision import check_caches
     from luvc_export.export.checkpoint import open_checkpoint
 
     data = asked.data
     _check_stated(context, data, timed)
+    _check_caches(kv, data is not None and as_json)
     check_frames(encoder_part, media.joint_frames)
-    if kv is not None:
-        check_caches(kv)
-        if data is not None and as_json:
-            raise UsageError("the JSON of a search holds no costs", where="--kv", fix="leave out --kv, or --json")
     shape = None if aspect is None else texts.aspect(aspect)
     check_writable(output, "--output")
     check_folder(asked.save, "--save")
@@ -193,6 +189,16 @@ def _check_stated(context: typer.Context, data: str | None, timed: TimeOptions) 
     if data is not None and (wrong := named + flags["by hand"]):
         raise UsageError("--data searches the budgets itself", where=", ".join(wrong), fix="leave them out")
     timed.check([*flags["goal"], *named, *flags["instead of time"], *flags["encoder"]])
+
+
+def _check_caches(kv: str | None, only_json: bool) -> None:
+    """Refuse caches that nobody stores, and costs of them where only a search's JSON comes out."""
+    from luvc_export.core.precision import check_caches
+
+    if kv is not None:
+        check_caches(kv)
+        if only_json:
+            raise UsageError("the JSON of a search holds no costs", where="--kv", fix="leave out --kv, or --json")
 
 
 def _shared(checkpoint: Checkpoint, sharing: Sharing, media: ExportOptions) -> Sharing:

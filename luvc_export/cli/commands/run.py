@@ -28,13 +28,18 @@ _PROMPT_LIMIT = 10**6
 
 
 @dataclass(frozen=True)
-class SeenOptions:
-    """Pictures or a video that a question is about."""
+class RunOptions:
+    """What a question is about, and what is said beside its answer."""
 
     image: tuple[Path, ...] = option((), "Picture; repeat for several.")
     video: Path | None = option(None, "Film (mp4, mkv, ...), folder of frames, or animated picture.")
     frames: int | None = option(None, "Frames to look at; default: what the bundle takes, at most 16.")
     fps: float | None = option(None, "Frames a second of --video; default: what it says, else 2.")
+
+    lora: str | None = option(None, "Answer with a peft adapter; see export --lora-slots.", metavar="NAME=FOLDER")
+    warm_up: bool = option(False, "Load and run once before the answer, so that its times are a server's.")
+    show_kept: Path | None = option(None, "Draw what merged and what survives, by layer.", metavar="PNG")
+    verbose: bool = option(False, "Also say which plan answers, in what, and what the engine was chosen by.")
 
     def film(self, session: Session, quiet: bool) -> Any:
         """The frames of ``--video``; None without one."""
@@ -55,24 +60,10 @@ def run(
         str | None,
         typer.Option("--prompt", help="The question; - reads it from standard input. Without it: a chat."),
     ] = None,
-    seen: SeenOptions,
+    wanted: RunOptions,
     live: CameraOptions,
     opening: SessionOptions,
     sampling: Annotated[dict[str, Any], AnswerOptions],
-    lora: Annotated[
-        str | None,
-        typer.Option("--lora", metavar="NAME=FOLDER", help="Answer with a peft adapter; see export --lora-slots."),
-    ] = None,
-    warm_up: Annotated[
-        bool, typer.Option("--warm-up", help="Load and run once before the answer, so that its times are a server's.")
-    ] = False,
-    show_kept: Annotated[
-        Path | None, typer.Option("--show-kept", metavar="PNG", help="Draw what merged and what survives, by layer.")
-    ] = None,
-    verbose: Annotated[
-        bool,
-        typer.Option("--verbose", help="Also say which plan answers, in what, and what the engine was chosen by."),
-    ] = False,
     as_json: options.Json = False,
 ) -> None:
     """Ask a bundle a question about pictures or a video.
@@ -90,54 +81,62 @@ def run(
     from luvc_export.bundle.adapters.peft_folder import named_folders
     from luvc_export.cli.answer_lines import answer_facts, answer_lines, film_line, timing_line, verbose_lines
     from luvc_export.cli.chat import Chat, line_editing
-    from luvc_export.cli.kept_picture import check_picture_file, save_survival
+    from luvc_export.cli.kept_picture import save_survival
     from luvc_export.pipeline import load_bundle
 
-    shown, logprobs = bool(seen.image or seen.video), sampling.get("logprobs")
-    live.check(prompt, seen.frames, shown or show_kept is not None or logprobs is not None)
+    shown = bool(wanted.image or wanted.video)
+    _check(wanted, live, prompt, sampling.get("logprobs"), as_json)
     asked = read_prompt(prompt, as_json)
-    folders = named_folders([lora] if lora else [])
-    if show_kept is not None and not shown and asked is not None:
+    if wanted.show_kept is not None and not shown and asked is not None:
         raise UsageError("--show-kept draws on a picture", where="--show-kept", fix="pass --image or --video")
-    if logprobs is not None and not as_json:
-        raise UsageError("log probabilities are printed as JSON", where="--logprobs", fix="pass --json")
-    if seen.video is None and (seen.fps, None if live.window else seen.frames) != (None, None):
-        raise UsageError("--frames and --fps are about a video", where="--frames, --fps", fix="pass --video")
-    check_picture_file(show_kept, "--show-kept")
+    folders = named_folders([wanted.lora] if wanted.lora else [])
     with options.progress(quiet=as_json) as tell:
         session = load_bundle(bundle, options=replace(opening, lora=folders), progress=tell)
-    warmed = 1000 * session.warm_up(images=int(shown or live.camera is not None)) if warm_up else None
+    warmed = 1000 * session.warm_up(images=int(shown or live.camera is not None)) if wanted.warm_up else None
     if folders:
         sampling["adapter"] = next(iter(folders))
     if live.camera is not None:
-        live.watch(session, str(asked), seen.frames, sampling)
+        live.watch(session, str(asked), wanted.frames, sampling)
         return
-    film = seen.film(session, as_json)
+    film = wanted.film(session, as_json)
     if film is not None and not as_json:
         print(film_line(film), file=sys.stderr)
     video = {"video": film} if film else {}
     if asked is None:
         line_editing()
-        say = partial(_say_times, session if verbose else None)
-        Chat(session, sampling, list(seen.image), video, show_kept or Path("kept.png"), say).run()
+        say = partial(_say_times, session if wanted.verbose else None)
+        Chat(session, sampling, list(wanted.image), video, wanted.show_kept or Path("kept.png"), say).run()
         return
-    stream = session.generate(list(seen.image), asked, stream=True, **video, **sampling)
+    stream = session.generate(list(wanted.image), asked, stream=True, **video, **sampling)
     for piece in stream:
         if not as_json:
             print(answer_text(piece, sys.stdout), end="", flush=True)
     result = stream.result
-    if show_kept is not None:
-        save_survival(result, show_kept)
+    if wanted.show_kept is not None:
+        save_survival(result, wanted.show_kept)
     if as_json:
-        picture = None if show_kept is None else str(show_kept)
+        picture = None if wanted.show_kept is None else str(wanted.show_kept)
         print(json.dumps(answer_facts(session, result, film) | {"show_kept": picture, "warm_up_ms": warmed}))
     else:
         print()
         print("\n".join(answer_lines(session, result, opening.plan, warmed)), file=sys.stderr)
-    if verbose:
+    if wanted.verbose:
         print("\n".join(verbose_lines(session, result)), file=sys.stderr)
     if not as_json:
         print(timing_line(result.timings), file=sys.stderr)
+
+
+def _check(wanted: RunOptions, live: CameraOptions, prompt: str | None, logprobs: int | None, as_json: bool) -> None:
+    """Refuse options that contradict each other, before anything is opened."""
+    from luvc_export.cli.kept_picture import check_picture_file
+
+    others = bool(wanted.image or wanted.video) or wanted.show_kept is not None or logprobs is not None
+    live.check(prompt, wanted.frames, others)
+    if logprobs is not None and not as_json:
+        raise UsageError("log probabilities are printed as JSON", where="--logprobs", fix="pass --json")
+    if wanted.video is None and (wanted.fps, None if live.window else wanted.frames) != (None, None):
+        raise UsageError("--frames and --fps are about a video", where="--frames, --fps", fix="pass --video")
+    check_picture_file(wanted.show_kept, "--show-kept")
 
 
 def _say_times(explained: Any, answer: Any) -> None:
