@@ -100,65 +100,37 @@ def answered(
     Raises:
         LuvcError: A worker cannot load the bundle, or this machine answers no more.
     """
-    waiting = _chunks(source, shards, chunk)
-    taking, answers = threading.Lock(), queue.Queue[Any](2 * workers)
-    stopped = threading.Event()
-    alive: list[Worker] = []
-
-    def open_worker() -> Worker:
-        with taking:
-            if stopped.is_set():
-                raise WorkerDied(0)
-            worker = Worker(job, source, program)
-            alive.append(worker)
-        worker.start()
-        return worker
-
-    def feed() -> None:
-        try:
-            worker = open_worker()
-            while not stopped.is_set():
-                with taking:
-                    rows = next(waiting, None)
-                if rows is None:
-                    break
-                try:
-                    put(worker.answer(rows))
-                except WorkerDied:
-                    worker = one_by_one(rows)
-            worker.end()
-            put(None)
-        except BaseException as error:  # told to whoever iterates
-            put(error)
-
-    def one_by_one(rows: Sequence[Row]) -> Worker:
-        """A new worker, when it has answered rows that another one died with."""
-        worker = open_worker()
-        for row in rows:
-            for left in reversed(range(TRIES)):
-                try:
-                    put(worker.answer([row]))
-                    break
-                except WorkerDied as death:
-                    worker = open_worker()
-                    if not left:
-                        text = f"MachineError: the worker ended with this row: {death}"
-                        put([Answered(row.number, case_id(row.line), Answer(error=text))])
-        return worker
-
-    def put(item: Any) -> None:
-        while not stopped.is_set():
-            with contextlib.suppress(queue.Full):
-                answers.put(item, timeout=0.2)
-                return
-
-    threads = [threading.Thread(target=feed, daemon=True) for _ in range(workers)]
+    feeders = _Feeders(job, source, _chunks(source, shards, chunk), workers, program)
+    threads = [threading.Thread(target=feeders.feed, daemon=True) for _ in range(workers)]
     for thread in threads:
         thread.start()
     try:
-        running = workers
+        yield from feeders.answered(workers)
+    finally:
+        feeders.stop()
+        for thread in threads:
+            thread.join(5)
+
+
+class _Feeders:
+    """Threads that each start a worker, give it rows and gather its answers; rows whose worker died get another."""
+
+    def __init__(
+        self, job: BatchJob, source: Source, rows: Iterator[list[Row]], workers: int, program: Sequence[str]
+    ) -> None:
+        self._of_worker, self._rows = (job, source, program), rows
+        self._taking, self._stopped = threading.Lock(), threading.Event()
+        self._answers, self._alive = queue.Queue[Any](2 * workers), list[Worker]()
+
+    def answered(self, running: int) -> Iterator[Answered]:
+        """Answers of so many threads, until all have ended.
+
+        Raises:
+            MachineError: A worker ended before it was ready.
+            LuvcError: What a worker could not do.
+        """
         while running:
-            item = answers.get()
+            item = self._answers.get()
             if item is None:
                 running -= 1
             elif isinstance(item, WorkerDied):
@@ -169,13 +141,61 @@ def answered(
                 raise item
             else:
                 yield from item
-    finally:
-        stopped.set()
-        with taking:
-            for worker in alive:
+
+    def stop(self) -> None:
+        """End all workers."""
+        self._stopped.set()
+        with self._taking:
+            for worker in self._alive:
                 worker.end()
-        for thread in threads:
-            thread.join(5)
+
+    def feed(self) -> None:
+        """Of one thread: give a worker rows until there are none."""
+        try:
+            worker = self._open_worker()
+            while not self._stopped.is_set():
+                with self._taking:
+                    rows = next(self._rows, None)
+                if rows is None:
+                    break
+                try:
+                    self._put(worker.answer(rows))
+                except WorkerDied:
+                    worker = self._one_by_one(rows)
+            worker.end()
+            self._put(None)
+        except BaseException as error:  # told to whoever iterates
+            self._put(error)
+
+    def _open_worker(self) -> Worker:
+        with self._taking:
+            if self._stopped.is_set():
+                raise WorkerDied(0)
+            worker = Worker(*self._of_worker)
+            self._alive.append(worker)
+        worker.start()
+        return worker
+
+    def _one_by_one(self, rows: Sequence[Row]) -> Worker:
+        """A new worker, when it has answered rows that another one died with."""
+        worker = self._open_worker()
+        for row in rows:
+            for left in reversed(range(TRIES)):
+                try:
+                    self._put(worker.answer([row]))
+                    break
+                except WorkerDied as death:
+                    worker = self._open_worker()
+                    if not left:
+                        text = f"MachineError: the worker ended with this row: {death}"
+                        self._put([Answered(row.number, case_id(row.line), Answer(error=text))])
+        return worker
+
+    def _put(self, item: Any) -> None:
+        while not self._stopped.is_set():
+            with contextlib.suppress(queue.Full):
+                self._answers.put(item, timeout=0.2)
+                return
 
 
 def _chunks(source: Source, shards: Iterable[int], chunk: int) -> Iterator[list[Row]]:
