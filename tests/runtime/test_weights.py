@@ -19,9 +19,9 @@ from luvc_export.bundle.manifest import Weights
 from luvc_export.errors import BundleError, MachineError
 from luvc_export.runtime import memory
 from luvc_export.runtime.ort import OrtBackend
+from luvc_export.runtime.session import Session
 from luvc_export.runtime.sharing import load_memory
 from luvc_export.runtime.sharing.load_memory import cpu_bytes, fold_settings
-from luvc_export.runtime.session import Session
 from luvc_export.runtime.weights import MappedWeights
 
 
