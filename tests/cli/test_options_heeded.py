@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from luvc_export.demo import CHECKPOINT, IMAGE_SIZE
 from luvc_export.errors import PlanError, UsageError
 from luvc_export.export.checkpoint import open_checkpoint
 from luvc_export.pipeline import exporting, make_plan, make_plans
+from luvc_export.pipeline.export_options import ExportOptions
 
 SIZE = ("--image-size", f"{IMAGE_SIZE[0]}x{IMAGE_SIZE[1]}")
 
@@ -202,14 +204,14 @@ def test_the_demo_says_what_its_times_are_and_what_a_larger_model_gains() -> Non
 
 
 def test_graphs_without_weights_are_not_to_be_asked(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Written:
-        class manifest:  # noqa: N801
-            weights = Weights("copy")
-            decoder = open_checkpoint(str(CHECKPOINT), weights=False).family.decoder_shape(
-                open_checkpoint(str(CHECKPOINT), weights=False).config
-            )
+    checkpoint = open_checkpoint(str(CHECKPOINT), weights=False)
+    decoder = checkpoint.family.decoder_shape(checkpoint.config)
 
-    monkeypatch.setattr("luvc_export.pipeline.export_bundle", lambda *arguments, **named: Written)
+    def written(*arguments: Any, options: ExportOptions, **named: Any) -> SimpleNamespace:
+        manifest = SimpleNamespace(weights=Weights(options.weights), decoder=decoder)
+        return SimpleNamespace(folder=tmp_path / "new", manifest=manifest)
+
+    monkeypatch.setattr("luvc_export.pipeline.export_bundle", written)
     words = ("export", CHECKPOINT, *SIZE, "-o", tmp_path / "new")
     assert "ask it something" in cli(*words)[1]
     out = cli(*words, "--no-weights")[1]
