@@ -17,7 +17,7 @@ demo: $(STAMP)
 test: $(RTX_STAMP)
 	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not slow"
 
-# What CI runs beside: what takes long and breaks seldom, a minute at most. No other module is imported for it.
+# What CI runs beside: what takes long and breaks seldom, two minutes at most. No other module is imported for it.
 slow: SLOW = $(shell grep -rl --include='test_*.py' 'mark\.slow' tests examples)
 slow: $(RTX_STAMP)
 	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m slow $(SLOW)

@@ -24,6 +24,7 @@ from typing import Any
 import onnx_ir as ir
 import torch
 from torch import fx
+from torch._export import utils as export_utils
 from torch.fx.experimental import proxy_tensor
 from torch.fx.passes import shape_prop
 from torch.onnx._internal.exporter._registration import ONNXRegistry
@@ -33,6 +34,8 @@ _ATEN = torch.ops.aten
 _Program = torch.export.ExportedProgram
 _Promotion = type_promotion._TypePromotionInterpreter
 
+#: Of torch: finds composite operators, by name.
+_COMPOSITES = "_materialize_cpp_cia_ops"
 #: Objects made before the collector looks at them, 700 by default: a trace makes many, and little of it is garbage.
 _YOUNG = 50_000
 
@@ -84,7 +87,8 @@ def without_repeats() -> Iterator[None]:
     It reads the whole of torchlib for every graph (0.8 s), an operator's signature for every node of it, and a node's
     place in the source, which names folders of this machine. The cache of fake tensors costs more than it gives in
     graphs of few layers (six: a fifth of the time; 24: nothing either way). Which order in memory a tensor has
-    is asked of symbolic sizes, and no graph says it.
+    is asked of symbolic sizes, and no graph says it. Operators that are made of others are looked up once for every
+    library of operators, some thirty, and are the same each time.
     """
     threshold = gc.get_threshold()
     gc.set_threshold(max(_YOUNG, threshold[0]), *threshold[1:])
@@ -94,6 +98,7 @@ def without_repeats() -> Iterator[None]:
             _replaced(ir.schemas.OpSignature, "from_op_schema", staticmethod(_signature)),
             _replaced(fx.config, "do_not_emit_stack_traces", True),
             _replaced(proxy_tensor, "_extract_tensor_metadata", _metadata),
+            _replaced(export_utils, _COMPOSITES, functools.cache(getattr(export_utils, _COMPOSITES))),
             torch._dynamo.config.patch(fake_tensor_cache_enabled=False),
         ):
             yield

@@ -33,22 +33,33 @@ settings.load_profile("repo")
 
 #: Makes the demo bundle, while the other worker has what does not need it.
 FIRST = "test_main_job.py"
-#: Modules of more than two CPU seconds, longest first by what a run of each said; what takes little ends the run. Those
-#: that need surgeon's ``traced`` stand apart from the one that makes it. The first two are ``make slow``'s.
+#: Modules of more than five CPU seconds, longest first by what a run of each said; what takes little ends the run. The
+#: first two are ``make slow``'s.
 LONGEST = (
-    "test_tutorial.py", "test_kills.py", "test_family_graphs.py", "test_quantise_bundle.py", "test_family_engines.py",
-    "test_elsewhere.py", "test_family_runners.py", "test_encoder_graphs.py", "test_pack.py", "test_build_bundle.py",
-    "test_equal.py", "test_bench_cli.py", "test_scores_tie.py", "test_rtx.py", "test_quantise_engines.py",
-    "test_padded_graphs.py", "test_budgets_verb.py", "test_family_encoder_plans.py", "test_shared_graphs.py",
-    "test_cli.py", "test_build_batch.py", "test_rows.py", "test_cache_codes.py", "test_deep_model.py",
-    "test_openvino_backend.py", "test_widening.py", "test_modelopt_backend.py", "test_openvino_cli.py",
-    "test_lora_cli.py", "test_ablation.py", "test_drafted_rows.py", "test_family_bucket_bundle.py",
-    "test_failures.py", "test_family_odd.py", "test_packaging.py", "test_family_answers.py", "test_call_plugins.py",
-    "test_scores_export.py", "test_frame_scores.py", "test_family_unit_buckets.py", "test_placement.py",
-    "test_batch_pool.py", "test_family_plans.py", "test_trt_backend.py", "test_chat.py", "test_products.py",
-    "test_used_is_hashed.py", "test_budgets_from_data.py", "test_family_time.py", "test_first_run.py",
-    "test_bundling.py", "test_frozen_graphs.py", "test_fuzz.py", "test_trial_run.py", "test_family_llm_merge.py",
-    "test_device_sampling.py", "test_scorer_cli.py", "test_weight_ratio.py",
+    "test_tutorial.py", "test_kills.py", "test_family_graphs.py", "test_pack.py", "test_goldens.py",
+    "test_elsewhere.py", "test_quantise_bundle.py", "test_family_engines.py", "test_equal.py",
+    "test_modelopt_backend.py", "test_bench_cli.py", "test_cli.py", "test_family_answers.py",
+    "test_padded_graphs.py", "test_build_bundle.py", "test_family_plans.py", "test_family_bucket_bundle.py",
+    "test_encoder_graphs.py", "test_batch_pool.py", "test_scores_export.py", "test_window_rows.py", "test_chat.py",
+    "test_products.py", "test_openvino_cli.py", "test_family_odd.py", "test_rows.py", "test_family_runners.py",
+    "test_ov_narrow_bundles.py", "test_family_heads.py", "test_trt_codes.py", "test_quantise_engines.py",
+    "test_lora_cli.py", "test_family_parity.py", "test_json_properties.py", "test_first_run.py",
+    "test_build_batch.py", "test_shared_graphs.py", "test_openvino_backend.py", "test_family_vocabulary.py",
+    "test_stored_formats.py", "test_cache_codes.py", "test_widening.py", "test_family_sixteen_bits.py",
+    "test_ablation.py", "test_quantised_slots.py", "test_draft_model.py", "test_narrow_bundle.py",
+    "test_fuse_spectrum_prune.py", "test_decomposition.py", "test_run_sampling.py", "test_template_limits.py",
+    "test_packaging.py", "test_draft_costs.py", "test_family_encoder_plans.py", "test_budgets_verb.py",
+    "test_options_heeded.py", "test_sabotage.py", "test_fields.py", "test_bundling.py", "test_parity.py",
+    "test_failures.py", "test_paired.py", "test_family_unit_buckets.py", "test_trt_backend.py",
+    "test_family_joint_tiles.py", "test_frozen_graphs.py", "test_trt_parity.py", "test_call_plugins.py",
+    "test_drafting.py", "test_trt_adapters.py", "test_adapted_answers.py", "test_cut_script.py", "test_model.py",
+    "test_family_turns.py", "test_picture_limits.py", "test_command_page.py", "test_build_slots.py",
+    "test_build_narrow.py", "test_trial_run.py", "test_finished_steps.py", "test_pack_codes.py",
+    "test_sliding_windows.py", "test_family_video.py", "test_faults.py", "test_frame_scores.py",
+    "test_deep_model.py", "test_scorer_cli.py", "test_chat_completions.py", "test_replacing.py", "test_fuzz.py",
+    "test_budgets_from_data.py", "test_past.py", "test_rtx.py", "test_apart_graphs.py", "test_names.py",
+    "test_checked_session.py", "test_deep_data.py", "test_trt_unload.py", "test_animation.py", "test_house.py",
+    "test_slot_rows.py", "test_prefill.py", "test_plain_graph.py", "test_family_processor.py",
 )  # fmt: skip
 
 

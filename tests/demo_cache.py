@@ -35,12 +35,12 @@ def short_bundle(cache: Path) -> Bundle:
 
 
 def narrow_bundle(cache: Path, dtype: str) -> Bundle:
-    """Three layers in ``dtype``, fp16 or bf16; a layer stands above the prune of its plan ``thirds``."""
+    """Three layers in ``dtype``, fp16 or bf16; a layer stands above the prune of its one plan, ``thirds``."""
     return load(made_once(cache, Path(__file__), partial(_export_narrow, dtype)))
 
 
 def _export_narrow(dtype: str, folder: Path) -> None:
-    _export_cut(folder, ("none", "thirds"), layers=3, dtype=dtype)
+    _export_cut(folder, ("thirds",), layers=3, dtype=dtype)
 
 
 def _export_unpadded(folder: Path) -> None:

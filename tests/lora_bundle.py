@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import cut_checkpoint
 import numpy as np
+import pytest
 from made_once import made_once
 from numpy.typing import NDArray
 
@@ -76,6 +78,35 @@ def _make(folder: Path) -> None:
         save_file(whole, checkpoint / "model.safetensors", {"format": "pt"})
         plan = make_plan(str(checkpoint), "thirds", image_size=IMAGE_SIZE)
         options: dict[str, Any] = {"image_size": IMAGE_SIZE, "text_capacity": 256}
-        export_bundle(str(checkpoint), folder / "slots", plan, lora_slots=RANK, **options)
-        export_bundle(str(checkpoint), folder / "plain", plan, **options)
-        export_bundle(str(checkpoint), folder / "merged", plan, lora=str(folder / "loud"), **options)
+        with graphs_once():
+            export_bundle(str(checkpoint), folder / "slots", plan, lora_slots=RANK, **options)
+            export_bundle(str(checkpoint), folder / "plain", plan, **options)
+            export_bundle(str(checkpoint), folder / "merged", plan, lora=str(folder / "loud"), **options)
+
+
+@contextmanager
+def graphs_once() -> Iterator[None]:
+    """Of one plan a vision graph is traced once, and a decoder once with slots and once without.
+
+    Weights are taken out of a graph after it is traced, so those of another model do as well.
+    """
+    import onnx_ir as ir
+
+    from luvc_export.export import trace
+    from luvc_export.export.llm.lora_slots import SlottedLayers
+
+    kept: dict[tuple[str, bool], Any] = {}
+
+    def once(name: str, honest: Callable[..., Any]) -> Callable[..., Any]:
+        def traced(*arguments: Any) -> Any:
+            key = name, isinstance(arguments[-1], SlottedLayers)
+            if key not in kept:
+                kept[key] = ir.to_proto(honest(*arguments))
+            return ir.from_proto(kept[key])
+
+        return traced
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("trace_vision", "trace_decoder"):
+            patch.setattr(trace, name, once(name, getattr(trace, name)))
+        yield

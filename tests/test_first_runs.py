@@ -29,7 +29,7 @@ ALLOWED = {
 
 def calls(source: str) -> Iterator[str]:
     """Calls in ``source`` that take graphs."""
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(ast.parse(source)) if any(name in source for name in CALLS) else ():
         if isinstance(node, ast.Call):
             name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
             if name in CALLS:

@@ -58,6 +58,7 @@ def test_the_wheel_has_one_top_level_name_every_part_and_the_model(wheel: Path) 
     assert {f"luvc_export/{name}" for name in templates} <= set(names) and len(templates) == 3
 
 
+@pytest.mark.slow(beside="test_packaging.py::test_the_wheel_has_one_top_level_name_every_part_and_the_model")
 def test_every_module_of_the_unpacked_wheel_imports(wheel: Path, tmp_path: Path) -> None:
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")
     code = (

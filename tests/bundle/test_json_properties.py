@@ -115,7 +115,7 @@ def test_the_whole_manifest_is_used_as_it_is(plan: Plan, tmp_path: Path) -> None
     assert outcome(full(plan).to_json(), tmp_path) == "used"
 
 
-@settings(CALM, max_examples=400)
+@settings(CALM, max_examples=200)
 @given(st.data())
 def test_any_value_in_any_field_of_a_manifest(plan: Plan, tmp_path_factory: pytest.TempPathFactory, data: Any) -> None:
     whole = full(plan).to_json()

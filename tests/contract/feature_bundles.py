@@ -15,13 +15,11 @@ from luvc_export import export_bundle
 from luvc_export.bundle.folder import Bundle, load
 from luvc_export.calibration import datasets
 from luvc_export.calibration.quantise.cache_calibration import calibrate_caches
-from luvc_export.core.plan.plan_set import with_buckets
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "export" / "families"))
 
 #: Smallest family with each feature: a window of 12 rows, and a delta rule's states.
 FAMILIES = {"sliding windows": "gemma3", "states": "qwen3_5"}
-VIDEO = "qwen2_5_vl"
 
 
 @cache
@@ -35,7 +33,11 @@ def bundle(folder: Path, feature: str) -> Bundle:
 
         name = FAMILIES[feature]
         return load(family_bundles.kept(folder / f"family-{name}", name) / "bundle")
-    return load(made_once(folder / feature.replace(" ", "-"), Path(__file__), partial(_video_family, feature)))
+    if feature == "buckets":
+        import family_bundles
+
+        return load(family_bundles.with_half(folder / "buckets") / "bundle")
+    return load(made_once(folder / "clip-window", Path(__file__), _clips))
 
 
 def _codes(plain: Bundle, out: Path) -> None:
@@ -45,17 +47,12 @@ def _codes(plain: Bundle, out: Path) -> None:
     calibrate_caches(plain, few, "int8", output=out, min_agreement=0.0, threads=1)
 
 
-def _video_family(feature: str, out: Path) -> None:
-    """A plan and its half bucket; or a plan for clips."""
+def _clips(out: Path) -> None:
+    """A plan for clips."""
     import family_chat
-    from family_questions import exportable, small
-    from flat_plans import replan
+    from family_questions import exportable
 
-    buckets = feature == "buckets"
-    tiny = small(VIDEO, 1) if buckets else exportable(VIDEO)
-    plans = {"thirds": tiny.thirds}
-    if buckets:
-        plans = with_buckets({"some": replan(tiny.thirds, merges=(), keep=(5,), last_layer="full")}, [50, 100])
+    tiny = exportable("qwen2_5_vl")
     with TemporaryDirectory() as folder:
         checkpoint = str(family_chat.save(tiny, Path(folder) / "checkpoint"))
-        export_bundle(checkpoint, out, plans, image_size=tiny.size, text_capacity=256, video=not buckets)
+        export_bundle(checkpoint, out, {"thirds": tiny.thirds}, image_size=tiny.size, text_capacity=256, video=True)

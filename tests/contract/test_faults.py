@@ -134,3 +134,43 @@ def test_a_slot_may_be_left_while_its_step_is_pending(session: Session, alone: l
     assert {*answers.slots.held} == {slots[staying]}
     finish(answers)
     assert tokens_of(staying) == alone[1]
+
+
+@pytest.mark.parametrize("session", ["cpu", "tensorrt concat"], indirect=True)
+def test_a_faulty_loop_is_seen(session: Session, alone: list[list[int]]) -> None:
+    """Sabotage of each test above: a step's error swallowed, a slot of a prompt that failed, one that nobody leaves."""
+    slots = type(Answers(session.default.graphs, several=True).slots)
+    take, join = Answer.take, slots.join
+
+    def swallow(self: Answer, step: Any) -> None:
+        if step.failed is None:
+            take(self, step)
+
+    def keep(self: Any, prompts: Any) -> Any:
+        try:
+            return join(self, prompts)
+        except BaseException:
+            join(self, prompts)
+            raise
+
+    def fails(patch: pytest.MonkeyPatch) -> None:
+        test_a_step_that_fails_ends_the_answers_of_its_call(session, alone, patch)
+
+    def is_refused(patch: pytest.MonkeyPatch) -> None:
+        test_a_prompt_that_does_not_join_leaves_no_slot(session, alone, patch, MemoryError)
+
+    def is_left(patch: pytest.MonkeyPatch) -> None:
+        test_a_slot_may_be_left_while_its_step_is_pending(session, alone)
+
+    faults: list[tuple[Any, str, Any, Any, str]] = [
+        (Answer, "take", swallow, fails, "RuntimeError"),
+        (slots, "join", keep, is_refused, "Extra items"),
+        (slots, "leave", lambda self, slot: None, is_left, "Extra items"),
+    ]
+    for owner, name, fault, test, text in faults:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(owner, name, fault)
+            with pytest.raises(AssertionError, match=text):
+                test(patch)
+        with pytest.MonkeyPatch.context() as patch:
+            test(patch)

@@ -36,12 +36,14 @@ MOST = 8
 def readers(root: Path = ROOT) -> dict[str, list[str]]:
     """Field -> modules of the tree that read it."""
     modules: dict[str, set[str]] = {name: set() for name in FIELDS}
+    names = {*FIELDS, *(name for _, name in FIELDS.values())}
     for room in ("luvc_export", "export", "engines", "runtime", "calibration"):
         for path in sorted((root / room).rglob("*.py")):
             where = path.relative_to(root).as_posix()
             if path.resolve() != root.joinpath(where) or where.startswith(OWNERS):
                 continue  # seen through a link, or the field's own
-            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            source = path.read_text(encoding="utf-8")
+            for node in ast.walk(ast.parse(source)) if any(f".{name}" in source for name in names) else ():
                 if not isinstance(node, ast.Attribute) or not isinstance(node.ctx, ast.Load):
                     continue
                 owner = node.value.attr if isinstance(node.value, ast.Attribute) else getattr(node.value, "id", "")

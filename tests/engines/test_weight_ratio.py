@@ -66,6 +66,7 @@ def build(graph: builder.BuildInput, output: Path, kind: Profiles) -> tuple[buil
     return built, ratio
 
 
+@pytest.mark.slow(beside="engines/test_build_batch.py::test_plans_of_1_and_16_rows_hold_the_weights_once")
 def test_one_wide_profile_holds_the_weights_once(large: builder.BuildInput, wide: tuple[builder.Built, float]) -> None:
     assert large.weight_bytes >= 150e6
     built, ratio = wide
@@ -73,12 +74,14 @@ def test_one_wide_profile_holds_the_weights_once(large: builder.BuildInput, wide
     assert 1 <= ratio <= MOST
 
 
+@pytest.mark.slow(beside="engines/test_build_batch.py::test_plans_of_1_and_16_rows_hold_the_weights_once")
 def test_two_profiles_would_fail_that(large: builder.BuildInput, tmp_path: Path) -> None:
     built, ratio = build(large, tmp_path / "pair.engine", "pair")
     assert [profile.name for profile in built.profiles] == ["prefill", "decode"]
     assert ratio > MOST
 
 
+@pytest.mark.slow(beside="engines/test_build_batch.py::test_plans_of_1_and_16_rows_hold_the_weights_once")
 def test_activations_are_predicted(large: builder.BuildInput, wide: tuple[builder.Built, float]) -> None:
     built, _ = wide
     model: Any = onnx.load_from_string(large.data)

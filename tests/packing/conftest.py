@@ -20,7 +20,7 @@ from luvc_export.packing.on_device import install_and_verify
 from luvc_export.packing.write import PackCases, Packed, write_pack
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def packs(short_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Packed]:
     """One pack for each JetPack; never changed."""
     root = tmp_path_factory.mktemp("packs")

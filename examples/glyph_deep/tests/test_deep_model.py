@@ -155,6 +155,9 @@ def run(out, stage, steps, stop=None):
     return torch.load(out / "state.pt")["state"]
 
 
+@pytest.mark.slow(
+    beside="../examples/glyph_vqa/tests/test_model.py::test_a_run_that_was_killed_resumes_on_the_same_path"
+)
 @pytest.mark.parametrize("stage", ["see", "hop"])
 def test_a_run_that_was_killed_resumes_on_the_same_path(tmp_path, monkeypatch, stage):
     monkeypatch.setattr(torch.optim, "Muon", functools.partial(torch.optim.Muon, ns_steps=1))

@@ -44,6 +44,7 @@ def coarse(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(freezing, "SAMPLES", 8)
 
 
+@pytest.mark.slow(beside="calibration/budgets/test_budgets_verb.py::test_a_search_for_a_speed")
 def test_a_search_reports_saves_and_goes_on(
     plan: Cli, coarse: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -278,6 +278,7 @@ def test_nvfp4_is_measured_on_a_stand_in_and_written_as_tensorrt_reads_it(
         OrtBackend(Bundle(tmp_path, manifest), entry)
 
 
+@pytest.mark.slow(beside="calibration/quantise/test_quantise.py::test_the_search_keeps_high_only_what_is_needed")
 def test_the_search_runs_on_real_graphs_and_the_map_is_written(
     demo_bundle: Bundle, data: CalibrationSet, tmp_path: Path
 ) -> None:

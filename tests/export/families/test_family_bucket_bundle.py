@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import family_chat
+import family_bundles
 import numpy as np
 import ort_engine
 import pytest
@@ -20,7 +21,7 @@ from test_family_joint import MOMENTS
 from torch_backend import TorchBackend
 
 from luvc_export import build_engine, export_bundle
-from luvc_export.bundle.folder import Bundle
+from luvc_export.bundle.folder import Bundle, load
 from luvc_export.bundle.manifest import Manifest
 from luvc_export.cli.answer_lines import bucket_counts, bucket_line
 from luvc_export.core.plan import EncoderPrune, Plan
@@ -43,19 +44,15 @@ LAYERS = 1
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(family_chat.save(small(FAMILY, LAYERS), tmp_path_factory.mktemp(FAMILY) / "checkpoint"))
+def bundle(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A copy of ``family_bundles.with_half``."""
+    kept, folder = family_bundles.with_half(pytestconfig.cache.mkdir("buckets")), tmp_path_factory.mktemp(FAMILY)
+    return load(shutil.copytree(kept, folder, dirs_exist_ok=True) / "bundle")
 
 
 @pytest.fixture(scope="module")
-def bundle(checkpoint: str) -> Bundle:
-    """A plan that prunes in the LLM, and half of its units."""
-    tiny = small(FAMILY, LAYERS)
-    plan = replan(tiny.thirds, merges=(), keep=(5,), last_layer="full")
-    options: dict[str, Any] = {"image_size": tiny.size, "text_capacity": 256}
-    return export_bundle(
-        checkpoint, Path(checkpoint).parent / "bundle", with_buckets({"some": plan}, [50, 100]), **options
-    )
+def checkpoint(bundle: Bundle) -> str:
+    return str(bundle.folder.parent / "checkpoint")
 
 
 def _page(novel: int) -> NDArray[np.uint8]:

@@ -172,6 +172,7 @@ def test_the_delta_rule_stays_in_fp32(bundles: Any, monkeypatch: pytest.MonkeyPa
         prepare_build(bundle, "rtx-ada", precision="fp16")
 
 
+@pytest.mark.slow(beside="engines/test_build_batch.py::test_plans_of_1_and_16_rows_hold_the_weights_once")
 def test_activations_of_the_delta_rule_are_predicted(bundles: Any, tmp_path: Path) -> None:
     """Sizes of its chunks are computed in the graph, and the engine keeps more of it alive than their order asks."""
     pytest.importorskip("tensorrt_rtx", reason="pip install 'luvc-export[rtx]'")

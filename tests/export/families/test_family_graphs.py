@@ -10,6 +10,7 @@ from typing import Any
 
 import family_harness as harness
 import numpy as np
+import onnx
 import pytest
 from family_harness import MADE_HERE, TOLERANCE
 from family_questions import exportable, few, questions, scenery
@@ -31,7 +32,9 @@ from luvc_export.runtime.state import Step
 
 #: Whose graphs another family has (a test below): SmolVLM's are Idefics3's, of odder units.
 ALIKE = {"idefics3": "smolvlm", "llava_next": "llava_onevision"}
-FAMILIES = tuple(name for name in MADE_HERE if name not in ALIKE)
+#: Exported with other plans by test_family_vocabulary.py and test_family_plans.py; with the default one in make slow.
+ELSEWHERE = ("llava", "qwen2_vl", "smolvlm")
+FAMILIES = tuple(name for name in MADE_HERE if name not in (*ALIKE, *ELSEWHERE))
 #: Whose wide pictures are cut to tiles; the second also ends the rows of the whole one.
 CUT = ("internvl", "llava_onevision")
 #: Built too, the others parsed: a layer of each attention and another norm; states.
@@ -40,6 +43,8 @@ BUILT = ("gemma3", "lfm2_vl")
 CALIBRATED = tuple(
     name for name in ("fast_vlm", "gemma4", "lfm2_vl", "paligemma", "qwen3_5", "qwen3_vl") if name in FAMILIES
 )
+#: Run by OpenVINO too: convolutions, shared caches, states of two kinds, prefixes, windows; those that cut pictures.
+ON_OPENVINO = ("fast_vlm", "gemma4", "lfm2_vl", "mistral3", "paligemma", "qwen2_5_vl", "qwen3_5", *CUT)
 #: Families with operators that torch decomposes by tracing twice more; and the one that is exported now.
 LONG_WAY = {"fast_vlm"}
 #: Whose towers neither merge nor prune.
@@ -130,6 +135,16 @@ def test_onnx_equals_compressed_torch(name: str, exported: Any, on_cpu: Any) -> 
     assert answers[0].visual_tokens == answers[1].visual_tokens == tuple(2 * keep for keep in plan.keep[: plan.cached])
 
 
+@pytest.mark.slow(
+    beside="export/families/test_family_vocabulary.py::test_logits_of_kept_tokens_are_those_of_the_full_head"
+)
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_so_do_those_of_families_that_are_exported_elsewhere(name: str, exported: Any, on_cpu: Any) -> None:
+    test_onnx_equals_compressed_torch(name, exported, on_cpu)
+    test_padding_is_kept_last_as_in_torch(name, exported, on_cpu)
+    test_graphs_pass_lint_and_are_parsed_without_a_gpu(name, exported)
+
+
 @pytest.fixture(scope="module")
 def on_openvino(exported: Any, on_cpu: Any) -> Any:
     """Sessions on OpenVINO and ONNX Runtime by family, opened once; wide pictures are cut where the family cuts."""
@@ -149,7 +164,19 @@ def on_openvino(exported: Any, on_cpu: Any) -> Any:
     return open_
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+def test_the_families_on_openvino_have_the_operators_of_all(exported: Any) -> None:
+    """So what the others' graphs would add is another order of what these hold."""
+    kinds = {}
+    for name in FAMILIES:
+        entry, reader = exported(name).entry(), exported(name).read
+        models = [onnx.load_model_from_string(reader(file)) for file in (entry.vision, entry.decoder)]
+        bodies = [node for model in models for body in model.functions for node in body.node]
+        kinds[name] = {(n.domain, n.op_type) for n in (*bodies, *(n for model in models for n in model.graph.node))}
+    here = set[tuple[str, str]]().union(*(kinds[name] for name in ON_OPENVINO if name in kinds))
+    assert {name: kinds[name] - here for name in FAMILIES if kinds[name] - here} == {}
+
+
+@pytest.mark.parametrize("name", [name for name in ON_OPENVINO if name in FAMILIES])
 def test_openvino_answers_as_onnx_runtime(name: str, on_openvino: Any) -> None:
     """fp32: vision, prefill of two images, decode, text alone and a chat, from the same files."""
     tiny, (ours, theirs) = exportable(name), on_openvino(name)

@@ -12,6 +12,7 @@ from family_questions import small
 FAMILY, LAYERS = "internvl", 2
 
 
+@pytest.mark.slow(beside="calibration/test_scores_export.py::test_onnx_does_what_torch_does")
 def test_every_backend_answers_as_torch_does(tmp_path: Path) -> None:
     """On OpenVINO too, which fails on a Transpose of one axis' positions (seen: wrong shapes, once a crash)."""
     sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks" / "measure" / "matrix"))

@@ -61,6 +61,7 @@ def test_a_clip_that_stands_still_is_seen_as_before(name: str) -> None:
     torch.testing.assert_close(torch.cat(one), time(images)[0], atol=TOLERANCE, rtol=0)
 
 
+@pytest.mark.slow(beside="export/families/test_family_time.py::test_a_clip_that_stands_still_is_seen_as_before")
 @torch.no_grad()
 def test_the_graph_merges_as_torch_does() -> None:
     """Of Qwen3-VL, whose planes are states of blocks before and after; lawful as a target's graph."""

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +26,12 @@ from luvc_export.core.plan import Plan
 def traced(pytestconfig: pytest.Config) -> Traced:
     """Qwen2.5-VL, two blocks and three layers, random weights inside the graphs, one merge and three prunes."""
     folder = made_once(Path(pytestconfig.cache.mkdir("traced")), Path(traced_cache.__file__), traced_cache.write)
-    return _both(folder, traced_cache.PLAN)
+    return replace(_both(folder, traced_cache.PLAN), plain=_plain(folder))
 
 
 @pytest.fixture(scope="session")
 def padded(pytestconfig: pytest.Config) -> Traced:
-    """The same for pictures that may be padded."""
+    """The same for pictures that may be padded, without the plain ones."""
     folder = made_once(Path(pytestconfig.cache.mkdir("padded")), Path(padded_cache.__file__), padded_cache.write)
     return _both(folder, padded_cache.PLAN)
 
@@ -39,12 +41,27 @@ def inside(pytestconfig: pytest.Config) -> Traced:
     """A vision graph whose plan merges in windows, merges twice more after the same block, prunes and restores."""
     folder = made_once(Path(pytestconfig.cache.mkdir("inside")), Path(encoder_cache.__file__), encoder_cache.write)
     vision = onnx.load(folder / "vision.onnx")
-    return Traced(vision, vision, encoder_cache.PLAN, {"vision": onnx.load(folder / "plain_vision.onnx")})
+    return Traced(vision, vision, encoder_cache.PLAN)
+
+
+@pytest.fixture(scope="session")
+def unmarked(pytestconfig: pytest.Config) -> Callable[[str], dict[str, onnx.ModelProto]]:
+    """The graphs of ``padded`` and ``inside`` without marks, by half."""
+
+    def of(name: str) -> dict[str, onnx.ModelProto]:
+        maker: Any = {"padded": padded_cache, "inside": encoder_cache}[name]
+        cache = Path(pytestconfig.cache.mkdir(f"{name}-plain"))
+        return _plain(made_once(cache, Path(maker.__file__), partial(maker.write, marked=False)))
+
+    return of
 
 
 def _both(folder: Path, plan: Plan) -> Traced:
-    plain = {half: onnx.load(folder / f"plain_{half}.onnx") for half in ("vision", "decoder")}
-    return Traced(*(onnx.load(folder / f"{half}.onnx") for half in plain), plan, plain)
+    return Traced(onnx.load(folder / "vision.onnx"), onnx.load(folder / "decoder.onnx"), plan)
+
+
+def _plain(folder: Path) -> dict[str, onnx.ModelProto]:
+    return {path.stem.removeprefix("plain_"): onnx.load(path) for path in folder.glob("plain_*.onnx")}
 
 
 def _decoder(pytestconfig: pytest.Config, name: str, cache: Any) -> Traced:

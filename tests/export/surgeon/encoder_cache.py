@@ -23,8 +23,8 @@ PLAN = flat_plan(
 )
 
 
-def write(folder: Path, plan: Plan = PLAN, blocks: int = 3, plain: bool = True) -> None:
-    """Trace the vision half of ``plan`` into ``folder``, weights inside; where ``plain``, without marks beside it."""
+def write(folder: Path, plan: Plan = PLAN, blocks: int = 3, marked: bool = True) -> None:
+    """Trace the vision half of ``plan`` into ``folder``, weights inside, with marks or, ``plain_``, without."""
     torch.manual_seed(0)
     family = families.find("qwen2_5_vl", "test")
     config = family.tiny_config()
@@ -38,6 +38,5 @@ def write(folder: Path, plan: Plan = PLAN, blocks: int = 3, plain: bool = True) 
     vision = family.vision(model, plan, Normalise(1 / 255, [0.5] * 3, [0.25, 0.5, 0.3]))
     unit = family.unit_pixels(config)
     size = plan.grid[0] * unit, plan.grid[1] * unit
-    for name in ("vision", "plain_vision") if plain else ("vision",):
-        graph = trace.trace_vision(vision, plan, size, 1, marked=name == "vision")
-        traced_cache.save(graph, plan, folder / f"{name}.onnx")
+    graph = trace.trace_vision(vision, plan, size, 1, marked)
+    traced_cache.save(graph, plan, folder / ("vision.onnx" if marked else "plain_vision.onnx"))

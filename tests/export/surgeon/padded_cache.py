@@ -12,6 +12,6 @@ from luvc_export.core.plan import MergePass
 PLAN = replan(traced_cache.PLAN, padding=True, merges=(MergePass(1, 2, 2),), keep=(5, 3, 0))
 
 
-def write(folder: Path) -> None:
-    """Trace both halves into ``folder``, weights inside."""
-    traced_cache.write(folder, PLAN)
+def write(folder: Path, marked: bool = True) -> None:
+    """Trace both halves into ``folder``, weights inside, with marks or, as ``plain_*``, without."""
+    traced_cache.write(folder, PLAN, marks=(marked,))

@@ -86,15 +86,20 @@ def test_an_unfused_prune_is_not_rounded(inside: Traced) -> None:
 
 
 @pytest.mark.parametrize("target", [RTX, TRT103], ids=["onnx", "primitive"])
-def test_an_engine_builds(inside: Traced, target: TargetSpec) -> None:
-    """In the dialect of TensorRT-RTX itself; it parses the other, which test_rtx.py builds."""
-    _build(cut(inside.vision, target=target, precision="fp32"), target is not TRT103)
+def test_an_engine_is_parsed(inside: Traced, target: TargetSpec) -> None:
+    """In the dialect of TensorRT-RTX itself, and in the other, which test_rtx.py builds."""
+    _build(cut(inside.vision, target=target, precision="fp32"), whole=False)
+
+
+@pytest.mark.slow(beside="export/surgeon/test_encoder_graphs.py::test_an_engine_is_parsed")
+def test_an_engine_builds(inside: Traced) -> None:
+    _build(cut(inside.vision, target=RTX, precision="fp32"))
 
 
 def test_a_graph_is_parsed_where_units_leave_before_the_merger(tmp_path: Path) -> None:
     """Scored at the merger's input, after the last block: the merger runs on what stays."""
     plan = replan(encoder_cache.PLAN, merges=(), encoder_prune=EncoderPrune(1, 0.5, restore="none"), keep=(27, 0, 0))
-    encoder_cache.write(tmp_path / "made", plan, blocks=2, plain=False)
+    encoder_cache.write(tmp_path / "made", plan, blocks=2)
     network = _build(cut(onnx.load(tmp_path / "made" / "vision.onnx"), target=RTX, precision="fp32"), whole=False)
     outputs = {out.name: tuple(out.shape) for out in map(network.get_output, range(network.num_outputs))}
     assert outputs["visual_embeds"][1] == plan.vision_tokens == plan.units // 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
 import onnx
 import pytest
@@ -11,7 +12,7 @@ from flat_plans import replan
 from surgery_harness import Traced, cut, differences, edited, fired, operators
 
 from luvc_export.core.operators import MARKS
-from luvc_export.core.plan import MergePass
+from luvc_export.core.plan import MergePass, Plan
 from luvc_export.core.target import ORT_CPU
 from luvc_export.errors import CheckFailed
 from luvc_export.export.compression import marks, oim
@@ -19,26 +20,36 @@ from luvc_export.export.surgeon import pass_list
 from luvc_export.export.surgeon.fused import merge_body, prune_body
 from luvc_export.export.surgeon.passes import fuse_orthogonal_merge, fuse_spectrum_prune
 
-PAIRS = [("traced", "vision"), ("traced", "decoder"), ("padded", "vision"), ("padded", "decoder"), ("inside", "vision")]
+LONG = [("padded", "vision"), ("padded", "decoder"), ("inside", "vision")]
 FUSES = {"vision": fuse_orthogonal_merge, "decoder": fuse_spectrum_prune}
 
 
-@pytest.mark.parametrize(("name", "half"), PAIRS)
-def test_marks_and_fused_nodes_compute_what_torch_does(name: str, half: str, request: pytest.FixtureRequest) -> None:
+@pytest.mark.parametrize("half", FUSES)
+def test_marks_and_fused_nodes_compute_what_torch_does(half: str, traced: Traced) -> None:
     """To the last bit."""
-    traced: Traced = request.getfixturevalue(name)
-    marked, plain = getattr(traced, half), traced.plain[half]
+    alike(getattr(traced, half), traced.plain[half], half, traced.plan)
+
+
+@pytest.mark.slow(beside="export/surgeon/test_marks.py::test_marks_and_fused_nodes_compute_what_torch_does")
+@pytest.mark.parametrize(("name", "half"), LONG)
+def test_so_do_those_that_know_padding_and_windows(
+    name: str, half: str, unmarked: Callable[[str], dict[str, onnx.ModelProto]], request: pytest.FixtureRequest
+) -> None:
+    of: Traced = request.getfixturevalue(name)
+    alike(getattr(of, half), unmarked(name)[half], half, of.plan)
+
+
+def alike(marked: onnx.ModelProto, plain: onnx.ModelProto, half: str, plan: Plan) -> None:
     assert operators(marked, *MARKS) and not operators(plain, *MARKS)
     assert operators(marked, "TopK") < operators(plain, "TopK")
     fused = cut(marked, FUSES[half])
     assert not operators(fused, *MARKS)
-    assert max(differences(plain, marked, traced.plan).values()) == 0
-    assert max(differences(plain, fused, traced.plan).values()) == 0
+    assert max(differences(plain, marked, plan).values()) == 0
+    assert max(differences(plain, fused, plan).values()) == 0
 
 
-@pytest.mark.parametrize(("name", "half"), PAIRS[:2])
-def test_a_body_that_is_not_torchs_is_seen(name: str, half: str, request: pytest.FixtureRequest) -> None:
-    traced: Traced = request.getfixturevalue(name)
+@pytest.mark.parametrize("half", FUSES)
+def test_a_body_that_is_not_torchs_is_seen(half: str, traced: Traced) -> None:
     wrong = {
         "vision": merge_body.merge_axis("max", 1),
         "decoder": prune_body.spectrum_choose("low", "token"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,13 @@ from luvc_export.export.surgeon.graph import PLAN_KEY
 PLAN = flat_plan(grid=(4, 6), keep=(12, 6, 0), merges=(MergePass(1, 1, 1),))
 
 
-def write(folder: Path, plan: Plan = PLAN, change: Callable[[Any], None] | None = None) -> None:
-    """Trace both halves into ``folder``, weights inside, with marks and, as ``plain_*``, without.
+def write(
+    folder: Path,
+    plan: Plan = PLAN,
+    change: Callable[[Any], None] | None = None,
+    marks: Sequence[bool] = (True, False),
+) -> None:
+    """Trace both halves into ``folder``, weights inside, with marks and, as ``plain_*``, without, as ``marks`` says.
 
     With ``change`` the decoder alone, changed, with marks.
     """
@@ -43,7 +48,7 @@ def write(folder: Path, plan: Plan = PLAN, change: Callable[[Any], None] | None 
     size, decoder = (plan.grid[0] * unit, plan.grid[1] * unit), family.decoder(model, plan)
     if change is not None:
         change(decoder)
-    for marked in (True, False) if change is None else (True,):
+    for marked in marks if change is None else (True,):
         before = "" if marked else "plain_"
         if change is None:
             save(trace.trace_vision(vision, plan, size, 1, marked), plan, folder / f"{before}vision.onnx")
