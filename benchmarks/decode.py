@@ -6,7 +6,7 @@ OUT as ``run.py`` has it, whose checkpoint, environments and peers these are; th
 is made beside it. One process after another, in turns, all cores, a new picture and prompt in every run. A step is the
 mean over a run's tokens after its first; the table has medians (and ranges) of runs, and the memory's bandwidth that
 numpy reads right after each. What was timed stays in OUT/decode.json: a command that was cut off goes on. ``--page``
-puts the table into docs/results/performance.md, where that has one of this CPU's class.
+puts the table into docs/results/decode-peers.md, where that has one of this CPU's class.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--new", type=int, default=25, help="Tokens of a run.")
     parser.add_argument("--only", nargs="*", metavar="NAME", help="Names of the peers, whole; default: all.")
     parser.add_argument("--prepare", action="store_true", help="Make what is missing, and time nothing.")
-    parser.add_argument("--page", action="store_true", help="Put the table into docs/results/performance.md too.")
+    parser.add_argument("--page", action="store_true", help="Put the table into docs/results/decode-peers.md too.")
     args = parser.parse_args()
     common = {"checkpoint": str(args.out / "checkpoint"), "out": str(args.out), "runs": args.runs, "new": args.new}
     common |= {"steps": True, "dtype_stored": "fp32"}
@@ -74,7 +74,7 @@ def main() -> None:
         text = f"{peers.cpu()}\n\n{table(runs)}"
         print(text)
         if args.page:
-            peers.put(peers.PAGE, f"decode, {cpu_class()}", text)
+            peers.put(peers.RESULTS / "decode-peers.md", f"decode, {cpu_class()}", text)
 
 
 def cpu_class() -> str:

@@ -7,8 +7,9 @@ converts for each peer, then times one process after another, in turns, all core
 the arithmetic it chooses by itself, and in fp32. Every run asks about another picture with another prompt. What is made
 stays in OUT, and so do times: what was interrupted goes on where it stopped. A peer that cannot run says why in the
 table. A peer is a file in peers/ with ``prepare`` and ``times``. ``--page`` also puts the table into
-docs/results/performance.md, where it names this number of layers and blocks; ``--figures`` puts the times of plans
-with names, and of what they are held against, into luvc_export/core/named_plans.json; some of them alone beside `none`.
+docs/results/first-token.md (of clips, first-token-clips.md), where it names this number of layers and blocks;
+``--figures`` puts the times of plans with names, and of what they are held against, into
+luvc_export/core/named_plans.json; some of them alone beside `none`.
 ``--clip`` asks about clips of 16 frames in place of pictures.
 """
 
@@ -24,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-PAGE = HERE.parent / "docs" / "results" / "performance.md"
+RESULTS = HERE.parent / "docs" / "results"
 PICTURE = "896x896"
 #: Name, file in peers/, the requirements of its own environment (None: the project's), options.
 PEERS: tuple[tuple[str, str, str | None, dict[str, Any]], ...] = (
@@ -82,7 +83,7 @@ def main() -> None:
     parser.add_argument("--prepare", action="store_true", help="Make what is missing, and time nothing.")
     parser.add_argument("--dtype", default="fp32", help="What the checkpoint's weights are stored in: fp32 or bf16.")
     parser.add_argument("--again", action="store_true", help="Forget the times that are in --results.")
-    parser.add_argument("--page", action="store_true", help="Put the table into docs/results/performance.md too.")
+    parser.add_argument("--page", action="store_true", help="Put the table into its page of docs/results too.")
     parser.add_argument("--figures", action="store_true", help="Put the times of named plans beside what they keep.")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
@@ -123,7 +124,8 @@ def main() -> None:
     text = f"{cpu()}\n\n{table([name for name, *_ in chosen], runs_of, errors)}"
     print(text)
     if args.page:
-        put(PAGE, f"{args.layers} + {args.encoder_blocks}{', clips' * args.clip}", text)
+        page = RESULTS / ("first-token-clips.md" if args.clip else "first-token.md")
+        put(page, f"{args.layers} + {args.encoder_blocks}{', clips' * args.clip}", text)
     if args.figures:
         record_times(args.out, f"{args.layers} layers and {args.encoder_blocks} blocks", runs_of)
 

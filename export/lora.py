@@ -9,10 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from luvc_export.bundle.adapters.peft_config import read_object
+from luvc_export.bundle.adapters.peft_config import CONFIG, read_object
 from luvc_export.core.files.folders import copy_file, list_names
 from luvc_export.core.files.safe_files import temporary_folder
-from luvc_export.errors import CheckpointError, LuvcError, MachineError
+from luvc_export.errors import CheckpointError, LuvcError, MachineError, first_few
 from luvc_export.export.checkpoint import Checkpoint, open_checkpoint
 
 #: Tensors that an error names.
@@ -75,7 +75,7 @@ def _merge(checkpoint: Checkpoint, adapter: Path, target: Path) -> None:
             "the adapter does not fit the checkpoint",
             where=str(adapter),
             got=f"{type(error).__name__}: {str(error)[:300]}",
-            expected=f"an adapter of {checkpoint.name}; this one was made for {_base(adapter)}",
+            expected=_expected(checkpoint, adapter),
         ) from error
     try:
         merged_model.save_pretrained(target)
@@ -127,14 +127,32 @@ def _check_whole(checkpoint: Checkpoint, adapter: Path, results: list[Any]) -> N
     homeless = sorted(name for result in results for name in result.unexpected_keys)
     empty = sorted(name for result in results for name in result.missing_keys)
     if not results or homeless or empty:
+        moved = {_place(name): name.replace(".default.weight", ".weight") for name in empty}
+        alone = bool(homeless) and all(_place(name) in moved for name in homeless)
         named = homeless or empty or ["all"]
         what = "tensors of the adapter have no weight in the model" if homeless else "weights get no tensor of it"
+        what = "tensors of the adapter are named as in the text model alone" if alone else what
         raise CheckpointError(
             "the adapter does not fit the checkpoint",
             where=str(adapter),
-            got=f"{len(named)} {what}: {', '.join(named[:_NAMED])}{', ...' if len(named) > _NAMED else ''}",
-            expected=f"an adapter of {checkpoint.name}; this one was made for {_base(adapter)}",
+            got=f"{len(named)} {what}: {first_few(named, _NAMED)}",
+            expected=f"names of the whole model: {moved[_place(named[0])]}"
+            if alone
+            else _expected(checkpoint, adapter),
+            fix="train it on the whole model (AutoModelForImageTextToText), or rename its tensors" if alone else None,
         )
+
+
+def _place(name: str) -> str:
+    """A tensor's name from its number of a layer on, without what peft calls the adapter."""
+    return name.partition(".layers.")[2].replace(".default.weight", ".weight") or name
+
+
+def _expected(checkpoint: Checkpoint, adapter: Path) -> str:
+    base = _base(adapter)
+    if Path(base) == Path(checkpoint.name):  # so it says, and what it holds is of another
+        return f"an adapter with the modules and shapes of {base}, which its {CONFIG} names as its model"
+    return f"an adapter of {checkpoint.name}; this one was made for {base}"
 
 
 def _base(adapter: Path) -> str:

@@ -31,6 +31,7 @@ ALLOWED = {
     "calibration/quantise/modelopt/backend.py": {"open"},  # an entry of a zip file in a temporary folder
     "runtime/confined/frames.py": {"open"},  # /dev/null
     "runtime/media/camera.py": {"open"},  # a pipe that the user names, to be read
+    "demo/__main__.py": {"mkdir", "write_text"},  # into a folder that it made, refused where something is
     "cli/tables/named.py": {"write_text"},  # a page of a checkout, by its writer
 }
 #: Path options that only name what is read.

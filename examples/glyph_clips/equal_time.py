@@ -1,12 +1,12 @@
 """Plans for clips at equal time to the first token: `python -m glyph_clips.equal_time`.
 
 A join of two measurements, because at this model's size a first token is mostly calls of small operators. Accuracy is
-this model's. Time is that of the 9 + 8 block cut of the 3B shape on OpenVINO (docs/results/performance.md, "A clip's
-first token, against peers"): what its encoder and its LLM took of whole films and under `film`, with the LLM's time
-linear in the mean number of visual tokens of its layers and the encoder's in the units it sees. `safe`, which was
-measured too and fits nothing here, says how far that line is off. A rival of `film` sees fewer moments or smaller
-frames, for which the encoder takes less, and spends what it saves on tokens; where a grid allows no equal time, both
-sides of it stand there. Writes `docs/results/clip-first-token.json`, a record a line, and its page.
+this model's. Time is that of the 9 + 8 block cut of the 3B shape on OpenVINO (docs/results/first-token-clips.md): what
+its encoder and its LLM took of whole films and under `film`, with the LLM's time linear in the mean number of visual
+tokens of its layers and the encoder's in the units it sees. `safe`, which was measured too and fits nothing here, says
+how far that line is off. A rival of `film` sees fewer moments or smaller frames, for which the encoder takes less, and
+spends what it saves on tokens; where a grid allows no equal time, both sides of it stand there. Writes
+`docs/results/clip-first-token.json`, a record a line, and its page.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from .cases import CHECKPOINT, SIZE, ClipCase, cases
 from .films import GRID, MOMENTS
 from .study import PLANS, RESULTS, TOKENS, Study, fewer_frames, nothing, plan
 
-#: Seconds of encoder and LLM, and mean visual tokens of a layer of 2048, as docs/results/performance.md has them.
+#: Seconds of encoder and LLM, and mean visual tokens of a layer of 2048, as docs/results/first-token-clips.md has them.
 WHOLE, FILM, SAFE = (2.15, 3.62, 2048), (2.11, 1.31, 683), (2.11, 1.60, 889)
 LAYERS = 9
 UNIT = SIZE[0] // GRID[0]
@@ -120,7 +120,7 @@ def page(records: Sequence[dict[str, Any]], weights: str) -> str:
         "",
         f"A join: accuracy is that of `glyph_clips`, checkpoint sha256 `{weights}`, {records[0]['questions']} held-out"
         " questions, three about each film; seconds are those of the 3B shape at 9 + 8 blocks on OpenVINO in bf16"
-        " ([a clip's first token](performance.md#a-clips-first-token-against-peers-23-november-2026), on another CPU"
+        " ([a clip's first token](first-token-clips.md), on another CPU"
         " with AMX), at the same shares of the tokens. Nothing was timed for this page: the LLM's time is taken as"
         " linear in the mean number of visual tokens of a layer, through `film` and no compression, and the encoder's"
         f" as linear in its units. `safe`'s LLM, measured and on no side of that fit, takes {-off:+.1%} of what the"

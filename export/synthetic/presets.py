@@ -15,6 +15,7 @@ from typing import Any
 from luvc_export.core.files.json_file import read_json
 from luvc_export.errors import UsageError, did_you_mean
 from luvc_export.export import families
+from luvc_export.export.families.base import Family
 
 PUBLISHED = Path(__file__).with_name("published")
 
@@ -76,23 +77,44 @@ def find(name: str) -> Preset:
             got=f"{type(error).__name__}: {error}",
             expected="a JSON object with model_type and image_token_id",
         ) from error
-    return Preset(str(path), config, {image: "<image>"}, "<image>", "", _processor_beside(path, config["model_type"]))
+    return Preset(str(path), config, {image: "<image>"}, "<image>", "", _processor_beside(path, config))
 
 
-def _processor_beside(path: Path, model_type: str) -> dict[str, Any]:
-    """The picture settings that lie beside a config; where there are none, those the family was trained with."""
+def _processor_beside(path: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """The picture settings that lie beside a config; where there are none, its family's, in the config's sizes."""
     beside = path.with_name("preprocessor_config.json")
     if beside.is_file():
         return dict(read_json(beside, 2**20, UsageError, "the processor's file"))
-    pixels = families.find(model_type, str(path)).pixels
-    mean, std = list(pixels.mean), list(pixels.std)
-    return {
+    kind = config["model_type"]
+    family = families.find(kind, str(path))
+    settings = {
         "do_rescale": True,
-        "rescale_factor": pixels.rescale,
+        "rescale_factor": family.pixels.rescale,
         "do_normalize": True,
-        "image_mean": mean,
-        "image_std": std,
+        "image_mean": list(family.pixels.mean),
+        "image_std": list(family.pixels.std),
     }
+    square, edge = {"height": 0, "width": 0}, {"longest_edge": 0}
+    like: dict[str, Any] = {"size": square, "crop_size": square, "max_image_size": edge}
+    like = next((preset.processor for preset in PRESETS.values() if preset.config["model_type"] == kind), like)
+    return settings | like | _sizes(family, config, like)
+
+
+def _sizes(family: Family, config: dict[str, Any], like: dict[str, Any]) -> dict[str, Any]:
+    """The sizes that a processor and a config must agree on, under the names that the settings ``like`` have."""
+    from transformers import AutoConfig
+
+    opened = AutoConfig.for_model(**config)
+    if fixed := family.image_size(opened):
+        sides = (name for name in ("size", "crop_size", "max_image_size") if name in like)
+        return {name: dict.fromkeys(like[name], fixed[0]) for name in sides}
+    names = {
+        "patch_size": "patch_size",
+        "temporal_patch_size": "temporal_patch_size",
+        "merge_size": "spatial_merge_size",
+    }
+    vision = opened.vision_config
+    return {name: getattr(vision, theirs) for name, theirs in names.items() if hasattr(vision, theirs)}
 
 
 def resized(preset: Preset, layers: int | None, encoder_blocks: int | None) -> Preset:

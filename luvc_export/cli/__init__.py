@@ -16,7 +16,7 @@ from luvc_export import signals
 from luvc_export.cli import failures
 from luvc_export.version import VERSION
 
-#: Exit code of a process that SIGPIPE ended, as shells have it.
+#: Exit code where a reader left (``| head -1``): of a process that SIGPIPE ended, as shells have it.
 _PIPE_CLOSED = 141
 
 #: In the order of the help; each is a module of ``commands`` and the function of its name.
@@ -97,7 +97,7 @@ def main() -> None:
         with signals.ended_cleanly():
             sys.exit(app(standalone_mode=False) if as_json else app())
     except SystemExit as stop:
-        if stop.code == 1 and type(sys.stdout).__name__ == "PacifyFlushWrapper":  # what typer makes of a closed pipe
+        if stop.code == 1 and isinstance(stop.__context__, BrokenPipeError):  # what typer and rich make of it
             sys.exit(_PIPE_CLOSED)
         if isinstance(stop.code, int) and stop.code in signals.ENDED:
             failures.tell(failures.Interrupted(stop.code), as_json)

@@ -73,7 +73,7 @@ def predicted(plan: Plan, llm: DecoderShape, encoder: EncoderShape, text: int, s
     """What ``plan`` should take with ``text`` text tokens: its FLOPs as ``plan`` counts them, over the rates.
 
     Left out are norms, softmax, copies, patch embedding and the head's one row. Six plans took 0.90 to 1.01 times
-    what it says: the encoder less, the LLM more (docs/results/performance.md).
+    what it says: the encoder less, the LLM more (docs/results/first-token.md).
     """
     images = plan.sharing.images
     whole = images * sum(encoder_flops(plan.encoder, encoder)) / speed.encoder.flops

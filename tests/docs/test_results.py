@@ -10,6 +10,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 import luvc_export
 from luvc_export.calibration.ablation import run as ablation
 from luvc_export.calibration.ablation import tables
@@ -119,3 +121,23 @@ def test_figures_are_small_and_stores_stay_out() -> None:
     assert len(files) >= 5
     lines = sum(len(path.read_text(encoding="utf-8").splitlines()) for path in files)
     assert lines <= JSON_LINES, f"{lines} lines of JSON under docs/ and examples/, {JSON_LINES} are enough for figures"
+
+
+def test_tables_of_peers_have_a_place_on_their_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``--page`` of both benchmarks finds the comments around its table, and says so where a page has none."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    peers = importlib.import_module("run")
+    places = {
+        "first-token.md": ("9 + 8", "18 + 16"),
+        "first-token-clips.md": ("9 + 8, clips",),
+        "decode-peers.md": ("decode, AMX-INT8", "decode, AVX512-VNNI"),
+    }
+    for name, tables_of in places.items():
+        page = tmp_path / name
+        page.write_text((RESULTS / name).read_text(encoding="utf-8"), encoding="utf-8")
+        for table in tables_of:
+            peers.put(page, table, f"| written for {table} |")
+            assert f"<!-- peers {table} -->\n\n| written for {table} |\n\n<!--" in page.read_text(encoding="utf-8")
+        with pytest.raises(SystemExit, match=f"{name} has no place for this table: no <!-- peers 1 \\+ 1 -->"):
+            peers.put(page, "1 + 1", "| none |")
+    assert peers.RESULTS == RESULTS

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import itertools
 import re
 import shlex
 import signal
@@ -15,18 +15,20 @@ from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
 
-import cut_checkpoint
 import pytest
-from PIL import Image
 from typer.main import get_command
 
 from luvc_export.cli import app, main
-from luvc_export.demo.questions import cases
 from luvc_export.runtime.bench import machine
 from luvc_export.runtime.confined import helpers
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "tutorial.md"
 STEPS = re.findall(r"\*\*(\d+)\. [^\n]*?\*\*.*?```sh\nluvc-export ([^\n]+)\n```", PAGE.read_text("utf-8"), re.DOTALL)
+LINES = [
+    line for block in re.findall(r"```sh\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL) for line in block.splitlines()
+]
+#: What a run prints where it should print progress, sizes and times alone.
+STRAY = re.compile(r"warning|deprecat|Traceback|Loading weights", re.IGNORECASE)
 VERBS = ["plan", "export", "inspect", "run", "parity", "bench", "serve", "calibrate", "build", "pack"]
 
 
@@ -41,6 +43,12 @@ def ended(line: str, monkeypatch: pytest.MonkeyPatch) -> object:
         main()
     helpers.close_all()
     return stop.value.code
+
+
+def draw() -> None:
+    """The page's command that is none of luvc-export: pictures and questions, into the current folder."""
+    (line,) = (line for line in LINES if line.startswith("python -m "))
+    subprocess.run([sys.executable, *shlex.split(line)[1:]], check=True)
 
 
 def parsed(line: str) -> None:
@@ -78,34 +86,39 @@ def test_the_ten_steps_are_of_verbs_and_options_that_there_are() -> None:
         parsed(STEPS[3][1] + " --bundel x")
 
 
-@pytest.mark.slow(beside="docs/test_tutorial.py::test_the_ten_steps_are_of_verbs_and_options_that_there_are")
-def test_the_ten_steps_run_as_they_are_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """An engine is built where TensorRT-RTX is installed; the step is left out, by name, where it is not.
+def test_files_that_steps_read_are_made_by_steps_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In an empty folder; before, four steps named files that none made. Extras that steps need are installed first."""
+    monkeypatch.chdir(tmp_path)
+    draw()
+    words = [word for _, line in STEPS for word in shlex.split(line)]
+    named = [after for word, after in itertools.pairwise(words) if word in ("--image", "--cases", "--data")]
+    assert len(named) == 4 and [name for name in named if not Path(name).is_file()] == []
+    installs = [line for line in LINES if line.startswith("pip install '.[")]
+    assert {*installs} == {"pip install '.[export,cpu,openvino,serve,rtx]'"} and len(installs) == 2
 
-    ``demo`` is a folder here, as the word allows: four layers of the bundled model. They know no answers, so none are
-    in the questions.
+
+@pytest.mark.slow(beside="docs/test_tutorial.py::test_files_that_steps_read_are_made_by_steps_before")
+def test_the_ten_steps_run_as_they_are_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """In an empty folder, with the bundled model; nothing warns.
+
+    An engine is built where TensorRT-RTX is installed; the step is left out, by name, where it is not.
     """
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "demo").mkdir()
-    cut_checkpoint.write_weights(cut_checkpoint.write(tmp_path / "demo", 4, 2) / "model.safetensors", 4, 2)
     monkeypatch.setattr(machine, "_SIDE", 256)
     monkeypatch.setattr(machine, "_BYTES", 2**24)
-    rows = []
-    for number, case in enumerate(list(cases("heldout", 60))[::15]):
-        Image.fromarray(case.images[0]).save(tmp_path / f"{number}.png")
-        rows.append({"image": f"{number}.png", "prompt": case.prompt})
-    Image.fromarray(next(iter(cases("heldout", 1))).images[0]).save(tmp_path / "picture.png")
-    (tmp_path / "cases.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    draw()
     for _, line in STEPS:
         verb = line.split()[0]
         if verb == "serve":
             assert "safe" in served(line, tmp_path) or "bundle" in served(line, tmp_path)
         elif verb != "build" or find_spec("tensorrt_rtx"):
             code = ended(line, monkeypatch)
-            out, err = capsys.readouterr()
+            out, err = capfd.readouterr()
             assert not code, f"{line}\n{out[-2000:]}\n{err[-2000:]}"
+            assert not STRAY.search(err), f"{line}\n{err[-2000:]}"
+            assert verb != "run" or out.startswith("brown\n"), out
     assert (tmp_path / "kept.png").is_file() and (tmp_path / "pack").is_dir()
     assert bool(list((tmp_path / "bundle").glob("*.engine"))) == bool(find_spec("tensorrt_rtx"))
 

@@ -1,4 +1,4 @@
-"""Measure what docs/results/performance.md says of the LLM half: prefill and decode at true layer shapes.
+"""Measure what docs/results/growth.md says of the LLM half: prefill and decode at true layer shapes.
 
 Run: python benchmarks/measure/times/performance.py BUNDLE [--plans none thirds] [--rounds 2]. BUNDLE comes from
 ``luvc-export make-random qwen2.5-vl-3b -o R --layers 12 --encoder-blocks 8 --dtype fp32`` and ``luvc-export export R -o

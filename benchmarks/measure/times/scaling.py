@@ -1,4 +1,4 @@
-"""Measure how the cost of prefill grows with layers and with visual tokens: docs/results/performance.md.
+"""Measure how the cost of prefill grows with layers and with visual tokens: docs/results/growth.md.
 
 Run: python benchmarks/measure/times/scaling.py FOLDER. FOLDER gets random models of Qwen2.5-VL's kind with small
 layers, their bundles, scaling.json and scaling.png. Each model and plan runs in a process of its own, in turns, as

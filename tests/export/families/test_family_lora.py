@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import shutil
 import sys
 import warnings
@@ -123,6 +124,35 @@ def test_every_tensor_finds_its_weight_or_the_adapter_is_refused(
         merged(open_checkpoint(str(folders[0])), str(adapter)),
     ):
         pass
+
+
+def test_an_adapter_of_the_text_model_alone(folders: Any, tmp_path: Path) -> None:
+    """It was called made for what it was expected to be of: "expected an adapter of X; this one was made for X"."""
+
+    def alone(tensors: dict[str, torch.Tensor]) -> None:
+        for name in list(tensors):
+            tensor = tensors.pop(name)
+            if ".language_model." in name:
+                tensors[name.replace(".language_model.", ".")] = tensor
+
+    adapter = changed(folders[1], tmp_path / "adapter", alone)
+    with pytest.raises(CheckpointError) as refusal, merged(open_checkpoint(str(folders[0])), str(adapter)):
+        pass
+    error = refusal.value
+    assert "tensors of the adapter are named as in the text model alone: base_model.model.model.layers." in str(
+        error.got
+    )
+    assert "names of the whole model: base_model.model.model.language_model.layers.0." in str(error.expected)
+    assert "AutoModelForImageTextToText" in str(error.fix) and "made for" not in str(error)
+
+
+def test_an_adapter_that_names_the_checkpoint_and_does_not_fit(folders: Any, tmp_path: Path) -> None:
+    adapter = changed(folders[1], tmp_path / "adapter", another_depth)
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": str(folders[0])}))
+    with pytest.raises(CheckpointError) as refusal, merged(open_checkpoint(str(folders[0])), str(adapter)):
+        pass
+    assert "which its adapter_config.json names as its model" in str(refusal.value.expected)
 
 
 def test_a_deeper_model_s_adapter(folders: Any, tiny: Case, tmp_path: Path) -> None:

@@ -14,7 +14,9 @@ import timm_stand_in
 
 from luvc_export.demo import CHECKPOINT
 from luvc_export.errors import MachineError, UsageError
+from luvc_export.export import families
 from luvc_export.export.checkpoint import open_checkpoint
+from luvc_export.export.processor import picture_settings
 from luvc_export.export.synthetic import checkpoint, presets
 
 #: Parameters of the published checkpoints, as their model cards and safetensors indices give them.
@@ -98,6 +100,26 @@ def test_a_small_checkpoint_is_written_in_shards_and_opens(tmp_path: Path, monke
     assert not list(tmp_path.glob(".out*"))
     with pytest.raises(UsageError, match="the output folder exists"):
         checkpoint.write(preset, tmp_path / "out")
+
+
+#: Families whose shapes no published file has.
+UNPUBLISHED = ("qwen2_vl", "llava", "llava_onevision", "idefics3", "gemma3")
+
+
+@pytest.mark.parametrize("name", (*PARAMETERS, *UNPUBLISHED))
+def test_a_config_alone_gets_settings_of_pictures_that_fit_it(name: str, tmp_path: Path) -> None:
+    """As ``export`` reads them: of 14 published configs 9 were refused, "the processor does not fit the model"."""
+    if name == "fastvlm-0.5b":
+        timm_stand_in.load()
+    known = presets.PRESETS.get(name)
+    config = known.config if known else families.find(name, name).tiny_config().to_dict()
+    (tmp_path / "config.json").write_text(json.dumps(config, default=str))
+    alone = presets.find(str(tmp_path))
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(alone.processor))
+    settings = picture_settings(open_checkpoint(str(tmp_path), weights=False))
+    pixels = families.find(config["model_type"], name).pixels
+    own = {"image_mean": pixels.mean, "image_std": pixels.std} | (known.processor if known else {})
+    assert (settings.mean, settings.std) == (tuple(own["image_mean"]), tuple(own["image_std"]))
 
 
 def test_values_are_normal_and_repeatable() -> None:
