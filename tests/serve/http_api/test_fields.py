@@ -13,9 +13,9 @@ from calling import Client, Reply, data_uri
 from running import serving
 
 from luvc_export.demo.questions import cases
+from luvc_export.runtime.prompt.request_fields import RESPONSES_REFUSED
 from luvc_export.serve import asking
 from luvc_export.serve.http.app import TABLE
-from luvc_export.serve.http.fields import RESPONSES_REFUSED
 from luvc_export.serve.models import Models
 
 CHAT, RESPONSES = "/v1/chat/completions", "/v1/responses"
