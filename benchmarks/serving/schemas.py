@@ -21,7 +21,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import numpy as np
 from tokenizers import Tokenizer
 
@@ -100,6 +99,8 @@ class Walks:
 
 def judged(text: str, schema: Any) -> str:
     """What a whole document is: ``valid``, ``invalid``, ``cut`` where it is no JSON, or ``not judged``."""
+    import jsonschema  # of an environment of its own
+
     try:
         document = json.loads(text)
     except ValueError:
