@@ -156,6 +156,7 @@ for name, body in {
     "neither prompt nor messages": {"image": first["images"]},
     "a temperature below 0": {"prompt": "x", "temperature": -1.0},
     "messages that are none": {"messages": "{"},
+    "an option that is no input": {"prompt": "x", "max_new_tokens": 3},
     "a prompt that is too long": {"prompt": "row " * 5000},
 }.items():
     reply = generate(body)

@@ -17,6 +17,7 @@ from luvc_export.batch.source import Row
 from luvc_export.core.options import settled
 from luvc_export.errors import LuvcError, MachineError, shown
 from luvc_export.runtime.engine.generate_batch import Prepared
+from luvc_export.runtime.generation.sampling import OPTIONS
 from luvc_export.runtime.prompt.case_lines import case_id, parse_case, question_of
 from luvc_export.runtime.prompt.encoder import Question
 from luvc_export.runtime.prompt.template import template_values
@@ -25,6 +26,8 @@ from luvc_export.runtime.session_options import SessionOptions, session_options
 
 #: Rows in turn that this machine may fail to answer; then it is the machine.
 PATIENCE = 8
+#: What is asked of a batch, not of a row.
+OF_ALL_ROWS = dict.fromkeys((*OPTIONS, "image_tokens", "chat_template_kwargs"), "the whole batch")
 
 
 @dataclass(frozen=True)
@@ -109,10 +112,9 @@ class Answerer:
         """
 
         def ask(row: Row) -> Question:
-            case = parse_case(row.line, f"{path}: line {row.where}", folder)
+            case = parse_case(row.line, f"{path}: line {row.where}", folder, OF_ALL_ROWS)
             asked = question_of(case.images, case.prompt, case.video, case.fps, self._session.video_frames())
-            adapter = self._session.adapters.find(case.adapter or self._adapter)
-            return replace(asked, adapter=adapter, values=self._values)
+            return replace(asked, adapter=self._session.adapters.find(case.adapter))
 
         answers = self.answer([partial(ask, row) for row in rows])
         return [*zip((case_id(row.line) for row in rows), answers, strict=True)]
@@ -132,7 +134,10 @@ class Answerer:
         for place, ask in enumerate(asked):
             started = perf_counter()
             try:
-                ready[place] = self._session.prepare_row(ask(), self._options)
+                question = replace(ask(), values=self._values)
+                if question.adapter is None:
+                    question = replace(question, adapter=self._session.adapters.find(self._adapter))
+                ready[place] = self._session.prepare_row(question, self._options)
                 self._spent[place] = perf_counter() - started
             except Exception as error:
                 answers[place] = Answer(error=error_text(error))

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from luvc_export.batch.answerer import OF_ALL_ROWS
 from luvc_export.batch.answerer import Answerer as RowAnswerer
 from luvc_export.errors import UsageError, did_you_mean
+from luvc_export.runtime.generation.sampling import OPTIONS
 from luvc_export.runtime.prompt.encoder import Question, question
+from luvc_export.runtime.prompt.request_fields import KNOWN, check_fields, hint
 
 if TYPE_CHECKING:
     import pyarrow
@@ -16,6 +20,8 @@ if TYPE_CHECKING:
 
 #: Columns that are read; the others stay as they are.
 COLUMNS = ("image", "prompt", "messages", "video", "fps")
+#: Columns that would be options, as other doors have them.
+_OPTIONS = frozenset({*KNOWN, *OF_ALL_ROWS} - {*COLUMNS})
 #: Times that rows go to another actor after theirs died, and that an actor is started again. Ray Data's own default is
 #: for ever: rows that kill whoever answers them, or a bundle that does not fit a node, would never end.
 TASK_RETRIES, RESTARTS = 5, 20
@@ -31,20 +37,22 @@ class Answerer:
     Args:
         bundle: Folder of the bundle, on every node.
         options: ``plan``, ``backend``, ``threads``, ``arithmetic``, ``sampling`` (fields of ``Sampling``), ``rows`` (of
-            one model call, at most).
+            one model call, at most), and others of ``luvc_export.batch.answerer.Answerer``.
 
     Raises:
-        LuvcError: See ``Session``.
+        LuvcError: An unknown option; or see ``Session``.
     """
 
     def __init__(self, bundle: str, **options: Any) -> None:
+        check_options(options)
         self._answerer = RowAnswerer(bundle, **options)
 
     def __call__(self, table: pyarrow.Table) -> pyarrow.Table:
         """Answer the rows of an Arrow table.
 
         Raises:
-            UsageError: There is neither ``prompt`` nor ``messages``, or a column that an answer would hide.
+            UsageError: There is neither ``prompt`` nor ``messages``, or a column that an answer would hide, or one that
+                would be an option and is not read.
             MachineError: This machine answers no more.
         """
         import pyarrow as pa
@@ -58,6 +66,7 @@ class Answerer:
         if taken := sorted(names & kinds.keys()):
             listed = ", ".join(taken)
             raise UsageError("a column has the name of an answer's", where="Dataset", got=listed, fix="rename it")
+        check_columns({name: table[name].to_pylist() for name in names & _OPTIONS})
         columns = {name: table[name].to_pylist() for name in COLUMNS if name in names}
         asked = [ask_of({name: items[row] for name, items in columns.items()}) for row in range(table.num_rows)]
         answers = [answer.to_json() for answer in self._answerer.answer(asked)]
@@ -66,6 +75,31 @@ class Answerer:
         for name, kind in kinds.items():
             table = table.append_column(name, pa.array([answer[name] for answer in answers], kind))
         return table
+
+
+def check_columns(columns: Mapping[str, Sequence[Any]]) -> None:
+    """Refuse columns that would change answers and are not read.
+
+    Raises:
+        UsageError: A value of one asks for something.
+    """
+    where = "Dataset (rename columns that are no options)"
+    for name, values in columns.items():
+        for value in values:
+            check_fields({name: value}, COLUMNS, "a row of a Dataset", where, OF_ALL_ROWS, exact=True)
+
+
+def check_options(options: Mapping[str, Any]) -> None:
+    """Refuse options that ``Answerer`` has not.
+
+    Raises:
+        UsageError: There is one.
+    """
+    own = [*inspect.signature(RowAnswerer).parameters]
+    for name in options:
+        if name not in own:
+            fix = hint(name, own, dict.fromkeys(OPTIONS, "sampling"))
+            raise UsageError("Answerer has no such option", where="Ray", got=name, fix=fix)
 
 
 def ask_of(row: dict[str, Any]) -> Callable[[], Question]:
@@ -98,7 +132,11 @@ def answer_dataset(
         num_gpus: GPUs that Ray gives each; a share, such as 0.5, for two on one.
         batch_size: Rows that an actor gets at a time; of these, rows of equal plans share model calls.
         options: See ``Answerer``.
+
+    Raises:
+        UsageError: An unknown option.
     """
+    check_options(options)
     arguments = {"threads": max(1, int(num_cpus)), **options}
     return dataset.map_batches(
         Answerer,

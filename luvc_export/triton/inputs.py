@@ -9,9 +9,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from luvc_export.errors import UsageError
+from luvc_export.runtime.generation.sampling import OPTIONS
 from luvc_export.runtime.media.video import DEFAULT_FPS, DEFAULT_FRAMES, check_fps, open_video
 from luvc_export.runtime.prompt.encoder import Question, VideoClip
+from luvc_export.runtime.prompt.request_fields import check_fields, check_messages
 from luvc_export.serve.media.addresses import data_bytes
+from luvc_export.triton.config import INPUTS
 
 #: The elements of an input tensor, or None where there is none.
 Get = Callable[[str], "Sequence[Any] | None"]
@@ -70,6 +73,22 @@ def sampling_of(get: Get) -> dict[str, Any]:
     }
 
 
+def unheard_parameters(parameters: str) -> list[str]:
+    """Parameters of a request that nobody has heard of.
+
+    Triton hands on as parameters what ``generate`` is sent and no input is called.
+
+    Args:
+        parameters: JSON, as ``InferenceRequest.parameters`` gives it.
+
+    Raises:
+        UsageError: One is an option that Triton's model has not, or as good as a misspelt one.
+    """
+    inputs = {**dict.fromkeys(OPTIONS, ""), **dict.fromkeys((name for name, _, _ in INPUTS), "the inputs")}
+    sent = {name: value for name, value in json.loads(parameters or "{}").items() if not name.startswith("triton_")}
+    return check_fields(sent, (), "a parameter of a request", "parameters", inputs)
+
+
 def picture(item: bytes | str) -> bytes:
     """A picture's bytes: as they are, as base64, or as a ``data:`` address.
 
@@ -125,6 +144,7 @@ def _chat(
     messages = _json(text, "messages")
     if not isinstance(messages, list) or not messages:
         raise UsageError("messages are a JSON list", where="messages", got=text[:80])
+    check_messages(messages)
     chat: list[dict[str, Any]] = []
     media: list[bytes | VideoClip] = []
     waiting, unseen = iter(pictures), iter(clips)

@@ -23,7 +23,7 @@ from luvc_export.runtime.session import Session
 from luvc_export.runtime.session_options import SessionOptions
 from luvc_export.serve.http.api_errors import explained
 from luvc_export.triton.config import parameters_of
-from luvc_export.triton.inputs import question_from, sampling_of
+from luvc_export.triton.inputs import question_from, sampling_of, unheard_parameters
 
 _FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 
@@ -80,6 +80,8 @@ class TritonPythonModel:
             tensor = pb_utils.get_input_tensor_by_name(request, name)
             return None if tensor is None else list(tensor.as_numpy().reshape(-1))
 
+        if unheard := unheard_parameters(request.parameters()):
+            pb_utils.Logger.log_info(f"ignored parameters: {', '.join(map(ascii, unheard))}"[:1000])
         defaults = self._session.bundle.manifest.generation
         options = self._session.grammars.guided(sampling_of_request(sampling_of(get), defaults))
         ready = self._session.prepare_row(question_from(get, self._session.video_frames), options)

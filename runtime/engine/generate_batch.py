@@ -8,18 +8,19 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, TypedDict
 
-from luvc_export.errors import LuvcError, UsageError, did_you_mean
+from luvc_export.errors import LuvcError, UsageError
 from luvc_export.runtime.engine.generate import generation, selection_of
 from luvc_export.runtime.engine.job import Answer, Began, Job, Prefilled, Refused
 from luvc_export.runtime.engine.scheduler import Engine
 from luvc_export.runtime.generation.result import Generation
-from luvc_export.runtime.generation.sampling import Sampling
+from luvc_export.runtime.generation.sampling import OPTIONS, Sampling
 from luvc_export.runtime.generation.sequence import TokenSequence
 from luvc_export.runtime.generation.timing import PhaseSeconds
 from luvc_export.runtime.loaded_plan import LoadedPlan
 from luvc_export.runtime.media.pictures import Picture
 from luvc_export.runtime.media.video import VideoSource
 from luvc_export.runtime.prompt.request import Request
+from luvc_export.runtime.prompt.request_fields import hint
 from luvc_export.runtime.prompt.template import Message
 
 
@@ -62,13 +63,12 @@ def check_ask(ask: Mapping[str, Any]) -> None:
     Raises:
         UsageError: There is one.
     """
+    known = Ask.__annotations__
     for name in ask:
-        if name not in Ask.__annotations__:
-            raise UsageError(
-                "unknown part of a question",
-                got=name,
-                expected=did_you_mean(name, Ask.__annotations__),
-            )
+        if name not in known:
+            fix = hint(name, known, dict.fromkeys(OPTIONS, "generate_batch, which is of all rows"))
+            listed = f"known: {', '.join(sorted(known))}"
+            raise UsageError("unknown part of a question", got=name, expected=listed, fix=fix)
 
 
 def answer_batch(ready: Sequence[Prepared], options: Sampling, spent: float) -> list[Generation]:

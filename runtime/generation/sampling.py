@@ -13,9 +13,10 @@ from typing import Any
 from luvc_export.core.files.json_file import parse_json, read_json
 from luvc_export.core.generation_defaults import GenerationDefaults
 from luvc_export.core.options import option
-from luvc_export.errors import UsageError, did_you_mean
+from luvc_export.errors import UsageError
 from luvc_export.runtime.generation.logits import TokenMask
 from luvc_export.runtime.generation.token_rules import TokenRules
+from luvc_export.runtime.prompt.request_fields import SAME, hint
 from luvc_export.runtime.prompt.template import template_values
 
 #: Most likely tokens that log probabilities may name, and how far penalties and a bias reach (OpenAI's limits).
@@ -247,6 +248,8 @@ def _words(value: object) -> bool:
     return isinstance(value, Sequence) and not isinstance(value, str) and all(_tokens(one) and one for one in value)
 
 
+#: Names that ``sampling_from`` takes.
+OPTIONS = (*(one.name for one in dataclasses.fields(Sampling)), "greedy")
 #: What an answer may be held to.
 GUIDES = ("json_schema", "regex", "grammar")
 #: What ``temperature`` 0 leaves without a meaning.
@@ -264,10 +267,11 @@ def sampling_from(options: Mapping[str, Any], defaults: GenerationDefaults | Non
     Raises:
         UsageError: An unknown name, or a wrong value; or ``greedy`` beside something to draw.
     """
-    known = [field.name for field in dataclasses.fields(Sampling)]
     for name in options:
-        if name not in (*known, "greedy"):
-            raise UsageError("unknown sampling option", where="generate", got=name, expected=did_you_mean(name, known))
+        if name not in OPTIONS:
+            beside = dict.fromkeys((names[0] for names in SAME), "generate")
+            listed, fix = f"known: {', '.join(sorted(OPTIONS))}", hint(name, OPTIONS, beside)
+            raise UsageError("unknown sampling option", where="generate", got=name, expected=listed, fix=fix)
     asked = {name: value for name, value in options.items() if name != "greedy"}
     greedy = options.get("greedy", False)
     if not isinstance(greedy, bool):

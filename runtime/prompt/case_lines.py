@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from luvc_export.errors import UsageError
 from luvc_export.runtime.media.video import DEFAULT_FRAMES
 from luvc_export.runtime.prompt.encoder import Question, question
+from luvc_export.runtime.prompt.request_fields import check_fields
 
 _FIELDS = ("id", "image", "video", "fps", "prompt", "answer", "kind", "adapter")
 
@@ -64,16 +65,18 @@ def case_id(line: str) -> str | int | None:
     return own if isinstance(own, str | int) and not isinstance(own, bool) else None
 
 
-def parse_case(line: str, where: str, folder: Path) -> FileCase:
+def parse_case(line: str, where: str, folder: Path, options: Mapping[str, str] | None = None) -> FileCase:
     """Read one line.
 
     Its fields: ``prompt``, ``image`` (a path or a list of them, relative to ``folder``) or ``video`` (a film, a
     folder of frames or an animated picture, with ``fps``), and optionally ``id``, ``answer``, ``kind`` and ``adapter``.
+    Labels of requests (``user``, ``metadata``: ``request_fields``) pass.
 
     Args:
         line: JSON.
         where: The line's place, for errors.
         folder: The file's.
+        options: What is said beside the file, by name, and where: see ``request_fields.hint``.
 
     Raises:
         UsageError: It is no such object, or a picture is not there.
@@ -86,7 +89,7 @@ def parse_case(line: str, where: str, folder: Path) -> FileCase:
         raise UsageError(
             "a case needs a prompt", where=where, got=line[:80], expected='{"image": ..., "prompt": "..."}'
         )
-    unknown = sorted(set(data) - set(_FIELDS))
+    unheard = check_fields(data, _FIELDS, "a case", where, options or {})
     stated = data.get("image", [])
     names = stated if isinstance(stated, list) else [stated]
     answer, video, fps, own = data.get("answer"), data.get("video"), data.get("fps"), data.get("id")
@@ -95,11 +98,11 @@ def parse_case(line: str, where: str, folder: Path) -> FileCase:
     texts = texts and isinstance(adapter, str | None)
     timed = fps is None or (isinstance(fps, int | float) and not isinstance(fps, bool) and video is not None)
     named = isinstance(own, str | int | None) and not isinstance(own, bool)
-    if unknown or not (texts and timed and named) or not isinstance(video, str | None):
+    if unheard or not (texts and timed and named) or not isinstance(video, str | None):
         raise UsageError(
             "a field of this case is wrong",
             where=where,
-            got=f"unknown {unknown}" if unknown else line[:80],
+            got=f"unknown {unheard}" if unheard else line[:80],
             expected="image (text or list of text) or video (text, with fps), prompt, "
             "optionally id (text or number), answer, kind and adapter",
         )

@@ -17,6 +17,7 @@ from luvc_export.core.tiling import Tiling
 from luvc_export.errors import BundleError, UsageError
 from luvc_export.runtime.media.pictures import Opened, Picture
 from luvc_export.runtime.media.video import DEFAULT_FPS, DEFAULT_FRAMES, Sampled, VideoSource, check_fps, open_video
+from luvc_export.runtime.prompt.request_fields import check_messages
 from luvc_export.runtime.prompt.template import ChatTemplate, Message, load_template
 from luvc_export.runtime.prompt.tokenizer_rules import check_tokenizer
 
@@ -116,6 +117,7 @@ def question(
     for index, message in enumerate(listed):
         if not isinstance(message, dict) or "role" not in message:
             raise UsageError("a message is a dict with a role", where=f"messages[{index}]", got=repr(message)[:80])
+    check_messages(listed)
     parts = _media_parts(listed)
     carried = [_carried(part) for part in parts if part["type"] == "image"]
     inside = [picture for picture in carried if picture is not None]

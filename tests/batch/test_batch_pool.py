@@ -33,10 +33,10 @@ DYING = """
 import os, signal, sys
 from luvc_export.batch import answerer, worker
 real = answerer.parse_case
-def parse(line, where, folder):
+def parse(line, where, folder, options):
     if "poison" in line:
         os.kill(os.getpid(), signal.SIGKILL)
-    return real(line, where, folder)
+    return real(line, where, folder, options)
 answerer.parse_case = parse
 worker.main()
 """

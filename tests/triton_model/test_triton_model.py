@@ -142,6 +142,22 @@ def test_what_is_wrong_is_said_and_the_next_is_answered(
     assert ask(model, prompt=bytes_array("colour of 3?"))[0][0].error is None
 
 
+def test_what_is_no_input_is_refused_by_name_or_named_in_the_log(model: TritonPythonModel) -> None:
+    """Triton hands it on as a parameter."""
+    for options, words in (
+        ({"min_p": 0.5}, "got: min_p; fix: leave it out"),
+        ({"max_new_tokens": 3}, "got: max_new_tokens; fix: leave it out, or see max_tokens of the inputs"),
+        ({"temprature": 1.5}, "got: temprature"),
+    ):
+        request = Request({"prompt": bytes_array("colour of 3?")}, options=options)
+        model.execute([request])
+        ((response, _),) = request.sent
+        assert response.error.code == "INVALID_ARG" and words in str(response.error)
+    request = Request({"prompt": bytes_array("colour of 3?")}, options={"user": "me", "n": 1, "zzz": 1})
+    model.execute([request])
+    assert request.sent[0][0].error is None and pb_utils.Logger.lines[-1] == "ignored parameters: 'zzz'"
+
+
 def test_a_clip_is_refused_where_the_bundle_takes_none(model: TritonPythonModel) -> None:
     ((response, _),) = ask(model, prompt=bytes_array("x"), video=bytes_array(*[png(CASE.images[0])] * 2))
     assert response.error.code == "INVALID_ARG" and "takes no video" in str(response.error)

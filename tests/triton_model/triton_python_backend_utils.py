@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,10 +58,14 @@ class Request:
 
     inputs: dict[str, NDArray[Any]]
     cancel_after: int = 10**9
+    options: dict[str, Any] = field(default_factory=dict)
     sent: list[tuple[InferenceResponse, int]] = field(default_factory=list)
 
     def get_response_sender(self) -> Request:
         return self
+
+    def parameters(self) -> str:
+        return json.dumps(self.options) if self.options else ""
 
     def send(self, response: InferenceResponse, flags: int = 0) -> None:
         self.sent.append((response, flags))

@@ -13,13 +13,14 @@ import msgspec
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
+from luvc_export.runtime.prompt.request_fields import REFUSED, RESPONSES_REFUSED
 from luvc_export.serve.asking import Asker
 from luvc_export.serve.engine.loop import Engine
 from luvc_export.serve.http import page
 from luvc_export.serve.http.adapters import AdapterChange, load_adapter, unload_adapter
 from luvc_export.serve.http.api_errors import ApiError, explained
 from luvc_export.serve.http.bodies import Completion
-from luvc_export.serve.http.fields import REFUSED, RESPONSES_REFUSED, names_of, rows
+from luvc_export.serve.http.fields import names_of, rows
 from luvc_export.serve.http.protocol import ChatRequest, TextPart, last_answer, parse
 from luvc_export.serve.http.reading import BodyReader
 from luvc_export.serve.http.response_objects import ResponseObjects

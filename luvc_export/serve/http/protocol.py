@@ -10,8 +10,9 @@ import msgspec
 from msgspec import Meta, Struct, field
 
 from luvc_export.core.image_tokens import MOST
+from luvc_export.runtime.prompt.request_fields import HARMLESS, REFUSED
 from luvc_export.serve.http.api_errors import bad_request
-from luvc_export.serve.http.fields import HARMLESS, REFUSED, names_of, refuse, unknown, unknown_inside, unsupported
+from luvc_export.serve.http.fields import names_of, refuse, unknown, unknown_inside, unsupported
 from luvc_export.serve.http.json_bodies import check_text, decoded, require, without_nulls
 
 _Text = Annotated[str, Meta(min_length=1)]

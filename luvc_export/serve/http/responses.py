@@ -10,8 +10,9 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from luvc_export.runtime.prompt.request_fields import HARMLESS, REFUSED_INSIDE, RESPONSES_REFUSED
 from luvc_export.serve.http.api_errors import ApiError, bad_request
-from luvc_export.serve.http.fields import HARMLESS, REFUSED_INSIDE, RESPONSES_REFUSED, refuse, unknown, unsupported
+from luvc_export.serve.http.fields import refuse, unknown, unsupported
 from luvc_export.serve.http.json_bodies import decoded, require
 from luvc_export.serve.http.protocol import ChatRequest, chat_request
 

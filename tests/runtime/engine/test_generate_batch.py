@@ -84,7 +84,7 @@ def test_what_a_row_gets_wrong_is_said_before_anything_runs(session: Session, pi
         session.generate_batch([good, {"image": "gone.png", "prompt": "?"}])
     with pytest.raises(UsageError, match=r"longer than the model's context\n  where: requests\[2\]: prompt"):
         session.generate_batch([good, good, {"prompt": "x" * 65}])
-    with pytest.raises(UsageError, match=r"unknown part(.|\n)*requests\[0\](.|\n)*did you mean 'image'"):
+    with pytest.raises(UsageError, match=r"unknown part(.|\n)*requests\[0\](.|\n)*see image"):
         session.generate_batch([{"images": picture, "prompt": "?"}])  # type: ignore[list-item, typeddict-unknown-key]
     with pytest.raises(UsageError, match="unknown sampling option"):
         session.generate_batch([good], heat=1)

@@ -15,6 +15,7 @@ from luvc_export.batch.source import Row
 from luvc_export.bundle.folder import Bundle
 from luvc_export.cli import app
 from luvc_export.errors import UsageError
+from luvc_export.ray.actor import ask_of
 from luvc_export.runtime.generation.sampling import read_template_values
 from luvc_export.runtime.session import Session
 
@@ -39,6 +40,7 @@ def test_every_door_gives_them_to_the_template(session: Session, short_bundle: B
     answerer = Answerer.of(job)
     ((_, answer),) = answerer.answer_lines([Row(0, json.dumps({"prompt": "Hello"}), 1)], tmp_path, tmp_path)
     assert answer.text == own.text and answer.error is None
+    assert [one.text for one in answerer.answer([ask_of({"prompt": "Hello"})])] == [own.text], "as a row of a Dataset"
     assert "chat_template_kwargs" in job.identity()
     asked = ["run", str(short_bundle.folder), "--prompt", "Hello", "--plan", "thirds", "--backend", "cpu", "--json"]
     asked += ["--max-new-tokens", "1", "--chat-template-kwargs", json.dumps(VALUES)]
