@@ -29,8 +29,8 @@ _PATIENT = 20
 _MEMORY = "more memory than it may have"
 #: Signals by which a process ends that gets none, or all there is: SIGABRT, SIGBUS, SIGKILL, SIGSEGV.
 _BY_MEMORY = (-6, -7, -9, -11)
-#: Libraries that would start threads with memory of their own.
-_ALONE = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+#: Libraries that would start threads with memory of their own; glibc takes 64 MiB of addresses for each thread's.
+_ALONE = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
 
 
 class Child:
