@@ -15,7 +15,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from luvc_export.errors import LuvcError, UsageError
-from luvc_export.runtime.confined.helpers import Helpers, TooMuchError
+from luvc_export.runtime.confined.helpers import NICE, Helpers, TooMuchError
 from luvc_export.runtime.generation.grammar_text import no_grammar
 
 #: Characters of a schema, pattern or grammar.
@@ -27,7 +27,7 @@ MOST_KEPT, MOST_CHARACTERS = 256, 2**22
 #: Of a helper: bytes, with the tokenizers that it has read, and seconds, with reading one.
 _HELPER_MEMORY, _HELPER_SECONDS = 2**30, 10.0
 _FIX = "simplify it: fewer properties and branches, no repetitions inside repetitions, no multipleOf of a large number"
-_helpers = Helpers("luvc_export.runtime.generation.grammar_task", _HELPER_MEMORY, _HELPER_SECONDS, most=2)
+_helpers = Helpers("luvc_export.runtime.generation.grammar_task", _HELPER_MEMORY, _HELPER_SECONDS, most=2, nice=NICE)
 
 
 class GrammarTrials:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
+from operator import itemgetter
 from time import perf_counter
 from typing import Any, Protocol
 
@@ -68,10 +69,14 @@ class Engine:
         """Begin to answer."""
         self._thread.start()
 
-    def reserve(self) -> bool:
-        """Take a place in the queue for a request that is being read; False where there is none."""
+    def has_room(self, more: int = 0) -> bool:
+        """Whether a place in the queue is free, of ``more`` than it has."""
+        return not self._ending and self.waiting < self._queue + more
+
+    def reserve(self, more: int = 0) -> bool:
+        """Take a place in the queue, of ``more`` than it has, for a request that is being read; False without one."""
         with self._changed:
-            if self._ending or self.waiting >= self._queue:
+            if not self.has_room(more):
                 return False
             self._promised += 1
             return True
@@ -130,8 +135,24 @@ class Engine:
                     self._changed.wait()
                 while self._arriving:
                     self.scheduler.submit(self._arriving.popleft())
+            self._take_turns()
             for event in self.scheduler.step():
                 self._tell_all(event)
+
+    def _take_turns(self) -> None:
+        """Order jobs that wait: first of those whose clients have the fewest answers that grow or go before them."""
+        waiting = [job for job in self.scheduler.waiting if isinstance(job, Job)]
+        if len({job.client for job in waiting}) < 2:
+            return
+        before = Counter[str]()
+        for job, progress in self._progress.items():
+            before[job.client] += 0 if job.cancelled else progress.open_choices
+        ranks = []
+        for job in waiting:
+            ranks.append(before[job.client])
+            before[job.client] += job.choices
+        self.scheduler.waiting.clear()
+        self.scheduler.waiting.extend(job for _, job in sorted(zip(ranks, waiting, strict=True), key=itemgetter(0)))
 
     def _tell_all(self, event: Event) -> None:
         """Tell clients what came of a prompt or a step."""
