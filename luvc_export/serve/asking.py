@@ -24,6 +24,7 @@ from luvc_export.runtime.session import Session
 from luvc_export.serve.engine.jobs import Event, Job
 from luvc_export.serve.http.api_errors import bad_request, explained
 from luvc_export.serve.http.protocol import (
+    ChatMessage,
     ChatRequest,
     FramesPart,
     ImagePart,
@@ -40,6 +41,8 @@ from luvc_export.serve.models import Models, ServedModel
 
 #: A ``top_p`` below the chance of any most likely token: that token alone, as 0 means.
 _SMALLEST = 1e-9
+#: Letters of all messages above which they are not even written as a prompt where they cannot fit.
+MOST_LETTERS = 2**20
 #: Seconds that pictures and films of a request may take to read.
 MOST_SECONDS = 60.0
 
@@ -117,6 +120,11 @@ class Asker:
         messages: list[dict[str, Any]] = []
         media: list[_Medium] = []
         addresses = self.addresses.of_one_request()
+        if (letters := sum(map(letters_of, chat.messages))) > MOST_LETTERS:
+            try:
+                model.session.encoder.check_length(letters)
+            except LuvcError as error:
+                raise explained(error) from error
         for index, message in enumerate(chat.messages):
             role = "system" if message.role == "developer" else message.role
             whole = message.refusal if message.content is None else message.content
@@ -172,6 +180,14 @@ class Asker:
         if not coded:  # an animated picture, whose frames are reduced to as many
             pixels = min(pixels, count * pixels_to_decode(sources[0], None))
         return _Medium(pixels, film, where)
+
+
+def letters_of(message: ChatMessage) -> int:
+    """Letters of a message's texts."""
+    content = message.content or ""
+    if isinstance(content, str):
+        return len(content)
+    return sum(len(part.text) for part in content if isinstance(part, TextPart))
 
 
 @dataclass(frozen=True)
@@ -249,6 +265,8 @@ def _schema(schema: dict[str, Any] | str, param: str) -> Any:
     try:
         check_length(param, schema)
         return json.loads(schema)
+    except LuvcError as error:
+        raise explained(error, param) from error
     except (ValueError, RecursionError) as error:
         raise bad_request(f"this is not JSON: {error}", param=param, code="invalid_value") from error
 

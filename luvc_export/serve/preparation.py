@@ -13,10 +13,18 @@ from typing import Literal, TypeVar
 
 from starlette.requests import Request
 
-Kind = Literal["text", "media", "grammars", "adapters"]
+Kind = Literal["text", "large", "media", "grammars", "adapters"]
 T = TypeVar("T")
 #: Threads of each kind, and how many of them one client has at a time: another client's request finds one.
-PLACES: dict[Kind, tuple[int, int]] = {"text": (4, 3), "media": (3, 2), "grammars": (2, 1), "adapters": (1, 1)}
+PLACES: dict[Kind, tuple[int, int]] = {
+    "text": (4, 3),
+    "large": (2, 1),
+    "media": (3, 2),
+    "grammars": (2, 1),
+    "adapters": (1, 1),
+}
+#: Bytes of a body that is ``large``: reading it as JSON takes many times as many, and holds others' threads.
+LARGE = 2**20
 #: Seconds that a client may have held places of a kind lately; those that held more come later, and leave one place
 #: to others however many they are. Lately: what was held counts half after so many seconds.
 MOST_SECONDS, HALVED = 5.0, 10.0

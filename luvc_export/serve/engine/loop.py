@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections import Counter, deque
 from collections.abc import Callable
-from operator import itemgetter
 from time import perf_counter
 from typing import Any, Protocol
 
@@ -17,6 +16,10 @@ from luvc_export.runtime.engine.scheduler import Engine as Scheduler
 from luvc_export.runtime.generation.sequence import TokenSequence
 from luvc_export.runtime.generation.timing import DraftCounts
 from luvc_export.serve.engine.jobs import Ended, Failed, Finished, Job, Piece, Progress
+from luvc_export.serve.engine.turns import Turns
+
+#: Seconds after which jobs that were held back for others' sake are looked at again, where nothing else is.
+PAUSE = 0.05
 
 
 class Observer(Protocol):
@@ -52,6 +55,7 @@ class Engine:
     ) -> None:
         self.cache, self._queue, self._observer = cache, queue, observer
         self.scheduler = Scheduler(cache, answers=rows)
+        self._turns = Turns(rows)
         self._arriving: deque[Job] = deque()
         self._changed = threading.Condition()
         self._progress: dict[Any, Progress] = {}
@@ -112,7 +116,7 @@ class Engine:
     @property
     def waiting(self) -> int:
         """Jobs that wait, those still being read included."""
-        return len(self._arriving) + len(self.scheduler.waiting) + self._promised
+        return len(self._arriving) + len(self.scheduler.waiting) + len(self._turns.held_back) + self._promised
 
     @property
     def running(self) -> int:
@@ -129,30 +133,24 @@ class Engine:
         self.ready.set()
         while True:
             with self._changed:
-                while not self._arriving and self.scheduler.idle:
+                while not self._arriving and self.scheduler.idle and not self._turns.held_back:
                     if self._ending:
                         return
                     self._changed.wait()
-                while self._arriving:
-                    self.scheduler.submit(self._arriving.popleft())
-            self._take_turns()
+                if self.scheduler.idle and not self._arriving:
+                    self._changed.wait(PAUSE)
+                arriving = list(self._arriving)
+                self._turns.order(self.scheduler.waiting, arriving, self._growing())
+                self._arriving.clear()
             for event in self.scheduler.step():
                 self._tell_all(event)
 
-    def _take_turns(self) -> None:
-        """Order jobs that wait: first of those whose clients have the fewest answers that grow or go before them."""
-        waiting = [job for job in self.scheduler.waiting if isinstance(job, Job)]
-        if len({job.client for job in waiting}) < 2:
-            return
-        before = Counter[str]()
+    def _growing(self) -> Counter[str]:
+        """Answers that grow, by client."""
+        growing = Counter[str]()
         for job, progress in self._progress.items():
-            before[job.client] += 0 if job.cancelled else progress.open_choices
-        ranks = []
-        for job in waiting:
-            ranks.append(before[job.client])
-            before[job.client] += job.choices
-        self.scheduler.waiting.clear()
-        self.scheduler.waiting.extend(job for _, job in sorted(zip(ranks, waiting, strict=True), key=itemgetter(0)))
+            growing[job.client] += 0 if job.cancelled else progress.open_choices
+        return growing
 
     def _tell_all(self, event: Event) -> None:
         """Tell clients what came of a prompt or a step."""

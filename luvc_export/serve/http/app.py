@@ -31,7 +31,7 @@ from luvc_export.serve.http.sending import Answer, Form, Mailbox, Receive, Send
 from luvc_export.serve.metrics import Metrics
 from luvc_export.serve.models import Models
 from luvc_export.serve.options import ServeOptions
-from luvc_export.serve.preparation import Kind, Preparation, client_of
+from luvc_export.serve.preparation import LARGE, Kind, Preparation, client_of
 from luvc_export.serve.request_log import LOG, RequestRecord, request_id
 
 Scope = MutableMapping[str, Any]
@@ -241,7 +241,8 @@ class App:
                 return asked, prepare(asked, mailbox, options_of(asked))
 
             try:
-                asked, prepared = await self._preparation.run("text", client, of_text)
+                reading: Kind = "large" if len(kept[0]) > LARGE else "text"
+                asked, prepared = await self._preparation.run(reading, client, of_text)
                 if prepared is None:
                     chat = chat_of(asked)
                     kind: Kind = "grammars" if is_guided(chat) else "media"

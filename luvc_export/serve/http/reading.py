@@ -23,14 +23,15 @@ class BodyReader:
     Args:
         most: Bytes of a body.
         together: Bytes of all bodies that are being read; beyond, the client with the most makes room, of its bodies
-            the one that has taken longest. Also of all that were read and wait, of which one client may have half.
+            the one that has taken longest. Also of all that were read and wait. One client may
+            have half, of both and by the lengths that it says.
     """
 
     def __init__(self, most: int, together: int) -> None:
         self._most, self._together, self._held = most, max(most, together), 0
         self._each = max(most, together // 2)
         self._reading: dict[_Limit, int] = {}
-        self._waiting = Counter[str]()
+        self._waiting, self._promised = Counter[str](), Counter[str]()
 
     @asynccontextmanager
     async def kept(self, request: Request, client: str) -> AsyncIterator[list[bytes]]:
@@ -42,22 +43,30 @@ class BodyReader:
             ApiError: See ``read``; 429 before a byte is read where others that wait leave no room for its length.
         """
         length = request.headers.get("content-length", "")
-        if length.isdigit() and int(length) <= self._most:
-            self._check_room(int(length), client)
-        body = [await self.read(request, client)]
+        expected = int(length) if length.isdigit() and int(length) <= self._most else 0
+        if expected:
+            self._check_room(expected, client)
+        self._promised[client] += expected
+        try:
+            body = [await self.read(request, client)]
+        finally:
+            _take(self._promised, client, expected)
         size = len(body[0])
         self._check_room(size, client)
         self._waiting[client] += size
         try:
             yield body
         finally:
-            self._waiting[client] -= size
-            if not self._waiting[client]:
-                del self._waiting[client]
+            _take(self._waiting, client, size)
 
     def _check_room(self, size: int, client: str) -> None:
-        if self._waiting.total() + size > self._together or self._waiting[client] + size > self._each:
+        if self._waiting.total() + size > self._together:
             raise _too_many()
+        if self._waiting[client] + self._promised[client] + size > self._each:
+            oldest = next((one for one in self._reading if one.client == client and not one.ended), None)
+            if oldest is None or oldest.age < GRACE:
+                raise _too_many()
+            oldest.end()
 
     async def read(self, request: Request, client: str = "") -> bytes:
         """The whole body.
@@ -113,6 +122,12 @@ class BodyReader:
         if oldest is newest or (greediest == newest.client and oldest.age < GRACE):
             raise _too_many()
         oldest.end()
+
+
+def _take(counts: Counter[str], client: str, size: int) -> None:
+    counts[client] -= size
+    if not counts[client]:
+        del counts[client]
 
 
 def _too_many() -> ApiError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import os
+import sys
 from copy import copy
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -29,7 +30,7 @@ class Addresses:
 
     def __init__(self, options: ServeOptions, fetcher: Fetcher | None = None) -> None:
         self._folders, self._hosts = options.media_dirs, options.media_hosts
-        self._most = self._left = options.max_body
+        self._most, self._left = options.max_body, sys.maxsize
         self._fetcher = fetcher or Fetcher(most=self._most)
 
     def of_one_request(self) -> Addresses:
