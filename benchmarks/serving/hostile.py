@@ -231,7 +231,8 @@ def main() -> int:
     parser.add_argument("--kind", choices=KINDS, action="append", help="default: every one")
     parser.add_argument("--seconds", type=float, default=25.0, help="for each kind")
     parser.add_argument("--together", type=float, default=120.0, help="seconds beside all kinds at once; 0 for none")
-    parser.add_argument("--bundle", type=Path)
+    parser.add_argument("--together-alone", action="store_true", help="no kind by itself")
+    parser.add_argument("--bundle", type=Path, help="of the bundled model; default: exported here")
     parser.add_argument("--out", type=Path, help="JSON of one record a line")
     for name, kind in (("--attack", Path), ("--port", int), ("--address", str)):
         parser.add_argument(name, type=kind, help=argparse.SUPPRESS)
@@ -243,7 +244,8 @@ def main() -> int:
         server = Server(bundle, adapters)
         phase("warm-up", server, asked, {}, 5, sys.stderr)
         started = server.holds()[0]
-        phases = [("nobody", {}, options.seconds), *((kind, {kind: files[kind]}, options.seconds) for kind in kinds)]
+        each = [] if options.together_alone else [(kind, {kind: files[kind]}, options.seconds) for kind in kinds]
+        phases: list[tuple[str, dict[str, Path], float]] = [("nobody", {}, options.seconds), *each]
         phases += [("all", files, options.together)] if options.together else []
         alone = None
         for name, attacks, seconds in phases:

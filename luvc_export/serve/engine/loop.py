@@ -140,7 +140,7 @@ class Engine:
                 if self.scheduler.idle and not self._arriving:
                     self._changed.wait(PAUSE)
                 arriving = list(self._arriving)
-                self._turns.order(self.scheduler.waiting, arriving, self._growing())
+                self.scheduler.limit = self._turns.order(self.scheduler.waiting, arriving, self._growing())
                 self._arriving.clear()
             for event in self.scheduler.step():
                 self._tell_all(event)

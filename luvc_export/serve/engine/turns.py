@@ -1,4 +1,4 @@
-"""Which jobs that wait may begin: clients take turns, and one of several has half of the rows."""
+"""Which jobs that wait may begin: clients take turns, one of several has half of the rows, one without finds one."""
 
 from __future__ import annotations
 
@@ -23,16 +23,17 @@ class Turns:
     """
 
     def __init__(self, rows: int) -> None:
-        self._share = max(1, rows // 2)
+        self._rows, self._share = rows, max(1, rows // 2)
         self._asked: dict[str, float] = {}
         #: Jobs that wait although rows may be free.
         self.held_back: list[Job] = []
 
-    def order(self, waiting: deque[Any], arriving: Sequence[Job], growing: Counter[str]) -> None:
+    def order(self, waiting: deque[Any], arriving: Sequence[Job], growing: Counter[str]) -> int:
         """Put into ``waiting`` what may begin, in order: of several clients those with the fewest rows first.
 
         A client's jobs beyond its half of the rows are ``held_back`` while another has asked lately: rows that are free
-        for a moment would all be its own otherwise, for as long as its answers grow.
+        for a moment would all be its own otherwise, for as long as its answers grow. Gives the rows that there are for
+        the first: half as many more where its client has none, as another may have had all before it came.
 
         Args:
             waiting: Jobs that could begin so far.
@@ -45,7 +46,7 @@ class Turns:
             self._asked |= dict.fromkeys((job.client for job in arriving), now)
         jobs = sorted([*waiting, *self.held_back, *arriving], key=lambda job: job.arrived)
         if not jobs:
-            return
+            return self._rows
         self._asked |= dict.fromkeys((job.client for job in jobs), now)
         active = {one for one, at in self._asked.items() if now - at < LATELY} | growing.keys()
         if len(active) < 2:
@@ -63,3 +64,8 @@ class Turns:
             ranked.sort(key=lambda pair: pair[0])
         waiting.clear()
         waiting.extend(job for _, job in ranked)
+        first = waiting[0] if waiting and len(active) > 1 else None
+        more = (
+            self._rows // 2 if first is not None and not growing[first.client] and first.choices <= self._share else 0
+        )
+        return self._rows + more

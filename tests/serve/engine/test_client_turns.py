@@ -53,6 +53,17 @@ def test_rows_are_free_again_when_nobody_else_asks(monkeypatch: pytest.MonkeyPat
     assert ordered(own, [], growing="a") == ("aa", "")
 
 
+def test_who_has_no_row_finds_one_where_another_has_all() -> None:
+    """A client that was alone has every row, for as long as its answers grow."""
+    own, may = Turns(8), deque[Any]()
+    assert own.order(may, jobs("aa"), Counter("aaaaaaaa")) == 8
+    assert own.order(may, jobs("b"), Counter("aaaaaaaa")) == 12 and [job.client for job in may] == ["b"]
+    may.clear()
+    assert own.order(may, [], Counter("aaaaaaaab")) == 8, "nobody else waits"
+    assert own.order(may, jobs("c", choices=5), Counter("aaaaaaaab")) == 8, "it takes more than half"
+    assert Turns(1).order(deque(), jobs("b"), Counter("a")) == 1
+
+
 def test_nobody_waits_for_ever() -> None:
     own = Turns(8)
     assert ordered(own, [*jobs("a", choices=8, age=turns.PATIENCE + 1), *jobs("bcb")]) == ("abcb", "")
