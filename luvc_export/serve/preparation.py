@@ -89,14 +89,17 @@ class _Lane:
             if client is None:
                 return
             turns = self._waiting[client]
-            self._free, self._running[client] = self._free - 1, self._running[client] + 1
-            turns.popleft().set_result(None)
+            turn = turns.popleft()
             self._waiting.move_to_end(client)
             if not turns:
                 del self._waiting[client]
+            if not turn.cancelled():  # it will be told that it was
+                self._free, self._running[client] = self._free - 1, self._running[client] + 1
+                turn.set_result(None)
 
     def _heavy(self, client: str) -> bool:
-        return self._seconds(client) > MOST_SECONDS
+        """It held much, also beside who held most: where all are slow, none is heavy."""
+        return self._seconds(client) > max(MOST_SECONDS, max(map(self._seconds, self._held), default=0.0) / 4)
 
     def _seconds(self, client: str) -> float:
         """What a client held lately."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
 from dataclasses import dataclass, field
 from functools import partial
 from time import perf_counter
@@ -240,16 +240,19 @@ class App:
                     return asked, None
                 return asked, prepare(asked, mailbox, options_of(asked))
 
+            async def in_turns(reading: Kind) -> tuple[Form, bool]:
+                asked, prepared = await self._preparation.run(reading, client, of_text)
+                if prepared is not None:
+                    return prepared
+                chat = chat_of(asked)
+                kind: Kind = "grammars" if is_guided(chat) else "media"
+                options = await self._preparation.run(kind, client, partial(options_of, asked))
+                work = partial(prepare, asked, mailbox, options)
+                return await self._preparation.run("media" if shows_media(chat) else "text", client, work)
+
             try:
                 reading: Kind = "large" if len(kept[0]) > LARGE else "text"
-                asked, prepared = await self._preparation.run(reading, client, of_text)
-                if prepared is None:
-                    chat = chat_of(asked)
-                    kind: Kind = "grammars" if is_guided(chat) else "media"
-                    options = await self._preparation.run(kind, client, partial(options_of, asked))
-                    work = partial(prepare, asked, mailbox, options)
-                    prepared = await self._preparation.run("media" if shows_media(chat) else "text", client, work)
-                form, stream = prepared
+                form, stream = await while_there(request, in_turns(reading))
                 record.model, record.stream = form.job.model, stream
                 record.videos = [taken.line() for taken in form.job.request.taken]
                 form.job.client = client
@@ -261,8 +264,9 @@ class App:
         return Answer(mailbox, form, stream, record)
 
     def _more_places(self, client: str) -> int:
-        """Places that the queue has more for clients with few requests: who fills it keeps nobody else out."""
-        return max(1, self.options.queue // 2) if self._asking[client] < max(1, self.options.queue // 4) else 0
+        """Places that the queue has more, the fewer requests a client has: who fills it keeps nobody else out."""
+        asking = self._asking[client]
+        return max(1, self.options.queue // (1 + asking)) if asking < max(1, self.options.queue // 4) else 0
 
     def _queue_full(self, headers: dict[str, str] | None = None) -> ApiError:
         message = f"{self.options.queue} requests wait already: try again (or --queue)"
@@ -313,6 +317,29 @@ class App:
         if origin is not None and origin in self.options.allow_origins:
             headers += [(b"access-control-allow-origin", origin.encode()), (b"vary", b"Origin")]
         return headers
+
+
+async def while_there(request: Request, work: Coroutine[Any, Any, A]) -> A:
+    """What ``work`` gives, which is given up once the client is gone: its body has been read.
+
+    Raises:
+        ClientDisconnect: It is gone.
+    """
+
+    async def gone() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    tasks = asyncio.ensure_future(work), asyncio.ensure_future(gone())
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if not tasks[0].done():
+            raise ClientDisconnect
+        return tasks[0].result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def shows_media(chat: ChatRequest) -> bool:

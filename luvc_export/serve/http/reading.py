@@ -13,6 +13,8 @@ from luvc_export.serve.http.api_errors import ApiError
 
 #: Seconds a body may take, and of them without a byte.
 PATIENCE, SILENCE = 60.0, 10.0
+#: Bytes that a client may have waiting whatever others have: as many as the queue has places are bounded by it.
+SMALL = 2**22
 #: Seconds for which a body is not given up for the room that others need.
 GRACE = 2.0
 
@@ -60,9 +62,10 @@ class BodyReader:
             _take(self._waiting, client, size)
 
     def _check_room(self, size: int, client: str) -> None:
-        if self._waiting.total() + size > self._together:
+        own = self._waiting[client] + self._promised[client] + size
+        if self._waiting.total() + size > self._together and own > SMALL:
             raise _too_many()
-        if self._waiting[client] + self._promised[client] + size > self._each:
+        if own > self._each:
             oldest = next((one for one in self._reading if one.client == client and not one.ended), None)
             if oldest is None or oldest.age < GRACE:
                 raise _too_many()

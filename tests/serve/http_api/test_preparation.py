@@ -14,6 +14,7 @@ import pytest
 from starlette.datastructures import Headers
 
 from luvc_export.serve import preparation as turns
+from luvc_export.serve.http import reading
 from luvc_export.serve.http.api_errors import ApiError
 from luvc_export.serve.http.reading import BodyReader
 from luvc_export.serve.preparation import PLACES, Preparation, client_of
@@ -120,6 +121,28 @@ def test_a_place_is_free_again_whoever_is_gone() -> None:
     asyncio.run(ask())
 
 
+def test_a_turn_that_comes_as_its_client_goes_takes_no_place() -> None:
+    """The lane broke: it gave a turn to who had been cancelled in the same moment."""
+
+    async def ask() -> None:
+        preparation, holds = Preparation(), threading.Event()
+        lane = preparation._lanes["adapters"]
+        held = asyncio.create_task(preparation.run("adapters", "a", lambda: holds.wait(_HELD)))
+        waits = asyncio.create_task(preparation.run("adapters", "b", lambda: None))
+        await asyncio.sleep(0.01)
+        waits.cancel()
+        lane._leave("a", time.monotonic())  # in the same moment
+        await asyncio.sleep(0.01)
+        assert lane._free == 1 and not lane._waiting and waits.cancelled()
+        lane._free -= 1
+        lane._running["a"] += 1
+        holds.set()
+        await held
+        preparation.close()
+
+    asyncio.run(ask())
+
+
 @pytest.mark.parametrize(
     ("address", "forwarded", "client"),
     [
@@ -158,10 +181,11 @@ class Sent:
         yield self.body
 
 
-def test_bodies_that_wait_are_counted_and_refused_before_they_are_read() -> None:
+def test_bodies_that_wait_are_counted_and_refused_before_they_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     """They were counted nowhere once they were read: 60 of 31 MiB were held at once."""
 
     async def ask() -> None:
+        monkeypatch.setattr(reading, "SMALL", 0)
         bodies = BodyReader(most=100, together=250)
         first, second, third, chunked = Sent(b"x" * 100), Sent(b"x" * 100), Sent(b"x" * 60), Sent(b"x" * 60, False)
         begin = time.monotonic()
@@ -174,6 +198,9 @@ def test_bodies_that_wait_are_counted_and_refused_before_they_are_read() -> None
                 assert other.reads == reads
             async with bodies.kept(Sent(b"x" * 50), "c") as body:  # type: ignore[arg-type]
                 assert len(body[0]) == 50
+            monkeypatch.setattr(reading, "SMALL", 60)
+            async with bodies.kept(third, "c") as body:  # type: ignore[arg-type]
+                assert len(body[0]) == 60, "a little has everybody"
         async with bodies.kept(third, "c") as body:  # type: ignore[arg-type]
             assert len(body[0]) == 60
         assert time.monotonic() - begin < _HELD and not bodies._waiting
