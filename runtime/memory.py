@@ -20,6 +20,8 @@ _MEMINFO = Path("/proc/meminfo")
 _STATUS = Path("/proc/self/status")
 _CGROUP_V2 = Path("/sys/fs/cgroup")
 _CGROUP_V1 = Path("/sys/fs/cgroup/memory")
+#: Of ``mallopt`` (malloc.h).
+_MMAP_THRESHOLD = -3
 
 
 def available_bytes() -> int | None:
@@ -43,6 +45,12 @@ def give_back() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim is not None:
         trim(0)
+
+
+def give_back_blocks_of(size: int) -> None:
+    """Have blocks of so many bytes and more given back when they are freed: by itself glibc keeps ever larger ones."""
+    if sys.platform == "linux" and (option := getattr(ctypes.CDLL(None), "mallopt", None)) is not None:
+        option(_MMAP_THRESHOLD, size)
 
 
 def leave_to_files(arrays: Iterable[NDArray[Any]]) -> int:

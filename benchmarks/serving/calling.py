@@ -42,6 +42,7 @@ class Client:
         port: Port.
         key: Sent as bearer.
         timeout: Seconds a call may be silent.
+        source: Address of this machine that it calls from; None for any.
     """
 
     host: str
@@ -49,10 +50,12 @@ class Client:
     key: str | None = None
     timeout: float = 600.0
     more: dict[str, str] = field(default_factory=dict)
+    source: str | None = None
 
     def open(self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None) -> Any:
         """The connection and its answer, whose body has not been read."""
-        connection = http.client.HTTPConnection(self.host, self.port, timeout=self.timeout)
+        source = (self.source, 0) if self.source else None
+        connection = http.client.HTTPConnection(self.host, self.port, self.timeout, source)
         sent = {"content-type": "application/json", **self.more, **(headers or {})}
         if self.key:
             sent["authorization"] = f"Bearer {self.key}"

@@ -1,7 +1,7 @@
 """How long a token's mask takes at several limits of work, on patterns that are heavy on purpose.
 
 ``python benchmarks/serving/fuel.py [--tokenizer tokenizer.json] [--end TOKEN]``; the tokenizer is the bundled model's
-where none is named. ``runtime.generation.guided`` has the limits. Prints, for each limit of a mask, what became
+where none is named. ``runtime.generation.grammar_text`` has the limits. Prints, for each limit of a mask, what became
 of walks and the times of their masks, of computing; then the times of patterns up to the first token at limits of that.
 """
 
@@ -19,7 +19,7 @@ from schemas import Walks
 
 from luvc_export.demo import CHECKPOINT
 from luvc_export.errors import UsageError
-from luvc_export.runtime.generation import guided
+from luvc_export.runtime.generation import grammar_text
 
 #: Repetitions inside repetitions, and alternatives that stay open for long.
 PATTERNS = (
@@ -41,7 +41,7 @@ MASKS, FIRST = (200_000, 500_000, 1_000_000, 2_000_000), (300_000, 1_000_000)
 
 def masks(walks: Walks, fuel: int, each: int) -> dict[str, Any]:
     """Walks through every pattern with one limit of a mask's work."""
-    guided._MASK_FUEL, walks.seconds, counts = fuel, [], Counter[str]()
+    grammar_text._MASK_FUEL, walks.seconds, counts = fuel, [], Counter[str]()
     for pattern in PATTERNS:
         for seed in range(each):
             try:
@@ -54,7 +54,7 @@ def masks(walks: Walks, fuel: int, each: int) -> dict[str, Any]:
 
 def first(walks: Walks, fuel: int) -> dict[str, Any]:
     """Patterns up to the first token with one limit of that work."""
-    guided._FUEL, seconds, refused = fuel, [], 0
+    grammar_text._FUEL, seconds, refused = fuel, [], 0
     for pattern in (*LONG, *PATTERNS):
         began = time.process_time()
         try:
@@ -79,10 +79,10 @@ def main() -> None:
     options = parser.parse_args()
     walks = Walks(options.tokenizer, options.end)
     print(json.dumps({"vocabulary": walks.tokenizer.get_vocab_size()}))
-    own = guided._FUEL, guided._MASK_FUEL
+    own = grammar_text._FUEL, grammar_text._MASK_FUEL
     for fuel in MASKS:
         print(json.dumps(masks(walks, fuel, options.walks)), flush=True)
-    guided._MASK_FUEL = own[1]
+    grammar_text._MASK_FUEL = own[1]
     for fuel in FIRST:
         print(json.dumps(first(walks, fuel)), flush=True)
 

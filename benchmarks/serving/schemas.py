@@ -26,7 +26,8 @@ from tokenizers import Tokenizer
 
 from luvc_export.demo import CHECKPOINT
 from luvc_export.errors import UsageError
-from luvc_export.runtime.generation.guided import MAX_CHARACTERS, Grammars
+from luvc_export.runtime.generation.grammar_trials import MAX_CHARACTERS
+from luvc_export.runtime.generation.guided import Grammars
 from luvc_export.runtime.generation.logits import TokenMask
 from luvc_export.runtime.generation.sampling import Sampling
 

@@ -13,6 +13,7 @@ from luvc_export.bundle.manifest import Manifest
 from luvc_export.core.generation_defaults import GenerationDefaults
 from luvc_export.core.image_tokens import MOST
 from luvc_export.errors import LuvcError
+from luvc_export.runtime.generation.grammar_trials import check_length
 from luvc_export.runtime.generation.sampling import Sampling, sampling_of_request
 from luvc_export.runtime.media.film import HEAD, MAX_TAKEN_PIXELS, container_of
 from luvc_export.runtime.media.pictures import Opened, Picture, pixels_to_decode
@@ -23,6 +24,7 @@ from luvc_export.runtime.session import Session
 from luvc_export.serve.engine.jobs import Event, Job
 from luvc_export.serve.http.api_errors import bad_request, explained
 from luvc_export.serve.http.protocol import (
+    ChatMessage,
     ChatRequest,
     FramesPart,
     ImagePart,
@@ -39,6 +41,10 @@ from luvc_export.serve.models import Models, ServedModel
 
 #: A ``top_p`` below the chance of any most likely token: that token alone, as 0 means.
 _SMALLEST = 1e-9
+#: Letters of all messages above which they are not even written as a prompt where they cannot fit.
+MOST_LETTERS = 2**20
+#: Seconds that pictures and films of a request may take to read.
+MOST_SECONDS = 60.0
 
 
 @dataclass
@@ -58,25 +64,35 @@ class Asker:
     greedy: bool = False
     pixels: PixelBudget = field(default_factory=PixelBudget)
 
-    def job(self, chat: ChatRequest, tell: Callable[[Event], None], arrived: float) -> tuple[ServedModel, Job]:
-        """Make a job of a request.
+    def options(self, chat: ChatRequest) -> Sampling:
+        """How the answer is chosen, a grammar compiled.
+
+        Raises:
+            ApiError: 404 for an unknown model, 400 for whatever is wrong with it.
+        """
+        model = self.models.find(chat.model)
+        options = sampling(chat, None if self.greedy else model.session.bundle.manifest.generation)
+        try:
+            return model.session.grammars.guided(options)
+        except LuvcError as error:
+            wrong = explained(error, "response_format")
+            wrong.param, _ = guide(chat) or (wrong.param, {})
+            raise wrong from error
+
+    def job(
+        self, chat: ChatRequest, tell: Callable[[Event], None], arrived: float, options: Sampling
+    ) -> tuple[ServedModel, Job]:
+        """Make a job of a request; ``options`` are those of it.
 
         Raises:
             ApiError: 404 for an unknown model, 400 for whatever else is wrong with it.
         """
         started = perf_counter()
         model = self.models.find(chat.model)
-        options = sampling(chat, None if self.greedy else model.session.bundle.manifest.generation)
         messages, media = self._question(chat, model)
-        try:
-            options = model.session.grammars.guided(options)
-        except LuvcError as error:
-            wrong = explained(error, "response_format")
-            wrong.param, _ = guide(chat) or (wrong.param, {})
-            raise wrong from error
         manifest = model.session.bundle.manifest
         with self.pixels.take(sum(one.pixels for one in media)):
-            opened = tuple(one.opened(manifest) for one in media)
+            opened = tuple(self._opened(one, manifest, started) for one in media)
             most = image_tokens(chat, model.session)
             values = dict(chat.chat_template_kwargs or {})
             if chat.add_generation_prompt is not None:
@@ -92,10 +108,23 @@ class Asker:
         spent = 1000 * (perf_counter() - started)
         return model, Job(loaded, request, options, budget, chat.n or 1, tell, arrived, spent, model.name)
 
+    def _opened(self, medium: _Medium, manifest: Manifest, started: float) -> Opened | OpenedClip:
+        if (seconds := perf_counter() - started) > MOST_SECONDS:
+            message = f"the pictures and films before this one took {seconds:.0f} s to read; expected: at most"
+            message += f" {MOST_SECONDS:g} s for those of a request; fix: send fewer, or smaller ones"
+            raise bad_request(message, param=medium.where, code="images_too_slow")
+        return medium.opened(manifest)
+
     def _question(self, chat: ChatRequest, model: ServedModel) -> tuple[list[dict[str, Any]], list[_Medium]]:
         """The messages, and their pictures and videos, read and not decoded."""
         messages: list[dict[str, Any]] = []
         media: list[_Medium] = []
+        addresses = self.addresses.of_one_request()
+        if (letters := sum(map(letters_of, chat.messages))) > MOST_LETTERS:
+            try:
+                model.session.encoder.check_length(letters)
+            except LuvcError as error:
+                raise explained(error) from error
         for index, message in enumerate(chat.messages):
             role = "system" if message.role == "developer" else message.role
             whole = message.refusal if message.content is None else message.content
@@ -117,25 +146,27 @@ class Asker:
                 video = not isinstance(part, ImagePart)
                 content.append({"type": "video" if video else "image"})
                 try:
-                    media.append(self._medium(part, where, model))
+                    media.append(self._medium(part, where, model, addresses))
                 except LuvcError as error:
                     raise explained(error, where) from error
             messages.append({"role": role, "content": content})
         return messages, media
 
-    def _medium(self, part: ImagePart | VideoPart | FramesPart, where: str, model: ServedModel) -> _Medium:
+    def _medium(
+        self, part: ImagePart | VideoPart | FramesPart, where: str, model: ServedModel, addresses: Addresses
+    ) -> _Medium:
         need = largest_canvas(model.session.bundle.manifest)
         if isinstance(part, ImagePart):
             url = part.image_url if isinstance(part.image_url, str) else part.image_url.url
-            source = self.addresses.read(url, f"{where}.image_url")
+            source = addresses.read(url, f"{where}.image_url")
             return _Medium(pixels_to_decode(source, need), lambda: source, where)
         if isinstance(part, FramesPart):
-            frames = [self.addresses.read(url, f"{where}.video") for url in part.video]
+            frames = [addresses.read(url, f"{where}.video") for url in part.video]
             return _clip(frames, part.fps, need, where)
         url, fps = (
             (part.video_url, None) if isinstance(part.video_url, str) else (part.video_url.url, part.video_url.fps)
         )
-        sources = self.addresses.frames(url, f"{where}.video_url")
+        sources = addresses.frames(url, f"{where}.video_url")
         if len(sources) > 1:
             return _clip(sources, fps, need, where)
         count = model.session.video_frames()
@@ -149,6 +180,14 @@ class Asker:
         if not coded:  # an animated picture, whose frames are reduced to as many
             pixels = min(pixels, count * pixels_to_decode(sources[0], None))
         return _Medium(pixels, film, where)
+
+
+def letters_of(message: ChatMessage) -> int:
+    """Letters of a message's texts."""
+    content = message.content or ""
+    if isinstance(content, str):
+        return len(content)
+    return sum(len(part.text) for part in content if isinstance(part, TextPart))
 
 
 @dataclass(frozen=True)
@@ -224,7 +263,10 @@ def _schema(schema: dict[str, Any] | str, param: str) -> Any:
     if isinstance(schema, dict):
         return schema
     try:
+        check_length(param, schema)
         return json.loads(schema)
+    except LuvcError as error:
+        raise explained(error, param) from error
     except (ValueError, RecursionError) as error:
         raise bad_request(f"this is not JSON: {error}", param=param, code="invalid_value") from error
 

@@ -8,14 +8,28 @@ import ipaddress
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
+from time import monotonic
 from typing import Literal, TypeVar
 
 from starlette.requests import Request
 
-Kind = Literal["text", "media", "adapters"]
+Kind = Literal["text", "large", "media", "grammars", "adapters"]
 T = TypeVar("T")
 #: Threads of each kind, and how many of them one client has at a time: another client's request finds one.
-PLACES: dict[Kind, tuple[int, int]] = {"text": (4, 3), "media": (3, 2), "adapters": (1, 1)}
+PLACES: dict[Kind, tuple[int, int]] = {
+    "text": (4, 3),
+    "large": (2, 1),
+    "media": (3, 2),
+    "grammars": (2, 1),
+    "adapters": (1, 1),
+}
+#: Bytes of a body that is ``large``: reading it as JSON takes many times as many, and holds others' threads.
+LARGE = 2**20
+#: Seconds that a client may have held places of a kind lately; those that held more come later, and leave one place
+#: to others however many they are. Lately: what was held counts half after so many seconds.
+MOST_SECONDS, HALVED = 5.0, 10.0
+#: Clients whose seconds are known at once.
+_MOST_KNOWN = 1000
 
 
 class Preparation:
@@ -37,9 +51,10 @@ class Preparation:
 class _Lane:
     def __init__(self, name: str, places: int, each: int) -> None:
         self.pool = ThreadPoolExecutor(places, f"prepare-{name}")
-        self._free, self._each = places, each
+        self._free, self._each, self._kept = places, each, int(places > 1)
         self._running = Counter[str]()
         self._waiting: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
+        self._held: dict[str, tuple[float, float]] = {}
 
     async def run(self, client: str, work: Callable[[], T]) -> T:
         loop = asyncio.get_running_loop()
@@ -52,32 +67,51 @@ class _Lane:
             if turn.cancelled():
                 self._forget(client, turn)
             else:  # its turn came, and nobody is there
-                self._leave(client)
+                self._leave(client, monotonic())
             raise
+        begun = monotonic()
         running = self.pool.submit(work)
 
         def ended(_: object) -> None:  # also where its client is gone: the thread works on until then
             with contextlib.suppress(RuntimeError):  # the loop was closed
-                loop.call_soon_threadsafe(self._leave, client)
+                loop.call_soon_threadsafe(self._leave, client, begun)
 
         running.add_done_callback(ended)
         return await asyncio.wrap_future(running)
 
     def _go_on(self) -> None:
-        """Give free places to those who wait, a client after another."""
-        while True:
-            able = (one for one in self._waiting if self._free and self._running[one] < self._each)
-            client = next(able, None)
+        """Give free places to those who wait, a client after another, those who held little lately first."""
+        while self._free:
+            able = [one for one in self._waiting if self._running[one] < self._each]
+            client = next((one for one in able if not self._heavy(one)), None)
+            if client is None and self._free > self._kept:
+                client = next(iter(able), None)
             if client is None:
                 return
             turns = self._waiting[client]
-            self._free, self._running[client] = self._free - 1, self._running[client] + 1
-            turns.popleft().set_result(None)
+            turn = turns.popleft()
             self._waiting.move_to_end(client)
             if not turns:
                 del self._waiting[client]
+            if not turn.cancelled():  # it will be told that it was
+                self._free, self._running[client] = self._free - 1, self._running[client] + 1
+                turn.set_result(None)
 
-    def _leave(self, client: str) -> None:
+    def _heavy(self, client: str) -> bool:
+        """It held much, also beside who held most: where all are slow, none is heavy."""
+        return self._seconds(client) > max(MOST_SECONDS, max(map(self._seconds, self._held), default=0.0) / 4)
+
+    def _seconds(self, client: str) -> float:
+        """What a client held lately."""
+        seconds, at = self._held.get(client, (0.0, 0.0))
+        return float(seconds * 0.5 ** ((monotonic() - at) / HALVED))
+
+    def _leave(self, client: str, begun: float) -> None:
+        now = monotonic()
+        self._held[client] = self._seconds(client) + now - begun, now
+        if len(self._held) > _MOST_KNOWN:
+            least = sorted(self._held, key=self._seconds)[: _MOST_KNOWN // 2]
+            self._held = {one: held for one, held in self._held.items() if one not in set(least)}
         self._free, self._running[client] = self._free + 1, self._running[client] - 1
         if not self._running[client]:
             del self._running[client]
@@ -94,16 +128,30 @@ class _Lane:
 def client_of(request: Request, trusted_proxies: Collection[str]) -> str:
     """Whose turn a request takes: its address, of IPv6 the first 64 bits, which are one household's.
 
-    What a proxy says of an address counts where the proxy is a trusted one. The server has one key, which all clients
-    share, so it tells none from another.
+    What a proxy says of an address counts where the proxy is a trusted one: the last address of the last
+    ``X-Forwarded-For``, which is the proxy's own. The server has one key, which all clients share, so it tells none
+    from another.
     """
-    address = request.client.host if request.client else ""
-    if address in trusted_proxies:
-        address = request.headers.get("x-forwarded-for", "").rpartition(",")[2].strip() or address
+    address = _plain(request.client.host if request.client else "")
+    if address in {_plain(proxy) for proxy in trusted_proxies}:
+        last_header = (request.headers.getlist("x-forwarded-for") or [""])[-1]
+        address = _plain(last_header.rpartition(",")[2]) or address
     try:
         known = ipaddress.ip_address(address)
     except ValueError:
         return address[:64]
-    if isinstance(known, ipaddress.IPv6Address) and known.ipv4_mapped is None:
-        return str(ipaddress.ip_network((known, 64), strict=False))
+    return str(ipaddress.ip_network((known, 64), strict=False)) if known.version == 6 else str(known)
+
+
+def _plain(address: str) -> str:
+    """An address without its port, brackets and zone; of IPv4 written as IPv6 the IPv4."""
+    address = address.strip().strip('"')
+    if address.startswith("["):
+        address = address[1:].partition("]")[0]
+    elif address.count(":") == 1:
+        address = address.partition(":")[0]
+    try:
+        known = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
     return str(getattr(known, "ipv4_mapped", None) or known)

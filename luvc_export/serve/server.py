@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import signal
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,6 +14,7 @@ import uvicorn
 
 from luvc_export.errors import MachineError, UsageError
 from luvc_export.runtime.engine.feature_cache import FeatureCache
+from luvc_export.runtime.memory import give_back_blocks_of
 from luvc_export.serve.asking import Asker
 from luvc_export.serve.engine.loop import Engine
 from luvc_export.serve.http.app import App
@@ -26,6 +28,10 @@ from luvc_export.serve.options import ServeOptions
 BACKLOG = 2048
 #: Bytes of an answer that the system keeps for a client who does not read (Linux takes twice as many).
 UNREAD = 2**17
+#: Bytes of what is given back to the system as soon as it is free: bodies and pictures, and no arrays of a step.
+BLOCKS = 2**23
+#: Seconds after which a thread that computes lets another go on: the engine's waits for that at every call.
+SWITCH = 5e-4
 #: Seconds that answers may still take after SIGTERM.
 DRAIN = 120
 
@@ -123,6 +129,8 @@ class Server:
         Raises:
             LuvcError: A model cannot be loaded.
         """
+        give_back_blocks_of(BLOCKS)
+        sys.setswitchinterval(SWITCH)
         self.engine.start()
         try:
             asyncio.run(self._serve(listening, on_ready))

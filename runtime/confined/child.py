@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import signal
 import sys
 from pathlib import Path
@@ -15,9 +16,11 @@ except ImportError:  # Windows: the parent's clock is the only limit
 
 
 def main() -> None:
-    """Do what the parent asks for. Arguments: the task's module, bytes, seconds, folders to import from."""
-    module, memory, seconds = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
-    sys.path[:] = sys.argv[4:]
+    """Do what the parent asks for. Arguments: the task's module, bytes, seconds, niceness, folders to import from."""
+    module, memory, seconds, niceness = sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4])
+    sys.path[:] = sys.argv[5:]
+    if niceness and hasattr(os, "nice"):
+        os.nice(niceness)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     frames = importlib.import_module("luvc_export.runtime.confined.frames")
     asked, replies = frames.own_pipes(silent=True)

@@ -27,10 +27,12 @@ _CLOCK = 9.0
 #: Times that the clock starts anew for a helper that would compute and is not let: stopped, or a core is not free.
 _PATIENT = 20
 _MEMORY = "more memory than it may have"
+#: ``nice`` of helpers that may compute for seconds: answers go first.
+NICE = 10
 #: Signals by which a process ends that gets none, or all there is: SIGABRT, SIGBUS, SIGKILL, SIGSEGV.
 _BY_MEMORY = (-6, -7, -9, -11)
-#: Libraries that would start threads with memory of their own.
-_ALONE = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+#: Libraries that would start threads with memory of their own; glibc takes 64 MiB of addresses for each thread's.
+_ALONE = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
 
 
 class Child:
@@ -116,10 +118,13 @@ class Helpers:
             that the helper waits for nothing but a core, the clock starts anew.
         most: Helpers at once; further threads wait.
         clock: Seconds that the clock may show, where not as above.
+        nice: How much less than this process's their work counts where cores are few (``os.nice``; not on Windows).
     """
 
-    def __init__(self, module: str, memory: int, seconds: float, most: int = 4, clock: float | None = None) -> None:
-        self._module, self._memory, self._seconds, self._most = module, memory, seconds, most
+    def __init__(
+        self, module: str, memory: int, seconds: float, most: int = 4, clock: float | None = None, nice: int = 0
+    ) -> None:
+        self._module, self._memory, self._seconds, self._most, self._nice = module, memory, seconds, most, nice
         self._clock = max(3 * seconds, _CLOCK) if clock is None else clock
         self._renew()
         _known.add(self)
@@ -138,7 +143,10 @@ class Helpers:
         """Start a helper if none is there, and do not wait for it: its imports take a tenth of a second."""
         with self._lock:
             if not self._idle:
-                self._idle.append(_Helper(self._module, self._memory, self._seconds, self._clock))
+                self._idle.append(self._another())
+
+    def _another(self) -> _Helper:
+        return _Helper(self._module, (self._memory, self._seconds, self._nice), self._clock)
 
     def call(self, request: dict[str, Any], data: bytes | memoryview = b"") -> tuple[dict[str, Any], bytes]:
         """Have the task done.
@@ -153,7 +161,7 @@ class Helpers:
             if helper is not None and not helper.living:
                 helper.close()
                 helper = None
-            helper = helper or _Helper(self._module, self._memory, self._seconds, self._clock)
+            helper = helper or self._another()
             try:
                 reply = helper.call(request, data)
             except BaseException:  # also Ctrl-C: the answer to this call must not be the next one's
@@ -172,12 +180,12 @@ class Helpers:
 
 
 class _Helper:
-    def __init__(self, module: str, memory: int, seconds: float, clock: float) -> None:
-        self._seconds, self._patience, self._ready = seconds, clock, False
+    def __init__(self, module: str, limits: tuple[int, float, int], clock: float) -> None:
+        self._seconds, self._patience, self._ready = limits[1], clock, False
         if not sys.executable or getattr(sys, "frozen", False):
             raise _unable(sys.executable or "no Python interpreter: sys.executable is empty")
         folders = [_ROOT, *(str(Path(folder).absolute()) for folder in sys.path if folder and folder != _ROOT)]
-        program = ("-I", "-S", str(_PROGRAM), module, str(memory), str(seconds), *folders)
+        program = ("-I", "-S", str(_PROGRAM), module, *map(str, limits), *folders)
         try:
             self._child = Child(program, silent=True, folder=os.sep, **_ALONE)
         except OSError as error:

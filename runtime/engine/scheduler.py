@@ -33,7 +33,9 @@ class Engine:
 
     def __init__(self, cache: FeatureCache | None = None, answers: int | None = None, together: bool = False) -> None:
         self.cache = FeatureCache(0) if cache is None else cache  # an empty one is falsy
-        self._limit, self._together = answers, together
+        #: See ``answers``; whoever calls ``step`` may change it.
+        self.limit = answers
+        self._together = together
         self.waiting: deque[Job] = deque()
         self._open: dict[int, tuple[LoadedPlan, Answers]] = {}
         self._prefillers: dict[int, tuple[LoadedPlan, Prefiller]] = {}
@@ -115,7 +117,7 @@ class Engine:
         if not waiting:
             return []
         job, running = waiting[place], self.running
-        if running and self._limit is not None and running + job.answers_wanted > self._limit:
+        if running and self.limit is not None and running + job.answers_wanted > self.limit:
             return []
         if job.loaded.waits_for(self._busy):
             return []
@@ -159,7 +161,7 @@ class Engine:
                 from luvc_export.runtime.engine.drafting import Drafting
 
                 drafting = Drafting(loaded)
-            self._open[id(loaded)] = loaded, Answers(loaded.graphs, self._limit != 1, drafting)
+            self._open[id(loaded)] = loaded, Answers(loaded.graphs, self.limit != 1, drafting)
         return self._open[id(loaded)][1]
 
     def _start(self, jobs: Sequence[Job]) -> list[Event]:

@@ -2,34 +2,23 @@
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
+from time import thread_time
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from luvc_export.errors import CheckFailed, MachineError, UsageError
-from luvc_export.runtime.generation.json_schemas import compilable
-from luvc_export.runtime.generation.pattern_size import shortest_match
+from luvc_export.errors import CheckFailed, UsageError
+from luvc_export.runtime.generation.grammar_text import library, matcher, tokens_of
+from luvc_export.runtime.generation.grammar_trials import GrammarTrials
 from luvc_export.runtime.generation.sampling import GUIDES, Sampling
 
-#: Characters of a schema or pattern: the grammar's compiler has limits of its own, but reads all of it first.
-MAX_CHARACTERS = 100_000
-#: Characters that the shortest answer a pattern allows may have: longer than any answer, and repetitions inside
-#: repetitions take the library seconds.
-MAX_ANSWER = 10_000
-#: Work the library may do on patterns before the first token, and for a token's mask. By ``benchmarks/serving/fuel.py``
-#: over the 49,152 tokens of SmolLM2's vocabulary: at most 26 ms before the first token and 80 ms for a mask, where 9 of
-#: 18 walks through repetitions inside repetitions take too much. What the library does by itself (200,000): 15 ms, 14
-#: walks; twice this: 135 ms, 8 walks.
-_FUEL, _MASK_FUEL = 300_000, 1_000_000
-#: Regular expressions of a grammar in Lark's form.
-_LARK_PATTERN = re.compile(r"/((?:[^/\\\n]|\\.)+)/")
+#: Seconds of computing that the masks of an answer may take, and more of them for each token: all rows wait for a mask.
+_MASKS, _MASK = 0.3, 0.02
 
 
 class Grammars:
@@ -43,6 +32,7 @@ class Grammars:
 
     def __init__(self, tokenizer: Tokenizer, vocab: int, ends: frozenset[int]) -> None:
         self._source, self._vocab, self._ends = tokenizer, vocab, sorted(ends)
+        self._trials = GrammarTrials(tokenizer, vocab, self._ends)
 
     def guided(self, options: Sampling) -> Sampling:
         """``options`` with the mask that their schema, pattern or grammar means; themselves where they have none.
@@ -54,29 +44,8 @@ class Grammars:
         where = next((name for name in GUIDES if getattr(options, name) is not None), None)
         if where is None:
             return options
-        library, tokens = _library(), self._tokens
-        asked = getattr(options, where)
-        try:
-            text = json.dumps(compilable(asked), allow_nan=False) if where == "json_schema" else str(asked)
-            if len(text) > MAX_CHARACTERS:
-                most = f"at most {MAX_CHARACTERS:,}"
-                raise UsageError("this is too long", where=where, got=f"{len(text):,} characters", expected=most)
-            patterns = {"regex": lambda: [text], "grammar": lambda: _LARK_PATTERN.findall(text)}
-            for pattern in patterns.get(where, lambda: _patterns(asked))():
-                if (length := shortest_match(pattern)) > MAX_ANSWER:
-                    got, most = f"at least {length:,} characters: {pattern[:80]}", f"at most {MAX_ANSWER:,}"
-                    raise UsageError("no answer can be as long as this pattern", where=where, got=got, expected=most)
-            grammar = _WRITERS[where](library, text)
-            failed, messages = library.LLMatcher.validate_grammar_with_warnings(grammar, tokens)
-        except (ValueError, TypeError, RecursionError) as error:
-            failed, messages = True, [str(error)]
-        if failed:
-            fix = "see docs/serving.md for what is understood"
-            raise UsageError("no grammar can be made of this", where=where, got=" ".join(messages)[:500], fix=fix)
-        limits = library.LLParserLimits(initial_lexer_fuel=_FUEL, step_lexer_fuel=_MASK_FUEL, verbose_errors=False)
-        first = library.LLMatcher(tokens, grammar, log_level=0, limits=limits)
-        if first.is_error():
-            raise UsageError("no grammar can be made of this", where=where, got=first.get_error()[:500])
+        library()
+        first = matcher(self._tokens, self._trials.written(where, getattr(options, where)), where)
         vocab, ends = self._vocab, self._ends
         bare = replace(options, json_schema=None, regex=None, grammar=None)
         return replace(bare, mask=lambda: _GrammarMask(first.deep_copy(), vocab, ends, where))
@@ -84,7 +53,7 @@ class Grammars:
     @cached_property
     def _tokens(self) -> Any:
         try:
-            return _library().LLTokenizer(self._source.to_str(), self._vocab, self._ends or None)
+            return tokens_of(self._source.to_str(), self._vocab, self._ends)
         except (ValueError, RuntimeError) as error:
             raise UsageError(
                 "this tokenizer cannot be guided: its tokens are no bytes",
@@ -92,53 +61,6 @@ class Grammars:
                 got=str(error)[:300],
                 expected="a byte-level or byte-fallback tokenizer",
             ) from error
-
-
-def _patterns(schema: Any) -> Iterator[str]:
-    """Every regular expression in a schema; what only looks like one (a property called pattern) is judged too."""
-    waiting = [schema]
-    while waiting:
-        one = waiting.pop()
-        if isinstance(one, dict):
-            if isinstance(one.get("pattern"), str):
-                yield one["pattern"]
-            if isinstance(one.get("patternProperties"), dict):
-                yield from (name for name in one["patternProperties"] if isinstance(name, str))
-            waiting += one.values()
-        elif isinstance(one, list):
-            waiting += one
-
-
-def _from_schema(library: Any, text: str) -> Any:
-    """Whitespace as json.dumps writes it or none: a model that may write any number of blanks may never end."""
-    return library.LLMatcher.grammar_from_json_schema(
-        text, overrides={"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-    )
-
-
-def _from_regex(library: Any, text: str) -> Any:
-    return library.LLMatcher.grammar_from_regex(text)
-
-
-def _from_grammar(library: Any, text: str) -> Any:
-    """Lark's form as it is; GBNF, as llama-server and vLLM have it, rewritten by the library.
-
-    Raises:
-        ValueError: It is neither.
-    """
-    from llguidance.gbnf_to_lark import GbnfToLarkError, any_to_lark
-
-    try:
-        return library.LLMatcher.grammar_from_lark(any_to_lark(text))
-    except (GbnfToLarkError, LookupError, AttributeError) as error:
-        raise ValueError(f"neither Lark nor GBNF: {error}") from error
-
-
-_WRITERS: dict[str, Callable[[Any, str], Any]] = {
-    "json_schema": _from_schema,
-    "regex": _from_regex,
-    "grammar": _from_grammar,
-}
 
 
 class _GrammarMask:
@@ -153,8 +75,17 @@ class _GrammarMask:
 
     def __init__(self, matcher: Any, vocab: int, ends: Sequence[int], where: str) -> None:
         self._matcher, self._vocab, self._ends, self._told, self._where = matcher, vocab, ends, 0, where
+        self._spent = 0.0
 
     def __call__(self, answer: Sequence[int]) -> NDArray[np.bool_]:
+        begin = thread_time()
+        allowed = self._allowed(answer)
+        self._spent += thread_time() - begin
+        if self._spent > _MASKS + _MASK * self._told:
+            raise self._too_much(f"{self._spent:.2f} s of computing")
+        return allowed
+
+    def _allowed(self, answer: Sequence[int]) -> NDArray[np.bool_]:
         self._consume(answer)
         matcher = self._matcher
         allowed = np.zeros(self._vocab, np.bool_)
@@ -164,13 +95,16 @@ class _GrammarMask:
         if matcher.is_stopped() or matcher.is_accepting():
             allowed[list(self._ends)] = True
         if matcher.is_error():
-            raise UsageError(
-                "the answer takes too much work to hold to this",
-                where=self._where,
-                got=f"answer token {self._told}: {matcher.get_error()[:300]}",
-                fix="simplify its patterns: no repetitions inside repetitions, shorter alternatives",
-            )
+            raise self._too_much(matcher.get_error()[:300])
         return allowed
+
+    def _too_much(self, got: str) -> UsageError:
+        return UsageError(
+            "the answer takes too much work to hold to this",
+            where=self._where,
+            got=f"answer token {self._told}: {got}",
+            fix="simplify its patterns: no repetitions inside repetitions, shorter alternatives",
+        )
 
     def certain(self, answer: Sequence[int]) -> list[int]:
         """See ``logits.ForeseeingMask``: as the tokenizer would write it, which a model may write otherwise."""
@@ -180,21 +114,9 @@ class _GrammarMask:
     def _consume(self, answer: Sequence[int]) -> None:
         for token in answer[self._told :]:
             if not self._matcher.consume_token(int(token)):
-                raise CheckFailed(
-                    "the grammar refuses a token it allowed",
-                    where=f"answer token {self._told}",
-                    got=self._matcher.get_error()[:300],
-                )
+                got = self._matcher.get_error()[:300]
+                if "satisfy the grammar" not in got:
+                    raise self._too_much(got)
+                what = "the grammar refuses a token it allowed"
+                raise CheckFailed(what, where=f"answer token {self._told}", got=got)
             self._told += 1
-
-
-def _library() -> Any:
-    try:
-        import llguidance
-    except ImportError as error:
-        raise MachineError(
-            "guided answers need a package that is not installed",
-            got=str(error),
-            fix="pip install 'luvc-export[guided]'",
-        ) from error
-    return llguidance

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from luvc_export.errors import UsageError
-from luvc_export.runtime.confined.helpers import Helpers, TooMuchError
+from luvc_export.runtime.confined.helpers import NICE, Helpers, TooMuchError
 from luvc_export.runtime.media.decoding import is_webp, webp_size
 from luvc_export.runtime.media.film import (
     MAX_BYTES,
@@ -31,7 +31,7 @@ MAX_FILE_PIXELS = 2**30
 #: Bytes and seconds of computing that reading one may take, and seconds on the clock.
 MEMORY, SECONDS, CLOCK = 2**30, 16.0, 20.0
 
-_helpers = Helpers("luvc_export.runtime.media.decoding_task", MEMORY, SECONDS, most=2, clock=CLOCK)
+_helpers = Helpers("luvc_export.runtime.media.decoding_task", MEMORY, SECONDS, most=3, clock=CLOCK, nice=NICE)
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 

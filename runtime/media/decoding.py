@@ -11,7 +11,7 @@ from __future__ import annotations
 from PIL import Image
 
 from luvc_export.errors import UsageError
-from luvc_export.runtime.confined.helpers import Helpers, TooMuchError
+from luvc_export.runtime.confined.helpers import NICE, Helpers, TooMuchError
 from luvc_export.runtime.media import picture_limits
 
 #: Bytes and seconds of computing for one picture. JPEG 2000 takes about 0.3 s for a million pixels.
@@ -22,7 +22,7 @@ _FORESEEABLE = frozenset({"JPEG", "MPO", "PNG", "GIF", "BMP", "DIB", "PPM"})
 _MOST_SCANNED = 2**28
 #: Pixels of a picture that is no JPEG and is decoded here: at 17 bytes each, 71 MB.
 _MOST_HERE = 2**22
-_helpers = Helpers("luvc_export.runtime.media.decoding_task", MEMORY, SECONDS, most=2)
+_helpers = Helpers("luvc_export.runtime.media.decoding_task", MEMORY, SECONDS, most=3, nice=NICE)
 
 
 def is_webp(head: bytes) -> bool:

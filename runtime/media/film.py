@@ -15,7 +15,7 @@ from typing import Any
 from PIL import Image
 
 from luvc_export.errors import MachineError, UsageError
-from luvc_export.runtime.confined.helpers import Helpers, TooMuchError
+from luvc_export.runtime.confined.helpers import NICE, Helpers, TooMuchError
 
 #: Bytes a film's file may have: it is handed over whole.
 MAX_BYTES = 256 * 2**20
@@ -34,7 +34,7 @@ CODECS = frozenset(
 #: Bytes that ``container_of`` looks at.
 HEAD = 1024
 
-_helpers = Helpers("luvc_export.runtime.media.film_task", MEMORY, SECONDS, most=2, clock=CLOCK)
+_helpers = Helpers("luvc_export.runtime.media.film_task", MEMORY, SECONDS, most=3, clock=CLOCK, nice=NICE)
 #: Kinds of ISO media files that are pictures.
 _PICTURES = frozenset({b"avif", b"avis", b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1"})
 _MOV = frozenset({b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot"})

@@ -264,14 +264,14 @@ class PromptEncoder:
                 else:
                     text += "".join(str(part) for part in run)
             text += after
-        self._check_length(len(text), sum(len(run) for run in runs))
+        self.check_length(len(text), sum(len(run) for run in runs))
         ids = self._ids(text)
         if (count := ids.count(self.image_token_id)) != len(runs):
             raise self._miscounted(rendered, count - len(runs) + len(chosen), len(chosen))
         spelled = iter(runs)
         return [one for token in ids for one in (next(spelled) if token == self.image_token_id else (token,))]
 
-    def _check_length(self, letters: int, written: int) -> None:
+    def check_length(self, letters: int, written: int = 0) -> None:
         """Refuse a text that cannot fit, whatever its tokens: splitting 3.9 MB of blanks takes 42 s.
 
         Raises:

@@ -15,7 +15,8 @@ Message = Mapping[str, Any]
 
 #: Bytes and seconds of computing for one rendering; the families' templates take a few milliseconds and megabytes.
 _MEMORY, _SECONDS = 256 * 2**20, 2
-_helpers = Helpers("luvc_export.runtime.prompt.rendering", _MEMORY, _SECONDS)
+#: As many at once as ``serve`` prepares requests, so that text does not wait for those with pictures.
+_helpers = Helpers("luvc_export.runtime.prompt.rendering", _MEMORY, _SECONDS, most=7)
 
 
 @dataclass(frozen=True)

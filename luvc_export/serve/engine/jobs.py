@@ -80,6 +80,7 @@ class Job(engine.Job):
         arrived: When the request came (``perf_counter``); None for now.
         prepared_ms: What reading the pictures and the prompt took.
         model: Its name, for metrics.
+        client: Who asks: jobs that wait are begun a client after another.
     """
 
     def __init__(
@@ -93,11 +94,12 @@ class Job(engine.Job):
         arrived: float | None = None,
         prepared_ms: float = 0.0,
         model: str = "",
+        client: str = "",
     ) -> None:
         super().__init__(loaded, request, self._sequences, choices)
         self.options, self.budget, self.choices, self.tell = options, budget, choices, tell
         self.arrived = perf_counter() if arrived is None else arrived
-        self.prepared_ms, self.model = prepared_ms, model
+        self.prepared_ms, self.model, self.client = prepared_ms, model, client
 
     def _sequences(self, room: int | None) -> list[TokenSequence]:
         """A token sequence for each choice."""

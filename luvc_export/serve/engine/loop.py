@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from time import perf_counter
 from typing import Any, Protocol
@@ -16,6 +16,10 @@ from luvc_export.runtime.engine.scheduler import Engine as Scheduler
 from luvc_export.runtime.generation.sequence import TokenSequence
 from luvc_export.runtime.generation.timing import DraftCounts
 from luvc_export.serve.engine.jobs import Ended, Failed, Finished, Job, Piece, Progress
+from luvc_export.serve.engine.turns import Turns
+
+#: Seconds after which jobs that were held back for others' sake are looked at again, where nothing else is.
+PAUSE = 0.05
 
 
 class Observer(Protocol):
@@ -51,6 +55,7 @@ class Engine:
     ) -> None:
         self.cache, self._queue, self._observer = cache, queue, observer
         self.scheduler = Scheduler(cache, answers=rows)
+        self._turns = Turns(rows)
         self._arriving: deque[Job] = deque()
         self._changed = threading.Condition()
         self._progress: dict[Any, Progress] = {}
@@ -68,10 +73,14 @@ class Engine:
         """Begin to answer."""
         self._thread.start()
 
-    def reserve(self) -> bool:
-        """Take a place in the queue for a request that is being read; False where there is none."""
+    def has_room(self, more: int = 0) -> bool:
+        """Whether a place in the queue is free, of ``more`` than it has."""
+        return not self._ending and self.waiting < self._queue + more
+
+    def reserve(self, more: int = 0) -> bool:
+        """Take a place in the queue, of ``more`` than it has, for a request that is being read; False without one."""
         with self._changed:
-            if self._ending or self.waiting >= self._queue:
+            if not self.has_room(more):
                 return False
             self._promised += 1
             return True
@@ -107,7 +116,7 @@ class Engine:
     @property
     def waiting(self) -> int:
         """Jobs that wait, those still being read included."""
-        return len(self._arriving) + len(self.scheduler.waiting) + self._promised
+        return len(self._arriving) + len(self.scheduler.waiting) + len(self._turns.held_back) + self._promised
 
     @property
     def running(self) -> int:
@@ -124,14 +133,24 @@ class Engine:
         self.ready.set()
         while True:
             with self._changed:
-                while not self._arriving and self.scheduler.idle:
+                while not self._arriving and self.scheduler.idle and not self._turns.held_back:
                     if self._ending:
                         return
                     self._changed.wait()
-                while self._arriving:
-                    self.scheduler.submit(self._arriving.popleft())
+                if self.scheduler.idle and not self._arriving:
+                    self._changed.wait(PAUSE)
+                arriving = list(self._arriving)
+                self.scheduler.limit = self._turns.order(self.scheduler.waiting, arriving, self._growing())
+                self._arriving.clear()
             for event in self.scheduler.step():
                 self._tell_all(event)
+
+    def _growing(self) -> Counter[str]:
+        """Answers that grow, by client."""
+        growing = Counter[str]()
+        for job, progress in self._progress.items():
+            growing[job.client] += 0 if job.cancelled else progress.open_choices
+        return growing
 
     def _tell_all(self, event: Event) -> None:
         """Tell clients what came of a prompt or a step."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections import Counter
+from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
 from dataclasses import dataclass, field
 from functools import partial
 from time import perf_counter
@@ -13,6 +14,7 @@ import msgspec
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
+from luvc_export.runtime.generation.sampling import Sampling
 from luvc_export.runtime.prompt.request_fields import REFUSED, RESPONSES_REFUSED
 from luvc_export.serve.asking import Asker
 from luvc_export.serve.engine.loop import Engine
@@ -21,7 +23,7 @@ from luvc_export.serve.http.adapters import AdapterChange, load_adapter, unload_
 from luvc_export.serve.http.api_errors import ApiError, explained
 from luvc_export.serve.http.bodies import Completion
 from luvc_export.serve.http.fields import names_of, rows
-from luvc_export.serve.http.protocol import ChatRequest, TextPart, last_answer, parse
+from luvc_export.serve.http.protocol import ChatRequest, TextFormat, TextPart, last_answer, parse
 from luvc_export.serve.http.reading import BodyReader
 from luvc_export.serve.http.response_objects import ResponseObjects
 from luvc_export.serve.http.responses import RESPONSES_READ, ResponseRequest, parse_response, renamed
@@ -30,7 +32,7 @@ from luvc_export.serve.http.sending import Answer, Form, Mailbox, Receive, Send
 from luvc_export.serve.metrics import Metrics
 from luvc_export.serve.models import Models
 from luvc_export.serve.options import ServeOptions
-from luvc_export.serve.preparation import Preparation, client_of
+from luvc_export.serve.preparation import LARGE, Kind, Preparation, client_of
 from luvc_export.serve.request_log import LOG, RequestRecord, request_id
 
 Scope = MutableMapping[str, Any]
@@ -90,6 +92,7 @@ class App:
 
     def __post_init__(self) -> None:
         self._bodies = BodyReader(self.options.max_body, 8 * self.options.max_body)
+        self._asking = Counter[str]()  # requests of each client that have a place, until they are answered
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; whatever goes wrong before the answer began is an error body."""
@@ -111,6 +114,10 @@ class App:
         try:
             await self._answered(request, record, receive, noted)
         finally:
+            if (asking := getattr(request.state, "client", None)) is not None:
+                self._asking[asking] -= 1
+                if not self._asking[asking]:
+                    del self._asking[asking]
             record.status = record.status or CLOSED
             record.cancelled = record.cancelled or record.status == CLOSED
             record.seconds = perf_counter() - record.begun
@@ -178,13 +185,13 @@ class App:
             chat, record.ignored = parse(body, self.options.strict)
             return chat
 
-        def prepare(chat: ChatRequest, mailbox: Mailbox) -> tuple[Form, bool]:
-            model, job = self.asker.job(chat, mailbox.tell, record.begun)
+        def prepare(chat: ChatRequest, mailbox: Mailbox, options: Sampling) -> tuple[Form, bool]:
+            model, job = self.asker.job(chat, mailbox.tell, record.begun, options)
             usage = chat.stream_options is not None and chat.stream_options.include_usage
             how = (usage, chat.luvc.survivors, last_answer(chat) if chat.echo else "")
             return Completion(chat.model or model.name, job, *how), bool(chat.stream)
 
-        return await self._generate(request, read, lambda chat: chat, prepare)
+        return await self._generate(request, read, lambda chat: chat, self.asker.options, prepare)
 
     async def _respond(self, request: Request) -> Answer:
         record: RequestRecord = request.state.record
@@ -194,41 +201,62 @@ class App:
             record.ignored = asked.ignored
             return asked
 
-        def prepare(asked: ResponseRequest, mailbox: Mailbox) -> tuple[Form, bool]:
+        def options(asked: ResponseRequest) -> Sampling:
+            with renamed(asked.before):
+                return self.asker.options(asked.chat)
+
+        def prepare(asked: ResponseRequest, mailbox: Mailbox, options: Sampling) -> tuple[Form, bool]:
             chat = asked.chat
             with renamed(asked.before):
-                model, job = self.asker.job(chat, mailbox.tell, record.begun)
+                model, job = self.asker.job(chat, mailbox.tell, record.begun, options)
             return ResponseObjects(chat.model or model.name, job, asked.echoed, chat.luvc.survivors), bool(chat.stream)
 
-        return await self._generate(request, read, lambda asked: asked.chat, prepare)
+        return await self._generate(request, read, lambda asked: asked.chat, options, prepare)
 
     async def _generate(
         self,
         request: Request,
         read: Callable[[bytes], A],
         chat_of: Callable[[A], ChatRequest],
-        prepare: Callable[[A, Mailbox], tuple[Form, bool]],
+        options_of: Callable[[A], Sampling],
+        prepare: Callable[[A, Mailbox, Sampling], tuple[Form, bool]],
     ) -> Answer:
         self._check_ready()
         client = client_of(request, self.options.trusted_proxies)
-        async with self._bodies.kept(request) as body:
-            if not self.engine.reserve():
-                message = f"{self.options.queue} requests wait already: try again (or --queue)"
-                raise ApiError(429, message, code="rate_limit_exceeded", headers={"retry-after": "1"})
+        more = self._more_places(client)
+        if not self.engine.has_room(more):
+            raise self._queue_full({"connection": "close"})  # its body is not read
+        async with self._bodies.kept(request, client) as kept:
+            if not self.engine.reserve(more):
+                raise self._queue_full()
+            self._asking[client] += 1
+            request.state.client = client
             mailbox, submitted = Mailbox(), False
             record: RequestRecord = request.state.record
 
             def of_text() -> tuple[A, tuple[Form, bool] | None]:
-                asked = read(body)
-                return asked, None if shows_media(chat_of(asked)) else prepare(asked, mailbox)
+                asked = read(kept.pop())
+                chat = chat_of(asked)
+                if shows_media(chat) or is_guided(chat):
+                    return asked, None
+                return asked, prepare(asked, mailbox, options_of(asked))
+
+            async def in_turns(reading: Kind) -> tuple[Form, bool]:
+                asked, prepared = await self._preparation.run(reading, client, of_text)
+                if prepared is not None:
+                    return prepared
+                chat = chat_of(asked)
+                kind: Kind = "grammars" if is_guided(chat) else "media"
+                options = await self._preparation.run(kind, client, partial(options_of, asked))
+                work = partial(prepare, asked, mailbox, options)
+                return await self._preparation.run("media" if shows_media(chat) else "text", client, work)
 
             try:
-                asked, prepared = await self._preparation.run("text", client, of_text)
-                if prepared is None:
-                    prepared = await self._preparation.run("media", client, partial(prepare, asked, mailbox))
-                form, stream = prepared
+                reading: Kind = "large" if len(kept[0]) > LARGE else "text"
+                form, stream = await while_there(request, in_turns(reading))
                 record.model, record.stream = form.job.model, stream
                 record.videos = [taken.line() for taken in form.job.request.taken]
+                form.job.client = client
                 self.engine.submit(form.job)
                 submitted = True
             finally:
@@ -236,10 +264,19 @@ class App:
                     self.engine.release()
         return Answer(mailbox, form, stream, record)
 
+    def _more_places(self, client: str) -> int:
+        """Places that the queue has more, the fewer requests a client has: who fills it keeps nobody else out."""
+        asking = self._asking[client]
+        return max(1, self.options.queue // (1 + asking)) if asking < max(1, self.options.queue // 4) else 0
+
+    def _queue_full(self, headers: dict[str, str] | None = None) -> ApiError:
+        message = f"{self.options.queue} requests wait already: try again (or --queue)"
+        return ApiError(429, message, code="rate_limit_exceeded", headers={"retry-after": "1", **(headers or {})})
+
     async def _change_adapters(self, change: AdapterChange, request: Request) -> Response:
         client = client_of(request, self.options.trusted_proxies)
-        async with self._bodies.kept(request) as body:
-            work = partial(change, body, self.models, self.options)
+        async with self._bodies.kept(request, client) as kept:
+            work = partial(change, kept.pop(), self.models, self.options)
             return Response(await self._preparation.run("adapters", client, work))
 
     def _check_ready(self) -> None:
@@ -283,10 +320,40 @@ class App:
         return headers
 
 
+async def while_there(request: Request, work: Coroutine[Any, Any, A]) -> A:
+    """What ``work`` gives, which is given up once the client is gone: its body has been read.
+
+    Raises:
+        ClientDisconnect: It is gone.
+    """
+
+    async def gone() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    tasks = asyncio.ensure_future(work), asyncio.ensure_future(gone())
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if not tasks[0].done():
+            raise ClientDisconnect
+        return tasks[0].result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
 def shows_media(chat: ChatRequest) -> bool:
     """Whether a request has pictures or films, which are read and decoded."""
     contents = (message.content for message in chat.messages if not isinstance(message.content, str))
     return any(not isinstance(part, TextPart) for content in contents for part in content or ())
+
+
+def is_guided(chat: ChatRequest) -> bool:
+    """Whether a request may have a grammar, which is compiled."""
+    named = (chat.structured_outputs, chat.guided_json, chat.guided_regex, chat.guided_choice, chat.guided_grammar)
+    shape = None if isinstance(chat.response_format, TextFormat) else chat.response_format
+    return any(one is not None for one in (shape, *named))
 
 
 async def _lifespan(receive: Receive, send: Send) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -12,6 +13,8 @@ from luvc_export.serve.http.api_errors import ApiError
 
 #: Seconds a body may take, and of them without a byte.
 PATIENCE, SILENCE = 60.0, 10.0
+#: Bytes that a client may have waiting whatever others have: as many as the queue has places are bounded by it.
+SMALL = 2**22
 #: Seconds for which a body is not given up for the room that others need.
 GRACE = 2.0
 
@@ -21,34 +24,54 @@ class BodyReader:
 
     Args:
         most: Bytes of a body.
-        together: Bytes of all bodies that are being read; beyond, the one that has taken longest makes room. Also of
-            all that were read and wait.
+        together: Bytes of all bodies that are being read; beyond, the client with the most makes room, of its bodies
+            the one that has taken longest. Also of all that were read and wait. One client may
+            have half, of both and by the lengths that it says.
     """
 
     def __init__(self, most: int, together: int) -> None:
-        self._most, self._together, self._held, self._waiting = most, max(most, together), 0, 0
+        self._most, self._together, self._held = most, max(most, together), 0
+        self._each = max(most, together // 2)
         self._reading: dict[_Limit, int] = {}
+        self._waiting, self._promised = Counter[str](), Counter[str]()
 
     @asynccontextmanager
-    async def kept(self, request: Request) -> AsyncIterator[bytes]:
+    async def kept(self, request: Request, client: str) -> AsyncIterator[list[bytes]]:
         """The whole body, counted while the block runs: those that were read whole and wait are bounded too.
+
+        It is in a list, so that who has parsed it can let go of it.
 
         Raises:
             ApiError: See ``read``; 429 before a byte is read where others that wait leave no room for its length.
         """
         length = request.headers.get("content-length", "")
-        if length.isdigit() and int(length) <= self._most and self._waiting + int(length) > self._together:
-            raise _too_many()
-        body = await self.read(request)
-        if self._waiting + len(body) > self._together:
-            raise _too_many()
-        self._waiting += len(body)
+        expected = int(length) if length.isdigit() and int(length) <= self._most else 0
+        if expected:
+            self._check_room(expected, client)
+        self._promised[client] += expected
+        try:
+            body = [await self.read(request, client)]
+        finally:
+            _take(self._promised, client, expected)
+        size = len(body[0])
+        self._check_room(size, client)
+        self._waiting[client] += size
         try:
             yield body
         finally:
-            self._waiting -= len(body)
+            _take(self._waiting, client, size)
 
-    async def read(self, request: Request) -> bytes:
+    def _check_room(self, size: int, client: str) -> None:
+        own = self._waiting[client] + self._promised[client] + size
+        if self._waiting.total() + size > self._together and own > SMALL:
+            raise _too_many()
+        if own > self._each:
+            oldest = next((one for one in self._reading if one.client == client and not one.ended), None)
+            if oldest is None or oldest.age < GRACE:
+                raise _too_many()
+            oldest.end()
+
+    async def read(self, request: Request, client: str = "") -> bytes:
         """The whole body.
 
         Raises:
@@ -63,7 +86,7 @@ class BodyReader:
             raise ApiError(400, "content-length is no number", code="invalid_header")
         self._check(int(length))
         parts: list[bytes] = []
-        limit, size = _Limit(PATIENCE, SILENCE), 0
+        limit, size = _Limit(PATIENCE, SILENCE, client), 0
         try:
             async with limit:
                 self._reading[limit] = 0
@@ -89,14 +112,25 @@ class BodyReader:
             raise ApiError(413, message, code="body_too_large", headers={"connection": "close"})
 
     def _make_room(self, newest: _Limit) -> None:
-        """Have the body end that has taken longest, once it has had its time."""
-        held = self._held - sum(size for limit, size in self._reading.items() if limit.ended)
-        if held <= self._together:
+        """Have a body end that had its time: the oldest one of the client that has the most bytes on the way."""
+        reading = {limit: size for limit, size in self._reading.items() if not limit.ended}
+        if sum(reading.values()) <= self._together:
             return
-        oldest = next(limit for limit in self._reading if not limit.ended)
-        if oldest is newest or oldest.age < GRACE:
+        held = Counter[str]()
+        for limit, size in reading.items():
+            held[limit.client] += size
+        most = max(held.values())
+        greediest = next(one for one in (newest.client, *held) if held[one] == most)
+        oldest = next(limit for limit in reading if limit.client == greediest)
+        if oldest is newest or (greediest == newest.client and oldest.age < GRACE):
             raise _too_many()
         oldest.end()
+
+
+def _take(counts: Counter[str], client: str, size: int) -> None:
+    counts[client] -= size
+    if not counts[client]:
+        del counts[client]
 
 
 def _too_many() -> ApiError:
@@ -110,9 +144,11 @@ class _Limit:
     Args:
         seconds: For all of it.
         silence: Between two calls of ``heard``.
+        client: Whose it is.
     """
 
-    def __init__(self, seconds: float, silence: float) -> None:
+    def __init__(self, seconds: float, silence: float, client: str = "") -> None:
+        self.client = client
         self._loop = asyncio.get_running_loop()
         self._begun, self._seconds, self._silence = self._loop.time(), seconds, silence
         #: Whether its time is over.

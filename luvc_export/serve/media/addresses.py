@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import binascii
 import os
+import sys
+from copy import copy
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -13,6 +15,9 @@ from luvc_export.errors import LuvcError
 from luvc_export.serve.http.api_errors import bad_request, picture_too_large
 from luvc_export.serve.media.fetching import Fetcher
 from luvc_export.serve.options import ServeOptions
+
+#: Times ``--max-body`` that the files of one request, and what is fetched for it, may have together.
+TOGETHER = 4
 
 
 class Addresses:
@@ -25,8 +30,14 @@ class Addresses:
 
     def __init__(self, options: ServeOptions, fetcher: Fetcher | None = None) -> None:
         self._folders, self._hosts = options.media_dirs, options.media_hosts
-        self._most = options.max_body
+        self._most, self._left = options.max_body, sys.maxsize
         self._fetcher = fetcher or Fetcher(most=self._most)
+
+    def of_one_request(self) -> Addresses:
+        """The same for one request: files and what is fetched have ``TOGETHER`` times the bytes of one together."""
+        own = copy(self)
+        own._left = TOGETHER * self._most
+        return own
 
     def read(self, url: str, param: str) -> bytes:
         """The bytes behind ``url``; ``param`` names the field in errors.
@@ -76,13 +87,21 @@ class Addresses:
             raise refused from error
         if len(data) > self._most:
             raise picture_too_large(self._most, param)
-        return data
+        return self._counted(data, param)
 
     def _fetched(self, url: str, param: str) -> bytes:
         if not self._hosts:
             what = "this server fetches nothing: send the picture as a data: address"
             raise bad_request(what, param=param, code="invalid_image_url")
-        return self._fetcher.get(url, self._hosts, param)
+        return self._counted(self._fetcher.get(url, self._hosts, param), param)
+
+    def _counted(self, data: bytes, param: str) -> bytes:
+        self._left -= len(data)
+        if self._left < 0:
+            most = f"{TOGETHER * self._most:,} bytes ({TOGETHER} times --max-body)"
+            message = f"the pictures and films that are named are too large together; expected: at most {most}"
+            raise bad_request(f"{message}; fix: name fewer, or smaller ones", param, "invalid_image_url")
+        return data
 
 
 def data_bytes(url: str, param: str) -> list[bytes]:

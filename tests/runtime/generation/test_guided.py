@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 
 from luvc_export.bundle.folder import Bundle
 from luvc_export.demo.questions import cases
-from luvc_export.errors import MachineError, UsageError
+from luvc_export.errors import CheckFailed, MachineError, UsageError
+from luvc_export.runtime.generation import guided
 from luvc_export.runtime.generation.pattern_size import shortest_match
+from luvc_export.runtime.generation.sampling import Sampling
 from luvc_export.runtime.session import Session
 
 FINITE: dict[str, Any] = {
@@ -137,6 +139,34 @@ def test_an_answer_is_never_cut_and_called_complete(demo_bundle: Bundle) -> None
         demo.generate(None, "a", json_schema=string_of(TOO_HEAVY), seed=1, **options)
     with pytest.raises(UsageError, match=words):
         demo.generate_batch([{"prompt": "a"}, {"prompt": "b"}], json_schema=string_of(TOO_HEAVY), **options)
+
+
+def test_masks_of_an_answer_have_seconds_of_their_own(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All rows wait for a mask. One within every limit of the library's own took 20 ms for each token."""
+    left_out = "start: " + " ".join(["a?"] * 600) + '\na: "x" | "y"'
+    assert session.generate(None, "a", grammar=left_out, max_new_tokens=3)
+    monkeypatch.setattr(guided, "_MASKS", 0.0)
+    monkeypatch.setattr(guided, "_MASK", 0.0)
+    words = r"takes too much work to hold to this\n  where: grammar\n  got: answer token 0: 0\.\d+ s of comput"
+    with pytest.raises(UsageError, match=words):
+        session.generate(None, "a", grammar=left_out, max_new_tokens=3)
+
+
+def test_a_token_that_takes_too_much_work_is_no_fault_of_ours(session: Session) -> None:
+    """It was a failed check, which a server answers with 500."""
+    left_out = "start: " + " ".join(["a?"] * 1900) + '\na: "x" | "y"'
+    letters = {ord("x") - 33: 50.0}
+    with pytest.raises(UsageError, match=r"too much work to hold to this\n  where: grammar\n  got: answer token 0: P"):
+        session.generate(None, "a", grammar=left_out, logit_bias=letters, max_new_tokens=3)
+
+
+def test_a_token_of_another_grammar_is_a_fault_of_ours(session: Session) -> None:
+    mask = session.grammars.guided(Sampling(regex="[0-9]{3}")).mask
+    assert mask is not None
+    with pytest.raises(
+        CheckFailed, match=r"the grammar refuses a token it allowed\n  where: answer token 1\n  got: Parser"
+    ):
+        mask()([ord("1") - 33, ord("x") - 33])
 
 
 def test_patterns_are_as_long_as_they_match() -> None:

@@ -44,6 +44,26 @@ def test_whoever_comes_late_waits_for_one_step(engine: Engine, demo_session: Ses
     first.wait(Ended)
 
 
+def test_clients_take_turns_for_rows(engine: Engine, demo_session: Session) -> None:
+    """Fifty-eight streams of one client were answered before one question of another."""
+    many, other = [long(demo_session, number % 4, 12) for number in range(14)], Asked(demo_session, 5)
+    ended = list[str]()
+    for one in [*many, other]:
+        one.job.client = "other" if one is other else "greedy"
+        tell = one.job.tell
+        one.job.tell = lambda event, name=one.job.client, tell=tell: (  # type: ignore[misc]
+            ended.append(name) if isinstance(event, Ended) else None,
+            tell(event),
+        )
+    with engine._changed:
+        for one in [*many, other]:
+            engine._promised += 1
+            engine.submit(one.job)
+    for one in [*many, other]:
+        one.wait(Ended)
+    assert ended.index("other") < 8, ended
+
+
 def test_rows_share_a_step(engine: Engine, demo_session: Session) -> None:
     asked = [long(demo_session, number) for number in range(4)]
     submit(engine, *asked)

@@ -9,6 +9,7 @@ import re
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -243,6 +244,19 @@ def test_a_full_queue_is_told_to_come_back(models: Models, demo_session: Session
         assert busy[0].headers["retry-after"] == "1"
         assert busy[0].json()["error"]["code"] == "rate_limit_exceeded"
         assert client.chat(**asked()).text == CASE.answer
+
+
+def test_who_fills_the_queue_keeps_nobody_else_out(models: Models, demo_session: Session) -> None:
+    """Requests of one client that waited, for films say, were all that the queue took."""
+    forced = {"max_tokens": 60, "logit_bias": {str(end): -100 for end in demo_session.default.ends}}
+    with serving(models, queue=4, rows=1) as (_, client), ThreadPoolExecutor(12) as pool:
+        greedy = pool.map(lambda _: client.chat(**asked(**forced)).status, range(10))
+        other, answers = replace(client, source="127.0.0.9"), list[Any]()
+        for _ in range(3):
+            answers.append(other.chat(**asked()))
+        assert {answer.status for answer in answers} == {200}
+        assert {answer.text for answer in answers} == {CASE.answer}
+        assert 429 in set(greedy)
 
 
 def test_what_runs_is_finished_when_the_server_ends(models: Models, demo_session: Session) -> None:

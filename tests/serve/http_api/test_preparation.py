@@ -11,7 +11,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from starlette.datastructures import Headers
 
+from luvc_export.serve import preparation as turns
+from luvc_export.serve.http import reading
 from luvc_export.serve.http.api_errors import ApiError
 from luvc_export.serve.http.reading import BodyReader
 from luvc_export.serve.preparation import PLACES, Preparation, client_of
@@ -68,6 +71,31 @@ def test_clients_take_turns() -> None:
     assert PLACES["adapters"] == (1, 1)
 
 
+def test_who_held_much_leaves_a_place_to_others_however_many_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two addresses held all places for media, and a third waited as long as their films took."""
+    monkeypatch.setattr(turns, "MOST_SECONDS", 0.01)
+    holds = threading.Event()
+
+    async def ask() -> None:
+        preparation = Preparation()
+        for name in ("a", "b"):
+            await preparation.run("media", name, lambda: time.sleep(0.02))
+        films = [asyncio.create_task(preparation.run("media", name, lambda: holds.wait(_HELD))) for name in "aabb"]
+        await asyncio.sleep(0.05)
+        await asyncio.wait_for(preparation.run("media", "c", lambda: None), _HELD / 2)
+        assert not any(film.done() for film in films)
+        holds.set()
+        await asyncio.gather(*films)
+        lane = preparation._lanes["media"]
+        monkeypatch.setattr(turns, "_MOST_KNOWN", 6)
+        for number in range(20):
+            await preparation.run("media", str(number), lambda: None)
+        assert len(lane._held) <= 6 and {"a", "b"} <= set(lane._held)
+        preparation.close()
+
+    asyncio.run(ask())
+
+
 def test_a_place_is_free_again_whoever_is_gone() -> None:
     holds = threading.Event()
 
@@ -93,6 +121,28 @@ def test_a_place_is_free_again_whoever_is_gone() -> None:
     asyncio.run(ask())
 
 
+def test_a_turn_that_comes_as_its_client_goes_takes_no_place() -> None:
+    """The lane broke: it gave a turn to who had been cancelled in the same moment."""
+
+    async def ask() -> None:
+        preparation, holds = Preparation(), threading.Event()
+        lane = preparation._lanes["adapters"]
+        held = asyncio.create_task(preparation.run("adapters", "a", lambda: holds.wait(_HELD)))
+        waits = asyncio.create_task(preparation.run("adapters", "b", lambda: None))
+        await asyncio.sleep(0.01)
+        waits.cancel()
+        lane._leave("a", time.monotonic())  # in the same moment
+        await asyncio.sleep(0.01)
+        assert lane._free == 1 and not lane._waiting and waits.cancelled()
+        lane._free -= 1
+        lane._running["a"] += 1
+        holds.set()
+        await held
+        preparation.close()
+
+    asyncio.run(ask())
+
+
 @pytest.mark.parametrize(
     ("address", "forwarded", "client"),
     [
@@ -104,10 +154,17 @@ def test_a_place_is_free_again_whoever_is_gone() -> None:
         ("2001:db8:1:2:ffff::1", None, "2001:db8:1:2::/64"),
         ("::ffff:10.0.0.1", None, "10.0.0.1"),
         ("10.0.0.2", "x" * 100, "x" * 64),
+        ("::ffff:10.0.0.2", "9.9.9.9", "9.9.9.9"),
+        ("10.0.0.2", ["1.2.3.4", "9.9.9.9"], "9.9.9.9"),
+        ("10.0.0.2", "9.9.9.9:4711", "9.9.9.9"),
+        ("10.0.0.2", '"[2001:db8:1:2:3::4]:4711"', "2001:db8:1:2::/64"),
+        ("fe80::1%eth0", None, "fe80::/64"),
     ],
 )
-def test_a_client_is_its_address(address: str, forwarded: str | None, client: str) -> None:
-    headers = {} if forwarded is None else {"x-forwarded-for": forwarded}
+def test_a_client_is_its_address(address: str, forwarded: str | list[str] | None, client: str) -> None:
+    """A second header, as some proxies add, a port and IPv4 written as IPv6 let a client choose whom it was."""
+    values = [] if forwarded is None else [forwarded] if isinstance(forwarded, str) else forwarded
+    headers = Headers(raw=[(b"x-forwarded-for", value.encode()) for value in values])
     request: Any = SimpleNamespace(client=SimpleNamespace(host=address), headers=headers)
     assert client_of(request, {"10.0.0.2"}) == client
 
@@ -124,24 +181,62 @@ class Sent:
         yield self.body
 
 
-def test_bodies_that_wait_are_counted_and_refused_before_they_are_read() -> None:
+def test_bodies_that_wait_are_counted_and_refused_before_they_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     """They were counted nowhere once they were read: 60 of 31 MiB were held at once."""
 
     async def ask() -> None:
+        monkeypatch.setattr(reading, "SMALL", 0)
         bodies = BodyReader(most=100, together=250)
         first, second, third, chunked = Sent(b"x" * 100), Sent(b"x" * 100), Sent(b"x" * 60), Sent(b"x" * 60, False)
         begin = time.monotonic()
-        async with bodies.kept(first), bodies.kept(second):  # type: ignore[arg-type]
+        async with bodies.kept(first, "a"), bodies.kept(second, "b"):  # type: ignore[arg-type]
             for other, reads in ((third, 0), (chunked, 1)):
                 with pytest.raises(ApiError, match="too many large requests at once") as caught:
-                    async with bodies.kept(other):  # type: ignore[arg-type]
+                    async with bodies.kept(other, "c"):  # type: ignore[arg-type]
                         pass
                 assert caught.value.status == 429 and (caught.value.headers or {})["retry-after"] == "2"
                 assert other.reads == reads
-            async with bodies.kept(Sent(b"x" * 50)) as body:  # type: ignore[arg-type]
-                assert len(body) == 50
-        async with bodies.kept(third) as body:  # type: ignore[arg-type]
-            assert len(body) == 60
-        assert time.monotonic() - begin < _HELD
+            async with bodies.kept(Sent(b"x" * 50), "c") as body:  # type: ignore[arg-type]
+                assert len(body[0]) == 50
+            monkeypatch.setattr(reading, "SMALL", 60)
+            async with bodies.kept(third, "c") as body:  # type: ignore[arg-type]
+                assert len(body[0]) == 60, "a little has everybody"
+        async with bodies.kept(third, "c") as body:  # type: ignore[arg-type]
+            assert len(body[0]) == 60
+        assert time.monotonic() - begin < _HELD and not bodies._waiting
+
+    asyncio.run(ask())
+
+
+def test_bodies_of_one_client_leave_half_to_others() -> None:
+    async def ask() -> None:
+        bodies = BodyReader(most=100, together=250)
+        async with bodies.kept(Sent(b"x" * 100), "a"):  # type: ignore[arg-type]
+            with pytest.raises(ApiError, match="too many large requests at once"):
+                async with bodies.kept(Sent(b"x" * 60), "a"):  # type: ignore[arg-type]
+                    pass
+            async with bodies.kept(Sent(b"x" * 100), "b"):  # type: ignore[arg-type]
+                pass
+
+    asyncio.run(ask())
+
+
+def test_a_body_on_its_way_makes_room_for_those_of_clients_with_less() -> None:
+    """Large bodies that were sent slowly had small ones of others refused for as long as they were young."""
+
+    async def ask() -> None:
+        bodies, goes_on = BodyReader(most=100, together=250), asyncio.Event()
+
+        class Slow(Sent):
+            async def stream(self) -> Any:
+                yield self.body
+                await goes_on.wait()
+
+        slow = [asyncio.create_task(bodies.read(Slow(b"x" * 80), "a")) for _ in range(3)]  # type: ignore[arg-type]
+        await asyncio.sleep(0.01)
+        assert await bodies.read(Sent(b"x" * 60), "b") == b"x" * 60  # type: ignore[arg-type]
+        goes_on.set()
+        done = await asyncio.gather(*slow, return_exceptions=True)
+        assert [type(one) for one in done] == [ApiError, bytes, bytes]
 
     asyncio.run(ask())

@@ -203,6 +203,17 @@ def test_files_below_the_folder_alone(folder: Path, name: str, good: bool) -> No
         assert refusal_of(addresses.read, url, "x") == "there is no such file below the folders of --media-dir"
 
 
+def test_files_of_a_request_have_bytes_together(folder: Path) -> None:
+    """Sixteen of 32 MiB each were read for a request of a kilobyte."""
+    addresses = Addresses(ServeOptions(media_dirs=((folder / "open").resolve(),), max_body=len(PNG)))
+    url = f"file://{folder}/open/good.png"
+    for _ in range(2):
+        own = addresses.of_one_request()
+        assert [own.read(url, "x") for _ in range(4)] == [PNG] * 4
+        words = f"too large together; expected: at most {4 * len(PNG):,} bytes (4 times --max-body); fix: name fewer"
+        assert words in refusal_of(own.frames, url, "x")
+
+
 def test_devices_other_hosts_and_relative_names_are_no_files(folder: Path) -> None:
     addresses = Addresses(ServeOptions(media_dirs=(Path("/"),)))
     for url in ("file:///dev/zero", f"file://evil{folder}/secret.png", "file:secret.png", "file://"):
