@@ -13,6 +13,7 @@ from luvc_export.errors import UsageError, did_you_mean
 from luvc_export.runtime.generation.sampling import OPTIONS
 from luvc_export.runtime.prompt.encoder import Question, question
 from luvc_export.runtime.prompt.request_fields import KNOWN, check_fields, hint
+from luvc_export.runtime.session_options import SessionOptions
 
 if TYPE_CHECKING:
     import pyarrow
@@ -95,7 +96,7 @@ def check_options(options: Mapping[str, Any]) -> None:
     Raises:
         UsageError: There is one.
     """
-    own = [*inspect.signature(RowAnswerer).parameters]
+    own = {*inspect.signature(RowAnswerer).parameters, *SessionOptions.__dataclass_fields__} - {"settings"}
     for name in options:
         if name not in own:
             fix = hint(name, own, dict.fromkeys(OPTIONS, "sampling"))

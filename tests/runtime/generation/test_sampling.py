@@ -111,7 +111,7 @@ def test_logits_that_are_not_finite_are_a_failed_check(bad: list[float], tempera
         ({"ignore_eos": 1}, "ignore_eos: got 1, expected True or False"),
         ({"ignore_eos": True, "regex": "a"}, "ignore_eos goes on where json_schema, regex or grammar have"),
         ({"stop_token_ids": [-1]}, "stop_token_ids: got [-1], expected a list of token ids"),
-        ({"temprature": 1.0}, "did you mean 'temperature'"),
+        ({"temprature": 1.0}, "did you mean temperature?"),
     ],
 )
 def test_wrong_options_are_named(options: dict[str, Any], words: str) -> None:
