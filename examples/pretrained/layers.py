@@ -1,0 +1,156 @@
+"""SmolLM2's layers, frozen, with LoRA and a projection of glyph_deep's features beside them, for training.
+
+All questions of a picture share one pass over it: each sees the picture and itself alone. What is computed is what
+transformers' Qwen2.5-VL computes of [picture, question] (the tests hold the two against each other).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+from torch.nn.functional import embedding, linear, scaled_dot_product_attention, silu
+
+LAYERS, HEADS, KEY_HEADS, WIDTH = 30, 9, 3, 64
+SECTIONS, THETA, EPSILON = (8, 12, 12), 100_000.0, 1e-5
+#: Fused matrices of a layer and the parts of the checkpoint's that stand in them, in their order.
+FUSED = {
+    "qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    "o": ("self_attn.o_proj",),
+    "gate_up": ("mlp.gate_proj", "mlp.up_proj"),
+    "down": ("mlp.down_proj",),
+}
+STEM = "model.language_model."
+PROJECTION = "model.visual.merger.mlp.2."
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def rotary(positions: Tensor) -> tuple[Tensor, Tensor]:
+    """Return cosines and sines [S, 64] of M-RoPE positions [3, S] (time, row, column)."""
+    frequencies = THETA ** -(torch.arange(0, WIDTH, 2).float() / WIDTH)
+    parts = (positions.float()[..., None] * frequencies).split(SECTIONS, -1)
+    angles = torch.cat([part[i] for i, part in enumerate(parts)] * 2, -1)
+    return angles.cos(), angles.sin()
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate queries or keys [B, heads, S, 64]."""
+    a, b = x.chunk(2, -1)
+    return x * cos + torch.cat([-b, a], -1) * sin
+
+
+def normed(x: Tensor, weight: Tensor) -> Tensor:
+    """Return x over its root mean square, times the weight."""
+    return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + EPSILON) * weight
+
+
+def causal(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention of one text."""
+    return scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+
+
+def side_by_side(prefix: int, questions: int, length: int) -> Attend:
+    """Return the attention of a prefix followed by questions of one length that do not see each other."""
+    seen = torch.ones(length, prefix + length, dtype=torch.bool).tril(prefix)
+
+    def rows(x: Tensor) -> Tensor:
+        """[B, heads, Q * T, 64] to [B * Q, heads, T, 64]."""
+        return x.unflatten(2, (questions, length)).transpose(1, 2).flatten(0, 1)
+
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        own = [rows(x[:, :, prefix:]) for x in (q, k, v)]
+        shared = [x[:, :, :prefix] for x in (q, k, v)]
+        keys, values = (
+            torch.cat([a.repeat_interleave(questions, 0), b], 2) for a, b in zip(shared[1:], own[1:], strict=True)
+        )
+        out = scaled_dot_product_attention(own[0], keys, values, attn_mask=seen, enable_gqa=True)
+        out = out.unflatten(0, (-1, questions)).transpose(1, 2).flatten(2, 3)
+        return torch.cat([causal(*shared), out], 2)
+
+    return attend
+
+
+class Instrument(nn.Module):
+    """The language model of a base checkpoint in float32; only LoRA, projection and the picture's two marks train.
+
+    With `bare` it is the base model: the LoRA is switched off (the projection stays).
+    """
+
+    def __init__(self, base: Path, rank: int) -> None:
+        super().__init__()
+        self.bare = False
+        with safe_open(base / "model.safetensors", "pt") as file:
+            self.table, self.final = (file.get_tensor(STEM + n) for n in ("embed_tokens.weight", "norm.weight"))
+            self.layers = [self._layer(file, f"{STEM}layers.{i}.") for i in range(LAYERS)]
+            self.project = nn.Linear(512, self.table.shape[1])
+            self.project.load_state_dict({n: file.get_tensor(PROJECTION + n) for n in ("weight", "bias")})
+        self.first = len(self.table) - 4  # <|vision_start|>, <|vision_end|>, <|image_pad|>, <|video_pad|>
+        self.marks = nn.Parameter(self.table[self.first : self.first + 2].clone())
+        random = torch.Generator().manual_seed(0)
+        self.a, self.b = nn.ParameterDict(), nn.ParameterDict()
+        for i, layer in enumerate(self.layers):
+            for name in FUSED:
+                rows, columns = layer[name].shape
+                self.a[f"{i}_{name}"] = nn.Parameter(
+                    (torch.rand(rank, columns, generator=random) * 2 - 1) * columns**-0.5
+                )
+                self.b[f"{i}_{name}"] = nn.Parameter(torch.zeros(rows, rank))
+
+    @staticmethod
+    def _layer(file: safe_open, stem: str) -> dict[str, Tensor]:
+        """Return a layer's fused matrices and the weights of its norms."""
+        fused = {n: torch.cat([file.get_tensor(f"{stem}{p}.weight") for p in parts]) for n, parts in FUSED.items()}
+        norms = {n: file.get_tensor(f"{stem}{n}.weight") for n in ("input_layernorm", "post_attention_layernorm")}
+        return fused | norms
+
+    def adapted(self, i: int, name: str, x: Tensor) -> Tensor:
+        """Return layer i's fused product of x, the LoRA's share in it."""
+        y = linear(x, self.layers[i][name])
+        return y if self.bare else y + linear(linear(x, self.a[f"{i}_{name}"]), self.b[f"{i}_{name}"])
+
+    def run(self, x: Tensor, positions: Tensor, attend: Attend) -> Tensor:
+        """Return final hidden states [B, S, 576] of embeddings [B, S, 576] at M-RoPE positions [3, S]."""
+        cos, sin = rotary(positions)
+        for i, layer in enumerate(self.layers):
+            qkv = self.adapted(i, "qkv", normed(x, layer["input_layernorm"])).unflatten(-1, (-1, WIDTH)).transpose(1, 2)
+            q, k, v = qkv.split((HEADS, KEY_HEADS, KEY_HEADS), 1)
+            mixed = attend(rotate(q, cos, sin), rotate(k, cos, sin), v)
+            x = x + self.adapted(i, "o", mixed.transpose(1, 2).flatten(2))
+            gate, up = self.adapted(i, "gate_up", normed(x, layer["post_attention_layernorm"])).chunk(2, -1)
+            x = x + self.adapted(i, "down", silu(gate) * up)
+        return normed(x, self.final)
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Return embeddings [..., 576] of token ids [...], the picture's marks as they are trained."""
+        x = embedding(ids, self.table)
+        for k, mark in enumerate(self.marks):
+            x = torch.where((ids == self.first + k)[..., None], mark, x)
+        return x
+
+    def read(self, ids: Tensor) -> Tensor:
+        """Return final hidden states [B, T, 576] of texts ids [B, T]."""
+        return self.run(self.embed(ids), torch.arange(ids.shape[1]).expand(3, -1), causal)
+
+    def answer(self, head: list[int], features: Tensor, grid: tuple[int, int], ids: Tensor) -> Tensor:
+        """Return final hidden states [B, Q, T, 576] of questions ids [B, Q, T] about pictures.
+
+        `head` are the ids before the picture, <|vision_start|> last; features [B, rows * columns, 512] are the
+        encoder's before its last projection, grid their rows and columns.
+        """
+        visual = self.project(features)
+        (b, n, _), (_, questions, length), h = visual.shape, ids.shape, len(head)
+        start, end = (self.embed(torch.tensor(x))[None].expand(b, -1, -1) for x in (head, [self.first + 1]))
+        rows, columns = torch.meshgrid(*(torch.arange(side) for side in grid), indexing="ij")
+        picture = h + torch.stack([torch.zeros(n), rows.flatten(), columns.flatten()])
+        after = h + max(grid) + torch.cat([torch.zeros(1), 1 + torch.arange(length).repeat(questions)])
+        positions = torch.cat([torch.arange(h).expand(3, -1), picture, after.expand(3, -1)], 1)
+        x = torch.cat([start, visual, end, self.embed(ids).flatten(1, 2)], 1)
+        hidden = self.run(x, positions, side_by_side(h + n + 1, questions, length))
+        return hidden[:, h + n + 1 :].unflatten(1, (questions, length))
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Return logits [..., vocabulary] of final hidden states."""
+        return linear(hidden, self.table)
