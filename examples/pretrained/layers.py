@@ -23,8 +23,8 @@ FUSED = {
     "gate_up": ("mlp.gate_proj", "mlp.up_proj"),
     "down": ("mlp.down_proj",),
 }
-STEM = "model.language_model."
-PROJECTION = "model.visual.merger.mlp.2."
+STEM = "model."
+PROJECTION = "visual.merger.mlp.2."
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 

@@ -28,7 +28,7 @@ class Packer:
         return self.tokenizer.encode(text, add_special_tokens=False).ids
 
     def pack(self, rows: list[Asked]) -> tuple[Tensor, Tensor]:
-        """Return ids and targets [Q, T] (int64) of (question, answer); targets are next tokens inside answers, or -100."""
+        """Return ids and targets [Q, T] of (question, answer): a target is the next token in an answer, or -100."""
         prompts = [self.encode(question) + self.tail for question, _ in rows]
         answers = [[*self.encode(answer), self.end] for _, answer in rows]
         length = max(len(p) + len(a) for p, a in zip(prompts, answers, strict=True)) - 1

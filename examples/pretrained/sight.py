@@ -20,8 +20,8 @@ class Sight:
     def __init__(self, base: Path) -> None:
         visual = Qwen2_5_VisionTransformerPretrainedModel(AutoConfig.from_pretrained(base).vision_config).eval()
         with safe_open(base / "model.safetensors", "pt") as file:
-            names = [name for name in file.keys() if name.startswith("model.visual.")]  # noqa: SIM118
-            visual.load_state_dict({name.removeprefix("model.visual."): file.get_tensor(name) for name in names})
+            names = [name for name in file.keys() if name.startswith("visual.")]  # noqa: SIM118
+            visual.load_state_dict({name.removeprefix("visual."): file.get_tensor(name) for name in names})
         merger = visual.merger
         self.front = SimpleNamespace(
             blocks=visual.blocks,
