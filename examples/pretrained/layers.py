@@ -141,15 +141,27 @@ class Instrument(nn.Module):
         encoder's before its last projection, grid their rows and columns.
         """
         visual = self.project(features)
-        (b, n, _), (_, questions, length), h = visual.shape, ids.shape, len(head)
+        (b, n, _), h = visual.shape, len(head)
         start, end = (self.embed(torch.tensor(x))[None].expand(b, -1, -1) for x in (head, [self.first + 1]))
         rows, columns = torch.meshgrid(*(torch.arange(side) for side in grid), indexing="ij")
         picture = h + torch.stack([torch.zeros(n), rows.flatten(), columns.flatten()])
-        after = h + max(grid) + torch.cat([torch.zeros(1), 1 + torch.arange(length).repeat(questions)])
-        positions = torch.cat([torch.arange(h).expand(3, -1), picture, after.expand(3, -1)], 1)
-        x = torch.cat([start, visual, end, self.embed(ids).flatten(1, 2)], 1)
-        hidden = self.run(x, positions, side_by_side(h + n + 1, questions, length))
-        return hidden[:, h + n + 1 :].unflatten(1, (questions, length))
+        closing = torch.full((3, 1), h + max(grid))
+        positions = torch.cat([torch.arange(h).expand(3, -1), picture, closing], 1)
+        return self._after(torch.cat([start, visual, end], 1), positions, ids)
+
+    def ask(self, head: list[int], ids: Tensor) -> Tensor:
+        """Return final hidden states [Q, T, 576] of texts ids [Q, T] that each follow the ids `head`."""
+        prefix = self.embed(torch.tensor([head]))
+        return self._after(prefix, torch.arange(len(head)).expand(3, -1), ids[None])[0]
+
+    def _after(self, prefix: Tensor, positions: Tensor, ids: Tensor) -> Tensor:
+        """Return final hidden states [B, Q, T, 576] of ids [B, Q, T] after prefixes [B, P, 576] at positions [3, P]."""
+        _, questions, length = ids.shape
+        after = positions.max() + 1 + torch.arange(length).repeat(questions)
+        x = torch.cat([prefix, self.embed(ids).flatten(1, 2)], 1)
+        positions = torch.cat([positions, after.expand(3, -1)], 1)
+        hidden = self.run(x, positions, side_by_side(prefix.shape[1], questions, length))
+        return hidden[:, prefix.shape[1] :].unflatten(1, (questions, length))
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return logits [..., vocabulary] of final hidden states."""

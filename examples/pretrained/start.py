@@ -1,17 +1,23 @@
-"""Small weights: where a run starts from, and what it leaves."""
+"""Small weights: where a run starts from, and what it leaves, at most 10 MB.
+
+`python -m pretrained.start runs/a/state.pt small.safetensors` writes those of a run's state, in bfloat16.
+"""
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from .layers import FUSED, LAYERS, Instrument
 
-TRIAL = {"gate_up": "gu"}  # names of fused matrices in the trial's file
-TRIAL_SCALE = 2.0  # by which the trial multiplied its LoRA
+#: Names that the trial's file has for ours (issue 62's material), and by what it multiplied its LoRA.
+TRIAL = {"proj_w": "project.weight", "proj_b": "project.bias", "marks": "marks"}
+TRIAL_FUSED = {"qkv": "qkv", "o": "o", "gu": "gate_up", "down": "down"}
+TRIAL_SCALE = 2.0
 
 
 def lower(b: Tensor, a: Tensor, rank: int) -> tuple[Tensor, Tensor]:
@@ -22,16 +28,46 @@ def lower(b: Tensor, a: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     return qb @ u[:, :rank] * root, (qa @ v[:rank].T * root).T
 
 
-@torch.no_grad()
-def begin(model: Instrument, file: Path, share: float) -> None:
-    """Give a model the trial's projection, marks and `share` of its LoRA, brought to the model's rank."""
+def weights_of(file: Path) -> dict[str, Tensor]:
+    """Return the small weights of a file by this folder's names, float32, the trial's renamed."""
     small = {name: value.float() for name, value in load_file(file).items()}
-    model.project.weight.copy_(small["proj_w"])
-    model.project.bias.copy_(small["proj_b"])
-    model.marks.copy_(small["marks"])
+    if "proj_w" not in small:
+        return small
+    own = {ours: small[theirs] for theirs, ours in TRIAL.items()}
+    for i in range(LAYERS):
+        for theirs, ours in TRIAL_FUSED.items():
+            own[f"a.{i}_{ours}"] = small[f"a.{i}_{theirs}"]
+            own[f"b.{i}_{ours}"] = TRIAL_SCALE * small[f"b.{i}_{theirs}"]
+    return own
+
+
+@torch.no_grad()
+def begin(model: Instrument, file: Path, share: float = 1.0) -> None:
+    """Give a model a file's projection and marks, and `share` of its LoRA, brought down to the model's rank."""
+    small = weights_of(file)
+    for place, value in model.state_dict().items():
+        if place in TRIAL.values():
+            value.copy_(small[place])
     for i in range(LAYERS if share else 0):
         for name in FUSED:
-            key, place = f"{i}_{TRIAL.get(name, name)}", f"{i}_{name}"
-            b, a = lower(TRIAL_SCALE * share * small[f"b.{key}"], small[f"a.{key}"], len(model.a[place]))
+            place = f"{i}_{name}"
+            b, a = share * small[f"b.{place}"], small[f"a.{place}"]
+            rank = len(model.a[place])
+            b, a = (b, a) if len(a) == rank else lower(b, a, rank)
             model.b[place].copy_(b)
             model.a[place].copy_(a)
+
+
+def main() -> None:
+    """Read the command line and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("state", type=Path, help="state.pt of a run")
+    parser.add_argument("out", type=Path, help="file to write")
+    args = parser.parse_args()
+    state = torch.load(args.state)
+    save_file({name: value.bfloat16().contiguous() for name, value in state["model"].items()}, args.out)
+    print(f"step {state['step']}: {args.out.stat().st_size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    main()
