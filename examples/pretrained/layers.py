@@ -6,7 +6,9 @@ transformers' Qwen2.5-VL computes of [picture, question] (the tests hold the two
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -14,8 +16,6 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn.functional import embedding, linear, scaled_dot_product_attention, silu
 
-LAYERS, HEADS, KEY_HEADS, WIDTH = 30, 9, 3, 64
-SECTIONS, THETA, EPSILON = (8, 12, 12), 100_000.0, 1e-5
 #: Fused matrices of a layer and the parts of the checkpoint's that stand in them, in their order.
 FUSED = {
     "qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
@@ -28,23 +28,49 @@ PROJECTION = "visual.merger.mlp.2."
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
-def rotary(positions: Tensor) -> tuple[Tensor, Tensor]:
-    """Return cosines and sines [S, 64] of M-RoPE positions [3, S] (time, row, column)."""
-    frequencies = THETA ** -(torch.arange(0, WIDTH, 2).float() / WIDTH)
-    parts = (positions.float()[..., None] * frequencies).split(SECTIONS, -1)
-    angles = torch.cat([part[i] for i, part in enumerate(parts)] * 2, -1)
-    return angles.cos(), angles.sin()
+@dataclass(frozen=True)
+class Shape:
+    """A base checkpoint's language model: layers, heads, those of keys and values, a head's width, its M-RoPE."""
+
+    layers: int
+    heads: int
+    key_heads: int
+    width: int
+    theta: float
+    sections: tuple[int, ...]
+    epsilon: float
+
+    @classmethod
+    def of(cls, base: Path) -> Shape:
+        """Return the shape of a base checkpoint."""
+        text = json.loads((base / "config.json").read_text())["text_config"]
+        heads, rope = text["num_attention_heads"], text["rope_parameters"]
+        return cls(
+            text["num_hidden_layers"],
+            heads,
+            text["num_key_value_heads"],
+            text["hidden_size"] // heads,
+            rope["rope_theta"],
+            tuple(rope["mrope_section"]),
+            text["rms_norm_eps"],
+        )
+
+    def rotary(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Return cosines and sines [S, width] of M-RoPE positions [3, S] (time, row, column)."""
+        frequencies = self.theta ** -(torch.arange(0, self.width, 2).float() / self.width)
+        parts = (positions.float()[..., None] * frequencies).split(self.sections, -1)
+        angles = torch.cat([part[i] for i, part in enumerate(parts)] * 2, -1)
+        return angles.cos(), angles.sin()
+
+    def normed(self, x: Tensor, weight: Tensor) -> Tensor:
+        """Return x over its root mean square, times the weight."""
+        return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.epsilon) * weight
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate queries or keys [B, heads, S, 64]."""
     a, b = x.chunk(2, -1)
     return x * cos + torch.cat([-b, a], -1) * sin
-
-
-def normed(x: Tensor, weight: Tensor) -> Tensor:
-    """Return x over its root mean square, times the weight."""
-    return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + EPSILON) * weight
 
 
 def causal(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -81,10 +107,10 @@ class Instrument(nn.Module):
 
     def __init__(self, base: Path, rank: int) -> None:
         super().__init__()
-        self.bare = False
+        self.shape, self.bare = Shape.of(base), False
         with safe_open(base / "model.safetensors", "pt") as file:
             self.table, self.final = (file.get_tensor(STEM + n) for n in ("embed_tokens.weight", "norm.weight"))
-            self.layers = [self._layer(file, f"{STEM}layers.{i}.") for i in range(LAYERS)]
+            self.layers = [self._layer(file, f"{STEM}layers.{i}.") for i in range(self.shape.layers)]
             self.project = nn.Linear(512, self.table.shape[1])
             self.project.load_state_dict({n: file.get_tensor(PROJECTION + n) for n in ("weight", "bias")})
         self.first = len(self.table) - 4  # <|vision_start|>, <|vision_end|>, <|image_pad|>, <|video_pad|>
@@ -113,15 +139,17 @@ class Instrument(nn.Module):
 
     def run(self, x: Tensor, positions: Tensor, attend: Attend) -> Tensor:
         """Return final hidden states [B, S, 576] of embeddings [B, S, 576] at M-RoPE positions [3, S]."""
-        cos, sin = rotary(positions)
+        shape = self.shape
+        cos, sin = shape.rotary(positions)
         for i, layer in enumerate(self.layers):
-            qkv = self.adapted(i, "qkv", normed(x, layer["input_layernorm"])).unflatten(-1, (-1, WIDTH)).transpose(1, 2)
-            q, k, v = qkv.split((HEADS, KEY_HEADS, KEY_HEADS), 1)
+            qkv = self.adapted(i, "qkv", shape.normed(x, layer["input_layernorm"]))
+            rows = qkv.unflatten(-1, (-1, shape.width)).transpose(1, 2)
+            q, k, v = rows.split((shape.heads, shape.key_heads, shape.key_heads), 1)
             mixed = attend(rotate(q, cos, sin), rotate(k, cos, sin), v)
             x = x + self.adapted(i, "o", mixed.transpose(1, 2).flatten(2))
-            gate, up = self.adapted(i, "gate_up", normed(x, layer["post_attention_layernorm"])).chunk(2, -1)
+            gate, up = self.adapted(i, "gate_up", shape.normed(x, layer["post_attention_layernorm"])).chunk(2, -1)
             x = x + self.adapted(i, "down", silu(gate) * up)
-        return normed(x, self.final)
+        return shape.normed(x, self.final)
 
     def embed(self, ids: Tensor) -> Tensor:
         """Return embeddings [..., 576] of token ids [...], the picture's marks as they are trained."""

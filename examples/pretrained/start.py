@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from .layers import FUSED, LAYERS, Instrument
+from .layers import Instrument
 
 #: Names that the trial's file has for ours (issue 62's material), and by what it multiplied its LoRA.
 TRIAL = {"proj_w": "project.weight", "proj_b": "project.bias", "marks": "marks"}
@@ -34,10 +34,9 @@ def weights_of(file: Path) -> dict[str, Tensor]:
     if "proj_w" not in small:
         return small
     own = {ours: small[theirs] for theirs, ours in TRIAL.items()}
-    for i in range(LAYERS):
-        for theirs, ours in TRIAL_FUSED.items():
-            own[f"a.{i}_{ours}"] = small[f"a.{i}_{theirs}"]
-            own[f"b.{i}_{ours}"] = TRIAL_SCALE * small[f"b.{i}_{theirs}"]
+    for name in small.keys() - TRIAL.keys():
+        stem, _, fused = name.rpartition("_")
+        own[f"{stem}_{TRIAL_FUSED[fused]}"] = small[name] * (TRIAL_SCALE if name.startswith("b.") else 1.0)
     return own
 
 
@@ -48,14 +47,11 @@ def begin(model: Instrument, file: Path, share: float = 1.0) -> None:
     for place, value in model.state_dict().items():
         if place in TRIAL.values():
             value.copy_(small[place])
-    for i in range(LAYERS if share else 0):
-        for name in FUSED:
-            place = f"{i}_{name}"
-            b, a = share * small[f"b.{place}"], small[f"a.{place}"]
-            rank = len(model.a[place])
-            b, a = (b, a) if len(a) == rank else lower(b, a, rank)
-            model.b[place].copy_(b)
-            model.a[place].copy_(a)
+    for place, own in model.a.items() if share else ():
+        b, a = share * small[f"b.{place}"], small[f"a.{place}"]
+        b, a = (b, a) if len(a) == len(own) else lower(b, a, len(own))
+        model.b[place].copy_(b)
+        own.copy_(a)
 
 
 def main() -> None:
