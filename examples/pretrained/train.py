@@ -45,7 +45,11 @@ class Training:
         self.sight, self.tokenizer = Sight(args.base), Tokenizer.from_file(str(args.base / "tokenizer.json"))
         self.packer = Packer(self.tokenizer)
         self.ability = dict.fromkeys(KINDS, 0.0)
-        self.optimiser = torch.optim.AdamW(self.model.parameters(), lr=args.rate, betas=(0.9, 0.98), weight_decay=0.0)
+        if args.projection_alone:
+            self.model.a.requires_grad_(False)
+            self.model.b.requires_grad_(False)
+        trained = [weight for weight in self.model.parameters() if weight.requires_grad]
+        self.optimiser = torch.optim.AdamW(trained, lr=args.rate, betas=(0.9, 0.98), weight_decay=0.0)
 
     def answer(self, rng: np.random.Generator) -> tuple[Tensor, float]:
         """Return the loss of questions about a picture and the share answered, every kind asked by what it lacks."""
@@ -81,9 +85,10 @@ class Training:
         self.optimiser.zero_grad()
         loss, right = self.answer(rng)
         loss.backward()
-        drift = self.replay(rng)
-        weight = math.exp(self.pressure)
-        (weight * drift).backward()
+        drift, weight = torch.zeros(()), math.exp(self.pressure)
+        if not self.args.projection_alone:  # which no text passes through
+            drift = self.replay(rng)
+            (weight * drift).backward()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimiser.step()
         # dual ascent on the bound of the drift, at most a factor of 1.05 a step
@@ -150,6 +155,7 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=12, help="questions a step, about one picture")
     parser.add_argument("--textured", type=float, default=0.5, help="share of textured pictures")
     parser.add_argument("--rank", type=int, default=8, help="rank of the LoRA")
+    parser.add_argument("--projection-alone", action="store_true", help="a control: no LoRA is trained")
     parser.add_argument("--rate", type=float, default=3e-4, help="peak learning rate")
     parser.add_argument("--decay", type=float, default=0.4, help="last fraction of the steps in which the rate falls")
     parser.add_argument("--drift", type=float, default=0.05, help="KL to the base, nats a token, that is aimed at")

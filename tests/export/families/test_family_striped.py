@@ -142,7 +142,7 @@ def bundle(tiny: Case, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     folder = tmp_path_factory.mktemp("striped")
     checkpoint = str(family_chat.save(tiny, folder / "checkpoint"))
     plans = make_plans(checkpoint, ["striped"], image_size=tiny.size, stripes=STRIPES)
-    export_bundle(checkpoint, folder / "bundle", plans, text_capacity=64)
+    export_bundle(checkpoint, folder / "bundle", plans, image_size=tiny.size, text_capacity=64)
     return load(folder / "bundle")
 
 
