@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 from dataclasses import asdict, dataclass
-from itertools import chain, pairwise, zip_longest
+from itertools import chain, zip_longest
 from pathlib import Path
 
 import torch
@@ -30,17 +30,19 @@ OPPOSITES = (
     "hot cold, big small, up down, left right, day night, good bad, happy sad, fast slow, rich poor, hard soft, "
     "old young, light dark, open closed, full empty, early late, high low, long short, strong weak, true false, wet dry"
 )
-NUMBERS = (
-    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
-)  # fmt: skip
-DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
-MONTHS = (
-    "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
-    "December",
-)  # fmt: skip
-THINGS = (
-    "grass green, snow white, coal black, a ripe banana yellow, blood red, the clear sky blue, a ripe tomato red, "
-    "chocolate brown, milk white"
+CONTINENTS = (
+    "Kenya Africa, Nigeria Africa, Egypt Africa, Ghana Africa, France Europe, Poland Europe, Norway Europe, "
+    "Japan Asia, Thailand Asia, Nepal Asia"
+)
+LANGUAGES = (
+    "Brazil Portuguese, Mexico Spanish, Austria German, Japan Japanese, Italy Italian, Russia Russian, Sweden Swedish, "
+    "Argentina Spanish, Hungary Hungarian, Greece Greek"
+)
+PLURALS = "cat cats, child children, mouse mice, city cities, box boxes, leaf leaves, woman women, foot feet, dog dogs"
+PAST = "go went, see saw, eat ate, take took, run ran, write wrote, give gave, come came, buy bought, sing sang"
+COLORS = (
+    "Grass green, Snow white, Coal black, A ripe banana yellow, Blood red, The clear sky blue, "
+    "Chocolate brown, Milk white"
 )
 
 
@@ -66,14 +68,14 @@ def candidates() -> dict[str, list[Fact]]:
         "opposite": [
             (f'What is the opposite of "{a}"?', f'The opposite of "{a}" is "', b) for a, b in pairs(OPPOSITES)
         ],
-        "sum": [
-            (f"What is {NUMBERS[a]} plus {NUMBERS[b]}?", f"{NUMBERS[a].title()} plus {NUMBERS[b]} is", NUMBERS[a + b])
-            for a in range(1, 7)
-            for b in range(1, a + 1)
+        "sum": [(f"What is {a} + {b}?", f"{a} + {b} =", str(a + b)) for a in range(1, 6) for b in range(1, a + 1)],
+        "continent": [(f"On which continent is {a}?", f"{a} is in", b) for a, b in pairs(CONTINENTS)],
+        "language": [
+            (f"Which language is spoken in {a}?", f"The official language of {a} is", b) for a, b in pairs(LANGUAGES)
         ],
-        "day": [(f"Which day comes after {a}?", f"The day after {a} is", b) for a, b in pairwise(DAYS)],
-        "month": [(f"Which month comes after {a}?", f"The month after {a} is", b) for a, b in pairwise(MONTHS)],
-        "colour": [(f"What colour is {a}?", f"The colour of {a} is", b) for a, b in pairs(THINGS)],
+        "plural": [(f'What is the plural of "{a}"?', f'The plural of "{a}" is "', b) for a, b in pairs(PLURALS)],
+        "past": [(f'What is the past tense of "{a}"?', f'The past tense of "{a}" is "', b) for a, b in pairs(PAST)],
+        "color": [(f"What color is {a[0].lower()}{a[1:]}?", f"{a} is", b) for a, b in pairs(COLORS)],
     }
     return {
         kind: [Fact(kind, q, begin, word if begin.endswith('"') else f" {word}") for q, begin, word in facts]

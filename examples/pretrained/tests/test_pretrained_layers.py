@@ -77,7 +77,10 @@ def test_questions_about_a_picture_see_it_and_themselves_alone(
     merged = Qwen2_5_VLForConditionalGeneration.from_pretrained(tmp_path / "merged", dtype=torch.float32).eval()
     image = np.random.default_rng(5).integers(0, 256, (1, 28 * GRID[0], 28 * GRID[1], 3)).astype(np.uint8)
     head, ids = [5, 6, 7, 900], torch.randint(0, 900, (3, 6), generator=torch.Generator().manual_seed(2))
-    shown = {"pixel_values": patchify(image)[0], "image_grid_thw": torch.tensor([[1, 2 * GRID[0], 2 * GRID[1]]])}
+    shown = {
+        "pixel_values": patchify(image),
+        "image_grid_thw": torch.tensor([[1, 2 * GRID[0], 2 * GRID[1]]]),
+    }
     features = Sight(folder)(image)
     with torch.no_grad():
         ours = own.logits(own.answer(head, features, GRID, ids[None])[0])

@@ -84,7 +84,8 @@ def read(text: str | None) -> Stripes | None:
     """
     if text is None:
         return None
-    known, values = {each.name: type(each.default) for each in fields(Stripes)}, dict[str, Fraction | float | int]()
+    known: dict[str, type[Fraction | float | int]] = {name: type(value) for name, value in vars(Stripes()).items()}
+    values = dict[str, Fraction | float | int]()
     for part in text.split(","):
         name, _, number = (word.strip() for word in part.partition("="))
         if name not in known:
