@@ -14,7 +14,7 @@ import family_harness as harness
 import numpy as np
 import pytest
 import torch
-from family_harness import MADE_HERE, SABOTAGE, TOLERANCE, Case, case
+from family_harness import SABOTAGE, TOLERANCE, Case, case
 from flat_plans import flat_request
 from torch import Tensor
 
@@ -28,6 +28,8 @@ from luvc_export.pipeline import export_bundle, make_plans
 from luvc_export.runtime.session import Session
 
 FAMILY, LAYERS = "qwen2_5_vl", 5
+#: Layers without keys, windows, caches that others read, planes of DeepStack, a prompt that sees itself both ways.
+ODD = ("qwen3_5", "lfm2_vl", "gemma3", "gemma4", "qwen3_vl", "paligemma")
 #: Layer 0 has all, 1 carries, 2 works, 3 carries, the last sees no picture.
 STRIPES = Stripes(Fraction(1, LAYERS), 0.5, first=0, every=2, gone=Fraction(4, LAYERS))
 
@@ -113,8 +115,8 @@ def test_logits_are_those_of_transformers_layers(tiny: Case) -> None:
         assert harness.difference(logits, moved) > SABOTAGE, other
 
 
-@pytest.mark.parametrize("name", MADE_HERE)
-def test_every_family_has_stripes(name: str) -> None:
+@pytest.mark.parametrize("name", ODD)
+def test_families_have_stripes(name: str) -> None:
     """Decoding one by one says what prefill of a longer prompt says, with the caches that the plan foretells."""
     tiny = case(name)
     layers = tiny.plan.layers
