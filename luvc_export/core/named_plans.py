@@ -25,6 +25,9 @@ FIGURES = Path(__file__).with_name("named_plans.json")
 #: What a user gets who names no plan.
 DEFAULT_PLAN = "safe"
 
+#: Part, field and default of what recipes measured before these fields had none of.
+_LATER = (("encoder", "time", None), ("encoder", "restore", "all"), ("llm", "apart", False), ("llm", "stripes", None))
+
 
 @dataclass(frozen=True)
 class NamedPlan:
@@ -44,8 +47,8 @@ class NamedPlan:
     def key(self) -> str:
         """What its figures were measured of: the first 16 hexadecimal digits of the recipe's sha256."""
         asked = asdict(self.request)
-        for part, field, default in (("encoder", "time", None), ("encoder", "restore", "all"), ("llm", "apart", False)):
-            if asked[part][field] == default:  # recipes measured before these fields had none
+        for part, field, default in _LATER:
+            if asked[part][field] == default:
                 del asked[part][field]
         return hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()[:16]
 

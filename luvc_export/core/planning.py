@@ -24,6 +24,7 @@ from luvc_export.core.plan.request import EncoderRequest as EncoderRequest
 from luvc_export.core.plan.request import LlmRequest as LlmRequest
 from luvc_export.core.plan.request import PlanRequest as PlanRequest
 from luvc_export.core.plan.request import TimeRequest as TimeRequest
+from luvc_export.core.plan.stripes import STRIPED, Stripes
 from luvc_export.core.shapes import DecoderShape, EncoderShape
 from luvc_export.errors import PlanError, did_you_mean
 
@@ -40,6 +41,7 @@ def solve(request: PlanRequest, grid: tuple[int, int], llm: DecoderShape, encode
     recipe = NAMED.get(DEFAULT_PLAN if goal else name)
     if recipe is not None:
         request = recipe.under(replace(request, llm=replace(request.llm, schedule=None)))
+    request = replace(request, llm=_striped(request.llm, name))
     images = request.sharing.images
     if name == "none":
         whole = request.encoder.uncompressed(grid)
@@ -52,6 +54,19 @@ def solve(request: PlanRequest, grid: tuple[int, int], llm: DecoderShape, encode
     plan = Plan(seen, _llm_part(request.llm, seen, llm, images), request.sharing, name, request.topk_limit)
     check_model(plan, llm, encoder)
     return plan
+
+
+def _striped(wanted: LlmRequest, name: str) -> LlmRequest:
+    """``striped`` as the stripes that it stands for; other plans as they are.
+
+    Raises:
+        PlanError: Another plan has stripes.
+    """
+    if name == STRIPED:
+        return replace(wanted, schedule=None, stripes=wanted.stripes or Stripes())
+    if wanted.stripes is not None:
+        raise PlanError("this plan has no stripes", where="--stripes", got=f"--plan {name}", fix=f"--plan {STRIPED}")
+    return wanted
 
 
 def _encoder_part(request: PlanRequest, grid: tuple[int, int], encoder: EncoderShape) -> EncoderPlan:
@@ -77,17 +92,20 @@ def _encoder_part(request: PlanRequest, grid: tuple[int, int], encoder: EncoderS
 
 def _llm_part(wanted: LlmRequest, encoder: EncoderPlan, llm: DecoderShape, images: int) -> LlmPlan:
     full, tokens = images * encoder.units, images * encoder.tokens
-    frozen, last = wanted.kv_only or depths(wanted.frozen, llm.layers), wanted.last_layer or "drop"
+    own = depths(wanted.frozen, llm.layers) if wanted.stripes is None else wanted.stripes.carrying(llm.layers)
+    frozen, last = wanted.kv_only or own, wanted.last_layer or "drop"
     if wanted.stages and last == "kv_only" and llm.layers - 1 in llm.keyless:
         last = "drop"  # a recipe means keys and values alone, and there are none
     if wanted.speedup is not None:
         keep = solve_speedup(llm, full, tokens, wanted.text, wanted.speedup, frozen, last)
     elif wanted.kv_mib is not None:
         keep = solve_kv(llm, tokens, wanted.text, wanted.kv_mib, last_layer=last)
+    elif wanted.stripes is not None:
+        keep = wanted.stripes.keep(llm.layers, tokens, last)
     elif wanted.stages:
         keep = staged(llm.layers, tokens, wanted.stages, last)
     elif isinstance(wanted.schedule, str):
-        keep = schedule(wanted.schedule, llm.layers, tokens, ("none", *NAMED))
+        keep = schedule(wanted.schedule, llm.layers, tokens, ("none", STRIPED, *NAMED))
         if last != "drop" and len(keep) > 1:
             keep = (*keep[:-1], keep[-2])
     else:

@@ -41,14 +41,14 @@ def make_plan(
     Args:
         model: Folder or hub id, or an opened checkpoint.
         schedule: A named plan (``core.named_plans``), ``none``, a schedule (``even``, ``thirds``, ``linear``,
-            ``cosine``), or one budget per layer.
+            ``cosine``, ``striped``), or one budget per layer.
         image_size: Height and width in pixels, multiples of the family's unit; None for the family's own size.
         request: What is asked of the plan's parts; None for what is favoured.
         revision: Hub revision.
         **choices: Fields of the request's parts by name: ``merge_keep``, ``merge_at``, ``merge_schedule``,
             ``encoder_prune``, ``merge_mode``, ``positions``, ``windows``, ``size_bias`` (``EncoderRequest``);
-            ``speedup``, ``kv_mib``, ``text``, ``last_layer``, ``kv_only``, ``reducer``, ``axis``, ``spectrum``
-            (``LlmRequest``); ``joint_images`` and ``joint_tiles`` (see ``images_of_video`` and ``images_of_tiles``),
+            ``speedup``, ``kv_mib``, ``text``, ``last_layer``, ``kv_only``, ``stripes``, ``reducer``, ``axis``,
+            ``spectrum`` (``LlmRequest``); ``joint_images`` and ``joint_tiles`` (see ``images_of_video`` and ``images_of_tiles``),
             ``quota`` (``Sharing``); ``score``; ``topk_limit``. Every other name is a setting of the score, such as
             ``rho``. ``none`` heeds no ``quota``.
 

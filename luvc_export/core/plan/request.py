@@ -22,6 +22,7 @@ from luvc_export.core.plan import (
     Spectrum,
     Windows,
 )
+from luvc_export.core.plan import stripes as striping
 from luvc_export.core.plan.encoder import Restore
 from luvc_export.errors import UsageError
 
@@ -163,6 +164,7 @@ class LlmRequest:
         kv_only: See ``LlmPlan``; ``none`` has none.
         frozen: The same as shares of the depth, from one to before the other; ``kv_only`` goes before it.
         stages: Budgets as shares: of the depth, at which a stage begins, and of the tokens that the encoder gives.
+        stripes: Of the schedule ``striped`` alone; ``kv_only`` goes before the layers that it says.
         reducer: See ``LlmPlan``.
         axis: See ``LlmPlan``; None takes what a named plan says, or ``token``.
         spectrum: See ``LlmPlan``; None takes what a named plan says, or ``2d``.
@@ -192,6 +194,14 @@ class LlmRequest:
     )
     frozen: tuple[Fraction, Fraction] | None = None
     stages: Stages = ()
+    stripes: striping.Stripes | None = _shaping(
+        None,
+        f"Of --plan striped: {striping.Stripes()}, or some of these; shares are of the depth, share of the tokens.",
+        metavar="NAME=VALUE,...",
+        written=str | None,
+        read=striping.read,
+        tags=("shapes", "budgets", "by hand"),
+    )
     reducer: Reducer = "prune"
     axis: Axis | None = _shaping(None, "Filter along token or channel.", written=str | None, tags=("shapes",))
     spectrum: Spectrum | None = _shaping(

