@@ -48,9 +48,9 @@ def make_plan(
         **choices: Fields of the request's parts by name: ``merge_keep``, ``merge_at``, ``merge_schedule``,
             ``encoder_prune``, ``merge_mode``, ``positions``, ``windows``, ``size_bias`` (``EncoderRequest``);
             ``speedup``, ``kv_mib``, ``text``, ``last_layer``, ``kv_only``, ``stripes``, ``reducer``, ``axis``,
-            ``spectrum`` (``LlmRequest``); ``joint_images`` and ``joint_tiles`` (see ``images_of_video`` and ``images_of_tiles``),
-            ``quota`` (``Sharing``); ``score``; ``topk_limit``. Every other name is a setting of the score, such as
-            ``rho``. ``none`` heeds no ``quota``.
+            ``spectrum`` (``LlmRequest``); ``joint_images`` and ``joint_tiles`` (see ``images_of_video`` and
+            ``images_of_tiles``), ``quota`` (``Sharing``); ``score``; ``topk_limit``. Every other name is a setting of
+            the score, such as ``rho``. ``none`` heeds no ``quota``.
 
     Raises:
         PlanError: The plan cannot be made; lists every problem.
