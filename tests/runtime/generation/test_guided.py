@@ -18,7 +18,7 @@ from luvc_export.bundle.folder import Bundle
 from luvc_export.demo.questions import cases
 from luvc_export.errors import CheckFailed, MachineError, UsageError
 from luvc_export.runtime.generation import guided
-from luvc_export.runtime.generation.pattern_size import shortest_match
+from luvc_export.runtime.generation.grammar_text import shortest_match
 from luvc_export.runtime.generation.sampling import Sampling
 from luvc_export.runtime.session import Session
 

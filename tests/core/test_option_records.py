@@ -76,14 +76,14 @@ def test_python_has_the_same_fields_by_name() -> None:
 
 
 def test_values_that_are_said_come_by_name() -> None:
-    given: list[dict[str, Any]] = []
+    calls: list[dict[str, Any]] = []
 
     @grouped
     def show(*, asked: Annotated[dict[str, Any], Record]) -> None:
-        given.append(asked)
+        calls.append(asked)
 
     show(place=None, word=["x"], size="0", colour=None, verify=False)
-    assert given == [{"words": ("x",), "size": 0}]
+    assert calls == [{"words": ("x",), "size": 0}]
 
 
 def test_a_session_s_options_are_texts_and_back() -> None:
