@@ -147,10 +147,10 @@ def test_bundles_of_before_answer_and_say_what_makes_them_faster(short_bundle: B
 
 def test_every_stage_of_finishing_is_told_to_its_end(short_bundle: Bundle, tmp_path: Path) -> None:
     """A terminal draws a bar a stage: those of finishing stayed empty or half, and their clocks ran on."""
-    told: dict[str, list[float]] = {}
+    shares: dict[str, list[float]] = {}
     shutil.copytree(short_bundle.folder, tmp_path / "bundle")
     bundle = load(tmp_path / "bundle")
     for name in {name for one in bundle.manifest.sets for name in one.files} - {bundle.entry("thirds").decoder}:
         (bundle.folder / name).unlink()
-    finish(bundle, ["thirds"], progress=lambda stage, done: told.setdefault(stage, []).append(done))
-    assert told == {f"finishing decoder.thirds for {target}": [0.0, 1.0] for target in FINISHED}
+    finish(bundle, ["thirds"], progress=lambda stage, done: shares.setdefault(stage, []).append(done))
+    assert shares == {f"finishing decoder.thirds for {target}": [0.0, 1.0] for target in FINISHED}
