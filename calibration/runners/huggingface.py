@@ -29,6 +29,7 @@ from luvc_export.calibration.runners.canvas import Tokens, prepare, uncompressed
 from luvc_export.core.plan import Sharing
 from luvc_export.core.token_layout import arrange
 from luvc_export.export.checkpoint import Checkpoint
+from luvc_export.export.compression.placement import CACHE
 from luvc_export.export.families.base import ReferencePrompt
 from luvc_export.runtime.prompt.request import Request
 
@@ -79,7 +80,7 @@ class HuggingFace:
         taps = len(_taps(self.model))
         tensors |= {plane(index + 1): _array(torch.cat(added[index::taps])) for index in range(taps if added else 0)}
         cached = self.checkpoint.family.decoder_shape(self.checkpoint.config).cached
-        for number, layer in enumerate(out.past_key_values.layers[:cached]):
+        for number, layer in enumerate(getattr(out, CACHE).layers[:cached]):
             tensors[probe(number, "in")] = _array(entered[number][0][order])
             for part in ("key", "value"):
                 if (values := getattr(layer, f"{part}s", None)) is not None:

@@ -20,6 +20,10 @@ from luvc_export.export.families.base import Family, Normalise
 from luvc_export.export.llm.decoder import Decoder
 from luvc_export.export.llm.span import empty_caches
 
+#: What transformers calls a model's caches in its output, and what ``generate`` hands on: ``cache`` since 5.24, whose
+#: old name warns.
+CACHE = "cache" if "cache" in CausalLMOutputWithPast.__dataclass_fields__ else "past_key_values"
+
 
 class PrunedCache(DynamicCache):
     """Per-layer caches of different lengths, and where the text goes on.
@@ -79,6 +83,7 @@ def compressed(model: nn.Module, plan: Plan) -> Iterator[nn.Module]:
         image_grid_thw: Tensor | None = None,
         logits_to_keep: int = 0,
         pixel_values_videos: Tensor | None = None,
+        cache: Any = None,
         **unused: Any,
     ) -> CausalLMOutputWithPast:
         if pixel_values_videos is not None:
@@ -88,8 +93,8 @@ def compressed(model: nn.Module, plan: Plan) -> Iterator[nn.Module]:
                 fix="pass frames as images, or export a bundle with --video",
             )
         return _forward(
-            model, family, plan, vision, decoder, input_ids, past_key_values, pixel_values, image_grid_thw,
-            logits_to_keep,
+            model, family, plan, vision, decoder, input_ids, past_key_values if cache is None else cache, pixel_values,
+            image_grid_thw, logits_to_keep,
         )  # fmt: skip
 
     forward.__signature__ = _signature(model)  # type: ignore[attr-defined]
@@ -160,7 +165,7 @@ def _forward(
     )
     sequence = input_ids.shape[1] + (state.sequence if state is not None else 0)
     cache = PrunedCache(presents, sequence, total, placed.next_position, placed.next_order)
-    return CausalLMOutputWithPast(logits=logits, past_key_values=cache)
+    return CausalLMOutputWithPast(logits=logits, **{CACHE: cache})
 
 
 def _one_placeholder(ids: list[int], image_token: int, units: int, written: list[int]) -> list[int]:

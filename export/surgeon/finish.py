@@ -47,18 +47,19 @@ def finish(
     names = list(plans)
     manifest = bundle.manifest.without_sets(names, targets)
     sets, files = [*manifest.sets], dict(manifest.files)
-    for at, name in enumerate(names):
+    for name in names:
         entry = manifest.plans[name]
         if manifest.weights.mode == "none" or (entry.quantised and find(entry.quantised.precision).tensorrt_only):
             continue
         data = bundle.read(entry.decoder)
         check_graph(data, str(bundle.folder / entry.decoder))
         for target, roles in targets.items():
-            progress(f"finishing decoder.{name} for {target}", at / len(names))
+            progress(stage := f"finishing decoder.{name} for {target}", 0.0)
             for slots in (False, True) if manifest.lora is not None else (False,):
                 one, written = _finish(bundle.folder, data, name, entry, manifest, target, roles, slots)
                 sets += [one] if one.files != {entry.decoder} else []
                 files |= written
+            progress(stage, 1.0)
     return replace(manifest, sets=tuple(sets), files=files)
 
 

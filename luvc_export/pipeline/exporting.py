@@ -168,18 +168,27 @@ def _slots(rank: int | None, targets: Sequence[str] | None) -> SlotRequest | Non
 
 
 def _check_tiles(plans: Mapping[str, Plan], tiles: Sequence[tuple[int, int]], context: int) -> None:
-    """Check that a picture of so many tiles, and a word about it, has places in the model's context.
+    """Check that a picture, whole and of so many tiles, and a word about it have places in the model's context.
 
     Raises:
         UsageError: It has none. Places are counted without compression, as positions are.
     """
-    for rows, columns in tiles:
-        for name, plan in plans.items():
+    expected = f"fewer than {context} tokens: the model's context, or the window beyond which no layer of it looks"
+    for name, plan in plans.items():
+        if plan.units >= context:
+            raise UsageError(
+                "a picture does not fit the model's context",
+                where="--image-size",
+                got=f"{plan.units} tokens in plan {name}",
+                expected=expected,
+                fix="ask for a smaller --image-size, where the model has one",
+            )
+        for rows, columns in tiles:
             if rows * columns * plan.units >= context:
                 raise UsageError(
                     "a picture of so many tiles does not fit the model's context",
                     where=f"--tiles {rows}x{columns}",
                     got=f"{rows * columns} tiles of {plan.units} tokens each in plan {name}",
-                    expected=f"fewer than {context} tokens",
+                    expected=expected,
                     fix="ask for fewer tiles",
                 )

@@ -50,8 +50,9 @@ def test_bench_compares_two_plans(cli: Cli, demo_bundle: Bundle, monkeypatch: py
     assert second["open_plans"]["evicted"] == held and second["open_plans"]["together"]["open_plans"] == 2
     monkeypatch.setattr(measure, "measure", lambda *words: timed[0])
     monkeypatch.setattr(plan_memory, "measure_open_plans", beside)
-    code, out, _ = cli(*asked)
+    code, out, err = cli(*asked)
     assert code == 0 and len(timed) == 1 and "plans open" not in out, "none of its plans is a variant of another"
+    assert "opening plans" in err and "\N{BOX DRAWINGS HEAVY LEFT}" not in err, "a bar that is not full at the end"
     for text in ("prefill ms", "decode tokens/s", "KV cache MiB", "share of bandwidth", "80 x2, 40 x2, 20, 0"):
         assert text in out
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
 import shlex
 import signal
@@ -15,9 +16,11 @@ from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
 
+import cut_checkpoint
 import pytest
 from typer.main import get_command
 
+import luvc_export.demo
 from luvc_export.cli import app, main
 from luvc_export.runtime.bench import machine
 from luvc_export.runtime.confined import helpers
@@ -101,26 +104,34 @@ def test_files_that_steps_read_are_made_by_steps_before(tmp_path: Path, monkeypa
 def test_the_ten_steps_run_as_they_are_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """In an empty folder, with the bundled model; nothing warns.
+    """In an empty folder; nothing warns.
 
+    ``demo`` is four of the bundled model's six layers, for time; they know no answers, so four questions
+    are left, without theirs.
     An engine is built where TensorRT-RTX is installed; the step is left out, by name, where it is not.
     """
-    monkeypatch.chdir(tmp_path)
+    for name in ("cut", "empty"):
+        (tmp_path / name).mkdir()
+    cut_checkpoint.write_weights(cut_checkpoint.write(tmp_path / "cut", 4, 2) / "model.safetensors", 4, 2)
+    monkeypatch.setattr(luvc_export.demo, "CHECKPOINT", tmp_path / "cut")
     monkeypatch.setattr(machine, "_SIDE", 256)
     monkeypatch.setattr(machine, "_BYTES", 2**24)
+    monkeypatch.chdir(folder := tmp_path / "empty")
     draw()
+    cases = folder / "asked" / "cases.jsonl"
+    rows = [json.loads(line) for line in cases.read_text().splitlines()[:4]]
+    cases.write_text("".join(f"{json.dumps({**row, 'answer': None})}\n" for row in rows))
     for _, line in STEPS:
         verb = line.split()[0]
         if verb == "serve":
-            assert "safe" in served(line, tmp_path) or "bundle" in served(line, tmp_path)
+            assert "safe" in served(line, folder)
         elif verb != "build" or find_spec("tensorrt_rtx"):
             code = ended(line, monkeypatch)
             out, err = capfd.readouterr()
             assert not code, f"{line}\n{out[-2000:]}\n{err[-2000:]}"
             assert not STRAY.search(err), f"{line}\n{err[-2000:]}"
-            assert verb != "run" or out.startswith("brown\n"), out
-    assert (tmp_path / "kept.png").is_file() and (tmp_path / "pack").is_dir()
-    assert bool(list((tmp_path / "bundle").glob("*.engine"))) == bool(find_spec("tensorrt_rtx"))
+    assert (folder / "kept.png").is_file() and (folder / "pack").is_dir()
+    assert bool(list((folder / "bundle").glob("*.engine"))) == bool(find_spec("tensorrt_rtx"))
 
 
 def test_a_command_that_fails_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,9 +68,10 @@ def bench(
         for index, each in enumerate(cases):
             tell("profiling", index / len(cases))
             profiles.append(profile(each))
+            tell("profiling", (index + 1) / len(cases))
             tell("opening plans beside each other", index / len(cases))
             opened.append(measure_open_plans(each))
-        tell("profiling", 1.0)
+            tell("opening plans beside each other", (index + 1) / len(cases))
     if as_json:
         print(json.dumps(_json(timed, profiles, machine, opened)))
         return

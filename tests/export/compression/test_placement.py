@@ -13,6 +13,7 @@ from luvc_export.bundle.folder import Bundle
 from luvc_export.demo import CHECKPOINT, IMAGE_SIZE
 from luvc_export.demo.questions import cases
 from luvc_export.errors import UsageError
+from luvc_export.export.compression.placement import CACHE
 
 UNITS = IMAGE_SIZE[0] * IMAGE_SIZE[1] // 28**2
 IMAGE_TOKEN = json.loads((CHECKPOINT / "config.json").read_text())["image_token_id"]
@@ -52,6 +53,19 @@ def test_without_pruning_generate_is_unchanged_and_with_it_equals_the_bundle(
         request = session.prepare(case.images[0], case.prompt)
         step = session.default.run(request.token_ids, session.default.encode_images(request.images))
         torch.testing.assert_close(torch.from_numpy(step.logits[0, -1]), logits, atol=1e-4, rtol=0)
+
+
+def test_caches_are_taken_under_both_names_that_transformers_has(model: Qwen2_5_VLForConditionalGeneration) -> None:
+    """Since 5.24 it hands them on as ``cache``, which was swallowed: every answer went on without its picture."""
+    case = next(iter(cases("heldout", 1)))
+    plan = make_plan(str(CHECKPOINT), "thirds", image_size=IMAGE_SIZE)
+    with compressed(model, plan), torch.no_grad():
+        first = model(**ask(case.prompt, Image.fromarray(case.images[0])))
+        state, token = getattr(first, CACHE), first.logits[:, -1].argmax(-1, keepdim=True)
+        old = model(input_ids=token, past_key_values=state).logits
+        new = model(input_ids=token, cache=state).logits
+        alone = model(input_ids=token).logits
+    assert torch.equal(old, new) and not torch.allclose(old, alone)
 
 
 def test_the_model_is_restored_after_an_error(model: Qwen2_5_VLForConditionalGeneration) -> None:

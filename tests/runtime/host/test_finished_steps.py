@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from growing import stepped
 
-from luvc_export.bundle.folder import Bundle
+from luvc_export.bundle.folder import Bundle, load
 from luvc_export.core.graph_io import NEWEST, STEP
+from luvc_export.core.target import FINISHED
+from luvc_export.export.surgeon.finish import finish
 from luvc_export.runtime.host import cache as host_cache
 from luvc_export.runtime.host.cache import HostCache
 from luvc_export.runtime.model import Backend, TokensPrompt
@@ -139,3 +143,14 @@ def test_bundles_of_before_answer_and_say_what_makes_them_faster(short_bundle: B
         assert other.generate(None, "ab", max_new_tokens=6, min_new_tokens=6).token_ids == wanted
         assert not any("older version" in note for note in one.notes)
         assert any(f"luvc-export build {old.folder} --target intel-cpu" in note for note in other.notes)
+
+
+def test_every_stage_of_finishing_is_told_to_its_end(short_bundle: Bundle, tmp_path: Path) -> None:
+    """A terminal draws a bar a stage: those of finishing stayed empty or half, and their clocks ran on."""
+    shares: dict[str, list[float]] = {}
+    shutil.copytree(short_bundle.folder, tmp_path / "bundle")
+    bundle = load(tmp_path / "bundle")
+    for name in {name for one in bundle.manifest.sets for name in one.files} - {bundle.entry("thirds").decoder}:
+        (bundle.folder / name).unlink()
+    finish(bundle, ["thirds"], progress=lambda stage, done: shares.setdefault(stage, []).append(done))
+    assert shares == {f"finishing decoder.thirds for {target}": [0.0, 1.0] for target in FINISHED}
