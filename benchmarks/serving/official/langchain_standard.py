@@ -18,18 +18,17 @@ from common import Facts, facts
 from langchain_core.language_models import BaseChatModel
 from langchain_openai import ChatOpenAI
 from langchain_tests.integration_tests import ChatModelIntegrationTests
-from langchain_tests.unit_tests import ChatModelUnitTests
 
 #: What an error must say, by its reason, and for each reason the tests that fail for it.
 LISTED = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
 
 
-class Served:
-    """LangChain's own model for servers that speak as OpenAI's does."""
+class TestServer(ChatModelIntegrationTests):
+    """The suite as it is, pictures included. Its unit tests ask nothing of a server."""
 
     @property
     def chat_model_class(self) -> type[BaseChatModel]:
-        """The class."""
+        """LangChain's own for servers that speak as OpenAI's does."""
         return ChatOpenAI
 
     @property
@@ -42,14 +41,6 @@ class Served:
     def supports_image_inputs(self) -> bool:
         """Pictures."""
         return True
-
-
-class TestIntegration(Served, ChatModelIntegrationTests):
-    """The suite as it is."""
-
-
-class TestUnit(Served, ChatModelUnitTests):
-    """What asks nothing of the server."""
 
 
 class Outcomes:
