@@ -24,13 +24,14 @@ OFFICIAL = Path(__file__).resolve().parent / "official"
 SCRIPTS = {
     "openai": ("openai", "openai_python.py"),
     "langchain": ("openai", "langchain_chat.py"),
+    "langchain's standard tests": ("openai", "langchain_standard.py"),
     "litellm": ("litellm", "litellm_library.py"),
     "openai for node": ("node", "openai_node.mjs"),
 }
 #: What would have a client reach out: prices of models, traces.
 NOTHING = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LANGCHAIN_TRACING_V2": "false", "DO_NOT_TRACK": "1"}
 #: Seconds a client may take.
-PATIENCE = 120
+PATIENCE = 300
 
 
 def bundle(folder: Path) -> Path:

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# The official openai clients of Python and Node, langchain-openai and litellm against the bundled model. An environment
-# for each that needs one, as litellm wants an older openai; Node's where there is npm. After installing nothing reaches
-# the network but this machine's own address (official/common.py).
+# The official openai clients of Python and Node, langchain-openai, LangChain's standard tests and litellm against the
+# bundled model. An environment for each that needs one, as litellm wants an older openai; Node's where there is npm.
+# After installing nothing reaches the network but this machine's own address (official/common.py).
 # Usage: benchmarks/serving/clients.sh ENVIRONMENTS [PYTHON of the project's environment]
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -11,7 +11,7 @@ official=benchmarks/serving/official
 mkdir -p "$environments"
 installing=()
 for name in openai litellm; do
-    if [ ! -e "$environments/$name/.installed" ]; then
+    if [ "$official/requirements-$name.txt" -nt "$environments/$name/.installed" ]; then
         python3 -m venv "$environments/$name"
         "$environments/$name/bin/pip" install --quiet --disable-pip-version-check -r "$official/requirements-$name.txt"
         touch "$environments/$name/.installed"
