@@ -56,13 +56,13 @@ def _shown(model: str, data: bytes, kind: str, part: str) -> bytes:
 
 def _animations(model: str, adapters: Path) -> Attack:
     """WebPs of half a gigapixel of frames in kilobytes."""
-    made = []
+    requests = []
     for side, count in ((1400, 250), (3000, 50)):
         frames = [Image.new("RGB", (side, side), (number % 256, 0, 0)) for number in range(count)]
         buffer = io.BytesIO()
         frames[0].save(buffer, "WEBP", save_all=True, append_images=frames[1:], lossless=True, method=0)
-        made.append(_shown(model, buffer.getvalue(), "image/webp", "video_url"))
-    return Attack(made, 8)
+        requests.append(_shown(model, buffer.getvalue(), "image/webp", "video_url"))
+    return Attack(requests, 8)
 
 
 def _films(model: str, adapters: Path) -> Attack:
@@ -86,16 +86,16 @@ def _films(model: str, adapters: Path) -> Attack:
 
 def _pictures(model: str, adapters: Path) -> Attack:
     """Much in few bytes: black JPEG, PNG and WebP as large as is taken, sixteen in a request."""
-    made = []
+    requests = []
     for form, side in (("JPEG", 11000), ("PNG", 5700), ("WEBP", 5700)):
         buffer = io.BytesIO()
         Image.new("RGB", (side, side)).save(buffer, form)
-        made.append(_shown(model, buffer.getvalue(), f"image/{form.lower()}", "image_url"))
+        requests.append(_shown(model, buffer.getvalue(), f"image/{form.lower()}", "image_url"))
     small = io.BytesIO()
     Image.new("RGB", (2000, 2000)).save(small, "WEBP")
     address = "data:image/webp;base64," + base64.b64encode(small.getvalue()).decode()
     content = [{"type": "image_url", "image_url": {"url": address}}] * 16
-    return Attack([*made, _chat(model, messages=[{"role": "user", "content": content}])], 8)
+    return Attack([*requests, _chat(model, messages=[{"role": "user", "content": content}])], 8)
 
 
 def _bodies(model: str, adapters: Path) -> Attack:
@@ -112,20 +112,20 @@ def _slow_bodies(model: str, adapters: Path) -> Attack:
 
 def _unread(model: str, adapters: Path) -> Attack:
     """Long streams of eight answers and of one that nobody reads."""
-    made = [
+    requests = [
         _chat(model, stream=True, n=n, ignore_eos=True, temperature=1, logprobs=True, top_logprobs=20) for n in (1, 8)
     ]
-    return Attack([made[0], made[0], made[0], made[1]], 58, reads=False)
+    return Attack([requests[0], requests[0], requests[0], requests[1]], 58, reads=False)
 
 
 def _adapters(model: str, adapters: Path) -> Attack:
     """Loaded and unloaded in a loop."""
-    made = []
+    requests = []
     for folder in sorted(adapters.iterdir()):
         body = {"lora_name": folder.name, "lora_path": str(folder)}
-        made.append(request(json.dumps(body).encode(), "/v1/load_lora_adapter"))
-        made.append(request(json.dumps({"lora_name": folder.name}).encode(), "/v1/unload_lora_adapter"))
-    return Attack(made, 8)
+        requests.append(request(json.dumps(body).encode(), "/v1/load_lora_adapter"))
+        requests.append(request(json.dumps({"lora_name": folder.name}).encode(), "/v1/unload_lora_adapter"))
+    return Attack(requests, 8)
 
 
 def _grammars(model: str, adapters: Path) -> Attack:
