@@ -13,12 +13,13 @@ from typing import Literal, TypeVar
 
 from starlette.requests import Request
 
-Kind = Literal["text", "large", "media", "grammars", "adapters"]
+Kind = Literal["text", "large", "pictures", "media", "grammars", "adapters"]
 T = TypeVar("T")
 #: Threads of each kind, and how many of them one client has at a time: another client's request finds one.
 PLACES: dict[Kind, tuple[int, int]] = {
     "text": (4, 3),
     "large": (2, 1),
+    "pictures": (3, 2),
     "media": (3, 2),
     "grammars": (2, 1),
     "adapters": (1, 1),

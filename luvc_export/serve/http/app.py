@@ -17,13 +17,14 @@ from starlette.responses import Response
 from luvc_export.runtime.generation.sampling import Sampling
 from luvc_export.runtime.prompt.request_fields import REFUSED, RESPONSES_REFUSED
 from luvc_export.serve.asking import Asker
+from luvc_export.serve.chat_kinds import is_guided, kind_of
 from luvc_export.serve.engine.loop import Engine
 from luvc_export.serve.http import page
 from luvc_export.serve.http.adapters import AdapterChange, load_adapter, unload_adapter
 from luvc_export.serve.http.api_errors import ApiError, explained
 from luvc_export.serve.http.bodies import Completion
 from luvc_export.serve.http.fields import names_of, rows
-from luvc_export.serve.http.protocol import ChatRequest, TextFormat, TextPart, last_answer, parse
+from luvc_export.serve.http.protocol import ChatRequest, last_answer, parse
 from luvc_export.serve.http.reading import BodyReader
 from luvc_export.serve.http.response_objects import ResponseObjects
 from luvc_export.serve.http.responses import RESPONSES_READ, ResponseRequest, parse_response, renamed
@@ -237,7 +238,7 @@ class App:
             def of_text() -> tuple[A, tuple[Form, bool] | None]:
                 asked = read(kept.pop())
                 chat = chat_of(asked)
-                if shows_media(chat) or is_guided(chat):
+                if kind_of(chat) != "text" or is_guided(chat):
                     return asked, None
                 return asked, prepare(asked, mailbox, options_of(asked))
 
@@ -246,10 +247,10 @@ class App:
                 if prepared is not None:
                     return prepared
                 chat = chat_of(asked)
-                kind: Kind = "grammars" if is_guided(chat) else "media"
+                media = kind_of(chat)
+                kind: Kind = "grammars" if is_guided(chat) else media
                 options = await self._preparation.run(kind, client, partial(options_of, asked))
-                work = partial(prepare, asked, mailbox, options)
-                return await self._preparation.run("media" if shows_media(chat) else "text", client, work)
+                return await self._preparation.run(media, client, partial(prepare, asked, mailbox, options))
 
             try:
                 reading: Kind = "large" if len(kept[0]) > LARGE else "text"
@@ -341,19 +342,6 @@ async def while_there(request: Request, work: Coroutine[Any, Any, A]) -> A:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def shows_media(chat: ChatRequest) -> bool:
-    """Whether a request has pictures or films, which are read and decoded."""
-    contents = (message.content for message in chat.messages if not isinstance(message.content, str))
-    return any(not isinstance(part, TextPart) for content in contents for part in content or ())
-
-
-def is_guided(chat: ChatRequest) -> bool:
-    """Whether a request may have a grammar, which is compiled."""
-    named = (chat.structured_outputs, chat.guided_json, chat.guided_regex, chat.guided_choice, chat.guided_grammar)
-    shape = None if isinstance(chat.response_format, TextFormat) else chat.response_format
-    return any(one is not None for one in (shape, *named))
 
 
 async def _lifespan(receive: Receive, send: Send) -> None:
