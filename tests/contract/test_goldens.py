@@ -51,7 +51,7 @@ def test_a_wrong_cell_is_noticed() -> None:
         assert cells.verdict(golden, golden) == "equal"
 
 
-@pytest.mark.parametrize("backend", cells.BACKENDS)
+@pytest.mark.parametrize("backend", ["cpu", "openvino+openvino"])
 def test_a_lost_row_of_a_cache_moves_its_cell(
     backend: str, jobs: dict[str, Callable[[], Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

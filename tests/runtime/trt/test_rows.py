@@ -57,8 +57,9 @@ def alone(short_bundle: Bundle, asked: list[tuple[Ask, int]]) -> list[tuple[int,
     return [session.generate(**ask, max_new_tokens=length).token_ids for ask, length in asked]
 
 
-@pytest.fixture(params=["", "1"], ids=["at once", "put off"])
+@pytest.fixture
 def gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Gpu:
+    """What is asked for runs at once or, with "1", is put off."""
     if request.param:
         monkeypatch.setenv("STAND_IN_LAZY", request.param)
     monkeypatch.setenv("STAND_IN_BYTES", str(512 << 20))
@@ -90,7 +91,7 @@ def serve(ours: Session, asked: list[tuple[Ask, int]], seed: int = 0) -> list[tu
     return [tuple(rows[number].chooser.ids) for number in range(len(asked))]
 
 
-@pytest.mark.parametrize("kv", FORMS)
+@pytest.mark.parametrize(("gpu", "kv"), [("", "concat"), ("1", "inplace")], indirect=["gpu"])
 def test_sixteen_rows_of_five_slots_say_what_each_says_alone(
     engines: dict[str, Engines], gpu: Gpu, asked: list[tuple[Ask, int]], alone: list[tuple[int, ...]], kv: str
 ) -> None:
