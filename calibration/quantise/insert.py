@@ -17,6 +17,7 @@ from luvc_export.calibration.quantise.sites import Site, constants, evaluate
 from luvc_export.calibration.quantise.weight_packing import PackedWeight, WeightPacker
 from luvc_export.core.operators import CONTRIB_DOMAIN
 from luvc_export.core.precision import QuantisedPrecision
+from luvc_export.export import ir_edits
 
 _NORMS = ("RMSNormalization", "LayerNormalization")
 #: MatMulNBits rounds activations to 8 bits by block: what ONNX Runtime's kernels for CPUs are fast at.
@@ -54,9 +55,9 @@ class Inserter:
             for number, product in enumerate(site.products):
                 at = f"{name}.{number}" if number else name
                 out = self._product(name, at, product, how, folded)
-                if product.op_type == "Gemm" and len(product.inputs) > 2 and product.inputs[2] is not None:
-                    out = self._node("Add", [out, product.inputs[2]], f"{at}.biased", product)
-                self._replace(product, out)
+                if (bias := ir_edits.bias(product)) is not None:
+                    out = self._node("Add", [out, bias], f"{at}.biased", product)
+                ir_edits.replace_output(self.graph, product, out)
 
     def _product(self, name: str, at: str, product: ir.Node, how: PackedWeight, folded: bool) -> ir.Value:
         activation = product.inputs[0]
@@ -67,9 +68,9 @@ class Inserter:
             activation = self._node("Mul", [activation, inverse], f"{at}.divided", product)
         if self.precision.name == "q8":
             zero = self._constant(f"{name}.weight_zero", np.array(128, np.uint8))
-            inputs = [self._widened_to_fp32(activation, f"{at}.input_cast", product), weight, scale, zero]
+            inputs = [self._cast(activation, ir.DataType.FLOAT, f"{at}.input_cast", product), weight, scale, zero]
             out = self._node("DynamicQuantizeMatMul", inputs, f"{at}.product", product, CONTRIB_DOMAIN)
-            return self._narrowed(out, f"{at}.output_cast", product)  # the operator knows fp32 alone
+            return self._cast(out, ir.DataType.FLOAT16, f"{at}.output_cast", product)  # the operator knows fp32 alone
         if not self.precision.portable:
             attributes = {"K": how.rows, "N": how.columns, "bits": how.bits, "block_size": how.block or how.rows}
             attributes["accuracy_level"] = _ACCURACY_LEVEL
@@ -86,7 +87,7 @@ class Inserter:
 
     def _fp4(self, name: str, at: str, product: ir.Node, activation: ir.Value, how: PackedWeight) -> ir.Value:
         """A product of NVFP4 numbers, in the graph's own arithmetic."""
-        emit = partial(self._nodes, product)
+        emit = partial(ir_edits.add_node, self.graph, product)
         if self.simulate:
             self.packer.put(f"{name}.weight_simulated", lambda: ir.tensor(self._widened(name, how)))
             widened = self.packer.take(self.graph, f"{name}.weight_simulated")
@@ -100,22 +101,13 @@ class Inserter:
                 self.graph.opset_imports.setdefault(fp4.DOMAIN, 1)
             rounding = fp4.simulated if self.simulate else fp4.activation
             activation = rounding(emit, self._constant, at, activation, how.range)
-            activation = self._narrowed(activation, f"{at}.input_cast", product)
-        return self._node(
-            "MatMul", [activation, self._narrowed(widened, f"{at}.weight_cast", product)], f"{at}.product", product
-        )
+            activation = self._cast(activation, ir.DataType.FLOAT16, f"{at}.input_cast", product)
+        widened = self._cast(widened, ir.DataType.FLOAT16, f"{at}.weight_cast", product)
+        return self._node("MatMul", [activation, widened], f"{at}.product", product)
 
-    def _widened_to_fp32(self, value: ir.Value, name: str, before: ir.Node) -> ir.Value:
-        """The graph's arithmetic in fp32."""
-        if self.dtype is np.float32:
-            return value
-        return self._node("Cast", [value], name, before, attributes={"to": int(ir.DataType.FLOAT)})
-
-    def _narrowed(self, value: ir.Value, name: str, before: ir.Node) -> ir.Value:
-        """fp32 in the graph's arithmetic."""
-        if self.dtype is np.float32:
-            return value
-        return self._node("Cast", [value], name, before, attributes={"to": int(ir.DataType.FLOAT16)})
+    def _cast(self, value: ir.Value, to: ir.DataType, name: str, before: ir.Node) -> ir.Value:
+        """From the graph's arithmetic to fp32 or back; ``value`` itself where the graph computes in fp32."""
+        return value if self.dtype is np.float32 else self._node("Cast", [value], name, before, "", {"to": int(to)})
 
     def _widened(self, name: str, how: PackedWeight) -> NDArray[np.float32]:
         parts = [
@@ -161,28 +153,4 @@ class Inserter:
         domain: str = "",
         attributes: Mapping[str, Any] | None = None,
     ) -> ir.Value:
-        return self._nodes(before, op, inputs, name, domain, attributes)[0]
-
-    def _nodes(
-        self,
-        before: ir.Node,
-        op: str,
-        inputs: Sequence[ir.Value | None],
-        name: str,
-        domain: str = "",
-        attributes: Mapping[str, Any] | None = None,
-        outputs: int = 1,
-    ) -> tuple[ir.Value, ...]:
-        node = ir.node(op, inputs, attributes=attributes, domain=domain, name=name, num_outputs=outputs)
-        for number, out in enumerate(node.outputs):
-            out.name = f"{name}.{number}" if number else name
-        self.graph.insert_before(before, node)
-        return tuple(node.outputs)
-
-    def _replace(self, product: ir.Node, out: ir.Value) -> None:
-        old = product.outputs[0]
-        name, out.shape, out.type = old.name, old.shape, old.type
-        old.name = f"{name}.replaced"
-        old.replace_all_uses_with(out, replace_graph_outputs=True)
-        self.graph.remove(product, safe=True)
-        out.name = name
+        return ir_edits.add_node(self.graph, before, op, inputs, name, domain, attributes)[0]

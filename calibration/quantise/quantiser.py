@@ -132,9 +132,7 @@ class Quantiser:
                 chosen, {name: self._packed(name) for name in chosen}
             )
             RemoveUnusedNodesPass()(model)
-            for name, value in model.graph.initializers.items():
-                if isinstance(value.const_value, ir.ExternalTensor | ir.LazyTensor):
-                    value.const_value = packer.put(name, partial(_itself, value.const_value))
+            packer.take_over(model.graph)
             written.append(f"{file.split('.')[0]}.{self.name}.onnx")
             write_whole(folder / written[-1], ir.to_proto(model).SerializeToString())
         kept = self.bundle.manifest.dtype
@@ -182,7 +180,3 @@ def _read(graph: CheckedGraph, tensor: ir.ExternalTensor) -> ir.Tensor:
     loaded = read(tensor)
     graph.check_files()
     return loaded
-
-
-def _itself(tensor: ir.ExternalTensor | ir.LazyTensor) -> ir.TensorProtocol:
-    return tensor
