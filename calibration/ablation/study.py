@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from luvc_export.bundle.serialisation import from_json_data
 from luvc_export.calibration import intervals
 from luvc_export.calibration.ablation import past, variants
 from luvc_export.calibration.ablation.evaluator import PlanEvaluator
@@ -23,6 +22,7 @@ from luvc_export.calibration.ablation.variants import Shapes, Variant
 from luvc_export.calibration.parity.plots import mean_tokens
 from luvc_export.calibration.runners.compressed import TorchCalls
 from luvc_export.core.budgets import kv_bytes
+from luvc_export.core.files.json_records import from_json_data
 from luvc_export.core.plan import Plan
 from luvc_export.core.plan.cost import cost
 from luvc_export.core.planning import EncoderRequest, LlmRequest, PlanRequest, solve
