@@ -15,8 +15,8 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from luvc_export.bundle.folder import Bundle
 from luvc_export.bundle.graphs import CheckedGraph, read_graph
 from luvc_export.bundle.manifest import CalibrationData, PlanEntry, Quantisation
+from luvc_export.calibration.quantise import blocks
 from luvc_export.calibration.quantise.insert import Inserter
-from luvc_export.calibration.quantise.numerics import blocks
 from luvc_export.calibration.quantise.recipe import Recipe, Scales, decide
 from luvc_export.calibration.quantise.sites import sites
 from luvc_export.calibration.quantise.statistics import Statistics

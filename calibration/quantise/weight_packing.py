@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from luvc_export.calibration.quantise.numerics.blocks import Rounded, stored_scales
+from luvc_export.calibration.quantise.blocks import Rounded, stored_scales
 from luvc_export.core.files.safe_files import open_regular, write_new
 from luvc_export.core.precision import QuantisedPrecision
 from luvc_export.export.ir_edits import constant
