@@ -48,7 +48,7 @@ BOXES: dict[str, Box] = {
     "answer": (14.0, 6.9, 1.8, 1.2, FILES, "answer", ("text, tokens,", "what was kept")),
     "calibration": (3.9, 1.2, 11.9, 1.6, DATA, "calibration: with data", (
         "calibration/parity: is it right?   calibration/budgets: which plan?   calibration/ablation: what to prune by?",
-        "calibration/quantise, calibration/quantise/numerics, calibration/quantise/modelopt: INT8 and less",
+        "calibration/quantise, calibration/quantise/modelopt: INT8 and less",
         "calibration/runners, calibration/tasks, calibration: what is compared, on what    calibration/bench: pages")),
     "plan": (0.2, 1.2, 2.9, 1.6, FILES, "plan", ("keep per layer,", "merges, score", "(a JSON file)")),
     "core": (0.2, 0.1, 15.6, 0.7, PLAIN, "", (

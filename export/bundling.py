@@ -65,21 +65,7 @@ def write_bundle(
     plans = {name: scores.described(plan).changed(padding=options.told_padding) for name, plan in together.items()}
     together = together.changed(plans)
     check_size(checkpoint, together, options)
-    mode: WeightsMode = options.weights if checkpoint.tensors else "none"
-    if checkpoint.method is not None and options.weights != "copy":
-        raise UsageError(
-            "codes are packed anew for products, so they lie nowhere but in the bundle",
-            where="--no-weights" if options.weights == "none" else "--weights",
-            got=f"a checkpoint of quant_method {checkpoint.method}, weights {options.weights}",
-            expected="--weights copy",
-        )
-    if mode != "none" and not (checkpoint.folder / "tokenizer.json").is_file():
-        raise CheckpointError(
-            "the checkpoint has no fast tokenizer",
-            where=str(checkpoint.folder),
-            expected="tokenizer.json",
-            fix="AutoTokenizer.from_pretrained(MODEL).save_pretrained(MODEL) writes one",
-        )
+    mode = _weights_mode(checkpoint, options)
     tokenizer = tokenizer_files(checkpoint.folder).files
     chat_template(checkpoint.folder)
     with writing_to(output), bundle.writing(output.resolve(), overwrite) as folder:
@@ -128,6 +114,31 @@ def write_bundle(
     written = bundle.Bundle(output, manifest)
     graph_trust.remember_own(written)
     return written
+
+
+def _weights_mode(checkpoint: Checkpoint, options: Options) -> WeightsMode:
+    """How the bundle has its weights; ``none`` where the checkpoint was opened without.
+
+    Raises:
+        UsageError: Codes are to stay in the checkpoint.
+        CheckpointError: There is no tokenizer.json, which answering takes.
+    """
+    mode: WeightsMode = options.weights if checkpoint.tensors else "none"
+    if checkpoint.method is not None and options.weights != "copy":
+        raise UsageError(
+            "codes are packed anew for products, so they lie nowhere but in the bundle",
+            where="--no-weights" if options.weights == "none" else "--weights",
+            got=f"a checkpoint of quant_method {checkpoint.method}, weights {options.weights}",
+            expected="--weights copy",
+        )
+    if mode != "none" and not (checkpoint.folder / "tokenizer.json").is_file():
+        raise CheckpointError(
+            "the checkpoint has no fast tokenizer",
+            where=str(checkpoint.folder),
+            expected="tokenizer.json",
+            fix="AutoTokenizer.from_pretrained(MODEL).save_pretrained(MODEL) writes one",
+        )
+    return mode
 
 
 @dataclass

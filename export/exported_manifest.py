@@ -19,8 +19,8 @@ from luvc_export.bundle.manifest import (
     WeightsMode,
     WeightTensor,
 )
-from luvc_export.bundle.serialisation import from_json_data
 from luvc_export.core.files.json_file import read_json
+from luvc_export.core.files.json_records import from_json_data
 from luvc_export.core.generation_defaults import GenerationDefaults
 from luvc_export.errors import BundleError, CheckpointError
 from luvc_export.export.checkpoint import Checkpoint

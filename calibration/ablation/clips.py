@@ -173,19 +173,15 @@ def best(rows: Sequence[dict[str, Any]]) -> int:
 
 def page(data: dict[str, Any]) -> str:
     """The figures as a document: ``clips.template`` filled in."""
-    return (
-        Path(__file__)
-        .with_suffix(".template")
-        .read_text(encoding="utf-8")
-        .format(
-            about=data["about"],
-            questions=data["report"][0]["questions"],
-            baseline=BASELINE,
-            reported=_table(data["report"]),
-            budgets=BUDGETS,
-            chosen=data["chosen"],
-            searched=_table(data["search"]),
-        )
+    return pages.filled(
+        Path(__file__).with_suffix(".template"),
+        about=data["about"],
+        questions=data["report"][0]["questions"],
+        baseline=BASELINE,
+        reported=_table(data["report"]),
+        budgets=BUDGETS,
+        chosen=data["chosen"],
+        searched=_table(data["search"]),
     )
 
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from luvc_export.calibration.ablation.study import Row, Study
-from luvc_export.calibration.ablation.variants import Shapes, Variant, encoded, one_shot, smaller
+from luvc_export.calibration.ablation.variants import Shapes, Variant, downsampled, encoded, one_shot
 from luvc_export.calibration.intervals import Interval
 from luvc_export.core.files import pages
 from luvc_export.core.plan import EncoderPlan, EncoderPrune
@@ -66,7 +66,8 @@ def cheaper_encoders(shapes: Shapes) -> list[Variant]:
         _pruned(shapes, "before the merger, 0.5, norm", block=blocks - 1, keep=0.5, restore="none"),
         Variant("after the merger, 0.5, norm", (in_llm,), "in the LLM"),
     ]
-    return [*variants, *(_smaller(shapes, share) for share in (0.75, 0.5))]
+    sizes = (downsampled(shapes, share * shapes.units, f"smaller picture, {share:g}") for share in (0.75, 0.5))
+    return [*variants, *sizes]
 
 
 def _pruned(shapes: Shapes, name: str, **how: object) -> Variant:
@@ -78,11 +79,6 @@ def _pruned(shapes: Shapes, name: str, **how: object) -> Variant:
 def _merged(shapes: Shapes, name: str, merges: tuple[MergePass, ...]) -> Variant:
     plan = encoded(shapes, EncoderPlan(shapes.grid, merges), "encoder")
     return Variant(name, (plan,), "after block " + ", ".join(str(step.block) for step in merges))
-
-
-def _smaller(shapes: Shapes, share: float) -> Variant:
-    plan = smaller(shapes, share * shapes.units)
-    return Variant(f"smaller picture, {share:g}", (plan,), f"{plan.grid[0]}x{plan.grid[1]} units")
 
 
 def curves(rows: Sequence[Row]) -> dict[str, list[Row]]:

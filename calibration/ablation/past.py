@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -67,21 +68,15 @@ def methods(shapes: Shapes, text: int, speedup: float, frozen: tuple[int, ...], 
             Variant(f"random, {label}", variants.random(plan), f"{plan.keep[0]} tokens, mean of 3 seeds")
         )
     whole = cost(shapes.none(), shapes.llm, text).flops
-    sizes = (variants.smaller(shapes, tokens) for tokens in range(shapes.units, 0, -1))
-    small = next((plan for plan in sizes if whole / cost(plan, shapes.llm, text).flops >= speedup), None)
-    if small is not None:
-        equal_flops.append(Variant("downsampling", (small,), f"{small.grid[0]}x{small.grid[1]} units"))
-    return equal_flops
+    sizes = (variants.downsampled(shapes, tokens) for tokens in range(shapes.units, 0, -1))
+    small = (each for each in sizes if whole / cost(each.plans[0], shapes.llm, text).flops >= speedup)
+    return [*equal_flops, *islice(small, 1)]
 
 
 def smaller(shapes: Shapes) -> list[Variant]:
     """The uncompressed model, and on smaller pictures."""
-    sizes = dict.fromkeys(variants.smaller(shapes, share * shapes.units) for share in SIZES)
-    uncompressed = [Variant("uncompressed", (shapes.none(),))]
-    return [
-        *uncompressed,
-        *(Variant("downsampling", (plan,), f"{plan.grid[0]}x{plan.grid[1]} units") for plan in sizes),
-    ]
+    sizes = (variants.downsampled(shapes, share * shapes.units) for share in SIZES)
+    return [Variant("uncompressed", (shapes.none(),)), *dict.fromkeys(sizes)]
 
 
 def beside(time: float, down: Sequence[Any]) -> float | None:

@@ -79,9 +79,7 @@ def ablate(
     }
     unit = checkpoint.family.unit_pixels(checkpoint.config)
     grid = (task.image_size[0] // unit, task.image_size[1] // unit)
-    shapes = Shapes(
-        grid, checkpoint.family.decoder_shape(checkpoint.config), checkpoint.family.encoder_shape(checkpoint.config)
-    )
+    shapes = Shapes(grid, llm, checkpoint.family.encoder_shape(checkpoint.config))
     depends_on = about_of(task, checkpoint, RECORDS)
     about = {"command": command, **depends_on, "side": side, "search_count": search}
     text = engines["report"].median_text(shapes.none()) if text is None else text

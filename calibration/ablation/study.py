@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from luvc_export.bundle.serialisation import from_json_data
 from luvc_export.calibration import intervals
 from luvc_export.calibration.ablation import past, variants
 from luvc_export.calibration.ablation.evaluator import PlanEvaluator
@@ -23,6 +22,7 @@ from luvc_export.calibration.ablation.variants import Shapes, Variant
 from luvc_export.calibration.parity.plots import mean_tokens
 from luvc_export.calibration.runners.compressed import TorchCalls
 from luvc_export.core.budgets import kv_bytes
+from luvc_export.core.files.json_records import from_json_data
 from luvc_export.core.plan import Plan
 from luvc_export.core.plan.cost import cost
 from luvc_export.core.planning import EncoderRequest, LlmRequest, PlanRequest, solve
@@ -198,8 +198,7 @@ def run(study: Study) -> dict[str, Any]:
     results["chosen"] = {"staged": _settings(tuned), "even": _settings(tuned_even), "best": best.name}
     results["horizon"] = study.rows("horizon", variants.horizon(shapes), "side") + study.rows("horizon", [none], "side")
     main = [none, *variants.methods(half, tuned, scorer=study.scorer)]
-    smaller = variants.smaller(shapes, mean_tokens(half))
-    main.append(Variant("downsampling, equal tokens", (smaller,), f"{smaller.grid[0]}x{smaller.grid[1]} units"))
+    main.append(variants.downsampled(shapes, mean_tokens(half), "downsampling, equal tokens"))
     results["main"] = study.timed(study.rows("half the prefill FLOPs", main), main)
     before = variants.methods(even, tuned_even, scorer=study.scorer)
     results["one_shot"] = study.timed(study.rows("even, half the prefill FLOPs", before), before)
@@ -282,10 +281,8 @@ def _curve(study: Study, tuned: Plan, tuned_even: Plan) -> dict[str, list[Row]]:
     ]
     some = [variants.methods(plan, tuned_even)[1] for plan in evens]
     curves["SPU, settings searched, even"] = study.timed(study.rows("curve, even", some, "side"), some)
-    shares = (0.8, 0.6, 0.45, 0.3)
-    sizes = [variants.smaller(study.shapes, share * study.shapes.units) for share in shares]
-    some = [Variant("uncompressed", (study.shapes.none(),))]
-    some += [Variant("downsampling", (plan,), f"{plan.grid[0]}x{plan.grid[1]} units") for plan in dict.fromkeys(sizes)]
+    sizes = (variants.downsampled(study.shapes, share * study.shapes.units) for share in (0.8, 0.6, 0.45, 0.3))
+    some = [Variant("uncompressed", (study.shapes.none(),)), *dict.fromkeys(sizes)]
     curves["downsampling"] = study.timed(study.rows("curve, downsampling", some, "side"), some)
     return curves
 

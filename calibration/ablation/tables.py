@@ -11,7 +11,7 @@ import numpy as np
 
 from luvc_export.calibration.ablation import encoder_section, past
 from luvc_export.calibration.ablation.study import Row
-from luvc_export.calibration.parity.plots import canvas, png
+from luvc_export.calibration.parity.plots import canvas, error_bars, png
 from luvc_export.core.files import pages
 
 
@@ -27,30 +27,26 @@ def page(results: dict[str, Any], about: dict[str, Any]) -> str:
         settings.append(_simple(_best_first(results[key]), "setting"))
     past_paper = _past(results["past"]) if "past" in results else []
     none = results["main"][0]
-    return (
-        Path(__file__)
-        .with_name("page.template")
-        .read_text(encoding="utf-8")
-        .format(
-            **results,
-            about=about,
-            none=none,
-            accuracy=none.accuracy.text(3),
-            conclusions="\n".join(_conclusions(results)),
-            horizon_table=_simple(results["horizon"], "gone before layer"),
-            half_budgets=" ".join(map(str, results["half"])),
-            main_table=_full(results["main"]),
-            main_kinds=_kinds(results["main"]),
-            equal_time=_equal_time(results),
-            even_budgets=" ".join(map(str, results["even"])),
-            one_shot_table=_full(results["one_shot"]),
-            one_shot_kinds=_kinds(results["one_shot"]),
-            encoder_tables="\n".join([*encoder, *encoder_section.lines(results)]),
-            last_layer_table=_full(results["last_layer"]),
-            default_tables="\n".join([_full(results["defaults"]), *past_paper]),
-            schedules_table=_simple(_best_first(results["schedules"]), "schedule and method"),
-            settings="\n".join(settings),
-        )
+    return pages.filled(
+        Path(__file__).with_name("page.template"),
+        **results,
+        about=about,
+        none=none,
+        accuracy=none.accuracy.text(3),
+        conclusions="\n".join(_conclusions(results)),
+        horizon_table=_simple(results["horizon"], "gone before layer"),
+        half_budgets=" ".join(map(str, results["half"])),
+        main_table=_full(results["main"]),
+        main_kinds=_kinds(results["main"]),
+        equal_time=_equal_time(results),
+        even_budgets=" ".join(map(str, results["even"])),
+        one_shot_table=_full(results["one_shot"]),
+        one_shot_kinds=_kinds(results["one_shot"]),
+        encoder_tables="\n".join([*encoder, *encoder_section.lines(results)]),
+        last_layer_table=_full(results["last_layer"]),
+        default_tables="\n".join([_full(results["defaults"]), *past_paper]),
+        schedules_table=_simple(_best_first(results["schedules"]), "schedule and method"),
+        settings="\n".join(settings),
     )
 
 
@@ -173,11 +169,9 @@ def horizon(results: dict[str, Any]) -> bytes:
     for number, kind in enumerate(rows[0].kinds):
         style = ("-", "--", ":")[number // 10 % 3]
         axes.plot(layers, [row.kinds[kind] for row in rows], linewidth=1, linestyle=style, label=kind.replace("_", " "))
-    low = [row.accuracy.value - row.accuracy.low for row in rows]
-    high = [row.accuracy.high - row.accuracy.value for row in rows]
-    axes.errorbar(
-        layers, [row.accuracy.value for row in rows], yerr=[low, high], color="black", marker="o", label="all"
-    )
+    accuracy = [row.accuracy for row in rows]
+    values = [each.value for each in accuracy]
+    axes.errorbar(layers, values, yerr=error_bars(accuracy), color="black", marker="o", label="all")
     axes.set_xticks(layers, [*map(str, layers[:-1]), "never"])
     axes.set(xlabel="every visual token goes before layer", ylabel="accuracy", ylim=(0, 1.02))
     axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
@@ -191,15 +185,8 @@ def curve(results: dict[str, Any], by: str) -> bytes:
     for name, rows in results["curve"].items():
         points = sorted([*rows, none], key=lambda row: _place(row, by)) if name != "downsampling" else rows
         accuracy = [row.accuracy for row in points]
-        error = [[a.value - a.low for a in accuracy], [a.high - a.value for a in accuracy]]
-        axes.errorbar(
-            [_place(row, by) for row in points],
-            [a.value for a in accuracy],
-            yerr=error,
-            marker="o",
-            capsize=2,
-            label=name,
-        )
+        places, values = [_place(row, by) for row in points], [each.value for each in accuracy]
+        axes.errorbar(places, values, yerr=error_bars(accuracy), marker="o", capsize=2, label=name)
     label = "visual tokens a layer, mean" if by == "tokens" else "time to first token, processor ms of one thread"
     axes.set(xlabel=label, ylabel="accuracy")
     axes.legend(fontsize=8)

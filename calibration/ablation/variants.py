@@ -88,11 +88,7 @@ def methods(plan: Plan, tuned: Plan, skip: Sequence[str] = (), scorer: str = "")
     """
     best = plan.changed(**filter_of(scores.described(tuned)))
     variants = [
-        Variant(
-            "SPU, the abstract's reading",
-            (plan.changed(**LITERAL),),
-            "low, token 1d, rho 0.25",
-        ),
+        Variant("SPU, the abstract's reading", (plan.changed(**LITERAL),), "low, token 1d, rho 0.25"),
         Variant("SPU, settings searched", (best,), filter_name(best)),
         Variant("random", random(plan), "mean of 3 seeds"),
     ]
@@ -176,6 +172,12 @@ def smaller(shapes: Shapes, tokens: float) -> Plan:
     ]
     grid = max(fits, key=lambda size: (size[0] * size[1], -abs(size[0] / rows - size[1] / columns)))
     return dataclasses.replace(shapes, grid=grid).none()
+
+
+def downsampled(shapes: Shapes, tokens: float, name: str = "downsampling") -> Variant:
+    """``smaller`` as a row, whose remark is the grid."""
+    plan = smaller(shapes, tokens)
+    return Variant(name, (plan,), f"{plan.grid[0]}x{plan.grid[1]} units")
 
 
 def encoded(shapes: Shapes, encoder: EncoderPlan, schedule: str) -> Plan:

@@ -12,7 +12,7 @@ from luvc_export.calibration.budgets.run import SearchResult
 from luvc_export.calibration.budgets.space import SHARES
 from luvc_export.calibration.budgets.trials import PlanTrial
 from luvc_export.calibration.compact_json import dumps
-from luvc_export.calibration.parity.plots import canvas, png
+from luvc_export.calibration.parity.plots import canvas, error_bars, png
 from luvc_export.core.files import pages
 from luvc_export.core.files.folders import make_folder
 from luvc_export.core.files.safe_files import write_whole
@@ -46,21 +46,17 @@ def page(result: SearchResult, command: str) -> str:
     )
     if result.speedup:
         gate = f"The chosen plan, {_keep(result.chosen.plan)}, was fixed before the held-out part was asked anything."
-    return (
-        Path(__file__)
-        .with_suffix(".template")
-        .read_text(encoding="utf-8")
-        .format(
-            command=command,
-            data=result.about,
-            result=result,
-            plural="s" * (result.images > 1),
-            summary="\n".join(f"- {line}" for line in summary(result)),
-            sections=_horizon(result) + _settings(result) + _order(result),
-            frontier=pages.table(FRONTIER, frontier_rows(result)),
-            gate=gate,
-            held_out=pages.table(HELD_OUT, held_out_rows(result)),
-        )
+    return pages.filled(
+        Path(__file__).with_suffix(".template"),
+        command=command,
+        data=result.about,
+        result=result,
+        plural="s" * (result.images > 1),
+        summary="\n".join(f"- {line}" for line in summary(result)),
+        sections=_horizon(result) + _settings(result) + _order(result),
+        frontier=pages.table(FRONTIER, frontier_rows(result)),
+        gate=gate,
+        held_out=pages.table(HELD_OUT, held_out_rows(result)),
     )
 
 
@@ -213,7 +209,5 @@ def frontier(result: SearchResult) -> bytes:
 
 def _points(axes: Any, x: list[Any], trials: list[PlanTrial], mark: str, label: str, **style: Any) -> None:
     values = [trial.agreement for trial in trials]
-    error = [[value.value - value.low for value in values], [value.high - value.value for value in values]]
-    axes.errorbar(
-        x, [value.value for value in values], yerr=error, fmt=mark, capsize=2, linewidth=0.9, label=label, **style
-    )
+    style |= {"yerr": error_bars(values), "fmt": mark, "capsize": 2, "linewidth": 0.9, "label": label}
+    axes.errorbar(x, [value.value for value in values], **style)

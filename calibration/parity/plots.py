@@ -45,6 +45,11 @@ def png(figure: Any) -> bytes:
     return buffer.getvalue()
 
 
+def error_bars(intervals: Sequence[Any]) -> list[list[float]]:
+    """How far intervals (``value``, ``low``, ``high``) reach below and above, as ``errorbar`` takes them."""
+    return [[each.value - each.low for each in intervals], [each.high - each.value for each in intervals]]
+
+
 def error_by_layer(steps: Sequence[LocatedTensor], limit: Tolerances) -> bytes:
     """Relative L2 error of every tensor, worst case, against its limit."""
     figure, axes = canvas()
@@ -99,8 +104,7 @@ def accuracy_by_budget(comparison: Comparison) -> bytes | None:
     for who, marker in (("reference", "o"), ("candidate", "s")):
         interval = accuracy(comparison.right(who), pictures)
         tokens = mean_tokens(getattr(comparison, who).plan)
-        error = [[interval.value - interval.low], [interval.high - interval.value]]
-        axes.errorbar([tokens], [interval.value], yerr=error, fmt=marker, capsize=4, label=who)
+        axes.errorbar([tokens], [interval.value], yerr=error_bars([interval]), fmt=marker, capsize=4, label=who)
     axes.set(xlabel="visual tokens a layer, mean", ylabel="accuracy")
     axes.set_xlim(left=0)
     axes.legend()

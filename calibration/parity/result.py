@@ -17,7 +17,7 @@ from luvc_export.calibration.intervals import accuracy
 from luvc_export.calibration.parity.compare import Comparison
 from luvc_export.calibration.parity.metrics import Difference
 from luvc_export.calibration.parity.tolerances import RETENTION, Limit, Tolerances, tolerances
-from luvc_export.calibration.runners.base import LOGITS, VISION
+from luvc_export.calibration.runners.base import LOGITS, VISION, Runner
 
 
 @dataclass(frozen=True)
@@ -250,16 +250,8 @@ class ParityResult:
         pictures = [item.picture for item in comparison.answered]
         data = {
             "passed": self.passed,
-            "reference": {
-                "name": comparison.reference.name,
-                "dtype": comparison.reference.dtype,
-                "plan": comparison.reference.plan.to_json(),
-            },
-            "candidate": {
-                "name": comparison.candidate.name,
-                "dtype": comparison.candidate.dtype,
-                "plan": comparison.candidate.plan.to_json(),
-            },
+            "reference": _side(comparison.reference),
+            "candidate": _side(comparison.candidate),
             "same_plan": comparison.same,
             "notes": comparison.notes,
             "gates": [{**asdict(gate), "passed": gate.passed} for gate in self.gates],
@@ -275,3 +267,7 @@ class ParityResult:
             data["retention"] = comparison.retention()._asdict()
         plain: dict[str, Any] = json.loads(json.dumps(data), parse_constant=lambda name: str(float(name)))
         return plain
+
+
+def _side(runner: Runner) -> dict[str, Any]:
+    return {"name": runner.name, "dtype": runner.dtype, "plan": runner.plan.to_json()}

@@ -64,21 +64,28 @@ def fewest(
         return Found((), trials[-1].agreement, tuple(trials))
     measured = damage()
     ranked = tuple(sorted(measured, key=lambda name: (-measured[name], name)))
-    low, top = 0, len(ranked)  # low sites are too few, top will do
-    whole = top.bit_length()
-    while top - low > 1:
-        middle = (low + top) // 2
-        low, top = (low, middle) if measure(ranked[:middle]) else (middle, top)
-        progress("bisecting", 1 - (top - low).bit_length() / (whole + 1))
-    high = ranked[:top]
-    for number, name in enumerate(reversed(ranked[:top])):
+    high = ranked = _fewest_first(ranked, measure, progress, "bisecting")
+    for number, name in enumerate(reversed(ranked)):
         fewer = tuple(other for other in high if other != name)
         if len(high) > 1 and measure(fewer):
             high = fewer
-        progress("trying each once more", (number + 1) / top)
+        progress("trying each once more", (number + 1) / len(ranked))
     measure(high)
     best = next(trial for trial in trials if set(trial.high) == set(high))
     return Found(high, best.agreement, tuple(trials))
+
+
+def _fewest_first(
+    ranked: tuple[str, ...], will_do: Callable[[tuple[str, ...]], bool], progress: Progress, stage: str
+) -> tuple[str, ...]:
+    """The fewest of the first of ``ranked`` that ``will_do``, as all of them do, by halving."""
+    low, top = 0, len(ranked)  # low are too few, top will do
+    whole = top.bit_length()
+    while top - low > 1:
+        middle = (low + top) // 2
+        low, top = (low, middle) if will_do(ranked[:middle]) else (middle, top)
+        progress(stage, 1 - (top - low).bit_length() / (whole + 1))
+    return ranked[:top]
 
 
 #: Cases whose predictions say how far a choice of widths moves them.
@@ -110,13 +117,7 @@ def fewest_wide(
         return ()
     ranked = _ranked(sizes, alone, wanted, progress)
     wanted = max(wanted, _NEAR * moved(ranked))
-    low, top = 0, len(ranked)  # low products are too few, top will do
-    whole = top.bit_length()
-    while top - low > 1:
-        middle = (low + top) // 2
-        low, top = (low, middle) if moved(ranked[:middle]) <= wanted else (middle, top)
-        progress("finding what needs eight bits", 1 - (top - low).bit_length() / (whole + 1))
-    return ranked[:top]
+    return _fewest_first(ranked, lambda some: moved(some) <= wanted, progress, "finding what needs eight bits")
 
 
 def _ranked(

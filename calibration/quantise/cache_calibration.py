@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,9 @@ from numpy.typing import NDArray
 from luvc_export.bundle.folder import Bundle
 from luvc_export.bundle.manifest import CacheQuantisation, PlanEntry
 from luvc_export.calibration.datasets import CalibrationSet
-from luvc_export.calibration.parity.compare import Comparison
 from luvc_export.calibration.quantise import agreement
 from luvc_export.calibration.quantise.cache_codes import magnitudes, scales_of, store_codes, turned_channels
-from luvc_export.calibration.quantise.calibrate import check_bundle, check_target, write_plan
+from luvc_export.calibration.quantise.calibrate import CalibratedCaches, check_bundle, check_target, write_plan
 from luvc_export.calibration.quantise.ranges import watch
 from luvc_export.calibration.runners import open_bundle
 from luvc_export.calibration.runners.bundle import Relay
@@ -30,21 +28,6 @@ from luvc_export.core.precision import CACHES, PRECISIONS, check_caches
 from luvc_export.core.progress import Progress
 from luvc_export.errors import CheckFailed, UsageError
 from luvc_export.runtime.model import Array, Backend, Cache
-
-
-@dataclass(frozen=True)
-class CalibratedCaches:
-    """What became of a plan.
-
-    Attributes:
-        bundle: The bundle with the new plan in it.
-        plan: Name of the new plan.
-        made: Answers of the plan and the new one on the held-out part.
-    """
-
-    bundle: Bundle
-    plan: str
-    made: Comparison
 
 
 def calibrate_caches(

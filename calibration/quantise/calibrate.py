@@ -32,21 +32,30 @@ from luvc_export.export.surgeon.finish import finish
 
 
 @dataclass(frozen=True)
-class Calibrated:
-    """What became of a plan.
+class CalibratedCaches:
+    """What became of a plan whose caches are stored in codes.
 
     Attributes:
         bundle: The bundle with the new plan in it.
         plan: Name of the new plan.
         made: Answers of the plan and the new one on the held-out part.
-        found: What stays high because answers would differ, and the trials.
-        bytes: What the graphs of the new plan read, weights and graphs.
-        dropped: Plans that read the files of the one that was replaced, and are gone with it.
     """
 
     bundle: Bundle
     plan: str
     made: Comparison
+
+
+@dataclass(frozen=True)
+class Calibrated(CalibratedCaches):
+    """What became of a plan that is quantised.
+
+    Attributes:
+        found: What stays high because answers would differ, and the trials.
+        bytes: What the graphs of the new plan read, weights and graphs.
+        dropped: Plans that read the files of the one that was replaced, and are gone with it.
+    """
+
     found: bisect.Found
     bytes: int
     dropped: tuple[str, ...] = ()

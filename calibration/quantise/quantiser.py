@@ -15,8 +15,8 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from luvc_export.bundle.folder import Bundle
 from luvc_export.bundle.graphs import CheckedGraph, read_graph
 from luvc_export.bundle.manifest import CalibrationData, PlanEntry, Quantisation
+from luvc_export.calibration.quantise import blocks
 from luvc_export.calibration.quantise.insert import Inserter
-from luvc_export.calibration.quantise.numerics import blocks
 from luvc_export.calibration.quantise.recipe import Recipe, Scales, decide
 from luvc_export.calibration.quantise.sites import sites
 from luvc_export.calibration.quantise.statistics import Statistics
@@ -132,9 +132,7 @@ class Quantiser:
                 chosen, {name: self._packed(name) for name in chosen}
             )
             RemoveUnusedNodesPass()(model)
-            for name, value in model.graph.initializers.items():
-                if isinstance(value.const_value, ir.ExternalTensor | ir.LazyTensor):
-                    value.const_value = packer.put(name, partial(_itself, value.const_value))
+            packer.take_over(model.graph)
             written.append(f"{file.split('.')[0]}.{self.name}.onnx")
             write_whole(folder / written[-1], ir.to_proto(model).SerializeToString())
         kept = self.bundle.manifest.dtype
@@ -182,7 +180,3 @@ def _read(graph: CheckedGraph, tensor: ir.ExternalTensor) -> ir.Tensor:
     loaded = read(tensor)
     graph.check_files()
     return loaded
-
-
-def _itself(tensor: ir.ExternalTensor | ir.LazyTensor) -> ir.TensorProtocol:
-    return tensor

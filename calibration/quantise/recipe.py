@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from luvc_export.calibration.quantise.numerics import blocks
-from luvc_export.calibration.quantise.numerics.blocks import Rounded, compensated
+from luvc_export.calibration.quantise import blocks
+from luvc_export.calibration.quantise.blocks import Rounded, compensated
 from luvc_export.calibration.quantise.statistics import METHODS, Statistics
 from luvc_export.core.precision import QuantisedPrecision
 from luvc_export.errors import UsageError, did_you_mean

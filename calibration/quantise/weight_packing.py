@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from luvc_export.calibration.quantise.numerics.blocks import Rounded, stored_scales
+from luvc_export.calibration.quantise.blocks import Rounded, stored_scales
 from luvc_export.core.files.safe_files import open_regular, write_new
 from luvc_export.core.precision import QuantisedPrecision
+from luvc_export.export.ir_edits import constant
 
 #: Larger tensors lie in the file, each at a page's start as runtimes that map files want; others in the graphs.
 INLINE_BYTES = 1024
@@ -59,11 +61,18 @@ class WeightPacker:
 
     def take(self, graph: ir.Graph, name: str) -> ir.Value:
         """An initializer of ``graph`` with the tensor called ``name``."""
-        if name not in graph.initializers:
-            tensor = self._placed[name]
-            value = ir.Value(name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
-            graph.register_initializer(value)
-        return graph.initializers[name]
+        return constant(graph, self._placed[name])
+
+    def take_over(self, graph: ir.Graph) -> None:
+        """Write here what initializers of ``graph`` read from other files, and let them read it here."""
+        for name, value in graph.initializers.items():
+            outside = value.const_value
+            if isinstance(outside, ir.ExternalTensor | ir.LazyTensor):
+                value.const_value = self.put(name, partial(_itself, outside))
+
+
+def _itself(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+    return tensor
 
 
 def contents(tensor: ir.TensorProtocol) -> bytes:

@@ -15,7 +15,9 @@ from luvc_export.bundle.manifest import ImageInput, Manifest
 from luvc_export.calibration.runners.base import Runner, ends
 from luvc_export.calibration.runners.bundle import BundleCalls, EngineCalls
 from luvc_export.calibration.runners.canvas import Tokens, canvas_for, prepare
-from luvc_export.calibration.runners.compressed import TorchCalls, load_model, quiet
+from luvc_export.calibration.runners.compressed import TorchCalls
+from luvc_export.calibration.runners.compressed import load_model as load_model
+from luvc_export.calibration.runners.compressed import quiet as quiet
 from luvc_export.calibration.runners.graph import GraphRunner, ObservedCalls, Prompting
 from luvc_export.calibration.runners.huggingface import HuggingFace
 from luvc_export.core.plan import Plan, Sharing
@@ -28,18 +30,6 @@ from luvc_export.runtime.prompt.encoder import PromptEncoder
 from luvc_export.runtime.tensorrt.backend import TrtBackend
 
 KINDS = ("hf", "torch", "onnx", "openvino", "trt")
-__all__ = [
-    "KINDS",
-    "Spec",
-    "load_model",
-    "open_bundle",
-    "open_engine",
-    "open_huggingface",
-    "open_openvino",
-    "open_torch",
-    "parse",
-    "quiet",
-]
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,7 @@ from luvc_export.core.plan import Plan
 from luvc_export.core.token_layout import Mosaic, arrange, seen_both_ways
 from luvc_export.errors import UsageError
 from luvc_export.export import families
-from luvc_export.export.families.base import Family, Normalise
-from luvc_export.export.llm.decoder import Decoder
+from luvc_export.export.families.base import Normalise
 from luvc_export.export.llm.span import empty_caches
 
 #: What transformers calls a model's caches in its output, and what ``generate`` hands on: ``cache`` since 5.24, whose
@@ -61,43 +60,7 @@ def compressed(model: nn.Module, plan: Plan) -> Iterator[nn.Module]:
             got=plan.sharing.images,
             fix="export a bundle with --video and ask that",
         )
-    family = families.find(
-        str(model.config.model_type),  # type: ignore[union-attr]
-        type(model).__name__,
-    )
-    vision = family.vision(model, plan, Normalise(1.0, [0.0] * 3, [1.0] * 3))
-    if getattr(vision, "padded_patches", False):
-        raise UsageError(
-            f"compression inside transformers does not take the pictures of {family.model_type}",
-            where="model",
-            got="a processor that gives patches of any grid, padded",
-            fix="export a bundle and ask that",
-        )
-    decoder = family.decoder(model, plan)
-    before = model.__dict__.get("forward")
-
-    def forward(
-        input_ids: Tensor,
-        past_key_values: Any = None,
-        pixel_values: Tensor | None = None,
-        image_grid_thw: Tensor | None = None,
-        logits_to_keep: int = 0,
-        pixel_values_videos: Tensor | None = None,
-        cache: Any = None,
-        **unused: Any,
-    ) -> CausalLMOutputWithPast:
-        if pixel_values_videos is not None:
-            raise UsageError(
-                "compression inside transformers takes no video",
-                where="pixel_values_videos",
-                fix="pass frames as images, or export a bundle with --video",
-            )
-        return _forward(
-            model, family, plan, vision, decoder, input_ids, past_key_values if cache is None else cache, pixel_values,
-            image_grid_thw, logits_to_keep,
-        )  # fmt: skip
-
-    forward.__signature__ = _signature(model)  # type: ignore[attr-defined]
+    before, forward = model.__dict__.get("forward"), _Forward(model, plan)
     model.forward = forward
     try:
         yield model
@@ -114,58 +77,84 @@ def _signature(model: nn.Module) -> Any:
     return original.replace(parameters=[p for name, p in original.parameters.items() if name not in left_out])
 
 
-def _forward(
-    model: nn.Module,
-    family: Family,
-    plan: Plan,
-    vision: Any,
-    decoder: Decoder,
-    input_ids: Tensor,
-    past: Any,
-    pixel_values: Tensor | None,
-    image_grid_thw: Tensor | None,
-    logits_to_keep: int,
-) -> CausalLMOutputWithPast:
-    if input_ids.shape[0] != 1:
-        raise UsageError("one prompt at a time", where="input_ids", got=list(input_ids.shape), expected="[1, length]")
-    image_token = family.image_token_id(model.config)
-    cut = family.cuts(model.config)[0]
-    written = [part for part in cut.written if isinstance(part, int)]
-    if cut.row_ends:
-        ids = _one_before_its_ends(input_ids[0].tolist(), image_token, plan.grid)
-    else:
-        ids = _one_placeholder(input_ids[0].tolist(), image_token, plan.units, written)
-    blocks = dict.fromkeys(range(ids.count(image_token)), Mosaic((1, 1))) if cut.row_ends else None
-    dtype = decoder.embed_tokens.weight.dtype
-    embeds = torch.zeros(0, plan.vision_tokens, family.visual_width(model.config), dtype=dtype)
-    positions = torch.zeros(0, plan.vision_tokens, 2 * vision.copies)
-    if pixel_values is not None:
-        side = family.unit_pixels(model.config)
-        if hasattr(vision, "from_patches") and pixel_values.shape[-2:] != (plan.grid[0] * side, plan.grid[1] * side):
-            _check_grid(plan, image_grid_thw, vision.patches)
-            embeds, positions, _ = vision.from_patches(pixel_values)
+class _Forward:
+    """What stands in for a model's ``forward``: its halves with the plan's merges and prunes."""
+
+    def __init__(self, model: Any, plan: Plan) -> None:
+        self.config, self.plan = model.config, plan
+        self.family = families.find(str(model.config.model_type), type(model).__name__)
+        self.vision: Any = self.family.vision(model, plan, Normalise(1.0, [0.0] * 3, [1.0] * 3))
+        if getattr(self.vision, "padded_patches", False):
+            raise UsageError(
+                f"compression inside transformers does not take the pictures of {self.family.model_type}",
+                where="model",
+                got="a processor that gives patches of any grid, padded",
+                fix="export a bundle and ask that",
+            )
+        self.decoder = self.family.decoder(model, plan)
+        self.__signature__ = _signature(model)
+
+    def __call__(
+        self,
+        input_ids: Tensor,
+        past_key_values: Any = None,
+        pixel_values: Tensor | None = None,
+        image_grid_thw: Tensor | None = None,
+        logits_to_keep: int = 0,
+        pixel_values_videos: Tensor | None = None,
+        cache: Any = None,
+        **unused: Any,
+    ) -> CausalLMOutputWithPast:
+        if pixel_values_videos is not None:
+            raise UsageError(
+                "compression inside transformers takes no video",
+                where="pixel_values_videos",
+                fix="pass frames as images, or export a bundle with --video",
+            )
+        if input_ids.shape[0] != 1:
+            raise UsageError(
+                "one prompt at a time", where="input_ids", got=list(input_ids.shape), expected="[1, length]"
+            )
+        config, family, plan = self.config, self.family, self.plan
+        image_token, cut = family.image_token_id(config), family.cuts(config)[0]
+        written = [part for part in cut.written if isinstance(part, int)]
+        if cut.row_ends:
+            ids = _one_before_its_ends(input_ids[0].tolist(), image_token, plan.grid)
         else:
-            size = family.image_size(model.config) or (plan.grid[0] * side, plan.grid[1] * side)
-            embeds, positions, _ = vision(_pictures(pixel_values, ids.count(image_token), size))
-    state = past if isinstance(past, PrunedCache) else None
-    placed = arrange(
-        ids, image_token, positions.numpy(), plan.grid, family.position_kind,
-        state.position if state is not None else 0, state.order if state is not None else 0, blocks,
-    )  # fmt: skip
-    if family.prefix(model.config) is not None:
-        placed = seen_both_ways(placed)
-    text = placed.input_ids.shape[1]
-    total = text + (state.text if state is not None else 0)
-    empty = empty_caches(family.decoder_shape(model.config), 1, dtype)
-    tensors = empty if state is None else state.tensors
-    rows = torch.arange(text - logits_to_keep if logits_to_keep else 0, text)[None]
-    arrays = (placed.input_ids, placed.visual_position_ids, placed.position_ids, placed.visual_order, placed.order)
-    logits, presents, _ = decoder(
-        embeds[None], *map(torch.from_numpy, arrays), torch.ones(1, total, dtype=torch.bool), rows, tensors
-    )
-    sequence = input_ids.shape[1] + (state.sequence if state is not None else 0)
-    cache = PrunedCache(presents, sequence, total, placed.next_position, placed.next_order)
-    return CausalLMOutputWithPast(logits=logits, **{CACHE: cache})
+            ids = _one_placeholder(input_ids[0].tolist(), image_token, plan.units, written)
+        blocks = dict.fromkeys(range(ids.count(image_token)), Mosaic((1, 1))) if cut.row_ends else None
+        embeds, positions = self._seen(pixel_values, image_grid_thw, ids.count(image_token))
+        past = past_key_values if cache is None else cache
+        state = past if isinstance(past, PrunedCache) else None
+        starts = (state.position, state.order) if state is not None else (0, 0)
+        placed = arrange(ids, image_token, positions.numpy(), plan.grid, family.position_kind, *starts, blocks)
+        if family.prefix(config) is not None:
+            placed = seen_both_ways(placed)
+        text = placed.input_ids.shape[1]
+        total = text + (state.text if state is not None else 0)
+        empty = empty_caches(family.decoder_shape(config), 1, embeds.dtype)
+        rows = torch.arange(text - logits_to_keep if logits_to_keep else 0, text)[None]
+        arrays = (placed.input_ids, placed.visual_position_ids, placed.position_ids, placed.visual_order, placed.order)
+        mask, tensors = torch.ones(1, total, dtype=torch.bool), empty if state is None else state.tensors
+        logits, presents, _ = self.decoder(embeds[None], *map(torch.from_numpy, arrays), mask, rows, tensors)
+        sequence = input_ids.shape[1] + (state.sequence if state is not None else 0)
+        after = PrunedCache(presents, sequence, total, placed.next_position, placed.next_order)
+        return CausalLMOutputWithPast(logits=logits, **{CACHE: after})
+
+    def _seen(self, pixels: Tensor | None, image_grid_thw: Tensor | None, images: int) -> tuple[Tensor, Tensor]:
+        """Embeddings [n, N_0, D] and positions [n, N_0, 2 * copies] of a call's ``images``."""
+        plan, side = self.plan, self.family.unit_pixels(self.config)
+        if pixels is None:
+            dtype, width = self.decoder.embed_tokens.weight.dtype, self.family.visual_width(self.config)
+            nothing = torch.zeros(0, plan.vision_tokens, width, dtype=dtype)
+            return nothing, torch.zeros(0, plan.vision_tokens, 2 * self.vision.copies)
+        if hasattr(self.vision, "from_patches") and pixels.shape[-2:] != (plan.grid[0] * side, plan.grid[1] * side):
+            _check_grid(plan, image_grid_thw, self.vision.patches)
+            embeds, positions, _ = self.vision.from_patches(pixels)
+        else:
+            size = self.family.image_size(self.config) or (plan.grid[0] * side, plan.grid[1] * side)
+            embeds, positions, _ = self.vision(_pictures(pixels, images, size))
+        return embeds, positions
 
 
 def _one_placeholder(ids: list[int], image_token: int, units: int, written: list[int]) -> list[int]:

@@ -15,7 +15,6 @@ from luvc_export.errors import CheckpointError
 from luvc_export.export.families import _tiny
 from luvc_export.export.families.base import (
     HALF,
-    Normalise,
     ReferencePrompt,
     places,
     rope_of_kinds,
@@ -26,20 +25,14 @@ from luvc_export.export.layers import norm
 from luvc_export.export.llm.decoder import Decoder
 from luvc_export.export.llm.gemma import FourNormDecoder, gemma_norm
 from luvc_export.export.llm.sight import Kind
-from luvc_export.export.towers.learned_position_vit import LearnedPositionViT
-from luvc_export.export.towers.square_family import SquareFamily
+from luvc_export.export.towers.square_family import SquareFamily, SquareTower
 
 #: The halves of the rotary caches; where a model has layers of one kind alone, they are alike.
 LAYER_KINDS = ("full_attention", "sliding_attention")
 
 
-class Vision(LearnedPositionViT):
+class Vision(SquareTower):
     """Tower, last norm, mean over each unit's patches, and projection."""
-
-    def __init__(self, model: Any, plan: Plan, normalise: Normalise, grid: tuple[int, int], side: int) -> None:
-        layers = model.config.vision_config.num_hidden_layers
-        super().__init__(model.vision_tower, plan, normalise, grid, side, (layers,))
-        self.projector = model.multi_modal_projector
 
     def finish(self, states: list[Tensor]) -> Tensor:
         """[n, U * side * side, C] -> [n, U, D]."""

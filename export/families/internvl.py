@@ -14,17 +14,12 @@ from luvc_export.errors import CheckpointError
 from luvc_export.export.families import _tiny
 from luvc_export.export.families.base import IMAGENET, Normalise
 from luvc_export.export.layers import norm
-from luvc_export.export.towers.learned_position_vit import LearnedPositionViT, Parts
-from luvc_export.export.towers.square_family import SquareFamily
+from luvc_export.export.towers.learned_position_vit import Parts
+from luvc_export.export.towers.square_family import SquareFamily, SquareTower
 
 
-class Vision(LearnedPositionViT):
+class Vision(SquareTower):
     """Tower, pixel shuffle (each unit's patches side by side) and projector."""
-
-    def __init__(self, model: Any, plan: Plan, normalise: Normalise, grid: tuple[int, int], side: int) -> None:
-        layers = model.config.vision_config.num_hidden_layers
-        super().__init__(model.vision_tower, plan, normalise, grid, side, (layers,))
-        self.projector = model.multi_modal_projector
 
     def finish(self, states: list[Tensor]) -> Tensor:
         """[n, U * 4, C] -> [n, U, D]. The tower's last norm is an identity in models with mean pooling."""

@@ -13,19 +13,17 @@ from luvc_export.errors import CheckpointError
 from luvc_export.export.families import _tiny
 from luvc_export.export.families.base import Normalise
 from luvc_export.export.layers import norm
-from luvc_export.export.towers.learned_position_vit import LearnedPositionViT
-from luvc_export.export.towers.square_family import SquareFamily
+from luvc_export.export.towers.square_family import SquareFamily, SquareTower
 
 TOWERS = ("clip_vision_model", "siglip_vision_model")
 
 
-class Vision(LearnedPositionViT):
+class Vision(SquareTower):
     """Tower and projector. Several feature layers are joined channel by channel, in the order of the config."""
 
     def __init__(self, model: Any, plan: Plan, normalise: Normalise, grid: tuple[int, int], side: int) -> None:
         self.wanted = feature_layers(model.config)
-        super().__init__(model.vision_tower, plan, normalise, grid, side, tuple(sorted({*self.wanted})))
-        self.projector = model.multi_modal_projector
+        super().__init__(model, plan, normalise, grid, side, tuple(sorted({*self.wanted})))
 
     def finish(self, states: list[Tensor]) -> Tensor:
         """[n, U, C] of every feature layer -> [n, U, D]."""

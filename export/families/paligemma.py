@@ -11,22 +11,16 @@ from transformers import PaliGemmaConfig, PaliGemmaForConditionalGeneration
 from luvc_export.core.plan import Plan
 from luvc_export.core.tiling import Prefix
 from luvc_export.export.families import _tiny
-from luvc_export.export.families.base import HALF, Normalise, ReferencePrompt
+from luvc_export.export.families.base import HALF, ReferencePrompt
 from luvc_export.export.layers import norm
 from luvc_export.export.llm.decoder import Decoder
 from luvc_export.export.llm.gemma import FourNormDecoder, GemmaDecoder
 from luvc_export.export.llm.rope import Rope
-from luvc_export.export.towers.learned_position_vit import LearnedPositionViT
-from luvc_export.export.towers.square_family import SquareFamily
+from luvc_export.export.towers.square_family import SquareFamily, SquareTower
 
 
-class Vision(LearnedPositionViT):
+class Vision(SquareTower):
     """Tower, last norm and projection."""
-
-    def __init__(self, model: Any, plan: Plan, normalise: Normalise, grid: tuple[int, int], side: int) -> None:
-        layers = model.config.vision_config.num_hidden_layers
-        super().__init__(model.vision_tower, plan, normalise, grid, side, (layers,))
-        self.projector = model.multi_modal_projector
 
     def finish(self, states: list[Tensor]) -> Tensor:
         """[n, U, C] -> [n, U, D]."""

@@ -10,6 +10,7 @@ import onnx_ir as ir
 from luvc_export.bundle.codes import FP8_BLOCK
 from luvc_export.core.operators import CONTRIB_DOMAIN
 from luvc_export.errors import CheckpointError
+from luvc_export.export import ir_edits
 from luvc_export.export.packed.placing import Placed
 
 #: Accuracy levels of MatMulNBits: fp32 of activations as they are, or rounded to 8 bits by block.
@@ -65,7 +66,6 @@ class _Inserter:
         if how.order is not None:
             activation = self._in_order(weight, activation, how, product)
         rows, channels = how.shape
-        out = product.outputs[0]
         if how.block is None:
             result = self._real(weight, activation, how, product)
         else:
@@ -82,13 +82,9 @@ class _Inserter:
                 "accuracy_level": self._level,
             }
             result = self._node("MatMulNBits", inputs, product, f"{weight.name}.product", CONTRIB_DOMAIN, attributes)
-        if product.op_type == "Gemm" and len(product.inputs) > 2 and product.inputs[2] is not None:
-            result = self._node("Add", [result, product.inputs[2]], product, f"{weight.name}.biased")
-        name, result.shape, result.type = out.name, out.shape, out.type
-        out.name = f"{name}.replaced"
-        out.replace_all_uses_with(result, replace_graph_outputs=True)
-        self._graph.remove(product, safe=True)
-        result.name = name
+        if (bias := ir_edits.bias(product)) is not None:
+            result = self._node("Add", [result, bias], product, f"{weight.name}.biased")
+        ir_edits.replace_output(self._graph, product, result)
 
     def _real(self, weight: ir.Value, activation: ir.Value, how: Placed, product: ir.Node) -> ir.Value:
         """A product with FP8 numbers times their scales in fp32, which back-ends fold when they load."""
@@ -112,12 +108,8 @@ class _Inserter:
 
     def _blocks(self, size: int) -> ir.Value:
         """Which block of 128 each of ``size`` places is in, once a graph."""
-        name = f"blocks_of_{FP8_BLOCK}.{size}"
-        if name not in self._graph.initializers:
-            places = ir.tensor(np.arange(size, dtype=np.int64) // FP8_BLOCK, name=name)
-            value = ir.Value(name=name, shape=ir.Shape([size]), type=ir.TensorType(places.dtype), const_value=places)
-            self._graph.register_initializer(value)
-        return self._graph.initializers[name]
+        places = np.arange(size, dtype=np.int64) // FP8_BLOCK
+        return ir_edits.constant(self._graph, ir.tensor(places, name=f"blocks_of_{FP8_BLOCK}.{size}"))
 
     def _in_order(self, weight: ir.Value, activation: ir.Value, how: Placed, product: ir.Node) -> ir.Value:
         """The activation's channels in the order of the codes, gathered once for all products in that order."""
@@ -125,10 +117,7 @@ class _Inserter:
         key = id(activation), how.order.tobytes()
         if key not in self._gathered:
             order = ir.tensor(how.order.astype(np.int64), name=f"{weight.name}.order")
-            value = ir.Value(
-                name=order.name, shape=ir.Shape(how.order.shape), type=ir.TensorType(order.dtype), const_value=order
-            )
-            self._graph.register_initializer(value)
+            value = ir_edits.constant(self._graph, order)
             gathered = self._node(
                 "Gather", [activation, value], product, f"{weight.name}.gathered", attributes={"axis": -1}
             )
@@ -137,11 +126,7 @@ class _Inserter:
         return self._gathered[key]
 
     def _constant(self, tensor: ir.ExternalTensor) -> ir.Value:
-        name = str(tensor.name)
-        if name not in self._graph.initializers:
-            value = ir.Value(name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
-            self._graph.register_initializer(value)
-        return self._graph.initializers[name]
+        return ir_edits.constant(self._graph, tensor)
 
     def _node(
         self,
@@ -152,7 +137,4 @@ class _Inserter:
         domain: str = "",
         attributes: Mapping[str, int | list[int]] | None = None,
     ) -> ir.Value:
-        node = ir.node(op, inputs, attributes=attributes, domain=domain, name=name)
-        node.outputs[0].name = name
-        self._graph.insert_before(before, node)
-        return node.outputs[0]
+        return ir_edits.add_node(self._graph, before, op, inputs, name, domain, attributes)[0]

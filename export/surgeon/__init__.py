@@ -17,8 +17,15 @@ from luvc_export.export.surgeon import flops, lint
 from luvc_export.export.surgeon import passes as registry
 from luvc_export.export.surgeon.graph import Surgery, size
 from luvc_export.export.surgeon.passes import Step
-from luvc_export.export.surgeon.render import render, render_html
-from luvc_export.export.surgeon.report import REPORT_KEY, GraphReport, PassReport, histogram, surgery_report
+from luvc_export.export.surgeon.report import (
+    REPORT_KEY,
+    GraphReport,
+    PassReport,
+    histogram,
+    render,
+    render_html,
+    surgery_report,
+)
 
 __all__ = ["GraphReport", "PassReport", "pass_list", "render", "render_html", "run_passes", "surgery_report"]
 

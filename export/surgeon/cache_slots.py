@@ -128,12 +128,16 @@ def joined(past: gs.Tensor) -> tuple[gs.Tensor, gs.Tensor]:
 
 def _new_text(surgery: Surgery, order: gs.Tensor, call: Call) -> gs.Variable:
     """Which of the new text is no padding, bool [B, T]."""
-    length = surgery.emit("Shape", [order], start=1, end=2)[0]
-    count = surgery.emit("Squeeze", [length, [0]])[0]
-    columns = surgery.emit("Range", [surgery.constant(0), count, surgery.constant(1)])[0]
-    first = surgery.emit("Unsqueeze", [call.past_text, [1]])[0]
+    columns, first = counted(surgery, order), surgery.emit("Unsqueeze", [call.past_text, [1]])[0]
     index = surgery.emit("Add", [first, columns])[0]
     return surgery.typed("GatherElements", [call.text_mask, index], np.dtype(np.bool_), order.shape, axis=1)
+
+
+def counted(surgery: Surgery, rows: gs.Tensor) -> gs.Tensor:
+    """0, 1, ... for each row of [B, S]: int64 [S]."""
+    length = surgery.emit("Shape", [rows], start=1, end=2)[0]
+    count = surgery.emit("Squeeze", [length, [0]])[0]
+    return surgery.emit("Range", [surgery.constant(0), count, surgery.constant(1)])[0]
 
 
 def slot_mask(

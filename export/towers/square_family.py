@@ -9,6 +9,27 @@ from torch import nn
 
 from luvc_export.core.plan import Plan
 from luvc_export.export.families.base import Family, Normalise
+from luvc_export.export.towers.learned_position_vit import LearnedPositionViT
+
+
+class SquareTower(LearnedPositionViT):
+    """The tower and the projector of a model whose inner one calls them ``vision_tower``, ``multi_modal_projector``.
+
+    ``features``: see ``LearnedPositionViT``; None for the state after the last block alone.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        plan: Plan,
+        normalise: Normalise,
+        grid: tuple[int, int],
+        side: int,
+        features: tuple[int, ...] | None = None,
+    ) -> None:
+        features = features or (model.config.vision_config.num_hidden_layers,)
+        super().__init__(model.vision_tower, plan, normalise, grid, side, features)
+        self.projector: Any = model.multi_modal_projector
 
 
 class SquareFamily(Family):

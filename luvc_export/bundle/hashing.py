@@ -114,12 +114,7 @@ def verify(path: Path, expected: FileRecord, full: bool = False, on_bytes: OnByt
     Raises:
         BundleError: It is missing, no regular file, or another.
     """
-    try:
-        file = open_regular(path)
-    except OSError as error:
-        fix = "export or copy the bundle again"
-        raise BundleError("a file of the bundle is missing", where=str(path), got=error.strerror, fix=fix) from error
-    with file:
+    with _opened(path) as file:
         identity = settled(file)
         if identity.size != expected.bytes:
             raise changed(path, f"{identity.size} bytes", f"{expected.bytes} bytes")
@@ -147,12 +142,8 @@ def read(path: Path, expected: FileRecord) -> bytes:
     Raises:
         BundleError: It is missing, no regular file, or another.
     """
-    try:
-        with open_regular(path) as file:
-            data = file.read(expected.bytes + 1) if expected.bytes >= 0 else b""
-    except OSError as error:
-        fix = "export or copy the bundle again"
-        raise BundleError("a file of the bundle is missing", where=str(path), got=error.strerror, fix=fix) from error
+    with _opened(path) as file:
+        data = file.read(expected.bytes + 1) if expected.bytes >= 0 else b""
     if len(data) != expected.bytes:
         got = f"{len(data)} bytes" if len(data) < expected.bytes else f"more than {expected.bytes} bytes"
         raise changed(path, got, f"{expected.bytes} bytes")
@@ -253,6 +244,14 @@ def memory(name: str, make: bool = False) -> Path | None:
     except (OSError, RuntimeError):  # no home folder
         return None
     return folder if stat.S_ISDIR(status.st_mode) and is_own(status) else None
+
+
+def _opened(path: Path) -> IO[bytes]:
+    try:
+        return open_regular(path)
+    except OSError as error:
+        fix = "export or copy the bundle again"
+        raise BundleError("a file of the bundle is missing", where=str(path), got=error.strerror, fix=fix) from error
 
 
 def _carry(before: Identity, after: Identity) -> None:

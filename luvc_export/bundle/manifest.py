@@ -17,14 +17,15 @@ from luvc_export.bundle.engines.records import Footprint as Footprint
 from luvc_export.bundle.engines.records import PluginLibrary as PluginLibrary
 from luvc_export.bundle.engines.records import Profile as Profile
 from luvc_export.bundle.engines.records import Verified as Verified
+from luvc_export.bundle.manifest_checks import check_lora, check_pixels, check_video
 from luvc_export.bundle.plans.entry import SCHEMA_1, check_sets, with_facts
 from luvc_export.bundle.plans.entry import CacheQuantisation as CacheQuantisation
 from luvc_export.bundle.plans.entry import CalibrationData as CalibrationData
 from luvc_export.bundle.plans.entry import GraphSet as GraphSet
 from luvc_export.bundle.plans.entry import PlanEntry as PlanEntry
 from luvc_export.bundle.plans.entry import Quantisation as Quantisation
-from luvc_export.bundle.serialisation import check_pixels, from_json_data
 from luvc_export.core import graph_io
+from luvc_export.core.files.json_records import from_json_data
 from luvc_export.core.generation_defaults import GenerationDefaults
 from luvc_export.core.precision import CACHES
 from luvc_export.core.shapes import PLACE, ROWS, DecoderShape, State, in_codes
@@ -308,12 +309,8 @@ class Manifest:
         manifest = from_json_data(cls, data, where)
         check_states(manifest.decoder, f"{where}: decoder.states")
         if lora := manifest.lora:
-            from luvc_export.bundle.manifest_checks import check_lora
-
             check_lora(lora.rank, lora.slots, lora.modules, manifest.decoder.layers, f"{where}: lora")
         if video := manifest.prompt.video:
-            from luvc_export.bundle.manifest_checks import check_video
-
             check_video(video, manifest.image.frames, manifest.prompt.image_token_id, f"{where}: prompt.video")
         for name, entry in manifest.plans.items():
             manifest.check_entry(entry, f"{where}: plans.{name}")

@@ -1,4 +1,4 @@
-"""What a stranger's ``luvc.json`` says of videos and of slots for adapters, held against what loops and arrays take."""
+"""What a stranger's ``luvc.json`` says of images, videos and slots for adapters, held against what arrays take."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from luvc_export.errors import BundleError
 _SLOT = re.compile(r"(0|[1-9][0-9]{0,3})\.(.+)", re.ASCII | re.DOTALL)
 #: Inputs or outputs of a product, its rank, and numbers of the factors of all: 64 a product of a 70B model are 1.3e9.
 _MOST_SIZE, _MOST_RANK, _MOST_NUMBERS = 2**24, 2**16, 2**33
+#: Pixels of all images of one picture or video: 400 MB of uint8. A 7B model's largest video has 116 million.
+PIXELS = 2**27
 _FIX = "do not use this bundle; export it again from the checkpoint"
 
 
@@ -68,4 +70,20 @@ def check_video(video: Video, frames: int, image_token_id: int, where: str) -> N
             got=f"written {str(video.written)[:80]}, between {video.between[:40]!r}",
             expected="the image's token alone, or no step",
             fix=_FIX,
+        )
+
+
+def check_pixels(frames: int, size: tuple[int, int], where: str) -> None:
+    """Refuse ``frames`` of ``size`` (height, width) that would fill memory before a graph sees one image.
+
+    Raises:
+        BundleError: More than ``PIXELS`` at once.
+    """
+    height, width = size
+    if frames * height * width > PIXELS:
+        raise BundleError(
+            "a plan sees more pixels at once than any model",
+            where=where,
+            got=f"{frames} x {height}x{width}",
+            expected=f"at most {PIXELS:,} pixels",
         )

@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 from luvc_export.bundle import folder as bundles
 from luvc_export.bundle.manifest import FileRecord, Footprint
-from luvc_export.bundle.serialisation import from_json_data
 from luvc_export.core.files.json_file import read_json
+from luvc_export.core.files.json_records import from_json_data
 from luvc_export.core.files.safe_files import write_whole
 from luvc_export.engines.options import BuildOptions
 from luvc_export.engines.profiles import Capacity

@@ -23,7 +23,7 @@ from luvc_export.core.files.html import document, figure, table
 from luvc_export.core.named_plans import DEFAULT_PLAN
 from luvc_export.errors import CheckFailed, UsageError
 from luvc_export.trial.claims import judge
-from luvc_export.trial.journal import Journal
+from luvc_export.trial.run import Journal
 from luvc_export.trial.steps import STEPS
 
 SCHEMA = 1

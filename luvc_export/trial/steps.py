@@ -1,6 +1,7 @@
 """What a trial does: small steps, each a verb in a process of its own, and what of its output goes into the report.
 
-Only what ``pick`` functions name is kept: no path, no name of a file, a host or a checkpoint, no text of an answer.
+Only what ``picks.json`` and ``pick`` functions name is kept: no path, no name of a file, a host or a checkpoint, no
+text of an answer.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -88,36 +90,20 @@ def checkout() -> bool:
     return CHECKS.is_file()
 
 
-def _pick_plan(output: Json) -> Json:
-    plan, cost = output["plan"], output["cost"]
-    return {
-        "keep": plan["llm"]["keep"],
-        "grid": plan["encoder"]["grid"],
-        "flops_ratio": cost["flops_ratio"],
-        "kv_ratio": cost["kv_ratio"],
-    }
+def _picked(spec: Any, output: Any) -> Any:
+    """What an entry of ``picks.json`` names of a verb's JSON.
 
-
-def _pick_export(output: Json) -> Json:
-    manifest = output["manifest"]
-    return {
-        "model_type": manifest["source"]["model_type"],
-        "checkpoint_sha256": manifest["source"]["sha256"],
-        "decoder": manifest["decoder"],
-        "image_size": manifest["image"]["size"],
-        "plans": {name: manifest["plans"][name]["plan"]["llm"]["keep"] for name in PLANS},
-        "weights_mode": manifest["weights"]["mode"],
-    }
-
-
-def _pick_parity(output: Json) -> Json:
-    kept = ("level", "name", "got", "limit", "passed")
-    sides = {side: output[side]["dtype"] for side in ("reference", "candidate")}
-    return {
-        "passed": output["passed"],
-        **sides,
-        "gates": [{key: gate[key] for key in kept} for gate in output["gates"]],
-    }
+    A text is the way to a value, keys joined by dots; an object has an entry for each value that is kept; a list has
+    the way to a list of the output, and the entry for each of its items.
+    """
+    if isinstance(spec, dict):
+        return {name: _picked(inner, output) for name, inner in spec.items()}
+    if isinstance(spec, list):
+        way, inner = spec
+        return [_picked(inner, each) for each in _picked(way, output)]
+    for key in spec.split("."):
+        output = output[key]
+    return output
 
 
 def _pick_bench(output: Json) -> Json:
@@ -135,28 +121,16 @@ def _pick_bench(output: Json) -> Json:
 _SHARES = ("total_ms", "merge_ms", "prune_ms")
 
 
-def _pick_build(output: Json) -> Json:
-    engine = output["engine"]
-    kept = ("target", "precision", "kv", "backend", "version", "compute_capabilities", "batch", "footprint")
-    parts = {
-        part: {"bytes": engine[part]["record"]["bytes"], "weight_bytes": engine[part]["weight_bytes"]}
-        for part in ("vision", "decoder")
-    }
-    return {**{key: engine[key] for key in kept}, **parts}
-
-
-def _pick_kept(output: Json) -> Json:
-    return {"backend": output["backend"], "arithmetic": output["arithmetic"]}
+def _table(name: str) -> Any:
+    """A JSON file beside this module, ``{plan}`` in it replaced by the plan with compression."""
+    text = Path(__file__).with_name(f"{name}.json").read_text(encoding="utf-8")
+    return json.loads(text.replace("{plan}", DEFAULT_PLAN))
 
 
 _PICKS: dict[str, Callable[[Json], Json]] = {
-    "plan": _pick_plan,
-    "export": _pick_export,
-    "parity": _pick_parity,
     "bench": _pick_bench,
-    "build": _pick_build,
-    "kept": _pick_kept,
     "whole": lambda output: output,
+    **{name: partial(_picked, spec) for name, spec in _table("picks").items()},
 }
 
 
@@ -165,9 +139,8 @@ def _read(row: Json) -> Step:
     return Step(**{**row, **lists, "pick": _PICKS[row["pick"]]})
 
 
-_TABLE = Path(__file__).with_suffix(".json").read_text(encoding="utf-8").replace("{plan}", DEFAULT_PLAN)
 #: Rows of ``steps.json``: words name what was asked for in braces.
-STEPS = tuple(_read(row) for row in json.loads(_TABLE))
+STEPS = tuple(_read(row) for row in _table("steps"))
 
 
 def find(name: str) -> Step:

@@ -22,7 +22,7 @@ _SCALE = 2.0**-7
 _CODE = 127
 _OPSET, _IR = 21, 10
 #: Weights of 4 bits that share a scale: the first of these that divides them, as in plans
-#: (``calibration.quantise.numerics.blocks``).
+#: (``calibration.quantise.blocks``).
 _BLOCKS = (128, 64, 32)
 
 

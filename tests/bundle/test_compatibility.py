@@ -7,7 +7,7 @@ import pytest
 
 from luvc_export.bundle.engines.checks import check_device, check_library
 from luvc_export.bundle.manifest import Binding, EngineEntry, EngineFile, FileRecord, Footprint, Profile
-from luvc_export.bundle.serialisation import from_json_data
+from luvc_export.core.files.json_records import from_json_data
 from luvc_export.errors import BundleError, MachineError
 
 FILE = EngineFile("x.engine", FileRecord("0", 1), (), (), (), 1, None, "x.json", "x.log")

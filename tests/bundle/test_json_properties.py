@@ -32,8 +32,8 @@ from luvc_export.bundle.manifest import (
     WeightTensor,
 )
 from luvc_export.bundle.replacing import inside
-from luvc_export.bundle.serialisation import from_json_data
 from luvc_export.core.files.json_file import parse_json
+from luvc_export.core.files.json_records import from_json_data
 from luvc_export.core.generation_defaults import GenerationDefaults
 from luvc_export.core.plan import Plan
 from luvc_export.core.shapes import ROWS, DecoderShape, State

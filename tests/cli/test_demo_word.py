@@ -17,7 +17,7 @@ from luvc_export.cli import app
 from luvc_export.cli.files import check_model
 from luvc_export.demo import CHECKPOINT, IMAGE_SIZE, checkpoint_named
 from luvc_export.errors import UsageError
-from luvc_export.export import checkpoint, hub
+from luvc_export.export import checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -33,7 +33,7 @@ def no_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def asked(*arguments: Any) -> Path:
         raise AssertionError(f"the hub was asked for {arguments[0]}")
 
-    for module in (hub, checkpoint):
+    for module in (checkpoint, checkpoint):
         monkeypatch.setattr(module, "download", asked)
     monkeypatch.chdir(tmp_path)
 

@@ -27,7 +27,7 @@ import pytest
 from luvc_export.bundle import folder as bundles
 from luvc_export.bundle import graph_trust
 from luvc_export.bundle.folder import Bundle
-from luvc_export.bundle.serialisation import from_json_data
+from luvc_export.core.files.json_records import from_json_data
 from luvc_export.core.operators import DOMAIN
 from luvc_export.engines import targets
 from luvc_export.engines.options import BuildOptions

@@ -18,7 +18,7 @@ import pytest
 from luvc_export.demo import CHECKPOINT
 from luvc_export.errors import MachineError, UsageError
 from luvc_export.trial import machine, run, steps
-from luvc_export.trial.journal import Journal
+from luvc_export.trial.run import Journal
 from luvc_export.trial.steps import Asked
 
 FAKE = Path(__file__).with_name("fake_trial.py")

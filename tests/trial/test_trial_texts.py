@@ -13,8 +13,8 @@ from trial_results import made_results
 
 from luvc_export.errors import LuvcError, UsageError
 from luvc_export.trial import report
-from luvc_export.trial.journal import Journal
 from luvc_export.trial.report import page
+from luvc_export.trial.run import Journal
 
 MACHINE = {"device": "board", "versions": {"python": "3"}, "power": {}}
 STEPS = {"machine": MACHINE, **made_results()}

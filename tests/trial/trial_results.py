@@ -50,7 +50,7 @@ def made_results() -> dict[str, Any]:
 
 def journal_of(folder: Path, results: dict[str, Any]) -> Any:
     """A journal in which every step has given ``results``."""
-    from luvc_export.trial.journal import Journal
+    from luvc_export.trial.run import Journal
     from luvc_export.version import VERSION
 
     journal = Journal(folder, {"version": VERSION, "model": "/home/somebody/model", "target": "rtx-ada"})

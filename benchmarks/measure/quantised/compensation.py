@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from luvc_export.calibration.quantise.numerics import blocks
-from luvc_export.calibration.quantise.numerics.blocks import compensated
+from luvc_export.calibration.quantise import blocks
+from luvc_export.calibration.quantise.blocks import compensated
 from luvc_export.runtime import memory
 
 ROWS, COLUMNS, SAMPLE = 11_008, 2_048, 1_024

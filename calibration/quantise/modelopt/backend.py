@@ -7,9 +7,9 @@ import shutil
 import subprocess
 import zipfile
 from collections.abc import Collection, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -50,7 +50,10 @@ def record_calls(
     Raises:
         UsageError: A picture cannot be prepared.
     """
-    with _Calls(folders["vision"] / INPUTS) as vision, _Calls(folders["decoder"] / INPUTS) as decoder:
+    with ExitStack() as files:
+        paths = (folders[part] / INPUTS for part in ("vision", "decoder"))
+        written = (zipfile.ZipFile(path, "w", zipfile.ZIP_STORED, allowZip64=True) for path in paths)
+        vision, decoder = (_Calls(files.enter_context(file)) for file in written)
 
         def recording(free: Backend) -> Backend:
             return _Recording(free, bundle, bundle.entry(plan).plan, vision, decoder)
@@ -61,17 +64,8 @@ def record_calls(
 class _Calls:
     """An npz file that grows by a call at a time, uncompressed."""
 
-    def __init__(self, path: Path) -> None:
-        self._file = zipfile.ZipFile(path, "w", zipfile.ZIP_STORED, allowZip64=True)
-        self._count = 0
-
-    def __enter__(self) -> _Calls:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._file.close()
+    def __init__(self, file: zipfile.ZipFile) -> None:
+        self._file, self._count = file, 0
 
     def add(self, feeds: Mapping[str, Array]) -> None:
         """Write one call."""

@@ -23,6 +23,7 @@ from luvc_export.calibration.quantise.sites import Site, sites
 from luvc_export.calibration.quantise.weight_packing import WeightPacker
 from luvc_export.core.files.safe_files import write_new
 from luvc_export.errors import CheckFailed
+from luvc_export.export import ir_edits
 
 GRAPH, WEIGHTS = "graph.onnx", "graph.weights"
 
@@ -57,9 +58,7 @@ def write(model: ir.Model, folder: Path, keep: Collection[str] = ()) -> dict[str
             products[at] = Product(name, columns)
             _plain(graph, product, weight, at)
     RemoveUnusedNodesPass()(model)
-    for name, value in graph.initializers.items():
-        if isinstance(value.const_value, ir.ExternalTensor | ir.LazyTensor):
-            value.const_value = packer.put(name, partial(_itself, value.const_value))
+    packer.take_over(graph)
     inlined = onnx.inliner.inline_local_functions(ir.to_proto(model))
     write_new(folder / GRAPH, _used_domains_only(inlined).SerializeToString())
     return products
@@ -69,24 +68,13 @@ def _weight(site: Site) -> ir.TensorProtocol:
     return ir.tensor(site.values())
 
 
-def _itself(tensor: ir.ExternalTensor | ir.LazyTensor) -> ir.TensorProtocol:
-    return tensor
-
-
 def _plain(graph: ir.Graph, product: ir.Node, weight: ir.Value, name: str) -> None:
     """Put a MatMul called ``name`` in place of ``product``, a MatMul or a Gemm, and an Add of the bias of a Gemm."""
-    nodes = [ir.node("MatMul", [product.inputs[0], weight], name=name)]
-    if product.op_type == "Gemm" and len(product.inputs) > 2 and product.inputs[2] is not None:
-        nodes.append(ir.node("Add", [nodes[0].outputs[0], product.inputs[2]], name=f"{name}.bias"))
-    for node in nodes:
-        node.outputs[0].name = f"{node.name}.out"
-    graph.insert_before(product, nodes)
-    old, out = product.outputs[0], nodes[-1].outputs[0]
-    kept, out.shape, out.type = old.name, old.shape, old.type
-    old.name = f"{kept}.replaced"
-    old.replace_all_uses_with(out, replace_graph_outputs=True)
-    graph.remove(product, safe=True)
-    out.name = kept
+    (out,) = ir_edits.add_node(graph, product, "MatMul", [product.inputs[0], weight], name)
+    if (bias := ir_edits.bias(product)) is not None:
+        out.name = f"{name}.out"
+        (out,) = ir_edits.add_node(graph, product, "Add", [out, bias], f"{name}.bias")
+    ir_edits.replace_output(graph, product, out)
 
 
 def _used_domains_only(model: onnx.ModelProto) -> onnx.ModelProto:

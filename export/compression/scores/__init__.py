@@ -17,25 +17,11 @@ from torch import Tensor
 from luvc_export.core.plan import Method, Plan
 from luvc_export.errors import PlanError
 from luvc_export.export.compression.scores._settings import method_of, parsed_values
-from luvc_export.export.compression.scores.base import LayerContext, Score, ScoreInput, ScoreSetting, check
+from luvc_export.export.compression.scores.base import LayerContext as LayerContext
+from luvc_export.export.compression.scores.base import Score, check
+from luvc_export.export.compression.scores.base import ScoreInput as ScoreInput
+from luvc_export.export.compression.scores.base import ScoreSetting as ScoreSetting
 from luvc_export.registry import Registry
-
-__all__ = [
-    "DEFAULT",
-    "ENTRY_POINTS",
-    "LayerContext",
-    "Score",
-    "ScoreInput",
-    "ScoreSetting",
-    "built_in",
-    "constant",
-    "described",
-    "find",
-    "help_lines",
-    "method",
-    "names",
-    "parsed",
-]
 
 ENTRY_POINTS = "luvc_export.scores"
 #: What plans choose by unless they say (docs/results/ablation.md).

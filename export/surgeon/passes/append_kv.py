@@ -22,7 +22,7 @@ import onnx_graphsurgeon as gs
 from luvc_export.core import graph_io
 from luvc_export.core.shapes import PLACE, VALUE_SCALE
 from luvc_export.errors import CheckFailed
-from luvc_export.export.surgeon.cache_slots import Call, SlotRewriter, Stage, joined, slot_mask, wanted
+from luvc_export.export.surgeon.cache_slots import Call, SlotRewriter, Stage, counted, joined, slot_mask, wanted
 from luvc_export.export.surgeon.graph import Surgery, kind_of, readers, up
 
 ORDER = 130
@@ -116,7 +116,7 @@ def _mask(surgery: Surgery, old: gs.Tensor, stage: Stage, call: Call) -> gs.Tens
             filled = surgery.emit("Concat", [seen, filled], axis=1)[0]
             every = surgery.emit("LessOrEqual", [surgery.emit("Mul", [empty, [0]])[0], visual])[0]
             valid = surgery.emit("Concat", [every, valid], axis=1)[0]
-        slots = surgery.emit("Add", [surgery.emit("Unsqueeze", [stage.start, [1]])[0], _counted(surgery, new)])[0]
+        slots = surgery.emit("Add", [surgery.emit("Unsqueeze", [stage.start, [1]])[0], counted(surgery, new)])[0]
         is_text = surgery.emit("GatherElements", [valid, slots], axis=1)[0]
         never = [np.iinfo(np.int64).max]
         past_keys = surgery.emit("Where", [filled, [-1], never])[0]
@@ -129,10 +129,3 @@ def _mask(surgery: Surgery, old: gs.Tensor, stage: Stage, call: Call) -> gs.Tens
         return keys, surgery.emit("Concat", [past_sides, sides], axis=1)[0]
 
     return slot_mask(surgery, old, keys_of)
-
-
-def _counted(surgery: Surgery, rows: gs.Tensor) -> gs.Tensor:
-    """0, 1, ... for each row of [B, S]: int64 [S]."""
-    length = surgery.emit("Shape", [rows], start=1, end=2)[0]
-    count = surgery.emit("Squeeze", [length, [0]])[0]
-    return surgery.emit("Range", [surgery.constant(0), count, surgery.constant(1)])[0]

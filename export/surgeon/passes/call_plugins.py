@@ -21,7 +21,7 @@ import onnx_graphsurgeon as gs
 
 from luvc_export.core.operators import DOMAIN as PLUGIN_DOMAIN
 from luvc_export.core.operators import OPERATORS, ORTHOGONAL_MERGE, SCORES, SPECTRUM_PRUNE
-from luvc_export.core.plan.reading import TENSORRT_TOPK_LIMIT
+from luvc_export.core.plan.llm import TENSORRT_TOPK_LIMIT
 from luvc_export.errors import CheckFailed, did_you_mean
 from luvc_export.export.surgeon import node_order
 from luvc_export.export.surgeon.fused import plugin_call

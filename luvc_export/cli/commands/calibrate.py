@@ -20,8 +20,7 @@ from luvc_export.runtime.session_options import SessionOptions
 
 if TYPE_CHECKING:
     from luvc_export.calibration.datasets import CalibrationSet
-    from luvc_export.calibration.quantise.cache_calibration import CalibratedCaches
-    from luvc_export.calibration.quantise.calibrate import Calibrated
+    from luvc_export.calibration.quantise.calibrate import Calibrated, CalibratedCaches
     from luvc_export.calibration.quantise.modelopt.backend import ModelOpt
     from luvc_export.calibration.quantise.recipe import Recipe
 

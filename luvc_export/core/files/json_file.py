@@ -6,8 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from luvc_export.core.files.safe_files import open_regular
-from luvc_export.core.files.text import decoded
+from luvc_export.core.files.text import decoded, read_bytes
 from luvc_export.errors import LuvcError
 
 #: No file of ours nests deeper than a dozen levels.
@@ -31,14 +30,7 @@ def read_json(path: Path, most: int, error: type[LuvcError], what: str) -> Any:
     Raises:
         LuvcError: ``error``, if it is no regular file or missing, too large, or not such JSON.
     """
-    try:
-        with open_regular(path, links=True) as file:
-            data = file.read(most + 1)
-    except OSError as reason:
-        raise error(f"{what} cannot be read", where=str(path), got=reason.strerror) from reason
-    if len(data) > most:
-        raise error(f"{what} is too large to be one", where=str(path), expected=f"at most {most:,} bytes")
-    return parse_json(data, str(path), error, what)
+    return parse_json(read_bytes(path, error, what, most, "is too large to be one"), str(path), error, what)
 
 
 def parse_json(data: bytes, where: str, error: type[LuvcError], what: str) -> Any:

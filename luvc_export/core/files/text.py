@@ -20,6 +20,22 @@ def decoded(data: bytes, errors: str = "strict") -> str:
     return data.decode("utf-16" if data.startswith(_UTF16) else "utf-8-sig", errors)
 
 
+def read_bytes(path: Path, error: type[LuvcError], what: str, most: int, too_large: str) -> bytes:
+    """The bytes of a file, at most ``most``; a link to one is followed.
+
+    Raises:
+        LuvcError: ``error``, if ``what`` is no regular file or missing, or ``too_large`` says that of it.
+    """
+    try:
+        with open_regular(path, links=True) as file:
+            data = file.read(most + 1)
+    except OSError as reason:
+        raise error(f"{what} cannot be read", where=str(path), got=reason.strerror) from reason
+    if len(data) > most:
+        raise error(f"{what} {too_large}", where=str(path), expected=f"at most {most:,} bytes")
+    return data
+
+
 def read_text(path: Path, error: type[LuvcError], what: str, most: int = 2**28, errors: str = "strict") -> str:
     """The text of a file, whatever ends its lines brought to one form.
 
@@ -33,13 +49,7 @@ def read_text(path: Path, error: type[LuvcError], what: str, most: int = 2**28, 
     Raises:
         LuvcError: ``error``, if it is no regular file or missing, too large, or no text.
     """
-    try:
-        with open_regular(path, links=True) as file:
-            data = file.read(most + 1)
-    except OSError as reason:
-        raise error(f"{what} cannot be read", where=str(path), got=reason.strerror) from reason
-    if len(data) > most:
-        raise error(f"{what} is too large", where=str(path), expected=f"at most {most:,} bytes")
+    data = read_bytes(path, error, what, most, "is too large")
     try:
         return decoded(data, errors).replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as reason:

@@ -8,10 +8,9 @@ every switch is a reconstruction.
 from __future__ import annotations
 
 from luvc_export.core.plan.encoder import EncoderPlan, EncoderPrune, MergeMode, Positions, Windows
-from luvc_export.core.plan.llm import Axis, LastLayer, LlmPlan, Method, Reducer, Spectrum
+from luvc_export.core.plan.llm import TENSORRT_TOPK_LIMIT, Axis, LastLayer, LlmPlan, Method, Reducer, Spectrum
 from luvc_export.core.plan.merging import MergePass
 from luvc_export.core.plan.plan import MAX_PLAN_BYTES, SCHEMA_VERSION, Plan
-from luvc_export.core.plan.reading import TENSORRT_TOPK_LIMIT
 from luvc_export.core.plan.sharing import Quota, Sharing
 
 __all__ = [

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-from luvc_export.core.plan import merging, reading
+from luvc_export.core.files import json_records
+from luvc_export.core.plan import merging
 from luvc_export.core.plan.merging import Axis, MergePass, TimeMerge, equal_parts
 from luvc_export.errors import PlanError
 
@@ -23,7 +24,7 @@ Restore = Literal["all", "none"]
 
 
 @dataclass(frozen=True)
-class EncoderPrune(reading.JsonRecord):
+class EncoderPrune(json_records.JsonRecord):
     """What of the units goes on after encoder block ``block``.
 
     A share of them goes on and the rest waits. For some blocks more the rest is still seen: attention reads it
@@ -69,7 +70,7 @@ class EncoderPrune(reading.JsonRecord):
 
     def problems(self) -> list[str]:
         """What of it is wrong by itself, one line each."""
-        lines = reading.wrong_choices(self)
+        lines = json_records.wrong_choices(self)
         if not 0 < self.keep < 1:
             lines.append(f"keep: got {self.keep}, expected a share in (0, 1)")
         if not 0 < self.rho <= 1:
@@ -81,7 +82,7 @@ class EncoderPrune(reading.JsonRecord):
 
 
 @dataclass(frozen=True)
-class EncoderPlan(reading.JsonRecord):
+class EncoderPlan(json_records.JsonRecord):
     """Units [rows, columns] of one image, and which of them the encoder's blocks compute.
 
     Args:
@@ -190,7 +191,7 @@ class EncoderPlan(reading.JsonRecord):
         Args:
             topk_limit: See ``Plan``.
         """
-        lines = reading.wrong_choices(self)
+        lines = json_records.wrong_choices(self)
         if len(self.grid) != 2 or min(self.grid) < 1:
             return [*lines, f"grid: got {self.grid}, expected two numbers of at least 1"]
         lines += merging.problems(self.grid, self.merges)
@@ -199,7 +200,7 @@ class EncoderPlan(reading.JsonRecord):
         if self.prune is not None:
             lines += self._prune_problems(self.prune, topk_limit)
         if self.time is not None:
-            lines += reading.below("time", self.time.problems())
+            lines += json_records.below("time", self.time.problems())
             if self.merges_units or self.prune is not None or self.bucket:
                 lines.append("time: frames merge where no unit merges, leaves or is left out: one of them")
         if self.pooled_from is not None:
@@ -210,7 +211,7 @@ class EncoderPlan(reading.JsonRecord):
         return lines if lines or not self.bucket else self._bucket_problems()
 
     def _prune_problems(self, prune: EncoderPrune, topk_limit: int | None) -> list[str]:
-        lines = reading.below("prune", prune.problems())
+        lines = json_records.below("prune", prune.problems())
         if late := [step.block for step in self.merges if step.block >= prune.block]:
             where = f"where the units that block {prune.block} removed are missing"
             lines.append(f"merges: after block {late[0]}, {where}: merge before")
@@ -240,11 +241,11 @@ class EncoderPlan(reading.JsonRecord):
         """
         part = super().from_json(data, where)
         for name, sides in (("grid", part.grid), ("pooled_from", part.pooled_from or ())):
-            if max(sides, default=0) > reading.MOST_SIDE:
+            if max(sides, default=0) > json_records.MOST_SIDE:
                 raise PlanError(
                     "the number is larger than any model's",
                     where=f"{where}.{name}",
                     got=str(sides)[:40],
-                    expected=f"to {reading.MOST_SIDE}",
+                    expected=f"to {json_records.MOST_SIDE}",
                 )
         return part

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from luvc_export.core.plan import reading
+from luvc_export.core.files import json_records
 from luvc_export.errors import PlanError
 
 LastLayer = Literal["drop", "kv_only", "full"]
@@ -18,12 +18,14 @@ Reducer = Literal["prune", "merge"]
 
 Setting = bool | int | float | str
 
+#: TensorRT and TensorRT-RTX refuse TopK above this K (NvInfer.h, ITopKLayer: "K <= 3840"; tried on RTX 1.7.1).
+TENSORRT_TOPK_LIMIT = 3840
 #: Settings of a method; letters of a text among them.
 _MOST_SETTINGS, _LONGEST = 64, 4096
 
 
 @dataclass(frozen=True)
-class Method(reading.JsonRecord):
+class Method(json_records.JsonRecord):
     """How the tokens that a prune keeps are chosen.
 
     ``luvc_export.export.compression.scores.method`` makes one: it checks settings against those that the score declares
@@ -54,7 +56,7 @@ class Method(reading.JsonRecord):
 
     def problems(self) -> list[str]:
         """What is wrong, one line each; whether the score knows these settings is the score's to say."""
-        lines = reading.wrong_choices(self)
+        lines = json_records.wrong_choices(self)
         if not isinstance(self.name, str):
             lines.append(f"name: got {self.name!r}, expected a score's name")
         if [name for name, _ in self.settings] != sorted({name for name, _ in self.settings}):
@@ -76,20 +78,20 @@ class Method(reading.JsonRecord):
         Raises:
             PlanError: Fields are unknown, or of another type.
         """
-        values = reading.fields_of(cls, data, where)
+        values = json_records.fields_of(cls, data, where)
         settings = values.get("settings", {})
         if not isinstance(settings, dict) or len(settings) > _MOST_SETTINGS:
             raise PlanError("a method's settings are a JSON object", where=f"{where}.settings", got=repr(settings)[:40])
         for name, value in settings.items():
             if not isinstance(value, Setting) or (isinstance(value, str) and len(value) > _LONGEST):
                 raise PlanError("no value of a setting", where=f"{where}.settings.{name}", got=repr(value)[:40])
-            if isinstance(value, int | float) and not abs(value) <= reading.MOST:
+            if isinstance(value, int | float) and not abs(value) <= json_records.MOST:
                 raise PlanError("the number is too large", where=f"{where}.settings.{name}", got=repr(value)[:40])
         return cls(**{**values, "settings": tuple(sorted(settings.items()))})
 
 
 @dataclass(frozen=True)
-class LlmPlan(reading.JsonRecord):
+class LlmPlan(json_records.JsonRecord):
     """Budgets of the visual span [B, groups, N, D] layer by layer, and how a prune chooses.
 
     Args:
@@ -161,7 +163,7 @@ class LlmPlan(reading.JsonRecord):
 
     def problems(self) -> list[str]:
         """What is wrong, one line each."""
-        lines = [*reading.wrong_choices(self), *reading.below("method", self.method.problems())]
+        lines = [*json_records.wrong_choices(self), *json_records.below("method", self.method.problems())]
         if not self.keep:
             return [*lines, "keep: empty, expected one budget per LLM layer"]
         for layer, count in enumerate(self.keep[1:], 1):

@@ -14,14 +14,14 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import accumulate, groupby
 
-from luvc_export.core.plan import reading
+from luvc_export.core.files import json_records
 
 #: Depth before which no schedule merges or prunes by itself: every source read sees accuracy fall off a cliff there.
 EARLIEST = 0.2
 
 
 @dataclass(frozen=True)
-class MergePass(reading.JsonRecord):
+class MergePass(json_records.JsonRecord):
     """One OIM pass after encoder block ``block``: ``columns`` columns, then ``rows`` rows of units disappear.
 
     With ``window``, units a side, every whole window loses so many, one at the edge in proportion.
@@ -205,7 +205,7 @@ def nested_grid(grid: tuple[int, int], count: int) -> tuple[int, int] | None:
 
 
 @dataclass(frozen=True)
-class TimeMerge(reading.JsonRecord):
+class TimeMerge(json_records.JsonRecord):
     """What of a clip's frames (images of two frames each, where the family has it so) goes on after ``block``.
 
     The most similar neighbours in time at each place become their mean, by size, until a fixed number is left; later

@@ -6,10 +6,10 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-from luvc_export.core.plan import merging, reading, schema_1
+from luvc_export.core.files import json_records
+from luvc_export.core.plan import merging, schema_1
 from luvc_export.core.plan.encoder import EncoderPlan
-from luvc_export.core.plan.llm import LlmPlan
-from luvc_export.core.plan.reading import TENSORRT_TOPK_LIMIT
+from luvc_export.core.plan.llm import TENSORRT_TOPK_LIMIT, LlmPlan
 from luvc_export.core.plan.sharing import Sharing
 from luvc_export.errors import PlanError
 
@@ -22,7 +22,7 @@ _PARTS = {"encoder": EncoderPlan, "llm": LlmPlan, "sharing": Sharing}
 
 
 @dataclass(frozen=True)
-class Plan(reading.JsonRecord):
+class Plan(json_records.JsonRecord):
     """Everything about compression that is fixed at export.
 
     Args:
@@ -46,9 +46,9 @@ class Plan(reading.JsonRecord):
         encoder, sharing = self.encoder.problems(self.topk_limit), self.sharing.problems()
         llm = self.llm.problems()
         problems = [
-            *reading.below("encoder", encoder),
-            *reading.below("llm", llm),
-            *reading.below("sharing", sharing),
+            *json_records.below("encoder", encoder),
+            *json_records.below("llm", llm),
+            *json_records.below("sharing", sharing),
             *self._sharing_problems(),
         ]
         if not encoder and self.sharing.images >= 1 and self.llm.keep:

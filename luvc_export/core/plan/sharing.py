@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from luvc_export.core.files import json_records
 from luvc_export.core.options import keyword, option
-from luvc_export.core.plan import reading
 
 Quota = Literal["none", "uniform", "spread", "v-cast", "dycoke", "vidcom2"]
 #: Those that follow a clip through time.
@@ -15,7 +15,7 @@ Kind = Literal["picture", "clip", "tiles"]
 
 
 @dataclass(frozen=True)
-class Sharing(reading.JsonRecord):
+class Sharing(json_records.JsonRecord):
     """Images whose visual tokens [images * N_0] one budget is for.
 
     Args:
@@ -64,7 +64,7 @@ class Sharing(reading.JsonRecord):
 
     def problems(self) -> list[str]:
         """What is wrong, one line each."""
-        lines = reading.wrong_choices(self)
+        lines = json_records.wrong_choices(self)
         if self.images < 1:
             return [*lines, f"images: got {self.images}, expected at least 1"]
         if self.quota != "none" and not self.shared and self.tiles is None:

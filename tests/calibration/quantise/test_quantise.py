@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 
 from luvc_export.calibration.parity.tolerances import TABLE, tolerances
-from luvc_export.calibration.quantise import bisect
-from luvc_export.calibration.quantise.numerics import blocks
-from luvc_export.calibration.quantise.numerics.blocks import compensated
+from luvc_export.calibration.quantise import bisect, blocks
+from luvc_export.calibration.quantise.blocks import compensated
 from luvc_export.calibration.quantise.recipe import Recipe, activation_aware, decide
 from luvc_export.calibration.quantise.statistics import BINS, METHODS, ROWS, Statistics
 from luvc_export.core.precision import PRECISIONS, check_target, find

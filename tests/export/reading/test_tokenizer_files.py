@@ -14,8 +14,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from luvc_export.demo import CHECKPOINT
 from luvc_export.errors import CheckpointError
-from luvc_export.export.reading.hard_texts import hard_texts
-from luvc_export.export.reading.tokenizer_files import tokenizer_files
+from luvc_export.export.reading.tokenizer_files import hard_texts, tokenizer_files
 
 TOKENIZER, CONFIG = "tokenizer.json", "tokenizer_config.json"
 

@@ -28,9 +28,8 @@ from torch import Tensor
 
 from glyph_deep.data.cases import LONGEST, SIZES, cases
 from luvc_export import make_plan
-from luvc_export.calibration.quantise import agreement, bisect
-from luvc_export.calibration.quantise.numerics import blocks
-from luvc_export.calibration.quantise.numerics.blocks import Grid, compensated, compensated_on
+from luvc_export.calibration.quantise import agreement, bisect, blocks
+from luvc_export.calibration.quantise.blocks import Grid, compensated, compensated_on
 from luvc_export.calibration.quantise.ranges import load_ranges, save_ranges
 from luvc_export.calibration.quantise.statistics import Statistics
 from luvc_export.calibration.runners import open_torch

@@ -11,7 +11,7 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 
-from luvc_export.calibration.quantise.numerics import fp4
+from luvc_export.calibration.quantise import insert
 
 WIDTH = 32
 
@@ -37,7 +37,7 @@ def run(values: np.ndarray, top: float) -> np.ndarray:
             graph.register_initializer(ir.Value(name=name, const_value=ir.tensor(array)))
         return graph.initializers[name]
 
-    out = fp4.simulated(emit, constant, "a", value, top)
+    out = insert.fp4_simulated(emit, constant, "a", value, top)
     out.name, out.type, out.shape = "y", ir.TensorType(ir.DataType.FLOAT), ir.Shape(["n", WIDTH])
     graph.outputs.append(out)
     model = ir.to_proto(ir.Model(graph, ir_version=10)).SerializeToString()
@@ -45,8 +45,8 @@ def run(values: np.ndarray, top: float) -> np.ndarray:
 
 
 def expected(values: np.ndarray, top: float) -> np.ndarray:
-    whole = np.float32(fp4.activation_scale(top))
-    blocks = values.reshape(-1, fp4.SIZE)
+    whole = np.float32(insert.fp4_scale(top))
+    blocks = values.reshape(-1, insert.FP4_BLOCK)
     scale = np.abs(blocks).max(1, keepdims=True) * np.float32(1 / 6) / whole
     scale = np.minimum(scale, 448).astype(ml_dtypes.float8_e4m3fn).astype(np.float32) * whole
     with np.errstate(invalid="ignore", divide="ignore"):

@@ -1,1 +1,0 @@
-"""Rounding of weights: pure functions from arrays to arrays."""
