@@ -16,7 +16,7 @@ from family_published import hub_cache, save
 from luvc_export.cli import main
 
 
-@pytest.mark.slow(beside="export/test_hub.py::test_each_refusal")
+@pytest.mark.slow(beside="export/test_checkpoint.py::test_each_refusal")
 def test_a_hub_checkpoint_is_tried_offline(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
