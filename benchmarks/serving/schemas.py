@@ -3,7 +3,7 @@
 ``python benchmarks/serving/schemas.py SCHEMAS [--suite SUITE] [--tokenizer tokenizer.json] [--count 300] [--walks 2]``
 
 SCHEMAS is a folder of JSON files, each a schema or an object whose ``json_schema`` is one (JSONSchemaBench's ``data``);
-SUITE holds groups of schemas and documents, valid or not (of JSON-Schema-Test-Suite, its folder of draft 2020-12).
+SUITE holds groups of schemas and documents that are valid or not (those of 2020-12 in JSON-Schema-Test-Suite).
 ``schemas.sh`` fetches both and jsonschema. A walk takes tokens that the mask allows, at random but for a liking of what
 closes; where the mask allows nothing but the end, or the end and there is enough, the document is whole. Ends with exit
 code 1 where a mask had a document end that is none (``cut``) or does not fit its schema (``invalid``), or takes one of
