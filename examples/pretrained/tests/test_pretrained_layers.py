@@ -9,37 +9,15 @@ import numpy as np
 import pytest
 import torch
 from glyph_vqa.model import patchify
-from pretrained.base import ENCODER, SPECIAL, configuration, merge
 from pretrained.layers import Instrument
 from pretrained.merge import write
 from pretrained.sight import Sight
 from pretrained.start import begin, lower
 from safetensors.torch import save_file
 from torch.nn.functional import log_softmax
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, Qwen2_5_VLForConditionalGeneration
+from transformers import Qwen2_5_VLForConditionalGeneration
 
-SIZES = {"num_hidden_layers": 2, "intermediate_size": 128, "vocab_size": 900}
 GRID = (3, 4)
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any, Any]:
-    """A base of two random layers: its folder, the plain model and the merged one."""
-    torch.manual_seed(3)
-    folder = tmp_path_factory.mktemp("base")
-    rope = {"rope_theta": 100000.0, "rope_type": "default"}
-    shape = {"hidden_size": 576, "num_attention_heads": 9, "num_key_value_heads": 3, "rms_norm_eps": 1e-5, **SIZES}
-    llama = LlamaForCausalLM(LlamaConfig(**shape, rope_parameters=rope, tie_word_embeddings=True)).eval()
-    config = configuration(904, {token: 900 + n for n, token in enumerate(SPECIAL)})
-    for name in ("num_hidden_layers", "intermediate_size"):
-        setattr(config.text_config, name, SIZES[name])
-    config.text_config.layer_types = ["full_attention"] * 2
-    with torch.no_grad():
-        for weight in llama.parameters():
-            weight.mul_(3.0 if weight.dim() > 1 else 1.0)
-        model = merge(llama, config, AutoTokenizer.from_pretrained(ENCODER))
-    model.save_pretrained(folder)
-    return folder, llama, model
 
 
 @pytest.fixture
