@@ -43,7 +43,7 @@ def test_a_run_goes_on_where_it_was_ended(tiny: tuple[Path, Any, Any], tmp_path:
         assert torch.equal(value, ended["model"][name]), name
     assert any(value.any() for name, value in whole["model"].items() if name.startswith("b."))
     lines = [json.loads(line) for line in (tmp_path / "ended" / "log.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines] == [1, 2, 3] and lines[0]["kl"] == 0 < lines[2]["kl"] < lines[2]["loss"]
+    assert [line["step"] for line in lines] == [1, 2, 3] and lines[0]["kl"] == 0 < lines[0]["loss"]
     assert sorted(path.name for path in (tmp_path / "ended").iterdir()) == ["log.jsonl", "state.pt"]
 
 
