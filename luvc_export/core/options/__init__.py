@@ -75,9 +75,11 @@ def keyword(default: Any, name: str) -> Any:
 
 
 def keywords_of(record: type) -> dict[str, str]:
-    """Fields of a record by their names among Python's keywords."""
+    """Fields of a record by their names among Python's keywords; a field's own name is one in any case."""
     described = {each.name: each.metadata.get(_KEY) for each in dataclasses.fields(record)}
-    return {(one.keyword if one else None) or name: name for name, one in described.items()}
+    return {one.keyword: name for name, one in described.items() if one and one.keyword} | {
+        name: name for name in described
+    }
 
 
 def tagged(record: type, tag: str) -> frozenset[str]:

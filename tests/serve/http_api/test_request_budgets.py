@@ -43,7 +43,7 @@ def test_a_schema_that_explodes_is_refused_by_name_and_others_do_not_notice(tiny
         for _ in range(5):
             assert other.chat(messages=[{"role": "user", "content": "a"}], max_tokens=3).status == 200
             assert other.chat(messages=[{"role": "user", "content": "a"}], max_tokens=3, guided_regex="a").text == "a"
-        assert not all(one.done() for one in refused) or time.monotonic() - begin < 1
+        assert not all(one.done() for one in refused) or time.monotonic() - begin < 10  # the lock was held for 15 s
         errors = [one.result() for one in refused]
     assert {error["param"] for error in errors} == {"guided_json"}
     for part in ("this takes too much work to compile", "expected: at most 2 s and 32 MiB to compile", "fix: simplify"):
