@@ -22,7 +22,7 @@ TEXTS = {"docs": [("a page", "Some words that are replayed, again and again. " *
 def _few_texts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Texts of any Python."""
     monkeypatch.setattr(texts, "replayed", lambda: TEXTS)
-    monkeypatch.setattr(evaluate, "held_out", lambda: {"one": "Some words. " * 400, "two": "Other things. " * 400})
+    monkeypatch.setattr(evaluate, "held_out", lambda: {"one": "Some words. " * 150, "two": "Other things. " * 150})
 
 
 def arguments(base: Path, out: Path, **changes: Any) -> argparse.Namespace:
