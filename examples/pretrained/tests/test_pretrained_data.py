@@ -66,7 +66,9 @@ def test_a_paragraph_held_out_is_replayed_from_nowhere(monkeypatch: pytest.Monke
         texts.replayed.cache_clear()
 
 
-@pytest.mark.slow(beside="test_a_paragraph_held_out_is_replayed_from_nowhere")
+@pytest.mark.slow(
+    beside="../examples/pretrained/tests/test_pretrained_data.py::test_a_paragraph_held_out_is_replayed_from_nowhere"
+)
 @pytest.mark.usefixtures("known")
 def test_nothing_held_out_is_replayed() -> None:
     """Of all docstrings of the standard library either; every kind of text has many."""
