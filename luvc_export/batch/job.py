@@ -82,10 +82,10 @@ class BatchJob(SessionOptions):
         return {"bundle": read, **kept, **asked}
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data, for workers."""
+        """Plain data, for workers: files that ``check`` hashed are not hashed again by each."""
         paths: dict[str, Any] = {name: str(getattr(self, name).absolute()) for name in ("bundle", "source", "output")}
         paths["lora"] = [f"{name}={Path(folder).absolute()}" for name, folder in self.lora.items()]
-        return {**values_of(self), **paths}
+        return {**values_of(self), **paths, "verify": False}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> BatchJob:

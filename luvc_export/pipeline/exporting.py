@@ -78,12 +78,10 @@ def export_bundle(
     shared = dict.fromkeys(plan.sharing.cut for plan in plans.values() if plan.sharing.kind == "tiles")
     tiles = (*asked.tiles, *(grid for grid in shared if grid not in asked.tiles))
     same = {name: value for name, value in values_of(asked).items() if name in Options.__dataclass_fields__}
-    written = Options(sizes[0], **{**same, "tiles": tiles, "video": asked.video or asked.joint_frames is not None})
-    written = replace(
-        written,
-        vocabulary=_vocabulary(checkpoint, asked.vocab, asked.vocab_data),
-        lora_slots=_slots(asked.lora_slots, asked.lora_targets),
-    )
+    same |= {"tiles": tiles, "video": asked.video or asked.joint_frames is not None}
+    same["vocabulary"] = _vocabulary(checkpoint, asked.vocab, asked.vocab_data)
+    same["lora_slots"] = _slots(asked.lora_slots, asked.lora_targets)
+    written = Options(sizes[0], **same)
     tell = progress or (lambda stage, done: None)
     _check_tiles(plans, tiles, shapes[0].context)
     if asked.lora is None:

@@ -90,7 +90,8 @@ def write_repository(
 
 
 def _write_model(scratch: Path, name: str, bundle: Bundle, plan: str | None, options: RepositoryOptions) -> None:
-    parameters = {"arithmetic": options.arithmetic, **options.texts(), **({"plan": plan} if plan else {})}
+    texts = replace(options, verify=False).texts()  # hashed when the repository is written
+    parameters = {"arithmetic": options.arithmetic, **texts, **({"plan": plan} if plan else {})}
     parameters["bundle"] = COPY if options.copy else str(Path(bundle.folder).resolve())
     # The back-end moves no tensor of ours to a GPU: pictures and text are read by the host.
     parameters["FORCE_CPU_ONLY_INPUT_TENSORS"] = "yes"

@@ -10,6 +10,8 @@ import hashlib
 import json
 import threading
 from collections import OrderedDict
+from math import inf
+from time import monotonic
 from typing import Any
 
 from tokenizers import Tokenizer
@@ -24,8 +26,11 @@ MAX_CHARACTERS = 100_000
 SECONDS, MEMORY = 2.0, 2**25
 #: Verdicts that are remembered, and characters of all of them.
 MOST_KEPT, MOST_CHARACTERS = 256, 2**22
+#: Seconds for which a limit's verdict is remembered: a machine that others keep busy computes for longer.
+TOO_MUCH_KEPT = 60.0
 #: Of a helper: bytes, with the tokenizers that it has read, and seconds, with reading one.
 _HELPER_MEMORY, _HELPER_SECONDS = 2**30, 10.0
+TOO_MUCH = "this takes too much work to compile"
 _FIX = "simplify it: fewer properties and branches, no repetitions inside repetitions, no multipleOf of a large number"
 _helpers = Helpers("luvc_export.runtime.generation.grammar_task", _HELPER_MEMORY, _HELPER_SECONDS, most=2, nice=NICE)
 
@@ -43,6 +48,7 @@ class GrammarTrials:
         self._tokenizer, self._facts = tokenizer, {"vocab": vocab, "ends": ends}
         self._digest = ""
         self._verdicts: OrderedDict[tuple[str, str], str | UsageError] = OrderedDict()
+        self._until: dict[tuple[str, str], float] = {}
         self._characters, self._lock = 0, threading.Lock()
 
     def written(self, where: str, asked: Any) -> str:
@@ -59,6 +65,8 @@ class GrammarTrials:
             raise no_grammar(where, str(error)) from error
         with self._lock:
             verdict = self._verdicts.get((where, text))
+            if monotonic() > self._until.get((where, text), inf):
+                verdict = None
             if verdict is not None:
                 self._verdicts.move_to_end((where, text))
         if verdict is None:
@@ -79,7 +87,7 @@ class GrammarTrials:
         except TooMuchError as error:
             got = f"more than {SECONDS:g} s of computing" if error.late else str(error)
             most = f"at most {SECONDS:g} s and {MEMORY // 2**20} MiB to compile"
-            return UsageError("this takes too much work to compile", where=where, got=got, expected=most, fix=_FIX)
+            return UsageError(TOO_MUCH, where=where, got=got, expected=most, fix=_FIX)
         if "grammar" in reply:
             return str(reply["grammar"])
         refused = LuvcError.from_json(reply)
@@ -89,15 +97,19 @@ class GrammarTrials:
     def _keep(self, key: tuple[str, str], verdict: str | UsageError) -> None:
         """Remember it in the place of those that were not asked for the longest."""
         with self._lock:
-            for gone in [key] if key in self._verdicts else []:
-                self._characters -= self._size(gone)
-                del self._verdicts[gone]
+            if key in self._verdicts:
+                self._forget(key)
             self._verdicts[key] = verdict
+            if isinstance(verdict, UsageError) and verdict.what == TOO_MUCH:
+                self._until[key] = monotonic() + TOO_MUCH_KEPT
             self._characters += self._size(key)
             while len(self._verdicts) > MOST_KEPT or self._characters > MOST_CHARACTERS:
-                oldest = next(iter(self._verdicts))
-                self._characters -= self._size(oldest)
-                del self._verdicts[oldest]
+                self._forget(next(iter(self._verdicts)))
+
+    def _forget(self, key: tuple[str, str]) -> None:
+        self._characters -= self._size(key)
+        del self._verdicts[key]
+        self._until.pop(key, None)
 
     def _size(self, key: tuple[str, str]) -> int:
         return len(key[1]) + len(str(self._verdicts[key]))

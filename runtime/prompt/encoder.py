@@ -396,6 +396,5 @@ def _clip(video: Any, fps: Any, frames: int) -> VideoClip:
             got="an empty list" if isinstance(video, list | tuple) else type(video).__name__,
             expected="a path, a file's bytes, or [picture, picture, ...]",
         )
-    fps = DEFAULT_FPS if fps is None else fps
-    check_fps(fps)
+    check_fps(fps := DEFAULT_FPS if fps is None else fps)
     return VideoClip(tuple(video), float(fps))

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,12 @@ def test_answers_are_session_s_and_bad_rows_are_lines(
     assert rows[3]["id"] == 33 and rows[0]["id"] == "q0" and rows[3]["text"] is None
     assert {n: rows[n]["id"] for n in (5, 7, 9, 11, 12)} == {5: None, 7: None, 9: "long", 11: "eleven", 12: None}
     assert rows[0]["timings"]["prefill_ms"] > 0 and rows[0]["finish_reason"] == "stop"
+
+
+def test_what_was_hashed_is_not_hashed_by_every_worker(demo_bundle: Bundle, tmp_path: Path) -> None:
+    job = BatchJob(demo_bundle.folder, tmp_path / "cases.jsonl", tmp_path / "out", verify=True)
+    sent = BatchJob.from_json(json.loads(json.dumps(job.to_json())))
+    assert job.verify and sent == replace(job, bundle=sent.bundle, verify=False)
 
 
 def test_a_bundle_that_no_worker_can_load_ends_the_batch(demo_bundle: Bundle, asked: Path, tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def test_any_path_comes_back(value: str) -> None:
 
 def test_every_option_of_a_session_reaches_the_model(demo_bundle: Bundle, tmp_path: Path) -> None:
     asked = {"threads": 2, "image_tokens": 64, "speculate": "lookup:3", "open_plans": 1, "remember": 2}
-    options = RepositoryOptions(backend="cpu", lora={"loud": "adapters/loud"}, **asked)
+    options = RepositoryOptions(backend="cpu", lora={"loud": "adapters/loud"}, verify=True, **asked)  # verified here
     write_repository(tmp_path / "models", [f"{demo_bundle.folder}#even"], options)
     config = (tmp_path / "models" / f"{demo_bundle.folder.name}-even" / "config.pbtxt").read_text()
     read = SessionOptions.of_texts(parameters_of(as_json(config)))

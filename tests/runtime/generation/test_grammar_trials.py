@@ -79,6 +79,27 @@ def test_others_are_compiled_meanwhile_and_verdicts_are_kept(session: Session, t
     assert time.monotonic() - begin < 0.2, "the helper is not asked again"
 
 
+def test_what_a_busy_machine_may_cause_is_tried_again_after_a_while(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A refusal by a limit is forgotten, one for what is written is not: others' load refuses nobody for good."""
+    trials, tried = session.grammars._trials, list[str]()
+
+    def refused(_: GrammarTrials, where: str, text: str) -> UsageError:
+        tried.append(text)
+        return UsageError(grammar_trials.TOO_MUCH if "slow" in text else "not understood", where=where)
+
+    monkeypatch.setattr(GrammarTrials, "_tried", refused)
+    now = 1000.0
+    monkeypatch.setattr(grammar_trials, "monotonic", lambda: now)
+    for later in (0, grammar_trials.TOO_MUCH_KEPT - 1, 2):
+        now += later
+        for pattern in ("slow one", "wrong one"):
+            with pytest.raises(UsageError):
+                trials.written("regex", pattern)
+    assert [text.strip('"') for text in tried] == ["slow one", "wrong one", "slow one"]
+
+
 def test_verdicts_are_bounded(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     trials = session.grammars._trials
     monkeypatch.setattr(GrammarTrials, "_tried", lambda _, where, text: f"{where} {text}")
