@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
+import os
+import sys
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from time import monotonic
 from typing import Literal, TypeVar
 
@@ -29,6 +32,10 @@ LARGE = 2**20
 #: Seconds that a client may have held places of a kind lately; those that held more come later, and leave one place
 #: to others however many they are. Lately: what was held counts half after so many seconds.
 MOST_SECONDS, HALVED = 5.0, 10.0
+#: ``nice`` of threads that prepare anything but text. What they start in helpers comes after them again.
+NICE = 5
+#: Seconds between requests of a client that was told to come back later, and of which one waits for that at most.
+_BETWEEN, _LONGEST = 0.1, 10.0
 #: Clients whose seconds are known at once.
 _MOST_KNOWN = 1000
 
@@ -49,9 +56,15 @@ class Preparation:
             lane.pool.shutdown(wait=False, cancel_futures=True)
 
 
+def _after_answers() -> None:
+    """Let this thread compute after those that answer, where the system knows of threads' priorities (Linux)."""
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, 0, os.getpriority(os.PRIO_PROCESS, 0) + NICE)
+
+
 class _Lane:
     def __init__(self, name: str, places: int, each: int) -> None:
-        self.pool = ThreadPoolExecutor(places, f"prepare-{name}")
+        self.pool = ThreadPoolExecutor(places, f"prepare-{name}", None if name == "text" else _after_answers)
         self._free, self._each, self._kept = places, each, int(places > 1)
         self._running = Counter[str]()
         self._waiting: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
@@ -126,6 +139,34 @@ class _Lane:
                 del self._waiting[client]
 
 
+class ComingBack:
+    """When clients may come back that were told to (429): who comes before is not looked at until then, one by one.
+
+    Refusing takes as much computing as an answer's token, and some who are refused ask again at once.
+
+    Args:
+        beside_others: Whether clients beside this one are asking; a client alone is in nobody's way.
+    """
+
+    def __init__(self, beside_others: Callable[[str], bool]) -> None:
+        self._at, self._beside_others = dict[str, float](), beside_others
+
+    def told(self, client: str, headers: Mapping[str, str]) -> None:
+        """A client was told to come back after ``retry-after`` seconds."""
+        now = monotonic()
+        if len(self._at) >= _MOST_KNOWN:
+            self._at = {one: at for one, at in self._at.items() if at > now}
+        self._at[client] = max(self._at.get(client, now), now + float(headers.get("retry-after", 1)))
+
+    async def until_time(self, client: str) -> None:
+        """Wait until a client may come back."""
+        now = monotonic()
+        at = self._at.get(client, now)
+        if at > now and self._beside_others(client):
+            self._at[client] = at + _BETWEEN
+            await asyncio.sleep(min(at - now, _LONGEST))
+
+
 def client_of(request: Request, trusted_proxies: Collection[str]) -> str:
     """Whose turn a request takes: its address, of IPv6 the first 64 bits, which are one household's.
 
@@ -137,6 +178,11 @@ def client_of(request: Request, trusted_proxies: Collection[str]) -> str:
     if address in {_plain(proxy) for proxy in trusted_proxies}:
         last_header = (request.headers.getlist("x-forwarded-for") or [""])[-1]
         address = _plain(last_header.rpartition(",")[2]) or address
+    return _household(address)
+
+
+@lru_cache(_MOST_KNOWN)
+def _household(address: str) -> str:
     try:
         known = ipaddress.ip_address(address)
     except ValueError:
@@ -144,6 +190,7 @@ def client_of(request: Request, trusted_proxies: Collection[str]) -> str:
     return str(ipaddress.ip_network((known, 64), strict=False)) if known.version == 6 else str(known)
 
 
+@lru_cache(_MOST_KNOWN)
 def _plain(address: str) -> str:
     """An address without its port, brackets and zone; of IPv4 written as IPv6 the IPv4."""
     address = address.strip().strip('"')

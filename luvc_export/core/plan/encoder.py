@@ -131,7 +131,7 @@ class EncoderPlan(json_records.JsonRecord):
         """Every merge pass with the grid it meets."""
         return merging.planned(self.grid, self.merges)
 
-    @property
+    @cached_property
     def merged_grid(self) -> tuple[int, int]:
         """Units (rows, columns) after every merge pass."""
         return merging.merged_grid(self.grid, self.merges)

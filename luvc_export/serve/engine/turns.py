@@ -1,4 +1,4 @@
-"""Which jobs that wait may begin: clients take turns, one of several has half of the rows, one without finds one."""
+"""Which jobs that wait may begin: clients take turns, one of several has its share of rows, one without finds one."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Turns:
     """
 
     def __init__(self, rows: int) -> None:
-        self._rows, self._share = rows, max(1, rows // 2)
+        self._rows, self._half = rows, max(1, rows // 2)
         self._asked: dict[str, float] = {}
         #: Jobs that wait although rows may be free.
         self.held_back: list[Job] = []
@@ -31,9 +31,10 @@ class Turns:
     def order(self, waiting: deque[Any], arriving: Sequence[Job], growing: Counter[str]) -> int:
         """Put into ``waiting`` what may begin, in order: of several clients those with the fewest rows first.
 
-        A client's jobs beyond its half of the rows are ``held_back`` while another has asked lately: rows that are free
-        for a moment would all be its own otherwise, for as long as its answers grow. Gives the rows that there are for
-        the first: half as many more where its client has none, as another may have had all before it came.
+        A client's jobs beyond its share of the rows are ``held_back`` while others have asked lately: rows that are free
+        for a moment would all be its own otherwise, for as long as its answers grow. A share is the rows by clients, and
+        half of them at most, which a client's first job may take whole. Gives the rows that there are for the first:
+        half as many more where its client has none, as another may have had all before it came.
 
         Args:
             waiting: Jobs that could begin so far.
@@ -54,10 +55,11 @@ class Turns:
             self.held_back = []
         else:
             before, ranked, self.held_back = growing.copy(), [], []
+            share = min(self._half, -(-self._rows // len(active)))
             for job in jobs:
                 rank, late = before[job.client], now - job.arrived > PATIENCE
                 before[job.client] += job.choices
-                if late or before[job.client] <= self._share or job.cancelled:
+                if late or before[job.client] <= (share if rank else self._half) or job.cancelled:
                     ranked.append((-1 if late else rank, job))
                 else:
                     self.held_back.append(job)
@@ -66,6 +68,6 @@ class Turns:
         waiting.extend(job for _, job in ranked)
         first = waiting[0] if waiting and len(active) > 1 else None
         more = (
-            self._rows // 2 if first is not None and not growing[first.client] and first.choices <= self._share else 0
+            self._rows // 2 if first is not None and not growing[first.client] and first.choices <= self._half else 0
         )
         return self._rows + more

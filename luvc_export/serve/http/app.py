@@ -33,7 +33,7 @@ from luvc_export.serve.http.sending import Answer, Form, Mailbox, Receive, Send
 from luvc_export.serve.metrics import Metrics
 from luvc_export.serve.models import Models
 from luvc_export.serve.options import ServeOptions
-from luvc_export.serve.preparation import LARGE, Kind, Preparation, client_of
+from luvc_export.serve.preparation import LARGE, ComingBack, Kind, Preparation, client_of
 from luvc_export.serve.request_log import LOG, RequestRecord, request_id
 
 Scope = MutableMapping[str, Any]
@@ -66,6 +66,8 @@ TABLE = [
     *rows("/v1/responses", RESPONSES_READ, RESPONSES_REFUSED),
 ]
 
+#: Times as many as the queue has places that may wait where each is its client's only request.
+NEWCOMERS = 16
 #: What a request counts as whose client was gone before an answer, as nginx has it.
 CLOSED = 499
 
@@ -92,8 +94,10 @@ class App:
     _preparation: Preparation = field(default_factory=Preparation)
 
     def __post_init__(self) -> None:
-        self._bodies = BodyReader(self.options.max_body, 8 * self.options.max_body)
         self._asking = Counter[str]()  # requests of each client that have a place, until they are answered
+        most = self.options.max_body
+        self._bodies = BodyReader(most, 4 * most, self._beside_others)
+        self._patience = ComingBack(self._beside_others)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; whatever goes wrong before the answer began is an error body."""
@@ -138,6 +142,8 @@ class App:
             record.cancelled = True  # nobody is there, or reads
         except Exception as error:
             api_error = explained(error)
+            if api_error.status == 429:
+                self._patience.told(client_of(request, self.options.trusted_proxies), api_error.headers)
             if not isinstance(error, ApiError) and api_error.status == 500:
                 LOG.exception("request %s", record.id)
             record.error = api_error.code
@@ -224,6 +230,7 @@ class App:
     ) -> Answer:
         self._check_ready()
         client = client_of(request, self.options.trusted_proxies)
+        await self._patience.until_time(client)
         more = self._more_places(client)
         if not self.engine.has_room(more):
             raise self._queue_full({"connection": "close"})  # its body is not read
@@ -265,9 +272,15 @@ class App:
                     self.engine.release()
         return Answer(mailbox, form, stream, record)
 
+    def _beside_others(self, client: str) -> bool:
+        """Whether others are asking."""
+        return len(self._asking) > (client in self._asking)
+
     def _more_places(self, client: str) -> int:
         """Places that the queue has more, the fewer requests a client has: who fills it keeps nobody else out."""
         asking = self._asking[client]
+        if not asking:
+            return NEWCOMERS * self.options.queue
         return max(1, self.options.queue // (1 + asking)) if asking < max(1, self.options.queue // 4) else 0
 
     def _queue_full(self, headers: dict[str, str] | None = None) -> ApiError:
@@ -276,6 +289,7 @@ class App:
 
     async def _change_adapters(self, change: AdapterChange, request: Request) -> Response:
         client = client_of(request, self.options.trusted_proxies)
+        await self._patience.until_time(client)
         async with self._bodies.kept(request, client) as kept:
             work = partial(change, kept.pop(), self.models, self.options)
             return Response(await self._preparation.run("adapters", client, work))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from starlette.requests import Request
@@ -17,6 +17,10 @@ PATIENCE, SILENCE = 60.0, 10.0
 SMALL = 2**22
 #: Seconds for which a body is not given up for the room that others need.
 GRACE = 2.0
+#: Seconds over which a client that others wait beside sends as many bytes as one body may have: reading computes.
+PACE = 2.0
+#: Clients whose pace is known at once, and seconds that are too few to wait.
+_MOST_PACED, _WORTH_WAITING = 1000, 0.02
 
 
 class BodyReader:
@@ -27,10 +31,12 @@ class BodyReader:
         together: Bytes of all bodies that are being read; beyond, the client with the most makes room, of its bodies
             the one that has taken longest. Also of all that were read and wait. One client may
             have half, of both and by the lengths that it says.
+        beside_others: Whether clients beside this one are asking: it is then read at ``PACE``, after a first body.
     """
 
-    def __init__(self, most: int, together: int) -> None:
+    def __init__(self, most: int, together: int, beside_others: Callable[[str], bool] = lambda client: False) -> None:
         self._most, self._together, self._held = most, max(most, together), 0
+        self._beside_others, self._sent = beside_others, dict[str, tuple[float, float]]()
         self._each = max(most, together // 2)
         self._reading: dict[_Limit, int] = {}
         self._waiting, self._promised = Counter[str](), Counter[str]()
@@ -98,6 +104,9 @@ class BodyReader:
                     if self._held > self._together:
                         self._make_room(limit)
                     parts.append(part)
+                    if (early := self._seconds_early(client, len(part))) > _WORTH_WAITING:
+                        await asyncio.sleep(early)
+                        limit.heard()
         except asyncio.TimeoutError as error:
             headers = {"connection": "close"}
             raise ApiError(408, "the body came too slowly: send it again", code="timeout", headers=headers) from error
@@ -105,6 +114,16 @@ class BodyReader:
             self._reading.pop(limit, None)
             self._held -= size
         return b"".join(parts)
+
+    def _seconds_early(self, client: str, size: int) -> float:
+        """How much sooner than at ``PACE`` so many bytes more of a client came."""
+        now, rate = asyncio.get_running_loop().time(), self._most / PACE
+        sent, at = self._sent.get(client, (0.0, now))
+        sent = min(max(0.0, sent - rate * (now - at)) + size, self._most + rate)
+        self._sent[client] = sent, now
+        if len(self._sent) > _MOST_PACED:
+            self._sent = {one: (sent, at) for one, (sent, at) in self._sent.items() if sent > rate * (now - at)}
+        return (sent - self._most) / rate if self._beside_others(client) else 0.0
 
     def _check(self, size: int) -> None:
         if size > self._most:
