@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 
+from luvc_export.runtime.media.pictures import EXACT_PIXELS, pixels_to_decode
 from luvc_export.serve.http.protocol import ChatRequest, ImagePart, RefusalPart, TextFormat, TextPart
 from luvc_export.serve.preparation import Kind
 
@@ -12,8 +13,8 @@ from luvc_export.serve.preparation import Kind
 _MOST_LETTERS = 8 * 2**20
 #: Pixels of a PNG that is decoded in the server (``runtime.media.decoding``).
 _MOST_PIXELS = 2**22
-#: Letters of base64 that hold a picture's kind and a PNG's size.
-_HEAD = 32
+#: Letters of base64 that hold a picture's kind and a PNG's size, and those that hold a photograph's size.
+_HEAD, _JPEG_HEAD = 32, 2**19
 
 
 def kind_of(chat: ChatRequest) -> Kind:
@@ -35,18 +36,21 @@ def _address(part: ImagePart) -> str:
 
 
 def _is_quick(address: str) -> bool:
-    """A JPEG, or a PNG of few pixels, by its first bytes."""
+    """A JPEG as large as cameras make them, or a PNG of few pixels, by its first bytes."""
     head, _, data = address[: 200 + _HEAD].partition(",")
     if not head.lower().startswith("data:"):
         return False
+    start = len(head) + 1
     try:
         first = base64.b64decode(data[:_HEAD])
+        if first.startswith(b"\x89PNG\r\n\x1a\n") and len(first) == 24:
+            width, height = int.from_bytes(first[16:20], "big"), int.from_bytes(first[20:24], "big")
+            return width * height <= _MOST_PIXELS
+        if not first.startswith(b"\xff\xd8"):
+            return False
+        return 0 < pixels_to_decode(base64.b64decode(address[start : start + _JPEG_HEAD]), None) <= EXACT_PIXELS
     except (binascii.Error, ValueError):
         return False
-    if first.startswith(b"\x89PNG\r\n\x1a\n") and len(first) == 24:
-        width, height = int.from_bytes(first[16:20], "big"), int.from_bytes(first[20:24], "big")
-        return width * height <= _MOST_PIXELS
-    return first.startswith(b"\xff\xd8")
 
 
 def is_guided(chat: ChatRequest) -> bool:

@@ -64,7 +64,9 @@ def _after_answers() -> None:
 
 class _Lane:
     def __init__(self, name: str, places: int, each: int) -> None:
-        self.pool = ThreadPoolExecutor(places, f"prepare-{name}", None if name == "text" else _after_answers)
+        self.pool = ThreadPoolExecutor(
+            places, f"prepare-{name}", None if name in ("text", "pictures") else _after_answers
+        )
         self._free, self._each, self._kept = places, each, int(places > 1)
         self._running = Counter[str]()
         self._waiting: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()

@@ -17,9 +17,27 @@ from luvc_export.runtime.generation.grammar_text import library, matcher, tokens
 from luvc_export.runtime.generation.grammar_trials import GrammarTrials
 from luvc_export.runtime.generation.sampling import GUIDES, Sampling
 
-#: Seconds of computing that the masks of a request's answers may take together, and more of them for each token: all
-#: rows wait for a mask. Of published schemas 99 of 100 masks take 0.6 ms, the longest 24 (docs/serving.md).
-_MASKS, _MASK = 0.15, 0.004
+
+@dataclass
+class MaskWork:
+    """What the masks of a request's answers took and may take together: all rows wait for a mask.
+
+    Args:
+        first: Seconds of computing.
+        each: More of them for each token.
+        seconds: Taken so far.
+        tokens: Of all its answers so far.
+    """
+
+    first: float = 0.3
+    each: float = 0.02
+    seconds: float = 0.0
+    tokens: int = 0
+
+    @property
+    def too_much(self) -> bool:
+        """Whether more was taken than may be."""
+        return self.seconds > self.first + self.each * self.tokens
 
 
 class Grammars:
@@ -35,8 +53,10 @@ class Grammars:
         self._source, self._vocab, self._ends = tokenizer, vocab, sorted(ends)
         self._trials = GrammarTrials(tokenizer, vocab, self._ends)
 
-    def guided(self, options: Sampling) -> Sampling:
+    def guided(self, options: Sampling, work: MaskWork | None = None) -> Sampling:
         """``options`` with the mask that their schema, pattern or grammar means; themselves where they have none.
+
+        ``work`` is what the masks of all answers with these options may take.
 
         Raises:
             UsageError: It cannot be compiled.
@@ -47,7 +67,7 @@ class Grammars:
             return options
         library()
         first = matcher(self._tokens, self._trials.written(where, getattr(options, where)), where)
-        vocab, ends, work = self._vocab, self._ends, _Work()
+        vocab, ends, work = self._vocab, self._ends, work or MaskWork()
         bare = replace(options, json_schema=None, regex=None, grammar=None)
         return replace(bare, mask=lambda: _GrammarMask(first.deep_copy(), vocab, ends, where, work))
 
@@ -64,14 +84,6 @@ class Grammars:
             ) from error
 
 
-@dataclass
-class _Work:
-    """What masks of a request's answers took: seconds of computing, and tokens."""
-
-    seconds: float = 0.0
-    tokens: int = 0
-
-
 class _GrammarMask:
     """The mask of one answer: told all its tokens at every step, it consumes those that are new.
 
@@ -82,7 +94,7 @@ class _GrammarMask:
             its state alone, and its mask is then that of an end.
     """
 
-    def __init__(self, matcher: Any, vocab: int, ends: Sequence[int], where: str, work: _Work) -> None:
+    def __init__(self, matcher: Any, vocab: int, ends: Sequence[int], where: str, work: MaskWork) -> None:
         self._matcher, self._vocab, self._ends, self._told, self._where = matcher, vocab, ends, 0, where
         self._work = work
 
@@ -90,7 +102,7 @@ class _GrammarMask:
         begin = thread_time()
         allowed = self._allowed(answer)
         self._work.seconds += thread_time() - begin
-        if self._work.seconds > _MASKS + _MASK * self._work.tokens:
+        if self._work.too_much:
             raise self._too_much(f"{self._work.seconds:.2f} s of computing")
         return allowed
 

@@ -37,6 +37,8 @@ def named(url: str) -> dict[str, Any]:
         ([picture("PNG"), picture("JPEG")], "pictures"),
         ([picture("PNG", 2048)], "pictures"),
         ([picture("PNG", 2049)], "media"),
+        ([picture("JPEG", 4096)], "pictures"),
+        ([picture("JPEG", 4097)], "media"),
         ([picture("JPEG"), picture("WEBP")], "media"),
         ([picture("GIF")], "media"),
         ([named("https://example.org/a.png")], "media"),

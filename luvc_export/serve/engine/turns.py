@@ -67,7 +67,5 @@ class Turns:
         waiting.clear()
         waiting.extend(job for _, job in ranked)
         first = waiting[0] if waiting and len(active) > 1 else None
-        more = (
-            self._rows // 2 if first is not None and not growing[first.client] and first.choices <= self._half else 0
-        )
+        more = self._rows // 2 if first is not None and not growing[first.client] and first.choices <= self._half else 0
         return self._rows + more

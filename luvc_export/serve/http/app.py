@@ -242,22 +242,24 @@ class App:
             mailbox, submitted = Mailbox(), False
             record: RequestRecord = request.state.record
 
-            def of_text() -> tuple[A, tuple[Form, bool] | None]:
+            def read_text() -> tuple[A, Kind, tuple[Form, bool] | None]:
                 asked = read(kept.pop())
                 chat = chat_of(asked)
-                if kind_of(chat) != "text" or is_guided(chat):
-                    return asked, None
-                return asked, prepare(asked, mailbox, options_of(asked))
+                kind: Kind = "grammars" if is_guided(chat) else kind_of(chat)
+                return asked, kind, prepare(asked, mailbox, options_of(asked)) if kind == "text" else None
 
             async def in_turns(reading: Kind) -> tuple[Form, bool]:
-                asked, prepared = await self._preparation.run(reading, client, of_text)
+                asked, kind, prepared = await self._preparation.run(reading, client, read_text)
                 if prepared is not None:
                     return prepared
-                chat = chat_of(asked)
-                media = kind_of(chat)
-                kind: Kind = "grammars" if is_guided(chat) else media
-                options = await self._preparation.run(kind, client, partial(options_of, asked))
-                return await self._preparation.run(media, client, partial(prepare, asked, mailbox, options))
+                if kind != "grammars":
+                    return await self._preparation.run(kind, client, lambda: prepare(asked, mailbox, options_of(asked)))
+
+                def compiled() -> tuple[Sampling, Kind]:
+                    return options_of(asked), kind_of(chat_of(asked))
+
+                options, kind = await self._preparation.run(kind, client, compiled)
+                return await self._preparation.run(kind, client, partial(prepare, asked, mailbox, options))
 
             try:
                 reading: Kind = "large" if len(kept[0]) > LARGE else "text"

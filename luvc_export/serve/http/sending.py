@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping, Sequence
 from typing import Any, Protocol
 
@@ -35,11 +36,20 @@ class Mailbox:
     def __init__(self) -> None:
         self._loop, self._queue = asyncio.get_running_loop(), asyncio.Queue[Event | None]()
         self._full, self.overrun = False, _nothing
+        self._told, self._waking = deque[Event](), False
 
     def tell(self, event: Event) -> None:
-        """Called in the engine's thread."""
-        with contextlib.suppress(RuntimeError):  # the loop was closed: nobody reads any more
-            self._loop.call_soon_threadsafe(self._put, event)
+        """Called in the engine's thread. The loop is woken for the first event that it has not taken yet."""
+        self._told.append(event)
+        if not self._waking:
+            self._waking = True
+            with contextlib.suppress(RuntimeError):  # the loop was closed: nobody reads any more
+                self._loop.call_soon_threadsafe(self._take)
+
+    def _take(self) -> None:
+        self._waking = False
+        while self._told:
+            self._put(self._told.popleft())
 
     def _put(self, event: Event) -> None:
         if self._full:

@@ -19,6 +19,7 @@ from luvc_export.demo.questions import cases
 from luvc_export.errors import CheckFailed, MachineError, UsageError
 from luvc_export.runtime.generation import guided
 from luvc_export.runtime.generation.grammar_text import shortest_match
+from luvc_export.runtime.generation.guided import MaskWork
 from luvc_export.runtime.generation.sampling import Sampling
 from luvc_export.runtime.session import Session
 
@@ -145,11 +146,25 @@ def test_masks_of_an_answer_have_seconds_of_their_own(session: Session, monkeypa
     """All rows wait for a mask. One within every limit of the library's own took 20 ms for each token."""
     left_out = "start: " + " ".join(["a?"] * 600) + '\na: "x" | "y"'
     assert session.generate(None, "a", grammar=left_out, max_new_tokens=3)
-    monkeypatch.setattr(guided, "_MASKS", 0.0)
-    monkeypatch.setattr(guided, "_MASK", 0.0)
+    monkeypatch.setattr(guided, "MaskWork", lambda: MaskWork(0.0, 0.0))
     words = r"takes too much work to hold to this\n  where: grammar\n  got: answer token 0: 0\.\d+ s of comput"
     with pytest.raises(UsageError, match=words):
         session.generate(None, "a", grammar=left_out, max_new_tokens=3)
+
+
+def test_answers_of_a_request_share_the_seconds_of_their_masks(session: Session) -> None:
+    """Eight answers of one request took eight times as long, while everybody's rows waited."""
+    work = MaskWork(0.0, 0.0)
+    mask = session.grammars.guided(Sampling(grammar='start: "x" | "y"'), work).mask
+    assert mask is not None
+    first, other = mask(), mask()
+    for one in (first, other):
+        with pytest.raises(UsageError, match="the answer takes too much work to hold to this"):
+            one([])
+    taken = work.seconds
+    assert taken > 0 and work.tokens == 0
+    work.first = 10.0
+    assert first([ord("x") - 33]).any() and work.tokens == 1 and work.seconds > taken
 
 
 def test_a_token_that_takes_too_much_work_is_no_fault_of_ours(session: Session) -> None:

@@ -1,4 +1,4 @@
-"""Which jobs that wait may begin: turns of clients, half of the rows for one of several, and what waits for long."""
+"""Which jobs that wait may begin: turns of clients, a share of the rows for each, and what waits for long."""
 
 from __future__ import annotations
 
@@ -35,13 +35,15 @@ def test_one_client_alone_is_answered_in_its_order() -> None:
     assert ordered(own, jobs("a", choices=8)) == ("a", "")
 
 
-def test_clients_take_turns_and_one_has_half_of_the_rows() -> None:
+def test_clients_take_turns_and_one_has_its_share_of_the_rows() -> None:
     """Of fifty-eight streams of one client those that waited took every row that another's answer left."""
     own = Turns(8)
-    assert ordered(own, jobs("aaaaaabc"))[0] == "abcaaa"
+    assert ordered(own, jobs("aaaaaabc")) == ("abcaa", "aaa"), "three clients: a third of the rows, rounded up"
     assert ordered(Turns(8), jobs("aab"), growing="aaa") == ("ba", "a")
     assert ordered(Turns(8), [*jobs("a", choices=8), *jobs("b")]) == ("b", "a")
     assert ordered(Turns(1), jobs("aab")) == ("ab", "a")
+    assert ordered(Turns(8), [*jobs("a", choices=4), *jobs("abcdefgh")]) == ("abcdefgh", "a"), "its first may take half"
+    assert ordered(Turns(8), jobs("aabbccddeeffgghh")) == ("abcdefgh", "abcdefgh")
 
 
 def test_rows_are_free_again_when_nobody_else_asks(monkeypatch: pytest.MonkeyPatch) -> None:

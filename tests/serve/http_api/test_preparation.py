@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 import threading
 import time
 from collections.abc import Callable
 from functools import partial
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,7 +20,7 @@ from luvc_export.serve import preparation as turns
 from luvc_export.serve.http import reading
 from luvc_export.serve.http.api_errors import ApiError
 from luvc_export.serve.http.reading import BodyReader
-from luvc_export.serve.preparation import PLACES, Preparation, client_of
+from luvc_export.serve.preparation import PLACES, ComingBack, Preparation, client_of
 
 #: Seconds that a thread may be held by what a test forgot to end.
 _HELD = 20
@@ -238,5 +241,84 @@ def test_a_body_on_its_way_makes_room_for_those_of_clients_with_less() -> None:
         goes_on.set()
         done = await asyncio.gather(*slow, return_exceptions=True)
         assert [type(one) for one in done] == [ApiError, bytes, bytes]
+
+    asyncio.run(ask())
+
+
+def test_a_client_beside_others_is_read_at_a_pace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sixty connections of one client had the event loop read for nobody else."""
+    monkeypatch.setattr(reading, "PACE", 0.5)
+
+    async def seconds(others: bool, client: str, bodies: int) -> float:
+        reader = BodyReader(most=100, together=1000, beside_others=lambda client: others)
+        begin = time.monotonic()
+        for _ in range(bodies):
+            assert await reader.read(Sent(b"x" * 100), client) == b"x" * 100  # type: ignore[arg-type]
+        return time.monotonic() - begin
+
+    paced = asyncio.run(seconds(True, "a", 3))
+    assert 0.9 <= paced < _HELD, "each body after the first takes half a second"
+    assert asyncio.run(seconds(True, "a", 1)) < 0.4 and asyncio.run(seconds(False, "a", 5)) < 0.4
+
+
+def test_the_pace_of_a_client_that_was_alone_is_soon_good_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "PACE", 0.2)
+    monkeypatch.setattr(reading, "_MOST_PACED", 4)
+
+    async def ask() -> None:
+        others: set[str] = set()
+        reader = BodyReader(most=100, together=1000, beside_others=lambda client: bool(others))
+        for _ in range(50):
+            await reader.read(Sent(b"x" * 100), "a")  # type: ignore[arg-type]
+        others.add("b")
+        begin = time.monotonic()
+        await reader.read(Sent(b"x" * 100), "a")  # type: ignore[arg-type]
+        assert time.monotonic() - begin < 5, "not for all fifty"
+        for number in range(20):
+            await reader.read(Sent(b"x"), str(number))  # type: ignore[arg-type]
+        await asyncio.sleep(0.05)
+        await reader.read(Sent(b"x"), "last")  # type: ignore[arg-type]
+        assert len(reader._sent) <= 5
+
+    asyncio.run(ask())
+
+
+def test_who_was_told_to_come_back_is_looked_at_when_it_may_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who asked again at once was refused again at once, which took as much computing as others' answers."""
+    monkeypatch.setattr(turns, "_MOST_KNOWN", 3)
+
+    async def ask() -> None:
+        others = {"b"}
+        back, order, begin = ComingBack(lambda client: bool(others)), list[float](), time.monotonic()
+
+        async def come(client: str) -> None:
+            await back.until_time(client)
+            order.append(time.monotonic() - begin)
+
+        back.told("a", {"retry-after": "0.3"})
+        await asyncio.gather(*(come("a") for _ in range(3)))
+        assert order[0] >= 0.3 and all(later - earlier > 0.05 for earlier, later in pairwise(order)), order
+        order.clear()
+        begin = time.monotonic()
+        back.told("a", {"retry-after": "60"})
+        await come("b")
+        others.clear()
+        await come("a")
+        assert max(order) < 5, "others, and who is alone, do not wait"
+        for number in range(9):
+            back.told(str(number), {"retry-after": "0"})
+        assert len(back._at) <= 3 and "a" in back._at
+
+    asyncio.run(ask())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have priorities of their own on Linux")
+def test_who_prepares_media_computes_after_who_answers() -> None:
+    async def ask() -> None:
+        preparation, own = Preparation(), os.getpriority(os.PRIO_PROCESS, 0)
+        for kind, more in (("text", 0), ("pictures", 0), ("media", turns.NICE), ("large", turns.NICE)):
+            nice = await preparation.run(kind, "a", lambda: os.getpriority(os.PRIO_PROCESS, 0))  # type: ignore[arg-type]
+            assert nice == min(own + more, 19)
+        preparation.close()
 
     asyncio.run(ask())
