@@ -210,7 +210,7 @@ def prepared(
             write_adapter(folder / "adapters" / f"one{seed}", factors(seed, 8, paths, LAYERS), 8)
         if bundle is None:
             bundle = folder / "demo"
-            options: dict[str, Any] = {"image_size": IMAGE_SIZE, "text_capacity": 256, "lora_slots": 8}
+            options: dict[str, Any] = {"image_size": IMAGE_SIZE, "text_capacity": 256, "lora_slots": 8, "video": True}
             export_bundle(str(CHECKPOINT), bundle, "even", **options)
         session = Session(bundle, "cpu", threads=1)
         asked = []

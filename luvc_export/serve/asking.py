@@ -20,7 +20,7 @@ from luvc_export.runtime.media.film import HEAD, MAX_TAKEN_PIXELS, container_of
 from luvc_export.runtime.media.pictures import Opened, Picture, pixels_to_decode
 from luvc_export.runtime.media.video import DEFAULT_FPS, open_video
 from luvc_export.runtime.prompt.encoder import OpenedClip, OpenedQuestion, VideoClip
-from luvc_export.runtime.prompt.request import largest_canvas, open_medium
+from luvc_export.runtime.prompt.request import largest_canvas, open_medium, takes_video
 from luvc_export.runtime.session import Session
 from luvc_export.serve.engine.jobs import Event, Job
 from luvc_export.serve.http.api_errors import bad_request, explained
@@ -164,6 +164,7 @@ class Asker:
             url = part.image_url if isinstance(part.image_url, str) else part.image_url.url
             source = addresses.read(url, f"{where}.image_url")
             return _Medium(pixels_to_decode(source, need), lambda: source, where)
+        takes_video(model.session.bundle.manifest)
         if isinstance(part, FramesPart):
             frames = [addresses.read(url, f"{where}.video") for url in part.video]
             return _clip(frames, part.fps, need, where)

@@ -16,6 +16,8 @@ from typing import Literal, TypeVar
 
 from starlette.requests import Request
 
+from luvc_export.runtime import memory
+
 Kind = Literal["text", "large", "pictures", "media", "grammars", "adapters"]
 T = TypeVar("T")
 #: Threads of each kind, and how many of them one client has at a time: another client's request finds one.
@@ -32,6 +34,8 @@ LARGE = 2**20
 #: Seconds that a client may have held places of a kind lately; those that held more come later, and leave one place
 #: to others however many they are. Lately: what was held counts half after so many seconds.
 MOST_SECONDS, HALVED = 5.0, 10.0
+#: Seconds after something other than text was prepared until memory is given back.
+TRIM = 1.0
 #: ``nice`` of threads that prepare anything but text. What they start in helpers comes after them again.
 NICE = 5
 #: Seconds between requests of a client that was told to come back later, and of which one waits for that at most.
@@ -45,10 +49,22 @@ class Preparation:
 
     def __init__(self) -> None:
         self._lanes = {kind: _Lane(kind, *places) for kind, places in PLACES.items()}
+        self._will_trim = False
 
     async def run(self, kind: Kind, client: str, work: Callable[[], T]) -> T:
         """``work``'s value, in a thread of that kind, when it is the client's turn; what it raises goes on."""
-        return await self._lanes[kind].run(client, work)
+        try:
+            return await self._lanes[kind].run(client, work)
+        finally:
+            if kind != "text" and not self._will_trim:
+                self._will_trim = True
+                asyncio.get_running_loop().call_later(TRIM, self._trim)
+
+    def _trim(self) -> None:
+        """Give back what was freed by now: each thread's blocks would be kept for it, hundreds of MiB of pictures."""
+        self._will_trim = False
+        with contextlib.suppress(RuntimeError):  # it was closed
+            self._lanes["large"].pool.submit(memory.give_back)
 
     def close(self) -> None:
         """Let the threads go."""

@@ -253,6 +253,24 @@ def _video(manifest: Manifest, plan: Plan) -> Video:
             expected=f"pictures, seen as {plan.sharing.images} images each",
             fix=_SINGLE,
         )
+    video = takes_video(manifest)
+    if video.pooled is not None and plan.encoder.pooled_from is None:
+        raise UsageError(
+            "this model pools the frames of videos, which plans for pictures do not",
+            where="video",
+            got="a plan for pictures",
+            expected="a question about videos alone, and a bundle exported with --joint-frames N",
+            fix="ask about the pictures and the videos apart",
+        )
+    return video
+
+
+def takes_video(manifest: Manifest) -> Video:
+    """How a bundle is asked about videos; before one is decoded for nothing.
+
+    Raises:
+        UsageError: It takes none.
+    """
     if manifest.prompt.video is None:
         raise UsageError(
             "this bundle takes no video",
@@ -260,14 +278,6 @@ def _video(manifest: Manifest, plan: Plan) -> Video:
             got=f"a bundle of {manifest.source.model_type}",
             expected="one exported with --video, of a family that has it (docs/families.md)",
             fix="export it again with --video, or ask about single frames as pictures",
-        )
-    if manifest.prompt.video.pooled is not None and plan.encoder.pooled_from is None:
-        raise UsageError(
-            "this model pools the frames of videos, which plans for pictures do not",
-            where="video",
-            got="a plan for pictures",
-            expected="a question about videos alone, and a bundle exported with --joint-frames N",
-            fix="ask about the pictures and the videos apart",
         )
     return manifest.prompt.video
 

@@ -31,10 +31,10 @@ class Turns:
     def order(self, waiting: deque[Any], arriving: Sequence[Job], growing: Counter[str]) -> int:
         """Put into ``waiting`` what may begin, in order: of several clients those with the fewest rows first.
 
-        A client's jobs beyond its share of the rows are ``held_back`` while others have asked lately: rows that are free
-        for a moment would all be its own otherwise, for as long as its answers grow. A share is the rows by clients, and
-        half of them at most, which a client's first job may take whole. Gives the rows that there are for the first:
-        half as many more where its client has none, as another may have had all before it came.
+        A client's jobs beyond its share of the rows are ``held_back`` while others have asked lately: rows that are
+        free for a moment would all be its own otherwise, for as long as its answers grow. A share is the rows divided
+        by clients, half of them at most, and a client's first job may take that half. Gives the rows that there are for
+        the first: half as many more where its client has none, as another may have had all before it came.
 
         Args:
             waiting: Jobs that could begin so far.

@@ -149,6 +149,7 @@ class App:
             record.error = api_error.code
             if record.status:
                 raise
+            _let_go_of_frames(error)
             response = _json(api_error.body(), api_error.status, api_error.headers)
             await _with(response, self._common(request, record.id))(request.scope, receive, send)
 
@@ -335,6 +336,12 @@ class App:
         if origin is not None and origin in self.options.allow_origins:
             headers += [(b"access-control-allow-origin", origin.encode()), (b"vary", b"Origin")]
         return headers
+
+
+def _let_go_of_frames(error: BaseException | None) -> None:
+    """Forget where an error came from: frames it passed hold pictures, and it, until garbage is collected."""
+    while error is not None:
+        error.__traceback__, error = None, error.__cause__ or error.__context__
 
 
 async def while_there(request: Request, work: Coroutine[Any, Any, A]) -> A:

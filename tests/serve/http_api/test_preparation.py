@@ -322,3 +322,22 @@ def test_who_prepares_media_computes_after_who_answers() -> None:
         preparation.close()
 
     asyncio.run(ask())
+
+
+def test_memory_is_given_back_after_media_and_not_for_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks of each thread were kept for it: 500 MiB after six animations."""
+    monkeypatch.setattr(turns, "TRIM", 0.05)
+    trimmed = list[str]()
+    monkeypatch.setattr(turns.memory, "give_back", lambda: trimmed.append(threading.current_thread().name))
+
+    async def ask() -> None:
+        preparation = Preparation()
+        for kind in ("text", "media", "media", "pictures"):
+            await preparation.run(kind, "a", lambda: None)  # type: ignore[arg-type]
+        await asyncio.sleep(0.3)
+        await preparation.run("text", "a", lambda: None)
+        await asyncio.sleep(0.3)
+        preparation.close()
+
+    asyncio.run(ask())
+    assert trimmed == ["prepare-large_0"]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -13,6 +15,7 @@ from calling import Client, user
 from running import serving
 
 from luvc_export.demo.questions import cases
+from luvc_export.errors import UsageError
 from luvc_export.runtime.generation import grammar_trials
 from luvc_export.runtime.prompt.template import ChatTemplate
 from luvc_export.runtime.session import Session
@@ -76,3 +79,47 @@ def test_pictures_of_a_request_have_seconds_together(client: Client, monkeypatch
     )
     assert words in error["message"] and error["code"] == "images_too_slow"
     assert error["param"] == "messages[0].content[0]"
+
+
+def test_a_film_is_refused_before_it_is_decoded_where_the_bundle_takes_none(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten seconds of a helper, and then: this bundle takes no video."""
+    monkeypatch.setattr(asking, "open_video", None)
+    url = "data:video/mp4;base64,AAAA"
+    for part in (
+        {"video_url": {"url": url}, "type": "video_url"},
+        {"video": ["data:image/png;base64,A"], "type": "video"},
+    ):
+        error = refusal(client, model="demo", messages=[{"role": "user", "content": [part]}])
+        assert "this bundle takes no video; got: a bundle of qwen2_5_vl" in error["message"], error
+        assert error["param"] == "messages[0].content[0]"
+
+
+def test_a_refused_request_holds_nothing_afterwards(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its error held the frames that had its pictures, and they held it, until garbage was collected: 290 MiB."""
+    held = list[Any]()
+
+    class Decoded:
+        def refused(self) -> None:
+            raise UsageError("these are no pictures")
+
+    def opened(*_: Any) -> Any:
+        decoded = Decoded()
+        held.append(weakref.ref(decoded))
+        decoded.refused()
+
+    monkeypatch.setattr(asking, "open_medium", opened)
+    case = next(cases("heldout", 1, 0, ("where_is",)))
+    gc.disable()
+    try:
+        assert (
+            "these are no pictures"
+            in refusal(client, model="demo", messages=user(case.prompt, *case.images))["message"]
+        )
+        end = time.monotonic() + 10
+        while held[0]() is not None and time.monotonic() < end:
+            time.sleep(0.05)
+        assert held[0]() is None
+    finally:
+        gc.enable()
