@@ -34,7 +34,9 @@ LARGE = 2**20
 #: Seconds that a client may have held places of a kind lately; those that held more come later, and leave one place
 #: to others however many they are. Lately: what was held counts half after so many seconds.
 MOST_SECONDS, HALVED = 5.0, 10.0
-#: Seconds after something other than text was prepared until memory is given back.
+#: Kinds that leave much memory behind, and seconds after one of them until it is given back: steps would have to take
+#: theirs anew after each small picture.
+_FREES_MUCH = ("large", "media")
 TRIM = 1.0
 #: ``nice`` of threads that prepare anything but text. What they start in helpers comes after them again.
 NICE = 5
@@ -56,7 +58,7 @@ class Preparation:
         try:
             return await self._lanes[kind].run(client, work)
         finally:
-            if kind != "text" and not self._will_trim:
+            if kind in _FREES_MUCH and not self._will_trim:
                 self._will_trim = True
                 asyncio.get_running_loop().call_later(TRIM, self._trim)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import signal
 import socket
 import sys
@@ -56,6 +57,11 @@ class _Uvicorn(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+
+def _is_news(line: logging.LogRecord) -> bool:
+    """Whether the request's own line does not say it: an answer that was cut, as nobody read it."""
+    return "returned without completing response" not in line.getMessage()
 
 
 class Server:
@@ -129,6 +135,7 @@ class Server:
         Raises:
             LuvcError: A model cannot be loaded.
         """
+        logging.getLogger("uvicorn.error").addFilter(_is_news)
         give_back_blocks_of(BLOCKS)
         sys.setswitchinterval(SWITCH)
         self.engine.start()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -130,6 +131,7 @@ def test_a_file_that_is_a_link_out_of_the_folder_is_not_read(
 ) -> None:
     """An error told a client what a field of the file held. Links that stay below are a hub's, and are followed."""
     folder, secret = lora / f"linked-{file}", tmp_path / "secret.json"
+    shutil.rmtree(folder, ignore_errors=True)  # of a run before: the folder is kept between runs
     folder.mkdir()
     secret.write_text('{"peft_type": "a secret"}')
     for name in ("adapter_config.json", "adapter_model.safetensors"):

@@ -335,7 +335,8 @@ def test_memory_is_given_back_after_media_and_not_for_each(monkeypatch: pytest.M
         for kind in ("text", "media", "media", "pictures"):
             await preparation.run(kind, "a", lambda: None)  # type: ignore[arg-type]
         await asyncio.sleep(0.3)
-        await preparation.run("text", "a", lambda: None)
+        for kind in ("text", "pictures"):
+            await preparation.run(kind, "a", lambda: None)  # type: ignore[arg-type]
         await asyncio.sleep(0.3)
         preparation.close()
 
