@@ -34,8 +34,8 @@ from luvc_export.runtime.openvino import device as devices
 
 LINES, PAGE = (HERE / "docs" / "results" / f"sixteen-bits.{ending}" for ending in ("json", "md"))
 SEED = 56
-#: Families that show every kind: the first has states and films, the second windows.
-BROAD = ("qwen3_5", "gemma4")
+#: The family that shows a kind first, and those of kinds that it has not.
+BROAD, OTHERS = "qwen2_vl", {"states": "lfm2_vl", "windows": "gemma3"}
 Record = dict[str, Any]
 
 
@@ -53,7 +53,7 @@ def key(record: Record) -> Cell:
 def order() -> list[Cell]:
     """All cells, those first that show most."""
     sixteen = [name for name in DTYPES if name != "fp32"]
-    broad = [(name, kind, dtype) for name in BROAD for dtype in sixteen for kind in KINDS]
+    broad = [(OTHERS.get(kind, BROAD), kind, dtype) for dtype in sixteen for kind in KINDS]
     plain = [(name, kind, dtype) for kind in ("none", PLAN) for name in FAMILIES for dtype in sixteen]
     rest = [(name, kind, dtype) for name in FAMILIES for kind in KINDS for dtype in DTYPES]
     random.Random(SEED).shuffle(rest)
