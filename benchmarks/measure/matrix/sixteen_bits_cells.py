@@ -249,7 +249,7 @@ def verdict(result: ParityResult, asked: Sequence[FileCase]) -> str:
         gaps = [gap(comparison.reference, *pair) for pair in apart]
         print(f"ties: {gaps}, at most {width}", file=sys.stderr)
         if max(gaps) <= width:
-            return f"equal, {len(gaps)} of {len(asked)} answers after a tie"
+            return f"equal, {len(gaps)} of {len(asked)} answers after a tie ({max(gaps):.2g} apart)"
     return f"differs: {', '.join(names)}"
 
 
