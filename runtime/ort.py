@@ -100,7 +100,7 @@ class OrtBackend(Backend):
         self.notes = older_graphs(bundle, "cpu") if only_steps or bundle.manifest.lora is not None else ()
         self._int8: Way | None = None
         if quantised is not None and quantised.precision == "int8" and device == "cpu":
-            checked = product_check.onnxruntime_int8()
+            checked = product_check.onnxruntime_int8("fp16" if bundle.manifest.dtype == "fp16" else "fp32")
             self._int8 = checked.usable(str(bundle.folder / entry.decoder))
             self.notes += checked.notes
 

@@ -196,7 +196,7 @@ def alike(left: NDArray[np.int64] | None, right: NDArray[np.int64] | None) -> Al
     """Match visual tokens by their units: one that merged otherwise moves those after it in its row by a place.
 
     Args:
-        left: Visual token of each unit, [images, H0 * W0].
+        left: Visual token of each unit, [images, H0 * W0]; below 0 where a bucket left it out.
         right: The same of the other model.
 
     Returns:
@@ -210,6 +210,6 @@ def alike(left: NDArray[np.int64] | None, right: NDArray[np.int64] | None) -> Al
         shared = sorted(
             (token_of[0][same], token_of[1][same], len(same)) for same in token_of[0].keys() & token_of[1].keys()
         )
-        units += sum(size for _, _, size in shared)
+        units += sum(size for _, _, size in shared) + int(((pair[0] < 0) & (pair[1] < 0)).sum())
         rows += [(image * len(token_of[0]) + one, image * len(token_of[1]) + other) for one, other, _ in shared]
     return Alike(np.array(rows, np.int64).reshape(-1, 2), (left.size, units))

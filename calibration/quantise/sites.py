@@ -42,7 +42,7 @@ class Site:
 
 
 def sites(graph: ir.Graph) -> dict[str, Site]:
-    """Every site of a graph by name, in the graph's order."""
+    """Every site of a graph by name, in the graph's order. A checkpoint's tensor is named by its module: with a dot."""
     by_name: dict[str, Site] = {}
     for node in graph:
         if node.domain or node.op_type not in ("MatMul", "Gemm") or not _plain(node):
@@ -50,6 +50,8 @@ def sites(graph: ir.Graph) -> dict[str, Site]:
         weight = node.inputs[1]
         roots = constants(weight) if weight is not None else None
         if weight is None or not roots or _rank(weight) != 2 or constants(node.inputs[0]) is not None:
+            continue
+        if not all("." in str(root.name) for root in roots):  # the model's own arithmetic, such as a sum over rows
             continue
         name = _name(roots)
         before = by_name.get(name)

@@ -75,9 +75,9 @@ class BundleCalls:
         entry = bundle.entry(plan)
         if backend == "cpu" and bundle.manifest.dtype == "bf16":
             raise UsageError(
-                "parity reads caches through numpy, which has no bf16",
+                "ONNX Runtime computes nothing in bf16 on a CPU, so parity cannot ask this bundle there",
                 where=str(bundle.folder),
-                fix="export the same plan in fp32 or fp16 and compare that",
+                fix=f"compare openvino:{bundle.folder}, or the same plan exported in fp32 or fp16",
             )
         self.plan, self.manifest = entry.plan, bundle.manifest
         self._bundle, self._entry = bundle, entry

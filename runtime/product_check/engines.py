@@ -24,16 +24,18 @@ OPENVINO_INT8_WAYS = (
 )
 
 
-@lru_cache(maxsize=1)
-def onnxruntime_int8() -> Checked:
-    """``int8`` products of ONNX Runtime on this CPU.
+@lru_cache(maxsize=2)
+def onnxruntime_int8(dtype: str = "fp32") -> Checked:
+    """``int8`` products of ONNX Runtime on this CPU, in graphs of ``dtype``: fp32 or fp16.
+
+    In fp16 it fuses no product with its Q and DQ, and a way that is right in fp32 can make a graph it cannot run.
 
     Raises:
         ImportError: onnxruntime is not installed.
     """
     import onnxruntime
 
-    product = int8_product()
+    product = int8_product(dtype)
 
     def open_way(way: Way) -> Run:
         options = onnxruntime.SessionOptions()

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from luvc_export.bundle.onnx_wire import encoded
-from luvc_export.core.element_types import BY_NAME
+from luvc_export.core.element_types import BY_NAME, BY_PRECISION
 from luvc_export.core.operators import CONTRIB_DOMAIN
 
 INPUT, OUTPUT = "x", "y"
@@ -41,24 +41,31 @@ class Product:
     exact: tuple[NDArray[np.float64], ...]
 
 
-def int8_product() -> Product:
+def int8_product(dtype: str = "fp32") -> Product:
     """Activations and weights of +-127 between Q and DQ, as ``int8`` plans have them (``calibration.quantise.insert``).
 
     With u8 x s8 products summed in pairs of 16 bits, every second pair of such codes overflows.
+
+    Args:
+        dtype: fp32 or fp16, what a bundle's graphs compute and have their scales in.
     """
     codes, weights = _operands(_CODE)
+    kind, half = BY_PRECISION[dtype], dtype != "fp32"
+    first, last = ("entered", "left") if half else (INPUT, OUTPUT)
     nodes = [
-        _node("QuantizeLinear", ["x", "scale", "zero"], "codes"),
+        _node("QuantizeLinear", [first, "scale", "zero"], "codes"),
         _node("DequantizeLinear", ["codes", "scale", "zero"], "rounded"),
         _node("DequantizeLinear", ["w", "w_scale"], "widened", _integer("axis", 1)),
-        _node("MatMul", ["rounded", "widened"], OUTPUT),
+        _node("MatMul", ["rounded", "widened"], last),
     ]
-    scales = np.full(weights.shape[1], _SCALE, np.float32)
+    if half:
+        nodes.insert(0, _node("Cast", [INPUT], first, _integer("to", kind.onnx)))
+        nodes.append(_node("Cast", [last], OUTPUT, _integer("to", BY_PRECISION["fp32"].onnx)))
     constants: dict[str, NDArray[Any]] = {
-        "scale": np.array(_SCALE, np.float32),
+        "scale": np.array(_SCALE, kind.name),
         "zero": np.zeros((), np.int8),
         "w": weights,
-        "w_scale": scales,
+        "w_scale": np.full(weights.shape[1], _SCALE, kind.name),
     }
     return _product(nodes, constants, [code * _SCALE for code in codes], weights * _SCALE)
 

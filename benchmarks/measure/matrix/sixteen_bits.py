@@ -8,7 +8,8 @@ bundle is held to the checker with full types, to ONNX Runtime, to OpenVINO in f
 TensorRT-RTX and to the lint of a pack. Answers are held to transformers' own model in that type (``none``) or to the
 compressed modules in it, within the tolerances of ``parity``. Types, families and precisions are those of the code's
 own registries. A cell is a line of docs/results/sixteen-bits.json once it is done, and is not run again; docs/results/
-sixteen-bits.md is written from the lines. Where a CPU lists no bf16, OpenVINO is told that it does: the plug-in then
+sixteen-bits.md is written from the lines. Every kind of one family comes first, then every family's plain plans, then
+the rest as a seed mixes it, fp32 last. Where a CPU lists no bf16, OpenVINO is told that it does: the plug-in then
 widens what the graph says in bf16, so that types are tested and rounding in part. Exit code 1 where anything differs.
 """
 
@@ -18,144 +19,26 @@ import argparse
 import dataclasses
 import json
 import platform
+import random
 import sys
-import traceback
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
-HERE = Path(__file__).resolve().parents[3]
-sys.path[:0] = [str(HERE / "tests" / "export" / "families"), str(HERE / "tests")]
-import family_chat  # noqa: E402
-import onnx  # noqa: E402
-import torch  # noqa: E402
-from family_harness import MADE_HERE, Case  # noqa: E402
-from family_questions import SLIDING, exportable, few, questions  # noqa: E402
-from quick_tracing import quicken  # noqa: E402
+from sixteen_bits_cells import CHECKS, FAMILIES, HERE, KINDS, NAMED, PLAN, Cell, Cells
 
-from luvc_export import build_engine, export_bundle, make_plan  # noqa: E402
-from luvc_export.bundle.folder import Bundle, load  # noqa: E402
-from luvc_export.calibration.parity.run import open_pair, parity  # noqa: E402
-from luvc_export.calibration.quantise.cache_calibration import calibrate_caches  # noqa: E402
-from luvc_export.calibration.quantise.calibrate import calibrate  # noqa: E402
-from luvc_export.calibration.quantise.recipe import Recipe  # noqa: E402
-from luvc_export.core.plan.plan_set import with_buckets  # noqa: E402
-from luvc_export.core.precision import CACHES, PRECISIONS  # noqa: E402
-from luvc_export.errors import LuvcError  # noqa: E402
-from luvc_export.export.weights import DTYPES  # noqa: E402
-from luvc_export.pipeline import make_plans, prepare_build  # noqa: E402
-from luvc_export.runtime.openvino import device as devices  # noqa: E402
+from luvc_export.export.weights import DTYPES
+from luvc_export.runtime.openvino import device as devices
 
 LINES, PAGE = (HERE / "docs" / "results" / f"sixteen-bits.{ending}" for ending in ("json", "md"))
-PLAN, RTX, JETSON, FRAMES, RANK = "safe", "rtx-ada", "jetson-agx-orin-jp72", 4, 4
-#: Named plans, precisions of weights and of caches, and what else a bundle may have beside its plans.
-NAMED = ("none", PLAN, "luvc")
-CODES = {"int8": "int8", "q8": "q8", "q4": "q4", **{f"kv{kind.removeprefix('int')}": kind for kind in CACHES}}
-KINDS = (*NAMED, *CODES, "states", "windows", "slots", "buckets", "clips")
-CHECKS = ("checker", "onnx runtime", "openvino fp32", "openvino bf16", "rtx build", "pack lint")
+SEED = 56
+#: The family that shows a kind first, and those of kinds that it has not.
+BROAD, OTHERS = "qwen2_vl", {"states": "lfm2_vl", "windows": "gemma3"}
+#: Families whose towers or layers compute in other types than they store: these before the others.
+ODD = ("fast_vlm", "gemma3", "gemma4")
 Record = dict[str, Any]
-
-
-class Without(Exception):  # noqa: N818
-    """A family has nothing of a kind."""
-
-
-def exported(tiny: Case, kind: str, dtype: str, checkpoint: Path, folder: Path) -> tuple[Bundle, str]:
-    """A bundle with a plan of a kind, and that plan's name.
-
-    Raises:
-        Without: The family has no such layers or films.
-        LuvcError: A refusal.
-    """
-    shape = tiny.family.decoder_shape(tiny.config)
-    if kind == "states" and not any(state.axis is None for state in shape.kept):
-        raise Without("no layer keeps a state")
-    if kind == "windows" and str(tiny) not in SLIDING:
-        raise Without("no layer has a window")
-    if kind == "clips" and tiny.family.video(tiny.config) is None:
-        raise Without("the family takes no films")
-    name = kind if kind in NAMED else "none" if kind in ("states", "windows") else PLAN
-    options: dict[str, Any] = {"image_size": tiny.size, "text_capacity": 256, "dtype": dtype, "overwrite": True}
-    plans: Any = {name: make_plan(str(checkpoint), name, image_size=tiny.size)}
-    if kind == "buckets":
-        plans, name = {**with_buckets(plans, [50, 100])}, f"{name}@50"
-    elif kind == "clips":
-        plans, name = make_plans(str(checkpoint), [name], image_size=[tiny.size], joint_frames=FRAMES), f"{name}@video"
-        options |= {"video": True}
-    elif kind == "slots":
-        options |= {"lora_slots": RANK}
-    bundle = export_bundle(str(checkpoint), folder, plans, **options)
-    if kind in CODES:
-        data, how = few(questions(str(tiny), "stills")), CODES[kind]
-        if how in CACHES and kind != how:
-            coded = calibrate_caches(bundle, data, how, plan=name, min_agreement=0, threads=1)
-        else:
-            how = "q4f16" if how == "q4" and dtype == "fp16" else how
-            coded = calibrate(bundle, data, Recipe(PRECISIONS[how], aware=False), plan=name, min_agreement=0, threads=1)
-        bundle, name = coded.bundle, coded.plan
-    return bundle, name
-
-
-def same(bundle: Bundle, plan: str, tiny: Case, checkpoint: Path, dtype: str, runner: str, arithmetic: str) -> str:
-    """What parity says of a bundle in one engine and the model in a type."""
-    reference = f"hf:{checkpoint}" if plan == "none" else f"torch:{checkpoint}"
-    pair = open_pair(reference, f"{runner}:{bundle.folder}#{plan}", dtype=dtype, threads=1, arithmetic=arithmetic)
-    asked = questions(str(tiny), "videos" if plan.endswith("@video") else "stills")
-    result = parity(*pair, asked, observe=len(asked), longest=8)
-    failed = [gate.name for gate in result.gates if not gate.passed]
-    return f"differs: {', '.join(failed)}" if failed else "equal"
-
-
-def checked(bundle: Bundle) -> str:
-    """Every graph's types, by the checker's own inference."""
-    for path in sorted(bundle.folder.glob("*.onnx")):
-        onnx.checker.check_model(str(path), full_check=True)
-    return "typed"
-
-
-def cells(bundle: Bundle, plan: str, tiny: Case, checkpoint: Path, dtype: str) -> dict[str, Callable[[], str]]:
-    """What each check does."""
-
-    def built() -> str:
-        build_engine(bundle, RTX, plan)
-        return "built"
-
-    def packed() -> str:
-        prepare_build(bundle, JETSON, plan)
-        return "passed"
-
-    compared: dict[str, Callable[[], str]] = {
-        "onnx runtime": lambda: same(bundle, plan, tiny, checkpoint, dtype, "onnx", "fp32"),
-        "openvino fp32": lambda: same(bundle, plan, tiny, checkpoint, dtype, "openvino", "fp32"),
-        "openvino bf16": lambda: same(bundle, plan, tiny, checkpoint, dtype, "openvino", "bf16"),
-    }
-    return {"checker": lambda: checked(bundle), **compared, "rtx build": built, "pack lint": packed}
-
-
-def tried(name: str, kind: str, dtype: str, folder: Path) -> Record:
-    """One line: what every check says, or why there is no bundle."""
-    tiny, checkpoint = exportable(name), folder / name
-    if not checkpoint.is_dir():
-        checkpoint.mkdir(parents=True)
-        family_chat.save(tiny, checkpoint)
-    record: Record = {"family": name, "kind": kind, "dtype": dtype, "cpu": devices.find().title or platform.machine()}
-    try:
-        bundle, plan = exported(tiny, kind, dtype, checkpoint, folder / "bundle")
-    except Without as without:
-        return record | {"none": str(without)}
-    except LuvcError as error:
-        return record | {"refused at export": error.what}
-    checks = {}
-    for check, run in cells(load(bundle.folder), plan, tiny, checkpoint, dtype).items():
-        try:
-            checks[check] = run()
-        except LuvcError as error:
-            checks[check] = f"refused: {error.what}"
-        except Exception as error:
-            traceback.print_exc()
-            checks[check] = f"differs: {type(error).__name__}: {' '.join(str(error).split())[:160]}"
-    return record | {"checks": checks}
 
 
 def read() -> list[Record]:
@@ -164,30 +47,83 @@ def read() -> list[Record]:
     return records
 
 
-def key(record: Record) -> tuple[str, str, str]:
+def key(record: Record) -> Cell:
     """What a cell is."""
     return record["family"], record["kind"], record["dtype"]
 
 
+def order() -> list[Cell]:
+    """All cells, those first that show most."""
+    sixteen = [name for name in DTYPES if name != "fp32"]
+    broad = [(OTHERS.get(kind, BROAD), kind, dtype) for dtype in sixteen for kind in KINDS]
+    names = sorted(FAMILIES, key=lambda name: name not in ODD)
+    plain = [(name, kind, dtype) for name in names for dtype in sixteen for kind in ("none", PLAN)]
+    rest = [(name, kind, dtype) for name in FAMILIES for kind in KINDS for dtype in DTYPES]
+    random.Random(SEED).shuffle(rest)
+    rest.sort(key=lambda cell: cell[2] == "fp32")
+    return [*dict.fromkeys((*broad, *plain, *rest))]
+
+
+def wanted(options: argparse.Namespace) -> Iterator[Cell]:
+    """Cells that were asked for and stand in no line yet."""
+    done = set() if options.again else {key(record) for record in read()}
+    for name, kind, dtype in order():
+        asked = name in (options.family or FAMILIES) and kind in (options.kind or KINDS)
+        if asked and dtype in (options.dtype or DTYPES) and (name, kind, dtype) not in done:
+            yield name, kind, dtype
+
+
+def kinds_of(result: str) -> str:
+    """A verdict without its reason."""
+    return result.split(":")[0].split(",")[0]
+
+
 def page(records: list[Record]) -> str:
-    """The matrix as a page: a row for each cell of type, family and kind."""
-    total = len(MADE_HERE) * len(KINDS) * len(DTYPES)
-    cpus = ", ".join(sorted({record["cpu"] for record in records}))
+    """The matrix as a page: a row for each cell of type, family and kind, those that have not run named in words."""
+    cells = order()
+    by_cell = {key(record): record for record in records if key(record) in cells}
+    cpus = ", ".join(sorted({record["cpu"] for record in by_cell.values()}))
+    results = [(check, kinds_of(text)) for one in by_cell.values() for check, text in one.get("checks", {}).items()]
+    verdicts = Counter(verdict for _, verdict in results)
+    verdicts.update("no bundle, refused" for one in by_cell.values() if "refused at export" in one)
+    verdicts.update("nothing of the kind" for one in by_cell.values() if "none" in one)
+    counts = ", ".join(f"{verdict} {count}" for verdict, count in verdicts.most_common())
     heads = ("family", "plan", "type", *CHECKS)
     rows = [" | ".join(heads), " | ".join("---" for _ in heads)]
-    for record in records:
-        why = record.get("none") or f"refused at export: {record.get('refused at export')}"
-        results = [record["checks"].get(check, "") for check in CHECKS] if "checks" in record else [why, *[""] * 5]
-        rows.append(" | ".join((*key(record), *results)))
+    for cell in sorted(by_cell):
+        record = by_cell[cell]
+        why = record["none"] if "none" in record else f"refused at export: {record.get('refused at export')}"
+        shown = [record["checks"][check] for check in CHECKS] if "checks" in record else [why] * len(CHECKS)
+        rows.append(" | ".join((*cell, *shown)))
     table = "\n".join(f"| {row} |" for row in rows)
     return f"""# Bundles in 16 bits, in what opens them
 
-Written by `python benchmarks/measure/matrix/sixteen_bits.py FOLDER`, which goes on where it stopped: {len(records)} of
-{total} cells have run. Answers are held to the model in the same type, within parity's tolerances.
-CPU: {cpus}. Where it has no bf16, OpenVINO's bf16 cells show types and what is stored, not the products' rounding.
+Written by `python benchmarks/measure/matrix/sixteen_bits.py FOLDER`, which goes on where it stopped: {len(by_cell)} of
+{len(cells)} cells of family, plan and type have run, each in {len(CHECKS)} checks. Answers are held to the model in the
+same type, within parity's tolerances; one that goes another way at a tie of the model's own logits counts as equal and
+is counted. CPU: {cpus}. Where it has no bf16, OpenVINO's bf16 cells show types and what is
+stored, not the products' rounding.
+
+Verdicts: {counts}.
 
 {table}
+
+Not run yet:
+
+{missing([cell for cell in cells if cell not in by_cell])}
 """
+
+
+def missing(cells: list[Cell]) -> str:
+    """Cells that have not run, in words: a line a family and type."""
+    lines: dict[tuple[str, str], list[str]] = {}
+    for name, kind, dtype in cells:
+        lines.setdefault((name, dtype), []).append(kind)
+    texts = {
+        pair: "every plan" if len(some) == len(KINDS) else ", ".join(kind for kind in KINDS if kind in some)
+        for pair, some in lines.items()
+    }
+    return "\n".join(f"- {name}, {dtype}: {texts[name, dtype]}" for name, dtype in sorted(texts)) or "- nothing"
 
 
 def write(records: list[Record]) -> None:
@@ -197,36 +133,32 @@ def write(records: list[Record]) -> None:
     PAGE.write_text(page(records), encoding="utf-8")
 
 
-def wanted(options: argparse.Namespace) -> Iterator[tuple[str, str, str]]:
-    """Cells that were asked for and stand in no line yet."""
-    done = set() if options.again else {key(record) for record in read()}
-    for name in options.family or MADE_HERE:
-        for kind in options.kind or KINDS:
-            for dtype in options.dtype or DTYPES:
-                if (name, kind, dtype) not in done:
-                    yield name, kind, dtype
+def believe_bf16() -> str:
+    """Let OpenVINO take this CPU for one with bf16; its name."""
+    cpu = devices.find()
+    both = tuple(dict.fromkeys((*cpu.arithmetics, "bf16")))
+    devices.describe = lambda name: dataclasses.replace(cpu, arithmetics=both)  # see above
+    return cpu.title or platform.machine()
 
 
 def main() -> int:
     """Run what was asked for; the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--family", action="append", choices=MADE_HERE)
+    parser.add_argument("--family", action="append", choices=FAMILIES)
     parser.add_argument("--kind", action="append", choices=KINDS)
     parser.add_argument("--dtype", action="append", choices=[*DTYPES])
     parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no cell after so many")
     parser.add_argument("--again", action="store_true", help="also those that stand there")
     options, begin = parser.parse_args(), monotonic()
-    torch.set_num_threads(1)
-    quicken()
-    cpu = devices.find()
-    both = tuple(dict.fromkeys((*cpu.arithmetics, "bf16")))
-    devices.describe = lambda name: dataclasses.replace(cpu, arithmetics=both)  # see above
+    named = [name for name in NAMED if name in (options.kind or NAMED) or name == PLAN]
+    cpu, run = believe_bf16(), Cells(options.folder, named)
     for cell in wanted(options):
         if monotonic() - begin > options.seconds:
             break
-        record = tried(*cell, options.folder)
-        print(json.dumps(record), flush=True)
+        start = monotonic()
+        record = {**dict(zip(("family", "kind", "dtype"), cell, strict=True)), "cpu": cpu, **run(*cell)}
+        print(f"{monotonic() - start:.0f} s", json.dumps(record), flush=True)
         write(sorted([one for one in read() if key(one) != cell] + [record], key=key))
     return int(any(str(result).startswith("differs") for one in read() for result in one.get("checks", {}).values()))
 

@@ -11,6 +11,8 @@ must not touch: Attention whose heads stand apart already.
 
 from __future__ import annotations
 
+import onnx
+import onnx.shape_inference
 import onnx_graphsurgeon as gs
 
 from luvc_export.errors import CheckFailed
@@ -36,6 +38,9 @@ def requires(surgery: Surgery) -> str | None:
 
 def apply(surgery: Surgery) -> int:
     """Lay heads out again, attention by attention."""
+    if any("q_num_heads" in node.attrs and node.inputs[0].shape is None for node in surgery.nodes("Attention")):
+        # codes of caches scale what enters it, and a graph traced in 16 bits was not retyped since
+        surgery.reload(onnx.shape_inference.infer_shapes(surgery.close(), data_prop=True))
     packed = [node for node in surgery.nodes("Attention") if "q_num_heads" in node.attrs]
     for node in packed:
         _unpack(surgery, node)

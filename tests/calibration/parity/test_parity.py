@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from luvc_export.calibration.cases import Case, read_jsonl
 from luvc_export.calibration.parity import plots
 from luvc_export.calibration.parity.run import open_pair, parity
 from luvc_export.calibration.runners import open_bundle
+from luvc_export.calibration.runners.bundle import BundleCalls
 from luvc_export.calibration.tasks import find
 from luvc_export.cli import app
 from luvc_export.demo import CHECKPOINT, IMAGE_SIZE
@@ -41,6 +43,13 @@ def test_the_bundle_agrees_at_every_level(demo_bundle: Bundle, pair: tuple[str, 
         changed[last][0] = np.sort(kept[0][min(changed)][0][: changed[last].shape[1]])
         forced = [item.observe(cases[:1], [changed])[0].tensors["logits"] for item in (left, right)]
         np.testing.assert_allclose(*forced, atol=1e-4)
+
+
+def test_a_bundle_in_bf16_is_compared_where_it_runs(short_bundle: Bundle) -> None:
+    half = Bundle(short_bundle.folder, replace(short_bundle.manifest, dtype="bf16"))
+    message = r"ONNX Runtime computes nothing in bf16 on a CPU(.|\n)*fix: compare openvino:"
+    with pytest.raises(UsageError, match=message):
+        BundleCalls(half)
 
 
 def test_the_command_writes_a_page_and_json(demo_bundle: Bundle, tmp_path: Path, cases: Sequence[Case]) -> None:

@@ -1,4 +1,4 @@
-"""``q8`` of a bundle in fp16: its operator knows fp32 alone, so casts stand around it."""
+"""Codes of a bundle in fp16: ``q8``, whose operator knows fp32 alone, so casts stand around it; and of its caches."""
 
 from __future__ import annotations
 
@@ -11,10 +11,14 @@ import pytest
 from luvc_export.bundle.folder import Bundle
 from luvc_export.calibration import datasets
 from luvc_export.calibration.quantise import ranges
+from luvc_export.calibration.quantise.cache_calibration import rewritten
 from luvc_export.calibration.quantise.quantiser import Quantiser
 from luvc_export.calibration.quantise.recipe import Recipe
 from luvc_export.core.precision import PRECISIONS
 from luvc_export.demo import IMAGE_SIZE
+from luvc_export.engines import targets
+from luvc_export.export.surgeon import run_passes
+from luvc_export.export.surgeon.passes import unpack_heads
 from luvc_export.runtime.session import Session
 
 DATA = datasets.load("glyph", count=14)
@@ -39,3 +43,19 @@ def test_q8_is_well_typed_and_near(narrow_bundle: Bundle, tmp_path: Path) -> Non
         session = Session(bundle, "cpu", plan, threads=1)
         answers.append(session.default.run(ids, session.default.encode_images(picture)).logits)
     assert 0 < np.linalg.norm(answers[1] - answers[0]) < NEAR * np.linalg.norm(answers[0])
+
+
+@pytest.mark.parametrize("narrow_bundle", ["fp16"], indirect=True)
+def test_a_target_takes_its_caches_in_codes(narrow_bundle: Bundle) -> None:
+    """What codes put into a graph says no shape, and nothing before may have asked for those of all."""
+    file, pasts = narrow_bundle.entry(None).decoder, dict[int, np.ndarray]()
+    graph = onnx.load(narrow_bundle.path(file), load_external_data=False).graph
+    for value in graph.input:
+        if value.name.endswith(".key"):
+            _, heads, _, size = (dim.dim_value for dim in value.type.tensor_type.shape.dim)
+            pasts[int(value.name.split(".")[1])] = np.full((heads, size), 0.02, np.float32)
+    model = onnx.load_model_from_string(rewritten(narrow_bundle, file, pasts))
+    spec = targets.find("jetson-agx-orin-jp72").with_kv("concat")
+    after, _ = run_passes(model, spec, "fp16", passes=(unpack_heads,))
+    attentions = [node for node in after.graph.node if node.op_type == "Attention"]
+    assert attentions and not any(one.name == "q_num_heads" for node in attentions for one in node.attribute)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import family_chat
 import pytest
 from family_harness import MADE_HERE
-from family_questions import TILED, few, questions, small
+from family_questions import SLIDING, TILED, exportable, few, questions, small
 
 from luvc_export.calibration import runners
 from luvc_export.calibration.budgets.run import budgets
@@ -87,6 +88,19 @@ def test_the_uncompressed_plan_is_transformers(name: str, kind: str, saved: Any)
     names = {step.tensor for step in report.steps}
     assert {"vision", "layer 0 in", "layer 1 in", "layer 1 key", "logits"} <= names
     assert ("vision plane 1" in names) == (name == "qwen3_vl")
+
+
+@pytest.mark.parametrize("name", SLIDING)
+def test_prompts_longer_than_a_window_are_compared(name: str, tmp_path: Path) -> None:
+    """Transformers' cache of such a layer holds the window alone: its keys are left out, all else is compared."""
+    checkpoint = open_checkpoint(str(family_chat.save(exportable(name), tmp_path)))
+    image = canvas(checkpoint, exportable(name).size)
+    left = runners.open_huggingface(checkpoint, image)
+    right = runners.open_torch(checkpoint, uncompressed(checkpoint, image.image.size), image)
+    report = parity(left, right, questions(name, "stills"), observe=1, longest=2)
+    assert report.passed, "\n".join(report.lines(True))
+    names = {step.tensor for step in report.steps}
+    assert {"layer 0 in", "layer 1 in", "logits"} <= names and "layer 0 key" not in names
 
 
 @pytest.mark.parametrize(

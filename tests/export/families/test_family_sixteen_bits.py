@@ -1,102 +1,96 @@
-"""Encoders traced in 16 bits are typed as they compute, and give what the modules give in that type."""
+"""A seeded share of the matrix of types, families, plans and engines, whose whole is docs/results/sixteen-bits.json."""
 
 from __future__ import annotations
 
-import copy
-import json
-from functools import cache
+import random
+import shutil
+import sys
 from pathlib import Path
-from typing import Any
 
-import family_chat
-import numpy as np
 import onnx
-import onnx_ir as ir
-import onnxruntime
 import pytest
-import torch
-from family_harness import MADE_HERE, Case, case
+from family_harness import build
 from family_questions import exportable
-from numpy.typing import NDArray
-from torch import Tensor, nn
+from made_once import made_once
 
-from luvc_export.core.target import ORT_CPU
-from luvc_export.errors import CheckFailed
-from luvc_export.export import trace
-from luvc_export.export.simplify import simplify
-from luvc_export.export.surgeon import run_passes
-from luvc_export.export.surgeon.fused import mark_bodies
-from luvc_export.export.surgeon.passes import cast_precision
-from luvc_export.pipeline import export_bundle
-from luvc_export.runtime.ort import OrtBackend
+ROOT = Path(__file__).resolve().parents[3]
+sys.path.append(str(ROOT / "benchmarks/measure/matrix"))
 
-DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
-#: Relative to the norm: sums in fp16 in another order.
-NEAR = 1e-2
-#: Their arithmetic leaves 16 bits and comes back: pixels, positions or pools in fp32.
-MIXED = (("gemma3", "fp16"), ("gemma3", "bf16"), ("gemma4", "fp16"))
+import sixteen_bits  # noqa: E402
+import sixteen_bits_cells  # noqa: E402
+from sixteen_bits_cells import CHECKS, CODES, FAMILIES, KINDS, NAMED, PLAN, WEIGHTS, Cells  # noqa: E402
 
+from luvc_export.bundle.folder import load  # noqa: E402
+from luvc_export.core.precision import CACHES, PRECISIONS  # noqa: E402
+from luvc_export.export import families  # noqa: E402
+from luvc_export.export.weights import DTYPES  # noqa: E402
+from luvc_export.runtime.openvino import device as devices  # noqa: E402
 
-def in_type(tiny: Case, dtype: torch.dtype) -> nn.Module:
-    """An encoder whose weights are in a type, as ``weights.skeleton`` leaves it."""
-    vision = copy.deepcopy(tiny.vision(tiny.thirds))
-    for module in vision.modules():
-        held = {key: value for key, value in module._buffers.items() if key not in module._non_persistent_buffers_set}
-        for tensor in (*module._parameters.values(), *held.values()):
-            if tensor is not None and tensor.is_floating_point():
-                tensor.data = tensor.data.to(dtype)
-    return vision
+#: Draws what is run: a family, a type, a kind whose plan is made of the default one's, and checks.
+DRAW = random.Random(58)
+NAME, DTYPE = DRAW.choice(FAMILIES), DRAW.choice([dtype for dtype in DTYPES if dtype != "fp32"])
+DRAWN = [(PLAN, check) for check in DRAW.sample(CHECKS, 3)] + [(DRAW.choice([*CODES]), DRAW.choice(CHECKS))]
 
 
-@cache
-def traced(name: str, dtype: str) -> tuple[nn.Module, onnx.ModelProto]:
-    """An encoder in a type, and its graph before surgery."""
-    tiny = case(name)
-    vision = in_type(tiny, DTYPES[dtype])
-    model = trace.trace_vision(vision, tiny.thirds, tiny.size, 1, marked=True)
-    simplify(model)
-    mark_bodies.attach(model, tiny.thirds)
-    model.metadata_props["luvc.plan"] = json.dumps(tiny.thirds.to_json())
-    return vision, ir.to_proto(model)
+@pytest.fixture(scope="module")
+def drawn(pytestconfig: pytest.Config) -> Path:
+    """A folder with a checkpoint and a bundle; never changed."""
+
+    def export(folder: Path) -> None:
+        Cells(folder, (PLAN,)).exported(NAME, PLAN, DTYPE)
+
+    return made_once(pytestconfig.cache.mkdir("sixteen"), Path(sixteen_bits_cells.__file__), export)
 
 
-def near(embeds: NDArray[Any], vision: nn.Module, images: Tensor) -> None:
-    with torch.no_grad():
-        expected = vision(images)[0].float().numpy()
-    assert np.linalg.norm(embeds.astype(np.float32) - expected) < NEAR * np.linalg.norm(expected)
+@pytest.fixture
+def cells(drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cells:
+    """What runs cells of that bundle, which they may change."""
+    monkeypatch.setattr(devices, "describe", devices.describe)
+    sixteen_bits.believe_bf16()
+    shutil.copytree(drawn, tmp_path / "drawn")
+    run = Cells(tmp_path / "drawn", (PLAN,))
+    run.know(load(tmp_path / "drawn" / "bundles" / f"{NAME}-{DTYPE}"), NAME, DTYPE)
+    return run
 
 
-@pytest.mark.parametrize(("name", "dtype"), MIXED)
-def test_types_are_those_that_operators_make(name: str, dtype: str) -> None:
-    """And numbers those of the modules, where ONNX Runtime has kernels on a CPU."""
-    vision, traced_model = traced(name, dtype)
-    model, report = run_passes(traced_model, ORT_CPU, dtype)
-    onnx.checker.check_model(model, full_check=True)
-    (cast,) = [one for one in report.passes if one.name == "cast_precision"]
-    assert (cast.fired, cast.reason) == (0, f"the graph was traced in {dtype} already")
-    if dtype == "bf16":
-        return
-    graph = onnxruntime.InferenceSession(model.SerializeToString())
-    images = case(name).images(2)
-    near(graph.run(["visual_embeds"], {"image": images.numpy()})[0], vision, images)
+def test_every_option_has_a_column() -> None:
+    assert {*WEIGHTS} | {"q4f16"} == {*PRECISIONS} and {*CODES.values()} == {*CACHES}
+    assert {*NAMED, *WEIGHTS, *CODES} < {*KINDS} and {*FAMILIES} <= {*families.built_in()}
+    every = {(name, kind, dtype) for name in FAMILIES for kind in KINDS for dtype in DTYPES}
+    order = sixteen_bits.order()
+    assert {*order} == every and len(order) == len(every)
 
 
-@pytest.mark.slow(beside="export/families/test_family_sixteen_bits.py::test_types_are_those_that_operators_make")
-@pytest.mark.skipif("fast_vlm" not in MADE_HERE, reason="pip install --no-deps timm")
-def test_fast_vlm_runs_in_fp16(tmp_path: Path) -> None:
-    """ONNX Runtime would fuse the attention of its encoder, reading fp16 as fp32."""
-    tiny = exportable("fast_vlm")
-    folder = str(family_chat.save(tiny, tmp_path / "checkpoint"))
-    plans = {"thirds": tiny.thirds}
-    bundle = export_bundle(folder, tmp_path / "bundle", plans, image_size=tiny.size, text_capacity=256, dtype="fp16")
-    images = tiny.images(2)
-    embeds = OrtBackend(bundle, bundle.entry()).vision(images.numpy())["visual_embeds"]
-    near(embeds, in_type(tiny, torch.float16), images)
+@pytest.mark.parametrize(("kind", "check"), DRAWN)
+def test_a_drawn_cell_is_as_the_page_says(cells: Cells, kind: str, check: str) -> None:
+    pytest.importorskip({"openvino": "openvino", "rtx": "tensorrt_rtx"}.get(check.split()[0], "onnxruntime"))
+    (record,) = (one for one in sixteen_bits.read() if sixteen_bits.key(one) == (NAME, kind, DTYPE))
+    result = cells(NAME, kind, DTYPE, [check])["checks"][check]
+    assert sixteen_bits.kinds_of(result) == sixteen_bits.kinds_of(record["checks"][check]) != "differs", result
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_lint_sees_a_graph_of_wrong_types(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sabotage: retyped as though it were in fp32, it is not written."""
-    monkeypatch.setattr(cast_precision, "_is_narrow", lambda surgery: False)
-    with pytest.raises(CheckFailed, match=r"does not pass lint:[\s\S]*onnx.checker: .*(ReduceMean|Inferred)"):
-        run_passes(traced("gemma3", dtype)[1], ORT_CPU, dtype)
+def test_a_graph_of_a_wrong_type_differs(cells: Cells) -> None:
+    bundle, _ = cells.exported(NAME, PLAN, DTYPE)
+    path = bundle.path(bundle.entry(PLAN).decoder)
+    model = onnx.load(path, load_external_data=False)
+    cast = next(node for node in model.graph.node if node.op_type == "Cast")
+    cast.attribute[0].i = onnx.TensorProto.STRING
+    onnx.save(model, path)
+    assert cells(NAME, PLAN, DTYPE, ["checker"])["checks"]["checker"].startswith("differs: ")
+
+
+def test_a_wrong_answer_differs(cells: Cells) -> None:
+    """The bundle is held to another model of the same shape."""
+    pytest.importorskip("openvino")
+    tiny = exportable(NAME)
+    build(tiny.family, tiny.config, seed=1).model.save_pretrained(cells.checkpoint(NAME))
+    result = cells(NAME, PLAN, DTYPE, ["openvino fp32"])["checks"]["openvino fp32"]
+    assert result.startswith("differs: ") and "relative L2" in result
+
+
+def test_the_page_is_its_figures_and_no_cell_of_it_is_empty() -> None:
+    records = sixteen_bits.read()
+    page = sixteen_bits.page(records)
+    assert sixteen_bits.PAGE.read_text(encoding="utf-8") == page
+    assert not [line for line in page.splitlines() if line.startswith("|") and "|  |" in line]
+    assert sixteen_bits.page([]).count("every plan") == len(FAMILIES) * len(DTYPES)

@@ -62,7 +62,7 @@ def unpaired(product: Product) -> Callable[[Rows], Rows]:
 
 
 def test_the_graphs_are_valid_and_exact_in_fp32() -> None:
-    for product in (int8_product(), float_product()):
+    for product in (int8_product(), int8_product("fp16"), float_product()):
         constants(product)
         session = onnxruntime.InferenceSession(product.graph, providers=["CPUExecutionProvider"])
         assert [len(rows) for rows in product.inputs] == [1, 24]
@@ -125,6 +125,16 @@ def test_onnx_runtime_is_right_here_by_one_of_its_ways() -> None:
     assert engines.onnxruntime_int8() is verdict  # once a process
 
 
+def test_so_it_is_in_graphs_of_fp16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As u8 x u8 it makes a graph of them that it cannot run (1.31), on any CPU; that way is passed over."""
+    verdict = engines.onnxruntime_int8("fp16")
+    assert verdict.way is not None and verdict.errors[-1] <= LIMITS["int8"]
+    monkeypatch.setattr(engines, "ORT_INT8_WAYS", engines.ORT_INT8_WAYS[1:])
+    engines.onnxruntime_int8.cache_clear()
+    verdict = engines.onnxruntime_int8("fp16")
+    assert verdict.errors[0] == float("inf") and verdict.way == engines.ORT_INT8_WAYS[1]
+
+
 def test_openvino_is_right_here_by_one_of_its_ways() -> None:
     pytest.importorskip("openvino", reason="pip install 'luvc-export[openvino]'")
     assert engines.openvino_int8(devices.core(), "CPU").way is not None
@@ -165,13 +175,13 @@ def test_a_session_of_onnx_runtime_is_opened_the_way_that_is_right(
     """And none is, and says why, where no way is: whatever the CPU of this test does by itself."""
     way = engines.ORT_INT8_WAYS[2]
     verdict = Checked("ONNX Runtime", "int8", (0.5, 0.4, 1e-7), way)
-    monkeypatch.setattr(engines, "onnxruntime_int8", lambda: verdict)
+    monkeypatch.setattr(engines, "onnxruntime_int8", lambda dtype: verdict)
     backend: Any = OrtBackend(bundle, coded(bundle), threads=1)
     backend.load(images=False)
     options = backend._decoder.get_session_options()
     assert way.settings and all(options.get_session_config_entry(name) == text for name, text in way.settings.items())
     assert backend.notes == verdict.notes and "0.5" in backend.notes[0]
-    monkeypatch.setattr(engines, "onnxruntime_int8", lambda: replace(verdict, way=None))
+    monkeypatch.setattr(engines, "onnxruntime_int8", lambda dtype: replace(verdict, way=None))
     with pytest.raises(MachineError, match="ONNX Runtime computes int8 products wrong on this machine"):
         OrtBackend(bundle, coded(bundle), threads=1)
     assert OrtBackend(bundle, bundle.entry(), threads=1).notes == (), "floats are not asked about"
