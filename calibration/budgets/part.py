@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,13 +13,16 @@ import numpy as np
 from torch import Tensor
 
 from luvc_export.bundle.manifest import Manifest
-from luvc_export.calibration import runners
+from luvc_export.calibration import intervals, runners
 from luvc_export.calibration.ablation.evaluator import PlanEvaluator
 from luvc_export.calibration.ablation.store import Store, weights_hash
 from luvc_export.calibration.budgets import freezing
+from luvc_export.calibration.budgets.trials import agreement
 from luvc_export.calibration.cases import Case
 from luvc_export.calibration.datasets import CalibrationSet
-from luvc_export.calibration.runners.canvas import Grids, canvas
+from luvc_export.calibration.intervals import Interval
+from luvc_export.calibration.runners.base import ends
+from luvc_export.calibration.runners.canvas import Grids, Tokens, canvas
 from luvc_export.core.plan import Plan, Sharing
 from luvc_export.core.progress import Progress
 from luvc_export.core.shapes import DecoderShape, EncoderShape
@@ -195,6 +199,90 @@ class Subject:
         kept = Part("held-out", self.checkpoint, model, self.halves[1], self.image, none, store, choose)
         progress(stage, 1.0)
         return learned, kept
+
+
+@dataclass(frozen=True)
+class Answered:
+    """How the uncompressed model answers the calibration part, where right answers are known.
+
+    Attributes:
+        accuracy: Of all questions.
+        chance: Share that would be right if its answers were dealt among the questions of a kind, or among all.
+        kinds: What is asked on: kinds of questions that it answers better than that.
+        left_out: The others.
+    """
+
+    accuracy: Interval
+    chance: Interval
+    kinds: tuple[str, ...]
+    left_out: tuple[str, ...]
+
+
+def chance(answers: Sequence[str], labels: Sequence[str]) -> float:
+    """Share of questions right if each were given the answer to another one at random; 0 for a question alone."""
+    count, dealt = len(answers), Counter(labels)
+    alike = sum(dealt[answer] for answer in answers)
+    own = sum(answer == label for answer, label in zip(answers, labels, strict=True))
+    return (alike - own) / (count * (count - 1)) if count > 1 else 0.0
+
+
+def compared(cases: Sequence[Case], answers: Sequence[str], name: str) -> Answered:
+    """What the model answers better than chance.
+
+    Args:
+        cases: Questions with right answers.
+        answers: What the uncompressed model says to each.
+        name: Of the data, for errors.
+
+    Raises:
+        UsageError: It answers nothing better.
+    """
+    labels = [str(case.answer).strip() for case in cases]
+    right = [answer == label for answer, label in zip(answers, labels, strict=True)]
+    accuracy = agreement(right, [case.picture for case in cases])
+    luck, better = 0.0, {}
+    for kind in sorted({case.kind for case in cases}):
+        some = [index for index, case in enumerate(cases) if case.kind == kind]
+        lucky = chance([answers[index] for index in some], [labels[index] for index in some])
+        own = agreement([right[index] for index in some], [cases[index].picture for index in some])
+        luck += lucky * len(some) / len(cases)
+        better[kind] = own.low > lucky
+    kinds = tuple(kind for kind, fits in better.items() if fits)
+    dealt = intervals.accuracy([max(luck, chance(answers, labels))] * len(cases), range(len(cases)))
+    if accuracy.low <= dealt.high or not kinds:
+        raise UsageError(
+            "without compression the model answers this data no better than chance, so no profile of it says anything",
+            where=name,
+            got=f"accuracy {accuracy.text(4)} on {len(cases)} questions",
+            expected=f"a lower end above {dealt.high:.4f}: its answers dealt to other questions get {dealt.text(4)}",
+            fix="see that each answer belongs to its question, and that the model answers such: luvc-export run",
+        )
+    return Answered(accuracy, dealt, kinds, tuple(kind for kind, fits in better.items() if not fits))
+
+
+class Chooser:
+    """Leaves out what the uncompressed model answers wrong, or no better than chance in the part that comes first."""
+
+    def __init__(self, subject: Subject, model: Any) -> None:
+        self.data, self.tokens = subject.data, Tokens(subject.checkpoint, subject.image.prompt)
+        self.ends = ends(model.generation_config.eos_token_id)
+        self.answered: Answered | None = None
+
+    def __call__(self, cases: Sequence[Case], answers: Sequence[Sequence[int]]) -> list[int]:
+        """See ``Choose``; the first call compares with chance.
+
+        Raises:
+            UsageError: See ``compared``.
+        """
+        ended = [not self.data.stops or (len(answer) > 0 and answer[-1] in self.ends) for answer in answers]
+        texts = [self.tokens.decode(a).strip() if end else "" for a, end in zip(answers, ended, strict=True)]
+        if self.answered is None:
+            self.answered = compared(cases, texts, self.data.name)
+        return [
+            index
+            for index, (case, text) in enumerate(zip(cases, texts, strict=True))
+            if text == str(case.answer).strip() and case.kind in self.answered.kinds
+        ]
 
 
 def shuffled(clusters: Sequence[int]) -> list[int]:

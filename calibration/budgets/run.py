@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -307,7 +308,7 @@ def _order(trials: Trials, part: Part, space: Space, layers: list[int], progress
     return freezing.order(divergence, layers, max(1, round(space.layers / 9)), progress)
 
 
-def enough(clusters: list[int], bar: float, name: str) -> None:
+def enough(clusters: Sequence[int], bar: float, name: str, instead: str = "a smaller --held-out, ") -> None:
     """Refuse a set on which not even a model that changes no answer would reach the bar."""
     best = agreement([True] * len(clusters), clusters).low
     if best < bar:
@@ -316,5 +317,5 @@ def enough(clusters: list[int], bar: float, name: str) -> None:
             where=name,
             got=f"{len(clusters)} questions to search on: if all agreed, the lower bound would be {best:.4f}",
             expected=f"a lower bound of {bar:g} or more",
-            fix="more pictures and prompts (--count), a smaller --held-out, or a smaller --retention",
+            fix=f"more pictures and prompts (--count), {instead}or a smaller --retention",
         )
