@@ -17,8 +17,6 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-import numpy as np
-
 from luvc_export.calibration import runners
 from luvc_export.calibration.ablation.store import Store
 from luvc_export.calibration.budgets.part import Answered, Chooser, Part, Subject
@@ -146,7 +144,7 @@ class DepthProfile:
         quarters: Which may carry.
         proposal: The shape.
         checked: Its plan on the held-out part.
-        passes: Times that the whole data was asked, the uncompressed model's answers among them.
+        passes: Times that the whole data was asked by this run, the uncompressed model's answers among them.
         foretold: Seconds, at most, as they were foretold.
         seconds: That it took, without what had been measured before.
         about: Where it all comes from.
@@ -214,11 +212,20 @@ class DepthProfile:
 
 
 class _Timed:
-    """A part that is asked nothing more when its time is over; counts what it is asked."""
+    """A part that is asked nothing more when its time is over; counts what it is asked, and says how far that is.
 
-    def __init__(self, part: Part, seconds: float, end: float) -> None:
-        self.part, self.seconds, self.end, self.asked = part, seconds, end, 0
+    Args:
+        part: What is asked.
+        seconds: Of a question, about.
+        end: On the clock ``monotonic``.
+        trials: Plans that it is asked under, at most.
+        progress: Told (stage, fraction).
+    """
+
+    def __init__(self, part: Part, seconds: float, end: float, trials: float, progress: Progress) -> None:
+        self.part, self.seconds, self.end, self.progress = part, seconds, end, progress
         self.name, self.clusters = part.name, part.clusters
+        self.asked, self.most = 0, trials * len(part.clusters)
 
     def agrees(self, plan: Plan, some: range) -> list[bool]:
         """See ``trials.Asks``."""
@@ -229,8 +236,10 @@ class _Timed:
                 got=f"{len(some)} questions more take about {self.seconds * len(some):.0f} s",
                 fix="the same line again goes on where it stopped (--save); or fewer questions (--count)",
             )
+        agrees = self.part.agrees(plan, some)
         self.asked += len(some)
-        return self.part.agrees(plan, some)
+        self.progress(f"profile by depth, {self.name} part", self.asked / self.most)
+        return agrees
 
 
 def profile(
@@ -307,7 +316,8 @@ def profile(
         foretold = count * (answering + each * (most_trials(llm.layers) + 1) / 2)
         foretell(foretold)
         end = math.inf if minutes is None else begin + 60 * minutes
-        if not store.records and monotonic() + count * answering > end:
+        gone_on = bool(store.records)
+        if not gone_on and monotonic() + count * answering > end:
             raise UsageError(
                 "there is no time for the uncompressed model's answers",
                 where="--minutes",
@@ -323,26 +333,35 @@ def profile(
         def flops(plan: Plan) -> int:
             return cost(plan, llm, counted, parts[0].images).flops
 
-        timed = [_Timed(part, each, end) for part in parts]
+        most = most_trials(llm.layers), 1
+        timed = [_Timed(part, each, end, few, progress) for part, few in zip(parts, most, strict=True)]
         trials, fresh = (Trials(part, retention, flops, store) for part in timed)
-        none, horizon, asked, proposal = _measured(trials, space, striped, subject.freezable, name, progress)
-        progress("held-out part", 0.0)
+        none, horizon, asked, proposal = measured(trials, space, striped, subject.freezable, name)
         checked = fresh.whole(proposal.chosen.plan)
-        progress("held-out part", 1.0)
-    passed = 1 + sum(part.asked for part in timed) / count
-    facts = passed, foretold, monotonic() - begin, subject.about
+        for part in timed:
+            progress(f"profile by depth, {part.name} part", 1.0)
+    repeats = (not gone_on) + sum(part.asked for part in timed) / count
+    facts = repeats, foretold, monotonic() - begin, subject.about
     who = None if choose is None else choose.answered
     return DepthProfile(retention, none.plan, none.flops, counted, who, horizon, asked, proposal, checked, *facts)
 
 
-def _measured(
-    trials: Trials,
-    space: Space,
-    striped: Callable[[Stripes], Plan],
-    freezable: Collection[int],
-    name: str,
-    progress: Progress,
+def measured(
+    trials: Trials, space: Space, striped: Callable[[Stripes], Plan], freezable: Collection[int], name: str
 ) -> tuple[PlanTrial, Horizon, list[Quarter], Proposal]:
+    """The uncompressed plan, the drop-out layer, the quarters and the shape, in the order in which they are asked.
+
+    Args:
+        trials: What is asked.
+        space: Of the model.
+        striped: The plan of such stripes.
+        freezable: Layers that may carry.
+        name: Of the data, for errors.
+
+    Raises:
+        UsageError: The answers stay without any visual token.
+        CheckFailed: They do not stay where nothing is compressed.
+    """
     none = trials.whole(space.none())
     if not none.holds:
         raise CheckFailed(
@@ -351,7 +370,6 @@ def _measured(
             expected=f"a lower end of at least {trials.bar:g}",
             fix="luvc-export parity hf:MODEL torch:MODEL#none shows where they part",
         )
-    progress("where the picture is read", 0.0)
     horizon = find_horizon(trials, space)
     if not horizon.layer:
         raise UsageError(
@@ -361,14 +379,9 @@ def _measured(
             expected=f"a lower end below {trials.bar:g}",
             fix="questions about what is seen, or pictures that show it (--image-size)",
         )
-    progress("where the picture is read", 1.0)
-    progress("which quarters may carry", 0.0)
     asked = quarters(trials, space, horizon.layer, freezable)
-    progress("which quarters may carry", 1.0)
-    progress("how many tokens, which layers work", 0.0)
     working = max((quarter.stop for quarter in asked if not quarter.free), default=0)
     proposal = propose(trials, striped, space.layers, horizon.layer, working)
-    progress("how many tokens, which layers work", 1.0)
     return none, horizon, asked, proposal
 
 
@@ -382,5 +395,4 @@ def _probe(subject: Subject, model: Any, none: Plan, scratch: Path) -> tuple[flo
     for _ in range(2):
         part.agrees(none, some)
         times.append(monotonic())
-    spent = np.diff(times)
-    return float(spent[0]) / len(some), float(spent[1]) / len(some)
+    return (times[1] - times[0]) / len(some), (times[2] - times[1]) / len(some)

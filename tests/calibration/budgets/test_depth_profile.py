@@ -78,9 +78,7 @@ def measured(asked: Invented) -> tuple[int, list[depth.Quarter], depth.Proposal]
         shapes = DecoderShape(**vars(LLM) | {"layers": asked.layers})
         return solve(PlanRequest(request), GRID, shapes, VISION)
 
-    _, horizon, quarters, proposal = depth._measured(
-        trials, space, striped, range(asked.layers - 1), "data", lambda stage, done: None
-    )
+    _, horizon, quarters, proposal = depth.measured(trials, space, striped, range(asked.layers - 1), "data")
     return horizon.layer, quarters, proposal
 
 
@@ -257,16 +255,13 @@ def test_shuffled_answers_are_refused(plan: Cli, files: Path, tmp_path: Path) ->
     assert "Traceback" not in err and not (tmp_path / "depth" / "profile.json").exists()
 
 
-def test_time_that_is_over_ends_the_profile_before_it_asks(checked_part: Invented) -> None:
-    timed = depth._Timed(checked_part, 2.0, monotonic() + 60)  # type: ignore[arg-type]
-    assert timed.agrees(Space(GRID, 8, 8).none(), range(9)) == [True] * 9 and timed.asked == 9
+def test_time_that_is_over_ends_the_profile_before_it_asks() -> None:
+    stages = list[float]()
+    timed = depth._Timed(Invented(8, 8, 0, 1), 2.0, monotonic() + 60, 3, lambda stage, done: stages.append(done))  # type: ignore[arg-type]
+    assert timed.agrees(Space(GRID, 8, 8).none(), range(9)) == [True] * 9
+    assert timed.asked == 9 and stages == [9 / 3 / COUNT]
     with pytest.raises(CheckFailed, match=r"the time ends[\s\S]*--minutes[\s\S]*60 questions more take about 120 s"):
         timed.agrees(Space(GRID, 8, 8).none(), range(60))
-
-
-@pytest.fixture
-def checked_part() -> Invented:
-    return Invented(8, 8, 0, 1)
 
 
 @pytest.mark.parametrize(
