@@ -144,7 +144,7 @@ class DepthProfile:
         quarters: Which may carry.
         proposal: The shape.
         checked: Its plan on the held-out part.
-        passes: Times that the whole data was asked by this run, the uncompressed model's answers among them.
+        passes: Times that the whole data was asked, by interrupted runs too; the uncompressed answers are one.
         foretold: Seconds, at most, as they were foretold.
         seconds: That it took, without what had been measured before.
         about: Where it all comes from.
@@ -316,8 +316,7 @@ def profile(
         foretold = count * (answering + each * (most_trials(llm.layers) + 1) / 2)
         foretell(foretold)
         end = math.inf if minutes is None else begin + 60 * minutes
-        gone_on = bool(store.records)
-        if not gone_on and monotonic() + count * answering > end:
+        if not store.records and monotonic() + count * answering > end:
             raise UsageError(
                 "there is no time for the uncompressed model's answers",
                 where="--minutes",
@@ -340,7 +339,7 @@ def profile(
         checked = fresh.whole(proposal.chosen.plan)
         for part in timed:
             progress(f"profile by depth, {part.name} part", 1.0)
-    repeats = (not gone_on) + sum(part.asked for part in timed) / count
+    repeats = 1 + sum(trial.asked for each in (trials, fresh) for trial in each.made.values()) / count
     facts = repeats, foretold, monotonic() - begin, subject.about
     who = None if choose is None else choose.answered
     return DepthProfile(retention, none.plan, none.flops, counted, who, horizon, asked, proposal, checked, *facts)

@@ -97,8 +97,6 @@ def main() -> None:
                 "calibration": figures(asked.chosen),
                 "held_out": figures(asked.checked),
                 "passes": round(asked.passes, 2),
-                "foretold_s": round(asked.foretold, 1),
-                "seconds": round(asked.seconds, 1),
             },
         }
         print(dumps(rows[name]), flush=True)
