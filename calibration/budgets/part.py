@@ -1,25 +1,42 @@
-"""One part of a calibration set, asked under plans: does the model still say what it says uncompressed?"""
+"""Parts of a calibration set, asked under plans: does the model still say what it says uncompressed?"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from luvc_export.bundle.manifest import Manifest
-from luvc_export.calibration import runners
+from luvc_export.calibration import intervals, runners
 from luvc_export.calibration.ablation.evaluator import PlanEvaluator
-from luvc_export.calibration.ablation.store import Store
+from luvc_export.calibration.ablation.store import Store, weights_hash
 from luvc_export.calibration.budgets import freezing
+from luvc_export.calibration.budgets.trials import agreement
 from luvc_export.calibration.cases import Case
 from luvc_export.calibration.datasets import CalibrationSet
-from luvc_export.core.plan import Plan
+from luvc_export.calibration.intervals import Interval
+from luvc_export.calibration.runners.base import ends
+from luvc_export.calibration.runners.canvas import Grids, Tokens, canvas
+from luvc_export.core.plan import Plan, Sharing
+from luvc_export.core.progress import Progress
+from luvc_export.core.shapes import DecoderShape, EncoderShape
+from luvc_export.errors import UsageError
 from luvc_export.export.checkpoint import Checkpoint
 
 #: Prompts in one call when the uncompressed model answers.
 _BATCH = 16
+
+#: Changes when a record's meaning does, so that old measurements are not mixed in.
+RECORDS = 2
+
+#: Indices of the questions that count, of cases and of the tokens that the uncompressed model answers.
+Choose = Callable[[Sequence[Case], Sequence[Sequence[int]]], Sequence[int]]
 
 
 class Part:
@@ -33,6 +50,7 @@ class Part:
         image: What pictures are fitted to, and how they are cut.
         none: The uncompressed plan.
         store: Remembers the answers.
+        choose: Leaves questions out when they are answered; None for none.
 
     Attributes:
         clusters: Cluster of each question. Pictures come in a shuffled order (always the same), so that the first
@@ -48,11 +66,15 @@ class Part:
         image: Manifest,
         none: Plan,
         store: Store,
+        choose: Choose | None = None,
     ) -> None:
         self.name, self.none = name, none
         cases = [data.cases[index] for index in shuffled([case.picture for case in data.cases])]
-        self.clusters = [case.picture for case in cases]
         answers = store.of([name, "answers"], lambda: _answers(checkpoint, model, cases, data, image, none))
+        if choose is not None:
+            counted = choose(cases, answers)
+            cases, answers = [cases[index] for index in counted], [answers[index] for index in counted]
+        self.clusters = [case.picture for case in cases]
         self.engine = PlanEvaluator(checkpoint, model, cases, data.stops, answers, image)
         self._uncompressed: list[Tensor] = []
 
@@ -80,6 +102,187 @@ class Part:
         """What shares a budget in the median prompt: images, or whole videos."""
         counts = [self.none.sharing.groups(len(asked.pictures)) for asked in self.engine.asked(self.none)]
         return max(1, int(np.median(counts)))
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A checkpoint and data in two parts, asked with pictures of one size.
+
+    Args:
+        checkpoint: With weights.
+        data: Pictures and prompts.
+        held_out: Share of the pictures that is kept for the check.
+        image_size: Height and width, multiples of the family's unit.
+        tiles: Grids of tiles a picture may be cut to, each tile an image with a budget of its own.
+        video: Give images as many frames as the family's videos have, as a bundle with videos does.
+        sharing: Images that share a budget.
+
+    Raises:
+        UsageError: The model pools the frames that are to share a budget.
+    """
+
+    checkpoint: Checkpoint
+    data: CalibrationSet
+    held_out: float
+    image_size: tuple[int, int]
+    tiles: Grids = ((1, 1),)
+    video: bool = False
+    sharing: Sharing = Sharing()
+
+    def __post_init__(self) -> None:
+        family, clip = self.checkpoint.family, self.sharing.kind == "clip"
+        frames = family.video(self.checkpoint.config) if clip or self.video else None
+        if frames is not None and frames.pooled is not None:
+            raise UsageError(
+                "no plan is searched for frames that the model pools",
+                where="--joint-frames" if clip else "--video",
+                got=family.model_type,
+                fix="take a plan with a name: export --joint-frames N --plan film",
+            )
+
+    @cached_property
+    def halves(self) -> tuple[CalibrationSet, CalibrationSet]:
+        """The calibration part and the held-out one."""
+        return self.data.split(1 - self.held_out)
+
+    @property
+    def llm(self) -> DecoderShape:
+        """Sizes of the LLM."""
+        return self.checkpoint.family.decoder_shape(self.checkpoint.config)
+
+    @property
+    def encoder(self) -> EncoderShape:
+        """Sizes of the encoder."""
+        return self.checkpoint.family.encoder_shape(self.checkpoint.config)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Units (rows, columns) of an image."""
+        unit = self.checkpoint.family.unit_pixels(self.checkpoint.config)
+        return self.image_size[0] // unit, self.image_size[1] // unit
+
+    @cached_property
+    def image(self) -> Manifest:
+        """What pictures are fitted to, and how they are cut."""
+        return canvas(self.checkpoint, self.image_size, tiles=self.tiles, video=self.video)
+
+    @property
+    def freezable(self) -> list[int]:
+        """Layers that may carry: they have keys and values, and the last one's cost little anyway."""
+        return [n for n in range(min(self.llm.cached, self.llm.layers - 1)) if n not in self.llm.keyless]
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What every measurement depends on, as plain data."""
+        learned, kept = self.halves
+        about = {
+            "data": self.data.to_json(),
+            "calibration": learned.to_json(),
+            "held_out": kept.to_json(),
+            "weights": weights_hash(self.checkpoint.folder),
+            "image_size": list(self.image_size),
+            "records": RECORDS,
+        }
+        seen = {"tiles": self.tiles, "video": self.video, "joint_images": self.sharing.images}
+        if seen != {"tiles": ((1, 1),), "video": False, "joint_images": 1}:
+            about["media"] = json.loads(json.dumps(seen))
+        return about
+
+    def parts(
+        self, model: Any, none: Plan, store: Store, progress: Progress, choose: Choose | None = None
+    ) -> tuple[Part, Part]:
+        """Both parts, answered by the uncompressed model; ``choose`` leaves questions out."""
+        stage = "the uncompressed model's answers"
+        progress(stage, 0.0)
+        learned = Part("calibration", self.checkpoint, model, self.halves[0], self.image, none, store, choose)
+        progress(stage, 0.5)
+        kept = Part("held-out", self.checkpoint, model, self.halves[1], self.image, none, store, choose)
+        progress(stage, 1.0)
+        return learned, kept
+
+
+@dataclass(frozen=True)
+class Answered:
+    """How the uncompressed model answers the calibration part, where right answers are known.
+
+    Attributes:
+        accuracy: Of all questions.
+        chance: Share that would be right if its answers were dealt among the questions of a kind, or among all.
+        kinds: What is asked on: kinds of questions that it answers better than that.
+        left_out: The others.
+    """
+
+    accuracy: Interval
+    chance: Interval
+    kinds: tuple[str, ...]
+    left_out: tuple[str, ...]
+
+
+def chance(answers: Sequence[str], labels: Sequence[str]) -> float:
+    """Share of questions right if each were given the answer to another one at random; 0 for a question alone."""
+    count, dealt = len(answers), Counter(labels)
+    alike = sum(dealt[answer] for answer in answers)
+    own = sum(answer == label for answer, label in zip(answers, labels, strict=True))
+    return (alike - own) / (count * (count - 1)) if count > 1 else 0.0
+
+
+def compared(cases: Sequence[Case], answers: Sequence[str], name: str) -> Answered:
+    """What the model answers better than chance.
+
+    Args:
+        cases: Questions with right answers.
+        answers: What the uncompressed model says to each.
+        name: Of the data, for errors.
+
+    Raises:
+        UsageError: It answers nothing better.
+    """
+    labels = [str(case.answer).strip() for case in cases]
+    right = [answer == label for answer, label in zip(answers, labels, strict=True)]
+    accuracy = agreement(right, [case.picture for case in cases])
+    luck, better = 0.0, {}
+    for kind in sorted({case.kind for case in cases}):
+        some = [index for index, case in enumerate(cases) if case.kind == kind]
+        lucky = chance([answers[index] for index in some], [labels[index] for index in some])
+        own = agreement([right[index] for index in some], [cases[index].picture for index in some])
+        luck += lucky * len(some) / len(cases)
+        better[kind] = own.low > lucky
+    kinds = tuple(kind for kind, fits in better.items() if fits)
+    dealt = intervals.accuracy([max(luck, chance(answers, labels))] * len(cases), range(len(cases)))
+    if accuracy.low <= dealt.high or not kinds:
+        raise UsageError(
+            "without compression the model answers this data no better than chance, so no profile of it says anything",
+            where=name,
+            got=f"accuracy {accuracy.text(4)} on {len(cases)} questions",
+            expected=f"a lower end above {dealt.high:.4f}: its answers dealt to other questions get {dealt.text(4)}",
+            fix="see that each answer belongs to its question, and that the model answers such: luvc-export run",
+        )
+    return Answered(accuracy, dealt, kinds, tuple(kind for kind, fits in better.items() if not fits))
+
+
+class Chooser:
+    """Leaves out what the uncompressed model answers wrong, or no better than chance in the part that comes first."""
+
+    def __init__(self, subject: Subject, model: Any) -> None:
+        self.data, self.tokens = subject.data, Tokens(subject.checkpoint, subject.image.prompt)
+        self.ends = ends(model.generation_config.eos_token_id)
+        self.answered: Answered | None = None
+
+    def __call__(self, cases: Sequence[Case], answers: Sequence[Sequence[int]]) -> list[int]:
+        """See ``Choose``; the first call compares with chance.
+
+        Raises:
+            UsageError: See ``compared``.
+        """
+        ended = [not self.data.stops or (len(answer) > 0 and answer[-1] in self.ends) for answer in answers]
+        texts = [self.tokens.decode(a).strip() if end else "" for a, end in zip(answers, ended, strict=True)]
+        if self.answered is None:
+            self.answered = compared(cases, texts, self.data.name)
+        return [
+            index
+            for index, (case, text) in enumerate(zip(cases, texts, strict=True))
+            if text == str(case.answer).strip() and case.kind in self.answered.kinds
+        ]
 
 
 def shuffled(clusters: Sequence[int]) -> list[int]:

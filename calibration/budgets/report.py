@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from luvc_export.calibration.budgets import report
+from luvc_export.calibration.budgets.depth import DepthProfile
 from luvc_export.calibration.budgets.freezing import SAMPLES
 from luvc_export.calibration.budgets.run import SearchResult
 from luvc_export.calibration.budgets.space import SHARES
@@ -19,12 +20,15 @@ from luvc_export.core.files.safe_files import write_whole
 from luvc_export.core.plan import Plan
 
 
-def write(result: SearchResult, folder: Path, command: str) -> list[Path]:
-    """Write ``budgets.md``, ``budgets.json`` and two pictures, each whole or not at all.
+def write(result: SearchResult | DepthProfile, folder: Path, command: str) -> list[Path]:
+    """Write ``budgets.md``, ``budgets.json`` and two pictures, or ``profile.json`` and one; each whole or not at all.
 
     Raises:
         MachineError: matplotlib is not installed.
     """
+    if isinstance(result, DepthProfile):
+        data = dumps({"command": command, **result.to_json()}) + "\n"
+        return _write(folder, {"profile.png": profile(result), "profile.json": data.encode()})
     drawn = {"budgets-horizon.png": report.horizon(result)} if result.horizon.curve else {}
     files = {
         **drawn,
@@ -32,6 +36,10 @@ def write(result: SearchResult, folder: Path, command: str) -> list[Path]:
         "budgets.json": (dumps({"command": command, **result.to_json()}) + "\n").encode(),
         "budgets.md": page(result, command).encode(),
     }
+    return _write(folder, files)
+
+
+def _write(folder: Path, files: dict[str, bytes]) -> list[Path]:
     make_folder(folder)
     for name, content in files.items():
         write_whole(folder / name, content)
@@ -60,8 +68,62 @@ def page(result: SearchResult, command: str) -> str:
     )
 
 
-def summary(result: SearchResult) -> list[str]:
+def tables(result: SearchResult | DepthProfile) -> list[tuple[str, Sequence[str], Sequence[Sequence[str]]]]:
+    """What a terminal shows: titles, heads and rows."""
+    if isinstance(result, SearchResult):
+        frontier = ("frontier, calibration part", FRONTIER, frontier_rows(result))
+        return [frontier, ("held-out part", HELD_OUT, held_out_rows(result))]
+    carried = [(each.name, *_asked(each.trial), "may carry" if each.free else "must work") for each in result.quarters]
+    shapes = [
+        (
+            f"{shape.share:g}",
+            "all" if shape.every == 1 else f"{shape.first}, then {f'1 of {shape.every}' if shape.every else 'none'}",
+            f"{result.flops / trial.flops:.2f}x",
+            *_asked(trial),
+            "holds" if trial.holds else "",
+        )
+        for shape, trial in result.proposal.tried
+    ]
+    return [
+        ("where the picture is read", HORIZON, horizon_rows(result)),
+        ("quarters that carry", QUARTERS, carried),
+        ("shapes", SHAPES, shapes),
+    ]
+
+
+def _asked(trial: PlanTrial | None) -> tuple[str, str]:
+    return ("", "") if trial is None else (str(trial.asked), trial.agreement.text(4))
+
+
+def summary(result: SearchResult | DepthProfile) -> list[str]:
     """What was found, one sentence each."""
+    return _searched(result) if isinstance(result, SearchResult) else _profiled(result)
+
+
+def _profiled(result: DepthProfile) -> list[str]:
+    last, layers, chosen, who = result.horizon.layer, result.none.layers, result.chosen, result.answered
+    lines = [
+        f"No visual token is needed from layer {last} of {layers} on." if last < layers else "The last layer looks."
+    ]
+    if who is not None:
+        lines.insert(
+            0, f"Uncompressed: accuracy {who.accuracy.text(4)}, by chance {who.chance.value:.4f}; right ones count."
+        )
+    if who is not None and who.left_out:
+        lines.insert(1, f"Left out, answered no better than chance: {', '.join(who.left_out)}.")
+    free = [each.name for each in result.quarters if each.free]
+    state = "holds" if result.passed else "does NOT hold"
+    return [
+        *lines,
+        f"Quarters that may carry, each alone: {'; '.join(free) or 'none'}.",
+        f"Proposed: --plan striped --stripes {result.proposal.stripes}, {result.flops / chosen.flops:.2f}x fewer "
+        f"prefill FLOPs; kept {chosen.agreement.text(4)} where it was chosen.",
+        f"Held-out part: {result.checked.agreement.text(4)}; the bar {result.bar:g} {state}.",
+        f"{result.passes:.1f} passes over the data in {result.seconds:.0f} s; at most {result.foretold:.0f} foretold.",
+    ]
+
+
+def _searched(result: SearchResult) -> list[str]:
     layer, layers = result.horizon.layer, result.none.cached
     chosen, checked = result.chosen, result.checked.agreement
     looks = f"no visual token is needed from layer {layer} of {layers} on" if layer < layers else "the last layer looks"
@@ -77,6 +139,8 @@ def summary(result: SearchResult) -> list[str]:
     ]
 
 
+QUARTERS = ("layers", "questions", "agreement", "")
+SHAPES = ("share", "layers that work behind the prune", "fewer", "questions", "agreement", "")
 HORIZON = ("dropped before layer", "questions", "agreement")
 FRONTIER = ("visual tokens by layer", "prefill FLOPs", "fewer", "agreement", "disagree", "")
 HELD_OUT = ("plan", "visual tokens by layer", "fewer", "agreement", "disagree")
@@ -128,11 +192,15 @@ def _horizon(result: SearchResult) -> str:
     curve = result.horizon.curve
     if not curve:
         return ""
-    rows = [(str(layer), str(trial.asked), trial.agreement.text(4)) for layer, trial in curve.items()]
     text = (
         "Agreement when every visual token goes before a layer. Layers that fail are left as soon as that is certain."
     )
-    return f"## Horizon\n\n{text}\n\n![horizon](budgets-horizon.png)\n\n{pages.table(HORIZON, rows)}\n"
+    return f"## Horizon\n\n{text}\n\n![horizon](budgets-horizon.png)\n\n{pages.table(HORIZON, horizon_rows(result))}\n"
+
+
+def horizon_rows(result: SearchResult | DepthProfile) -> list[Sequence[str]]:
+    """The curve as text."""
+    return [(str(layer), *_asked(trial)) for layer, trial in result.horizon.curve.items()]
 
 
 def _settings(result: SearchResult) -> str:
@@ -178,6 +246,38 @@ def horizon(result: SearchResult) -> bytes:
     axes.set_xticks(range(0, layers + 1, step))
     axes.set(xlabel="layer", ylabel="agreement, calibration part", ylim=(0, 1.03))
     axes.legend(fontsize=8)
+    return png(figure)
+
+
+#: What layers of a proposed plan do with visual tokens, and their colour.
+_DOES = {"work on all": "#2a7f62", "work on a share": "#7fc8a9", "carry a share": "#d9d9d9"}
+
+
+def profile(result: DepthProfile) -> bytes:
+    """The profile and the shape that is proposed, as PNG.
+
+    Raises:
+        MachineError: matplotlib is not installed.
+    """
+    figure, axes = canvas(7.2, 4.4)
+    plan, curve = result.chosen.plan, result.horizon.curve
+    for layer, keep in enumerate(plan.keep):
+        work = "work on all" if keep == plan.keep[0] else "work on a share"
+        does = "carry a share" if layer in plan.llm.kv_only else work
+        if keep:
+            axes.axvspan(layer - 0.5, layer + 0.5, 0, 0.06, color=_DOES[does], linewidth=0)
+    for does, colour in _DOES.items():
+        axes.bar([0], [0], color=colour, label=f"proposed: {does}")
+    _points(axes, [*curve], [*curve.values()], "o-", "all visual tokens gone before the layer")
+    asked = [each for each in result.quarters if each.trial is not None]
+    middles = [(each.first + each.stop - 1) / 2 for each in asked]
+    wide = [(each.stop - each.first) / 2 for each in asked]
+    _points(axes, middles, [each.trial for each in asked if each.trial], "s", "a quarter carries alone", xerr=wide)
+    axes.axhline(result.bar, color="crimson", linestyle="--", label=f"bar {result.bar:g}, for lower ends")
+    axes.axvline(result.horizon.layer, color="grey", linestyle=":")
+    axes.set_xticks(range(0, plan.layers + 1, max(1, plan.layers // 12)))
+    axes.set(xlabel="layer", ylabel="answers that stay, calibration part", ylim=(0, 1.03))
+    axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
     return png(figure)
 
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from luvc_export.calibration import runners
-from luvc_export.calibration.ablation.store import Store, plan_key, weights_hash
+from luvc_export.calibration.ablation.store import Store, plan_key
 from luvc_export.calibration.budgets import freezing
-from luvc_export.calibration.budgets.part import Part
+from luvc_export.calibration.budgets.part import Part, Subject
 from luvc_export.calibration.budgets.search import Against, against, fastest, frontier, passes, peer, plain, search
 from luvc_export.calibration.budgets.space import (
     Horizon,
@@ -25,10 +25,10 @@ from luvc_export.calibration.budgets.space import (
 )
 from luvc_export.calibration.budgets.trials import PlanTrial, Trials, agreement
 from luvc_export.calibration.datasets import CalibrationSet
-from luvc_export.calibration.runners.canvas import Grids, canvas
+from luvc_export.calibration.runners.canvas import Grids
 from luvc_export.core.files.safe_files import temporary_folder
 from luvc_export.core.named_plans import DEFAULT_PLAN
-from luvc_export.core.plan import Plan, Sharing
+from luvc_export.core.plan import Method, Plan, Sharing
 from luvc_export.core.plan.cost import cost
 from luvc_export.core.planning import EncoderRequest, LlmRequest, PlanRequest, place_merges, solve
 from luvc_export.core.progress import Progress
@@ -42,9 +42,6 @@ MERGE_KEEPS = (1.0, 0.75, 0.5)
 
 #: What the searched plan is compared with.
 DEFAULTS = ("thirds", "even", DEFAULT_PLAN)
-
-#: Changes when a record's meaning does, so that old measurements are not mixed in.
-RECORDS = 2
 
 MEASUREMENTS = "budgets-measurements.json"
 
@@ -129,6 +126,12 @@ class SearchResult:
         }
 
 
+def method_asked(score: str | None, rho: float | None, steps: int | None, scorer: str) -> Method:
+    """The score that is asked for, the default where none is, with the settings that are."""
+    settings = {"rho": rho, "steps": steps, "scorer": scorer if score == "learned" else None}
+    return scores.method(score or scores.DEFAULT, **{name: each for name, each in settings.items() if each is not None})
+
+
 def budgets(
     checkpoint: Checkpoint,
     data: CalibrationSet,
@@ -184,64 +187,34 @@ def budgets(
             raise UsageError("a share must lie between 0 and 1", where=name, got=share)
     if speedup is not None and not 1 < speedup < math.inf:
         raise UsageError("no plan is searched for such a speed", where="--speedup", got=speedup, expected="more than 1")
-    learned, kept = data.split(1 - held_out)
+    subject = Subject(checkpoint, data, held_out, image_size, tiles, video, sharing)
     retention = retention if speedup is None else 0.0
-    _enough([case.picture for case in learned.cases], retention, data.name)
-    family, config = checkpoint.family, checkpoint.config
-    llm, encoder = family.decoder_shape(config), family.encoder_shape(config)
+    enough([case.picture for case in subject.halves[0].cases], retention, data.name)
+    llm, encoder, grid = subject.llm, subject.encoder, subject.grid
     for layer in range(llm.layers) if scorer else ():
         known(scorer).of(layer, llm.hidden)  # a search prunes before any of them
-    frames = family.video(config) if sharing.kind == "clip" or video else None
-    if frames is not None and frames.pooled is not None:
-        raise UsageError(
-            "no plan is searched for frames that the model pools",
-            where="--joint-frames" if sharing.kind == "clip" else "--video",
-            got=family.model_type,
-            fix="take a plan with a name: export --joint-frames N --plan film",
-        )
-    unit = family.unit_pixels(config)
-    grid = (image_size[0] // unit, image_size[1] // unit)
     shares = MERGE_KEEPS if merge_keep is None else (merge_keep,)
     merges = tuple(dict.fromkeys(place_merges(grid, share, encoder) for share in shares))
     whole = 1 if score is not None and scores.find(score).needs_layer_before else 0
-    image = canvas(checkpoint, image_size, tiles=tiles, video=video)
-    switches = {"padding": image.image.fit == "pad", **switches}
+    switches = {"padding": subject.image.image.fit == "pad", **switches}
     space = Space(grid, llm.layers, llm.cached, merges, whole, switches, sharing=sharing, shared=llm.shared)
-    about = {
-        "data": data.to_json(),
-        "calibration": learned.to_json(),
-        "held_out": kept.to_json(),
-        "weights": weights_hash(checkpoint.folder),
-        "image_size": list(image_size),
-        "records": RECORDS,
-    }
-    seen = {"tiles": tiles, "video": video, "joint_images": sharing.images}
-    if seen != {"tiles": ((1, 1),), "video": False, "joint_images": 1}:
-        about["media"] = json.loads(json.dumps(seen))
     with temporary_folder("luvc-search") as scratch:
+        about = subject.about
         store = Store((folder or scratch) / MEASUREMENTS, about)
-        model = runners.load_model(checkpoint)
-        progress("the uncompressed model's answers", 0.0)
-        parts = []
-        for number, (name, part) in enumerate((("calibration", learned), ("held-out", kept))):
-            parts.append(Part(name, checkpoint, model, part, image, space.none(), store))
-            progress("the uncompressed model's answers", (number + 1) / 2)
+        parts = subject.parts(runners.load_model(checkpoint), space.none(), store, progress)
         counted, images = text if text is not None else parts[0].text, parts[0].images
 
         def flops(plan: Plan) -> int:
             return cost(plan, llm, counted, images).flops
 
         trials, fresh = (Trials(part, retention, flops, store) for part in parts)
-        own = {"rho": rho, "steps": steps, "scorer": scorer if score == "learned" else None}
-        method = scores.method(
-            score or scores.DEFAULT, **{name: each for name, each in own.items() if each is not None}
-        )
+        method = method_asked(score, rho, steps, scorer)
         defaults = {}
         for name in DEFAULTS if whole == 0 else ():
             request = PlanRequest(LlmRequest(name, method=method), EncoderRequest(merge_keep), sharing)
             defaults[name] = scores.described(solve(request, grid, llm, encoder)).changed(**switches)
         some = candidates(score, rho, scorer, steps, keyed=not llm.keyless)
-        freezable = [layer for layer in range(min(llm.cached, llm.layers - 1)) if freeze and layer not in llm.keyless]
+        freezable = subject.freezable if freeze else []
         facts = speedup, counted, images, about, progress
         return _search(trials, fresh, space, defaults, parts[0], some, freezable, *facts)
 
@@ -335,7 +308,7 @@ def _order(trials: Trials, part: Part, space: Space, layers: list[int], progress
     return freezing.order(divergence, layers, max(1, round(space.layers / 9)), progress)
 
 
-def _enough(clusters: list[int], bar: float, name: str) -> None:
+def enough(clusters: Sequence[int], bar: float, name: str, instead: str = "a smaller --held-out, ") -> None:
     """Refuse a set on which not even a model that changes no answer would reach the bar."""
     best = agreement([True] * len(clusters), clusters).low
     if best < bar:
@@ -344,5 +317,5 @@ def _enough(clusters: list[int], bar: float, name: str) -> None:
             where=name,
             got=f"{len(clusters)} questions to search on: if all agreed, the lower bound would be {best:.4f}",
             expected=f"a lower bound of {bar:g} or more",
-            fix="more pictures and prompts (--count), a smaller --held-out, or a smaller --retention",
+            fix=f"more pictures and prompts (--count), {instead}or a smaller --retention",
         )

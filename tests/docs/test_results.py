@@ -141,3 +141,36 @@ def test_tables_of_peers_have_a_place_on_their_pages(tmp_path: Path, monkeypatch
         with pytest.raises(SystemExit, match=f"{name} has no place for this table: no <!-- peers 1 \\+ 1 -->"):
             peers.put(page, "1 + 1", "| none |")
     assert peers.RESULTS == RESULTS
+
+
+def disagreements(row: dict[str, Any]) -> list[str]:
+    """Where the profile of few passes and the whole one part: a layer at the drop-out, a quarter in what works."""
+    whole, proposed, layers = row["whole"], row["proposed"], row["layers"]
+
+    def needed(curve: list[list[float]]) -> int:
+        return 1 + max((layer for layer, (_, low, _) in enumerate(curve) if low < row["bar"]), default=-1)
+
+    wrong = list[str]()
+    if abs(proposed["horizon"] - needed(whole["gone_before"])) > 1:
+        wrong.append("drop-out layer")
+    working = max((each["layers"][1] for each in proposed["quarters"] if not each["free"]), default=0)
+    if abs(working - needed(whole["carried_from"])) > layers / 4:
+        wrong.append("working set")
+    for mine, theirs in zip(proposed["quarters"], whole["quarters"], strict=True):
+        if mine["free"] != (theirs["kept"][1] >= row["bar"]):
+            wrong.append(f"quarter {mine['layers']}")
+    return wrong
+
+
+@pytest.mark.parametrize("model", ["glyph_shallow", "glyph_deep"])
+def test_a_profile_of_few_passes_agrees_with_that_of_every_layer(model: str) -> None:
+    row = json.loads((RESULTS / "depth.json").read_text(encoding="utf-8"))[model]
+    assert disagreements(row) == [] and row["proposed"]["passes"] <= 12
+    assert len(row["whole"]["gone_before"]) == len(row["whole"]["carried_from"]) == row["layers"]
+    assert row["proposed"]["held_out"][0] >= row["bar"]
+    spoilt = copy.deepcopy(row)
+    spoilt["proposed"]["horizon"] -= 2
+    spoilt["proposed"]["quarters"][0]["free"] ^= True
+    assert disagreements(spoilt)[
+        0
+    ] == "drop-out layer" and f"quarter {row['proposed']['quarters'][0]['layers']}" in disagreements(spoilt)

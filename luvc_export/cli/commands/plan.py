@@ -22,6 +22,7 @@ from luvc_export.core.named_plans import CLIPS, DEFAULT_PLAN, NAMED
 from luvc_export.core.options import flag, option, texts
 from luvc_export.core.plan import Plan, Sharing
 from luvc_export.core.plan.request import EncoderRequest, LlmRequest, check_frames
+from luvc_export.core.plan.stripes import STRIPED
 from luvc_export.core.shapes import DecoderShape, EncoderShape
 from luvc_export.errors import UsageError
 from luvc_export.pipeline.export_options import ExportOptions
@@ -90,6 +91,8 @@ def time_line(facts: dict[str, Any]) -> str:
     )
 
 
+#: What a search heeds and a profile does not.
+_SEARCHED = ("held_out", "no_freeze", "merge_keep", "speedup")
 #: What the command asks for beside the plan's name and the output.
 _RECORDS = (SizeOptions, ExportOptions, Sharing, EncoderRequest, LlmRequest, ScoreOptions, TimeOptions, SearchOptions)
 
@@ -130,18 +133,22 @@ def plan(
 ) -> None:
     """Make a plan and show what it costs; with --data, search the cheapest one that keeps the model's answers.
 
-    Exit code 1 if the searched plan does not hold on the part of the data that was held out.
+    With --data and --plan striped, measure by depth where the model needs the picture, and propose stripes.
+
+    Exit code 1 if the plan does not hold on the part of the data that was held out, or its minutes are over.
 
     [dim]luvc-export plan Qwen/Qwen2.5-VL-3B-Instruct --image-size 896x896 --speedup 2[/dim]
 
     [dim]luvc-export plan Qwen/Qwen2.5-VL-3B-Instruct --image-tokens 576 --time 3s -o plan.json[/dim]
 
     [dim]luvc-export plan MODEL --data questions.jsonl --retention 0.99 --save search -o searched.json[/dim]
+
+    [dim]luvc-export plan MODEL --data questions.jsonl --plan striped --count 800 --save depth -o striped.json[/dim]
     """
     from luvc_export.export.checkpoint import open_checkpoint
 
     data = asked.data
-    _check_stated(context, data, timed)
+    _check_stated(context, asked, timed, schedule)
     _check_caches(kv, data is not None and as_json)
     check_frames(encoder_part, media.joint_frames)
     shape = None if aspect is None else texts.aspect(aspect)
@@ -153,11 +160,12 @@ def plan(
     request = planning.PlanRequest(budgets, encoder_part, _shared(checkpoint, sharing, media))
     shown = _Shown(checkpoint, kv, aspect, shape)
     if data is not None:
-        if budgets.speedup is not None and given(context, "retention"):
+        if budgets.speedup is not None and asked.retention is not None:
             raise UsageError("a search is for a speed or a retention", where="--speedup, --retention", fix="give one")
-        result = _search(
-            checkpoint, asked, size, _choices(request, ranking, media, asked, text), _command(context), as_json
-        )
+        searched = {"speedup": budgets.speedup, "merge_keep": encoder_part.merge_keep}
+        common = _choices(request, ranking, media, text)
+        own = None if schedule == STRIPED else searched
+        result = asked.result(checkpoint, size, common, own, _command(context), as_json)
         _show(result, as_json)
         if not result.passed:
             raise result.failure
@@ -176,18 +184,24 @@ def plan(
         print(json.dumps(shown.to_json(planned, counted, speed)))
 
 
-def _check_stated(context: typer.Context, data: str | None, timed: TimeOptions) -> None:
+def _check_stated(context: typer.Context, asked: SearchOptions, timed: TimeOptions, schedule: str) -> None:
     """Refuse options of the command line that contradict each other."""
-    options_stated = stated(context, *_RECORDS)
+    options_stated, data = stated(context, *_RECORDS), asked.data
     named = ["--plan"] if given(context, "schedule") else []
     flags = {
         tag: [each.flag for each in options_stated if tag in each.option.tags]
         for tag in ("searches", "by hand", "goal", "encoder", "instead of time")
     }
+    striped = data is not None and schedule == STRIPED
     if data is None and (wrong := flags["searches"]):
         raise UsageError("these options belong to a search", where=", ".join(wrong), fix="give --data too")
-    if data is not None and (wrong := named + flags["by hand"]):
+    if data is not None and (wrong := named * (not striped) + flags["by hand"]):
         raise UsageError("--data searches the budgets itself", where=", ".join(wrong), fix="leave them out")
+    if striped and (wrong := [each.flag for each in options_stated if each.name in _SEARCHED]):
+        raise UsageError("a profile by depth heeds no such option", where=", ".join(wrong), fix="leave them out")
+    if asked.minutes is not None and not (striped and asked.save is not None and asked.minutes > 0):
+        what, fix = "a profile by depth ends in time, and goes on where it is saved", "--plan striped --save DIR"
+        raise UsageError(what, where="--minutes", got=asked.minutes, expected="more than 0", fix=fix)
     timed.check([*flags["goal"], *named, *flags["instead of time"], *flags["encoder"]])
 
 
@@ -302,9 +316,9 @@ class _Shown:
 
 
 def _choices(
-    request: planning.PlanRequest, ranking: ScoreOptions, media: ExportOptions, asked: SearchOptions, text: int | None
+    request: planning.PlanRequest, ranking: ScoreOptions, media: ExportOptions, text: int | None
 ) -> dict[str, Any]:
-    """What ``calibration.budgets`` takes by name."""
+    """What searches and profiles of ``calibration.budgets`` take by name."""
     if ranking.steps is not None and ranking.score is None:
         raise UsageError("--steps is for a score that chooses in rounds", where="--steps", fix="give --score too")
     scorer = "" if ranking.scorer is None else learned(ranking.score, ranking.scorer)[1]
@@ -318,41 +332,8 @@ def _choices(
         "tiles": media.tiles,
         "video": media.video or media.joint_frames is not None,
         "sharing": request.sharing,
-        "retention": asked.retention,
-        "held_out": asked.held_out,
-        "speedup": request.llm.speedup,
-        "merge_keep": request.encoder.merge_keep,
         "text": text,
-        "freeze": not asked.no_freeze,
     }
-
-
-def _search(
-    checkpoint: Any,
-    asked: SearchOptions,
-    size: tuple[int, int] | None,
-    choices: dict[str, Any],
-    command: str,
-    quiet: bool,
-) -> Any:
-    """Read the data, search, and write the report into the folder of ``--save``."""
-    from luvc_export.calibration import tasks
-    from luvc_export.calibration.budgets import report
-    from luvc_export.calibration.budgets.run import budgets
-    from luvc_export.calibration.parity.plots import canvas
-    from luvc_export.pipeline.plans import default_image_size
-
-    if asked.save is not None:
-        canvas()  # a missing matplotlib is told before the search, not after it
-    if size is None:
-        known = asked.data in tasks.names()
-        size = tasks.find(str(asked.data)).image_size if known else default_image_size(checkpoint)
-    with options.progress(quiet) as tell:
-        questions = asked.load(tell)
-        result = budgets(checkpoint, questions, size, folder=asked.save, progress=tell, **choices)
-    if asked.save is not None:
-        report.write(result, asked.save, command)
-    return result
 
 
 def _show(result: Any, as_json: bool) -> None:
@@ -365,16 +346,13 @@ def _show(result: Any, as_json: bool) -> None:
         print(json.dumps(result.to_json()))
         return
     console = consoles.console()
-    for title, head, rows in (
-        ("frontier, calibration part", report.FRONTIER, report.frontier_rows(result)),
-        ("held-out part", report.HELD_OUT, report.held_out_rows(result)),
-    ):
+    for title, head, rows in report.tables(result):
         table = Table(*head, title=title)
         for row in rows:
             table.add_row(*row)
         console.print(table)
     for line in report.summary(result):
-        console.print(line, highlight=False)
+        console.print(line, highlight=False, soft_wrap=True)
 
 
 def _command(context: typer.Context) -> str:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from luvc_export.cli import options
 from luvc_export.core.options import option
 from luvc_export.errors import UsageError
 
 if TYPE_CHECKING:
+    from luvc_export.calibration.budgets.depth import DepthProfile
+    from luvc_export.calibration.budgets.run import SearchResult
     from luvc_export.calibration.datasets import CalibrationSet
     from luvc_export.calibration.tasks import Task
+    from luvc_export.export.checkpoint import Checkpoint
 
 _searching = partial(option, tags=("searches",))
 
@@ -69,11 +74,71 @@ class DataOptions:
 
 @dataclass(frozen=True)
 class SearchOptions(DataOptions):
-    """A search for the cheapest plan that keeps the answers to a calibration set."""
+    """A search for the cheapest plan that keeps the answers to a calibration set, or a profile by depth."""
 
-    retention: float = _searching(0.99, "Share of answers that must stay what they are uncompressed.")
+    retention: float | None = _searching(
+        None,
+        "Share of answers that must stay what they are uncompressed; default: 0.99, with --plan striped 0.95.",
+    )
     held_out: float = _searching(0.5, "Share of the pictures kept for the check.")
     no_freeze: bool = _searching(False, "With --data: freeze no layer (--kv-only).")
     save: Path | None = _searching(
-        None, "Folder for report, plots and measurements; a search goes on there.", metavar="DIR"
+        None, "Folder for report, plots and measurements; a search or profile goes on there.", metavar="DIR"
     )
+    minutes: float | None = _searching(
+        None, "With --data, --save and --plan striped: end inside so many minutes; the same line goes on."
+    )
+
+    def result(
+        self,
+        checkpoint: Checkpoint,
+        size: tuple[int, int] | None,
+        choices: dict[str, Any],
+        searched: dict[str, Any] | None,
+        command: str,
+        quiet: bool,
+    ) -> SearchResult | DepthProfile:
+        """Read the data, search or measure by depth, and write the report into the folder of ``--save``.
+
+        Args:
+            checkpoint: With weights.
+            size: Height and width of pictures; None for the task's or the family's.
+            choices: What both take by name.
+            searched: What a search alone takes; None measures by depth.
+            command: What to write of how it was made.
+            quiet: Draw no progress.
+
+        Raises:
+            LuvcError: See ``calibration.budgets.run.budgets`` and ``calibration.budgets.depth.profile``.
+        """
+        from luvc_export.calibration import tasks
+        from luvc_export.calibration.budgets import depth, report
+        from luvc_export.calibration.budgets.run import budgets
+        from luvc_export.calibration.parity.plots import canvas
+        from luvc_export.pipeline.plans import default_image_size
+
+        if self.save is not None:
+            canvas()  # a missing matplotlib is told before the search, not after it
+        if size is None:
+            known = self.data in tasks.names()
+            size = tasks.find(str(self.data)).image_size if known else default_image_size(checkpoint)
+        if self.retention is not None:
+            choices = choices | {"retention": self.retention}
+        result: SearchResult | DepthProfile
+        own: dict[str, Any]
+        with options.progress(quiet) as tell:
+            questions = self.load(tell)
+            common = choices | {"folder": self.save, "progress": tell}
+            if searched is None:
+                own = {"minutes": self.minutes, "foretell": _foretell}
+                result = depth.profile(checkpoint, questions, size, **own, **common)
+            else:
+                own = {"held_out": self.held_out, "freeze": not self.no_freeze}
+                result = budgets(checkpoint, questions, size, **own, **searched, **common)
+        if self.save is not None:
+            report.write(result, self.save, command)
+        return result
+
+
+def _foretell(seconds: float) -> None:
+    print(f"at most about {seconds:.0f} s; --save DIR keeps what is measured, also at Ctrl-C", file=sys.stderr)
