@@ -47,7 +47,12 @@ def test_the_wheel_has_one_top_level_name_every_part_and_the_model(wheel: Path) 
         assert f"luvc_export/{part}" in names
     assert {"luvc_export/demo/checkpoint/model.safetensors", "luvc_export/py.typed"} <= set(names)
     sources = {path.relative_to(ROOT).as_posix() for path in (ROOT / "luvc_export").rglob("*.py")}
-    data = {path.relative_to(ROOT) for part in PARTS for path in (ROOT / part).rglob("*.json")}
+    data = {
+        path.relative_to(ROOT)
+        for part in PARTS
+        for kind in ("json", "onnxtxt")
+        for path in (ROOT / part).rglob(f"*.{kind}")
+    }
     assert data
     sources |= {f"luvc_export/{path.as_posix()}" for path in data}
     assert sources <= set(names), sorted(sources - set(names))

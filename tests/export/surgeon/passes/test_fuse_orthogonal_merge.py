@@ -30,6 +30,6 @@ def test_merge_leaves_other_topk(traced: Traced) -> None:
 
 
 def test_merge_sabotage(traced: Traced, monkeypatch: pytest.MonkeyPatch) -> None:
-    wrong = merge_body._DECIDE.replace("Greater (right, left)", "Less (right, left)")
-    monkeypatch.setattr(merge_body, "_DECIDE", wrong)
+    wrong = merge_body._TEXTS["decide"].replace("Greater (right, left)", "Less (right, left)")
+    monkeypatch.setitem(merge_body._TEXTS, "decide", wrong)
     assert broken(traced.vision, lambda: cut(traced.vision, fuse_orthogonal_merge), traced)

@@ -47,7 +47,8 @@ def test_rows_of_another_sequence_are_refused(traced: Traced) -> None:
 
 def test_prune_sabotage(traced: Traced, monkeypatch: pytest.MonkeyPatch) -> None:
     other = {"low": "residual", "residual": "low", "ratio": "low"}[traced.plan.llm.method.name]
-    monkeypatch.setitem(prune_body._SCORE, traced.plan.llm.method.name, prune_body._SCORE[other])
+    texts = prune_body._TEXTS
+    monkeypatch.setitem(texts, f"score {traced.plan.llm.method.name}", texts[f"score {other}"])
     assert broken(traced.decoder, lambda: cut(traced.decoder, fuse_spectrum_prune), traced)
 
 
