@@ -24,7 +24,7 @@ from luvc_export.core.plan.plan_set import PlanSet
 from luvc_export.core.progress import Progress
 from luvc_export.core.target import ORT_CPU
 from luvc_export.errors import CheckpointError, UsageError
-from luvc_export.export import trace, weights
+from luvc_export.export import packed, trace, weights
 from luvc_export.export.checkpoint import Checkpoint, checkpoint_json
 from luvc_export.export.compression import scores
 from luvc_export.export.compression.scorer_file import file_name, known, scorer_of
@@ -33,14 +33,13 @@ from luvc_export.export.llm.debug_decoder import forced_decoder
 from luvc_export.export.llm.lora_slots import SlottedLayers
 from luvc_export.export.llm.reduced_head import reduced
 from luvc_export.export.options import Options, check_size
-from luvc_export.export.packed import placing, products
 from luvc_export.export.processor import normalise
 from luvc_export.export.reading.remarks import chat_template
 from luvc_export.export.reading.tokenizer_files import tokenizer_files
 from luvc_export.export.simplify import simplify
 from luvc_export.export.surgeon import run_passes
 from luvc_export.export.surgeon.finish import finish
-from luvc_export.export.surgeon.fused import mark_bodies
+from luvc_export.export.surgeon.fused import bodies
 from luvc_export.version import VERSION
 
 _TEMPLATE_FILES = (JINJA, "chat_template.json")
@@ -79,7 +78,7 @@ def write_bundle(
         places: dict[str, WeightTensor] = place(tensors)
         linears = weights.quantised(skeleton.model, checkpoint)
         packing = partial(progress, "packing codes")
-        codes = placing.place(folder, linears, options.dtype, packing) if linears else {}
+        codes = packed.place(folder, linears, options.dtype, packing) if linears else {}
         if options.strict:
             _check_strict(codes, options.dtype)
         slots = _slots(checkpoint, skeleton, next(iter(plans.values())), options)
@@ -148,7 +147,7 @@ class _GraphWriter:
     checkpoint: Checkpoint
     skeleton: weights.Skeleton
     places: dict[str, WeightTensor]
-    codes: Mapping[str, placing.Placed]
+    codes: Mapping[str, packed.Placed]
     folder: Path
     options: Options
     progress: Progress
@@ -176,9 +175,9 @@ class _GraphWriter:
             inputs = weights.detach(model, module, self.skeleton.names)
             self.progress(f"tracing {file}", 0.6)
             simplify(model)
-            mark_bodies.attach(model, plan)
-            level = products.ROUNDED if self.options.round_activations else products.EXACT
-            weights.attach(model, products.insert(model, inputs, self.codes, level), self.places)
+            bodies.attach(model, plan)
+            level = packed.ROUNDED if self.options.round_activations else packed.EXACT
+            weights.attach(model, packed.insert(model, inputs, self.codes, level), self.places)
             self.used |= weights.used(model)
             model.producer_name, model.producer_version = "luvc-export", VERSION
             model.metadata_props["luvc.plan"] = json.dumps(plan.to_json())
@@ -202,7 +201,7 @@ def _slots(checkpoint: Checkpoint, skeleton: weights.Skeleton, plan: Plan, optio
     return SlottedLayers(layers, skeleton.names, options.lora_slots)
 
 
-def _check_strict(placed: Mapping[str, placing.Placed], dtype: str) -> None:
+def _check_strict(placed: Mapping[str, packed.Placed], dtype: str) -> None:
     """Refuse FP8, which no back-end here computes with.
 
     Raises:
@@ -222,13 +221,13 @@ def _check_strict(placed: Mapping[str, placing.Placed], dtype: str) -> None:
         )
 
 
-def _codes(checkpoint: Checkpoint, placed: Mapping[str, placing.Placed]) -> StoredCodes | None:
+def _codes(checkpoint: Checkpoint, placed: Mapping[str, packed.Placed]) -> StoredCodes | None:
     if checkpoint.stored is None:
         return None
     kinds = {name: one.kind for name, one in placed.items()}
     total = sum(one.bytes for one in placed.values())
     numbers = sum(one.shape[0] * one.shape[1] for one in placed.values())
-    return StoredCodes(checkpoint.stored.method, placing.FILE, kinds, total, numbers, checkpoint.stored.notes)
+    return StoredCodes(checkpoint.stored.method, packed.FILE, kinds, total, numbers, checkpoint.stored.notes)
 
 
 def _write_graph(path: Path, proto: Any) -> None:

@@ -41,7 +41,7 @@ LONGEST = (
     "test_modelopt_backend.py", "test_bench_cli.py", "test_cli.py", "test_family_answers.py",
     "test_padded_graphs.py", "test_build_bundle.py", "test_family_plans.py", "test_family_bucket_bundle.py",
     "test_encoder_graphs.py", "test_batch_pool.py", "test_scores_export.py", "test_window_rows.py", "test_chat.py",
-    "test_products.py", "test_openvino_cli.py", "test_family_odd.py", "test_rows.py", "test_family_runners.py",
+    "test_packed.py", "test_openvino_cli.py", "test_family_odd.py", "test_rows.py", "test_family_runners.py",
     "test_ov_narrow_bundles.py", "test_family_heads.py", "test_trt_codes.py", "test_quantise_engines.py",
     "test_lora_cli.py", "test_family_parity.py", "test_json_properties.py", "test_first_run.py",
     "test_build_batch.py", "test_shared_graphs.py", "test_openvino_backend.py", "test_family_vocabulary.py",

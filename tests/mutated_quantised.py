@@ -18,9 +18,8 @@ import quantised_checkpoint as forms
 from numpy.typing import NDArray
 
 from luvc_export.errors import LuvcError
-from luvc_export.export import weights
+from luvc_export.export import packed, weights
 from luvc_export.export.checkpoint import open_checkpoint
-from luvc_export.export.packed import placing
 
 _JSON: tuple[Any, ...] = (
     None,
@@ -66,7 +65,7 @@ def meaning(folder: Path) -> dict[str, NDArray[np.float32]]:
     skeleton = weights.skeleton(checkpoint, "fp32")
     linears = weights.quantised(skeleton.model, checkpoint)
     with tempfile.TemporaryDirectory() as scratch:
-        placing.place(Path(scratch), linears, "fp32", lambda done: None)
+        packed.place(Path(scratch), linears, "fp32", lambda done: None)
     with np.errstate(all="ignore"):  # scales of no sense are values too
         return {name: linear.read().widened() for name, linear in linears.items()}
 

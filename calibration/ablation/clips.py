@@ -18,11 +18,11 @@ from luvc_export.calibration.ablation.run import about_of, open_model
 from luvc_export.calibration.ablation.store import Store
 from luvc_export.calibration.ablation.study import Study
 from luvc_export.calibration.ablation.variants import Shapes, Variant
-from luvc_export.calibration.compact_json import dumps
 from luvc_export.calibration.runners.canvas import canvas, uncompressed
 from luvc_export.calibration.tasks import Task
 from luvc_export.core.files import pages
 from luvc_export.core.files.folders import make_folder
+from luvc_export.core.files.json_file import dumps
 from luvc_export.core.files.safe_files import write_whole
 from luvc_export.core.named_plans import NAMED
 from luvc_export.core.plan import Plan, Sharing

@@ -13,10 +13,9 @@ from luvc_export.calibration.ablation.evaluator import PlanEvaluator
 from luvc_export.calibration.ablation.store import Store, weights_hash
 from luvc_export.calibration.ablation.study import Study, from_plain, plain, run
 from luvc_export.calibration.ablation.variants import Shapes
-from luvc_export.calibration.compact_json import dumps
 from luvc_export.calibration.tasks import Task
 from luvc_export.core.files.folders import make_folder
-from luvc_export.core.files.json_file import read_json
+from luvc_export.core.files.json_file import dumps, read_json
 from luvc_export.core.files.safe_files import write_whole
 from luvc_export.core.progress import Progress
 from luvc_export.errors import UsageError

@@ -12,10 +12,10 @@ from luvc_export.calibration.budgets.freezing import SAMPLES
 from luvc_export.calibration.budgets.run import SearchResult
 from luvc_export.calibration.budgets.space import SHARES
 from luvc_export.calibration.budgets.trials import PlanTrial
-from luvc_export.calibration.compact_json import dumps
 from luvc_export.calibration.parity.plots import canvas, error_bars, png
 from luvc_export.core.files import pages
 from luvc_export.core.files.folders import make_folder
+from luvc_export.core.files.json_file import dumps
 from luvc_export.core.files.safe_files import write_whole
 from luvc_export.core.plan import Plan
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from luvc_export.calibration.compact_json import dumps
+from luvc_export.core.files.json_file import dumps
 from luvc_export.demo.questions import KINDS, SEVERAL_HOPS, GlyphCase, cases
 from luvc_export.demo.scene import HEIGHT, WIDTH
 

@@ -17,7 +17,7 @@ import torch
 from case_file import CASES, Case, load
 from native_kernels import SCORES, Native
 
-from luvc_export.export.surgeon.fused import merge_body, prune_body
+from luvc_export.export.surgeon.fused import bodies
 
 PRUNES = sorted(
     path for path in CASES.glob("prune_*.bin") if not any(w in path.name for w in ("nan", "equal", "bfloat", "padded"))
@@ -68,7 +68,7 @@ def body_of_prune(case: Case) -> tuple[torch.Tensor, torch.Tensor]:
         "sin": np.zeros((1, rows, 2), np.float32),
         "index": np.broadcast_to(np.arange(tokens), (1, groups, tokens)).copy(),
     }
-    kept, order, _, _, index, _, chosen = session(node, [prune_body.spectrum_prune(score, "token")], arrays)
+    kept, order, _, _, index, _, chosen = session(node, [bodies.spectrum_prune(score, "token")], arrays)
     assert np.array_equal(order[0, groups * keep :], np.arange(groups * tokens, rows))
     assert np.array_equal(index, chosen)
     return torch.tensor(kept)[0, : groups * keep].reshape(groups, keep, channels), torch.tensor(chosen)[0]
@@ -132,7 +132,7 @@ def test_merge(native_library: Native, path: Path) -> None:
     native_into = torch.empty(batch, height * width, dtype=torch.int32)
     native_library.orthogonal_merge(values, sizes, positions, *native, merged_into=native_into)
 
-    name = merge_body.merge_name(columns > 0, rows > 0)
+    name = bodies.merge_name(columns > 0, rows > 0)
     node = onnx.helper.make_node(
         name,
         ["x", "sizes", "positions", "copies"],
@@ -141,7 +141,7 @@ def test_merge(native_library: Native, path: Path) -> None:
         **{"height": height, "width": width, "rows": rows, "columns": columns, "mode": "mean"},
     )
     arrays = {"x": values.numpy(), "sizes": sizes.numpy(), "positions": positions.numpy(), "copies": positions.numpy()}
-    functions = [merge_body.orthogonal_merge(columns > 0, rows > 0), merge_body.merge_axis("mean", 1)]
+    functions = [bodies.orthogonal_merge(columns > 0, rows > 0), bodies.merge_axis("mean", 1)]
     *body, _, places = (torch.tensor(array) for array in session(node, functions, arrays))
 
     step = 2**-10 if values.dtype == torch.float16 else 1e-5

@@ -20,7 +20,7 @@ import onnx_graphsurgeon as gs
 from luvc_export.core.operators import MARKS, MERGE_AXIS, ORTHOGONAL_MERGE
 from luvc_export.errors import CheckFailed
 from luvc_export.export.surgeon import node_order
-from luvc_export.export.surgeon.fused import merge_body
+from luvc_export.export.surgeon.fused import bodies
 from luvc_export.export.surgeon.fused.node import FusedNode, emit
 from luvc_export.export.surgeon.graph import DOMAIN, Surgery, readers, up, value
 
@@ -111,7 +111,7 @@ def _fuse(surgery: Surgery, first: FusedNode, second: FusedNode | None) -> None:
         {name: first.attribute(name) for name in ("height", "width", "mode")}
         | {"removed_rows": rows, "removed_columns": columns},
         like={name: (first if name == "merged_into" else last).output(name) for name in names},
-        op=merge_body.merge_name(columns > 0, rows > 0),
+        op=bodies.merge_name(columns > 0, rows > 0),
     )
     for gather in readers(first.output("merged_into"), "GatherElements") if second is not None else ():
         surgery.replace(gather.outputs[0], gather.inputs[1])  # places of the last node are those since the first
@@ -120,10 +120,10 @@ def _fuse(surgery: Surgery, first: FusedNode, second: FusedNode | None) -> None:
     for gather in readers(fused["merged_into"], "GatherElements"):
         if _is_count(gather.inputs[1]):
             surgery.replace(gather.outputs[0], fused["merged_into"])
-    body = merge_body.orthogonal_merge(columns > 0, rows > 0)
+    body = bodies.orthogonal_merge(columns > 0, rows > 0)
     surgery.functions[body.name] = body
     encoder, slots = surgery.plan.encoder, int(first.input("copies").shape[-1]) // 2
-    surgery.functions[MERGE_AXIS.name] = merge_body.merge_axis(encoder.merge_mode, slots, encoder.reads_padding)
+    surgery.functions[MERGE_AXIS.name] = bodies.merge_axis(encoder.merge_mode, slots, encoder.reads_padding)
 
 
 def _is_count(tensor: gs.Tensor) -> bool:

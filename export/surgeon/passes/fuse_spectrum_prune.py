@@ -13,7 +13,7 @@ from __future__ import annotations
 from luvc_export.core.operators import KEEP_ROWS, MARKS, SPECTRUM_CHOOSE, SPECTRUM_DROP, SPECTRUM_PRUNE
 from luvc_export.errors import CheckFailed
 from luvc_export.export.surgeon import node_order
-from luvc_export.export.surgeon.fused import prune_body
+from luvc_export.export.surgeon.fused import bodies
 from luvc_export.export.surgeon.fused.node import FusedNode, emit
 from luvc_export.export.surgeon.graph import DOMAIN, Surgery, readers
 
@@ -46,7 +46,7 @@ def apply(surgery: Surgery) -> int:
         _fuse(surgery, choose)
     drops = list(surgery.nodes(SPECTRUM_DROP.name))
     if drops:
-        surgery.functions[SPECTRUM_DROP.name] = prune_body.spectrum_drop()
+        surgery.functions[SPECTRUM_DROP.name] = bodies.spectrum_drop()
     return len(marked) + len(drops)
 
 
@@ -90,6 +90,6 @@ def _fuse(surgery: Surgery, choose: FusedNode) -> None:
     )
     for name, old in kept.items():
         surgery.replace(old, fused[name])
-    surgery.functions[SPECTRUM_PRUNE.name] = prune_body.spectrum_prune(
+    surgery.functions[SPECTRUM_PRUNE.name] = bodies.spectrum_prune(
         choose.attribute("score"), choose.attribute("axis"), surgery.plan.decoder_padding
     )

@@ -8,7 +8,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Annotated, Any
+from time import monotonic
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
@@ -18,6 +19,9 @@ from luvc_export.cli.files import check_folder
 from luvc_export.cli.grouped import grouped
 from luvc_export.errors import UsageError
 from luvc_export.runtime.generation.sampling import AnswerOptions
+
+if TYPE_CHECKING:
+    from luvc_export.batch.run import BatchProgress
 
 
 @grouped
@@ -71,7 +75,6 @@ def batch(
 
 def _run(job: Any, fleet: Any, as_json: bool, **more: Any) -> Any:
     from luvc_export.batch.run import run_batch
-    from luvc_export.cli.batch_line import BatchLine
 
     line = BatchLine(sys.stderr, quiet=as_json)
     try:
@@ -92,3 +95,56 @@ def _standard_output_kept() -> Iterator[None]:
     finally:
         os.dup2(kept, 1)
         os.close(kept)
+
+
+#: Seconds between two lines: on a terminal, and in a log.
+_DRAW, _LOG = 0.2, 30.0
+
+
+class BatchLine:
+    """Draws progress.
+
+    Args:
+        stream: Where.
+        quiet: Draw nothing.
+    """
+
+    def __init__(self, stream: TextIO, quiet: bool) -> None:
+        self._stream, self._quiet = stream, quiet
+        self._drawn, self._width, self._terminal = 0.0, 0, stream.isatty()
+        self._last: BatchProgress | None = None
+
+    def __call__(self, done: BatchProgress) -> None:
+        """Draw, unless something was drawn a moment ago."""
+        self._last = done
+        if not self._quiet and monotonic() - self._drawn >= (_DRAW if self._terminal else _LOG):
+            self._draw()
+
+    def close(self) -> None:
+        """Draw where it ended."""
+        if not self._quiet and self._last is not None:
+            self._draw()
+            if self._terminal:
+                print(file=self._stream)
+
+    def _draw(self) -> None:
+        assert self._last is not None
+        text = progress_text(self._last)
+        self._drawn = monotonic()
+        if self._terminal:
+            print("\r" + text.ljust(self._width), end="", file=self._stream, flush=True)
+            self._width = len(text)
+        else:
+            print(text, file=self._stream, flush=True)
+
+
+def progress_text(done: BatchProgress) -> str:
+    """Such as ``1200 of 5000 rows, 3 with an error, 18.4 rows/s, 0:03:26 left``."""
+    text = f"{done.done} of {done.rows} rows"
+    if done.errors:
+        text += f", {done.errors} with an error"
+    if done.left is not None:
+        minutes, seconds = divmod(round(done.left), 60)
+        hours, minutes = divmod(minutes, 60)
+        text += f", {done.rate:.3g} rows/s, {hours}:{minutes:02}:{seconds:02} left"
+    return text

@@ -24,7 +24,7 @@ from luvc_export.export import trace
 from luvc_export.export.compression import oim, unit_prune
 from luvc_export.export.simplify import simplify
 from luvc_export.export.surgeon import run_passes
-from luvc_export.export.surgeon.fused import mark_bodies
+from luvc_export.export.surgeon.fused import bodies
 from luvc_export.export.towers import pruned_windows
 
 #: With windows, without and with DeepStack planes, learned positions and a class token.
@@ -77,7 +77,7 @@ def test_graph_equals_torch(name: str, option: str) -> None:
     inputs = [images, padding] if plan.encoder.reads_padding else [images]
     graph = trace.trace_vision(vision, plan, tiny.size, 1, marked=True)
     simplify(graph)
-    mark_bodies.attach(graph, plan)
+    bodies.attach(graph, plan)
     graph.metadata_props["luvc.plan"] = json.dumps(plan.to_json())
     model, _ = run_passes(ir.to_proto(graph), ORT_CPU)
     fused = sum(node.domain == "luvc" for node in model.graph.node)

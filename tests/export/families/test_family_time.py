@@ -30,7 +30,7 @@ from luvc_export.errors import PlanError, UsageError
 from luvc_export.export import trace
 from luvc_export.export.simplify import simplify
 from luvc_export.export.surgeon import run_passes
-from luvc_export.export.surgeon.fused import mark_bodies
+from luvc_export.export.surgeon.fused import bodies
 
 
 def merging(name: str) -> Plan:
@@ -69,7 +69,7 @@ def test_the_graph_merges_as_torch_does() -> None:
     vision, frames = tiny.vision(plan), tiny.family.video(tiny.config).frames  # type: ignore[union-attr]
     graph = trace.trace_vision(vision, plan, tiny.size, frames, marked=True)
     simplify(graph)
-    mark_bodies.attach(graph, plan)
+    bodies.attach(graph, plan)
     graph.metadata_props["luvc.plan"] = json.dumps(plan.to_json())
     trace.check(graph)
     model, _ = run_passes(ir.to_proto(graph), ORT_CPU)

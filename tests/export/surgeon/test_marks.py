@@ -17,7 +17,7 @@ from luvc_export.core.target import ORT_CPU
 from luvc_export.errors import CheckFailed
 from luvc_export.export.compression import marks, oim
 from luvc_export.export.surgeon import pass_list
-from luvc_export.export.surgeon.fused import merge_body, prune_body
+from luvc_export.export.surgeon.fused import bodies
 from luvc_export.export.surgeon.passes import fuse_orthogonal_merge, fuse_spectrum_prune
 
 LONG = [("padded", "vision"), ("padded", "decoder"), ("inside", "vision")]
@@ -51,8 +51,8 @@ def alike(marked: onnx.ModelProto, plain: onnx.ModelProto, half: str, plan: Plan
 @pytest.mark.parametrize("half", FUSES)
 def test_a_body_that_is_not_torchs_is_seen(half: str, traced: Traced) -> None:
     wrong = {
-        "vision": merge_body.merge_axis("max", 1),
-        "decoder": prune_body.spectrum_choose("low", "token"),
+        "vision": bodies.merge_axis("max", 1),
+        "decoder": bodies.spectrum_choose("low", "token"),
     }[half]
 
     def change(model: onnx.ModelProto) -> None:

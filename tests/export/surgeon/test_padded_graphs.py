@@ -28,7 +28,7 @@ from surgery_harness import (
 from luvc_export.core.operators import DOMAIN
 from luvc_export.core.target import ORT_CPU, TargetSpec
 from luvc_export.errors import CheckFailed
-from luvc_export.export.surgeon.fused import merge_body, prune_body
+from luvc_export.export.surgeon.fused import bodies
 from luvc_export.export.surgeon.passes import fuse_orthogonal_merge, fuse_spectrum_prune
 
 HALVES = ("vision", "decoder")
@@ -120,7 +120,7 @@ def without_padding(half: str, model: onnx.ModelProto) -> onnx.ModelProto:
     """The graph with bodies that take no notice of padding: the inputs are there and change nothing."""
 
     def change(copy: onnx.ModelProto) -> None:
-        body = prune_body.spectrum_prune("residual", "token") if half == "decoder" else merge_body.merge_axis("mean", 1)
+        body = bodies.spectrum_prune("residual", "token") if half == "decoder" else bodies.merge_axis("mean", 1)
         [place] = [i for i, item in enumerate(copy.functions) if item.name == body.name]
         copy.functions[place].CopyFrom(body)
 

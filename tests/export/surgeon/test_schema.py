@@ -16,7 +16,7 @@ from luvc_export.core.target import ORT_CPU
 from luvc_export.errors import CheckFailed
 from luvc_export.export import surgeon
 from luvc_export.export.surgeon import lint
-from luvc_export.export.surgeon.fused import merge_body, node, prune_body
+from luvc_export.export.surgeon.fused import bodies, node
 from luvc_export.export.surgeon.graph import Surgery
 from luvc_export.export.surgeon.passes import fuse_orthogonal_merge, fuse_spectrum_prune
 
@@ -58,14 +58,14 @@ FUSED_ALONE = {
 }
 
 
-def bodies() -> dict[str, list[onnx.FunctionProto]]:
+def functions_by_name() -> dict[str, list[onnx.FunctionProto]]:
     by_name: dict[str, list[onnx.FunctionProto]] = {}
-    functions = [prune_body.spectrum_prune(s, a) for s in ("low", "residual", "ratio") for a in ("token", "channel")]  # type: ignore[arg-type]
-    functions += [prune_body.spectrum_choose("low", "token", True), prune_body.keep_rows(), prune_body.spectrum_drop()]
-    functions += [merge_body.orthogonal_merge(rows=False, name="MergeColumns")]
-    functions += [merge_body.orthogonal_merge(columns=False, name="MergeRows")]
-    functions += [merge_body.orthogonal_merge(*axes) for axes in ((True, True), (True, False), (False, True))]
-    functions += [merge_body.merge_axis("mean", 1), merge_body.merge_axis("max", 2)]
+    functions = [bodies.spectrum_prune(s, a) for s in ("low", "residual", "ratio") for a in ("token", "channel")]  # type: ignore[arg-type]
+    functions += [bodies.spectrum_choose("low", "token", True), bodies.keep_rows(), bodies.spectrum_drop()]
+    functions += [bodies.orthogonal_merge(rows=False, name="MergeColumns")]
+    functions += [bodies.orthogonal_merge(columns=False, name="MergeRows")]
+    functions += [bodies.orthogonal_merge(*axes) for axes in ((True, True), (True, False), (False, True))]
+    functions += [bodies.merge_axis("mean", 1), bodies.merge_axis("max", 2)]
     for body in functions:
         by_name.setdefault(body.name, []).append(body)
     return by_name
@@ -74,7 +74,7 @@ def bodies() -> dict[str, list[onnx.FunctionProto]]:
 def test_names_on_disk_are_what_they_were() -> None:
     signatures = {
         name: [(" ".join(b.attribute), " ".join(b.input), " ".join(b.output)) for b in each]
-        for name, each in bodies().items()
+        for name, each in functions_by_name().items()
     }
     assert signatures == {name: [wanted] * len(signatures[name]) for name, wanted in ON_DISK.items()}
     assert set(FUSED) == set(ON_DISK)
@@ -83,7 +83,7 @@ def test_names_on_disk_are_what_they_were() -> None:
 
 @pytest.mark.parametrize("name", sorted(ON_DISK))
 def test_bodies_read_the_attributes_and_make_the_outputs_of_the_schema(name: str) -> None:
-    for body in bodies()[name]:
+    for body in functions_by_name()[name]:
         read = {a.ref_attr_name for step in body.node for a in step.attribute if a.ref_attr_name}
         outputs = {out for step in body.node for out in step.output}
         assert read <= set(body.attribute)

@@ -15,7 +15,7 @@ from luvc_export.core.plan import MergePass, Plan
 from luvc_export.export import families, trace
 from luvc_export.export.families.base import Normalise
 from luvc_export.export.simplify import simplify
-from luvc_export.export.surgeon.fused import mark_bodies
+from luvc_export.export.surgeon.fused import bodies
 from luvc_export.export.surgeon.graph import PLAN_KEY
 
 PLAN = flat_plan(grid=(4, 6), keep=(12, 6, 0), merges=(MergePass(1, 1, 1),))
@@ -59,7 +59,7 @@ def write(
 def save(graph: ir.Model, plan: Plan, path: Path) -> None:
     """Simplify and write, marks with their bodies."""
     simplify(graph)
-    mark_bodies.attach(graph, plan)
+    bodies.attach(graph, plan)
     graph.metadata_props[PLAN_KEY] = json.dumps(plan.to_json())
     path.parent.mkdir(exist_ok=True)
     ir.save(graph, path)

@@ -21,8 +21,8 @@ import numpy as np
 from luvc_export import export_bundle
 from luvc_export.bundle import folder as bundles
 from luvc_export.calibration import datasets
-from luvc_export.calibration.compact_json import dumps
 from luvc_export.core.budgets import kv_bytes
+from luvc_export.core.files.json_file import dumps
 
 from .quantised import FILE, page
 

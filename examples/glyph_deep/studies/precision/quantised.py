@@ -28,15 +28,15 @@ from luvc_export import export_bundle, make_plan
 from luvc_export.bundle import folder as bundles
 from luvc_export.calibration import intervals
 from luvc_export.calibration.ablation.store import Store, pack, unpack
-from luvc_export.calibration.compact_json import dumps
 from luvc_export.calibration.datasets import CalibrationSet
 from luvc_export.calibration.quantise.cache_calibration import calibrate_caches
 from luvc_export.calibration.quantise.calibrate import calibrate
 from luvc_export.calibration.quantise.recipe import DIVERGENCE, Recipe
 from luvc_export.calibration.runners import open_bundle
+from luvc_export.core.files.json_file import dumps
 from luvc_export.core.precision import PRECISIONS
 from luvc_export.demo.questions import GlyphCase
-from luvc_export.export.packed.placing import FILE as CODES
+from luvc_export.export.packed import FILE as CODES
 from luvc_export.runtime.session import Session
 
 HERE = Path(__file__).parents[2]

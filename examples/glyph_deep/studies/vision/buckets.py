@@ -17,9 +17,9 @@ from typing import Any
 
 from glyph_deep.data.cases import LONGEST, cases
 from luvc_export.bundle.folder import Bundle, load
-from luvc_export.calibration.compact_json import dumps
 from luvc_export.calibration.intervals import accuracy
 from luvc_export.cli.answer_lines import bucket_counts
+from luvc_export.core.files.json_file import dumps
 from luvc_export.runtime.engine.plan_routing import PlanRouter
 from luvc_export.runtime.session import Session
 

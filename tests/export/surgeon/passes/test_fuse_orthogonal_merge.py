@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from surgery_harness import Traced, broken, cut, fired, operators, small
 
-from luvc_export.export.surgeon.fused import merge_body
+from luvc_export.export.surgeon.fused import bodies
 from luvc_export.export.surgeon.passes import fuse_orthogonal_merge
 
 
@@ -30,6 +30,6 @@ def test_merge_leaves_other_topk(traced: Traced) -> None:
 
 
 def test_merge_sabotage(traced: Traced, monkeypatch: pytest.MonkeyPatch) -> None:
-    wrong = merge_body._TEXTS["decide"].replace("Greater (right, left)", "Less (right, left)")
-    monkeypatch.setitem(merge_body._TEXTS, "decide", wrong)
+    wrong = bodies.TEXTS["decide"].replace("Greater (right, left)", "Less (right, left)")
+    monkeypatch.setitem(bodies.TEXTS, "decide", wrong)
     assert broken(traced.vision, lambda: cut(traced.vision, fuse_orthogonal_merge), traced)

@@ -12,7 +12,7 @@ from onnx import helper
 from surgery_harness import Traced, broken, cut, edited, fired, opened, operators
 
 from luvc_export.errors import CheckFailed
-from luvc_export.export.surgeon.fused import prune_body
+from luvc_export.export.surgeon.fused import bodies
 from luvc_export.export.surgeon.passes import fuse_spectrum_prune
 
 
@@ -47,7 +47,7 @@ def test_rows_of_another_sequence_are_refused(traced: Traced) -> None:
 
 def test_prune_sabotage(traced: Traced, monkeypatch: pytest.MonkeyPatch) -> None:
     other = {"low": "residual", "residual": "low", "ratio": "low"}[traced.plan.llm.method.name]
-    texts = prune_body._TEXTS
+    texts = bodies.TEXTS
     monkeypatch.setitem(texts, f"score {traced.plan.llm.method.name}", texts[f"score {other}"])
     assert broken(traced.decoder, lambda: cut(traced.decoder, fuse_spectrum_prune), traced)
 

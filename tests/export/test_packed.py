@@ -28,10 +28,9 @@ from luvc_export.engines.builder import BuildInput
 from luvc_export.engines.options import BuildOptions
 from luvc_export.engines.profiles import Capacity
 from luvc_export.errors import CheckFailed, CheckpointError, UsageError
-from luvc_export.export import trace, weights
+from luvc_export.export import packed, trace, weights
 from luvc_export.export.checkpoint import open_checkpoint
 from luvc_export.export.llm.lora_slots import SlotRequest, SlottedLayers
-from luvc_export.export.packed import placing, products
 from luvc_export.export.simplify import simplify
 from luvc_export.export.surgeon import run_passes
 from luvc_export.pipeline.engines import check_strict
@@ -81,19 +80,19 @@ def feeds(plan: Plan) -> dict[str, Any]:
 
 
 def written(
-    traced: tuple[bytes, Plan], model: Path, folder: Path, dtype: str = "fp32", level: int = products.EXACT
+    traced: tuple[bytes, Plan], model: Path, folder: Path, dtype: str = "fp32", level: int = packed.EXACT
 ) -> onnx.ModelProto:
     """The graph with the weights of ``model`` in it, those in ``folder``."""
     checkpoint = open_checkpoint(str(model))
     skeleton = weights.skeleton(checkpoint, dtype)
-    codes = placing.place(folder, weights.quantised(skeleton.model, checkpoint), dtype, lambda done: None)
+    codes = packed.place(folder, weights.quantised(skeleton.model, checkpoint), dtype, lambda done: None)
     tensors = weights.stored(skeleton.model, checkpoint)
     places = weights.copy_plan(tensors)
     weights.write_copy(folder, tensors, places, lambda count: None)
     graph = ir.from_proto(onnx.load_model_from_string(traced[0]))
     known = set(dict(skeleton.model.named_parameters()))
     inputs = [value for value in graph.graph.inputs if value.name in known]
-    weights.attach(graph, products.insert(graph, inputs, codes, level), places)
+    weights.attach(graph, packed.insert(graph, inputs, codes, level), places)
     return ir.to_proto(graph)
 
 
@@ -227,17 +226,17 @@ def test_a_weight_that_is_no_products_is_refused(traced: tuple[bytes, Plan], tmp
     )
     codes = ir.ExternalTensor("x", 0, 128, ir.DataType.UINT8, shape=ir.Shape((8, 1, 16)), name="w.codes")
     scales = ir.ExternalTensor("x", 128, 32, ir.DataType.FLOAT, shape=ir.Shape((8, 1)), name="w.scales")
-    placed = {"w": placing.Placed((8, 32), 4, 32, codes, scales, None, None, 160)}
+    placed = {"w": packed.Placed((8, 32), 4, 32, codes, scales, None, None, 160)}
     with pytest.raises(CheckpointError, match=r"something else than a product[\s\S]*w: Gather"):
-        products.insert(graph, [graph.graph.inputs[1]], placed)
+        packed.insert(graph, [graph.graph.inputs[1]], placed)
 
 
 def test_blocks_divide_groups() -> None:
-    assert [placing.block_of("w", group) for group in (16, 32, 128, 256, 96, 192, 512, 48)] == [
+    assert [packed.block_of("w", group) for group in (16, 32, 128, 256, 96, 192, 512, 48)] == [
         16, 32, 128, 256, 32, 64, 128, 16,
     ]  # fmt: skip
     with pytest.raises(CheckpointError, match=r"groups of 24 channels[\s\S]*multiples of 16"):
-        placing.block_of("w", 24)
+        packed.block_of("w", 24)
 
 
 def test_scales_that_the_arithmetic_would_round_are_refused(tmp_path: Path) -> None:
@@ -246,7 +245,7 @@ def test_scales_that_the_arithmetic_would_round_are_refused(tmp_path: Path) -> N
     skeleton = weights.skeleton(checkpoint, "bf16")
     linears = weights.quantised(skeleton.model, checkpoint)
     with pytest.raises(CheckpointError, match=r"float16 scales in bf16[\s\S]*--dtype fp32"):
-        placing.place(tmp_path, linears, "bf16", lambda done: None)
+        packed.place(tmp_path, linears, "bf16", lambda done: None)
 
 
 #: What TensorRT-RTX reads, without what ONNX Runtime does not: INT4 of DequantizeLinear, no MatMulNBits.
@@ -345,7 +344,7 @@ def test_tensorrt_rtx_builds_the_decoder(name: str, traced: tuple[bytes, Plan], 
     decoder, _ = run_passes(graph, target.with_kv("concat"), "fp16")
     noted = {item.key: item.value for item in decoder.metadata_props}[told_codes.KEY]
     items = tuple(told_codes.Rewrite.from_json(item) for item in json.loads(noted))
-    paths = [tmp_path / "weights", tmp_path / placing.FILE]
+    paths = [tmp_path / "weights", tmp_path / packed.FILE]
     files = tuple(SimpleNamespace(path=path, check=lambda: None) for path in paths)
     build_input = BuildInput("decoder.onnx", decoder.SerializeToString(), tmp_path, traced[1], 0, files, items)  # type: ignore[arg-type]
     builder.build(build_input, tmp_path / "decoder.engine", target, Capacity(64, 1, 1, 1), BuildOptions())
@@ -356,7 +355,7 @@ def test_tensorrt_rtx_builds_the_decoder(name: str, traced: tuple[bytes, Plan], 
 
 def test_rounded_activations_are_asked_for(traced: tuple[bytes, Plan], tmp_path: Path) -> None:
     forms.write(tmp_path / "model", *forms.FORMS["awq"])
-    graph = written(traced, tmp_path / "model", tmp_path, level=products.ROUNDED)
+    graph = written(traced, tmp_path / "model", tmp_path, level=packed.ROUNDED)
     ours, theirs = logits(graph, tmp_path, traced[1]), reference(tmp_path / "model", traced[1])
     apart = np.abs(ours - theirs).max() / np.abs(theirs).max()
     assert 10 * TOLERANCE < apart < 0.05

@@ -1,1 +1,0 @@
-"""Quantised weights of a checkpoint in a bundle: written to a file of their own, and put into traced graphs."""
