@@ -25,7 +25,7 @@ from luvc_export.core.files.json_file import read_json
 from luvc_export.core.files.safe_files import locked, write_whole
 from luvc_export.core.progress import Progress
 from luvc_export.errors import MachineError, UsageError, did_you_mean
-from luvc_export.trial import cases, machine, steps
+from luvc_export.trial import machine, steps
 from luvc_export.trial.steps import Asked, Step
 from luvc_export.version import VERSION
 
@@ -167,7 +167,7 @@ def run(
         plan = planned(asked, only, journal.states())
         check_anything(plan)
         lacking = machine.lacks(asked)
-        cases.write(asked.folder / "cases")
+        steps.write_cases(asked.folder / "cases")
         journal.write("machine", {"state": "done", "seconds": 0.0, "why": None, "result": machine.facts()})
         for number, each in enumerate(plan):
             progress(each.step.title, number / len(plan))

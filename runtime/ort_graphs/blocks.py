@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import mmap
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +21,6 @@ from luvc_export.bundle import onnx_wire as wire
 from luvc_export.bundle.onnx_wire import Message, encoded
 from luvc_export.core.operators import CONTRIB_DOMAIN
 from luvc_export.runtime.ort_graphs.model_fields import closed, opened
-from luvc_export.runtime.ort_graphs.nodes import integer, node_bytes
 
 #: Codes of a block: the first of these that divides a product's inner size.
 BLOCKS = (128, 64, 32)
@@ -155,3 +154,26 @@ def _outside(name: str, array: NDArray[Any]) -> bytes:
     dims: Iterable[bytes] = (encoded(onnx.TENSOR_DIMS, size) for size in array.shape)
     kind = encoded(onnx.TENSOR_TYPE, _UINT8 if array.dtype == np.uint8 else _FLOAT)
     return b"".join(dims) + kind + encoded(onnx.TENSOR_NAME, name) + _BESIDE + encoded(onnx.TENSOR_LOCATION, 1)
+
+
+#: AttributeProto: its field of a type, and the type of a whole number.
+_FIELD_TYPE, _IS_INT = 20, 2
+
+
+def node_bytes(
+    op: str, inputs: Sequence[str], outputs: Sequence[str], attributes: bytes = b"", domain: str = ""
+) -> bytes:
+    """NodeProto, named as its first output; ``attributes`` are fields of the functions below."""
+    parts = [encoded(onnx.NODE_INPUT, name) for name in inputs] + [encoded(onnx.NODE_OUTPUT, name) for name in outputs]
+    parts += [encoded(onnx.NODE_NAME, outputs[0]), encoded(onnx.NODE_OP, op), attributes]
+    return b"".join([*parts, encoded(onnx.NODE_DOMAIN, domain) if domain else b""])
+
+
+def integer(name: str, number: int) -> bytes:
+    """An attribute that is a whole number, not negative."""
+    return _attribute(name, encoded(onnx.ATTRIBUTE_INT, number), _IS_INT)
+
+
+def _attribute(name: str, value: bytes, kind: int) -> bytes:
+    parts = encoded(onnx.ATTRIBUTE_NAME, name) + value + encoded(_FIELD_TYPE, kind)
+    return encoded(onnx.NODE_ATTRIBUTE, parts)

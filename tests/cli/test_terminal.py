@@ -18,7 +18,7 @@ from luvc_export.bundle.folder import Bundle
 from luvc_export.bundle.manifest import EngineEntry, EngineFile, FileRecord, Footprint, Manifest
 from luvc_export.cli.tables import console as consoles
 from luvc_export.cli.tables.engines import facts
-from luvc_export.cli.tables.plans import cost_table
+from luvc_export.cli.tables.named import cost_table
 from luvc_export.core.files.json_records import from_json_data
 from luvc_export.core.plan import Plan
 from luvc_export.core.plan.cost import cost

@@ -7,7 +7,7 @@ from flat_plans import flat_plan
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luvc_export.cli.tables.plans import cost_table
+from luvc_export.cli.tables.named import cost_table
 from luvc_export.core.plan import MergePass
 from luvc_export.core.plan.cost import _after_merging, cost, padded
 from luvc_export.core.shapes import DecoderShape

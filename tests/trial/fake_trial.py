@@ -12,7 +12,7 @@ from pathlib import Path
 
 from trial_results import made_results
 
-from luvc_export.trial import cases, machine, run, steps
+from luvc_export.trial import machine, run, steps
 from luvc_export.trial.steps import Asked, Step
 
 FOLDER, SECONDS = Path(sys.argv[1]), float(sys.argv[2])
@@ -40,7 +40,7 @@ def main() -> None:
     machine.weights_gib = lambda model: 0.0  # type: ignore[assignment]
     machine.facts = lambda: {"device": "made up"}  # type: ignore[assignment]
     machine.power = lambda: {}  # type: ignore[assignment]
-    cases.write = lambda folder: folder  # type: ignore[assignment]
+    steps.write = lambda folder: folder  # type: ignore[assignment]
     steps.STEPS = tuple(  # type: ignore[misc]
         replace(step, seconds=(0.1, 0), pick=lambda record: record) for step in steps.STEPS
     )

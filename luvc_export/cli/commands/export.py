@@ -108,7 +108,7 @@ def export(
 
 def _show(written: Bundle, plans: Mapping[str, Plan], remarks: Iterable[str], as_json: bool) -> None:
     from luvc_export.cli.tables import console as consoles
-    from luvc_export.cli.tables.plans import cost_table
+    from luvc_export.cli.tables.named import cost_table
     from luvc_export.core.plan.cost import cost
 
     folder, manifest = written.folder, written.manifest

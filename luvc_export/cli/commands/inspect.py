@@ -62,8 +62,7 @@ def inspect(
 
     from luvc_export.cli.tables import console as consoles
     from luvc_export.cli.tables.engines import bindings, facts, trust, validation
-    from luvc_export.cli.tables.named import bundle_table
-    from luvc_export.cli.tables.plans import cost_table
+    from luvc_export.cli.tables.named import bundle_table, cost_table
 
     console = consoles.console()  # names come from strangers
     console.print(_facts(manifest, described(loaded)))

@@ -300,8 +300,7 @@ class _Shown:
     def print(self, plan: Plan, text: int, speed: Speed | None) -> None:
         """Tables and lines for people."""
         from luvc_export.cli.tables import console as consoles
-        from luvc_export.cli.tables.named import named_table
-        from luvc_export.cli.tables.plans import cost_table, padded_line
+        from luvc_export.cli.tables.named import cost_table, named_table, padded_line
 
         (costs, fit, first), console = self._parts(plan, text, speed), consoles.console()
         console.print(cost_table(plan, costs))
