@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import platform
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from transformers import GenerationConfig
@@ -33,26 +35,9 @@ GENERATION_FILE = "generation_config.json"
 #: What ``generate`` draws from where a file says ``do_sample`` and no more (transformers, GenerationConfig).
 _DRAWN: dict[str, Any] = {"temperature": 1.0, "top_k": 50}
 #: Fields that change answers and have no counterpart here, with the values that ask for nothing.
-_UNSUPPORTED: dict[str, tuple[Any, ...]] = {
-    "num_beams": (None, 1),
-    "num_beam_groups": (None, 1),
-    "penalty_alpha": (None, 0, 0.0),
-    "dola_layers": (None,),
-    "guidance_scale": (None, 1, 1.0),
-    "sequence_bias": (None, {}, []),
-    "encoder_repetition_penalty": (None, 1, 1.0),
-    "encoder_no_repeat_ngram_size": (None, 0),
-    "min_length": (None, 0),
-    "exponential_decay_length_penalty": (None,),
-    "stop_strings": (None, [], ""),
-    "max_time": (None,),
-    "typical_p": (None, 1, 1.0),
-    "epsilon_cutoff": (None, 0, 0.0),
-    "eta_cutoff": (None, 0, 0.0),
-    "top_h": (None,),
-    "watermarking_config": (None,),
-    "token_healing": (None, False),
-}
+_UNSUPPORTED: dict[str, list[Any]] = json.loads(
+    Path(__file__).with_name("unsupported_generation.json").read_text(encoding="utf-8")
+)
 _LISTS = ("suppress_tokens", "begin_suppress_tokens", "forced_eos_token_id")
 
 

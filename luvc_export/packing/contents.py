@@ -28,30 +28,6 @@ from luvc_export.errors import BundleError, MachineError, UsageError
 from luvc_export.packing import wheels
 from luvc_export.version import VERSION
 
-#: POSIX sh: JetPack's Python may be called otherwise than python3, so it can be named. What stands in braces is read to
-#: the last before any of it runs: a copy that is cut short is a syntax error, or one of two lines that does nothing.
-SCRIPT = """#!/bin/sh
-{
-# Checks this device, builds the engines and answers the stored cases; --help says more.
-set -eu
-here=$(CDPATH= cd -- "$(dirname -- "$0")" && pwd)
-rm -f -- "$here/verdict"
-python=${PYTHON:-python3}
-if ! command -v "$python" >/dev/null 2>&1; then
-  echo "error: there is no $python here" >&2
-  echo "  fix: PYTHON=/path/to/python3 $0" >&2
-  exit 3
-fi
-if [ "$(tail -n 1 -- "$here/bootstrap.py")" != "    sys.exit(main())" ]; then
-  echo "error: $here/bootstrap.py is missing or cut short" >&2
-  echo "  fix: copy the pack again" >&2
-  echo "NOT VERIFIED"
-  exit 2
-fi
-exec "$python" -I "$here/bootstrap.py" "$@"
-}
-"""
-
 
 def given_wheels(folder: Path | None) -> list[Path]:
     """The wheels in the folder a user named, by name.

@@ -24,7 +24,7 @@ from luvc_export.engines.profiles import Capacity
 from luvc_export.errors import MachineError, UsageError
 from luvc_export.packing import bootstrap, cases, record, wheels
 from luvc_export.packing.answer import Answer, answer
-from luvc_export.packing.contents import SCRIPT, check_plugins, copy_files, given_wheels, write_manifest, write_wheel
+from luvc_export.packing.contents import check_plugins, copy_files, given_wheels, write_manifest, write_wheel
 from luvc_export.packing.record import CASES, PLUGINS, WHEELS, CasesKind, Pack
 from luvc_export.pipeline import prepare_build
 from luvc_export.pipeline.engines import check_strict
@@ -119,7 +119,7 @@ def write_pack(
         for wheel in wheels_given:
             copy_file(wheel, folder / WHEELS / wheel.name, links=True)
         copy_file(Path(bootstrap.__file__), folder / record.BOOTSTRAP, links=True)
-        write_new(folder / record.SCRIPT, SCRIPT.encode("ascii"))
+        copy_file(Path(bootstrap.__file__).with_name(record.SCRIPT), folder / record.SCRIPT, links=True)
         (folder / record.SCRIPT).chmod(0o755)
         paths = sorted(folder / name for name in walk(folder) if name.rpartition("/")[2] not in listed)
         pack = Pack(

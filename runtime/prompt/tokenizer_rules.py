@@ -8,8 +8,10 @@ one ends in a panic. So every kind of rule is on a list with what it does to a t
 from __future__ import annotations
 
 import base64
+import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from luvc_export.core.files.json_file import parse_json
@@ -25,27 +27,9 @@ _MOST_OPEN = 3
 #: Tokens that a template may put around a text.
 _MOST_AROUND = 1024
 #: Kinds of rules, and by how much they may lengthen a text, in bytes of UTF-8. Of Unicode's forms: UAX 15, table 5 and
-#: U+FDFA, 3 bytes that become 33; ``ByteLevel`` writes a byte as a letter of up to two; ``Metaspace`` a blank as ``▁``.
-_KINDS: dict[str, dict[str, float]] = {
-    "normalizer": {
-        **dict.fromkeys(("Sequence", "Strip", "StripAccents", "Nmt", "Replace", "Prepend", "Precompiled"), 1.0),
-        **{"NFC": 3.0, "NFD": 3.0, "NFKC": 11.0, "NFKD": 11.0},
-        **{"Lowercase": 1.5, "ByteLevel": 2.0, "BertNormalizer": 10.0},
-    },
-    "pre_tokenizer": {
-        **dict.fromkeys(("Sequence", "BertPreTokenizer", "CharDelimiterSplit", "Whitespace", "WhitespaceSplit"), 1.0),
-        **dict.fromkeys(("Split", "Punctuation", "Digits", "UnicodeScripts", "FixedLength"), 1.0),
-        **{"ByteLevel": 2.0, "Metaspace": 3.0},
-    },
-    "post_processor": dict.fromkeys(
-        ("Sequence", "BertProcessing", "RobertaProcessing", "ByteLevel", "TemplateProcessing"), 1.0
-    ),
-    "decoder": {
-        **dict.fromkeys(("Sequence", "BPEDecoder", "ByteLevel", "ByteFallback", "Metaspace"), 1.0),
-        "WordPiece": 2.0,  # a blank before each token
-        **dict.fromkeys(("CTC", "Replace", "Fuse", "Strip"), 1.0),
-    },
-}
+#: U+FDFA, 3 bytes that become 33; ``ByteLevel`` writes a byte as a letter of up to two; ``Metaspace`` a blank as ``▁``;
+#: ``WordPiece`` puts a blank before each token.
+_KINDS: dict[str, dict[str, float]] = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
 
 
 def check_tokenizer(data: bytes, where: str) -> int:

@@ -10,8 +10,8 @@ from pathlib import Path
 import jetson_root
 
 from luvc_export.packing import bootstrap, record
-from luvc_export.packing.contents import SCRIPT
 
+SCRIPT = Path(bootstrap.__file__).with_name(record.SCRIPT).read_text(encoding="ascii")
 #: What docs/pack.md asks of who reads the outcome.
 _PROVEN = """
 last=$("$1" --backend cpu --root "$2" | tail -n 1)
