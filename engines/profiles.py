@@ -16,25 +16,7 @@ from luvc_export.core.plan import Plan
 from luvc_export.core.target import Profiles
 from luvc_export.errors import CheckFailed, UsageError
 
-#: Letters of axes: image count n, batch B, groups G, visual span V = G * N_0, new text T, all text M, logits L, ranks R
-#: of adapters, and K, the rows of this layer's cache. A dot is an axis the contract fixes.
-_AXES = {
-    graph_io.IMAGE: "n....",
-    graph_io.PADDING: "n..",
-    graph_io.UNITS: "n.",
-    graph_io.VISUAL_EMBEDS: "BG..",
-    graph_io.INPUT_IDS: "BT",
-    graph_io.VISUAL_POSITION_IDS: ".BV",
-    graph_io.POSITION_IDS: ".BT",
-    graph_io.VISUAL_ORDER: "BV",
-    graph_io.ORDER: "BT",
-    graph_io.TEXT_MASK: "BM",
-    graph_io.LOGITS_INDICES: "BL",
-    graph_io.VISUAL_PADDING: "BG.",
-    graph_io.PAST_TEXT: "B",
-    graph_io.PAST_GROUPS: "B",
-    graph_io.LORA_ROWS: "BR",
-}
+#: Letters of axes: see ``graph_io.AXES``; K are the rows of this layer's cache.
 _CACHE_AXES = "B.K."
 #: Of a slot's two factors, by how their names end.
 _FACTOR_AXES = {"a": ".R", "b": "R."}
@@ -128,7 +110,7 @@ def _profile(name: str, shapes: Mapping[str, Sequence[int]], plan: Plan, *calls:
 
 def _shape(name: str, shape: Sequence[int], plan: Plan, call: _Call) -> tuple[int, ...]:
     cache = name.startswith((graph_io.PAST_KEY_VALUES, graph_io.PAST_STATES))
-    axes = _CACHE_AXES if name.startswith(graph_io.PAST_KEY_VALUES) else _AXES.get(name, "")
+    axes = _CACHE_AXES if name.startswith(graph_io.PAST_KEY_VALUES) else graph_io.AXES.get(name, "")
     if graph_io.is_factor(name):
         axes = _FACTOR_AXES[name[-1]]
     if name.startswith(graph_io.PAST_STATES):

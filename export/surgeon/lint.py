@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
@@ -29,25 +28,6 @@ TENSORRT = frozenset([(TENSORRT_DOMAIN, "TRT_FP4DynamicQuantize")])
 
 #: Operators of ONNX Runtime's own that quantised plans hold.
 _CONTRIBUTED = ("DynamicQuantizeMatMul", "GatherBlockQuantized", "MatMulNBits")
-
-_TYPES = {
-    graph_io.IMAGE: np.uint8,
-    graph_io.PADDING: np.bool_,
-    graph_io.UNITS: np.int32,
-    graph_io.INPUT_IDS: np.int64,
-    graph_io.VISUAL_POSITION_IDS: np.float32,
-    graph_io.POSITION_IDS: np.float32,
-    graph_io.VISUAL_ORDER: np.int64,
-    graph_io.ORDER: np.int64,
-    graph_io.TEXT_MASK: np.bool_,
-    graph_io.LOGITS_INDICES: np.int64,
-    graph_io.VISUAL_PADDING: np.bool_,
-    graph_io.LOGITS: np.float32,
-    graph_io.NEXT_TOKEN: np.int64,
-    graph_io.NEXT_LOGIT: np.float32,
-    graph_io.MERGED_INTO: np.int64,
-    graph_io.VISUAL_POSITIONS: np.float32,
-}
 
 
 def requires(surgery: Surgery) -> str | None:
@@ -146,8 +126,8 @@ def _contract(surgery: Surgery) -> Iterator[str]:
         yield from (f"{kind} {name} of the contract is missing" for name in names if name not in tensors)
     for name, tensor in {**inputs, **outputs}.items():
         element = kind_of(tensor)
-        if name in _TYPES and element is not None and element != np.dtype(_TYPES[name]):
-            yield f"{name} is {element}, the contract says {np.dtype(_TYPES[name])}"
+        if element is not None and str(element) != graph_io.TYPES.get(name, str(element)):
+            yield f"{name} is {element}, the contract says {graph_io.TYPES[name]}"
         yield from (f"{name}: {problem}" for problem in _dynamic(surgery, name, tensor))
 
 

@@ -43,7 +43,9 @@ adapters of a call side by side, may be 0.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
+from pathlib import Path
 
 from luvc_export.core.plan import Plan
 
@@ -88,6 +90,12 @@ STEP = 33
 #: How inputs that go round begin: keys and values, and states beside them.
 PAST_KEY_VALUES, PAST_STATES = "past_key_values.", "past_states."
 
+_TENSORS = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
+#: Element type by name; of what is not here the graph's arithmetic decides.
+TYPES: dict[str, str] = {name: each["type"] for name, each in _TENSORS.items() if "type" in each}
+#: Axes of inputs by name: image count n, batch B, groups G, visual span V = G * N_0, new text T, all text M, logits L,
+#: ranks R of adapters. A dot is an axis that the contract fixes.
+AXES: dict[str, str] = {name: each["axes"] for name, each in _TENSORS.items() if "axes" in each}
 #: Of every decoder, before the caches.
 DECODER_INPUTS = (
     VISUAL_EMBEDS,
@@ -126,11 +134,6 @@ def is_factor(name: str) -> bool:
 def past_names(layers: int) -> list[str]:
     """Cache inputs of the first ``layers`` in graph order: key, value of layer 0, key, value of layer 1, ..."""
     return [f"past_key_values.{layer}.{part}" for layer in range(layers) for part in ("key", "value")]
-
-
-def present_names(layers: int) -> list[str]:
-    """Cache outputs in graph order, see ``past_names``."""
-    return [f"present.{layer}.{part}" for layer in range(layers) for part in ("key", "value")]
 
 
 def cache_inputs(layers: int, inputs: Iterable[str]) -> list[str]:

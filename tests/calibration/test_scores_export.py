@@ -146,7 +146,7 @@ def test_onnx_does_what_torch_does(reducer: str, tmp_path: Path, outside: str) -
                 np.testing.assert_array_equal(chosen, alone[:, image].numpy(), err_msg=f"{name} alone")
         np.testing.assert_allclose(out[graph_io.LOGITS], logits.numpy(), atol=2e-4)
         assert logits.std() > 0.5
-        for present, wanted in zip(graph_io.present_names(layers), presents, strict=True):
+        for present, wanted in zip(map(graph_io.present_name, graph_io.past_names(layers)), presents, strict=True):
             np.testing.assert_allclose(out[present], wanted.numpy(), atol=2e-4)
         mask = torch.cat([inputs[graph_io.TEXT_MASK], torch.ones(ROWS, 1, dtype=torch.bool)], 1)
         inputs, past = {**feeds(2, images=0, text=1, past=200), graph_io.TEXT_MASK: mask}, presents

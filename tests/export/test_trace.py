@@ -59,7 +59,11 @@ def test_names_and_shapes_are_the_contract(demo_bundle: Bundle, plan: str) -> No
     inputs = [*graph_io.DECODER_INPUTS, *[graph_io.VISUAL_PADDING] * padding]
     assert [i.name for i in decoder.input] == [*inputs, *graph_io.past_names(len(keep))]
     prunes = [graph_io.kept_name(layer) for layer, _, kept in demo_bundle.entry(plan).plan.prunes if kept]
-    assert [o.name for o in decoder.output] == [graph_io.LOGITS, *graph_io.present_names(len(keep)), *prunes]
+    assert [o.name for o in decoder.output] == [
+        graph_io.LOGITS,
+        *map(graph_io.present_name, graph_io.past_names(len(keep))),
+        *prunes,
+    ]
     kinds = {i.name: i.type.tensor_type.elem_type for i in decoder.input}
     assert kinds[graph_io.POSITION_IDS] == kinds[graph_io.VISUAL_POSITION_IDS] == TensorProto.FLOAT
     assert kinds[graph_io.TEXT_MASK] == TensorProto.BOOL

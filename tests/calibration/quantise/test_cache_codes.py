@@ -80,7 +80,7 @@ def attention_graph(joined_before: bool) -> onnx.ModelProto:
         return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
 
     past = [tensor(name, "b", HEADS, "p", SIZE) for name in graph_io.past_names(1)]
-    present = [tensor(name, "b", HEADS, "t", SIZE) for name in graph_io.present_names(1)]
+    present = [tensor(name, "b", HEADS, "t", SIZE) for name in map(graph_io.present_name, graph_io.past_names(1))]
     query = tensor("query", "b", HEADS * SHARED, "s", SIZE)
     if joined_before:
         new = [tensor(name, "b", HEADS, "s", SIZE) for name in ("key", "value")]
@@ -224,7 +224,7 @@ def test_what_is_not_known_before_a_rotation_or_without_one_is_followed() -> Non
 
 def test_a_cache_that_something_else_reads_is_refused() -> None:
     model = attention_graph(True)
-    model.graph.node.append(helper.make_node("Neg", [graph_io.present_names(1)[0]], ["other"]))
+    model.graph.node.append(helper.make_node("Neg", [graph_io.present_name(graph_io.past_names(1)[0])], ["other"]))
     with pytest.raises(CheckFailed, match="a cache has other readers"):
         coded(model, np.ones((HEADS, SIZE), np.float32))
 

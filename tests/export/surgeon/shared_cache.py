@@ -39,5 +39,5 @@ def write(folder: Path) -> None:
         with torch.no_grad():
             logits, presents, kept = decoders[0](**inputs, past=past)
         outputs = dict(zip(map(graph_io.kept_name, layers), kept, strict=True)) | {"logits": logits}
-        outputs |= dict(zip(graph_io.present_names(PLAN.layers), presents, strict=True))
+        outputs |= dict(zip(map(graph_io.present_name, graph_io.past_names(PLAN.layers)), presents, strict=True))
         np.savez(folder / f"{case}.npz", **{name: value.numpy() for name, value in outputs.items()})
