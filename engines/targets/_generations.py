@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from luvc_export.core.target import (
+    FINISHED,
+    ORT_CPU,
     PRIMITIVE_OPSET,
     Backend,
     Device,
@@ -53,10 +56,16 @@ def native(name: str, profiles: Profiles = "pair") -> TargetSpec:
     )
 
 
-def runs_graphs(backend: Backend, at_least: tuple[int, ...], below: tuple[int, ...]) -> Library:
-    """A library that runs the bundle's own graphs: no engine is built."""
-    return Library(
+def runs_graphs(
+    name: str, title: str, backend: Backend, at_least: tuple[int, ...], below: tuple[int, ...], device: Device
+) -> Target:
+    """A device whose library runs the bundle's own graphs: no engine is built."""
+    library = Library(
         backend, at_least, below, cross_build=True, refit=False, portable=False, timing_cache=False, plugins=False
+    )
+    sources, graphs = _SOURCES[backend], FINISHED.get(name, {})
+    return Target(
+        name, title, replace(ORT_CPU, name=name), library, device, ("attention",), ("int8", "int4"), sources, graphs
     )
 
 

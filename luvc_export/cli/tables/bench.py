@@ -59,17 +59,19 @@ def bench_table(
         for name in ("tokens_per_step", "acceptance_length", "acceptance"):
             add(name.replace("_", " "), [_number(one.stat(name).median) for one in timed])
         add("acceptance from which these drafts pay", [_number(needed(one)) for one in timed])
-    add("outside, share of all", [_share(one) for one in timed])
+    add(
+        "outside, share of all", [f"{one.stat('outside_ms').median / one.stat('total_ms').median:.1%}" for one in timed]
+    )
     add("KV cache MiB", [f"{one.facts.kv_mib:.2f}" for one in timed], _by([one.facts.kv_mib for one in timed]))
-    add("peak memory MiB", [_mib(one.facts.peak_mib) for one in timed], _by([one.facts.peak_mib for one in timed]))
-    add("held at the end, no file behind", [_mib(one.facts.anonymous_mib) for one in timed])
+    add("peak memory MiB", [_rounded(one.facts.peak_mib) for one in timed], _by([one.facts.peak_mib for one in timed]))
+    add("held at the end, no file behind", [_rounded(one.facts.anonymous_mib) for one in timed])
     if any(opened):
         for name, cells in _open_rows(opened):
             add(name, cells)
     add("back-end", [f"{one.facts.backend}, {one.facts.arithmetic}" for one in timed])
     add("load ms", [f"{one.facts.load_ms:.0f}" for one in timed], _by([one.facts.load_ms for one in timed]))
     if any(one.facts.compile_ms is not None for one in timed):
-        add("of that compiling", [_ms(one.facts.compile_ms) for one in timed])
+        add("of that compiling", [_rounded(one.facts.compile_ms) for one in timed])
     add("first answer ms", [f"{one.facts.first_ms:.0f}" for one in timed], _by([one.facts.first_ms for one in timed]))
     add("prefill GFLOPs", [f"{one.facts.prefill_flops / 1e9:.4g}" for one in timed],
         _by([one.facts.prefill_flops for one in timed]))  # fmt: skip
@@ -88,8 +90,8 @@ def _open_rows(opened: Sequence[OpenPlans | None]) -> Iterator[tuple[str, list[s
     for name, part in (("all plans open", "together"), ("one plan open at a time", "evicted")):
         yield name, ["no variants" if one is None else _open(getattr(one, part), len(one.plans)) for one in opened]
         held = [None if one is None else getattr(one, part) for one in opened]
-        yield "  peak memory MiB", ["" if one is None else _mib(one.peak_mib) for one in held]
-        yield "  held at the end, no file behind", ["" if one is None else _mib(one.anonymous_mib) for one in held]
+        yield "  peak memory MiB", ["" if one is None else _rounded(one.peak_mib) for one in held]
+        yield "  held at the end, no file behind", ["" if one is None else _rounded(one.anonymous_mib) for one in held]
 
 
 def _open(held: Held | None, plans: int) -> str:
@@ -117,15 +119,7 @@ def _stat(stat: Stat) -> str:
     return f"{stat.median:.4g} ±{(stat.high - stat.low) / 2 / stat.median:.0%}"
 
 
-def _ms(value: float | None) -> str:
-    return "unknown" if value is None else f"{value:.0f}"
-
-
-def _share(one: Timed) -> str:
-    return f"{one.stat('outside_ms').median / one.stat('total_ms').median:.1%}"
-
-
-def _mib(value: float | None) -> str:
+def _rounded(value: float | None) -> str:
     return "unknown" if value is None else f"{value:.0f}"
 
 
