@@ -15,7 +15,7 @@ import timm_stand_in
 from cli_words import Cli
 from safetensors.numpy import save_file
 
-from luvc_export.cli.groups.sizes import SizeOptions, one_size
+from luvc_export.cli.groups import SizeOptions, one_size
 from luvc_export.errors import UsageError
 from luvc_export.export import families
 from luvc_export.export.synthetic import presets

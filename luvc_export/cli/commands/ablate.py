@@ -11,8 +11,7 @@ import typer
 from luvc_export.cli import options
 from luvc_export.cli.files import check_folder, check_model
 from luvc_export.cli.grouped import grouped
-from luvc_export.cli.groups.data import TaskOptions
-from luvc_export.cli.groups.score import learned
+from luvc_export.cli.groups import TaskOptions, learned
 from luvc_export.runtime.session_options import SessionOptions
 
 _GLYPH = TaskOptions("glyph")

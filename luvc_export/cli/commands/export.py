@@ -13,8 +13,7 @@ import typer
 from luvc_export.cli import options
 from luvc_export.cli.files import check_folder, check_model
 from luvc_export.cli.grouped import grouped, stated
-from luvc_export.cli.groups.score import ScoreOptions, check_shaping
-from luvc_export.cli.groups.sizes import SizeOptions
+from luvc_export.cli.groups import ScoreOptions, SizeOptions, check_shaping
 from luvc_export.core.named_plans import DEFAULT_PLAN, NAMED
 from luvc_export.core.options.texts import percentages
 from luvc_export.core.plan import Plan, Sharing

@@ -13,7 +13,7 @@ import typer
 from luvc_export.cli import options
 from luvc_export.cli.files import check_bundle, check_model, check_writable, write_whole
 from luvc_export.cli.grouped import grouped, stated
-from luvc_export.cli.groups.data import TaskOptions
+from luvc_export.cli.groups import TaskOptions
 from luvc_export.core.options import option, texts
 from luvc_export.errors import CheckFailed, UsageError
 from luvc_export.pipeline.export_options import ExportOptions

@@ -14,9 +14,7 @@ import typer
 from luvc_export.cli import options
 from luvc_export.cli.files import check_folder, check_model, check_writable, write_whole
 from luvc_export.cli.grouped import given, grouped, stated
-from luvc_export.cli.groups.data import SearchOptions
-from luvc_export.cli.groups.score import ScoreOptions, check_shaping, learned
-from luvc_export.cli.groups.sizes import SizeOptions, one_size
+from luvc_export.cli.groups import ScoreOptions, SearchOptions, SizeOptions, check_shaping, learned, one_size
 from luvc_export.core import planning
 from luvc_export.core.named_plans import CLIPS, DEFAULT_PLAN, NAMED
 from luvc_export.core.options import flag, option, texts

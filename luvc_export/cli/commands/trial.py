@@ -11,7 +11,7 @@ import typer
 from luvc_export.cli import options
 from luvc_export.cli.files import check_folder, check_model, write_whole
 from luvc_export.cli.grouped import grouped
-from luvc_export.cli.groups.sizes import SizeOptions
+from luvc_export.cli.groups import SizeOptions
 from luvc_export.errors import CheckFailed, UsageError
 
 

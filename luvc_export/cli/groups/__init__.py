@@ -1,1 +1,0 @@
-"""Records of options that several verbs take."""
