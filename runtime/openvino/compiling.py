@@ -11,13 +11,11 @@ import numpy as np
 
 from luvc_export.runtime import memory
 from luvc_export.runtime.openvino import device as devices
-from luvc_export.runtime.openvino import one_thread
-from luvc_export.runtime.openvino.chosen_rows import rotate_apart
+from luvc_export.runtime.openvino import rewrites
 from luvc_export.runtime.openvino.device import ARITHMETICS, Device
 from luvc_export.runtime.openvino.islands import narrow_floats, narrow_products
 from luvc_export.runtime.openvino.model import Graph
-from luvc_export.runtime.openvino.narrow_weights import keep_narrow
-from luvc_export.runtime.openvino.stable_choice import choose_first_of_equals
+from luvc_export.runtime.openvino.rewrites import choose_first_of_equals, keep_narrow, rotate_apart
 
 _NUMPY = {
     "f32": np.float32,
@@ -149,8 +147,8 @@ def compile_graph(
             narrow_products(library, model, graph.bodies)
         if device.name == "CPU":
             rotate_apart(library, model, set(caches))
-        if device.name == "CPU" and one_thread.is_one(threads):
-            one_thread.keep_products_apart(library, model)
+        if device.name == "CPU" and rewrites.is_one(threads):
+            rewrites.keep_products_apart(library, model)
         model = _narrow(library, model, set(caches), getattr(library.Type, ARITHMETICS[arithmetic][0]))
     properties: dict[str, Any] = {"INFERENCE_PRECISION_HINT": ARITHMETICS[arithmetic][0], "PERFORMANCE_HINT": "LATENCY"}
     properties |= settings or {}

@@ -23,7 +23,7 @@ from luvc_export.export import trace
 from luvc_export.export.compression import scores, spu
 from luvc_export.export.llm.decoder import Decoder
 from luvc_export.export.simplify import simplify
-from luvc_export.runtime.openvino.stable_choice import choose_first_of_equals
+from luvc_export.runtime.openvino.rewrites import choose_first_of_equals
 
 TOKENS = GRID[0] * GRID[1]
 #: One colour: what is kept in place of others has their score up to this, relative to the largest.

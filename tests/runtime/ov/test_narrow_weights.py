@@ -71,6 +71,6 @@ def test_weights_stay_as_narrow_as_they_are_stored(
     assert lies_in(narrow) == {STORED[stored]}
     monkeypatch.setattr(compiling, "keep_narrow", lambda *_: 0)
     wide = compiled(stored, arithmetic)
-    assert "f32" in lies_in(wide), "OpenVINO no longer widens by itself: narrow_weights.py can go"
+    assert "f32" in lies_in(wide), "OpenVINO no longer widens by itself: keep_narrow can go"
     expected = logits(wide)
     assert np.abs(logits(narrow) - expected).max() <= NEAR[arithmetic] * np.abs(expected).max()

@@ -9,7 +9,7 @@ import pytest
 
 from luvc_export.bundle.folder import Bundle
 from luvc_export.runtime.openvino import device as devices
-from luvc_export.runtime.openvino import one_thread
+from luvc_export.runtime.openvino import rewrites
 from luvc_export.runtime.openvino.backend import OpenVinoBackend
 from luvc_export.runtime.openvino.model import GraphReader
 
@@ -20,7 +20,7 @@ pytest.importorskip("openvino", reason="pip install 'luvc-export[openvino]'")
 def test_every_mlp_of_the_decoder_is_interrupted(short_bundle: Bundle, plan: str) -> None:
     entry, layers = short_bundle.entry(plan), short_bundle.manifest.decoder.layers
     model = GraphReader(short_bundle).read(entry.decoder).model
-    assert one_thread.keep_products_apart(devices.load_library(), model) == layers
+    assert rewrites.keep_products_apart(devices.load_library(), model) == layers
     clamps = [node for node in model.get_ops() if node.get_type_name() == "Clamp"]
     readers = {port.get_node().get_type_name() for node in clamps for port in node.output(0).get_target_inputs()}
     assert len(clamps) == layers and readers == {"MatMul"}
@@ -40,4 +40,4 @@ def test_one_thread_has_no_fused_mlp(short_bundle: Bundle, threads: int) -> None
 @pytest.mark.parametrize(("threads", "cores", "one"), [(1, 8, True), (None, 1, True), (None, 2, False), (2, 1, False)])
 def test_what_one_thread_is(threads: int | None, cores: int, one: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cores)), raising=False)
-    assert one_thread.is_one(threads) is one
+    assert rewrites.is_one(threads) is one
