@@ -1,4 +1,4 @@
-"""Graphs as OpenVINO's CPU plug-in takes them right: what it would compute otherwise than ONNX says, or in more memory."""
+"""Rewrites for OpenVINO's CPU plug-in: what it would compute otherwise than ONNX says, or in more memory."""
 
 from __future__ import annotations
 
