@@ -18,7 +18,7 @@ ParserError: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__na
 #: The extra of pyproject.toml that brings a module.
 _EXTRAS = {
     **dict.fromkeys(("torch", "transformers", "onnx", "onnx_ir", "onnxscript", "onnx_graphsurgeon"), "export,cpu"),
-    **dict.fromkeys(("onnxslim", "safetensors", "huggingface_hub"), "export,cpu"),
+    **dict.fromkeys(("onnxslim", "safetensors", "packaging", "huggingface_hub"), "export,cpu"),
     "onnxruntime": "cpu",
     "matplotlib": "report",
     "peft": "lora",
