@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from luvc_export.errors import MachineError
+from luvc_export.errors import MachineError, UsageError
 from luvc_export.runtime.confined import frames
 
 _PROGRAM = Path(__file__).with_name("child.py")
@@ -170,6 +170,29 @@ class Helpers:
             with self._lock:
                 self._idle.append(helper)
             return reply
+
+    def decode(self, what: str, request: dict[str, Any], data: bytes, fix: str) -> tuple[dict[str, Any], bytes]:
+        """Have a file decoded whose name is ``request["where"]``.
+
+        Args:
+            what: What the file is, for errors.
+            request: See ``call``.
+            data: The file.
+            fix: What to do where decoding it takes too much.
+
+        Raises:
+            UsageError: The task replies with one; or it takes too much time or memory.
+            MachineError: No helper can be started here.
+        """
+        try:
+            reply, pixels = self.call(request, data)
+        except TooMuchError as error:
+            most = f"at most {self._seconds:g} s and {self._memory / 2**30:g} GiB"
+            text = f"{what} takes too much time or memory to decode"
+            raise UsageError(text, where=request["where"], got=str(error), expected=most, fix=fix) from error
+        if "what" in reply:
+            raise UsageError(reply["what"], **{name: reply[name] for name in ("where", "got", "expected", "fix")})
+        return reply, pixels
 
     def close(self) -> None:
         """End the helpers that do nothing."""

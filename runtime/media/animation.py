@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from luvc_export.errors import UsageError
-from luvc_export.runtime.confined.helpers import NICE, Helpers, TooMuchError
+from luvc_export.runtime.confined.helpers import NICE, Helpers
 from luvc_export.runtime.media.decoding import is_webp, webp_size
 from luvc_export.runtime.media.film import (
     MAX_BYTES,
@@ -22,7 +22,7 @@ from luvc_export.runtime.media.film import (
     Taken,
     ffmpeg,
     film_too_large,
-    frames_of_reply,
+    taken_of,
 )
 from luvc_export.runtime.media.picture_limits import MAX_FRAMES, MAX_SIDE, allowed, too_large
 
@@ -95,17 +95,7 @@ def decode_animation(data: bytes, frames: int, fps: float | None, default_fps: f
     if len(data) > MAX_BYTES:
         raise film_too_large(where)
     limits = {"frames": frames, "fps": fps, "default_fps": default_fps, "where": where, "allowed": allowed()}
-    try:
-        reply, pixels = _helpers.call(limits, data)
-    except TooMuchError as error:
-        raise UsageError(
-            "the animated picture takes too much time or memory to decode",
-            where=where,
-            got=str(error),
-            expected=f"at most {SECONDS:g} s and {MEMORY / 2**30:g} GiB",
-            fix="make it smaller or shorter first",
-        ) from error
-    return frames_of_reply(reply, pixels)
+    return taken_of(*_helpers.decode("the animated picture", limits, data, "make it smaller or shorter first"))
 
 
 def _check(animation: Animation, where: str) -> None:

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 from PIL import Image
 
-from luvc_export.errors import UsageError
-from luvc_export.runtime.confined.helpers import NICE, Helpers, TooMuchError
+from luvc_export.runtime.confined.helpers import NICE, Helpers
 from luvc_export.runtime.media import picture_limits
 
 #: Bytes and seconds of computing for one picture. JPEG 2000 takes about 0.3 s for a million pixels.
@@ -60,20 +59,8 @@ def decode_confined(data: bytes, max_pixels: int, where: str, need: tuple[int, i
         MachineError: No helper can be started here.
     """
     limits = {"max_pixels": max_pixels, "where": where, "need": need, "allowed": picture_limits.allowed()}
-    try:
-        reply, pixels = _helpers.call(limits, data)
-    except TooMuchError as error:
-        raise UsageError(
-            "the picture takes too much time or memory to decode",
-            where=where,
-            got=str(error),
-            expected=f"at most {SECONDS} s and {MEMORY / 2**30:g} GiB",
-            fix="save it as PNG or JPEG, or make it smaller first",
-        ) from error
-    if "what" in reply:
-        raise UsageError(
-            reply["what"], where=reply["where"], got=reply["got"], expected=reply["expected"], fix=reply["fix"]
-        )
+    fix = "save it as PNG or JPEG, or make it smaller first"
+    reply, pixels = _helpers.decode("the picture", limits, data, fix)
     picture = Image.frombytes("RGB", tuple(reply["size"]), pixels)
     if reply["true_size"] is not None:
         picture.info[picture_limits.TRUE_SIZE] = tuple(reply["true_size"])

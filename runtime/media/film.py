@@ -15,7 +15,7 @@ from typing import Any
 from PIL import Image
 
 from luvc_export.errors import MachineError, UsageError
-from luvc_export.runtime.confined.helpers import NICE, Helpers, TooMuchError
+from luvc_export.runtime.confined.helpers import NICE, Helpers
 
 #: Bytes a film's file may have: it is handed over whole.
 MAX_BYTES = 256 * 2**20
@@ -90,29 +90,13 @@ def decode_film(data: bytes, container: str, frames: int, where: str) -> Taken:
             where=where,
             fix=f"pip install 'luvc-export[video]'; or {ffmpeg(where, 'FRAMES')}",
         )
-    try:
-        reply, pixels = _helpers.call({"container": container, "frames": frames, "where": where}, data)
-    except TooMuchError as error:
-        raise UsageError(
-            "the film takes too much time or memory to decode",
-            where=where,
-            got=str(error),
-            expected=f"at most {SECONDS:g} s and {MEMORY / 2**30:g} GiB",
-            fix="take fewer frames, or make it smaller and its key frames more frequent: "
-            f"ffmpeg -i {quote(where)} -vf scale=1280:-2 -g 30 SMALLER.mp4",
-        ) from error
-    return frames_of_reply(reply, pixels)
+    fix = "take fewer frames, or make it smaller and its key frames more frequent: "
+    fix += f"ffmpeg -i {quote(where)} -vf scale=1280:-2 -g 30 SMALLER.mp4"
+    return taken_of(*_helpers.decode("the film", {"container": container, "frames": frames, "where": where}, data, fix))
 
 
-def frames_of_reply(reply: dict[str, Any], pixels: bytes) -> Taken:
-    """What a helper replied.
-
-    Raises:
-        UsageError: It says what is wrong.
-    """
-    if "what" in reply:
-        parts = {name: reply[name] for name in ("where", "got", "expected", "fix")}
-        raise UsageError(reply["what"], **parts)
+def taken_of(reply: dict[str, Any], pixels: bytes) -> Taken:
+    """The frames that a helper replied with."""
     pictures, at, view = [], 0, memoryview(pixels)
     for width, height in reply["sizes"]:
         pictures.append(Image.frombytes("RGB", (width, height), view[at : at + 3 * width * height]))
