@@ -27,9 +27,8 @@ from luvc_export.runtime.ort_graphs.blocks import Blocks, in_blocks
 from luvc_export.runtime.ort_graphs.library import PROVIDERS, load_library
 from luvc_export.runtime.product_check import engines as product_check
 from luvc_export.runtime.product_check.check import Way
-from luvc_export.runtime.sharing.load_memory import HALF, cpu_bytes, fold_settings
-from luvc_export.runtime.sharing.ort_sessions import SharingSessions, shares
-from luvc_export.runtime.sharing.weight_order import turned_first
+from luvc_export.runtime.sharing.load_memory import HALF, cpu_bytes, fold_settings, turned_first
+from luvc_export.runtime.sharing.shared_weights import SharingSessions, shares
 from luvc_export.runtime.state import empty_states
 from luvc_export.runtime.weights import MappedWeights, check_weights, decoder_file, finished_graphs, older_graphs
 

@@ -1,7 +1,7 @@
 """Peak memory of loading a bundle: `python benchmarks/measure/load_peak.py BUNDLE [PLAN]`.
 
 Each line is a process of its own that loads both graphs on ONNX Runtime: weights widened, then turned, as the graphs
-say it, and turned first, as they are loaded (`luvc_export/runtime/sharing/weight_order.py`).
+say it, and turned first, as they are loaded (`luvc_export/runtime/sharing/load_memory.py`).
 """
 
 from __future__ import annotations

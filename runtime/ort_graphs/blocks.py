@@ -18,9 +18,8 @@ from numpy.typing import NDArray
 
 from luvc_export.bundle import onnx_fields as onnx
 from luvc_export.bundle import onnx_wire as wire
-from luvc_export.bundle.onnx_wire import Message, encoded
+from luvc_export.bundle.onnx_wire import Field, Message, encoded
 from luvc_export.core.operators import CONTRIB_DOMAIN
-from luvc_export.runtime.ort_graphs.model_fields import closed, opened
 
 #: Codes of a block: the first of these that divides a product's inner size.
 BLOCKS = (128, 64, 32)
@@ -177,3 +176,21 @@ def integer(name: str, number: int) -> bytes:
 def _attribute(name: str, value: bytes, kind: int) -> bytes:
     parts = encoded(onnx.ATTRIBUTE_NAME, name) + value + encoded(_FIELD_TYPE, kind)
     return encoded(onnx.NODE_ATTRIBUTE, parts)
+
+
+def opened(data: bytes) -> tuple[list[Field], list[Field]]:
+    """Fields of a model, and those of its graph.
+
+    Raises:
+        ValueError: It is no ONNX graph.
+        IndexError: It ends early.
+    """
+    model = [*wire.fields(memoryview(data))]
+    (graph,) = (wire.contents(one.value) for one in model if one.number == onnx.MODEL_GRAPH)
+    return model, [*wire.fields(graph)]
+
+
+def closed(model: Iterable[Field], graph: Iterable[bytes]) -> bytes:
+    """The model with these fields as its graph."""
+    changed = wire.encoded(onnx.MODEL_GRAPH, b"".join(graph))
+    return b"".join(changed if one.number == onnx.MODEL_GRAPH else bytes(one.raw) for one in model)

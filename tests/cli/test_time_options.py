@@ -9,7 +9,7 @@ import pytest
 from cli_words import Cli
 
 from luvc_export.runtime.speed_probe import first_token
-from luvc_export.runtime.speed_probe.products import Rate
+from luvc_export.runtime.speed_probe.first_token import Rate
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ import pytest
 from luvc_export.bundle.folder import Bundle
 from luvc_export.demo.questions import cases
 from luvc_export.errors import BundleError, UsageError
-from luvc_export.runtime.engine.draft_model import DraftModel
+from luvc_export.runtime.engine.drafting import DraftModel
 from luvc_export.runtime.generation.timing import DraftCounts
 from luvc_export.runtime.session import Session
 from luvc_export.runtime.speculation.draft_costs import DraftCosts

@@ -8,7 +8,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from luvc_export.runtime.sharing.weight_order import turned_early, turned_first
+from luvc_export.runtime.sharing.load_memory import turned_early, turned_first
 
 RNG = np.random.default_rng(36)
 ONE, TWO = (RNG.standard_normal((3, 4)).astype(np.float16) for _ in range(2))

@@ -12,9 +12,17 @@ from luvc_export.core.planning import solve
 from luvc_export.core.shapes import DecoderShape, EncoderShape
 from luvc_export.errors import MachineError, PlanError, UsageError
 from luvc_export.runtime.product_check.graph import INPUT, plain_product
-from luvc_export.runtime.speed_probe import products
-from luvc_export.runtime.speed_probe.first_token import Speed, predicted, probe, seconds, speedup_for
-from luvc_export.runtime.speed_probe.products import Rate, engines, rate
+from luvc_export.runtime.speed_probe import first_token
+from luvc_export.runtime.speed_probe.first_token import (
+    Rate,
+    Speed,
+    engines,
+    predicted,
+    probe,
+    rate,
+    seconds,
+    speedup_for,
+)
 
 LLM = DecoderShape(8, 192, 6, 2, 32, 512, 746, 2048)
 ENCODER = EncoderShape(12, 128, 320, 4, 4, (3, 7, 11), True)
@@ -63,8 +71,8 @@ def test_an_encoder_that_takes_longer_is_told_with_the_way_out() -> None:
 @pytest.mark.parametrize("engine", engines())
 def test_a_rate_is_that_of_the_product(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """An engine that takes 10 ms longer a run is seen as slower by that."""
-    monkeypatch.setattr(products, "SECONDS", 0.01)
-    opened = products._open
+    monkeypatch.setattr(first_token, "SECONDS", 0.01)
+    opened = first_token._open
 
     def slowed(*arguments: object) -> object:
         run, arithmetic = opened(*arguments)  # type: ignore[arg-type]
@@ -75,7 +83,7 @@ def test_a_rate_is_that_of_the_product(engine: str, monkeypatch: pytest.MonkeyPa
 
         return late, arithmetic
 
-    monkeypatch.setattr(products, "_open", slowed)
+    monkeypatch.setattr(first_token, "_open", slowed)
     measured = rate(engine, 64, 96, 80)
     assert measured.shape == (64, 96, 80) and 0 < measured.flops <= 2 * 64 * 96 * 80 / 0.01
     assert measured.arithmetic in ("fp32", "bf16", "f16", "fp16")
@@ -90,7 +98,7 @@ def test_what_is_timed_is_the_product() -> None:
 
 
 def test_an_engine_that_is_not_here_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(products, "engines", lambda: ("cpu",))
+    monkeypatch.setattr(first_token, "engines", lambda: ("cpu",))
     plan = solve(flat_request("none"), (2, 2), LLM, ENCODER)
     with pytest.raises(MachineError, match="not here to be timed"):
         probe(plan, LLM, ENCODER, "openvino")
