@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from luvc_export.calibration.budgets import report
 from luvc_export.calibration.budgets.depth import DepthProfile
 from luvc_export.calibration.budgets.freezing import SAMPLES
 from luvc_export.calibration.budgets.run import SearchResult
@@ -29,10 +28,10 @@ def write(result: SearchResult | DepthProfile, folder: Path, command: str) -> li
     if isinstance(result, DepthProfile):
         data = dumps({"command": command, **result.to_json()}) + "\n"
         return _write(folder, {"profile.png": profile(result), "profile.json": data.encode()})
-    drawn = {"budgets-horizon.png": report.horizon(result)} if result.horizon.curve else {}
+    drawn = {"budgets-horizon.png": horizon(result)} if result.horizon.curve else {}
     files = {
         **drawn,
-        "budgets-frontier.png": report.frontier(result),
+        "budgets-frontier.png": frontier(result),
         "budgets.json": (dumps({"command": command, **result.to_json()}) + "\n").encode(),
         "budgets.md": page(result, command).encode(),
     }

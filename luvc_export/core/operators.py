@@ -6,7 +6,7 @@ name, which this code uses throughout and the plugin's fields have. Graphs on di
 how. The schema is ``operators.json``, whose names and orders never change.
 
 From it are made: marks in a trace (export/compression/marks.py), fused nodes and the heads of their bodies
-(export/surgeon/fused/node.py), plugin nodes and their check (export/surgeon/fused/plugin_call.py), and
+(export/surgeon/fused/node.py), plugin nodes and their check (export/surgeon/passes/call_plugins.py), and
 ``plugins/common/contract.h``, which the plugins take every name and place from (``plugins/make_contract.py``). What is
 computed: docs/surgery.md and plugins/include/luvc.
 

@@ -13,8 +13,7 @@ from surgery_harness import INLINED, RTX, cut, edited, small
 from luvc_export.core import operators
 from luvc_export.core.target import TargetSpec
 from luvc_export.export import surgeon
-from luvc_export.export.surgeon.fused import plugin_call
-from luvc_export.export.surgeon.passes import drop_unread, fold_shapes, share_norm
+from luvc_export.export.surgeon.passes import call_plugins, drop_unread, fold_shapes, share_norm
 
 GRAPH = "g (float[2, 3] x) => (float[2, 3] y) { y = Relu(x) }"
 
@@ -59,7 +58,7 @@ def test_another_graph_target_option_or_list_of_passes_is_another(runs: list[int
     [
         (share_norm, "_same"),
         (surgeon, "pass_list"),
-        (plugin_call.VisualRows, "with_text"),
+        (call_plugins.VisualRows, "with_text"),
         (operators.OPERATORS, "OrthogonalMerge"),
     ],
     ids=["function", "list", "method", "entry"],

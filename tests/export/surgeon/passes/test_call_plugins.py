@@ -17,7 +17,6 @@ from tolerance import TOLERANCES
 from luvc_export.core import operators
 from luvc_export.core.operators import DOMAIN
 from luvc_export.errors import CheckFailed
-from luvc_export.export.surgeon.fused import plugin_call
 from luvc_export.export.surgeon.graph import Surgery
 from luvc_export.export.surgeon.passes import (
     call_plugins,
@@ -226,7 +225,7 @@ def test_a_node_that_drifts_is_caught(traced: Traced, monkeypatch: pytest.Monkey
 
 
 def test_a_wrong_join_is_caught(traced: Traced, native_library: Native, monkeypatch: pytest.MonkeyPatch) -> None:
-    joined_before = plugin_call.VisualRows.with_text
+    joined_before = call_plugins.VisualRows.with_text
 
     def without_last(self: Any, kept: Any, sequence: Any, tail: list[int]) -> Any:
         wrong = self._emit("Sub", [self.end, self.groups])
@@ -235,7 +234,7 @@ def test_a_wrong_join_is_caught(traced: Traced, native_library: Native, monkeypa
         self.end = right
         return joined
 
-    monkeypatch.setattr(plugin_call.VisualRows, "with_text", without_last)
+    monkeypatch.setattr(call_plugins.VisualRows, "with_text", without_last)
     graph = cut(traced.decoder, target=PLUGINS)
     feed = feeds(traced.decoder, traced.plan, CASES["prefill"])
     try:
