@@ -23,7 +23,7 @@ Box = tuple[float, float, float, float, str, str, tuple[str, ...]]
 TORCH, PLAIN, DEVICE, DATA, GLUE, FILES = "#fde2cf", "#e8e8e8", "#d3e5f7", "#e3d6f2", "#f7efc4", "#d8ecd3"
 BOXES: dict[str, Box] = {
     "cli": (0.2, 8.5, 15.6, 1.3, GLUE, "verbs: a command parses, calls one function of the library, prints", (
-        "luvc_export/cli: luvc_export/cli/commands, luvc_export/cli/groups, luvc_export/cli/tables   >   "
+        "luvc_export/cli: luvc_export/cli/commands, luvc_export/cli/tables   >   "
         "luvc_export/trial   >   luvc_export/packing   >   luvc_export/pipeline",
         "luvc_export/serve: luvc_export/serve/http over luvc_export/serve/engine, with luvc_export/serve/media",
         "luvc_export/batch, on a cluster luvc_export/ray      luvc_export/triton: what that server runs")),
@@ -31,7 +31,7 @@ BOXES: dict[str, Box] = {
     "families": (0.2, 3.6, 2.9, 2.7, TORCH, "export: torch", (
         "export/families", "export/towers", "export/llm", "export/llm/states", "export/compression",
         "export/compression/scores", "export/synthetic", "export/reading",
-        "export/stored, export/packed")),
+        "export/stored")),
     "surgeon": (3.9, 3.6, 2.7, 2.7, TORCH, "graph surgery", (
         "export/surgeon", "export/surgeon/passes", "export/surgeon/fused", "", "for ONNX Runtime,", "or for a target")),
     "bundle": (7.3, 3.6, 2.9, 2.7, FILES, "bundle", (
