@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Mapping
@@ -15,27 +16,11 @@ from luvc_export.errors import CheckpointError
 CONFIG = "adapter_config.json"
 MERGE = "merge it into the weights when exporting: luvc-export export MODEL --lora FOLDER"
 _LIMIT = 2**20
+_FIELDS = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
 #: Where it may stand and what it may hold, of fields that change nothing in what a trained adapter computes.
-_HARMLESS = {
-    "task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode", "peft_type",
-    "target_modules", "exclude_modules", "lora_dropout", "layers_to_transform", "layers_pattern", "megatron_core",
-    "loftq_config", "eva_config", "runtime_config", "ensure_weight_tying", "qalora_group_size",
-    "r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern", "init_lora_weights", "bias",
-}  # fmt: skip
+_HARMLESS = frozenset[str](_FIELDS["harmless"])
 #: What other fields do, for whoever reads the refusal.
-_REASONS = {
-    "use_dora": "DoRA scales each row of the summed weight anew",
-    "modules_to_save": "it brings whole modules of its own",
-    "bias": "it changes biases",
-    "lora_bias": "its factors have biases",
-    "fan_in_fan_out": "its weights are stored transposed",
-    "trainable_token_indices": "it changes embeddings",
-    "target_parameters": "it changes parameters that are no products",
-    "layer_replication": "it repeats layers",
-    "alora_invocation_tokens": "it begins in the middle of a prompt",
-    "use_qalora": "it pools what enters its factors",
-    "init_lora_weights": "weights so begun belong to another base model",
-}
+_REASONS: dict[str, str] = _FIELDS["reasons"]
 _BEGUN = (True, False, None, "gaussian", "orthogonal", "eva")
 _PLAIN = re.compile(r"\^?[A-Za-z0-9_.]+")
 

@@ -21,20 +21,9 @@ SETTINGS: dict[str, Any] = {"rho": 0.25, "seed": 0, "steps": 0, "rounds": "equal
 
 #: What each score read, and whether it kept the same tokens whatever was asked.
 SCORES: dict[str, tuple[str, ...]] = {
-    "dart": (),
-    "fastv": (),
-    "keynorm": (),
-    "learned": ("scorer",),
-    "low": ("rho",),
-    "maxmin": ("rounds", "steps"),
-    "norm": (),
-    "pyramiddrop": (),
-    "random": ("seed",),
-    "ratio": ("rho",),
-    "residual": ("rho",),
-    "scope": ("rho", "rounds", "steps"),
-    "stride": (),
-    "v2drop": (),
+    **dict.fromkeys(("dart", "fastv", "keynorm", "norm", "pyramiddrop", "stride", "v2drop"), ()),
+    **dict.fromkeys(("low", "ratio", "residual"), ("rho",)),
+    **{"learned": ("scorer",), "maxmin": ("rounds", "steps"), "random": ("seed",), "scope": ("rho", "rounds", "steps")},
 }
 _READ_TEXT = ("fastv", "pyramiddrop")
 _SPECTRAL = ("low", "ratio", "residual", "scope")
