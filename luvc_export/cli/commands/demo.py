@@ -167,22 +167,16 @@ def bundle(output: Path, quiet: bool) -> Path:
 
 
 def _print(summary: dict[str, Any], rows: list[dict[str, Any]], costs: dict[str, Any], first: dict[str, Any]) -> None:
-    from rich.table import Table
-
     from luvc_export.cli.tables import console as consoles
 
     console = consoles.console()
-    answers = Table(title="the first picture's questions", caption="wrong answers in red")
-    for name in ("question", "right answer", *PLANS):
-        answers.add_column(name)
+    answers = []
     for row in rows:
         texts = [row["answers"][name] for name in PLANS]
         verdicts = ["right" if text == row["right"] else consoles.styled((text, "red")) for text in texts]
-        answers.add_row(row["question"], row["right"], *verdicts)
-    console.print(answers)
-    table = Table(title="cost of one picture")
-    for name in ("", "none (uncompressed)", *PLANS[1:]):
-        table.add_column(name, justify="right" if name else "left")
+        answers.append((row["question"], row["right"], *verdicts))
+    title, caption = "the first picture's questions", "wrong answers in red"
+    console.print(consoles.table(answers, "question", "right answer", *PLANS, title=title, caption=caption))
     timings = [first[name].timings for name in PLANS]
     median = [summary["timings"][name] for name in PLANS]
     lines = {
@@ -194,8 +188,8 @@ def _print(summary: dict[str, Any], rows: list[dict[str, Any]], costs: dict[str,
         "prefill": [f"{t['prefill_ms']:.1f} ms" for t in median],
         "first token": [f"{t['ttft_ms']:.1f} ms" for t in median],
     }
-    for name, values in lines.items():
-        table.add_row(name, *values)
-    console.print(table)
+    cells = ((name, *values) for name, values in lines.items())
+    head = ("", "none (uncompressed)", *PLANS[1:])
+    console.print(consoles.table(cells, *head, left=1, title="cost of one picture"))
     console.print(_at_size(summary["timings"]), highlight=False)
     console.print("pictures: " + ", ".join(summary["pictures"]))

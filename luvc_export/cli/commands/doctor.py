@@ -223,16 +223,13 @@ def _steps() -> list[str]:
 
 
 def _print(machine: dict[str, Any], parts: dict[str, dict[str, Any]], bundle: dict[str, Any]) -> None:
-    from rich.table import Table
-
     from luvc_export.cli.tables import console as consoles
 
-    table = Table(title="this machine", show_header=False)
-    for name, value in (machine | bundle).items():
-        table.add_row(name, ", ".join(value) if isinstance(value, list) else str(value))
+    facts = (machine | bundle).items()
+    rows = [(name, ", ".join(value) if isinstance(value, list) else str(value)) for name, value in facts]
     for name, part in parts.items():
         gone = (("missing", "red"), f" {', '.join(part['missing'])}")
         state = gone if part["missing"] else (("ok", "green"),)
         detail = part["fix"] or ", ".join(f"{package} {number}" for package, number in part["found"].items())
-        table.add_row(name, consoles.styled(*state, f"  {detail}"))
-    consoles.console().print(table)
+        rows.append((name, consoles.styled(*state, f"  {detail}")))
+    consoles.console().print(consoles.table(rows, title="this machine"))

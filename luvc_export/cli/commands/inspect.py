@@ -12,6 +12,7 @@ import typer
 from luvc_export.cli import options
 from luvc_export.cli.files import check_writable, write_whole
 from luvc_export.cli.grouped import grouped
+from luvc_export.cli.tables import console as consoles
 from luvc_export.runtime.session_options import SessionOptions
 
 
@@ -58,19 +59,14 @@ def inspect(
         }
         print(json.dumps(data))
         return
-    from rich.table import Table
-
-    from luvc_export.cli.tables import console as consoles
     from luvc_export.cli.tables.engines import bindings, facts, trust, validation
     from luvc_export.cli.tables.named import bundle_table, cost_table
 
     console = consoles.console()  # names come from strangers
     console.print(_facts(manifest, described(loaded)))
-    files = Table(title="files")
-    for name, side in (("name", "left"), ("MiB", "right"), ("sha256", "left")):
-        files.add_column(name, justify=side)  # type: ignore[arg-type]
-    for name, record in manifest.files.items():
-        files.add_row(name, f"{record.bytes / 2**20:.2f}", record.sha256[:16])
+    sizes = ((name, f"{record.bytes / 2**20:.2f}", record.sha256[:16]) for name, record in manifest.files.items())
+    files = consoles.table(sizes, "name", "MiB", "sha256", title="files")
+    files.columns[1].justify = "right"
     console.print(files)
     console.print(_plans(manifest))
     for name, entry in manifest.plans.items():
@@ -109,32 +105,25 @@ def _surgery(loaded: Any, html: Path | None, as_json: bool) -> None:
     if as_json:
         print(json.dumps({name: [asdict(part) for part in parts] for name, parts in report.items()}))
         return
-    from luvc_export.cli.tables import console as consoles
-
     consoles.console().print(render(report))
     if html is not None:
         print(f"wrote {html}")
 
 
 def _plans(manifest: Any) -> Any:
-    from rich.table import Table
-
-    table = Table(title="plans")
-    for name in ("name", "for a", "of pixels", "units", "precision", "variant of"):
-        table.add_column(name)
+    rows = []
     for name, entry in manifest.plans.items():
         shown = name + " (default)" * (name == manifest.default_plan)
         units = f"{entry.bucket} of {entry.plan.units}" if entry.bucket else "all"
         height, width = entry.size
         precision = entry.precision + (f", caches {entry.cache_precision}" if entry.caches else "")
-        table.add_row(shown, entry.kind, f"{height}x{width}", units, precision, entry.variant_of or "")
-    return table
+        rows.append((shown, entry.kind, f"{height}x{width}", units, precision, entry.variant_of or ""))
+    head = ("name", "for a", "of pixels", "units", "precision", "variant of")
+    return consoles.table(rows, *head, title="plans")
 
 
 def _facts(manifest: Any, template: str) -> Any:
-    from rich.table import Table
-
-    table = Table(show_header=False, title="bundle")
+    table = consoles.table((), title="bundle")
     source, image, prompt = manifest.source, manifest.image, manifest.prompt
     table.add_row("source", f"{source.model} ({source.model_type})")
     table.add_row("arithmetic", manifest.dtype)

@@ -168,40 +168,33 @@ def _questions(cases: Path | None, task: str | None, count: int) -> Any:
 
 
 def _show(written: Packed) -> None:
-    from rich.table import Table
-
     from luvc_export.cli.tables import console as consoles
     from luvc_export.engines import targets
     from luvc_export.packing import wheels
 
     pack_record, console = written.pack, consoles.console()
-    device = targets.find(pack_record.target).device
-    table = Table(title=f"pack of plan {pack_record.plan} for {pack_record.target}", show_header=False)
-    table.add_row(
-        "graphs",
-        f"{targets.find(pack_record.target).spec.dialect} dialect, {pack_record.precision}, KV {pack_record.kv}",
-    )
-    table.add_row(
-        "capacity",
-        f"{pack_record.text_capacity} text tokens, {pack_record.images} image{'s' * (pack_record.images != 1)}",
-    )
-    table.add_row(
-        "memory, predicted", f"{pack_record.footprint.peak / 2**20:,.1f} MiB at the height of loading or answering"
-    )
-    table.add_row("cases", f"{pack_record.cases}, answered here by ONNX Runtime in {pack_record.reference_dtype}")
-    table.add_row("wheels", ", ".join(pack_record.wheels))
+    target = targets.find(pack_record.target)
+    images = f"{pack_record.images} image{'s' * (pack_record.images != 1)}"
+    memory = f"{pack_record.footprint.peak / 2**20:,.1f} MiB at the height of loading or answering"
+    rows = [
+        ("graphs", f"{target.spec.dialect} dialect, {pack_record.precision}, KV {pack_record.kv}"),
+        ("capacity", f"{pack_record.text_capacity} text tokens, {images}"),
+        ("memory, predicted", memory),
+        ("cases", f"{pack_record.cases}, answered here by ONNX Runtime in {pack_record.reference_dtype}"),
+        ("wheels", ", ".join(pack_record.wheels)),
+    ]
     if pack_record.plugins:
-        table.add_row("plugins", f"{pack_record.plugins}, which the graphs call")
-    console.print(table)
+        rows.append(("plugins", f"{pack_record.plugins}, which the graphs call"))
+    console.print(consoles.table(rows, title=f"pack of plan {pack_record.plan} for {pack_record.target}"))
     if written.others:
         console.print(
             f"a pack holds one plan for one image size; not in it: {', '.join(written.others)} (--plan NAME)",
             soft_wrap=True,
         )
     for line in written.missing:
-        rest = f" of {line} for Python {pack_record.python}, {device.machine}"
+        rest = f" of {line} for Python {pack_record.python}, {target.device.machine}"
         console.print(consoles.styled(("no wheel", "yellow"), rest), soft_wrap=True)
     if written.missing:
         console.print("without them the board must have these packages itself; to fetch them, with a network:")
-        console.print(f"  {wheels.download(pack_record.python, device.machine or '')}", soft_wrap=True)
+        console.print(f"  {wheels.download(pack_record.python, target.device.machine or '')}", soft_wrap=True)
     console.print(f"wrote {written.folder}; copy it to the board and run ./install-and-verify there", soft_wrap=True)

@@ -334,8 +334,6 @@ def _choices(
 
 
 def _show(result: Any, as_json: bool) -> None:
-    from rich.table import Table
-
     from luvc_export.calibration.budgets import report
     from luvc_export.cli.tables import console as consoles
 
@@ -344,10 +342,7 @@ def _show(result: Any, as_json: bool) -> None:
         return
     console = consoles.console()
     for title, head, rows in report.tables(result):
-        table = Table(*head, title=title)
-        for row in rows:
-            table.add_row(*row)
-        console.print(table)
+        console.print(consoles.table(rows, *head, title=title))
     for line in report.summary(result):
         console.print(line, highlight=False, soft_wrap=True)
 

@@ -91,15 +91,12 @@ def _say_plan(planned: Any, minutes: float, as_json: bool) -> None:
 
 
 def _say(trial_report: dict[str, Any], out: Path) -> None:
-    from rich.table import Table
-
     from luvc_export.cli.tables import console as consoles
 
-    table, colours = Table(), {"holds": "green", "fails": "red", "not tried": "dim"}
-    for name in ("", "promise", "figure, or why it was not tried"):
-        table.add_column(name)
-    for line in trial_report["verdicts"]:
-        verdict = consoles.styled((line["verdict"], colours[line["verdict"]]))
-        table.add_row(verdict, line["says"], line["figure"])
-    consoles.console().print(table)
+    colours = {"holds": "green", "fails": "red", "not tried": "dim"}
+    rows = (
+        (consoles.styled((line["verdict"], colours[line["verdict"]])), line["says"], line["figure"])
+        for line in trial_report["verdicts"]
+    )
+    consoles.console().print(consoles.table(rows, "", "promise", "figure, or why it was not tried"))
     print(f"wrote {out / 'report.json'} and {out / 'report.html'}; docs/trial.md says what to do with them")

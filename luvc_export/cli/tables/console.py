@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from luvc_export.errors import shown
@@ -19,6 +20,18 @@ def console(**settings: Any) -> Any:
             return super().render_str(shown(text), **{**options, "markup": False, "emoji": False})
 
     return Shown(**settings)
+
+
+def table(rows: Iterable[Iterable[Any]], *head: str, left: int | None = None, **settings: Any) -> Any:
+    """A ``rich.table.Table``; all columns but the first ``left`` are numbers, flush right; without a head, facts."""
+    from rich.table import Table
+
+    made = Table(show_header=bool(head), **settings)
+    for number, name in enumerate(head):
+        made.add_column(name, justify="left" if left is None or number < left else "right")
+    for row in rows:
+        made.add_row(*row)
+    return made
 
 
 def styled(*parts: str | tuple[str, str]) -> Any:

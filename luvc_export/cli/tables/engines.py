@@ -7,6 +7,7 @@ from typing import Any
 
 from luvc_export.bundle.engines.checks import changed, newest_sign_off
 from luvc_export.bundle.manifest import EngineEntry, EngineFile, Manifest, Verified
+from luvc_export.cli.tables import console as consoles
 
 _CACHE = re.compile(r"(past_key_values|present)\.(\d+)\.(?:key|value)")
 _FACTOR = re.compile(r"(lora)\.(\d+)\.(.+)")
@@ -14,9 +15,7 @@ _FACTOR = re.compile(r"(lora)\.(\d+)\.(.+)")
 
 def facts(entry: EngineEntry) -> Any:
     """What one pair of engines is and needs."""
-    from rich.table import Table
-
-    table = Table(title=f"engines of plan {entry.plan} for {entry.target}", show_header=False)
+    table = consoles.table((), title=f"engines of plan {entry.plan} for {entry.target}")
     table.add_row("arithmetic, KV cache", f"{entry.precision}, {entry.kv}")
     table.add_row("loads in", f"{entry.backend} {entry.version}" + (" or later" if entry.version_compatible else ""))
     level = "" if entry.hardware_compatibility == "none" else f", {entry.hardware_compatibility}"
@@ -49,11 +48,8 @@ def fits(entry: EngineEntry) -> str:
 
 def bindings(part: str, engine: EngineFile) -> Any:
     """Inputs and outputs of one engine, with the shapes of every profile."""
-    from rich.table import Table
-
-    table = Table(title=f"{engine.file} ({part})")
-    for name in ("", "name", "dtype", "shape", *(f"profile {profile.name}" for profile in engine.profiles)):
-        table.add_column(name)
+    head = ("", "name", "dtype", "shape", *(f"profile {profile.name}" for profile in engine.profiles))
+    table = consoles.table((), *head, title=f"{engine.file} ({part})")
     for kind, items in (("in", engine.inputs), ("out", engine.outputs)):
         rows: dict[tuple[str, ...], list[str]] = {}
         for item in items:
@@ -116,9 +112,7 @@ def trust(entry: EngineEntry, manifest: Manifest) -> str:
 
 def validation(signed: Verified, manifest: Manifest) -> Any:
     """What a device found when every stored case passed on it (docs/pack.md)."""
-    from rich.table import Table
-
-    table = Table(title=f"verified: plan {signed.plan} for {signed.target}", show_header=False)
+    table = consoles.table((), title=f"verified: plan {signed.plan} for {signed.target}")
     void = changed(signed, manifest)
     table.add_row("stands", f"no: {', '.join(void)} changed since" if void else "yes: these files answered")
     table.add_row("answered", f"{signed.backend} {signed.version}, {signed.cases} cases, all passed")

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from luvc_export.cli.tables import console as consoles
 from luvc_export.core.files import pages
 from luvc_export.core.named_plans import CLIPS, PICTURES, NamedPlan
 from luvc_export.core.plan import MergePass, Plan, Sharing
@@ -49,8 +50,6 @@ def _mean(plan: Plan, stage: Stage) -> str:
 
 def cost_table(plan: Plan, cost: Cost) -> Any:
     """A rich table of the plan's stages."""
-    from rich.table import Table
-
     rows, columns = plan.grid
     merged = f"{rows}x{columns} = {plan.units} units"
     if plan.encoder.merges:
@@ -68,16 +67,13 @@ def cost_table(plan: Plan, cost: Cost) -> Any:
         merged += f"; {plan.sharing.images} images{which} share a budget"
     merged += f", divided by quota {plan.sharing.quota}" * (plan.sharing.quota != "none")
     encoder = f"; encoder FLOPs {cost.encoder_ratio:.2f}x fewer" if cost.encoder_ratio is not None else ""
-    table = Table(
-        title=f"{plan.schedule}: {merged}",
-        caption=(
-            f"{cost.text} text tokens; prefill FLOPs {cost.flops_ratio:.2f}x fewer,"
-            f" KV cache {cost.kv_ratio:.2f}x smaller than uncompressed{encoder}"
-        ),
+    caption = (
+        f"{cost.text} text tokens; prefill FLOPs {cost.flops_ratio:.2f}x fewer,"
+        f" KV cache {cost.kv_ratio:.2f}x smaller than uncompressed{encoder}"
     )
     stored = "KV MiB (16-bit)" if cost.caches is None else f"KV MiB ({cost.caches})"
-    for name in ("layers", "visual tokens", "prefill GFLOPs", stored):
-        table.add_column(name, justify="right")
+    head = ("layers", "visual tokens", "prefill GFLOPs", stored)
+    table = consoles.table((), *head, left=0, title=f"{plan.schedule}: {merged}", caption=caption)
     for stage in cost.stages:
         layers = f"{stage.first}" if stage.first == stage.last else f"{stage.first}-{stage.last}"
         table.add_row(
@@ -146,15 +142,13 @@ def named_table(
 ) -> Any:
     """A rich table of the named plans for pictures, or for clips of ``images`` images; ``chosen`` stands out."""
     from rich.box import SIMPLE_HEAD
-    from rich.table import Table
 
     names, columns = (PICTURES, plan_figures.COLUMNS) if images is None else (CLIPS, plan_figures.FILMS)
     caption = CAPTION.format(text=text, timed=plan_figures.timed_at(), model=columns[0][0])
-    table = Table(
-        title="plans with names", caption=caption, box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
-    )  # 80 columns hold it
-    for title in (*HEAD, *(title for _, _, title in columns)):
-        table.add_column(title, justify="left" if title == "plan" else "right", no_wrap=title == "plan")
+    titles = (*HEAD, *(title for _, _, title in columns))
+    settings = {"title": "plans with names", "caption": caption, "box": SIMPLE_HEAD, "padding": (0, 1, 0, 0)}
+    table = consoles.table((), *titles, left=1, **settings)  # 80 columns hold it
+    table.columns[0].no_wrap = True
     for row in named_rows(names, grid, llm, encoder, text, Sharing(images or 1), columns):
         table.add_row(*row, style="bold" if row[0] == chosen else None)
     return table
@@ -162,8 +156,6 @@ def named_table(
 
 def bundle_table(plans: Mapping[str, Plan], llm: DecoderShape) -> Any:
     """A rich table of what a bundle's plans kept where they were measured; None where none of them has a name."""
-    from rich.table import Table
-
     recipes = {name: recipe_of(plan, llm) for name, plan in plans.items()}
     known = {name: recipe for name, recipe in recipes.items() if recipe is not None}
     films = plan_figures.FILMS if any(recipe in CLIPS for recipe in known.values()) else ()
@@ -173,12 +165,9 @@ def bundle_table(plans: Mapping[str, Plan], llm: DecoderShape) -> Any:
         f"how much sooner the first token came with {plan_figures.timed_at()}; then the share of right answers kept,"
         f" measured on {models}: neither on this model (docs/plans.md)"
     )
-    table = Table(title="plans with names", caption=caption)
-    for title in ("plan", "recipe", "first token", *(title for _, _, title in (*pictures, *films))):
-        table.add_column(title, justify="left" if title in ("plan", "recipe") else "right")
-    for name, recipe in known.items():
-        table.add_row(name, recipe, sooner(recipe), *kept(recipe, (*pictures, *films)))
-    return table if known else None
+    head = ("plan", "recipe", "first token", *(title for _, _, title in (*pictures, *films)))
+    rows = ((name, recipe, sooner(recipe), *kept(recipe, (*pictures, *films))) for name, recipe in known.items())
+    return consoles.table(rows, *head, left=2, title="plans with names", caption=caption) if known else None
 
 
 def first_tokens() -> str:
