@@ -26,12 +26,12 @@ def table(rows: Iterable[Iterable[Any]], *head: str, left: int | None = None, **
     """A ``rich.table.Table``; all columns but the first ``left`` are numbers, flush right; without a head, facts."""
     from rich.table import Table
 
-    made = Table(show_header=bool(head), **settings)
+    rich_table = Table(show_header=bool(head), **settings)
     for number, name in enumerate(head):
-        made.add_column(name, justify="left" if left is None or number < left else "right")
+        rich_table.add_column(name, justify="left" if left is None or number < left else "right")
     for row in rows:
-        made.add_row(*row)
-    return made
+        rich_table.add_row(*row)
+    return rich_table
 
 
 def styled(*parts: str | tuple[str, str]) -> Any:
