@@ -20,7 +20,7 @@ from luvc_export.calibration.budgets.depth import BAR, MEASUREMENTS, profile, qu
 from luvc_export.calibration.budgets.part import Chooser, Subject
 from luvc_export.calibration.budgets.space import Space, cut
 from luvc_export.calibration.budgets.trials import PlanTrial, Trials
-from luvc_export.calibration.compact_json import dumps
+from luvc_export.core.files.json_file import dumps
 from luvc_export.core.files.safe_files import write_whole
 from luvc_export.core.plan.cost import cost
 from luvc_export.export.checkpoint import open_checkpoint
