@@ -249,7 +249,8 @@ def compared(cases: Sequence[Case], answers: Sequence[str], name: str) -> Answer
         better[kind] = own.low > lucky
     kinds = tuple(kind for kind, fits in better.items() if fits)
     dealt = intervals.accuracy([max(luck, chance(answers, labels))] * len(cases), range(len(cases)))
-    if accuracy.low <= dealt.high or not kinds:
+    low = min(accuracy.low, agreement(right, range(len(right))).low)  # few pictures alike by luck narrow the first
+    if low <= dealt.high or not kinds:
         raise UsageError(
             "without compression the model answers this data no better than chance, so no profile of it says anything",
             where=name,
