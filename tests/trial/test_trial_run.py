@@ -72,7 +72,7 @@ def everything(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         machine, "lacks", lambda asked: dict.fromkeys(("export", "cpu", "library", "gpu", "any-gpu", "checkout"))
     )
-    monkeypatch.setattr(run.cases, "write", lambda folder: folder)
+    monkeypatch.setattr(steps, "write_cases", lambda folder: folder)
     quick = [replace(step, seconds=(0.0, 0), pick=lambda record: record) for step in steps.STEPS]
     monkeypatch.setattr(steps, "STEPS", tuple(quick))
 
