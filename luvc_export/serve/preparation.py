@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
-import os
-import sys
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -38,8 +36,6 @@ MOST_SECONDS, HALVED = 5.0, 10.0
 #: theirs anew after each small picture.
 _FREES_MUCH = ("large", "media")
 TRIM = 1.0
-#: ``nice`` of threads that prepare anything but text. What they start in helpers comes after them again.
-NICE = 5
 #: Seconds between requests of a client that was told to come back later, and of which one waits for that at most.
 _BETWEEN, _LONGEST = 0.1, 10.0
 #: Clients whose seconds are known at once.
@@ -74,17 +70,9 @@ class Preparation:
             lane.pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _after_answers() -> None:
-    """Let this thread compute after those that answer, where the system knows of threads' priorities (Linux)."""
-    if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, 0, os.getpriority(os.PRIO_PROCESS, 0) + NICE)
-
-
 class _Lane:
     def __init__(self, name: str, places: int, each: int) -> None:
-        self.pool = ThreadPoolExecutor(
-            places, f"prepare-{name}", None if name in ("text", "pictures") else _after_answers
-        )
+        self.pool = ThreadPoolExecutor(places, f"prepare-{name}")
         self._free, self._each, self._kept = places, each, int(places > 1)
         self._running = Counter[str]()
         self._waiting: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
@@ -176,15 +164,16 @@ class ComingBack:
         now = monotonic()
         if len(self._at) >= _MOST_KNOWN:
             self._at = {one: at for one, at in self._at.items() if at > now}
-        self._at[client] = max(self._at.get(client, now), now + float(headers.get("retry-after", 1)))
+        at = max(self._at.get(client, now), now + float(headers.get("retry-after", 1)))
+        self._at[client] = min(at, now + _LONGEST)
 
     async def until_time(self, client: str) -> None:
         """Wait until a client may come back."""
         now = monotonic()
         at = self._at.get(client, now)
         if at > now and self._beside_others(client):
-            self._at[client] = at + _BETWEEN
-            await asyncio.sleep(min(at - now, _LONGEST))
+            self._at[client] = min(at + _BETWEEN, now + _LONGEST)
+            await asyncio.sleep(at - now)
 
 
 def client_of(request: Request, trusted_proxies: Collection[str]) -> str:

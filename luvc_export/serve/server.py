@@ -18,7 +18,7 @@ from luvc_export.runtime.engine.feature_cache import FeatureCache
 from luvc_export.runtime.memory import give_back_blocks_of
 from luvc_export.serve.asking import Asker
 from luvc_export.serve.engine.loop import Engine
-from luvc_export.serve.http.app import App
+from luvc_export.serve.http.app import NEWCOMERS, App
 from luvc_export.serve.http.connections import CONNECTIONS, KEEP_ALIVE, Connection, keep_order
 from luvc_export.serve.media.addresses import Addresses
 from luvc_export.serve.metrics import Metrics
@@ -100,7 +100,7 @@ class Server:
                 ws="none",
                 proxy_headers=False,
             ),
-            CONNECTIONS + options.queue + options.rows,
+            CONNECTIONS + (1 + NEWCOMERS) * options.queue + options.rows,
         )
 
     def listen(self) -> socket.socket:

@@ -20,13 +20,13 @@ from luvc_export.runtime.generation.sampling import GUIDES, Sampling
 
 @dataclass
 class MaskWork:
-    """What the masks of a request's answers took and may take together: all rows wait for a mask.
+    """What masks of an answer, or of several together, took and may take: all rows wait for a mask.
 
     Args:
         first: Seconds of computing.
         each: More of them for each token.
         seconds: Taken so far.
-        tokens: Of all its answers so far.
+        tokens: Of these answers so far.
     """
 
     first: float = 0.3
@@ -56,7 +56,7 @@ class Grammars:
     def guided(self, options: Sampling, work: MaskWork | None = None) -> Sampling:
         """``options`` with the mask that their schema, pattern or grammar means; themselves where they have none.
 
-        ``work`` is what the masks of all answers with these options may take.
+        ``work`` is what the masks of all answers with these options may take together; without, each has its own.
 
         Raises:
             UsageError: It cannot be compiled.
@@ -67,9 +67,9 @@ class Grammars:
             return options
         library()
         first = matcher(self._tokens, self._trials.written(where, getattr(options, where)), where)
-        vocab, ends, work = self._vocab, self._ends, work or MaskWork()
+        vocab, ends = self._vocab, self._ends
         bare = replace(options, json_schema=None, regex=None, grammar=None)
-        return replace(bare, mask=lambda: _GrammarMask(first.deep_copy(), vocab, ends, where, work))
+        return replace(bare, mask=lambda: _GrammarMask(first.deep_copy(), vocab, ends, where, work or MaskWork()))
 
     @cached_property
     def _tokens(self) -> Any:

@@ -23,6 +23,7 @@ from luvc_export.serve.http import page
 from luvc_export.serve.http.adapters import AdapterChange, load_adapter, unload_adapter
 from luvc_export.serve.http.api_errors import ApiError, explained
 from luvc_export.serve.http.bodies import Completion
+from luvc_export.serve.http.connections import WAITS
 from luvc_export.serve.http.fields import names_of, rows
 from luvc_export.serve.http.protocol import ChatRequest, last_answer, parse
 from luvc_export.serve.http.reading import BodyReader
@@ -67,7 +68,7 @@ TABLE = [
 ]
 
 #: Times as many as the queue has places that may wait where each is its client's only request.
-NEWCOMERS = 16
+NEWCOMERS = 4
 #: What a request counts as whose client was gone before an answer, as nginx has it.
 CLOSED = 499
 
@@ -231,7 +232,7 @@ class App:
     ) -> Answer:
         self._check_ready()
         client = client_of(request, self.options.trusted_proxies)
-        await self._patience.until_time(client)
+        await self._in_time(request, client)
         more = self._more_places(client)
         if not self.engine.has_room(more):
             raise self._queue_full({"connection": "close"})  # its body is not read
@@ -279,6 +280,12 @@ class App:
         """Whether others are asking."""
         return len(self._asking) > (client in self._asking)
 
+    async def _in_time(self, request: Request, client: str) -> None:
+        """Wait until a client may come back that was told to; its connection makes room for others until then."""
+        request.scope[WAITS] = True
+        await self._patience.until_time(client)
+        del request.scope[WAITS]
+
     def _more_places(self, client: str) -> int:
         """Places that the queue has more, the fewer requests a client has: who fills it keeps nobody else out."""
         asking = self._asking[client]
@@ -292,7 +299,7 @@ class App:
 
     async def _change_adapters(self, change: AdapterChange, request: Request) -> Response:
         client = client_of(request, self.options.trusted_proxies)
-        await self._patience.until_time(client)
+        await self._in_time(request, client)
         async with self._bodies.kept(request, client) as kept:
             work = partial(change, kept.pop(), self.models, self.options)
             return Response(await self._preparation.run("adapters", client, work))

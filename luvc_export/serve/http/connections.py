@@ -24,6 +24,9 @@ HEAD = 10.0
 #: Seconds that a connection may be silent after an answer.
 KEEP_ALIVE = 75
 
+#: In the scope of a request that is not looked at yet, as its client came before it was told to.
+WAITS = "luvc.waits"
+
 _LATE = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 
 
@@ -82,11 +85,13 @@ class Connection(H11Protocol):
 
     @property
     def rank(self) -> tuple[int, float] | None:
-        """Who makes room first: the silent, half a head, half a body, answers nobody reads; None is never asked."""
+        """Who makes room first: the silent or early, half a head, half a body, unread answers; None is never asked."""
         if self.transport.is_closing() or (self._answering and self.flow.write_paused):
             return 3, self._since
         if not self._answering:
             return int(self._begun), self._since
+        if WAITS in self.cycle.scope:
+            return 0, self._since
         return (2, self._since) if self.cycle.more_body and not self.cycle.response_started else None
 
     def give_up(self) -> None:

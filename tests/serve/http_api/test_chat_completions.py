@@ -261,7 +261,7 @@ def test_who_fills_the_queue_keeps_nobody_else_out(models: Models, demo_session:
 
 def test_a_client_that_asks_once_finds_a_place_whoever_waits(models: Models) -> None:
     """Of eight ordinary clients beside nine that sent what they could, some were told to come back."""
-    with serving(models, queue=1, rows=1) as (_, client), ThreadPoolExecutor(8) as pool:
+    with serving(models, queue=2, rows=1) as (_, client), ThreadPoolExecutor(8) as pool:
         clients = [replace(client, source=f"127.0.0.{number}") for number in range(2, 10)]
         assert [reply.text for reply in pool.map(lambda one: one.chat(**asked()), clients)] == [CASE.answer] * 8
 

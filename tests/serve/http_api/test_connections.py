@@ -16,6 +16,7 @@ from running import serving
 
 from luvc_export.demo.questions import cases
 from luvc_export.serve.http import connections, reading
+from luvc_export.serve.http.app import NEWCOMERS
 from luvc_export.serve.models import Models
 from luvc_export.serve.server import Server
 
@@ -76,7 +77,7 @@ def test_1000_idle_connections_and_300_half_bodies_take_nothing_from_others(own:
                 assert client.call("GET", "/health").status == 200, number
         replies = list(pool.map(lambda _: client.chat(**asked), range(100)))
         assert [(reply.status, reply.text) for reply in replies] == [(200, CASE.answer)] * 100
-        kept = connections.CONNECTIONS + server.options.queue + server.options.rows
+        kept = connections.CONNECTIONS + (1 + NEWCOMERS) * server.options.queue + server.options.rows
         wait(lambda: len(server._uvicorn.server_state.connections) <= kept)
 
 
@@ -94,9 +95,38 @@ def test_who_has_least_to_lose_makes_room(own: tuple[Server, Client], monkeypatc
             one.settimeout(0.3)
             with pytest.raises(TimeoutError):
                 one.recv(1)
+        monkeypatch.setattr(server._uvicorn, "_connections", 100)  # until all have said what they say
         more = [connect(stack, client, HALF_BODY) for _ in range(4)]
+        wait(lambda: [each.rank[0] for each in seen if each.rank].count(2) == 5)  # type: ignore[union-attr, index]
+        monkeypatch.setattr(server._uvicorn, "_connections", 4)
         assert [one.recv(1) for one in (*idle[2:], head, body)] == [b""] * 4
         assert len(more) == 4
+
+
+def test_who_came_before_it_was_told_to_makes_room_first(
+    own: tuple[Server, Client], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whole requests are never given up for others; those that wait for their time outnumber queue and rows."""
+    server, client = own
+    monkeypatch.setattr(server._uvicorn, "_connections", 4)
+    server.app._asking["127.0.0.2"] += 1  # somebody else asks
+    server.app._patience.told("127.0.0.9", {"retry-after": "9"})
+    whole = HALF_HEAD + b"Content-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
+    with ExitStack() as stack:
+        body = connect(stack, client, HALF_BODY)
+        early = []
+        for _ in range(2):
+            address = (client.host, client.port)
+            early.append(socket.create_connection(address, timeout=20, source_address=("127.0.0.9", 0)))
+            stack.enter_context(early[-1]).sendall(whole)
+        seen = server._uvicorn.server_state.connections
+        wait(lambda: sorted(each.rank[0] for each in seen if each.rank) == [0, 0, 2])  # type: ignore[union-attr, index]
+        more = [connect(stack, client, HALF_BODY) for _ in range(3)]
+        assert [one.recv(1) for one in early] == [b"", b""]
+        for one in (body, *more):
+            one.settimeout(0.3)
+            with pytest.raises(TimeoutError):
+                one.recv(1)
 
 
 def test_heads_and_bodies_have_their_time(own: tuple[Server, Client], monkeypatch: pytest.MonkeyPatch) -> None:

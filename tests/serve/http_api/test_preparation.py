@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -308,18 +306,6 @@ def test_who_was_told_to_come_back_is_looked_at_when_it_may_one_by_one(monkeypat
         for number in range(9):
             back.told(str(number), {"retry-after": "0"})
         assert len(back._at) <= 3 and "a" in back._at
-
-    asyncio.run(ask())
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="threads have priorities of their own on Linux")
-def test_who_prepares_media_computes_after_who_answers() -> None:
-    async def ask() -> None:
-        preparation, own = Preparation(), os.getpriority(os.PRIO_PROCESS, 0)
-        for kind, more in (("text", 0), ("pictures", 0), ("media", turns.NICE), ("large", turns.NICE)):
-            nice = await preparation.run(kind, "a", lambda: os.getpriority(os.PRIO_PROCESS, 0))  # type: ignore[arg-type]
-            assert nice == min(own + more, 19)
-        preparation.close()
 
     asyncio.run(ask())
 
