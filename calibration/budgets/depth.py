@@ -21,7 +21,7 @@ from luvc_export.calibration import runners
 from luvc_export.calibration.ablation.store import Store
 from luvc_export.calibration.budgets.part import Answered, Chooser, Part, Subject
 from luvc_export.calibration.budgets.run import enough, method_asked
-from luvc_export.calibration.budgets.search import passes, plain
+from luvc_export.calibration.budgets.search import passes, plain, unconfirmed
 from luvc_export.calibration.budgets.space import Horizon, Space, find_horizon
 from luvc_export.calibration.budgets.trials import PlanTrial, Trials
 from luvc_export.calibration.datasets import CalibrationSet
@@ -177,12 +177,12 @@ class DepthProfile:
     @property
     def failure(self) -> CheckFailed:
         """What to raise where it does not."""
-        return CheckFailed(
+        return unconfirmed(
             "the proposed plan does not hold on the held-out part",
-            where=f"--stripes {self.proposal.stripes}",
-            got=f"agreement {self.checked.agreement.text(4)} on {self.checked.asked} questions",
-            expected=f"at least {self.bar:g}",
-            fix="measure with more questions (--count); the held-out part is spent for other shapes",
+            f"--stripes {self.proposal.stripes}",
+            self.checked,
+            self.bar,
+            "measure with more questions (--count); the held-out part is spent for other shapes",
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -361,14 +361,7 @@ def measured(
         UsageError: The answers stay without any visual token.
         CheckFailed: They do not stay where nothing is compressed.
     """
-    none = trials.whole(space.none())
-    if not none.holds:
-        raise CheckFailed(
-            "without compression the model does not repeat its own answers",
-            got=f"agreement {none.agreement.text(4)}",
-            expected=f"a lower end of at least {trials.bar:g}",
-            fix="luvc-export parity hf:MODEL torch:MODEL#none shows where they part",
-        )
+    none = trials.uncompressed(space.none())
     horizon = find_horizon(trials, space)
     if not horizon.layer:
         raise UsageError(

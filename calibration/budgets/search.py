@@ -23,6 +23,7 @@ from luvc_export.calibration.budgets.trials import PlanTrial, Trials
 from luvc_export.calibration.intervals import Interval
 from luvc_export.core.plan import TENSORRT_TOPK_LIMIT
 from luvc_export.core.progress import Progress
+from luvc_export.errors import CheckFailed
 
 #: (blocks of layers at most, what a step leaves of a block's tokens), coarse to fine.
 STEPS = ((6, 0.7), (12, 0.85), (24, 0.94))
@@ -269,6 +270,12 @@ def passes(trial: PlanTrial, bar: float) -> bool:
     draw of questions need not show again.
     """
     return trial.whole and trial.agreement.value >= bar
+
+
+def unconfirmed(what: str, where: str, trial: PlanTrial, bar: float, fix: str) -> CheckFailed:
+    """What to raise where a plan does not pass on the held-out part."""
+    got = f"agreement {trial.agreement.text(4)} on {trial.asked} questions"
+    return CheckFailed(what, where=where, got=got, expected=f"at least {bar:g}", fix=fix)
 
 
 def plain(trial: PlanTrial) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from luvc_export.calibration import intervals
 from luvc_export.calibration.ablation.store import Store, pack, plan_key, unpack
 from luvc_export.calibration.intervals import Interval
 from luvc_export.core.plan import Plan
+from luvc_export.errors import CheckFailed
 
 #: Shares of the questions after which a plan may be given up.
 RUNGS = (1 / 8, 1 / 4, 1 / 2, 1.0)
@@ -118,6 +119,22 @@ class Trials:
     def whole(self, plan: Plan) -> PlanTrial:
         """Ask every question."""
         return self._try(plan, self.stops, give_up=False)
+
+    def uncompressed(self, plan: Plan) -> PlanTrial:
+        """Ask every question under the plan that compresses nothing.
+
+        Raises:
+            CheckFailed: The answers are not those of the uncompressed model.
+        """
+        none = self.whole(plan)
+        if not none.holds:
+            raise CheckFailed(
+                "without compression the model does not repeat its own answers",
+                got=f"agreement {none.agreement.value:.4f}, lower bound {none.agreement.low:.4f}",
+                expected=f"a lower bound of at least {self.bar:g}",
+                fix="luvc-export parity hf:MODEL torch:MODEL#none shows where they part",
+            )
+        return none
 
     def verdicts(self, plan: Plan) -> list[bool]:
         """Whether each question agrees, all asked."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,25 +12,9 @@ from PIL import Image
 
 from luvc_export.calibration.ablation.evaluator import PlanEvaluator
 from luvc_export.calibration.budgets import freezing, part, run, search, space
-from luvc_export.cli import main
 from luvc_export.core.plan import Plan
-from luvc_export.demo import CHECKPOINT
 
 Cli = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def plan(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
-    """Run ``luvc-export plan`` on the bundled model: (exit code, stdout, stderr)."""
-
-    def run(*args: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["luvc-export", "plan", str(CHECKPOINT), *map(str, args)])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        out, err = capsys.readouterr()
-        return (stop.value.code if isinstance(stop.value.code, int) else 0), out, err
-
-    return run
 
 
 SMALL = ("--data", "glyph", "--count", 56, "--retention", 0.7, "--merge-keep", 1)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import re
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +22,6 @@ from luvc_export.calibration.budgets import depth, part
 from luvc_export.calibration.budgets import trials as trials_module
 from luvc_export.calibration.budgets.space import Space, find_horizon
 from luvc_export.calibration.budgets.trials import Trials
-from luvc_export.cli import main
 from luvc_export.core.plan import Plan
 from luvc_export.core.plan.stripes import Stripes, read
 from luvc_export.core.planning import LlmRequest, PlanRequest, solve
@@ -129,6 +127,12 @@ def test_layers_without_keys_work_and_none_is_asked_of_them() -> None:
     assert free == [False, True, False, False], "layers 0, 1 and 5, 6 have none; the last one costs nothing"
 
 
+def test_a_model_that_does_not_repeat_its_own_answers_is_refused() -> None:
+    words = r"does not repeat its own answers[\s\S]*agreement 0.0000, lower bound[\s\S]*at least 0.95[\s\S]*parity hf:"
+    with pytest.raises(CheckFailed, match=words):
+        measured(Invented(8, 8, 0, UNITS + 1))
+
+
 def test_answers_that_need_no_picture_are_refused() -> None:
     with pytest.raises(UsageError, match=r"do not need the pictures[\s\S]*agreement 1.0000[\s\S]*below 0.95"):
         measured(Invented(12, 0, 0, 1))
@@ -169,20 +173,6 @@ ALL, STEP = 16, 9
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(depth, "_PROBED", 2)
-
-
-@pytest.fixture
-def plan(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
-    """Run ``luvc-export plan`` on the bundled model: (exit code, stdout, stderr)."""
-
-    def run(*args: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["luvc-export", "plan", str(CHECKPOINT), *map(str, args)])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        out, err = capsys.readouterr()
-        return (stop.value.code if isinstance(stop.value.code, int) else 0), out, err
-
-    return run
 
 
 @pytest.fixture(scope="module")
