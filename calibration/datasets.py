@@ -2,7 +2,8 @@
 
 A folder holds pictures, each with its prompt in a text file of the same name beside it (``cat.jpg``, ``cat.txt``) or
 all with one ``prompt``; they are taken in the order of their names. A set that says nothing about a model's ranges is
-refused: empty, of one picture only, or with a picture that cannot be read. There is no random data to fall back to.
+refused: empty, of one picture only, or with a picture that cannot be read. ``drawn`` is pictures of this package
+(``calibration.drawn``), for who has none.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from luvc_export.bundle.manifest import CalibrationData
-from luvc_export.calibration import tasks
+from luvc_export.calibration import drawn, tasks
 from luvc_export.calibration.cases import Case, asked, read_jsonl
 from luvc_export.core.files.folders import check_name, walk
 from luvc_export.core.files.text import read_text
@@ -120,7 +121,8 @@ def load(
     """Read and check a calibration set.
 
     Args:
-        source: A task (its ``search`` part), a folder of pictures, or a JSON Lines file (see ``cases.read_jsonl``).
+        source: A task (its ``search`` part), ``drawn``, a folder of pictures, or a JSON Lines file (see
+            ``cases.read_jsonl``).
         count: Cases taken at most, the first ones.
         prompt: For pictures of a folder that have no text file.
         longest: Tokens an answer may have; the task's own, or 32.
@@ -137,6 +139,8 @@ def load(
     entries: Sequence[Any]
     if task:
         entries = tuple(task.cases(task.search[0], count, task.search[1]))
+    elif name == drawn.NAME:
+        entries = tuple(drawn.cases(count))
     elif path.is_dir():
         entries = _folder(path, prompt)[:count]
     elif path.is_file():
@@ -146,7 +150,8 @@ def load(
             "there is no such calibration set",
             where="--data",
             got=name,
-            expected=f"a folder of pictures, a JSON Lines file, or a task: {did_you_mean(name, tasks.names())}",
+            expected="a folder of pictures, a JSON Lines file, drawn (pictures of this package), "
+            f"or a task: {did_you_mean(name, tasks.names())}",
         )
     pixels = []
     for case in entries:

@@ -17,6 +17,7 @@ from luvc_export.bundle.replacing import check_own, take_along
 from luvc_export.calibration.datasets import CalibrationSet
 from luvc_export.calibration.parity.compare import Comparison
 from luvc_export.calibration.quantise import agreement, bisect, ranges
+from luvc_export.calibration.quantise.forecast import Forecast, foretelling
 from luvc_export.calibration.quantise.modelopt.backend import ModelOpt
 from luvc_export.calibration.quantise.quantiser import Quantiser, load
 from luvc_export.calibration.quantise.recipe import Recipe, Scales
@@ -27,7 +28,7 @@ from luvc_export.calibration.runners.base import Runner
 from luvc_export.core.files.folders import writing_to
 from luvc_export.core.files.safe_files import temporary_folder
 from luvc_export.core.progress import Progress
-from luvc_export.errors import UsageError, did_you_mean
+from luvc_export.errors import CheckFailed, UsageError, did_you_mean
 from luvc_export.export.surgeon.finish import finish
 
 
@@ -75,6 +76,7 @@ def calibrate(
     overwrite: bool = False,
     threads: int | None = None,
     modelopt: ModelOpt | None = None,
+    foretell: Callable[[Forecast], None] = lambda forecast: None,
     progress: Progress = lambda stage, done: None,
 ) -> Calibrated:
     """Add a quantised plan to a bundle. Ranges come from one half of ``data``, agreement from the other.
@@ -93,12 +95,14 @@ def calibrate(
             as those with its caches in codes do, are dropped: their scales are of the weights before.
         threads: CPU threads.
         modelopt: Who decides scales; None for this package.
+        foretell: Told how long it takes, once the first case is answered; nvidia-modelopt's is not foretold.
         progress: Told (stage, fraction done).
 
     Raises:
         UsageError: A choice that means nothing or does not fit the bundle.
         MachineError: nvidia-modelopt is missing or failed.
-        CheckFailed: What nvidia-modelopt decided does not fit the bundle's graphs.
+        CheckFailed: Answers agree only where no product is quantised, or what nvidia-modelopt decided does not fit the
+            bundle's graphs.
     """
     plan = plan or bundle.manifest.default_plan
     check(bundle, plan, recipe, min_agreement, overwrite, output)
@@ -110,7 +114,9 @@ def calibrate(
     too = _matching("--quantise-too", quantise_too, [name for name, site in by_name.items() if site.high])
     seen: Mapping[str, Statistics | Scales | str]
     if modelopt is None:
-        seen = _ranges(bundle, plan, fitted, ranges_file, threads, progress)
+        graphs = [model.graph for model in models.values()]
+        heard = foretelling(foretell, progress, recipe, graphs, keep, (fitted, held))
+        seen = _ranges(bundle, plan, fitted, ranges_file, threads, heard)
     else:
         if too:
             fix = "leave it out, or let this package decide (--backend luvc)"
@@ -153,6 +159,14 @@ def calibrate(
             wide = bisect.fewest_wide(quantiser.sizes, alone, moved, recipe.divergence, progress)
             quantiser.wide = frozenset(wide)
         search = bisect.fewest(damage, agrees, min_agreement, progress)
+        if len(search.high) == len(quantiser.names):
+            tried = max((trial.agreement for trial in search.trials if len(trial.high) < len(search.high)), default=0.0)
+            raise CheckFailed(
+                "no product can be quantised so that so many answers stay the same",
+                where=f"--retention {min_agreement:g}",
+                got=f"{tried:.4f} of {len(held.cases)} answers at best, so no plan was added",
+                fix="a lower --retention, another --precision, or more pictures: few make a share coarse",
+            )
         comparison = next(comparison for high, comparison in measured.items() if set(high) == set(search.high))
 
         def write(folder: Path) -> tuple[PlanEntry, Collection[str]]:
@@ -191,15 +205,7 @@ def check(
             got=plan,
             fix="quantise the plan it was made of, then that one's caches: --kv",
         )
-    name = recipe.precision.name
-    if name in ("q4", "q4f16") and (name == "q4f16") != (manifest.dtype == "fp16"):
-        other = "q4" if name == "q4f16" else "q4f16"
-        raise UsageError(
-            f"{name} needs a bundle of dtype {'fp16' if name == 'q4f16' else 'fp32'}",
-            where=where,
-            got=manifest.dtype,
-            fix=f"--precision {other}, or export with another --dtype",
-        )
+    check_dtype(manifest.dtype, where, precision=recipe.precision.name)
     quantised = recipe.precision.plan_name(plan, entry.variant_of)
     check_target(bundle, quantised, "the bundle has this plan in this precision", output, overwrite)
 
@@ -253,13 +259,30 @@ def check_bundle(bundle: Bundle, min_agreement: float, weights_for: str, ranges:
     if manifest.weights.mode == "none":
         fix = "export it without --no-weights"
         raise UsageError(f"this bundle has no weights to {weights_for}", where=where, fix=fix)
-    if manifest.dtype == "bf16":
+    check_dtype(manifest.dtype, where, ranges)
+    check_own(bundle.folder, manifest)
+
+
+def check_dtype(dtype: str, where: str, ranges: str = "ranges", precision: str = "") -> None:
+    """Check that a bundle of ``dtype`` can be measured here, and take weights in ``precision`` where that is named.
+
+    Raises:
+        UsageError: They cannot.
+    """
+    if dtype == "bf16":
         raise UsageError(
             f"ONNX Runtime computes nothing in bf16 on a CPU, so no {ranges} can be collected",
             where=where,
             fix="export with --dtype fp32 or fp16",
         )
-    check_own(bundle.folder, manifest)
+    if precision in ("q4", "q4f16") and (precision == "q4f16") != (dtype == "fp16"):
+        other = "q4" if precision == "q4f16" else "q4f16"
+        raise UsageError(
+            f"{precision} needs a bundle of dtype {'fp16' if precision == 'q4f16' else 'fp32'}",
+            where=where,
+            got=dtype,
+            fix=f"--precision {other}, or export with another --dtype",
+        )
 
 
 def check_target(bundle: Bundle, name: str, taken: str, output: Path | None, overwrite: bool) -> None:

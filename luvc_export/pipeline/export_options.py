@@ -85,7 +85,8 @@ class ExportOptions:
     )
     vocab_data: str | os.PathLike[str] | None = _export(
         None,
-        "Cases (JSON lines) whose tokens --vocab N keeps, those of answers first.",
+        "Cases (JSON lines) whose tokens --vocab N keeps, those of answers first; what --precision calibrates on: a "
+        "folder of pictures, too.",
         "--data",
         written=Path | None,
     )

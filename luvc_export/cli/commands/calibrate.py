@@ -20,7 +20,7 @@ from luvc_export.runtime.session_options import SessionOptions
 
 if TYPE_CHECKING:
     from luvc_export.calibration.datasets import CalibrationSet
-    from luvc_export.calibration.quantise.calibrate import Calibrated, CalibratedCaches
+    from luvc_export.calibration.quantise.calibrate import CalibratedCaches
     from luvc_export.calibration.quantise.modelopt.backend import ModelOpt
     from luvc_export.calibration.quantise.recipe import Recipe
 
@@ -119,6 +119,7 @@ def calibrate(
     from luvc_export.bundle import folder as bundles
     from luvc_export.calibration.quantise import cache_calibration as cache_work
     from luvc_export.calibration.quantise import calibrate as work
+    from luvc_export.cli.tables.quantised import foretell, show_weights, weights_report
 
     recipe, other = _recipe(context, precision, kv, rounding, target)
     if asked.data is None:
@@ -154,10 +155,14 @@ def calibrate(
             quantise_too=rounding.quantise_too,
             ranges_file=rounding.ranges,
             modelopt=other,
+            foretell=foretell,
             progress=tell,
             **common,
         )
-    _show_weights(calibrated, cases, min_agreement, as_json)
+    if as_json:
+        print(json.dumps(weights_report(calibrated)))
+    else:
+        show_weights(calibrated, cases, min_agreement)
 
 
 def _recipe(
@@ -189,29 +194,9 @@ def _recipe(
     return recipe, other
 
 
-def _show_weights(calibrated: Calibrated, cases: CalibrationSet, asked: float, as_json: bool) -> None:
-    report = _report(calibrated)
-    if as_json:
-        print(json.dumps(report))
-        return
-    agreed, answered = calibrated.found.agreement, len(calibrated.made.answered)
-    accuracy = report["accuracy"] and (report["accuracy"]["reference"], report["accuracy"]["quantised"])
-    size = f", {calibrated.bytes / 2**20:.2f} MiB"
-    _print_agreement(f"{calibrated.plan} in {calibrated.bundle.folder}{size}", cases, agreed, answered, asked, accuracy)
-    trials = ", ".join(f"{item['high']} high {item['agreement']:.4f}" for item in report["trials"])
-    print(f"trials    | {len(report['trials'])}: {trials}")
-    wide = f", {len(report['wide'])} of them in 8 bits" if report["wide"] else ""
-    print(f"layers    | {report['quantised']} quantised{wide}, {len(report['high'])} high")
-    for name in report["wide"]:
-        print(f"  8 bits  | {name}")
-    for name in calibrated.dropped:
-        print(f"dropped   | {name}, which read what was replaced: make it again from {calibrated.plan}")
-    for name in report["high"]:
-        print(f"  high    | {name}{' (needed for agreement)' if name in calibrated.found.high else ''}")
-
-
 def _show_caches(stored: CalibratedCaches, cases: CalibrationSet, asked: float, as_json: bool) -> None:
     from luvc_export.calibration.quantise.agreement import share
+    from luvc_export.cli.tables.quantised import print_agreement
     from luvc_export.core.budgets import kv_bytes
 
     comparison = stored.made
@@ -228,18 +213,8 @@ def _show_caches(stored: CalibratedCaches, cases: CalibrationSet, asked: float, 
         return
     accuracy = (shares["reference"], shares["candidate"]) if shares else None
     agreed, answered = share(comparison), len(comparison.answered)
-    _print_agreement(f"{stored.plan} in {stored.bundle.folder}", cases, agreed, answered, asked, accuracy)
+    print_agreement(f"{stored.plan} in {stored.bundle.folder}", cases, agreed, answered, asked, accuracy)
     print(f"caches    | {narrow:,} bytes a token, {narrow / wide:.1%} of 16 bits")
-
-
-def _print_agreement(
-    plan: str, cases: CalibrationSet, agreed: float, answered: int, asked: float, accuracy: tuple[float, float] | None
-) -> None:
-    print(f"plan      | {plan}")
-    print(f"data      | {cases.name}, {len(cases.cases)} cases, sha256 {cases.sha256[:16]}")
-    print(f"agreement | {agreed:.4f} of {answered} held-out answers, asked {asked:g}")
-    if accuracy:
-        print(f"accuracy  | {accuracy[0]:.4f} -> {accuracy[1]:.4f}")
 
 
 def _modelopt(asked: RecipeOptions) -> ModelOpt | None:
@@ -254,27 +229,3 @@ def _modelopt(asked: RecipeOptions) -> ModelOpt | None:
             expected="the Python of an environment with nvidia-modelopt, for --backend modelopt alone",
         )
     return None if python is None else ModelOpt(python)
-
-
-def _report(result: Any) -> dict[str, Any]:
-    from luvc_export.core.precision import WIDE
-
-    entry = result.bundle.manifest.plans[result.plan].quantised
-    narrow = (entry.precision, WIDE)
-    known = result.made.known
-    right = {who: result.made.right(who) for who in ("reference", "candidate")} if known else {}
-    share = {who: sum(answers) / len(answers) for who, answers in right.items()}
-    return {
-        "bundle": str(result.bundle.folder),
-        "plan": result.plan,
-        "bytes": result.bytes,
-        "agreement": result.found.agreement,
-        "answers": len(result.made.answered),
-        "accuracy": {"reference": share["reference"], "quantised": share["candidate"]} if known else None,
-        "high": [name for name, precision in entry.layers.items() if precision not in narrow],
-        "wide": [name for name, precision in entry.layers.items() if precision == WIDE != entry.precision],
-        "quantised": sum(precision in narrow for precision in entry.layers.values()),
-        "needed": list(result.found.high),
-        "dropped": list(result.dropped),
-        "trials": [{"high": len(item.high), "agreement": item.agreement} for item in result.found.trials],
-    }

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,14 +16,70 @@ from luvc_export.cli.files import check_folder, check_model
 from luvc_export.cli.grouped import grouped, stated
 from luvc_export.cli.groups import ScoreOptions, SizeOptions, check_shaping
 from luvc_export.core.named_plans import DEFAULT_PLAN, NAMED
+from luvc_export.core.options import option
 from luvc_export.core.options.texts import percentages
 from luvc_export.core.plan import Plan, Sharing
 from luvc_export.core.plan.request import EncoderRequest, LlmRequest, PlanRequest, check_frames
+from luvc_export.core.progress import Progress
 from luvc_export.errors import UsageError
 from luvc_export.pipeline.export_options import ExportOptions
+from luvc_export.pipeline.quantising import AGREEMENT, check_precision, pictures, quantise_plans
 
 if TYPE_CHECKING:
     from luvc_export.bundle.folder import Bundle
+    from luvc_export.calibration.datasets import CalibrationSet
+    from luvc_export.calibration.quantise.calibrate import Calibrated
+
+
+@dataclass(frozen=True)
+class PrecisionOptions:
+    """Another precision of the exported plans, beside the bundle's own."""
+
+    precision: str | None = option(
+        None,
+        "Also each plan quantised, as calibrate does: int8, q8, q4 ..; on pictures of --data, or drawn ones.",
+    )
+    retention: float | None = option(
+        None, f"With --precision: share of answers that must stay what the plan's are. Default: {AGREEMENT}."
+    )
+
+    def check(self, asked: ExportOptions) -> None:
+        """Check it before the export, which is long.
+
+        Raises:
+            UsageError: A precision these plans cannot have, or what belongs to one without it.
+        """
+        if self.precision is None and self.retention is not None:
+            raise UsageError("only quantised plans are held to their answers", where="--retention", fix="--precision")
+        if self.precision is not None:
+            check_precision(self.precision, asked)
+
+    def pictures(self, data: str | PathLike[str] | None, progress: Progress) -> CalibrationSet | None:
+        """What is calibrated on; None where no precision is asked for.
+
+        Raises:
+            UsageError: See ``pipeline.quantising.pictures``.
+        """
+        return None if self.precision is None else pictures(data, progress)
+
+    def apply(self, written: Bundle, data: CalibrationSet | None, quiet: bool) -> list[Calibrated]:
+        """Quantise every plan of a bundle and, unless ``quiet``, show what became of each.
+
+        Raises:
+            LuvcError: See ``pipeline.quantising.quantise_plans``.
+        """
+        from luvc_export.cli.tables.quantised import foretell, show_weights
+
+        if self.precision is None or data is None:
+            return []
+        wanted = AGREEMENT if self.retention is None else self.retention
+        with options.progress(quiet) as tell:
+            results = quantise_plans(
+                written, self.precision, data, min_agreement=wanted, foretell=foretell, progress=tell
+            )
+        for each in () if quiet else results:
+            show_weights(each, data, wanted)
+        return results
 
 
 @grouped
@@ -40,6 +97,7 @@ def export(
     ] = None,
     canvas: SizeOptions,
     asked: ExportOptions,
+    quantised: PrecisionOptions,
     no_weights: Annotated[bool, typer.Option("--no-weights", help="Graphs alone, from the config.")] = False,
     encoder: EncoderRequest,
     unit_buckets: Annotated[
@@ -62,6 +120,8 @@ def export(
 
     [dim]luvc-export export Qwen/Qwen2.5-VL-3B-Instruct -o qwen-bundle --image-tokens 256,1024[/dim]
 
+    [dim]luvc-export export Qwen/Qwen2.5-VL-3B-Instruct -o qwen-int8 --precision int8 --data photos[/dim]
+
     [dim]luvc-export export Qwen/Qwen3-VL-4B-Instruct -o films --image-size 448x448 --joint-frames 16[/dim]
 
     [dim]luvc-export export Qwen/Qwen3-VL-4B-Instruct -o pages --image-size 1120x800 --unit-buckets 25,50,75,100[/dim]
@@ -82,6 +142,10 @@ def export(
     check_model(model, asked.revision)
     if no_weights:
         asked = replace(asked, weights="none")
+    quantised.check(asked)
+    data, chosen = asked.vocab_data, isinstance(asked.vocab, int)
+    if quantised.precision is not None and not chosen:
+        asked = replace(asked, vocab_data=None)
     checkpoint = open_checkpoint(model, asked.revision, weights=not no_weights)
     named = _sources(plan or [], llm)
     check_shaping(stated(context, EncoderRequest, LlmRequest, Sharing, ScoreOptions), named.values())
@@ -101,25 +165,41 @@ def export(
     video = asked.video or asked.joint_frames is not None
     asked = replace(asked, video=video, joint_frames=None, joint_tiles=None)  # the plans say it now
     with options.progress(quiet=as_json) as tell:
+        shown = quantised.pictures(data, tell)
         written = export_bundle(checkpoint, output, plans, image_size=sizes, options=asked, progress=tell)
-    _show(written, plans, remarks(checkpoint), as_json)
+    notes = [*remarks(checkpoint), *_codes(written)]
+    if not as_json:
+        _show(written, plans, notes)
+    calibrated = quantised.apply(written, shown, as_json)
+    if as_json:
+        print(json.dumps(_report(calibrated[-1].bundle if calibrated else written, plans, notes, calibrated)))
 
 
-def _show(written: Bundle, plans: Mapping[str, Plan], remarks: Iterable[str], as_json: bool) -> None:
+def _codes(written: Bundle) -> Iterable[str]:
+    codes = written.manifest.weights.stored
+    return codes.notes if codes else ()
+
+
+def _report(
+    written: Bundle, plans: Mapping[str, Plan], notes: list[str], calibrated: list[Calibrated]
+) -> dict[str, Any]:
+    from luvc_export.cli.tables.quantised import weights_report
+    from luvc_export.core.plan.cost import cost
+
+    manifest = written.manifest
+    priced = {name: cost(each, manifest.decoder).to_json() for name, each in plans.items()}
+    report = {"bundle": str(written.folder), "manifest": manifest.to_json(), "cost": priced, "notes": notes}
+    return report | ({"quantised": [weights_report(each) for each in calibrated]} if calibrated else {})
+
+
+def _show(written: Bundle, plans: Mapping[str, Plan], notes: list[str]) -> None:
     from luvc_export.cli.tables import console as consoles
     from luvc_export.cli.tables.named import cost_table
     from luvc_export.core.plan.cost import cost
 
     folder, manifest = written.folder, written.manifest
-    codes = manifest.weights.stored
-    notes = (*remarks, *(codes.notes if codes else ()))
-    costs = {name: cost(each, manifest.decoder) for name, each in plans.items()}
-    if as_json:
-        priced = {name: each.to_json() for name, each in costs.items()}
-        print(json.dumps({"bundle": str(folder), "manifest": manifest.to_json(), "cost": priced, "notes": notes}))
-        return
-    for name, each in plans.items():
-        consoles.console().print(cost_table(each, costs[name]))
+    for each in plans.values():
+        consoles.console().print(cost_table(each, cost(each, manifest.decoder)))
     for note in notes:
         print(f"note: {note}")
     if manifest.weights.mode == "none":

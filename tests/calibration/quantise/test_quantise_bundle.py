@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 import shutil
 from importlib.util import find_spec
 from pathlib import Path
+from time import monotonic
 
 import numpy as np
 import onnx_ir as ir
@@ -19,9 +21,10 @@ from luvc_export.bundle import folder as bundles
 from luvc_export.bundle.folder import Bundle
 from luvc_export.calibration import datasets
 from luvc_export.calibration.datasets import CalibrationSet
-from luvc_export.calibration.quantise import ranges
+from luvc_export.calibration.quantise import agreement, ranges
 from luvc_export.calibration.quantise.cache_calibration import calibrate_caches
 from luvc_export.calibration.quantise.calibrate import calibrate, replaced
+from luvc_export.calibration.quantise.forecast import Forecast
 from luvc_export.calibration.quantise.quantiser import Quantiser
 from luvc_export.calibration.quantise.recipe import Recipe
 from luvc_export.calibration.quantise.sites import sites
@@ -32,7 +35,7 @@ from luvc_export.calibration.runners.base import LOGITS
 from luvc_export.calibration.runners.bundle import BundleCalls
 from luvc_export.cli import app
 from luvc_export.core.precision import PRECISIONS
-from luvc_export.errors import MachineError, UsageError
+from luvc_export.errors import CheckFailed, MachineError, UsageError
 from luvc_export.runtime.bench.case import BenchCase
 from luvc_export.runtime.bench.loaded_case import LoadedCase
 from luvc_export.runtime.openvino import device as devices
@@ -200,6 +203,35 @@ def test_bench_counts_the_bytes_a_step_reads(quantised: tuple[Bundle, Path]) -> 
         read.append(facts.decode_bytes - round(facts.kv_mib * 2**20))
     assert read[0] == weight_bytes(quantised[0].manifest, 32)
     assert read[1] == (read[0] - 4 * head) // 4 + 4 * head
+
+
+def test_what_it_takes_is_foretold_once_and_as_it_comes_to_be(copied_short: Path, data: CalibrationSet) -> None:
+    foretold: list[Forecast] = []
+    options = {"plan": PLAN, "min_agreement": 0, "threads": 1, "foretell": foretold.append}
+    begin = monotonic()
+    result = calibrate(bundles.load(copied_short), data, Recipe(PRECISIONS["int8"]), **options)  # type: ignore[arg-type]
+    took, (forecast,) = monotonic() - begin, foretold
+    manifest = result.bundle.manifest
+    entry = manifest.plans[result.plan]
+    assert entry.quantised is not None
+    assert forecast.disk == pytest.approx(manifest.files[entry.quantised.weights].bytes, rel=0.05)
+    assert forecast.memory == pytest.approx(forecast.disk + manifest.files["weights"].bytes, rel=0.05)
+    assert took / 10 < forecast.seconds < 10 * took and forecast.most > forecast.seconds
+    assert re.fullmatch(r"about .* minutes, or .* where answers differ; .* GiB of memory, .* on disk", str(forecast))
+
+
+def test_where_only_high_products_agree_no_plan_is_added(
+    copied_short: Path, quantised: tuple[Bundle, Path], data: CalibrationSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The search asks no agreement of everything high, which is the plan itself."""
+    monkeypatch.setattr(agreement, "share", lambda comparison: 0.25)
+    before, few = contents(copied_short), ["visual", r"layers\.1", "attn"]
+    options = {"plan": PLAN, "ranges_file": quantised[1], "threads": 1, "keep_high": few}
+    with pytest.raises(
+        CheckFailed, match=r"(?s)no product can be quantised .*--retention 0.99.*0.2500 of 14"
+    ) as failed:
+        calibrate(bundles.load(copied_short), data, Recipe(PRECISIONS["int8"]), **options)  # type: ignore[arg-type]
+    assert failed.value.exit_code == 1 and contents(copied_short) == before
 
 
 def test_a_quantised_plan_is_not_quantised_again(quantised: tuple[Bundle, Path], data: CalibrationSet) -> None:

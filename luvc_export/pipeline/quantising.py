@@ -1,0 +1,107 @@
+"""A bundle that was just exported, in another precision too: every plan, on a user's pictures or on drawn ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from os import PathLike
+from typing import TYPE_CHECKING
+
+from luvc_export.bundle.folder import Bundle
+from luvc_export.core.precision import find
+from luvc_export.core.progress import Progress
+from luvc_export.errors import UsageError
+from luvc_export.pipeline.export_options import ExportOptions
+
+if TYPE_CHECKING:
+    from luvc_export.calibration.datasets import CalibrationSet
+    from luvc_export.calibration.quantise.calibrate import Calibrated
+    from luvc_export.calibration.quantise.forecast import Forecast
+
+#: Pictures taken, half of which are held out.
+COUNT = 128
+#: Tokens that an answer to a question of nobody's may have: a picture's first words, before two good answers part.
+LONGEST = 8
+#: Share of such answers that must stay what they are: one word in another place makes two texts differ.
+AGREEMENT = 0.95
+
+
+def check_precision(precision: str, asked: ExportOptions) -> None:
+    """Check before a long export that its plans can be quantised afterwards.
+
+    Raises:
+        UsageError: They cannot.
+    """
+    from luvc_export.calibration.quantise.calibrate import check_dtype
+
+    find(precision)
+    check_dtype(asked.dtype, f"--precision {precision}", precision=precision)
+    if asked.weights == "none":
+        raise UsageError("graphs without weights have nothing to quantise", where=f"--precision {precision}")
+    if asked.video or asked.joint_frames is not None:
+        raise UsageError(
+            "pictures say nothing of plans for films",
+            where=f"--precision {precision}",
+            got="--video or --joint-frames",
+            fix="export first, then luvc-export calibrate BUNDLE --plan PLAN@video --data a set of films",
+        )
+
+
+def pictures(data: str | PathLike[str] | None, progress: Progress) -> CalibrationSet:
+    """The set that is calibrated on: ``data``, or drawn pictures; pictures without a text are to be described.
+
+    Raises:
+        UsageError: See ``calibration.datasets.load``.
+    """
+    from luvc_export.calibration import datasets, drawn
+
+    asked = datasets.load(
+        drawn.NAME if data is None else str(data), count=COUNT, prompt=drawn.PROMPTS[0], progress=progress
+    )
+    return asked if asked.known else replace(asked, longest=LONGEST)
+
+
+def quantise_plans(
+    bundle: Bundle,
+    precision: str,
+    data: CalibrationSet,
+    *,
+    min_agreement: float = AGREEMENT,
+    threads: int | None = None,
+    foretell: Callable[[Forecast], None] = lambda forecast: None,
+    progress: Progress = lambda stage, done: None,
+) -> list[Calibrated]:
+    """Add each plan of a bundle in another precision; see ``calibration.quantise.calibrate``.
+
+    Args:
+        bundle: A checked bundle in fp32 or fp16, with weights.
+        precision: Name of a precision.
+        data: Pictures and prompts.
+        min_agreement: Share of held-out answers that must stay the same.
+        threads: CPU threads.
+        foretell: Told what each plan takes.
+        progress: Told (stage, fraction).
+
+    Raises:
+        LuvcError: See ``calibrate``; the bundle stands with the plans it had, and those that were quantised before.
+    """
+    from luvc_export.calibration.quantise.calibrate import calibrate
+    from luvc_export.calibration.quantise.recipe import Recipe
+
+    recipe = Recipe(find(precision))
+    results: list[Calibrated] = []
+    for name in [*bundle.manifest.plans]:
+        results.append(
+            calibrate(
+                bundle,
+                data,
+                recipe,
+                plan=name,
+                min_agreement=min_agreement,
+                threads=threads,
+                foretell=foretell,
+                progress=progress,
+            )
+        )
+        bundle = results[-1].bundle
+    return results

@@ -1,0 +1,64 @@
+"""``export --precision``: one command to a bundle with a quantised plan, and what it refuses before the export."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import cut_checkpoint
+import numpy as np
+import pytest
+from cli_words import Cli
+from PIL import Image
+
+from luvc_export.bundle import folder as bundles
+from luvc_export.demo import IMAGE_SIZE
+
+SIZE = f"{IMAGE_SIZE[0]}x{IMAGE_SIZE[1]}"
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for seed in range(4):
+        pixels = np.random.default_rng(seed).integers(0, 256, (40, 60, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / f"{seed}.png")
+    return folder
+
+
+def test_pictures_without_a_question_are_enough(cli: Cli, tmp_path: Path, photos: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    cut_checkpoint.write_weights(cut_checkpoint.write(folder, 2, 2) / "model.safetensors", 2, 2)
+    words = ("export", folder, "-o", tmp_path / "bundle", "--image-size", SIZE, "--plan", "even", "--precision", "int8")
+    code, out, err = cli(*words, "--data", photos, "--retention", 0, "--json")
+    assert code == 0, err
+    report = json.loads(out)
+    written = bundles.load(tmp_path / "bundle", full=True)
+    assert [each["plan"] for each in report["quantised"]] == ["even_int8"] and report["quantised"][0]["answers"] == 2
+    assert report["manifest"] == written.manifest.to_json() and written.manifest.default_plan == "even"
+    quantised = written.entry("even_int8").quantised
+    assert quantised is not None and quantised.data.name == str(photos) and quantised.data.cases == 4
+    assert "calibrating takes about" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "refusal"),
+    [
+        (("--precision", "int8", "--dtype", "bf16"), "--precision int8 .* export with --dtype fp32 or fp16"),
+        (("--precision", "q4", "--dtype", "fp16"), "q4 needs a bundle of dtype fp32 .* --precision q4f16"),
+        (("--precision", "int9"), "did you mean 'int8'"),
+        (("--precision", "int8", "--no-weights"), "graphs without weights have nothing to quantise"),
+        (("--precision", "int8", "--joint-frames", 4), "pictures say nothing of plans for films .* calibrate BUNDLE"),
+        (("--retention", 0.9), "only quantised plans are held to their answers .* --precision"),
+        (("--precision", "int8", "--data", "nowhere"), "no such calibration set .* drawn"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_the_export(
+    cli: Cli, tmp_path: Path, words: tuple[str, ...], refusal: str
+) -> None:
+    code, out, err = cli("export", "demo", "-o", tmp_path / "bundle", *words)
+    assert code == 2 and not out and not (tmp_path / "bundle").exists()
+    assert re.search(refusal, " ".join(err.split())), err
