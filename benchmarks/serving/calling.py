@@ -101,19 +101,25 @@ class Client:
         return sum(float(line.rpartition(" ")[2]) for line in lines if line.split("{")[0].split(" ")[0] == name)
 
 
-def data_uri(pixels: NDArray[np.uint8]) -> str:
-    """uint8 [H, W, 3] as a ``data:`` address, PNG."""
+def png(pixels: NDArray[np.uint8]) -> bytes:
+    """uint8 [H, W, 3] as a file."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return buffer.getvalue()
 
 
-def picture_part(pixels: NDArray[np.uint8]) -> dict[str, Any]:
+def data_uri(picture: NDArray[np.uint8] | bytes) -> str:
+    """Pixels, uint8 [H, W, 3], or a file of PNG, as a ``data:`` address."""
+    file = picture if isinstance(picture, bytes) else png(picture)
+    return "data:image/png;base64," + base64.b64encode(file).decode()
+
+
+def picture_part(picture: NDArray[np.uint8] | bytes) -> dict[str, Any]:
     """A picture as a part of a message."""
-    return {"type": "image_url", "image_url": {"url": data_uri(pixels)}}
+    return {"type": "image_url", "image_url": {"url": data_uri(picture)}}
 
 
-def user(text: str, *pictures: NDArray[np.uint8]) -> list[dict[str, Any]]:
+def user(text: str, *pictures: NDArray[np.uint8] | bytes) -> list[dict[str, Any]]:
     """Messages of one question, pictures first."""
     content = [*(picture_part(picture) for picture in pictures), {"type": "text", "text": text}]
     return [{"role": "user", "content": content}]

@@ -16,7 +16,7 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-from calling import Client, user
+from calling import Client, png, user
 
 from luvc_export.demo.questions import cases
 from luvc_export.runtime.session import Session
@@ -139,6 +139,51 @@ def cached(session: Session, rounds: int) -> dict[str, Any]:
     }
 
 
+def first(session: Session, rounds: int) -> dict[str, Any]:
+    """First token over HTTP against ``Session``: one user in turns with it, then eight at once; new pictures always."""
+    height, width = session.size
+    random, ends = np.random.default_rng(3), session.bundle.manifest.prompt.eos_token_ids
+    bias = dict.fromkeys(ends, -100.0)
+
+    def asked() -> tuple[str, bytes]:
+        pixels = random.integers(0, 256, (height // 8, width // 8, 3)).astype(np.uint8)
+        return f"What is {random.integers(10**6)}?", png(pixels.repeat(8, 0).repeat(8, 1))
+
+    def alone(prompt: str, picture: bytes) -> float:
+        begin = time.perf_counter()
+        session.generate(picture, prompt, max_new_tokens=1, logit_bias=bias)
+        return time.perf_counter() - begin
+
+    def over_http(client: Client, request: dict[str, Any]) -> float:
+        begin = time.perf_counter()
+        for event in client.events(**request):
+            if any(choice["delta"].get("content") or choice["finish_reason"] for choice in event["choices"]):
+                return time.perf_counter() - begin
+        raise RuntimeError("a stream without a token")
+
+    def request(prompt: str, picture: bytes) -> dict[str, Any]:
+        forced = {"max_tokens": 1, "logit_bias": {str(end): value for end, value in bias.items()}}
+        return {"model": "model", "messages": user(prompt, picture), **forced}
+
+    pairs, queues = list[tuple[float, float]](), list[list[float]]()
+    with serving(session) as (_, client), ThreadPoolExecutor(8) as pool:
+        for number in range(rounds + 2):
+            pair = alone(*asked()), over_http(client, request(*asked()))
+            together = sorted(pool.map(lambda one: over_http(client, one), [request(*asked()) for _ in range(8)]))
+            if number > 1:
+                pairs.append(pair)
+                queues.append(together)
+    session_s = median(one for one, _ in pairs)
+    return {
+        "session_ms": 1000 * session_s,
+        "http_adds_ms": 1000 * median(other - one for one, other in pairs),
+        "http_by_session": median(other / one for one, other in pairs),
+        "nth_of_eight_by_n_sessions": [
+            median(each[place] for each in queues) / ((place + 1) * session_s) for place in range(8)
+        ],
+    }
+
+
 def late(session: Session, tokens: int) -> dict[str, Any]:
     """What the engine runs between a late comer's arrival and its first token, while another answer grows."""
     ends = session.bundle.manifest.prompt.eos_token_ids
@@ -203,7 +248,7 @@ def schema(session: Session, count: int) -> dict[str, Any]:
 def main() -> None:
     """Measure one thing and print it as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("equal", "decode", "cached", "late", "schema"))
+    parser.add_argument("what", choices=("equal", "decode", "cached", "first", "late", "schema"))
     parser.add_argument("bundle")
     parser.add_argument("--plan")
     parser.add_argument("--backend", default="cpu")
@@ -217,6 +262,7 @@ def main() -> None:
         "equal": lambda: equal(session, options.count),
         "decode": lambda: decode(session, options.tokens, options.rounds),
         "cached": lambda: cached(session, options.rounds),
+        "first": lambda: first(session, options.rounds),
         "late": lambda: late(session, options.tokens),
         "schema": lambda: schema(session, options.count),
     }
