@@ -98,8 +98,13 @@ def replayed() -> dict[str, list[tuple[str, str]]]:
     }
 
 
-def draw(rng: np.random.Generator, tokenizer: Tokenizer) -> list[int]:
-    """Return the ids of a text to replay, 128 to 256 tokens; every second one is what a chat's assistant says."""
+def draw(rng: np.random.Generator, tokenizer: Tokenizer, replies: list[list[int]]) -> list[int]:
+    """Return the ids of a text to replay, 128 to 256 tokens; every second one is what a chat's assistant says.
+
+    With `replies`, ids of whole conversations (`pretrained.replies`), every second text is one of them.
+    """
+    if replies and rng.random() < 0.5:
+        return replies[int(rng.integers(len(replies)))][:LONGEST]
     kinds = replayed()
     texts = kinds[list(kinds)[int(rng.integers(len(kinds)))]]
     title, text = texts[int(rng.integers(len(texts)))]

@@ -44,6 +44,7 @@ class Training:
         self.model = Instrument(args.base, args.rank)
         self.sight, self.tokenizer = Sight(args.base), Tokenizer.from_file(str(args.base / "tokenizer.json"))
         self.packer = Packer(self.tokenizer)
+        self.replies = json.loads(args.replies.read_text()) if args.replies else []
         self.ability = dict.fromkeys(KINDS, 0.0)
         if args.projection_alone:
             self.model.a.requires_grad_(False)
@@ -70,7 +71,7 @@ class Training:
 
     def replay(self, rng: np.random.Generator) -> Tensor:
         """Return the mean KL of a text's next tokens to the base model's, in nats a token."""
-        ids = torch.tensor([texts.draw(rng, self.tokenizer)])
+        ids = torch.tensor([texts.draw(rng, self.tokenizer, self.replies)])
         with torch.no_grad():
             self.model.bare = True
             target = log_softmax(self.model.logits(self.model.read(ids)), -1)
@@ -149,6 +150,7 @@ def main() -> None:
     parser.add_argument("--base", type=Path, required=True, help="folder that `pretrained.base` wrote")
     parser.add_argument("--out", type=Path, required=True, help="folder of this run; run again to resume")
     parser.add_argument("--start", type=Path, help="small weights to start from")
+    parser.add_argument("--replies", type=Path, help="conversations to replay too (`pretrained.replies`)")
     parser.add_argument("--share", type=float, default=1.0, help="share of the start's LoRA; 0: its projection alone")
     parser.add_argument("--steps", type=int, default=3000, help="optimiser steps in all")
     parser.add_argument("--stop", type=int, help="end at this step, to go on later")

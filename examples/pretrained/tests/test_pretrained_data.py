@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from glyph_deep.data import pictures
 from glyph_deep.data.splits import generator
-from pretrained import base, questions, texts
+from pretrained import base, questions, replies, texts
 from pretrained.facts import FACTS, candidates, facts
 from pretrained.train import rate_at
 
@@ -122,3 +123,27 @@ def test_the_rate_rises_stays_and_falls() -> None:
     rates = [rate_at(step, 1000, 0.4) for step in range(1000)]
     assert rates[0] < 0.04 and rates[29] == rates[600] == 1.0 and rates[800] == pytest.approx(0.5)
     assert rates[-1] == 0.02
+
+
+def test_a_conversation_that_holds_a_fact_is_left_out() -> None:
+    """By its question or by the words that begin its answer, whatever the spaces."""
+    fact = facts()[0]
+    assert replies.holds(f"user\n{fact.question.upper()}", facts()) and replies.holds(f"So {fact.begin}  Rome", facts())
+    assert not replies.holds("What is the capital of Atlantis? It is", facts())
+
+
+@pytest.mark.usefixtures("known")
+def test_every_second_text_is_a_conversation_where_there_are_some() -> None:
+    """And none where there are none."""
+    rng, ids = np.random.default_rng(0), [[1, 2, 3]]
+    drawn = [texts.draw(rng, Words(), ids) == ids[0] for _ in range(200)]
+    assert 70 < sum(drawn) < 130
+    assert not any(texts.draw(rng, Words(), []) == ids[0] for _ in range(20))
+
+
+class Words:
+    """Stands for a tokenizer: an id a word."""
+
+    def encode(self, text: str, add_special_tokens: bool) -> SimpleNamespace:
+        """Return what has ids."""
+        return SimpleNamespace(ids=[len(word) + 10 for word in text.split()])
