@@ -100,7 +100,7 @@ class LoadedPlan:
                 self.draft_model = self._smaller(self.speculation.bundle, backend.name, threads)
         #: Shared by plans that are opened beside each other.
         self.residency = PlanResidency()
-        self.encoder = PromptEncoder(self.bundle)
+        self.encoder = PromptEncoder(self.bundle, options.chat_template)
         self.ends = frozenset(self.bundle.manifest.prompt.eos_token_ids)
         self._take(backend)
 

@@ -85,6 +85,12 @@ class SessionOptions:
         read=_ceiling,
     )
     max_pixels: int | None = _session(None, "Pixels a picture may have; default: 32 Mi, a plain JPEG 128 Mi.")
+    chat_template: Path | None = option(
+        None,
+        "Chat template in the place of the bundle's, such as one with tools.",
+        metavar="FILE",
+        verbs=("serve",),
+    )
     open_plans: int | None = option(
         None,
         "Plans loaded at a time where each packs weights; default: 1 of buckets.",
@@ -113,6 +119,8 @@ class SessionOptions:
             from luvc_export.runtime.speculation.request import Speculation
 
             Speculation.parse(self.speculate)
+        if isinstance(self.chat_template, str):
+            object.__setattr__(self, "chat_template", Path(self.chat_template))
         if not isinstance(self.lora, Mapping):
             object.__setattr__(self, "lora", _named_folders(self.lora) if self.lora else {})
 
@@ -121,12 +129,14 @@ class SessionOptions:
         named = {**stated(self, SessionOptions.__dataclass_fields__), "backend": self.backend}
         if self.lora:
             named["lora"] = {name: str(Path(folder).absolute()) for name, folder in self.lora.items()}
+        if self.chat_template is not None:
+            named["chat_template"] = str(self.chat_template.absolute())
         return {name: value if isinstance(value, str) else json.dumps(value) for name, value in named.items()}
 
     @classmethod
     def of_texts(cls, texts: Mapping[str, str]) -> SessionOptions:
         """Options of ``texts``; names that are no option are left alone."""
-        words = {"plan", "backend", "arithmetic", "speculate"}
+        words = {"plan", "backend", "arithmetic", "speculate", "chat_template"}
         known = {name: texts[name] for name in SessionOptions.__dataclass_fields__ if name in texts}
         values: dict[str, Any] = {name: text if name in words else json.loads(text) for name, text in known.items()}
         return SessionOptions(**values)

@@ -33,7 +33,7 @@ KNOWS_SCORES = "luvc_export/core/plan/schema_1.py"
 SOMETHING_ELSE = {
     "luvc_export/core/plan/sharing.py": {"dycoke", "vidcom2"},  # the quotas of these names
     "luvc_export/core/plan/encoder.py": {"norm", "residual"},
-    "luvc_export/serve/http/protocol.py": {"low"},
+    "luvc_export/serve/interfaces/protocol.py": {"low"},
 }
 #: Names of parameters and variables that do not say what they hold. A score is ``given`` its input: that is documented.
 NAMELESS = {"found", "given", "made", "said", "told"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
@@ -22,10 +22,10 @@ from luvc_export.runtime.media.video import DEFAULT_FPS, open_video
 from luvc_export.runtime.prompt.encoder import OpenedClip, OpenedQuestion, VideoClip
 from luvc_export.runtime.prompt.request import largest_canvas, open_medium, takes_video
 from luvc_export.runtime.session import Session
+from luvc_export.serve.conversation import letters_of, value_letters, written
 from luvc_export.serve.engine.jobs import Event, Job
 from luvc_export.serve.http.api_errors import bad_request, explained
-from luvc_export.serve.http.protocol import (
-    ChatMessage,
+from luvc_export.serve.interfaces.protocol import (
     ChatRequest,
     FramesPart,
     ImagePart,
@@ -39,6 +39,8 @@ from luvc_export.serve.http.protocol import (
 from luvc_export.serve.media.addresses import Addresses
 from luvc_export.serve.media.budget import PixelBudget
 from luvc_export.serve.models import Models, ServedModel
+from luvc_export.serve.tools.answer_plan import AnswerPlan, offered, planned, values_of
+from luvc_export.serve.tools.detection import TemplateForms
 
 #: A ``top_p`` below the chance of any most likely token: that token alone, as 0 means.
 _SMALLEST = 1e-9
@@ -60,6 +62,8 @@ class Asker:
         addresses: Reads pictures.
         max_images: Pictures of a request; a video counts as one.
         greedy: Where a request says nothing, the most likely token is taken, whatever the model's makers meant.
+        pixels: Of all requests.
+        tool_parser: Name of the form of calls; None has it seen by the template.
     """
 
     models: Models
@@ -67,9 +71,11 @@ class Asker:
     max_images: int
     greedy: bool = False
     pixels: PixelBudget = field(default_factory=PixelBudget)
+    tool_parser: str | None = None
+    _forms: dict[Session, TemplateForms] = field(default_factory=dict)
 
-    def options(self, chat: ChatRequest) -> Sampling:
-        """How the answer is chosen, a grammar compiled.
+    def plan(self, chat: ChatRequest, plain: bool = False) -> AnswerPlan:
+        """How answers are chosen and read, a grammar compiled; ``plain`` ones are text.
 
         Raises:
             ApiError: 404 for an unknown model, 400 for whatever is wrong with it.
@@ -77,40 +83,62 @@ class Asker:
         model = self.models.find(chat.model)
         options = sampling(chat, None if self.greedy else model.session.bundle.manifest.generation)
         try:
-            return model.session.grammars.guided(options, MaskWork(*MASKS))
+            if plain:
+                return AnswerPlan(model.session.grammars.guided(options, MaskWork(*MASKS)))
+            return planned(chat, options, self.forms(model), model.session.grammars, MaskWork(*MASKS))
         except LuvcError as error:
             wrong = explained(error, "response_format")
-            wrong.param, _ = guide(chat) or (wrong.param, {})
+            wrong.param = _of_tools(error, chat) or (guide(chat) or (wrong.param, {}))[0]
             raise wrong from error
 
+    def text(self, chat: ChatRequest) -> tuple[tuple[dict[str, Any], ...], list[Any], Mapping[str, Any]]:
+        """What the template is given of a chat without pictures: messages, tools and values.
+
+        Raises:
+            ApiError: See ``plan``.
+        """
+        model = self.models.find(chat.model)
+        forms = self.forms(model)
+        plan = AnswerPlan(Sampling(), None, offered(chat, forms), values_of(chat, forms))
+        messages, _ = self._question(chat, model, plan)
+        return tuple(messages), model.session.encoder.broken(plan.tools), plan.values
+
+    def forms(self, model: ServedModel) -> TemplateForms:
+        """What the model's template writes; seen once."""
+        if (forms := self._forms.get(model.session)) is None:
+            vocab = model.session.bundle.manifest.decoder.vocab
+            forms = self._forms[model.session] = TemplateForms(model.session.encoder, vocab, self.tool_parser)
+        return forms
+
     def job(
-        self, chat: ChatRequest, tell: Callable[[Event], None], arrived: float, options: Sampling
+        self, chat: ChatRequest, tell: Callable[[Event], None], arrived: float, plan: AnswerPlan
     ) -> tuple[ServedModel, Job]:
-        """Make a job of a request; ``options`` are those of it.
+        """Make a job of a request; ``plan`` is its.
 
         Raises:
             ApiError: 404 for an unknown model, 400 for whatever else is wrong with it.
         """
         started = perf_counter()
         model = self.models.find(chat.model)
-        messages, media = self._question(chat, model)
+        messages, media = self._question(chat, model, plan)
         manifest = model.session.bundle.manifest
         with self.pixels.take(sum(one.pixels for one in media)):
             opened = tuple(self._opened(one, manifest, started) for one in media)
             most = image_tokens(chat, model.session)
-            values = dict(chat.chat_template_kwargs or {})
-            if chat.add_generation_prompt is not None:
-                values["add_generation_prompt"] = chat.add_generation_prompt
-            beside = (None, most, model.adapter, values, bool(chat.continue_final_message))
+            tools = model.session.encoder.broken(plan.tools)
+            beside = (None, most, model.adapter, plan.values, bool(chat.continue_final_message), tools)
             asked = OpenedQuestion(tuple(messages), opened, *beside)
             try:
                 loaded, request = model.session.fit(asked)
                 room = loaded.token_limit(request)
             except LuvcError as error:
                 raise explained(error) from error
+        options = plan.options
         budget = min(options.max_new_tokens or room, room)  # who asks for more is told so by finish_reason: length
         spent = 1000 * (perf_counter() - started)
-        return model, Job(loaded, request, options, budget, chat.n or 1, tell, arrived, spent, model.name)
+        job = Job(loaded, request, options, budget, chat.n or 1, tell, arrived, spent, model.name)
+        job.shape = plan.shape
+        return model, job
 
     def _opened(self, medium: _Medium, manifest: Manifest, started: float) -> Opened | OpenedClip:
         if (seconds := perf_counter() - started) > MOST_SECONDS:
@@ -119,25 +147,25 @@ class Asker:
             raise bad_request(message, param=medium.where, code="images_too_slow")
         return medium.opened(manifest)
 
-    def _question(self, chat: ChatRequest, model: ServedModel) -> tuple[list[dict[str, Any]], list[_Medium]]:
+    def _question(
+        self, chat: ChatRequest, model: ServedModel, plan: AnswerPlan
+    ) -> tuple[list[dict[str, Any]], list[_Medium]]:
         """The messages, and their pictures and videos, read and not decoded."""
         messages: list[dict[str, Any]] = []
         media: list[_Medium] = []
-        addresses = self.addresses.of_one_request()
-        if (letters := sum(map(letters_of, chat.messages))) > MOST_LETTERS:
+        names: dict[str, str] = {}
+        addresses, encoder = self.addresses.of_one_request(), model.session.encoder
+        form = self.forms(model).calls
+        if (letters := sum(map(letters_of, chat.messages)) + value_letters(plan.tools)) > MOST_LETTERS:
             try:
-                model.session.encoder.check_length(letters)
+                encoder.check_length(letters)
             except LuvcError as error:
                 raise explained(error) from error
         for index, message in enumerate(chat.messages):
-            role = "system" if message.role == "developer" else message.role
             whole = message.refusal if message.content is None else message.content
-            if isinstance(whole, str):
-                messages.append({"role": role, "content": [{"type": "text", "text": whole}]})
-                continue
-            content: list[dict[str, Any]] = []
-            for number, part in enumerate(message.content or ()):
-                assert not isinstance(part, str)
+            content: str | list[dict[str, Any]] = whole or "" if not isinstance(whole, list) else []
+            for number, part in enumerate(whole if isinstance(whole, list) else ()):
+                assert not isinstance(part, str) and isinstance(content, list)
                 where = f"messages[{index}].content[{number}]"
                 if isinstance(part, TextPart | RefusalPart):
                     text = part.text if isinstance(part, TextPart) else part.refusal
@@ -153,7 +181,8 @@ class Asker:
                     media.append(self._medium(part, where, model, addresses))
                 except LuvcError as error:
                     raise explained(error, where) from error
-            messages.append({"role": role, "content": content})
+            id_letters = form.id_letters if form else None
+            messages.append(written(message, content, f"messages[{index}]", encoder, names, id_letters))
         return messages, media
 
     def _medium(
@@ -185,14 +214,6 @@ class Asker:
         if not coded:  # an animated picture, whose frames are reduced to as many
             pixels = min(pixels, count * pixels_to_decode(sources[0], None))
         return _Medium(pixels, film, where)
-
-
-def letters_of(message: ChatMessage) -> int:
-    """Letters of a message's texts."""
-    content = message.content or ""
-    if isinstance(content, str):
-        return len(content)
-    return sum(len(part.text) for part in content if isinstance(part, TextPart))
 
 
 @dataclass(frozen=True)
@@ -262,6 +283,15 @@ def guide(chat: ChatRequest) -> tuple[str, dict[str, Any]] | None:
         first, second, *_ = asked
         raise bad_request(f"{first} and {second} exclude each other: give one", param=second, code="invalid_value")
     return next(((way, dict([option])) for way, option in asked.items()), None)
+
+
+def _of_tools(error: LuvcError, chat: ChatRequest) -> str | None:
+    """The field of tools that an error is about; None where it is about something else."""
+    if error.where == "tools":
+        return "tools"
+    names = [tool.function.name for tool in chat.tools or ()]
+    head, _, name = (error.where or "").partition(" ")
+    return f"tools[{names.index(name)}].function.parameters" if head == "tool" and name in names else None
 
 
 def _schema(schema: dict[str, Any] | str, param: str) -> Any:

@@ -6,7 +6,7 @@ import base64
 import binascii
 
 from luvc_export.runtime.media.pictures import EXACT_PIXELS, pixels_to_decode
-from luvc_export.serve.http.protocol import ChatRequest, ImagePart, RefusalPart, TextFormat, TextPart
+from luvc_export.serve.interfaces.protocol import ChatRequest, ImagePart, RefusalPart, TextFormat, TextPart
 from luvc_export.serve.preparation import Kind
 
 #: Letters of addresses, together, of pictures that are quickly decoded.
@@ -55,6 +55,8 @@ def _is_quick(address: str) -> bool:
 
 def is_guided(chat: ChatRequest) -> bool:
     """Whether a request may have a grammar, which is compiled."""
+    if chat.tools and chat.tool_choice != "none":
+        return True
     named = (chat.structured_outputs, chat.guided_json, chat.guided_regex, chat.guided_choice, chat.guided_grammar)
     shape = None if isinstance(chat.response_format, TextFormat) else chat.response_format
     return any(one is not None for one in (shape, *named))

@@ -59,7 +59,7 @@ class ServeOptions:
     """Limits and permissions of a server.
 
     Raises:
-        UsageError: It would listen beyond this machine without a key.
+        UsageError: It would listen beyond this machine without a key, or there is no such ``tool_parser``.
     """
 
     host: str = option("127.0.0.1", "Address to listen at.")
@@ -89,9 +89,14 @@ class ServeOptions:
     stream_timeout: float = option(30.0, "Seconds after which an unread answer is cut.", least=1, most=3600)
     trusted_proxies: frozenset[str] = _words("Address whose X-Forwarded-For says who asks; repeat.", "--trusted-proxy")
     greedy: bool = option(False, "What a request leaves open is greedy, not as the model's makers meant it.")
+    tool_parser: str | None = option(None, "How the model writes calls; default: seen by its chat template.")
     strict: bool = option(False, "Refuse fields of requests that nobody here has heard of (/v1/fields).")
 
     def __post_init__(self) -> None:
+        if self.tool_parser is not None:
+            from luvc_export.serve.tools.detection import form_named
+
+            form_named(self.tool_parser)
         if not is_loopback(self.host) and self.api_key is None and not self.insecure:
             raise UsageError(
                 "everybody who reaches this machine could use the model",

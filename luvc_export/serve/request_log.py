@@ -54,6 +54,8 @@ class RequestRecord:
     videos: list[str] = field(default_factory=list)
     #: Fields of the request that nobody has heard of.
     ignored: list[str] = field(default_factory=list)
+    #: Tools whose schemas no grammar holds.
+    unheld: list[str] = field(default_factory=list)
     #: Milliseconds by name, see ``engine.jobs.Ended``.
     timings: Mapping[str, Any] = field(default_factory=dict)
     begun: float = field(default_factory=perf_counter)

@@ -18,7 +18,8 @@ from luvc_export.runtime.engine.feature_cache import FeatureCache
 from luvc_export.runtime.memory import give_back_blocks_of
 from luvc_export.serve.asking import Asker
 from luvc_export.serve.engine.loop import Engine
-from luvc_export.serve.http.app import NEWCOMERS, App
+from luvc_export.serve.http.admission import NEWCOMERS
+from luvc_export.serve.http.app import App
 from luvc_export.serve.http.connections import CONNECTIONS, KEEP_ALIVE, Connection, keep_order
 from luvc_export.serve.media.addresses import Addresses
 from luvc_export.serve.metrics import Metrics
@@ -78,7 +79,7 @@ class Server:
         self.cache = FeatureCache(options.image_cache)
         prepare = models.warm_up if warm else lambda: None
         self.engine = Engine(self.cache, options.rows, options.queue, self.metrics, prepare, self.stop)
-        asker = Asker(models, Addresses(options), options.max_images, options.greedy)
+        asker = Asker(models, Addresses(options), options.max_images, options.greedy, tool_parser=options.tool_parser)
         self.app = App(options, models, self.engine, asker, self.metrics)
         gauges: dict[str, tuple[str, Callable[[], float]]] = {
             "queue": ("Requests that wait.", lambda: self.engine.waiting),

@@ -18,7 +18,7 @@ except ImportError:  # Windows: the parent's clock is the only limit
     resource = None  # type: ignore[assignment]
 
 from luvc_export.errors import UsageError
-from luvc_export.runtime.generation.grammar_text import grammar_of, matcher, tokens_of
+from luvc_export.runtime.generation.grammar_text import grammar_of, grammar_of_tools, matcher, tokens_of
 
 #: Of the thread in which it is compiled: less than any thread has that compiles it afterwards, as the library recurses.
 _STACK = 2**20
@@ -54,7 +54,10 @@ def _compiled(tokens: Any, where: str, asked: Any) -> dict[str, Any]:
             reply.clear()
             reply.update(error.to_json())
 
-    reply["grammar"] = grammar_of(where, asked)
+    if where == "tools":
+        reply["grammar"], reply["unheld"] = grammar_of_tools(asked)
+    else:
+        reply["grammar"] = grammar_of(where, asked)
     before = threading.stack_size(_STACK)
     thread = threading.Thread(target=compile_once)
     thread.start()

@@ -57,6 +57,49 @@ def grammar_of(where: str, asked: Any) -> str:
         raise no_grammar(where, str(error)) from error
 
 
+#: Of JSON inside of a grammar, see ``_from_schema``.
+_AS_DUMPED = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+_SCHEMA = re.compile(r"%json @(\d+)@")
+
+
+def grammar_of_tools(asked: Any) -> tuple[str, list[str]]:
+    """A grammar of text, or what holds it, and of calls of tools; and tools whose schemas it does not hold.
+
+    Args:
+        asked: ``rules`` in Lark's form, in which ``%json @N@`` stands for the N-th of ``schemas`` and ``@answer`` for
+            ``answer``: ``where`` and ``asked`` as ``grammar_of`` takes them, or None. Each of ``schemas`` has the
+            ``tool`` it is of, the ``schema``, and what is held where no grammar can be made of it (``free``; None
+            refuses that).
+
+    Raises:
+        UsageError: See ``grammar_of``; ``where`` is then ``tool NAME`` for a schema of a tool.
+        MachineError: llguidance is not installed.
+    """
+    parts, unheld = list[str](), dict[str, None]()
+    for entry in asked["schemas"]:
+        schema = entry["schema"]
+        try:
+            grammar = grammar_of("json_schema", schema)
+            if problem := library().LLMatcher.validate_grammar(grammar):
+                raise no_grammar("json_schema", problem)
+            schema = compilable(schema)
+        except UsageError as error:
+            error.where = f"tool {entry['tool']}"
+            if entry["free"] is None:
+                raise
+            schema = entry["free"]
+            unheld[entry["tool"]] = None
+        held = {**schema, "x-guidance": _AS_DUMPED} if isinstance(schema, dict) else schema
+        parts.append(f"%json {json.dumps(held)}")
+    rules = _SCHEMA.sub(lambda place: parts[int(place[1])], asked["rules"])
+    grammars: list[Any] = [{"name": "rules", "lark_grammar": rules}]
+    if (answer := asked["answer"]) is not None:
+        held = grammar_of(answer["where"], answer["asked"])
+        of_it = {"lark_grammar": held} if answer["where"] == "grammar" else json.loads(held)["grammars"][0]
+        grammars.append({**of_it, "name": "answer"})
+    return json.dumps({"grammars": grammars}), list(unheld)
+
+
 def matcher(tokens: Any, grammar: str, where: str) -> Any:
     """``LLMatcher`` of a grammar that ``grammar_of`` wrote, in which the first token's mask is known.
 
@@ -120,9 +163,7 @@ def _patterns(schema: Any) -> Iterator[str]:
 
 def _from_schema(library: Any, text: str) -> Any:
     """Whitespace as json.dumps writes it or none: a model that may write any number of blanks may never end."""
-    return library.LLMatcher.grammar_from_json_schema(
-        text, overrides={"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-    )
+    return library.LLMatcher.grammar_from_json_schema(text, overrides=_AS_DUMPED)
 
 
 def _from_regex(library: Any, text: str) -> Any:

@@ -12,7 +12,7 @@ import threading
 from collections import OrderedDict
 from math import inf
 from time import monotonic
-from typing import Any
+from typing import Any, NamedTuple
 
 from tokenizers import Tokenizer
 
@@ -35,6 +35,13 @@ _FIX = "simplify it: fewer properties and branches, no repetitions inside repeti
 _helpers = Helpers("luvc_export.runtime.generation.grammar_task", _HELPER_MEMORY, _HELPER_SECONDS, most=2, nice=NICE)
 
 
+class Written(NamedTuple):
+    """A grammar that compiles, and the tools whose schemas it does not hold."""
+
+    grammar: str
+    unheld: tuple[str, ...] = ()
+
+
 class GrammarTrials:
     """Writes the grammars of one tokenizer. Threads may share it.
 
@@ -47,11 +54,11 @@ class GrammarTrials:
     def __init__(self, tokenizer: Tokenizer, vocab: int, ends: list[int]) -> None:
         self._tokenizer, self._facts = tokenizer, {"vocab": vocab, "ends": ends}
         self._digest = ""
-        self._verdicts: OrderedDict[tuple[str, str], str | UsageError] = OrderedDict()
+        self._verdicts: OrderedDict[tuple[str, str], Written | UsageError] = OrderedDict()
         self._until: dict[tuple[str, str], float] = {}
         self._characters, self._lock = 0, threading.Lock()
 
-    def written(self, where: str, asked: Any) -> str:
+    def written(self, where: str, asked: Any) -> Written:
         """What ``grammar_text.grammar_of`` writes of it, known to compile within the limits.
 
         Raises:
@@ -76,7 +83,7 @@ class GrammarTrials:
             raise verdict.with_traceback(None)
         return verdict
 
-    def _tried(self, where: str, text: str) -> str | UsageError:
+    def _tried(self, where: str, text: str) -> Written | UsageError:
         self._digest = self._digest or hashlib.sha256(self._tokenizer.to_str().encode()).hexdigest()
         request = {"where": where, "asked": text, "tokenizer": self._digest, **self._facts}
         request |= {"seconds": SECONDS, "memory": MEMORY}
@@ -89,12 +96,12 @@ class GrammarTrials:
             most = f"at most {SECONDS:g} s and {MEMORY // 2**20} MiB to compile"
             return UsageError(TOO_MUCH, where=where, got=got, expected=most, fix=_FIX)
         if "grammar" in reply:
-            return str(reply["grammar"])
+            return Written(str(reply["grammar"]), tuple(map(str, reply.get("unheld", ()))))
         refused = LuvcError.from_json(reply)
         assert isinstance(refused, UsageError)
         return refused
 
-    def _keep(self, key: tuple[str, str], verdict: str | UsageError) -> None:
+    def _keep(self, key: tuple[str, str], verdict: Written | UsageError) -> None:
         """Remember it in the place of those that were not asked for the longest."""
         with self._lock:
             if key in self._verdicts:

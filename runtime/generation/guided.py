@@ -65,11 +65,33 @@ class Grammars:
         where = next((name for name in GUIDES if getattr(options, name) is not None), None)
         if where is None:
             return options
+        return self.held(options, where, getattr(options, where), work)[0]
+
+    def held(
+        self, options: Sampling, where: str, asked: Any, work: MaskWork | None = None
+    ) -> tuple[Sampling, tuple[str, ...]]:
+        """``options`` with the mask that ``asked`` means, and nothing else that holds answers.
+
+        Args:
+            options: How tokens are chosen.
+            where: One of ``GUIDES``, or ``tools``, see ``grammar_text.grammar_of_tools``.
+            asked: Of that kind.
+            work: See ``guided``.
+
+        Returns:
+            The options, and tools whose schemas are not held.
+
+        Raises:
+            UsageError: It cannot be compiled.
+            MachineError: llguidance is not installed.
+        """
         library()
-        first = matcher(self._tokens, self._trials.written(where, getattr(options, where)), where)
+        written = self._trials.written(where, asked)
+        first = matcher(self._tokens, written.grammar, where)
         vocab, ends = self._vocab, self._ends
         bare = replace(options, json_schema=None, regex=None, grammar=None)
-        return replace(bare, mask=lambda: _GrammarMask(first.deep_copy(), vocab, ends, where, work or MaskWork()))
+        mask = lambda: _GrammarMask(first.deep_copy(), vocab, ends, where, work or MaskWork())  # noqa: E731
+        return replace(bare, mask=mask), written.unheld
 
     @cached_property
     def _tokens(self) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Literal, Protocol
 
 from luvc_export.runtime.generation.detokenise import TextStream
@@ -56,6 +56,7 @@ class TokenSequence:
         ends: Tokens that end it, beside those of ``options``.
         budget: Tokens at most.
         prompt: The prompt's tokens, for what reads them.
+        marks: See ``TextStream``.
     """
 
     def __init__(
@@ -65,10 +66,11 @@ class TokenSequence:
         ends: frozenset[int],
         budget: int,
         prompt: Sequence[int] = (),
+        marks: Mapping[int, str] | None = None,
     ) -> None:
         ends = options.ends(ends)
         self._sampler, self._shows_end = Sampler(options, prompt, ends), options.include_stop_str_in_output
-        self._text = TextStream(encoder.tokenizer, options.stop, options.include_stop_str_in_output)
+        self._text = TextStream(encoder.tokenizer, options.stop, options.include_stop_str_in_output, marks)
         self._ends, self.budget, self.prompt = ends, budget, prompt
         self.ids: list[int] = []
         #: One for each of ``ids`` where they are asked for.

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby, islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tokenizers import Tokenizer
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from luvc_export.bundle.adapters.peft_folder import Adapter
 
 TOKENIZER = "tokenizer.json"
+#: Within a mark that is text: half of a surrogate pair, which no text has. The prompt's tokens are those of what is
+#: before and behind it.
+BREAK = "\udcff"
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,7 @@ class Question:
     ``image_tokens`` is the most visual tokens that a picture, or a moment of a video, may become before compression;
     None for no ceiling. ``adapter`` is what is beside the weights for the answer; None for the base model.
     ``values`` are the chat template's beside its own; ``continues`` has the answer go on with the last message.
+    ``tools`` is what the model may call, in OpenAI's form. ``token_ids`` are the prompt as it is, without pictures.
     """
 
     messages: tuple[Message, ...]
@@ -57,6 +62,8 @@ class Question:
     adapter: Adapter | None = None
     values: Mapping[str, Any] = field(default_factory=dict)
     continues: bool = False
+    tools: Sequence[Mapping[str, Any]] = ()
+    token_ids: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -143,18 +150,23 @@ def question(
 class PromptEncoder:
     """The bundle's tokenizer and chat template. ``tokenizer`` is a ``tokenizers.Tokenizer``.
 
+    Args:
+        bundle: Has both.
+        template: File of a chat template in the place of the bundle's.
+
     Raises:
         BundleError: A file cannot be read, or the tokenizer does not know the image token.
+        UsageError: ``template`` cannot be read.
     """
 
-    def __init__(self, bundle: Bundle) -> None:
+    def __init__(self, bundle: Bundle, template: Path | None = None) -> None:
         prompt = bundle.manifest.prompt
         self.image_token_id = prompt.image_token_id
         self.cuts = prompt.cuts or (Tiling((self.image_token_id,)),)
         self.tokenizer, self._longest = _load_tokenizer(bundle)
         self._capacity = min(prompt.text_capacity, bundle.manifest.decoder.context)
         self.prefix = prompt.prefix
-        self.template: ChatTemplate | None = load_template(bundle)
+        self.template: ChatTemplate | None = load_template(bundle, template)
         if self.template is not None:
             self.template.prepare()
         self._where = str(bundle.folder)
@@ -189,6 +201,13 @@ class PromptEncoder:
         self.marker = prompt.marker or self._image_token
         markers = [self.marker, *([prompt.video.marker] if prompt.video else [])]
         self._markers = re.compile("|".join(re.escape(marker) for marker in markers))
+        added = [token.content for token in self.tokenizer.get_added_tokens_decoder().values()]
+        #: Tokens that stand for pictures, or for videos until they are written.
+        self.visual_ids = {self.image_token_id} | {
+            one for one in map(self.tokenizer.token_to_id, markers) if one is not None
+        }
+        longest_first = sorted({*added, *markers}, key=len, reverse=True)
+        self._tokens = re.compile("|".join(re.escape(token) for token in longest_first if len(token) > 1) or "(?!)")
 
     def render(self, asked: Question) -> str:
         """The prompt as text. Without a template, markers of the pictures and then the plain prompt.
@@ -199,9 +218,9 @@ class PromptEncoder:
         if self.template is not None:
             other = self.template_of_videos(asked)
             template = self.template if other is None else replace(self.template, source=other)
-            return template.render(asked.messages, asked.values, asked.continues)
-        if asked.values or asked.continues:
-            got = "an answer to go on with" if asked.continues else ", ".join(asked.values)
+            return template.render(asked.messages, asked.values, asked.continues, asked.tools)
+        if asked.values or asked.continues or asked.tools:
+            got = "an answer to go on with" if asked.continues else ", ".join(asked.values) or "tools"
             raise UsageError("this bundle has no chat template", where=self._where, got=got, fix="leave it out")
         return self._plainly(asked)
 
@@ -241,6 +260,8 @@ class PromptEncoder:
         Raises:
             UsageError: See ``render``; or another number of markers than of pictures and videos.
         """
+        if asked.token_ids is not None:
+            return list(asked.token_ids)
         rendered = self.render(asked)
         around = self._markers.split(rendered)
         chosen = [self.cuts[0].written] * len(asked.media) if written is None else list(written)
@@ -271,6 +292,14 @@ class PromptEncoder:
         spelled = iter(runs)
         return [one for token in ids for one in (next(spelled) if token == self.image_token_id else (token,))]
 
+    def broken(self, value: Any) -> Any:
+        """``value`` with every mark in its texts broken: what a stranger wrote is read as text, not as a token."""
+        if isinstance(value, str):
+            return self._tokens.sub(lambda mark: f"{mark[0][0]}{BREAK}{mark[0][1:]}", value)
+        if isinstance(value, Mapping):
+            return {self.broken(name): self.broken(inside) for name, inside in value.items()}
+        return [self.broken(inside) for inside in value] if isinstance(value, list | tuple) else value
+
     def check_length(self, letters: int, written: int = 0) -> None:
         """Refuse a text that cannot fit, whatever its tokens: splitting 3.9 MB of blanks takes 42 s.
 
@@ -290,8 +319,10 @@ class PromptEncoder:
     def _ids(self, text: str) -> list[int]:
         bos = self.template.special.get("bos_token") if self.template else None
         whole = self.prefix is not None or (bos and text.startswith(bos))
+        first, *more = text.split(BREAK)
         try:
-            return list(self.tokenizer.encode(text, add_special_tokens=not whole).ids)
+            ids = list(self.tokenizer.encode(first, add_special_tokens=not whole).ids)
+            return ids + [one for part in more for one in self.tokenizer.encode(part, add_special_tokens=False).ids]
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:  # see _load_tokenizer

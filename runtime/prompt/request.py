@@ -112,7 +112,7 @@ def all_shown(requests: Sequence[Request]) -> SomeImages:
 def open_media(asked: Question, manifest: Manifest | None = None) -> OpenedQuestion:
     """``asked`` with every picture and frame opened, once: see ``open_medium``."""
     media = tuple(open_medium(item, manifest) for item in asked.media)
-    beside = (asked.plain, asked.image_tokens, asked.adapter, asked.values, asked.continues)
+    beside = (asked.plain, asked.image_tokens, asked.adapter, asked.values, asked.continues, asked.tools)
     return OpenedQuestion(asked.messages, media, *beside)
 
 

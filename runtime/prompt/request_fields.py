@@ -27,11 +27,19 @@ def _refusals(fields: dict[str, list[Any]]) -> dict[str, Refusal]:
 
 #: Would change the answer and is not honoured, by whose field it is.
 REFUSED: dict[str, Refusal] = {name: each for of in _TABLES["refused"].values() for name, each in _refusals(of).items()}
+#: Of ``/v1/chat/completions``, which reads some.
+CHAT_REFUSED = {name: each for name, each in REFUSED.items() if name not in _TABLES["read_by_chat"]}
 #: Of ``/v1/responses``: beside those of chat completions, or other than there, but for those that are read there.
 RESPONSES_REFUSED = {
     name: each
     for name, each in (REFUSED | _refusals(_TABLES["responses"])).items()
     if name not in _TABLES["read_by_responses"]
+}
+#: Of ``/v1/completions``.
+COMPLETIONS_REFUSED = {
+    name: each
+    for name, each in (REFUSED | _refusals(_TABLES["completions"])).items()
+    if name not in _TABLES["read_by_completions"]
 }
 #: As ``REFUSED``, of a message and of a part, whatever its type.
 REFUSED_INSIDE = _refusals(_TABLES["inside"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from luvc_export.bundle.folder import Bundle
@@ -15,6 +16,8 @@ Message = Mapping[str, Any]
 
 #: Bytes and seconds of computing for one rendering; the families' templates take a few milliseconds and megabytes.
 _MEMORY, _SECONDS = 256 * 2**20, 2
+#: Bytes of a template's own file.
+_MOST_BYTES = 2**20
 #: As many at once as ``serve`` prepares requests, so that text does not wait for those with pictures.
 _helpers = Helpers("luvc_export.runtime.prompt.rendering", _MEMORY, _SECONDS, most=7)
 
@@ -28,7 +31,11 @@ class ChatTemplate:
     special: Mapping[str, str]
 
     def render(
-        self, messages: Sequence[Message], values: Mapping[str, Any] | None = None, continues: bool = False
+        self,
+        messages: Sequence[Message],
+        values: Mapping[str, Any] | None = None,
+        continues: bool = False,
+        tools: Sequence[Mapping[str, Any]] = (),
     ) -> str:
         """Render ``messages``, as ``apply_chat_template`` does, in a helper process.
 
@@ -38,6 +45,7 @@ class ChatTemplate:
             messages: The chat.
             values: What the template is given beside it; ``add_generation_prompt`` is true where they do not say.
             continues: The text ends where that of the last message does (transformers' ``continue_final_message``).
+            tools: What the model may call, in OpenAI's form.
 
         Raises:
             UsageError: ``values`` name what is not the caller's to say, or the last message has no text in what the
@@ -45,7 +53,8 @@ class ChatTemplate:
                 more than 2 s of computing or 256 MiB.
             MachineError: No helper can be started here.
         """
-        own = {**self.special, "messages": plain_data(list(messages)), "tools": None, "documents": None}
+        own = {**self.special, "messages": plain_data(list(messages)), "documents": None}
+        own["tools"] = plain_data(list(tools)) or None
         if taken := sorted(own.keys() & (values or {}).keys()):
             raise self._error("the chat template's own values cannot be given", ", ".join(taken))
         beside = {"add_generation_prompt": not continues, **plain_data(values or {})}
@@ -87,11 +96,12 @@ class ChatTemplate:
         return UsageError(what, where=self.where, got=got, fix=fix)
 
 
-def load_template(bundle: Bundle) -> ChatTemplate | None:
-    """The bundle's template, None if it has none: see ``template_source``.
+def load_template(bundle: Bundle, file: Path | None = None) -> ChatTemplate | None:
+    """The bundle's template, None if it has none: see ``template_source``; or the one in ``file``.
 
     Raises:
         BundleError: A file that should hold one is not JSON, or holds something else.
+        UsageError: ``file`` cannot be read.
     """
 
     def read(name: str) -> bytes | None:
@@ -100,8 +110,24 @@ def load_template(bundle: Bundle) -> ChatTemplate | None:
     config = read(CONFIG)
     where = str(bundle.folder)
     special = {} if config is None else _special_tokens(json_object(config, BundleError, f"{where}/{CONFIG}"))
+    if file is not None:
+        return ChatTemplate(_text_of(file), str(file), special)
     source = template_source(read, BundleError, where)
     return None if source is None else ChatTemplate(source.text, f"{where}/{source.file}", special)
+
+
+def _text_of(file: Path) -> str:
+    try:
+        with file.open("rb") as opened:
+            data = opened.read(_MOST_BYTES + 1)
+        text = data.decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        raise UsageError("the chat template cannot be read", where=f"--chat-template {file}", got=reason) from error
+    if len(data) > _MOST_BYTES:
+        got, most = f"more than {_MOST_BYTES:,} bytes", f"at most {_MOST_BYTES:,}"
+        raise UsageError("this is no chat template", where=f"--chat-template {file}", got=got, expected=most)
+    return text
 
 
 def last_text(messages: Sequence[Message]) -> str:

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from luvc_export.serve.chat_kinds import is_guided, kind_of
-from luvc_export.serve.http.protocol import parse
+from luvc_export.serve.interfaces.protocol import parse
 
 
 def chat(*parts: Any, **more: Any) -> Any:

@@ -14,15 +14,17 @@ from luvc_export.runtime.generation.sampling import Sampling
 from luvc_export.runtime.generation.sequence import TokenSequence
 from luvc_export.runtime.loaded_plan import LoadedPlan
 from luvc_export.runtime.prompt.request import Request
+from luvc_export.serve.tools.splitting import AnswerShape
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Text that an answer grew by, perhaps none yet, and the tokens it took."""
+    """Text that an answer grew by, perhaps none yet, the tokens it took, and how many the answer has by now."""
 
     choice: int
     text: str
     logprobs: tuple[TokenLogprob, ...]
+    tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,8 @@ class Job(engine.Job):
         self.options, self.budget, self.choices, self.tell = options, budget, choices, tell
         self.arrived = perf_counter() if arrived is None else arrived
         self.prepared_ms, self.model, self.client = prepared_ms, model, client
+        #: What answers are made of; None where they are text.
+        self.shape: AnswerShape | None = None
 
     def _sequences(self, room: int | None) -> list[TokenSequence]:
         """A token sequence for each choice."""
@@ -108,8 +112,9 @@ class Job(engine.Job):
         for number in range(self.choices):
             seed = self.options.seed
             options = self.options if seed is None else replace(self.options, seed=seed + number)
-            loaded = self.loaded
-            sequences.append(TokenSequence(loaded.encoder, options, loaded.ends, budget, self.request.token_ids))
+            loaded, marks = self.loaded, None if self.shape is None else self.shape.marks
+            sequence = TokenSequence(loaded.encoder, options, loaded.ends, budget, self.request.token_ids, marks)
+            sequences.append(sequence)
         return sequences
 
 

@@ -209,7 +209,7 @@ class Engine:
         logprobs = tuple(sequence.logprobs[sent : len(sequence.logprobs) - at_end])
         if text or sequence.done:
             progress.sent[answer.number] = len(sequence.logprobs)
-            job.tell(Piece(answer.number, text, logprobs))
+            job.tell(Piece(answer.number, text, logprobs, len(sequence.ids)))
         if not sequence.done:
             return
         progress.completion_tokens += len(sequence.ids)

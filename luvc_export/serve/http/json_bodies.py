@@ -58,7 +58,7 @@ def require(data: dict[str, Any], *names: str) -> None:
 #: Whose fields may be null, which is as good as absent; a schema's nulls are values.
 _HOLDERS = (
     *("messages", "content", "image_url", "video_url", "stream_options", "response_format", "json_schema", "luvc"),
-    *("structured_outputs", "mm_processor_kwargs"),
+    *("structured_outputs", "mm_processor_kwargs", "tools", "function", "tool_calls", "tool_choice", "allowed_tools"),
 )
 
 

@@ -17,7 +17,7 @@ from luvc_export.serve.http.api_errors import ApiError
 from luvc_export.serve.options import ServeOptions
 
 #: Open without a key: whether the server lives, and the page, which holds nothing.
-OPEN = frozenset(("/health", "/ready", "/"))
+OPEN = frozenset(("/health", "/ready", "/ping", "/"))
 #: A ``Host`` header (RFC 3986, 3.2.2): an IPv6 address in brackets without a zone, or a name; and a port.
 _HOST = re.compile(
     r"(?:\[(?P<bracketed>[0-9A-Fa-f:.]+)\]|(?P<name>[^\[\]:/@?#\\\s]+))(?::(?P<port>[0-9]{0,5}))?", re.ASCII

@@ -75,7 +75,9 @@ class Mailbox:
 class Form(Protocol):
     """The objects one of the interfaces answers with, whole or as events of a stream."""
 
-    job: Job
+    @property
+    def jobs(self) -> Sequence[Job]:
+        """What is answered."""
 
     def begin(self) -> bytes:
         """Events before all others."""
@@ -105,7 +107,7 @@ class Answer:
 
     def __init__(self, mailbox: Mailbox, form: Form, stream: bool, record: RequestRecord) -> None:
         self._mailbox, self._form, self._stream, self._record = mailbox, form, stream, record
-        mailbox.overrun = form.job.cancel
+        mailbox.overrun = self._cancel
         #: To send with it.
         self.headers: list[tuple[bytes, bytes]] = []
 
@@ -121,14 +123,18 @@ class Answer:
         except (ConnectionError, TimeoutError, asyncio.TimeoutError):
             self._record.cancelled = True  # the client is gone, or stopped reading
         finally:
-            self._form.job.cancel()  # does nothing to what has ended
+            self._cancel()  # does nothing to what has ended
             watch.cancel()
 
     async def _watch(self, receive: Receive) -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
-        self._form.job.cancel()
+        self._cancel()
         self._mailbox.hang_up()
+
+    def _cancel(self) -> None:
+        for job in self._form.jobs:
+            job.cancel()
 
     async def _arriving(self, seconds: float | None = None) -> AsyncIterator[Piece | Finished | Ended | Failed | bytes]:
         """Events until the last one; nothing more once the client is gone, a comment where none comes for long."""

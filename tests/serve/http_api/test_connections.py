@@ -16,7 +16,7 @@ from running import serving
 
 from luvc_export.demo.questions import cases
 from luvc_export.serve.http import connections, reading
-from luvc_export.serve.http.app import NEWCOMERS
+from luvc_export.serve.http.admission import NEWCOMERS
 from luvc_export.serve.models import Models
 from luvc_export.serve.server import Server
 
@@ -109,8 +109,8 @@ def test_who_came_before_it_was_told_to_makes_room_first(
     """Whole requests are never given up for others; those that wait for their time outnumber queue and rows."""
     server, client = own
     monkeypatch.setattr(server._uvicorn, "_connections", 4)
-    server.app._asking["127.0.0.2"] += 1  # somebody else asks
-    server.app._patience.told("127.0.0.9", {"retry-after": "9"})
+    server.app.admission.asking["127.0.0.2"] += 1  # somebody else asks
+    server.app.admission.patience.told("127.0.0.9", {"retry-after": "9"})
     whole = HALF_HEAD + b"Content-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
     with ExitStack() as stack:
         body = connect(stack, client, HALF_BODY)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from luvc_export.demo.questions import cases
 from luvc_export.serve.http.api_errors import ApiError
-from luvc_export.serve.http.responses import parse_response
+from luvc_export.serve.interfaces.responses import parse_response
 
 CASE = next(cases("heldout", 1, 0, ("where_is",)))
 PICTURE = {"type": "input_image", "image_url": data_uri(CASE.images[0]), "detail": "auto"}

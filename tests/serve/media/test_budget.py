@@ -13,7 +13,7 @@ from PIL import Image
 from luvc_export.runtime.media.pictures import pixels_to_decode
 from luvc_export.serve.http.api_errors import ApiError
 from luvc_export.serve.http.json_bodies import MOST_VALUES, check_text
-from luvc_export.serve.http.protocol import parse
+from luvc_export.serve.interfaces.protocol import parse
 from luvc_export.serve.media.budget import PixelBudget
 
 

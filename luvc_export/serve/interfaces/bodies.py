@@ -15,7 +15,9 @@ from luvc_export.runtime.generation.result import Selection, kept_of
 from luvc_export.serve.engine.jobs import Ended, Finished, Job, Piece
 from luvc_export.serve.http.api_errors import ApiError
 from luvc_export.serve.http.sending import sse
-from luvc_export.serve.http.token_bytes import token_bytes
+from luvc_export.serve.interfaces.choices import Call, Choice
+from luvc_export.serve.interfaces.token_bytes import token_bytes
+from luvc_export.serve.tools.letters import Delta
 from luvc_export.version import VERSION
 
 
@@ -38,7 +40,12 @@ class Completion:
     echoed: str = ""
     id: str = field(default_factory=lambda: f"chatcmpl-{secrets.token_hex(12)}")
     created: int = field(default_factory=lambda: int(time.time()))
-    _opened: set[int] = field(default_factory=set)
+    _choices: dict[int, Choice] = field(default_factory=dict)
+
+    @property
+    def jobs(self) -> Sequence[Job]:
+        """See ``sending.Form``."""
+        return (self.job,)
 
     def begin(self) -> bytes:
         """See ``sending.Form``: choices open by themselves."""
@@ -47,13 +54,30 @@ class Completion:
     def event(self, event: Piece | Finished) -> bytes:
         """See ``sending.Form``: the first chunk of a choice before anything of it, then more of it, or its end."""
         lines = b""
-        if event.choice not in self._opened:
-            self._opened.add(event.choice)
+        if event.choice not in self._choices:
+            self._choices[event.choice] = Choice(self.job.shape)
             lines = self._chunk_of(event.choice, {"role": "assistant", "content": self.echoed, "refusal": None})
+        choice = self._choices[event.choice]
         if isinstance(event, Finished):
-            return lines + self._chunk_of(event.choice, {}, None, event.reason)
-        if event.text or event.logprobs:
-            lines += self._chunk_of(event.choice, {"content": event.text}, self._logprobs(event.logprobs))
+            lines += self._deltas(event.choice, choice.finish(), ())
+            return lines + self._chunk_of(event.choice, {}, None, choice.reason(event))
+        return lines + self._deltas(event.choice, choice.push(event), event.logprobs)
+
+    def _deltas(self, index: int, deltas: Sequence[Delta], logprobs: Sequence[TokenLogprob]) -> bytes:
+        """A chunk for each; log probabilities are those of the text."""
+        lines = b""
+        for delta in deltas:
+            if delta.kind == "text":
+                lines += self._chunk_of(index, {"content": delta.text}, self._logprobs(logprobs))
+            elif delta.kind == "thought":
+                lines += self._chunk_of(index, _thought(delta.text))
+            else:
+                function = {"arguments": delta.text}
+                call: dict[str, Any] = {"index": delta.call, "function": function}
+                if delta.kind == "call":
+                    function |= {"name": delta.text, "arguments": ""}
+                    call |= {"id": self._choices[index].calls[delta.call].id, "type": "function"}
+                lines += self._chunk_of(index, {"tool_calls": [call]})
         return lines
 
     def end(self, event: Ended) -> bytes:
@@ -71,13 +95,17 @@ class Completion:
         """The answer in one object."""
         choices = []
         for finish in sorted(finished, key=lambda event: event.choice):
-            own = [piece for piece in pieces if piece.choice == finish.choice]
-            logprobs = self._logprobs([one for piece in own for one in piece.logprobs])
-            text = self.echoed + "".join(piece.text for piece in own)
-            message = {"role": "assistant", "content": text, "refusal": None}
-            choices.append(
-                {"index": finish.choice, "message": message, "logprobs": logprobs, "finish_reason": finish.reason}
-            )
+            choice = self._choices[finish.choice] = Choice(self.job.shape)
+            for piece in pieces:
+                if piece.choice == finish.choice:
+                    choice.push(piece)
+            choice.finish()
+            text = self.echoed + choice.text
+            message = {"role": "assistant", "content": text, "refusal": None, **_thought(choice.thought)}
+            if choice.calls:
+                message |= {"content": text or None, "tool_calls": [_call(call) for call in choice.calls]}
+            logprobs, reason = self._logprobs(choice.logprobs), choice.reason(finish)
+            choices.append({"index": finish.choice, "message": message, "logprobs": logprobs, "finish_reason": reason})
         return {**self._object("chat.completion"), "choices": choices, **self._costs(ended)}
 
     def _object(self, kind: str) -> dict[str, Any]:
@@ -109,10 +137,22 @@ class Completion:
             "prompt_tokens_details": {"cached_tokens": event.cached_tokens},
             "luvc": seen(event, self.job),
         }
+        if self.job.shape is not None and self.job.shape.thought is not None:
+            thought = sum(choice.thought_tokens for choice in self._choices.values())
+            usage["completion_tokens_details"] = {"reasoning_tokens": thought}
         fields = {"usage": usage, "timings": event.timings}
         if self.survivors:
             fields["luvc"] = {"survivors": survivors(event.selection, self.job)}
         return fields
+
+
+def _thought(text: str) -> dict[str, Any]:
+    """A thought under both names in use; none where there is none."""
+    return {"reasoning": text, "reasoning_content": text} if text else {}
+
+
+def _call(call: Call) -> dict[str, Any]:
+    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
 
 
 def seen(event: Ended, job: Job) -> dict[str, Any]:

@@ -10,23 +10,34 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from luvc_export.runtime.prompt.request_fields import HARMLESS, REFUSED_INSIDE, RESPONSES_REFUSED
+from luvc_export.runtime.prompt.request_fields import HARMLESS, RESPONSES_REFUSED
 from luvc_export.serve.http.api_errors import ApiError, bad_request
-from luvc_export.serve.http.fields import refuse, unknown, unsupported
 from luvc_export.serve.http.json_bodies import decoded, require
-from luvc_export.serve.http.protocol import ChatRequest, chat_request
+from luvc_export.serve.interfaces.fields import refuse, unknown, unsupported
+from luvc_export.serve.interfaces.protocol import ChatRequest, chat_request
+from luvc_export.serve.interfaces.response_items import Items, Places, choice_of, tools_of
 
 #: Fields that both interfaces have, and samplers' of ours.
 _SAME = (
     *("model", "stream", "temperature", "top_p", "top_logprobs", "seed", "stop", "top_k", "min_p", "luvc"),
     *("presence_penalty", "frequency_penalty", "repetition_penalty", "logit_bias", "mm_processor_kwargs"),
     *("structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar", "chat_template_kwargs"),
-    *("min_tokens", "ignore_eos", "stop_token_ids", "include_stop_str_in_output"),
+    *("min_tokens", "ignore_eos", "stop_token_ids", "include_stop_str_in_output", "parallel_tool_calls"),
+    "thinking_token_budget",
 )
 #: All that are read.
-RESPONSES_READ = (*_SAME, "input", "instructions", "max_output_tokens", "text", "include")
+RESPONSES_READ = (
+    *_SAME,
+    "input",
+    "instructions",
+    "max_output_tokens",
+    "text",
+    "include",
+    "tools",
+    "tool_choice",
+    "reasoning",
+)
 _LOGPROBS = "message.output_text.logprobs"
-_ROLES = ("user", "assistant", "system", "developer")
 
 
 @dataclass(frozen=True)
@@ -36,13 +47,13 @@ class ResponseRequest:
     Args:
         chat: What is asked.
         echoed: Fields that the answer repeats.
-        before: Messages of ``chat`` that are not of ``input``.
+        places: Where messages of ``chat`` come from.
         ignored: Names of fields that nobody has heard of.
     """
 
     chat: ChatRequest
     echoed: dict[str, Any]
-    before: int
+    places: Places
     ignored: list[str]
 
 
@@ -62,19 +73,29 @@ def parse_response(body: bytes, strict: bool = False) -> ResponseRequest:
     if text.get("verbosity") not in (None, "medium"):
         raise unsupported("text.verbosity")
     instructions = _typed(data, "instructions", str, None)
-    before = [] if instructions is None else [{"role": "system", "content": instructions}]
+    reasoning = _typed(data, "reasoning", dict, {})
+    if reasoning.get("summary") not in (None, "auto"):
+        raise unsupported("reasoning.summary")
+    items = Items([] if instructions is None else [{"role": "system", "content": instructions}])
+    items.read(data["input"])
     chat = {name: data.get(name) for name in _SAME}
-    chat["messages"] = before + _messages(data["input"])
+    chat["messages"] = items.whole()
+    chat["reasoning_effort"] = reasoning.get("effort")
+    chat["tools"], chat["tool_choice"] = tools_of(data.get("tools")), choice_of(data.get("tool_choice"))
     chat["max_completion_tokens"] = data.get("max_output_tokens")
     chat["response_format"] = _format(text.get("format"))
     include = _typed(data, "include", list, [])
     chat["logprobs"] = True if _LOGPROBS in include or data.get("top_logprobs") is not None else None
-    with renamed(len(before)):
+    with renamed(items.places):
         asked = chat_request(chat)
     echoed = {
         "instructions": instructions,
         "max_output_tokens": data.get("max_output_tokens"),
         "metadata": _typed(data, "metadata", dict, {}),
+        "reasoning": {"effort": reasoning.get("effort"), "summary": None},
+        "parallel_tool_calls": data.get("parallel_tool_calls") is not False,
+        "tool_choice": data.get("tool_choice") or "auto",
+        "tools": data.get("tools") or [],
         "temperature": data.get("temperature"),
         "text": {"format": text.get("format") or {"type": "text"}},
         "top_logprobs": data.get("top_logprobs") or 0,
@@ -83,18 +104,18 @@ def parse_response(body: bytes, strict: bool = False) -> ResponseRequest:
     if (user := _typed(data, "user", str, None)) is not None:
         echoed["user"] = user
     ignored = unknown(data, {*RESPONSES_READ, *RESPONSES_REFUSED, *HARMLESS}, strict)
-    return ResponseRequest(asked, echoed, len(before), ignored)
+    return ResponseRequest(asked, echoed, items.places, ignored)
 
 
 class renamed:  # noqa: N801
     """Errors inside name the fields of this interface.
 
     Args:
-        before: Messages that are not of ``input``.
+        places: Where messages come from.
     """
 
-    def __init__(self, before: int) -> None:
-        self._before = before
+    def __init__(self, places: Places) -> None:
+        self._places = places
 
     def __enter__(self) -> None:
         """Nothing."""
@@ -104,18 +125,27 @@ class renamed:  # noqa: N801
             error.param = self._renamed(error.param)
 
     def _renamed(self, param: str) -> str:
+        call = re.match(r"messages\[(\d+)\]\.tool_calls\[(\d+)\](?:\.function)?", param)
+        if call and (number := self._places.calls.get((int(call[1]), int(call[2])))) is not None:
+            inside = re.sub(r"^\.id$", ".call_id", param[call.end() :])
+            return f"input[{number}]{inside}"
         message = re.match(r"messages\[(\d+)\]", param)
-        if message:
-            number = int(message[1]) - self._before
+        if message and int(message[1]) < len(self._places.messages):
+            number = self._places.messages[int(message[1])]
             if number < 0:
                 return "instructions"
-            inside = (
-                param[message.end() :].replace(".image_url.url", ".image_url").replace(".image_url.detail", ".detail")
-            )
+            inside = param[message.end() :].replace(".image_url.url", ".image_url")
+            inside = inside.replace(".image_url.detail", ".detail").replace(".tool_call_id", ".call_id")
             return f"input[{number}]{inside}"
+        if param.startswith("tools["):
+            return param.replace("].function", "]")
+        if param.startswith("tool_choice."):
+            return "tool_choice"
         head, dot, rest = param.partition(".")
         if head == "response_format":
             return f"text.format{dot}{rest}".replace(".json_schema", "")
+        if head == "reasoning_effort":
+            return "reasoning.effort"
         return {"messages": "input", "max_completion_tokens": "max_output_tokens"}.get(head, head) + dot + rest
 
 
@@ -127,50 +157,6 @@ def _typed(data: dict[str, Any], name: str, kind: type, missing: Any) -> Any:
         message = f"Expected `{kind.__name__}`, got `{type(value).__name__}`"
         raise bad_request(message, param=name, code="invalid_value")
     return value
-
-
-def _messages(messages: Any) -> list[dict[str, Any]]:
-    if isinstance(messages, str):
-        return [{"role": "user", "content": messages}]
-    if not isinstance(messages, list):
-        raise bad_request("input is text or an array of messages", param="input", code="invalid_value")
-    if not messages:
-        raise bad_request("input is empty: send text or a message", param="input", code="invalid_value")
-    return [_message(item, f"input[{number}]") for number, item in enumerate(messages)]
-
-
-def _message(item: Any, where: str) -> dict[str, Any]:
-    if not isinstance(item, dict):
-        raise bad_request("a message is an object", param=where, code="invalid_value")
-    if item.get("type", "message") != "message":
-        raise bad_request("only messages are supported", param=f"{where}.type", code="unsupported_parameter")
-    role, content = item.get("role"), item.get("content")
-    if role not in _ROLES:
-        raise bad_request(f"role is one of {', '.join(_ROLES)}", param=f"{where}.role", code="invalid_value")
-    if isinstance(content, list):
-        content = [_part(part, f"{where}.content[{number}]") for number, part in enumerate(content)]
-    elif not isinstance(content, str):
-        raise bad_request("content is text or an array of parts", param=f"{where}.content", code="invalid_value")
-    return {"role": role, "content": content}
-
-
-def _part(part: Any, where: str) -> dict[str, Any]:
-    kind = part.get("type") if isinstance(part, dict) else None
-    if isinstance(part, dict):
-        refuse(part, REFUSED_INSIDE, f"{where}.")
-    if kind in ("input_text", "output_text", "text"):
-        return {"type": "text", "text": part.get("text")}
-    if kind == "refusal":
-        return {"type": "refusal", "refusal": part.get("refusal")}
-    if kind == "input_image":
-        if part.get("image_url") is None:
-            message = "send the picture as image_url, such as a data: address: this server stores no files"
-            raise bad_request(message, param=f"{where}.image_url", code="missing_required_parameter")
-        return {"type": "image_url", "image_url": {"url": part["image_url"], "detail": part.get("detail")}}
-    if kind in ("video_url", "video"):  # ours, as in chat completions
-        return dict(part)
-    message = "a part is of type input_text, input_image or output_text"
-    raise bad_request(message, param=f"{where}.type", code="invalid_value")
 
 
 def _format(requested: Any) -> Any:

@@ -10,10 +10,11 @@ import msgspec
 from msgspec import Meta, Struct, field
 
 from luvc_export.core.image_tokens import MOST
-from luvc_export.runtime.prompt.request_fields import HARMLESS, REFUSED
+from luvc_export.runtime.prompt.request_fields import CHAT_REFUSED, HARMLESS
 from luvc_export.serve.http.api_errors import bad_request
-from luvc_export.serve.http.fields import names_of, refuse, unknown, unknown_inside, unsupported
 from luvc_export.serve.http.json_bodies import check_text, decoded, require, without_nulls
+from luvc_export.serve.interfaces.fields import names_of, refuse, unknown, unknown_inside, unsupported
+from luvc_export.serve.tools.fields import MOST_CALLS, Choice, ToolCall, Tools, refuse_kinds
 
 _Text = Annotated[str, Meta(min_length=1)]
 _Choices = Annotated[list[_Text], Meta(min_length=1, max_length=1024)]
@@ -68,12 +69,18 @@ Part = TextPart | RefusalPart | ImagePart | VideoPart | FramesPart
 
 
 class ChatMessage(Struct):
-    """One turn; of an earlier answer ``refusal`` is the text where ``content`` is none."""
+    """One turn; of an earlier answer ``refusal`` is the text where ``content`` is none.
 
-    role: Literal["system", "developer", "user", "assistant"]
+    ``tool_calls`` and ``reasoning``, by either name, are an earlier answer's, ``tool_call_id`` is of a tool's result.
+    """
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | Annotated[list[Part], Meta(max_length=512)] | None = None
     refusal: str | None = None
-    tool_calls: Any = None
+    tool_calls: Annotated[list[ToolCall], Meta(max_length=MOST_CALLS)] | None = None
+    tool_call_id: str | None = None
+    reasoning: str | None = None
+    reasoning_content: str | None = None
     function_call: Any = None
     audio: Any = None
 
@@ -183,6 +190,11 @@ class ChatRequest(Struct):
     continue_final_message: bool | None = None
     echo: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
+    tools: Tools | None = None
+    tool_choice: Choice | None = None
+    parallel_tool_calls: bool | None = None
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
+    thinking_token_budget: Annotated[int, Meta(ge=0, le=2**31)] | None = None
     mm_processor_kwargs: ProcessorOptions = field(default_factory=ProcessorOptions)
     luvc: Extension = field(default_factory=Extension)
 
@@ -204,8 +216,8 @@ class Parsed(NamedTuple):
 _INSIDE: dict[str | None, tuple[str, ...]] = {
     None: (
         *names_of(ChatMessage),
-        *("name", "annotations", "reasoning", "reasoning_content", "reasoning_details", "thinking_blocks", "parsed"),
-        *("provider_specific_fields", "id", "type", "status", "tool_call_id"),
+        *("name", "annotations", "reasoning_details", "thinking_blocks", "parsed", "provider_specific_fields"),
+        *("id", "type", "status"),
     ),
     **{
         str(part.__struct_config__.tag): ("type", *names_of(part), "cache_control", "annotations", "logprobs", "uuid")
@@ -227,18 +239,23 @@ def parse(body: bytes, strict: bool = False) -> Parsed:
     """
     data = decoded(body)
     require(data, "messages")
-    refuse(data, REFUSED)
+    refuse(data, CHAT_REFUSED)
     chat = chat_request(data)
-    ignored = unknown(data, {*names_of(ChatRequest), *REFUSED, *HARMLESS}, strict)
+    ignored = unknown(data, {*names_of(ChatRequest), *CHAT_REFUSED, *HARMLESS}, strict)
     return Parsed(chat, ignored + unknown_inside(data["messages"], _INSIDE, strict))
 
 
-def chat_request(data: dict[str, Any]) -> ChatRequest:
+def chat_request(data: dict[str, Any], whole: dict[str, Any] | None = None) -> ChatRequest:
     """Read the fields of a request.
+
+    Args:
+        data: The fields.
+        whole: All that was sent, where that is more: its texts are looked at.
 
     Raises:
         ApiError: See ``parse``.
     """
+    refuse_kinds(data)
     known = without_nulls(data)
     try:
         request = msgspec.convert(known, ChatRequest, strict=True)
@@ -249,7 +266,7 @@ def chat_request(data: dict[str, Any]) -> ChatRequest:
         if param and (missing := re.match(r"Object missing required field `(\w+)`", message)):
             param = f"{param}.{missing[1]}"
         raise bad_request(_PLACE.sub("", message) + _sent(known, param), param=param, code="invalid_value") from error
-    _check(request, data)
+    _check(request, data if whole is None else whole)
     return request
 
 
@@ -270,17 +287,28 @@ def _sent(fields: Mapping[str, Any], name: str | None) -> str:
 def _check(request: ChatRequest, data: dict[str, Any]) -> None:
     """What types cannot say."""
     check_text(data)
+    called: set[str | None] = set()
     for index, message in enumerate(request.messages):
         where = f"messages[{index}]"
-        for name in ("tool_calls", "function_call", "audio"):
+        for name in ("function_call", "audio"):
             if getattr(message, name):
                 raise unsupported(f"{where}.{name}")
-        if message.content is None and (message.role != "assistant" or message.refusal is None):
+        if message.tool_calls and message.role != "assistant":
+            raise bad_request("only answers call tools", param=f"{where}.tool_calls", code="invalid_value")
+        if message.role == "tool" and message.tool_call_id is None:
+            needed = "a tool's result names its call: tool_call_id"
+            raise bad_request(needed, param=f"{where}.tool_call_id", code="missing_required_parameter")
+        if message.role == "tool" and message.tool_call_id not in called:
+            needed = "no call before it has this id: send the answer that called, and its tool_calls, too"
+            raise bad_request(needed, param=f"{where}.tool_call_id", code="invalid_value")
+        called |= {call.id for call in message.tool_calls or ()}
+        answered = message.refusal is not None or message.tool_calls
+        if message.content is None and (message.role != "assistant" or not answered):
             raise bad_request("a message needs content: text, or parts", param=f"{where}.content", code="invalid_value")
         parts = message.content if isinstance(message.content, list) else []
-        if message.role != "user" and any(not isinstance(part, TextPart | RefusalPart) for part in parts):
+        if message.role not in ("user", "tool") and any(not isinstance(part, TextPart | RefusalPart) for part in parts):
             raise bad_request(
-                "only the user shows pictures: move them to a message of role user",
+                "only the user and tools show pictures: move them to a message of role user",
                 param=f"{where}.content",
                 code="invalid_value",
             )

@@ -1,0 +1,170 @@
+"""Who may ask now: places in the queue, bodies that are read, and turns of what prepares them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any, TypeVar
+
+from starlette.requests import ClientDisconnect, Request
+
+from luvc_export.serve.chat_kinds import is_guided, kind_of
+from luvc_export.serve.engine.loop import Engine
+from luvc_export.serve.http.api_errors import ApiError
+from luvc_export.serve.http.connections import WAITS
+from luvc_export.serve.http.reading import BodyReader
+from luvc_export.serve.http.sending import Answer, Form, Mailbox
+from luvc_export.serve.interfaces.answering import Interface
+from luvc_export.serve.options import ServeOptions
+from luvc_export.serve.preparation import LARGE, ComingBack, Kind, Preparation, client_of
+from luvc_export.serve.request_log import RequestRecord
+from luvc_export.serve.tools.answer_plan import AnswerPlan
+
+A = TypeVar("A")
+#: Times as many as the queue has places that may wait where each is its client's only request.
+NEWCOMERS = 4
+
+
+class Admission:
+    """Takes requests. Used in the event loop.
+
+    Args:
+        options: Limits.
+        engine: Has the queue.
+    """
+
+    def __init__(self, options: ServeOptions, engine: Engine) -> None:
+        self.options, self.engine = options, engine
+        #: Requests of each client that have a place, until they are answered.
+        self.asking = Counter[str]()
+        most = options.max_body
+        self._bodies = BodyReader(most, 4 * most, self._beside_others)
+        self.patience, self._preparation = ComingBack(self._beside_others), Preparation()
+
+    def close(self) -> None:
+        """Let the threads go."""
+        self._preparation.close()
+
+    def left(self, request: Request) -> None:
+        """A request has ended: its place, if it had one, is another's."""
+        if (client := getattr(request.state, "client", None)) is not None:
+            self.asking[client] -= 1
+            if not self.asking[client]:
+                del self.asking[client]
+
+    async def of_body(self, request: Request, work: Callable[[bytes], A], kind: Kind = "text") -> A:
+        """What ``work`` gives for a body, in a place of that kind, or of large ones.
+
+        Raises:
+            ApiError: See ``BodyReader.kept``, and whatever ``work`` raises.
+        """
+        client = client_of(request, self.options.trusted_proxies)
+        await self._in_time(request, client)
+        async with self._bodies.kept(request, client) as kept:
+            large: Kind = "large" if kind == "text" and len(kept[0]) > LARGE else kind
+            return await self._preparation.run(large, client, lambda: work(kept.pop()))
+
+    async def generate(self, request: Request, interface: Interface) -> Answer:
+        """Take a request, prepare it and queue it.
+
+        Raises:
+            ApiError: Whatever is wrong with it; 429 where there is no place.
+            ClientDisconnect: The client is gone.
+        """
+        plan_of, prepare = interface.plan_of, interface.prepare
+        client = client_of(request, self.options.trusted_proxies)
+        await self._in_time(request, client)
+        more = self._more_places(client)
+        if not self.engine.has_room(more):
+            raise self._queue_full({"connection": "close"})  # its body is not read
+        async with self._bodies.kept(request, client) as kept:
+            if not self.engine.reserve(more):
+                raise self._queue_full()
+            self.asking[client] += 1
+            request.state.client = client
+            mailbox, reserved = Mailbox(), 1
+            record: RequestRecord = request.state.record
+
+            def read_text() -> tuple[Any, Kind, tuple[Form, bool] | None]:
+                asked = interface.read(kept.pop())
+                chat = interface.chat_of(asked)
+                kind: Kind = "grammars" if is_guided(chat) else kind_of(chat)
+                return asked, kind, prepare(asked, mailbox, plan_of(asked)) if kind == "text" else None
+
+            async def in_turns(reading: Kind) -> tuple[Form, bool]:
+                asked, kind, prepared = await self._preparation.run(reading, client, read_text)
+                if prepared is not None:
+                    return prepared
+                if kind != "grammars":
+                    return await self._preparation.run(kind, client, lambda: prepare(asked, mailbox, plan_of(asked)))
+
+                def compiled() -> tuple[AnswerPlan, Kind]:
+                    return plan_of(asked), kind_of(interface.chat_of(asked))
+
+                plan, kind = await self._preparation.run(kind, client, compiled)
+                return await self._preparation.run(kind, client, partial(prepare, asked, mailbox, plan))
+
+            try:
+                reading: Kind = "large" if len(kept[0]) > LARGE else "text"
+                form, stream = await while_there(request, in_turns(reading))
+                first = form.jobs[0]
+                record.model, record.stream = first.model, stream
+                record.videos = [taken.line() for taken in first.request.taken]
+                while reserved < len(form.jobs):
+                    if not self.engine.reserve(more):
+                        raise self._queue_full()
+                    reserved += 1
+                for job in form.jobs:
+                    job.client = client
+                    self.engine.submit(job)
+                reserved = 0
+            finally:
+                for _ in range(reserved):
+                    self.engine.release()
+        return Answer(mailbox, form, stream, record)
+
+    def _beside_others(self, client: str) -> bool:
+        """Whether others are asking."""
+        return len(self.asking) > (client in self.asking)
+
+    async def _in_time(self, request: Request, client: str) -> None:
+        """Wait until a client may come back that was told to; its connection makes room for others until then."""
+        request.scope[WAITS] = True
+        await self.patience.until_time(client)
+        del request.scope[WAITS]
+
+    def _more_places(self, client: str) -> int:
+        """Places that the queue has more, the fewer requests a client has: who fills it keeps nobody else out."""
+        asking = self.asking[client]
+        if not asking:
+            return NEWCOMERS * self.options.queue
+        return max(1, self.options.queue // (1 + asking)) if asking < max(1, self.options.queue // 4) else 0
+
+    def _queue_full(self, headers: dict[str, str] | None = None) -> ApiError:
+        message = f"{self.options.queue} requests wait already: try again (or --queue)"
+        return ApiError(429, message, code="rate_limit_exceeded", headers={"retry-after": "1", **(headers or {})})
+
+
+async def while_there(request: Request, work: Coroutine[Any, Any, A]) -> A:
+    """What ``work`` gives, which is given up once the client is gone: its body has been read.
+
+    Raises:
+        ClientDisconnect: It is gone.
+    """
+
+    async def gone() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    tasks = asyncio.ensure_future(work), asyncio.ensure_future(gone())
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if not tasks[0].done():
+            raise ClientDisconnect
+        return tasks[0].result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,1 @@
+"""OpenAI's interfaces: bodies that are read, and the objects that answer."""
