@@ -30,7 +30,7 @@ from luvc_export.version import VERSION
 #: Fields that chat completions have too.
 _SAME = (
     *("model", "stream", "stream_options", "max_tokens", "temperature", "top_p", "top_k", "min_p", "seed", "stop", "n"),
-    *("presence_penalty", "frequency_penalty", "repetition_penalty", "logit_bias", "response_format", "luvc"),
+    *("presence_penalty", "frequency_penalty", "repetition_penalty", "logit_bias", "response_format"),
     *("structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar", "min_tokens"),
     *("ignore_eos", "stop_token_ids", "include_stop_str_in_output", "echo"),
 )
@@ -80,8 +80,10 @@ def parse_completion(body: bytes, strict: bool = False) -> CompletionRequest:
     if (answers := len(prompts) * (chat.n or 1)) > MOST_ANSWERS:
         message = f"there are {answers} answers, prompts times n; expected: at most {MOST_ANSWERS}"
         raise bad_request(message, param="prompt", code="invalid_value")
+    if not isinstance(special := data.get("add_special_tokens"), bool | None):
+        raise bad_request("add_special_tokens is true or false", param="add_special_tokens", code="invalid_value")
     ignored = unknown(data, {*COMPLETIONS_READ, *COMPLETIONS_REFUSED, *HARMLESS}, strict)
-    return CompletionRequest(chat, prompts, data.get("add_special_tokens") is not False, ignored)
+    return CompletionRequest(chat, prompts, special is not False, ignored)
 
 
 def _prompts(prompt: Any) -> tuple[Prompt, ...]:

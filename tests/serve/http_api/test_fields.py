@@ -18,12 +18,16 @@ from luvc_export.serve import asking
 from luvc_export.serve.http.app import TABLE
 from luvc_export.serve.models import Models
 
-CHAT, RESPONSES = "/v1/chat/completions", "/v1/responses"
+CHAT, COMPLETIONS, RESPONSES = "/v1/chat/completions", "/v1/completions", "/v1/responses"
 CASE = next(cases("heldout", 1, 0, ("where_is",)))
 HELLO = [{"role": "user", "content": "Hello"}]
 LATER = [*HELLO, {"role": "assistant", "content": "It is"}]
 PART = {"type": "image_url", "image_url": {"url": data_uri(CASE.images[0])}}
 SEEN = [{"role": "user", "content": [PART, {"type": "text", "text": CASE.prompt}]}]
+TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}]
+#: Another line, and so another call, wherever there may be one.
+SEVERAL = {"logit_bias": {"205": 100}, "max_tokens": 60}
+OTHER_TOOLS = [{"type": "function", **tool["function"]} for tool in TOOLS]
 SCHEMA = {"type": "object", "properties": {"n": {"enum": [1, 2]}}, "required": ["n"], "additionalProperties": False}
 DRAWN = {"temperature": 1.5, "seed": 3, "max_tokens": 24}
 LETTERS = {"temperature": 2, "seed": 3, "response_format": {"type": "regex", "regex": "[a-h]{20}"}, "max_tokens": 24}
@@ -64,23 +68,39 @@ CHANGES: dict[str, tuple[dict[str, Any], Any]] = {
     "continue_final_message": ({"messages": LATER}, True),
     "echo": ({"messages": LATER}, True),
     "chat_template_kwargs": ({}, {"add_generation_prompt": False}),
+    "tools": ({}, TOOLS),
+    "tool_choice": ({"tools": TOOLS}, "required"),
+    "parallel_tool_calls": ({"tools": TOOLS, "tool_choice": "required", **SEVERAL}, False),
+    # which the demo's template has none of: it says so
+    "reasoning_effort": ({}, "high"),
+    "thinking_token_budget": ({}, 3),
+    # of completions
+    "prompt": ({}, "red"),
+    "add_special_tokens": ({}, 3),  # the demo's tokenizer adds none
     # of responses
+    "reasoning": ({}, {"effort": "high"}),
     "input": ({}, "red"),
     "instructions": ({}, "red"),
     "max_output_tokens": ({}, 1),
     "text": ({}, {"format": {"type": "regex", "regex": "right"}}),
     "include": ({}, ["message.output_text.logprobs"]),
 }
+#: The same of completions.
+COMPLETIONS_CHANGES: dict[str, tuple[dict[str, Any], Any]] = {"logprobs": ({}, 2), "echo": ({}, True)}
 #: The same where responses need other fields beside it, or take other values.
 RESPONSES_CHANGES: dict[str, tuple[dict[str, Any], Any]] = {
     "stop": ({"text": {"format": {"type": "regex", "regex": "left one"}}}, "one"),
     "top_logprobs": ({}, 2),
+    "tools": ({}, OTHER_TOOLS),
+    "tool_choice": ({"tools": OTHER_TOOLS}, "required"),
+    "parallel_tool_calls": ({"tools": OTHER_TOOLS, "tool_choice": "required", **SEVERAL}, False),
     "include_stop_str_in_output": ({"text": {"format": {"type": "regex", "regex": "left one"}}, "stop": "one"}, True),
     "mm_processor_kwargs": (
         {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": data_uri(CASE.images[0])}]}]},
         {"max_pixels": 1},
     ),
 }
+OF_PATHS = {COMPLETIONS: COMPLETIONS_CHANGES, RESPONSES: RESPONSES_CHANGES}
 #: See ``plain``.
 PLAIN: dict[tuple[int, str, str], Any] = {}
 ROWS = [pytest.param(row, id=f"{row['path']} {row['name']}") for row in TABLE]
@@ -88,6 +108,8 @@ ROWS = [pytest.param(row, id=f"{row['path']} {row['name']}") for row in TABLE]
 
 def send(client: Client, path: str, **fields: Any) -> Reply:
     own: dict[str, Any] = {"messages": HELLO, "max_tokens": 6} if path == CHAT else {"input": "Hello"}
+    if path == COMPLETIONS:
+        own = {"prompt": "<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n", "max_tokens": 6}
     if path == RESPONSES and "response_format" in fields and fields.get("max_tokens"):
         fields["text"] = {"format": fields.pop("response_format")}
     if path == RESPONSES:
@@ -104,6 +126,9 @@ def seen(reply: Reply) -> Any:
         body.get("usage", {}).pop(details, None)
     for item in body.get("output", []):
         del item["id"]
+        item.pop("call_id", None)
+    for call in [one for choice in body.get("choices", []) for one in choice.get("message", {}).get("tool_calls", [])]:
+        del call["id"]
     kept = ("choices", "output", "usage", "luvc", "error", "status", "model")
     return reply.status, {name: body.get(name) for name in kept}
 
@@ -122,7 +147,7 @@ def check(client: Client, row: dict[str, Any]) -> None:
     path, name = row["path"], row["name"]
     *holders, field = name.split(".")
     if row["is"] == "honoured":
-        beside, value = (RESPONSES_CHANGES if path == RESPONSES else {}).get(name) or CHANGES[name]
+        beside, value = OF_PATHS.get(path, {}).get(name) or CHANGES[name]
         after = send(client, path, **{**beside, name: value})
         assert plain(client, path, beside) != seen(after), f"{name} changes nothing"
     elif holders:

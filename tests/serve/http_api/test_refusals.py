@@ -43,8 +43,8 @@ WHERE = "messages[0].content[0]"
 @pytest.mark.parametrize(
     ("change", "param", "code"),
     [
-        ({"tools": [{"type": "function"}]}, "tools", "unsupported_parameter"),
-        ({"tool_choice": "required"}, "tool_choice", "unsupported_parameter"),
+        ({"tools": [{"type": "function"}]}, "tools[0].function", "invalid_value"),
+        ({"tool_choice": "required"}, "tool_choice", "invalid_value"),
         ({"functions": [{}]}, "functions", "unsupported_parameter"),
         ({"modalities": ["text", "audio"]}, "modalities", "unsupported_parameter"),
         ({"reasoning_effort": "high"}, "reasoning_effort", "unsupported_parameter"),
@@ -79,10 +79,11 @@ WHERE = "messages[0].content[0]"
         ({"model": None}, "model", "missing_required_parameter"),
         ({"model": 7}, "model", "invalid_value"),
         ({"messages": []}, "messages", "invalid_value"),
-        ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role", "invalid_value"),
+        ({"messages": [{"role": "robot", "content": "x"}]}, "messages[0].role", "invalid_value"),
         ({"messages": [{"role": "user"}]}, "messages[0].content", "invalid_value"),
         ({"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]}, f"{WHERE}.type", "invalid_value"),
-        ({"messages": [{"role": "assistant", "content": "x", "tool_calls": [{}]}]}, "messages[0].tool_calls", None),
+        ({"messages": [{"role": "assistant", "content": "x", "tool_calls": [{}]}]},
+         "messages[0].tool_calls[0].function", "invalid_value"),
         ({"messages": [{"role": "system", "content": [{"type": "image_url", "image_url": "x"}]}]},
          "messages[0].content", "invalid_value"),
         ({"messages": picture("ftp://x/y")}, f"{WHERE}.image_url", "invalid_image_url"),
@@ -127,7 +128,8 @@ def test_history_passes_as_clients_echo_it(client: Client, turn: Any) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"tools": [{"type": "function"}], "tool_choice": "none"}, {"functions": [{}], "function_call": "none"},
+    [{"tools": [{"type": "function", "function": {"name": "f"}}], "tool_choice": "none"},
+     {"functions": [{}], "function_call": "none"},
      {"luvc": {"survivors": None}}, {"mm_processor_kwargs": None}, {"response_format": None},
      {"messages": [{"role": "user", "content": "Hello", "name": None, "refusal": None}]}],
 )  # fmt: skip
