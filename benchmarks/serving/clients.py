@@ -26,6 +26,12 @@ SCRIPTS = {
     "langchain": ("openai", "langchain_chat.py"),
     "langchain's standard tests": ("openai", "langchain_standard.py"),
     "litellm": ("litellm", "litellm_library.py"),
+    "tools by openai": ("openai", "tools_openai.py"),
+    "tools by langchain": ("openai", "tools_langchain.py"),
+    "tools by litellm": ("litellm", "tools_litellm.py"),
+    "tools by instructor": ("instructor", "tools_instructor.py"),
+    "tools by pydantic-ai": ("pydantic-ai", "tools_pydantic_ai.py"),
+    "tools by openai-agents": ("agents", "tools_agents.py"),
     "openai for node": ("node", "openai_node.mjs"),
 }
 #: What would have a client reach out: prices of models, traces.
@@ -39,7 +45,7 @@ def bundle(folder: Path) -> Path:
     if place := os.environ.get("LUVC_BUNDLE"):
         return Path(place)
     plan = make_plan(str(CHECKPOINT), "even", image_size=IMAGE_SIZE)
-    export_bundle(str(CHECKPOINT), folder / "demo", {"even": plan}, image_size=IMAGE_SIZE, text_capacity=256)
+    export_bundle(str(CHECKPOINT), folder / "demo", {"even": plan}, image_size=IMAGE_SIZE, text_capacity=1024)
     return folder / "demo"
 
 

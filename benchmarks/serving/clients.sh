@@ -10,7 +10,7 @@ python=${2:-.venv/bin/python}
 official=benchmarks/serving/official
 mkdir -p "$environments"
 installing=()
-for name in openai litellm; do
+for name in openai litellm instructor pydantic-ai agents; do
     if [ "$official/requirements-$name.txt" -nt "$environments/$name/.installed" ]; then
         python3 -m venv "$environments/$name"
         "$environments/$name/bin/pip" install --quiet --disable-pip-version-check -r "$official/requirements-$name.txt"

@@ -68,4 +68,4 @@ const structured = await client.responses.parse({
 assert.ok([1, 2].includes(structured.output_parsed.n));
 
 await assert.rejects(client.chat.completions.create({ model: "gone", messages }), { status: 404, code: "model_not_found" });
-await assert.rejects(client.responses.create({ model, input, tools: [{ type: "web_search" }] }), { status: 400, param: "tools" });
+await assert.rejects(client.responses.create({ model, input, tools: [{ type: "web_search" }] }), { status: 400, param: "tools[0].type" });

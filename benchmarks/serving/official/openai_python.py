@@ -106,20 +106,17 @@ def errors(client: OpenAI, facts: Facts) -> None:
     """What cannot be honoured, and trying again where the server says when."""
     asked: dict[str, Any] = {"model": facts["model"], "messages": picture(facts)}
     try:
-        client.chat.completions.create(**asked, tools=[{"type": "function", "function": {"name": "f"}}])
-        raise AssertionError("tools were taken")
+        client.chat.completions.create(**asked, tools=[{"type": "custom", "custom": {"name": "f"}}])
+        raise AssertionError("a custom tool was taken")
     except BadRequestError as error:
-        assert error.param == "tools" and error.code == "unsupported_parameter"
+        assert error.param == "tools[0].type" and error.code == "unsupported_parameter"
     try:
         client.chat.completions.create(**{**asked, "model": "gone"})
         raise AssertionError("an unknown model was taken")
     except NotFoundError as error:
         assert error.code == "model_not_found"
-    try:
-        client.completions.create(model=facts["model"], prompt="Hello")
-        raise AssertionError("completions were taken")
-    except NotFoundError as error:
-        assert "POST /v1/chat/completions" in str(error)
+    completion = client.completions.create(model=facts["model"], prompt=["Hello", "row"], max_tokens=2)
+    assert [choice.index for choice in completion.choices] == [0, 1] and completion.usage is not None
     busy = HTTPServer(("127.0.0.1", 0), Twice)
     threading.Thread(target=busy.serve_forever, daemon=True).start()
     patient = OpenAI(base_url=f"http://127.0.0.1:{busy.server_port}", api_key="none")

@@ -1,4 +1,4 @@
-"""instructor: typed answers about a picture, by tools and by JSON schemas."""
+"""instructor: typed answers about a picture, by tools."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from openai import OpenAI
 from pydantic import BaseModel
 
 
-class Side(BaseModel):
+class Side(BaseModel, extra="forbid"):
     """A side of the picture."""
 
     side: Literal["left", "right"]
 
 
-class Row(BaseModel):
+class Row(BaseModel, extra="forbid"):
     """A row of the picture."""
 
     row: Literal[1, 2, 3]
@@ -25,7 +25,7 @@ class Row(BaseModel):
 if __name__ == "__main__":
     known = facts()
     plain = OpenAI(base_url=known["url"], api_key="none", timeout=120)
-    for mode in (instructor.Mode.TOOLS, instructor.Mode.TOOLS_STRICT, instructor.Mode.JSON_SCHEMA):
+    for mode in (instructor.Mode.TOOLS, instructor.Mode.TOOLS_STRICT):
         client = instructor.from_openai(plain, mode=mode)
         for kind in (Side, Row):
             answer = client.chat.completions.create(
