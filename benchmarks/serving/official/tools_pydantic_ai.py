@@ -12,7 +12,6 @@ from pydantic_ai import Agent, BinaryContent, ModelSettings
 from pydantic_ai.models.openai import OpenAIChatModel
 from pydantic_ai.providers.openai import OpenAIProvider
 
-
 #: The bundled model would call again and again.
 ONE = ModelSettings(parallel_tool_calls=False)
 

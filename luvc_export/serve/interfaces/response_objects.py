@@ -132,8 +132,10 @@ class ResponseObjects:
 
     def whole(self, pieces: Sequence[Piece], finished: Sequence[Finished], ended: Ended) -> dict[str, Any]:
         """See ``sending.Form``."""
-        for event in (*pieces, *finished):
-            self.event(event)
+        for piece in pieces:
+            self.event(piece)
+        for finish in finished:
+            self.event(finish)
         if not self._items:
             self._opened("message")
         return self._whole(ended)
