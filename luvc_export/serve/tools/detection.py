@@ -10,11 +10,11 @@ from typing import Any
 from luvc_export.errors import LuvcError, UsageError
 from luvc_export.runtime.prompt.encoder import PromptEncoder, Question
 from luvc_export.serve.tools.call_form import CallForm
-from luvc_export.serve.tools.gemma_calls import GEMMA
-from luvc_export.serve.tools.json_calls import HERMES, LLAMA, MISTRAL, MISTRAL_OLD
-from luvc_export.serve.tools.pythonic_calls import PYTHONIC
+from luvc_export.serve.tools.forms.gemma_calls import GEMMA
+from luvc_export.serve.tools.forms.json_calls import HERMES, LLAMA, MISTRAL, MISTRAL_OLD
+from luvc_export.serve.tools.forms.pythonic_calls import PYTHONIC
+from luvc_export.serve.tools.forms.xml_calls import XML
 from luvc_export.serve.tools.thoughts import THOUGHTS, Thought
-from luvc_export.serve.tools.xml_calls import XML
 
 #: Forms by name, in the order in which a template is looked at.
 FORMS = {form.name: form for form in (XML, GEMMA, PYTHONIC, MISTRAL, MISTRAL_OLD, HERMES, LLAMA)}

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from luvc_export.serve.tools.call_form import CallForm, Schemas, call_object
+from luvc_export.serve.tools.forms.value_rules import Notation, object_rule
 from luvc_export.serve.tools.kinds import json_word
 from luvc_export.serve.tools.letters import Letters, Malformed, Reading
 from luvc_export.serve.tools.rules import Rules
-from luvc_export.serve.tools.value_rules import Notation, object_rule
 
 _BEGIN, _END = "<|tool_call_start|>", "<|tool_call_end|>"
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "a": "\a", "v": "\v", "0": "\0"}

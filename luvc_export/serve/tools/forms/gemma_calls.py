@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from luvc_export.serve.tools.call_form import CallForm, Schemas
+from luvc_export.serve.tools.forms.value_rules import Notation, object_rule
 from luvc_export.serve.tools.kinds import json_word
 from luvc_export.serve.tools.letters import Letters, Reading
 from luvc_export.serve.tools.rules import Rules
-from luvc_export.serve.tools.value_rules import Notation, object_rule
 
 _BEGIN, _END, _QUOTE = "<|tool_call>", "<tool_call|>", '<|"|>'
 

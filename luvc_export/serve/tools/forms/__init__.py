@@ -1,0 +1,1 @@
+"""Call forms that templates write, each with how its calls are read and how grammars write them."""
