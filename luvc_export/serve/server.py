@@ -77,9 +77,15 @@ class Server:
     def __init__(self, options: ServeOptions, models: Models, warm: bool = True) -> None:
         self.options, self.models, self.metrics = options, models, Metrics()
         self.cache = FeatureCache(options.image_cache)
-        prepare = models.warm_up if warm else lambda: None
-        self.engine = Engine(self.cache, options.rows, options.queue, self.metrics, prepare, self.stop)
         asker = Asker(models, Addresses(options), options.max_images, options.greedy, tool_parser=options.tool_parser)
+
+        def prepare() -> None:
+            if warm:
+                models.warm_up()
+            for model in models.by_name.values():
+                asker.forms(model)
+
+        self.engine = Engine(self.cache, options.rows, options.queue, self.metrics, prepare, self.stop)
         self.app = App(options, models, self.engine, asker, self.metrics)
         gauges: dict[str, tuple[str, Callable[[], float]]] = {
             "queue": ("Requests that wait.", lambda: self.engine.waiting),
