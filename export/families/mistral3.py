@@ -29,11 +29,13 @@ SCALED_BY = ("llama_4_scaling_beta", "original_max_position_embeddings")
 class Vision(RotaryPositionViT):
     """Pixtral, norm of each patch, the patches of a unit to one, two linear layers."""
 
-    def __init__(self, model: Any, plan: Plan, normalise: Normalise, shape: EncoderShape) -> None:
-        self.side = model.config.spatial_merge_size
-        super().__init__(model.vision_tower, plan, normalise, shape)
+    def __init__(
+        self, tower: Any, projector: Any, side: int, plan: Plan, normalise: Normalise, shape: EncoderShape
+    ) -> None:
+        self.side = side
+        super().__init__(tower, plan, normalise, shape)
         self.blocks = shape.blocks
-        self.projector: Any = model.multi_modal_projector
+        self.projector: Any = projector
 
     def sizes_of(self, config: Any) -> Sizes:
         """Pixtral's names; what joins patches is the projector's."""
@@ -142,7 +144,12 @@ class Mistral3(Family):
             CheckpointError: Another kind of tower.
         """
         self.check_half("vision", model.config, ("pixtral",))
-        return Vision(model.model, plan, normalise, self.encoder_shape(model.config))
+        shape, side = self.encoder_shape(model.config), self.side(model.config)
+        return Vision(*self.halves_of_vision(model.model), side, plan, normalise, shape)
+
+    def halves_of_vision(self, inner: Any) -> tuple[Any, Any]:
+        """Tower and projector of the transformers model's inner one."""
+        return inner.vision_tower, inner.multi_modal_projector
 
     def decoder(self, model: Any, plan: Plan) -> Decoder:
         """The language model with the plan's prunes; Ministral 3's queries are scaled by their place.
