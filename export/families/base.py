@@ -240,6 +240,11 @@ class Family(ABC):
         """Last axis of ``visual_embeds``: the LLM's hidden size, times 1 + planes where DeepStack adds some."""
         return self.decoder_shape(config).hidden
 
+    def plane_mergers(self, model: Any) -> Sequence[Any]:
+        """Modules of the transformers model that give DeepStack planes, in their order (parity listens to them)."""
+        mergers: Sequence[Any] = getattr(getattr(model.model, "visual", None), "deepstack_merger_list", ())
+        return mergers
+
     def cuts(self, config: Any, grids: Sequence[tuple[int, int]] = ((1, 1),)) -> tuple[Tiling, ...]:
         """Ways to make images of a picture, one for each grid of tiles (rows, columns).
 
