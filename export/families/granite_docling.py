@@ -49,7 +49,7 @@ class Vision(LearnedPositionViT):
         self, x: Tensor, saved: list[Tensor], units: oim.Units, stage: Stage, pruned: unit_prune.Kept | None
     ) -> Tensor:
         """Embeddings and planes [n, U, (1 + planes) * D]; a merged unit stands at the mean of its places."""
-        *tapped, last = self.wanted(x, saved, units, stage, pruned)
+        *tapped, last = self.states_left(x, saved, units, stage, pruned)
         at = units.positions.flatten(1, 2)
         if pruned is not None and not self.plan.encoder.grid_intact:
             at = unit_prune.rows(at, self.stayed(pruned))

@@ -109,7 +109,7 @@ class Mistral3(Family):
 
     model_type = "mistral3"
     architecture = Mistral3ForConditionalGeneration
-    text_models = (*TEXT_MODELS, "ministral3")
+    text_models: tuple[str, ...] = (*TEXT_MODELS, "ministral3")
 
     def side(self, config: Any) -> int:
         """The patch merger's."""

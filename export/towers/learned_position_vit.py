@@ -174,9 +174,9 @@ class LearnedPositionViT(UnitTower):
         self, x: Tensor, saved: list[Tensor], units: oim.Units, stage: Stage, pruned: unit_prune.Kept | None
     ) -> Tensor:
         """``finish`` of all states wanted."""
-        return self.finish(self.wanted(x, saved, units, stage, pruned))
+        return self.finish(self.states_left(x, saved, units, stage, pruned))
 
-    def wanted(
+    def states_left(
         self, x: Tensor, saved: list[Tensor], units: oim.Units, stage: Stage, pruned: unit_prune.Kept | None
     ) -> list[Tensor]:
         """The hidden states of ``features``, each [n, U * side * side, C] of the units that are left."""
