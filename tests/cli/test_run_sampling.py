@@ -38,7 +38,12 @@ def test_penalties_and_bias_change_the_answer(cli: Cli, asked: list[Any]) -> Non
     plain = json.loads(cli(*asked, "--json")[1])
     assert plain["text"] == CASE.answer == "row two column two"
     first = plain["token_ids"][0]
-    for words in (("--logit-bias", f"{first}=-100"), ("--logit-bias", f"{first}=100"), ("--repetition-penalty", 50), ("--no-repeat-ngram-size", 1)):
+    for words in (
+        ("--logit-bias", f"{first}=-100"),
+        ("--logit-bias", f"{first}=100"),
+        ("--repetition-penalty", 50),
+        ("--no-repeat-ngram-size", 1),
+    ):
         assert json.loads(cli(*asked, *words, "--json")[1])["token_ids"] != plain["token_ids"], words
     drawn = (*asked, "--temperature", 6, "--seed", 2, "--json")
     free = json.loads(cli(*drawn)[1])["token_ids"]
