@@ -44,8 +44,10 @@ BUILT = ("gemma3", "lfm2_vl")
 CALIBRATED = tuple(
     name for name in ("fast_vlm", "gemma4", "lfm2_vl", "paligemma", "qwen3_5", "qwen3_vl") if name in FAMILIES
 )
-#: Run by OpenVINO too: convolutions, shared caches, states of two kinds, prefixes, windows; those that cut pictures.
+#: Run by OpenVINO too: convolutions, shared caches, states of two kinds, prefixes, windows; heads that turn in pairs,
+#: places of units as sines; those that cut pictures.
 ON_OPENVINO = ("fast_vlm", "gemma4", "lfm2_vl", "mistral3", "paligemma", "qwen2_5_vl", "qwen3_5", *CUT)
+ON_OPENVINO += ("glm_ocr", "granite_docling")
 #: Families with operators that torch decomposes by tracing twice more; and the one that is exported now.
 LONG_WAY = {"fast_vlm"}
 #: Whose towers neither merge nor prune.
