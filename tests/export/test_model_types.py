@@ -50,7 +50,11 @@ def test_another_model_is_not_taken_for_a_family(other: str) -> None:
             "nearest is 'llava': the same vision tower, the same text model",
         ),
         (
-            {"model_type": "new", "vision_config": {"model_type": "pixtral"}, "text_config": {"model_type": "cohere"}},
+            {
+                "model_type": "mistral4",
+                "vision_config": {"model_type": "pixtral"},
+                "text_config": {"model_type": "cohere"},
+            },
             "vision tower pixtral (PixtralVisionModel), text model cohere (CohereModel)",
             "nearest is 'mistral3': the same vision tower, its text model is "
             "llama or mistral or qwen2 or qwen3 or ministral3, this one cohere",
