@@ -31,7 +31,7 @@ BOXES: dict[str, Box] = {
     "families": (0.2, 3.6, 2.9, 2.7, TORCH, "export: torch", (
         "export/families", "export/towers", "export/llm", "export/llm/states", "export/compression",
         "export/compression/scores", "export/synthetic", "export/reading",
-        "export/stored")),
+        "export/stored", "export/new_family")),
     "surgeon": (3.9, 3.6, 2.7, 2.7, TORCH, "graph surgery", (
         "export/surgeon", "export/surgeon/passes", "export/surgeon/fused", "", "for ONNX Runtime,", "or for a target")),
     "bundle": (7.3, 3.6, 2.9, 2.7, FILES, "bundle", (

@@ -15,6 +15,7 @@ from luvc_export.core.files import pages
 from luvc_export.core.planning import LlmRequest, PlanRequest, solve
 from luvc_export.errors import MachineError, UsageError
 from luvc_export.export import families
+from luvc_export.export.families._refused import REFUSED
 from luvc_export.export.families.base import Family
 from luvc_export.export.towers.learned_position_vit import LearnedPositionViT
 from luvc_export.export.towers.rotary_position_vit import RotaryPositionViT
@@ -53,10 +54,12 @@ HEAD = (
 
 
 def page(text: str) -> str:
-    """docs/families.md with its four tables made anew."""
+    """docs/families.md with its five tables made anew."""
     rows = pages.table(HEAD, ()) + "".join(line(name) for name in families.built_in())
     chosen, shown = (json.loads(path.read_text(encoding="utf-8")) for path in (PLANS, SHOWN))
+    refused = pages.table(("`model_type`", "why not"), ((f"`{name}`", why) for name, why in sorted(REFUSED.items())))
     tables = {"families": rows, "verbs": verbs(), "pictures": pictures(shown), "plans": plans(chosen)}
+    tables["refused"] = refused
     for name, table in tables.items():
         text = pages.within(text, name, table)
     return text

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from luvc_export.errors import CheckpointError, MachineError
 from luvc_export.export import families
+from luvc_export.export.families._refused import REFUSED
 from luvc_export.export.families.base import Family
 
 #: Types of configs that were not written for transformers' own classes, and repositories that are.
@@ -50,6 +51,14 @@ def check_model_type(config: Mapping[str, Any], where: str) -> None:
             got=repr(model_type),
             expected=f"one converted for transformers, whose name ends in -hf, such as {_CONVERTED[model_type]}",
             fix="export the -hf repository of this model",
+        )
+    if model_type in REFUSED:
+        raise CheckpointError(
+            "this model is known, and is not exported",
+            where=where,
+            got=f"{model_type!r}: {REFUSED[model_type]}",
+            expected=f"one of {', '.join(known)}",
+            fix="docs/families.md says which document models are exported",
         )
     alike = [name for name in known if _letters(name) == _letters(model_type)]
     hint = f"did you mean {alike[0]!r}? " if alike else ""

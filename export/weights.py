@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -161,12 +161,34 @@ def renamed(model: nn.Module, tensors: Mapping[str, T]) -> dict[str, T]:
     converters = [rule for rule in rules if not isinstance(rule, WeightRenaming)]
     wanted = model.state_dict()
     prefix = getattr(model, "base_model_prefix", None)
-    by_name = {}
+    by_name: dict[str, Any] = {}
     for key, tensor in tensors.items():
-        name, converter = rename_source_key(key, renamings, converters, prefix, wanted)
-        if converter is None and name in wanted:
+        name, pattern = rename_source_key(key, renamings, converters, prefix, wanted)
+        if pattern is None and name in wanted:
             by_name[name] = tensor
+        elif pattern is not None and isinstance(tensor, StoredTensor):
+            rule = next(rule for rule in converters if pattern in rule.source_patterns)
+            by_name |= {part: one for part, one in _parts(name, rule, tensor).items() if part in wanted}
     return by_name
+
+
+def _parts(name: str, rule: Any, tensor: StoredTensor) -> dict[str, StoredTensor]:
+    """What ``rule`` of transformers cuts a tensor into along its first axis, as the parts lie one after another.
+
+    ``name`` is the first part's. Nothing where the rule does something else.
+    """
+    from transformers.core_model_loading import Chunk
+
+    targets, (operation, *more) = rule.target_patterns, rule.operations
+    cuts = isinstance(operation, Chunk) and operation.dim == 0 and operation.num_shards_attribute is None
+    alone = not more and len(rule.source_patterns) == 1 and targets[0] in name
+    if not cuts or not alone or tensor.shape[0] % len(targets):
+        return {}
+    size, shape = tensor.bytes // len(targets), (tensor.shape[0] // len(targets), *tensor.shape[1:])
+    return {
+        name.replace(targets[0], target): replace(tensor, offset=tensor.offset + at * size, bytes=size, shape=shape)
+        for at, target in enumerate(targets)
+    }
 
 
 def _require(model: nn.Module, names: dict[int, str], checkpoint: Checkpoint) -> None:

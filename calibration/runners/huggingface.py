@@ -77,8 +77,9 @@ class HuggingFace:
         with self._watch(entered, added):
             out = self.model(**self._inputs(request), use_cache=True)
         tensors = {VISION: _array(entered[0][0][visual])}
-        taps = len(_taps(self.model))
-        tensors |= {plane(index + 1): _array(torch.cat(added[index::taps])) for index in range(taps if added else 0)}
+        taps = len(self.checkpoint.family.plane_mergers(self.model))
+        planes = [torch.cat(added[index::taps]).flatten(0, -2) for index in range(taps if added else 0)]
+        tensors |= {plane(index + 1): _array(values) for index, values in enumerate(planes)}
         cached = self.checkpoint.family.decoder_shape(self.checkpoint.config).cached
         for number, layer in enumerate(getattr(out, CACHE).layers[:cached]):
             tensors[probe(number, "in")] = _array(entered[number][0][order])
@@ -99,7 +100,8 @@ class HuggingFace:
         inner: Any = self.checkpoint.family.language_model(self.model)
         hooks = [layer.register_forward_pre_hook(enters, with_kwargs=True) for layer in inner.layers]
         hooks += [
-            tap.register_forward_hook(lambda module, arguments, out: added.append(out)) for tap in _taps(self.model)
+            tap.register_forward_hook(lambda module, arguments, out: added.append(out))
+            for tap in self.checkpoint.family.plane_mergers(self.model)
         ]
         try:
             yield
@@ -186,12 +188,6 @@ def _normalised(processor: Any, image: NDArray[np.uint8]) -> NDArray[np.float32]
     if processor.do_normalize:
         shown = processor.normalize(shown, processor.image_mean, processor.image_std)
     return np.asarray(shown, np.float32)
-
-
-def _taps(model: Any) -> Sequence[Any]:
-    """Modules that give DeepStack planes, in their order."""
-    mergers: Sequence[Any] = getattr(getattr(model.model, "visual", None), "deepstack_merger_list", ())
-    return mergers
 
 
 def _as(value: Any, dtype: torch.dtype) -> Any:

@@ -34,7 +34,7 @@ def find(model_type: str, where: str) -> Family:
     """The family of ``model_type``; ``where`` names the checkpoint in the error. Our own come before installed ones.
 
     Raises:
-        CheckpointError: No family of that name, or an installed one cannot be loaded.
+        CheckpointError: No family of that name, an installed one cannot be loaded, or it has open questions.
         MachineError: The installed transformers is older than the family's model.
     """
     try:
@@ -53,5 +53,13 @@ def find(model_type: str, where: str) -> Family:
             got=repr(model_type),
             expected=did_you_mean(model_type, names()),
             fix="export a checkpoint of one of these families, or add one: docs/adding-a-family.md",
+        )
+    if family.open_questions:
+        raise CheckpointError(
+            "this family is not finished",
+            where=where,
+            got="; ".join(family.open_questions),
+            expected="no open questions",
+            fix=f"answer them in the file of {model_type}, take each line away, and run the families' tests",
         )
     return family

@@ -77,6 +77,7 @@ class Family(ABC):
         towers: ``model_type`` of the vision towers, where there are others than that of ``tiny_config``.
         also: Models of other names whose checkpoints are of this type.
         limits: What the transformers model or its processor does and this family does not; shown in docs/families.md.
+        open_questions: What ``new-family`` could not tell and nobody has answered yet; none once the family is done.
     """
 
     model_type: str
@@ -88,6 +89,7 @@ class Family(ABC):
     towers: tuple[str, ...] = ()
     also: tuple[str, ...] = ()
     limits: tuple[str, ...] = ()
+    open_questions: tuple[str, ...] = ()
 
     def build(self, config: Any) -> nn.Module:
         """The transformers model of ``config``, weights uninitialised (called on the meta device)."""
@@ -239,6 +241,11 @@ class Family(ABC):
     def visual_width(self, config: Any) -> int:
         """Last axis of ``visual_embeds``: the LLM's hidden size, times 1 + planes where DeepStack adds some."""
         return self.decoder_shape(config).hidden
+
+    def plane_mergers(self, model: Any) -> Sequence[Any]:
+        """Modules of the transformers model that give DeepStack planes, in their order (parity listens to them)."""
+        mergers: Sequence[Any] = getattr(getattr(model.model, "visual", None), "deepstack_merger_list", ())
+        return mergers
 
     def cuts(self, config: Any, grids: Sequence[tuple[int, int]] = ((1, 1),)) -> tuple[Tiling, ...]:
         """Ways to make images of a picture, one for each grid of tiles (rows, columns).

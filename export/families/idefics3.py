@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from transformers import Idefics3Config, Idefics3ForConditionalGeneration
 
 from luvc_export.core.plan import Plan
-from luvc_export.core.tiling import Tiling
+from luvc_export.core.tiling import Tiling, TilingRule
 from luvc_export.export.families import _tiny
 from luvc_export.export.families.base import HALF, Normalise, ReferencePrompt
 from luvc_export.export.layers import norm
@@ -58,8 +59,8 @@ class Idefics3(SquareFamily):
     architecture = Idefics3ForConditionalGeneration
     limits: tuple[str, ...] = ()
     pixels = replace(HALF, resample="lanczos")
-    tiling = "longest_edge"
-    encoder = Vision
+    tiling: TilingRule = "longest_edge"
+    encoder: Callable[..., nn.Module] = Vision
 
     def language_model(self, model: Any) -> nn.Module:
         """The text model."""

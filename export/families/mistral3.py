@@ -29,11 +29,13 @@ SCALED_BY = ("llama_4_scaling_beta", "original_max_position_embeddings")
 class Vision(RotaryPositionViT):
     """Pixtral, norm of each patch, the patches of a unit to one, two linear layers."""
 
-    def __init__(self, model: Any, plan: Plan, normalise: Normalise, shape: EncoderShape) -> None:
-        self.side = model.config.spatial_merge_size
-        super().__init__(model.vision_tower, plan, normalise, shape)
+    def __init__(
+        self, tower: Any, projector: Any, side: int, plan: Plan, normalise: Normalise, shape: EncoderShape
+    ) -> None:
+        self.side = side
+        super().__init__(tower, plan, normalise, shape)
         self.blocks = shape.blocks
-        self.projector: Any = model.multi_modal_projector
+        self.projector: Any = projector
 
     def sizes_of(self, config: Any) -> Sizes:
         """Pixtral's names; what joins patches is the projector's."""
@@ -107,7 +109,9 @@ class Mistral3(Family):
 
     model_type = "mistral3"
     architecture = Mistral3ForConditionalGeneration
-    text_models = (*TEXT_MODELS, "ministral3")
+    text_models: tuple[str, ...] = (*TEXT_MODELS, "ministral3")
+    #: What ends the rows of a picture; None where nothing does.
+    row_ends: tuple[str, str] | None = ROW_ENDS
 
     def side(self, config: Any) -> int:
         """The patch merger's."""
@@ -123,7 +127,7 @@ class Mistral3(Family):
         Raises:
             CheckpointError: Features of several blocks (which transformers computes for none), or of no block.
         """
-        vision, layer = config.vision_config, config.vision_feature_layer
+        vision, layer = config.vision_config, getattr(config, "vision_feature_layer", -1)
         layer = layer[0] if isinstance(layer, list | tuple) and len(layer) == 1 else layer
         blocks = vision.num_hidden_layers + 1 + layer if isinstance(layer, int) and layer < 0 else layer
         if not isinstance(blocks, int) or not 1 <= blocks <= vision.num_hidden_layers:
@@ -142,7 +146,12 @@ class Mistral3(Family):
             CheckpointError: Another kind of tower.
         """
         self.check_half("vision", model.config, ("pixtral",))
-        return Vision(model.model, plan, normalise, self.encoder_shape(model.config))
+        shape, side = self.encoder_shape(model.config), self.side(model.config)
+        return Vision(*self.halves_of_vision(model.model), side, plan, normalise, shape)
+
+    def halves_of_vision(self, inner: Any) -> tuple[Any, Any]:
+        """Tower and projector of the transformers model's inner one."""
+        return inner.vision_tower, inner.multi_modal_projector
 
     def decoder(self, model: Any, plan: Plan) -> Decoder:
         """The language model with the plan's prunes; Ministral 3's queries are scaled by their place.
@@ -169,13 +178,19 @@ class Mistral3(Family):
     def cut(self, config: Any, grid: tuple[int, int]) -> Tiling:
         """A picture, whose rows end with a token each."""
         plain = super().cut(config, grid)
-        return Tiling(plain.written, mosaic=True, row_ends=ROW_ENDS)
+        return plain if self.row_ends is None else Tiling(plain.written, mosaic=True, row_ends=self.row_ends)
 
     def reference_inputs(self, config: Any, prompt: ReferencePrompt) -> dict[str, Any]:
         """Rows of placeholders, each with its end, and the pixels."""
-        unit, image = self.unit_pixels(config), self.image_token_id(config)
+        ids = self.expanded(config, prompt) if self.row_ends is None else self._with_ends(config, prompt)
         if not len(prompt.pixels):
-            return {"input_ids": torch.tensor([prompt.token_ids])}
+            return {"input_ids": ids}
+        sizes = torch.tensor([prompt.pixels.shape[2:4]] * len(prompt.pixels))
+        return {"input_ids": ids, "pixel_values": channels_first(prompt.pixels), "image_sizes": sizes}
+
+    def _with_ends(self, config: Any, prompt: ReferencePrompt) -> torch.Tensor:
+        """Prompt int64 [1, S] whose ends of rows, which follow a placeholder, stand at the rows' ends."""
+        unit, image = self.unit_pixels(config), self.image_token_id(config)
         rows, columns = prompt.pixels.shape[2] // unit, prompt.pixels.shape[3] // unit
         ids, left = list[int](), 0
         for token in prompt.token_ids:
@@ -184,8 +199,7 @@ class Mistral3(Family):
             if left and token != image:
                 left -= 1
                 ids += [image] * columns if left else []
-        sizes = torch.tensor([prompt.pixels.shape[2:4]] * len(prompt.pixels))
-        return {"input_ids": torch.tensor([ids]), "pixel_values": channels_first(prompt.pixels), "image_sizes": sizes}
+        return torch.tensor([ids])
 
     def tiny_config(self) -> Mistral3Config:
         """Three blocks, Ministral 3 of three layers whose queries are scaled after sixteen places."""

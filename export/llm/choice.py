@@ -17,7 +17,7 @@ from torch import Tensor
 from luvc_export.errors import PlanError
 from luvc_export.export.compression import quotas, scores, spu
 from luvc_export.export.compression.row_reductions import mark
-from luvc_export.export.layers import capped, rotate, split_heads
+from luvc_export.export.layers import capped, split_heads
 from luvc_export.export.llm.span import Parts, Rows, Span, tokens_of
 
 
@@ -105,8 +105,8 @@ class FamilyAttention(Protocol):
     def head_size(self, layer: Any) -> int:
         """Size of one attention head."""
 
-    def angles(self, layer: Any, cache: Tensor) -> Tensor:
-        """What of a rotary cache ``layer`` uses, [B, S, Dh / 2]."""
+    def turn(self, layer: Any, heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """Queries or keys [B, heads, S, Dh] by their rotary caches [B, S, ...]."""
 
     def parts(self, layer: Any) -> Parts:
         """The modules of a layer."""
@@ -169,7 +169,6 @@ def last_row(
         PlanError: See ``attention_of``.
     """
     attn, parts, factor = attention_of(layer), decoder.parts(layer), decoder.query_factor(cos)
-    cos, sin = decoder.angles(layer, cos), decoder.angles(layer, sin)
     batch, length = x.shape[:2]
     flat = last + length * torch.arange(batch)
     normed = decoder.norm_of(parts.before, x)
@@ -179,7 +178,8 @@ def last_row(
     key = split_heads(attn.k_proj(normed), size)
     if parts.query_norm is not None:
         query, key = decoder.norm_of(parts.query_norm, query), decoder.norm_of(parts.key_norm, key)
-    query, key = rotate(query, _rows(cos, flat), _rows(sin, flat)), rotate(key, cos, sin)
+    query = decoder.turn(layer, query, _rows(cos, flat), _rows(sin, flat))
+    key = decoder.turn(layer, key, cos, sin)
     if factor is not None:
         query = query * _rows(factor, flat)[:, None].to(query.dtype)
     shared = query.shape[1] // key.shape[1]

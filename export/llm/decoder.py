@@ -241,7 +241,7 @@ class Decoder(nn.Module):
             held = {**held, PLACE: torch.cat([held[PLACE], placed.order], 1)}
         mask = sight.mask(self.kind(layer), rows, held.get(PLACE))
         key, value = self.keys_values(layer, normed)
-        key = rotate(key, self.angles(layer, placed.cos), self.angles(layer, placed.sin))
+        key = self.turn(layer, key, placed.cos, placed.sin)
         key, value = torch.cat([held["key"], key], 2), torch.cat([held["value"], value], 2)
         query = self._turned(layer, normed[:, text_only:], placed.cos[:, text_only:], placed.sin[:, text_only:])
         attended = attention(query, key, value, mask[:, :, text_only:], self.scale, self.scores_cap)
@@ -258,7 +258,7 @@ class Decoder(nn.Module):
         query = self.queries(layer, normed)
         if (query_norm := self.parts(layer).query_norm) is not None:
             query = self.norm_of(query_norm, query)
-        query, factor = rotate(query, self.angles(layer, cos), self.angles(layer, sin)), self.query_factor(cos)
+        query, factor = self.turn(layer, query, cos, sin), self.query_factor(cos)
         return query if factor is None else query * factor[:, None].to(query.dtype)
 
     def _attended(self, layer: Any, x: Tensor, attended: Tensor, own: Tensor | None) -> Tensor:
@@ -296,6 +296,10 @@ class Decoder(nn.Module):
     def angles(self, layer: Any, cache: Tensor) -> Tensor:
         """What of a rotary cache this layer uses, [B, S, Dh / 2]."""
         return cache
+
+    def turn(self, layer: Any, heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """Queries or keys [B, heads, S, Dh] of rows by their rotary caches."""
+        return rotate(heads, self.angles(layer, cos), self.angles(layer, sin))
 
     def query_factor(self, cache: Tensor) -> Tensor | None:
         """Factor on every row's queries [B, S, 1], from the rotary cache of cosines; None where there is none."""

@@ -174,11 +174,17 @@ class LearnedPositionViT(UnitTower):
         self, x: Tensor, saved: list[Tensor], units: oim.Units, stage: Stage, pruned: unit_prune.Kept | None
     ) -> Tensor:
         """``finish`` of all states wanted."""
+        return self.finish(self.states_left(x, saved, units, stage, pruned))
+
+    def states_left(
+        self, x: Tensor, saved: list[Tensor], units: oim.Units, stage: Stage, pruned: unit_prune.Kept | None
+    ) -> list[Tensor]:
+        """The hidden states of ``features``, each [n, U * side * side, C] of the units that are left."""
         states = [*saved, self.tap(x, units, stage, pruned)]
         if pruned is not None and not self.plan.encoder.grid_intact:
             at = pruned.chosen_at
             states = [unit_prune.rows(part.flatten(1, 2), at) if part.dim() == 4 else part for part in states]
-        return self.finish([self._flat(state.flatten(1, -2)) for state in states])
+        return [self._flat(state.flatten(1, -2)) for state in states]
 
     def stayed(self, pruned: unit_prune.Kept) -> Tensor:
         """Units never change their order."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -115,4 +116,18 @@ def answer_lines(session: Any, answer: Any, plan: str | None, warmed: float | No
     yield from filter(None, (fit_line(answer.selection, ways), bucket_line(answer.selection)))
     ready = "" if warmed is None else f", warmed up in {warmed:.0f} ms"
     yield f"{session.choice or f'backend {answer.backend}'}, {answer.arithmetic}{ready}"
+    if answer.finish_reason == "length":
+        yield f"cut after {len(answer.token_ids)} tokens, the answer goes on: --max-new-tokens"
     yield from session.notes
+
+
+def write_answer(pieces: Iterable[str], path: Path) -> None:
+    """Write an answer as it comes: what is there when something stops it stays.
+
+    Raises:
+        OSError: The system refuses, with the path.
+    """
+    with path.open("w", encoding="utf-8", newline="") as file:
+        for piece in pieces:
+            file.write(piece)
+            file.flush()

@@ -111,7 +111,7 @@ class Sampling:
     ignore_eos: bool = False
     stop_token_ids: Sequence[int] = ()
     include_stop_str_in_output: bool = False
-    no_repeat_ngram_size: int = 0
+    no_repeat_ngram_size: int = _run(0, "No run of so many tokens comes twice; 0: any may.")
     bad_words_ids: Sequence[Sequence[int]] = ()
     suppress_tokens: Sequence[int] = ()
     begin_suppress_tokens: Sequence[int] = ()

@@ -12,6 +12,7 @@ from cli_words import Cli
 from PIL import Image
 
 from luvc_export.bundle.folder import Bundle
+from luvc_export.cli.answer_lines import write_answer
 from luvc_export.demo.questions import cases
 
 CASE = next(cases("heldout", 1, 0, ("where_is",)))
@@ -37,7 +38,12 @@ def test_penalties_and_bias_change_the_answer(cli: Cli, asked: list[Any]) -> Non
     plain = json.loads(cli(*asked, "--json")[1])
     assert plain["text"] == CASE.answer == "row two column two"
     first = plain["token_ids"][0]
-    for words in (("--logit-bias", f"{first}=-100"), ("--logit-bias", f"{first}=100"), ("--repetition-penalty", 50)):
+    for words in (
+        ("--logit-bias", f"{first}=-100"),
+        ("--logit-bias", f"{first}=100"),
+        ("--repetition-penalty", 50),
+        ("--no-repeat-ngram-size", 1),
+    ):
         assert json.loads(cli(*asked, *words, "--json")[1])["token_ids"] != plain["token_ids"], words
     drawn = (*asked, "--temperature", 6, "--seed", 2, "--json")
     free = json.loads(cli(*drawn)[1])["token_ids"]
@@ -80,3 +86,22 @@ def test_what_is_wrong_is_said(
         (tmp_path / name).write_text(text)
     code, _, err = cli(*asked, *[tmp_path / word if word in files else word for word in words])
     assert code == 2 and refusal in err, err
+
+
+def test_an_answer_goes_to_a_file_unchanged_and_says_where_it_is_cut(
+    cli: Cli, asked: list[Any], tmp_path: Path
+) -> None:
+    """Tables, LaTeX and control characters too, which a terminal is not given."""
+    answer = tmp_path / "page.md"
+    code, out, err = cli(*asked, "--output", answer)
+    assert code == 0 and not out and answer.read_text(encoding="utf-8") == CASE.answer
+    assert "cut after" not in err
+    code, out, err = cli(*asked, "--output", answer, "--max-new-tokens", 2)
+    assert code == 0 and CASE.answer.startswith(answer.read_text(encoding="utf-8")) and not out
+    assert "cut after 2 tokens, the answer goes on: --max-new-tokens" in err
+    write_answer(iter(["| a |\n|", "---|\r\n\x1b[31m$x^2$"]), answer)
+    assert answer.read_bytes() == b"| a |\n|---|\r\n\x1b[31m$x^2$"
+    code, _, err = cli("run", asked[1], "--output", answer, "--camera", "0", "--prompt", "Hi")
+    assert code != 0 and "one answer is written to a file" in err
+    code, _, err = cli(*asked, "--output", tmp_path / "page.md" / "inside")
+    assert code != 0 and "is no folder" in err

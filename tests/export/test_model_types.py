@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
 from luvc_export.errors import CheckpointError
 from luvc_export.export import families
 from luvc_export.export.checkpoint import open_checkpoint
+from luvc_export.export.families._refused import REFUSED
 from luvc_export.export.model_types import check_model_type, halves_of, nearest, parts_of
 
 
@@ -47,7 +50,11 @@ def test_another_model_is_not_taken_for_a_family(other: str) -> None:
             "nearest is 'llava': the same vision tower, the same text model",
         ),
         (
-            {"model_type": "new", "vision_config": {"model_type": "pixtral"}, "text_config": {"model_type": "cohere"}},
+            {
+                "model_type": "mistral4",
+                "vision_config": {"model_type": "pixtral"},
+                "text_config": {"model_type": "cohere"},
+            },
             "vision tower pixtral (PixtralVisionModel), text model cohere (CohereModel)",
             "nearest is 'mistral3': the same vision tower, its text model is "
             "llama or mistral or qwen2 or qwen3 or ministral3, this one cohere",
@@ -118,3 +125,11 @@ def test_a_tower_s_size_that_is_no_number_is_refused(tmp_path: Path, family: str
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(CheckpointError, match=r"config\.json"):
         open_checkpoint(str(tmp_path), weights=False)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_model_that_cannot_be_right_is_refused_by_name(name: str) -> None:
+    """transformers has it, no family is called so, and the reason is in the error."""
+    assert name in CONFIG_MAPPING_NAMES and name not in families.names()
+    with pytest.raises(CheckpointError, match=f"is known, and is not exported(.|\n)*{re.escape(REFUSED[name])}"):
+        check_model_type({"model_type": name}, "config.json")

@@ -37,6 +37,7 @@ class RunOptions:
     fps: float | None = option(None, "Frames a second of --video; default: what it says, else 2.")
 
     lora: str | None = option(None, "Answer with a peft adapter; see export --lora-slots.", metavar="NAME=FOLDER")
+    output: Path | None = option(None, "Write the answer to a file as it comes, unchanged.", metavar="FILE")
     warm_up: bool = option(False, "Load and run once before the answer, so that its times are a server's.")
     show_kept: Path | None = option(None, "Draw what merged and what survives, by layer.", metavar="PNG")
     verbose: bool = option(False, "Also say which plan answers, in what, and what the engine was chosen by.")
@@ -79,7 +80,14 @@ def run(
     [dim]luvc-export run qwen-bundle --camera /dev/video0 --every 2s --prompt "Is anybody at the door?"[/dim]
     """
     from luvc_export.bundle.adapters.peft_folder import named_folders
-    from luvc_export.cli.answer_lines import answer_facts, answer_lines, film_line, timing_line, verbose_lines
+    from luvc_export.cli.answer_lines import (
+        answer_facts,
+        answer_lines,
+        film_line,
+        timing_line,
+        verbose_lines,
+        write_answer,
+    )
     from luvc_export.cli.chat import Chat, line_editing
     from luvc_export.cli.kept_picture import save_survival
     from luvc_export.pipeline import load_bundle
@@ -108,6 +116,8 @@ def run(
         Chat(session, sampling, list(wanted.image), video, wanted.show_kept or Path("kept.png"), say).run()
         return
     stream = session.generate(list(wanted.image), asked, stream=True, **video, **sampling)
+    if wanted.output is not None:
+        write_answer(stream, wanted.output)  # the loop below finds nothing left
     for piece in stream:
         if not as_json:
             print(answer_text(piece, sys.stdout), end="", flush=True)
@@ -118,7 +128,7 @@ def run(
         picture = None if wanted.show_kept is None else str(wanted.show_kept)
         print(json.dumps(answer_facts(session, result, film) | {"show_kept": picture, "warm_up_ms": warmed}))
     else:
-        print()
+        print(end="\n" * (wanted.output is None))
         print("\n".join(answer_lines(session, result, opening.plan, warmed)), file=sys.stderr)
     if wanted.verbose:
         print("\n".join(verbose_lines(session, result)), file=sys.stderr)
@@ -128,8 +138,12 @@ def run(
 
 def _check(wanted: RunOptions, live: CameraOptions, prompt: str | None, logprobs: int | None, as_json: bool) -> None:
     """Refuse options that contradict each other, before anything is opened."""
+    from luvc_export.cli.files import check_writable
     from luvc_export.cli.kept_picture import check_picture_file
 
+    check_writable(wanted.output, "--output")
+    if wanted.output is not None and (prompt is None or live.camera is not None):
+        raise UsageError("one answer is written to a file", where="--output", fix="pass --prompt, and no --camera")
     others = bool(wanted.image or wanted.video) or wanted.show_kept is not None or logprobs is not None
     live.check(prompt, wanted.frames, others)
     if logprobs is not None and not as_json:

@@ -2,96 +2,21 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
+from family_checkpoints import find
 from family_harness import Case
-from family_processors import Lfm2VlPictures, image_processor, sized
+from family_processors import image_processor
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
-from transformers.models.gemma3.processing_gemma3 import Gemma3Processor
-from transformers.models.idefics3.processing_idefics3 import Idefics3Processor
-from transformers.models.internvl.processing_internvl import InternVLProcessor
-from transformers.models.lfm2_vl.processing_lfm2_vl import Lfm2VlProcessor
-from transformers.models.llava.processing_llava import LlavaProcessor
-from transformers.models.llava_next.processing_llava_next import LlavaNextProcessor
-from transformers.models.llava_onevision.processing_llava_onevision import LlavaOnevisionProcessor
-from transformers.models.paddleocr_vl.processing_paddleocr_vl import PaddleOCRVLProcessor
-from transformers.models.paligemma.processing_paligemma import PaliGemmaProcessor
-from transformers.models.qwen2_5_vl.processing_qwen2_5_vl import Qwen2_5_VLProcessor
-from transformers.models.qwen2_vl.processing_qwen2_vl import Qwen2VLProcessor
-from transformers.models.qwen3_vl.processing_qwen3_vl import Qwen3VLProcessor
-from transformers.models.smolvlm import processing_smolvlm
 
 from luvc_export.export.families.base import ReferencePrompt
 
-LABELS = {f"<row_{row}_col_{column}>": 230 + 2 * row + column for row in (1, 2) for column in (1, 2)}
-SPLIT = {"<image>": 250, "<fake_token_around_image>": 251, "<global-img>": 252, **LABELS}
-TILES = {f"<|img_row_{row}_col_{column}|>": 230 + 2 * row + column for row in (1, 2) for column in (1, 2)}
-TILES |= {"<|img_thumbnail|>": 254}
-QWEN = {"<|image_pad|>": 250, "<|video_pad|>": 251, "<|vision_start|>": 252, "<|vision_end|>": 253}
-
-#: Special tokens of each family, and what the templates of its repositories write for a picture.
-SPECIAL: dict[str, tuple[dict[str, int], str]] = {
-    "fast_vlm": ({"<image>": 250}, "<image>\n"),
-    "gemma3": (
-        {"<image_soft_token>": 250, "<start_of_image>": 252, "<end_of_image>": 253, "<bos>": 254},
-        "<start_of_image>",
-    ),
-    "gemma4": (
-        {"<|image|>": 250, "<|video|>": 251, "<|image>": 252, "<image|>": 253, "<|audio|>": 254, "<bos>": 255},
-        "<|image|>",
-    ),
-    "idefics3": (SPLIT, "<image>"),
-    "internvl": ({"<IMG_CONTEXT>": 250, "<video>": 251, "<img>": 252, "</img>": 253}, "<IMG_CONTEXT>\n"),
-    "lfm2_vl": ({"<image>": 250, "<|image_start|>": 252, "<|image_end|>": 253} | TILES, "<image>"),
-    "llava": ({"<image>": 250}, "<image>\n"),
-    "llava_next": ({"<image>": 250}, "<image>\n"),
-    "llava_onevision": ({"<image>": 250, "<video>": 251}, "<image>\n"),
-    "mistral3": ({"[IMG]": 250, "[IMG_BREAK]": 251, "[IMG_END]": 252}, "[IMG]"),
-    "paddleocr_vl": (
-        {"<|IMAGE_PLACEHOLDER|>": 250, "<|video_pad|>": 251, "<|IMAGE_START|>": 252, "<|IMAGE_END|>": 253},
-        "<|IMAGE_START|><|IMAGE_PLACEHOLDER|><|IMAGE_END|>",
-    ),
-    "paligemma": ({"<image>": 250, "<bos>": 251}, "<image>"),
-    "qwen2_5_vl": (QWEN, "<|vision_start|><|image_pad|><|vision_end|>"),
-    "qwen2_vl": (QWEN, "<|vision_start|><|image_pad|><|vision_end|>"),
-    "qwen3_5": (QWEN, "<|vision_start|><|image_pad|><|vision_end|>"),
-    "qwen3_vl": (QWEN, "<|vision_start|><|image_pad|><|vision_end|>"),
-    "smolvlm": (SPLIT, "<image>"),
-}
-#: What the tokenizer of a family must know by name for its processor.
-NAMED = {
-    "gemma3": {
-        "image_token": "<image_soft_token>",
-        "boi_token": "<start_of_image>",
-        "eoi_token": "<end_of_image>",
-    },
-    "gemma4": {
-        "image_token": "<|image|>",
-        "boi_token": "<|image>",
-        "eoi_token": "<image|>",
-        **dict.fromkeys(("audio_token", "boa_token", "eoa_token"), "<|audio|>"),
-    },
-    "paddleocr_vl": {"image_token": "<|IMAGE_PLACEHOLDER|>"},
-    "internvl": {
-        "start_image_token": "<img>",
-        "end_image_token": "</img>",
-        "context_image_token": "<IMG_CONTEXT>",
-        "video_token": "<video>",
-    },
-    "paligemma": {"image_token": "<image>"},
-}
-#: What the templates of repositories other than Qwen's write for a video.
-VIDEO = {"gemma4": "<|video|>", "internvl": "<video>\n", "llava_onevision": "<video>\n", "smolvlm": "<video>"}
-BOS = ("gemma3", "gemma4", "paligemma")
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}<{{ m.role }}>\n{% if m.content is string %}{{ m.content }}{% else %}"
     "{% for c in m.content %}{% if c.type == 'image' %}PICTURE{% elif c.type == 'video' %}"
@@ -100,37 +25,10 @@ TEMPLATE = (
 )
 
 
-class Still:
-    """Stands for processors of what is not asked about: for videos transformers has them with torchvision alone."""
-
-    temporal_patch_size, merge_size, num_frames, fps = 2, 2, None, None
-
-
-def still(kind: type[Any]) -> type[Any]:
-    """``kind`` without the checks of those."""
-
-    def check(self: Any, name: str, part: Any) -> Any:
-        return (
-            None
-            if name in ("video_processor", "feature_extractor") or isinstance(part, Lfm2VlPictures)
-            else kind.check_argument_for_proper_class(self, name, part)
-        )
-
-    return type(kind.__name__, (kind,), {"check_argument_for_proper_class": check, "__init__": kind.__init__})
-
-
-def beside_pillow(module: str, kind: str) -> Any:
-    """The processor class ``kind``, whose module asks one of torchvision for what the one of Pillow has too."""
-    models = f"transformers.models.{module}"
-    pillow = importlib.import_module(f"{models}.image_processing_pil_{module}")
-    with mock.patch.dict(sys.modules, {f"{models}.image_processing_{module}": pillow}):
-        return getattr(importlib.import_module(f"{models}.processing_{module}"), kind)
-
-
 def tokenizer(name: str) -> Tokenizer:
     """Printable characters, runs of line ends as one token each (they join across a picture's marks), specials."""
     words = dict(enumerate(["\n", *map(chr, range(32, 127)), "\n\n", "\n\n\n", "\n\n\n\n"], 3))
-    words |= {id_: token for token, id_ in SPECIAL[name][0].items()}
+    words |= {id_: token for token, id_ in find(name).tokens.items()}
     vocabulary = {words.get(index, f"<t{index}>"): index for index in range(256)}
     joined = [("\n", "\n"), ("\n\n", "\n"), ("\n\n", "\n\n")]
     if name == "qwen3_5":  # transformers makes its tokenizer anew, of bytes
@@ -140,7 +38,7 @@ def tokenizer(name: str) -> Tokenizer:
     else:
         fast = Tokenizer(models.BPE(vocabulary, joined, unk_token="<t0>"))
         fast.decoder = decoders.Fuse()
-    fast.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL[name][0]])
+    fast.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in find(name).tokens])
     return fast
 
 
@@ -150,58 +48,22 @@ def _bytes(token: str) -> str:
 
 
 def template(name: str) -> str:
-    video = VIDEO.get(name, "<|vision_start|><|video_pad|><|vision_end|>")
-    return TEMPLATE.replace("PICTURE", f"{{{{ {SPECIAL[name][1]!r} }}}}").replace("VIDEO", video)
+    written = find(name)
+    return TEMPLATE.replace("PICTURE", f"{{{{ {written.picture!r} }}}}").replace("VIDEO", written.video)
 
 
 def processor(tiny: Case, **images: Any) -> Any:
     """Hugging Face's own processor; ``images`` are arguments of its image processor beside those of the family."""
     name = str(tiny)
+    written = find(name)
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer(name),
-        bos_token="<bos>" if name in BOS else None,
+        bos_token="<bos>" if written.bos else None,
         pad_token="<t0>" if name == "gemma4" else None,
-        extra_special_tokens=NAMED.get(name, {}),
+        extra_special_tokens=dict(written.named),
     )
     parts = {"image_processor": image_processor(name, **images), "tokenizer": fast, "chat_template": template(name)}
-    tokens = tiny.plan.units
-    if name == "gemma3":
-        return Gemma3Processor(**parts, image_seq_length=tokens)
-    if name == "idefics3":
-        return Idefics3Processor(**parts, image_seq_len=tokens)
-    if name == "lfm2_vl":
-        return still(Lfm2VlProcessor)(**parts | {"image_processor": Lfm2VlPictures(parts["image_processor"])})
-    if name == "llava":
-        return LlavaProcessor(
-            **parts, patch_size=12, vision_feature_select_strategy="default", num_additional_image_tokens=1
-        )
-    if name == "llava_next":
-        return LlavaNextProcessor(
-            **parts, patch_size=12, vision_feature_select_strategy="default", num_additional_image_tokens=1
-        )
-    if name == "fast_vlm":
-        unit = tiny.family.unit_pixels(tiny.config)
-        return LlavaProcessor(**parts, patch_size=unit, vision_feature_select_strategy="full")
-    if name == "paddleocr_vl":
-        return PaddleOCRVLProcessor(**parts)
-    if name == "paligemma":
-        parts["image_processor"].image_seq_length = tokens
-        return PaliGemmaProcessor(**parts)
-    if name == "mistral3":
-        return beside_pillow("pixtral", "PixtralProcessor")(**parts, patch_size=8, spatial_merge_size=2)
-    parts["video_processor"] = Still()
-    if name == "gemma4":
-        return still(beside_pillow("gemma4", "Gemma4Processor"))(**parts, feature_extractor=Still())
-    if name == "internvl":
-        return still(InternVLProcessor)(**parts, image_seq_length=tokens)
-    if name == "smolvlm":
-        with mock.patch.object(processing_smolvlm, "num2words", str):  # writes numbers of video frames
-            return still(processing_smolvlm.SmolVLMProcessor)(**parts, image_seq_len=tokens)
-    if name == "llava_onevision":
-        return still(LlavaOnevisionProcessor)(**parts, num_image_tokens=tokens, vision_feature_select_strategy="full")
-    kinds = {"qwen2_vl": Qwen2VLProcessor, "qwen2_5_vl": Qwen2_5_VLProcessor, "qwen3_vl": Qwen3VLProcessor}
-    kinds["qwen3_5"] = Qwen3VLProcessor
-    return still(kinds[name])(**parts)
+    return written.processor(tiny, parts)
 
 
 def ask(tiny: Case, processor: Any, messages: list[Any], pictures: list[Any]) -> dict[str, Any]:
@@ -231,15 +93,8 @@ def expanded(tiny: Case, token_ids: Sequence[int]) -> list[int]:
 
 def save_image_processor(tiny: Case, folder: Path, **changes: Any) -> Path:
     """The settings of pictures as transformers 4 wrote them, for the model's own sizes."""
-    name, vision = str(tiny), tiny.config.vision_config
-    if name in ("fast_vlm", "mistral3"):
-        own = {}
-    elif tiny.family.image_size(tiny.config) is None:
-        own = {"patch_size": vision.patch_size}
-        own |= {} if name in ("gemma4", "lfm2_vl") else {"merge_size": vision.spatial_merge_size}
-    else:
-        own = sized(name, tiny.size[0])
-    image_processor(name, **own | changes).save_pretrained(folder)
+    name = str(tiny)
+    image_processor(name, **find(name).fitted(tiny) | changes).save_pretrained(folder)
     return folder / "preprocessor_config.json"
 
 
@@ -250,7 +105,7 @@ def save(tiny: Case, folder: Path) -> Path:
     save_image_processor(tiny, folder)
     (folder / "tokenizer.json").write_text(tokenizer(name).to_str(), encoding="utf-8")
     (folder / "chat_template.jinja").write_text(template(name), encoding="utf-8")
-    bos = {"tokenizer_class": "PreTrainedTokenizerFast"} | ({"bos_token": "<bos>"} if name in BOS else {})
+    bos = {"tokenizer_class": "PreTrainedTokenizerFast"} | ({"bos_token": "<bos>"} if find(name).bos else {})
     (folder / "tokenizer_config.json").write_text(json.dumps(bos), encoding="utf-8")
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": []}), encoding="utf-8")
     return folder

@@ -223,11 +223,11 @@ def reference_logits(case: Case, inputs: dict[str, Any]) -> Tensor:
 
 
 def reference_embeds(case: Case, inputs: dict[str, Any]) -> Tensor:
-    """Hugging Face's visual embeddings [n * N, width], DeepStack planes after each token."""
+    """Hugging Face's visual embeddings as they enter the LLM [n * N, width], DeepStack planes after each token."""
     vision = {k: v for k, v in inputs.items() if k not in ("input_ids", "mm_token_type_ids", "token_type_ids")}
     with torch.no_grad():
         out = case.model.get_image_features(**vision, return_dict=True)
-    flat = [torch.cat([*out.pooler_output])]
+    flat = [torch.cat([*out.pooler_output]) * getattr(case.config.get_text_config(), "embedding_multiplier", 1)]
     flat += [torch.cat([*plane]) for plane in getattr(out, "deepstack_features", None) or []]
     joined: Tensor = torch.cat([part.reshape(-1, part.shape[-1]) for part in flat], -1)
     return joined

@@ -8,71 +8,9 @@ from typing import Any
 from unittest import mock
 
 import torch
+from family_checkpoints import find
 from PIL import Image
 from torch.nn import functional
-
-#: Processor module, and what the checkpoints of the family say otherwise than its class.
-PROCESSORS: dict[str, tuple[str, dict[str, Any]]] = {
-    "fast_vlm": (
-        "clip",
-        {"do_resize": False, "do_center_crop": False, "image_mean": [0.0] * 3, "image_std": [1.0] * 3},
-    ),
-    "gemma3": ("gemma3", {"size": {"height": 64, "width": 64}}),
-    "gemma4": ("gemma4", {"patch_size": 4, "max_soft_tokens": 70, "do_resize": False}),
-    "idefics3": (
-        "idefics3",
-        {"do_image_splitting": False, "size": {"longest_edge": 64}, "max_image_size": {"longest_edge": 64}},
-    ),
-    "internvl": (
-        "got_ocr2",
-        {
-            "crop_to_patches": False,
-            "size": {"height": 64, "width": 64},
-            "image_mean": [0.485, 0.456, 0.406],
-            "image_std": [0.229, 0.224, 0.225],
-        },
-    ),
-    "lfm2_vl": ("siglip2", {"patch_size": 8, "do_resize": False}),
-    "llava": ("llava", {"size": {"shortest_edge": 60}, "crop_size": {"height": 60, "width": 60}}),
-    "llava_next": (
-        "llava_next",
-        {
-            "size": {"shortest_edge": 60},
-            "crop_size": {"height": 60, "width": 60},
-            "image_grid_pinpoints": [[60, 60], [60, 120], [120, 60]],
-        },
-    ),
-    "llava_onevision": (
-        "llava_onevision",
-        {
-            "size": {"height": 64, "width": 64},
-            "image_grid_pinpoints": [[64, 64], [64, 128], [128, 64]],
-            "image_mean": [0.5] * 3,
-            "image_std": [0.5] * 3,
-        },
-    ),
-    "paligemma": ("siglip", {"size": {"height": 48, "width": 48}, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}),
-    "mistral3": ("pixtral", {"patch_size": 8, "size": {"longest_edge": 256}}),
-    "paddleocr_vl": ("paddleocr_vl", {"patch_size": 8, "size": {"shortest_edge": 256, "longest_edge": 2**20}}),
-    "qwen2_5_vl": ("qwen2_vl", {}),
-    "qwen2_vl": ("qwen2_vl", {}),
-    "qwen3_5": ("qwen2_vl", {"patch_size": 8, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}),
-    "qwen3_vl": ("qwen2_vl", {"patch_size": 8, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}),
-    "smolvlm": (
-        "smolvlm",
-        {"do_image_splitting": False, "size": {"longest_edge": 100}, "max_image_size": {"longest_edge": 100}},
-    ),
-}
-
-
-def sized(name: str, side: int) -> dict[str, Any]:
-    """What makes the processor of a family of one size make images of ``side``."""
-    if name in ("idefics3", "smolvlm"):
-        return {"size": {"longest_edge": side}, "max_image_size": {"longest_edge": side}}
-    square = {"height": side, "width": side}
-    return (
-        {"size": {"shortest_edge": side}, "crop_size": square} if name in ("llava", "llava_next") else {"size": square}
-    )
 
 
 class Torchvision:
@@ -147,13 +85,41 @@ class Lfm2VlPictures:
         return {**self.arithmetic(shown, return_tensors="pt"), **laid_out}
 
 
+class Still:
+    """Stands for processors of what is not asked about: for videos transformers has them with torchvision alone."""
+
+    temporal_patch_size, merge_size, num_frames, fps = 2, 2, None, None
+
+
+def still(kind: type[Any]) -> type[Any]:
+    """``kind`` without the checks of those."""
+
+    def check(self: Any, name: str, part: Any) -> Any:
+        return (
+            None
+            if name in ("video_processor", "feature_extractor") or isinstance(part, Lfm2VlPictures)
+            else kind.check_argument_for_proper_class(self, name, part)
+        )
+
+    return type(kind.__name__, (kind,), {"check_argument_for_proper_class": check, "__init__": kind.__init__})
+
+
+def beside_pillow(module: str, kind: str) -> Any:
+    """The processor class ``kind``, whose module asks one of torchvision for what the one of Pillow has too."""
+    models = f"transformers.models.{module}"
+    pillow = importlib.import_module(f"{models}.image_processing_pil_{module}")
+    with mock.patch.dict(sys.modules, {f"{models}.image_processing_{module}": pillow}):
+        return getattr(importlib.import_module(f"{models}.processing_{module}"), kind)
+
+
 def image_processor(name: str, **changes: Any) -> Any:
     """Without torchvision transformers works on PIL images; so does this test, whatever is installed."""
-    module, options = PROCESSORS[name]
+    written = find(name)
+    module = written.images
     implementation = importlib.import_module(f"transformers.models.{module}.image_processing_pil_{module}")
     classes = [
         value
         for key, value in vars(implementation).items()
         if key.lower() == f"{module.replace('_', '')}imageprocessorpil"
     ]
-    return classes[0](**options | changes)
+    return classes[0](**dict(written.settings) | changes)

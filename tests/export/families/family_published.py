@@ -24,28 +24,11 @@ from pathlib import Path
 from typing import Any
 
 import family_chat
+from family_checkpoints import find, names
 from family_harness import Case, case
 
-#: Whose form each family's old config has.
-SOURCES = {
-    "fast_vlm": "KamilaMila/FastVLM-0.5B",
-    "gemma3": "google/gemma-3-4b-it",
-    "idefics3": "HuggingFaceM4/Idefics3-8B-Llama3",
-    "internvl": "OpenGVLab/InternVL3-1B-hf",
-    "lfm2_vl": "LiquidAI/LFM2-VL-450M",
-    "llava": "llava-hf/llava-1.5-7b-hf",
-    "llava_next": "llava-hf/llava-v1.6-mistral-7b-hf",
-    "llava_onevision": "llava-hf/llava-onevision-qwen2-0.5b-ov-hf",
-    "mistral3": "mistralai/Ministral-3-3B-Instruct-2512-BF16",
-    "paddleocr_vl": "PaddlePaddle/PaddleOCR-VL",
-    "paligemma": "google/paligemma-3b-pt-224",
-    "qwen2_5_vl": "Qwen/Qwen2.5-VL-3B-Instruct",
-    "qwen2_vl": "Qwen/Qwen2-VL-2B-Instruct",
-    "qwen3_vl": "Qwen/Qwen3-VL-4B-Instruct",
-    "smolvlm": "HuggingFaceTB/SmolVLM2-500M-Video-Instruct",
-}
-#: Published since transformers 5: there is no old form.
-NEWER = ("gemma4", "qwen3_5")
+#: Whose form each family's old config has; those published since transformers 5 have no old form.
+SOURCES = {name: find(name).repository for name in names() if find(name).repository}
 Json = dict[str, Any]
 
 

@@ -8,6 +8,7 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+from family_checkpoints import find, names
 from family_harness import Case, build
 from flat_plans import replan
 
@@ -18,7 +19,7 @@ from luvc_export.export.families.base import Family
 from luvc_export.runtime.prompt.case_lines import FileCase
 
 #: Families that cut pictures.
-TILED = ("idefics3", "internvl", "lfm2_vl", "llava_next", "llava_onevision", "smolvlm")
+TILED = tuple(name for name in names() if find(name).two_tiles is not None)
 #: Families whose layers have windows, and one that is shorter than any prompt here.
 SLIDING, WINDOW = ("gemma3", "gemma4"), 12
 

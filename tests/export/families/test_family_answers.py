@@ -9,6 +9,7 @@ import family_chat
 import family_harness as harness
 import pytest
 import torch
+from family_checkpoints import find
 from family_harness import GREEDY, MADE_HERE, Case, case
 from family_questions import scenery
 from torch_backend import TorchBackend
@@ -105,14 +106,7 @@ def test_a_chat_is_answered_as_by_transformers(name: str, tmp_path: Path) -> Non
 
 
 #: What each processor must be told to make two tiles of the picture below.
-SPLITTING: dict[str, dict[str, Any]] = {
-    "idefics3": {"do_image_splitting": True, "size": {"longest_edge": 128}, "max_image_size": {"longest_edge": 64}},
-    "internvl": {"crop_to_patches": True, "min_patches": 1, "max_patches": 2},
-    "lfm2_vl": {"tile_size": 64},
-    "llava_next": {},
-    "llava_onevision": {},
-    "smolvlm": {"do_image_splitting": True, "size": {"longest_edge": 200}, "max_image_size": {"longest_edge": 100}},
-}
+SPLITTING = {name: dict(cut) for name in FAMILIES if (cut := find(name).two_tiles) is not None}
 
 
 @pytest.mark.parametrize("tall", [False, True])

@@ -33,7 +33,8 @@ from luvc_export.runtime.state import Step
 #: Whose graphs another family has (a test below): SmolVLM's are Idefics3's, of odder units.
 ALIKE = {"idefics3": "smolvlm", "llava_next": "llava_onevision"}
 #: Exported with other plans by test_family_vocabulary.py and test_family_plans.py; with the default one in make slow.
-ELSEWHERE = ("llava", "qwen2_vl", "smolvlm")
+#: The towers of the last two are mistral3's and internvl's, their decoders plain.
+ELSEWHERE = ("llava", "qwen2_vl", "smolvlm", "lighton_ocr", "qianfan_ocr")
 FAMILIES = tuple(name for name in MADE_HERE if name not in (*ALIKE, *ELSEWHERE))
 #: Whose wide pictures are cut to tiles; the second also ends the rows of the whole one.
 CUT = ("internvl", "llava_onevision")
@@ -43,8 +44,10 @@ BUILT = ("gemma3", "lfm2_vl")
 CALIBRATED = tuple(
     name for name in ("fast_vlm", "gemma4", "lfm2_vl", "paligemma", "qwen3_5", "qwen3_vl") if name in FAMILIES
 )
-#: Run by OpenVINO too: convolutions, shared caches, states of two kinds, prefixes, windows; those that cut pictures.
+#: Run by OpenVINO too: convolutions, shared caches, states of two kinds, prefixes, windows; heads that turn in pairs,
+#: places of units as sines; those that cut pictures.
 ON_OPENVINO = ("fast_vlm", "gemma4", "lfm2_vl", "mistral3", "paligemma", "qwen2_5_vl", "qwen3_5", *CUT)
+ON_OPENVINO += ("glm_ocr", "granite_docling")
 #: Families with operators that torch decomposes by tracing twice more; and the one that is exported now.
 LONG_WAY = {"fast_vlm"}
 #: Whose towers neither merge nor prune.

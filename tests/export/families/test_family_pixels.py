@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from family_harness import Case, case, reference
-from family_processors import PROCESSORS, image_processor
+from family_harness import MADE_HERE, Case, case, reference
+from family_processors import image_processor
 
 
 def _theirs(tiny: Case, images: torch.Tensor) -> torch.Tensor:
@@ -17,7 +17,7 @@ def _theirs(tiny: Case, images: torch.Tensor) -> torch.Tensor:
     return pixels[:, 0] if str(tiny) == "llava_onevision" else pixels  # [n, 1 tile, 3, H, W]
 
 
-@pytest.mark.parametrize("name", PROCESSORS)
+@pytest.mark.parametrize("name", MADE_HERE)
 def test_pixels_equal_theimage_processor(name: str) -> None:
     tiny = case(name)
     images = tiny.images(2)
@@ -28,6 +28,6 @@ def test_pixels_equal_theimage_processor(name: str) -> None:
     assert torch.allclose(ours, theirs, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", PROCESSORS)
+@pytest.mark.parametrize("name", MADE_HERE)
 def test_resampling_is_the_processor_s(name: str) -> None:
     assert case(name).family.pixels.resample == type(image_processor(name)).resample.name.lower()

@@ -1,0 +1,33 @@
+"""What idefics3 checkpoints have beside their weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers.models.idefics3.processing_idefics3 import Idefics3Processor
+
+from family_checkpoints import FamilyCheckpoint, Parts
+
+
+def _processor(tiny: Any, parts: Parts) -> Any:
+    return Idefics3Processor(**parts, image_seq_len=tiny.plan.units)
+
+
+CHECKPOINT = FamilyCheckpoint(
+    tokens={
+        "<image>": 250,
+        "<fake_token_around_image>": 251,
+        "<global-img>": 252,
+        "<row_1_col_1>": 233,
+        "<row_1_col_2>": 234,
+        "<row_2_col_1>": 235,
+        "<row_2_col_2>": 236,
+    },
+    picture="<image>",
+    images="idefics3",
+    processor=_processor,
+    settings={"do_image_splitting": False, "size": {"longest_edge": 64}, "max_image_size": {"longest_edge": 64}},
+    repository="HuggingFaceM4/Idefics3-8B-Llama3",
+    fitted=lambda tiny: {name: {"longest_edge": tiny.size[0]} for name in ("size", "max_image_size")},
+    two_tiles={"do_image_splitting": True, "size": {"longest_edge": 128}, "max_image_size": {"longest_edge": 64}},
+)

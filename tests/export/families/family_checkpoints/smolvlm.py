@@ -1,0 +1,38 @@
+"""What smolvlm checkpoints have beside their weights."""
+
+from __future__ import annotations
+
+from typing import Any
+from unittest import mock
+
+from family_processors import Still, still
+from transformers.models.smolvlm import processing_smolvlm
+
+from family_checkpoints import FamilyCheckpoint, Parts
+
+
+def _processor(tiny: Any, parts: Parts) -> Any:
+    with mock.patch.object(processing_smolvlm, "num2words", str):  # writes numbers of video frames
+        kind = still(processing_smolvlm.SmolVLMProcessor)
+        return kind(**parts, video_processor=Still(), image_seq_len=tiny.plan.units)
+
+
+CHECKPOINT = FamilyCheckpoint(
+    tokens={
+        "<image>": 250,
+        "<fake_token_around_image>": 251,
+        "<global-img>": 252,
+        "<row_1_col_1>": 233,
+        "<row_1_col_2>": 234,
+        "<row_2_col_1>": 235,
+        "<row_2_col_2>": 236,
+    },
+    picture="<image>",
+    images="smolvlm",
+    processor=_processor,
+    settings={"do_image_splitting": False, "size": {"longest_edge": 100}, "max_image_size": {"longest_edge": 100}},
+    repository="HuggingFaceTB/SmolVLM2-500M-Video-Instruct",
+    video="<video>",
+    fitted=lambda tiny: {name: {"longest_edge": tiny.size[0]} for name in ("size", "max_image_size")},
+    two_tiles={"do_image_splitting": True, "size": {"longest_edge": 200}, "max_image_size": {"longest_edge": 100}},
+)
