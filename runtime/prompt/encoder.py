@@ -194,20 +194,20 @@ class PromptEncoder:
                 expected="one token",
                 fix="export with the tokenizer.json of the model's own repository",
             )
+        added = [token.content for token in self.tokenizer.get_added_tokens_decoder().values()]
+        #: Tokens that stand for pictures, or for videos until they are written.
+        self.visual_ids = {self.image_token_id} | {
+            one for one in map(self.tokenizer.token_to_id, self._written) if one is not None
+        }
+        longest_first = sorted({*added, *self._written}, key=len, reverse=True)
+        self._tokens = re.compile("|".join(re.escape(token) for token in longest_first if len(token) > 1) or "(?!)")
 
     def _marks(self, prompt: Prompt, image_token: str) -> None:
         """Where pictures and videos stand in the rendered text."""
         self._image_token, self.video = image_token, prompt.video
         self.marker = prompt.marker or self._image_token
-        markers = [self.marker, *([prompt.video.marker] if prompt.video else [])]
-        self._markers = re.compile("|".join(re.escape(marker) for marker in markers))
-        added = [token.content for token in self.tokenizer.get_added_tokens_decoder().values()]
-        #: Tokens that stand for pictures, or for videos until they are written.
-        self.visual_ids = {self.image_token_id} | {
-            one for one in map(self.tokenizer.token_to_id, markers) if one is not None
-        }
-        longest_first = sorted({*added, *markers}, key=len, reverse=True)
-        self._tokens = re.compile("|".join(re.escape(token) for token in longest_first if len(token) > 1) or "(?!)")
+        self._written = [self.marker, *([prompt.video.marker] if prompt.video else [])]
+        self._markers = re.compile("|".join(re.escape(marker) for marker in self._written))
 
     def render(self, asked: Question) -> str:
         """The prompt as text. Without a template, markers of the pictures and then the plain prompt.
