@@ -22,10 +22,11 @@ TOPS = ("export", "engines", "runtime", "calibration")
 Box = tuple[float, float, float, float, str, str, tuple[str, ...]]
 TORCH, PLAIN, DEVICE, DATA, GLUE, FILES = "#fde2cf", "#e8e8e8", "#d3e5f7", "#e3d6f2", "#f7efc4", "#d8ecd3"
 BOXES: dict[str, Box] = {
-    "cli": (0.2, 8.5, 15.6, 1.3, GLUE, "verbs: a command parses, calls one function of the library, prints", (
+    "cli": (0.2, 8.4, 15.6, 1.5, GLUE, "verbs: a command parses, calls one function of the library, prints", (
         "luvc_export/cli: luvc_export/cli/commands, luvc_export/cli/tables   >   "
         "luvc_export/trial   >   luvc_export/packing   >   luvc_export/pipeline",
-        "luvc_export/serve: luvc_export/serve/http over luvc_export/serve/engine, with luvc_export/serve/media",
+        "luvc_export/serve: luvc_export/serve/http, luvc_export/serve/interfaces over luvc_export/serve/engine",
+        "luvc_export/serve/media, luvc_export/serve/tools, luvc_export/serve/tools/forms: what chats hold",
         "luvc_export/batch, on a cluster luvc_export/ray      luvc_export/triton: what that server runs")),
     "checkpoint": (0.2, 6.9, 2.9, 1.2, FILES, "checkpoint", ("Hugging Face", "folder or hub id")),
     "families": (0.2, 3.6, 2.9, 2.7, TORCH, "export: torch", (
