@@ -62,7 +62,8 @@ class Prediction:
     Attributes:
         rows: Number of positions.
         kl: Largest KL divergence of the candidate from the reference, in nats.
-        agree: Positions with the same most probable token.
+        agree: Positions where the candidate's most probable token is one of the reference's: logits in 16 bits are
+            often equal.
         least_gap: Smallest gap, in logits, of the reference's two best tokens where they differ; 0 if none does.
     """
 
@@ -79,7 +80,7 @@ def prediction(reference: Floats, candidate: Floats) -> Prediction:
         return Prediction(rows, np.inf, 0, np.inf)
     left, right = _log_softmax(reference), _log_softmax(candidate)
     kl = (np.exp(left) * (left - right)).sum(-1)
-    same = reference.argmax(-1) == candidate.argmax(-1)
+    same = np.take_along_axis(reference, candidate.argmax(-1)[:, None], -1)[:, 0] == reference.max(-1)
     best = np.sort(reference, -1)[:, -2:]
     gaps = (best[:, 1] - best[:, 0])[~same]
     return Prediction(

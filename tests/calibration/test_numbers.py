@@ -28,6 +28,12 @@ def test_a_prediction_counts_every_position() -> None:
     assert other.agree == 0 and other.least_gap == 1 and other.kl > 0.5
 
 
+def test_of_two_tokens_that_tie_exactly_each_is_right() -> None:
+    tied = np.array([[2, 2, 0]], np.float32)
+    assert metrics.prediction(tied, np.array([[1, 3, 0]], np.float32)).agree == 1
+    assert metrics.prediction(tied, np.array([[1, 1, 3]], np.float32)).agree == 0
+
+
 @pytest.mark.parametrize(
     ("left", "right", "edits"), [("", "", 0), ("row one", "row two", 3), ("abc", "ac", 1), ("", "ab", 2)]
 )

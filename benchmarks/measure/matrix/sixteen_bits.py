@@ -3,14 +3,15 @@
     python benchmarks/measure/matrix/sixteen_bits.py FOLDER [--family NAME ...] [--dtype NAME ...] [--kind NAME ...]
         [--seconds N] [--again]
 
-Tiny checkpoints of random weights are exported in fp16 and bf16 (fp32 beside them) with one kind of plan, and each
-bundle is held to the checker with full types, to ONNX Runtime, to OpenVINO in fp32 and in bf16, to a build for
-TensorRT-RTX and to the lint of a pack. Answers are held to transformers' own model in that type (``none``) or to the
-compressed modules in it, within the tolerances of ``parity``. Types, families and precisions are those of the code's
-own registries. A cell is a line of docs/results/sixteen-bits.json once it is done, and is not run again; docs/results/
-sixteen-bits.md is written from the lines. Every kind of one family comes first, then every family's plain plans, then
-the rest as a seed mixes it, fp32 last. Where a CPU lists no bf16, OpenVINO is told that it does: the plug-in then
-widens what the graph says in bf16, so that types are tested and rounding in part. Exit code 1 where anything differs.
+Tiny checkpoints of random weights are exported in fp16 and bf16 with one kind of plan, and each bundle is held to the
+checker with full types, to ONNX Runtime, to OpenVINO in fp32 and in bf16, to a build for TensorRT-RTX and to the lint
+of a pack. Answers are held to transformers' own model in that type (``none``) or to the compressed modules in it,
+within the tolerances of ``parity``. Types, families and precisions are those of the code's own registries. A cell is a
+line of docs/results/sixteen-bits.json once it is done, and is not run again; docs/results/ sixteen-bits.md is written
+from the lines. Every kind of one family comes first, then every family's plain plans, then the rest as a seed mixes it.
+Cells in fp32 run where ``--dtype`` asks for them, to tell what 16 bits change from what a plan does. Where a CPU lists
+no bf16, OpenVINO is told that it does: the plug-in then widens what the graph says in bf16, so that types are tested
+and rounding in part. Exit code 1 where anything differs.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from sixteen_bits_cells import CHECKS, FAMILIES, HERE, KINDS, NAMED, PLAN, Cell, Cells
+from sixteen_bits_cells import CHECKS, FAMILIES, HERE, KINDS, NAMED, PLAN, WEIGHTS, Cell, Cells
 
 from luvc_export.export.weights import DTYPES
 from luvc_export.runtime.openvino import device as devices
@@ -58,16 +59,16 @@ def order() -> list[Cell]:
     broad = [(OTHERS.get(kind, BROAD), kind, dtype) for dtype in sixteen for kind in KINDS]
     names = sorted(FAMILIES, key=lambda name: name not in ODD)
     plain = [(name, kind, dtype) for name in names for dtype in sixteen for kind in ("none", PLAN)]
-    rest = [(name, kind, dtype) for name in FAMILIES for kind in KINDS for dtype in DTYPES]
+    rest = [(name, kind, dtype) for name in FAMILIES for kind in KINDS for dtype in sixteen]
     random.Random(SEED).shuffle(rest)
-    rest.sort(key=lambda cell: cell[2] == "fp32")
     return [*dict.fromkeys((*broad, *plain, *rest))]
 
 
 def wanted(options: argparse.Namespace) -> Iterator[Cell]:
     """Cells that were asked for and stand in no line yet."""
     done = set() if options.again else {key(record) for record in read()}
-    for name, kind, dtype in order():
+    compared = [(name, kind, "fp32") for name, kind, _ in order() if "fp32" in (options.dtype or ())]
+    for name, kind, dtype in dict.fromkeys((*order(), *compared)):
         asked = name in (options.family or FAMILIES) and kind in (options.kind or KINDS)
         if asked and dtype in (options.dtype or DTYPES) and (name, kind, dtype) not in done:
             yield name, kind, dtype
@@ -100,9 +101,9 @@ def page(records: list[Record]) -> str:
 
 Written by `python benchmarks/measure/matrix/sixteen_bits.py FOLDER`, which goes on where it stopped: {len(by_cell)} of
 {len(cells)} cells of family, plan and type have run, each in {len(CHECKS)} checks. Answers are held to the model in the
-same type, within parity's tolerances; one that goes another way at a tie of the model's own logits counts as equal and
-is counted. CPU: {cpus}. Where it has no bf16, OpenVINO's bf16 cells show types and what is
-stored, not the products' rounding.
+same type, within parity's tolerances, or as near to the model in fp32 as that model is; one that goes another way at a
+tie of the model's own logits counts as equal and is counted; codes of weights that fail the same gates in fp32 are said
+to. CPU: {cpus}. Where it has no bf16, OpenVINO's bf16 cells show types and what is stored, not the products' rounding.
 
 Verdicts: {counts}.
 
@@ -133,6 +134,21 @@ def write(records: list[Record]) -> None:
     PAGE.write_text(page(records), encoding="utf-8")
 
 
+def beside_fp32(run: Cells, cell: Cell, record: Record) -> Record:
+    """A record of coded weights, in which gates that codes fail in fp32 too are no matter of 16 bits."""
+    name, kind, _ = cell
+    checks = record.get("checks", {})
+    differing = (
+        {check: text for check, text in checks.items() if text.startswith("differs: ")} if kind in WEIGHTS else {}
+    )
+    wide = run(name, kind, "fp32", differing).get("checks", {}) if differing else {}
+    for check, text in differing.items():
+        gates, others = ({*one.removeprefix("differs: ").split(", ")} for one in (text, wide.get(check, "")))
+        if gates <= others:
+            checks[check] = f"as in fp32: {text}"
+    return record
+
+
 def believe_bf16() -> str:
     """Let OpenVINO take this CPU for one with bf16; its name."""
     cpu = devices.find()
@@ -158,6 +174,7 @@ def main() -> int:
             break
         start = monotonic()
         record = {**dict(zip(("family", "kind", "dtype"), cell, strict=True)), "cpu": cpu, **run(*cell)}
+        record = beside_fp32(run, cell, record)
         print(f"{monotonic() - start:.0f} s", json.dumps(record), flush=True)
         write(sorted([one for one in read() if key(one) != cell] + [record], key=key))
     return int(any(str(result).startswith("differs") for one in read() for result in one.get("checks", {}).values()))

@@ -6,6 +6,7 @@ import random
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
@@ -21,6 +22,7 @@ import sixteen_bits_cells  # noqa: E402
 from sixteen_bits_cells import CHECKS, CODES, FAMILIES, KINDS, NAMED, PLAN, WEIGHTS, Cells  # noqa: E402
 
 from luvc_export.bundle.folder import load  # noqa: E402
+from luvc_export.calibration.parity.result import Gate  # noqa: E402
 from luvc_export.core.precision import CACHES, PRECISIONS  # noqa: E402
 from luvc_export.export import families  # noqa: E402
 from luvc_export.export.weights import DTYPES  # noqa: E402
@@ -56,7 +58,7 @@ def cells(drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cells
 def test_every_option_has_a_column() -> None:
     assert {*WEIGHTS} | {"q4f16"} == {*PRECISIONS} and {*CODES.values()} == {*CACHES}
     assert {*NAMED, *WEIGHTS, *CODES} < {*KINDS} and {*FAMILIES} <= {*families.built_in()}
-    every = {(name, kind, dtype) for name in FAMILIES for kind in KINDS for dtype in DTYPES}
+    every = {(name, kind, dtype) for name in FAMILIES for kind in KINDS for dtype in {*DTYPES} - {"fp32"}}
     order = sixteen_bits.order()
     assert {*order} == every and len(order) == len(every)
 
@@ -88,9 +90,44 @@ def test_a_wrong_answer_differs(cells: Cells) -> None:
     assert result.startswith("differs: ") and "relative L2" in result
 
 
+@pytest.mark.parametrize(
+    ("name", "own", "reference", "near"),
+    [
+        ("relative L2", 0.09, 0.08, True),
+        ("relative L2", 0.11, 0.08, False),
+        ("relative L2", float("nan"), 0.08, False),
+        ("top-1 agreement", 0.95, 0.96, True),
+        ("top-1 agreement", 0.94, 0.96, False),
+        ("top-1 agreement", 0.99, 1.0, False),
+    ],
+)
+def test_what_rounds_no_worse_than_the_reference_is_told_from_what_does(
+    name: str, own: float, reference: float, near: bool
+) -> None:
+    pair = [Gate("tensors", name, got, 0.0, name == "relative L2", "") for got in (own, reference)]
+    assert sixteen_bits_cells.as_near(*pair) is near
+
+
+def test_codes_that_differ_in_fp32_too_are_told_from_those_that_differ_in_16_bits() -> None:
+    wide = {"openvino fp32": "differs: top-1 agreement", "onnx runtime": "differs: relative L2"}
+
+    def run(name: str, kind: str, dtype: str, only: Any) -> dict[str, Any]:
+        assert dtype == "fp32"
+        return {"checks": {check: wide[check] for check in only}}
+
+    def checks(kind: str) -> dict[str, str]:
+        record = {"checks": dict.fromkeys(wide, "differs: top-1 agreement") | {"checker": "typed"}}
+        answer: dict[str, str] = sixteen_bits.beside_fp32(run, (NAME, kind, DTYPE), record)["checks"]  # type: ignore[arg-type]
+        return answer
+
+    apart = "differs: top-1 agreement"
+    assert checks(WEIGHTS[0]) == {"openvino fp32": f"as in fp32: {apart}", "onnx runtime": apart, "checker": "typed"}
+    assert checks("none") == {"openvino fp32": apart, "onnx runtime": apart, "checker": "typed"}
+
+
 def test_the_page_is_its_figures_and_no_cell_of_it_is_empty() -> None:
     records = sixteen_bits.read()
     page = sixteen_bits.page(records)
     assert sixteen_bits.PAGE.read_text(encoding="utf-8") == page
     assert not [line for line in page.splitlines() if line.startswith("|") and "|  |" in line]
-    assert sixteen_bits.page([]).count("every plan") == len(FAMILIES) * len(DTYPES)
+    assert sixteen_bits.page([]).count("every plan") == len(FAMILIES) * (len(DTYPES) - 1)
