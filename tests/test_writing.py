@@ -37,7 +37,7 @@ ALLOWED = {
 #: Path options that only name what is read.
 _READ = """
 bundle scorer lora lora_dir timing_cache dynamic_plugins cases wheels image video json_schema api_key_file media_dir
-source modelopt_python
+source modelopt_python chat_template
 """
 READ = frozenset(_READ.split())
 #: Path options that name what is written, by verbs that are not run at every planted link.
@@ -45,6 +45,8 @@ NOT_RUN = {
     ("demo", "output"): "an export, pictures by whole() and kept.png by write_whole()",
     ("plan", "save"): "write_whole() alone",
     ("run", "show_kept"): "write_whole() alone",
+    ("run", "output"): "whole() alone",
+    ("new-family", "output"): "write_whole() alone",
     ("calibrate", "ranges"): "whole() alone",
     ("bench", "output"): "write_whole() alone",
 }

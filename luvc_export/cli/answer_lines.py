@@ -9,6 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from luvc_export.core.files.safe_files import whole
+from luvc_export.errors import LuvcError
+
 
 def timing_line(timings: Any) -> str:
     """One line for people: times, speed, cache, visual tokens by layer."""
@@ -122,12 +125,17 @@ def answer_lines(session: Any, answer: Any, plan: str | None, warmed: float | No
 
 
 def write_answer(pieces: Iterable[str], path: Path) -> None:
-    """Write an answer as it comes: what is there when something stops it stays.
+    """Write an answer to a file that is there once it ends; one that is stopped stays as far as it came.
 
     Raises:
         OSError: The system refuses, with the path.
     """
-    with path.open("w", encoding="utf-8", newline="") as file:
-        for piece in pieces:
-            file.write(piece)
-            file.flush()
+    stopped: BaseException | None = None
+    with whole(path) as file:
+        try:
+            for piece in pieces:
+                file.write(piece.encode())
+        except (KeyboardInterrupt, LuvcError) as error:
+            stopped = error
+    if stopped is not None:
+        raise stopped

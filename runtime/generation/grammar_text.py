@@ -59,17 +59,17 @@ def grammar_of(where: str, asked: Any) -> str:
 
 #: Of JSON inside of a grammar, see ``_from_schema``.
 _AS_DUMPED = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-_SCHEMA = re.compile(r"%json @(\d+)@")
+_SCHEMA = re.compile("%json \0(\\d+)\0")
 
 
 def grammar_of_tools(asked: Any) -> tuple[str, list[str]]:
     """A grammar of text, or what holds it, and of calls of tools; and tools whose schemas it does not hold.
 
     Args:
-        asked: ``rules`` in Lark's form, in which ``%json @N@`` stands for the N-th of ``schemas`` and ``@answer`` for
-            ``answer``: ``where`` and ``asked`` as ``grammar_of`` takes them, or None. Each of ``schemas`` has the
-            ``tool`` it is of, the ``schema``, and what is held where no grammar can be made of it (``free``; None
-            refuses that).
+        asked: ``rules`` in Lark's form, in which ``%json`` and N between zero bytes stand for the N-th of ``schemas``,
+            and ``@answer`` for ``answer``: ``where`` and ``asked`` as ``grammar_of`` takes them, or None. Each of
+            ``schemas`` has the ``tool`` it is of, the ``schema``, and what is held where no grammar can be made of it
+            (``free``; None refuses that).
 
     Raises:
         UsageError: See ``grammar_of``; ``where`` is then ``tool NAME`` for a schema of a tool.

@@ -135,6 +135,14 @@ def test_plan(cli: Cli, here: Path) -> None:
     assert passed(cli("plan", "linked/the model", "--plan", "new plans/my plan.json", *size))["plan"]
 
 
+def test_new_family(cli: Cli, here: Path) -> None:
+    report = passed(cli("new-family", "vipllava", "-o", "new families/of it", "--json"))
+    assert report["files"] == [f"new families/of it/vipllava{end}.py" for end in ("", "_checkpoint")]
+    assert all((here / file).is_file() for file in report["files"])
+    code, _, err = cli("new-family", "vipllava", "-o", "new families/of it")
+    assert code == 2 and "this file is there already" in err
+
+
 def test_batch_and_triton(cli: Cli, here: Path) -> None:
     """Pictures are named relative to the file of questions; a copied repository can be moved."""
     asked = ("--plan", "thirds", "--backend", "cpu", "--max-new-tokens", 2, "--json")

@@ -32,6 +32,7 @@ LACKING = {
     "ablate": (("-o", "out"), "export,cpu"),
     "calibrate": (("BUNDLE", "--precision", "int8", "--data", "glyph"), "export,cpu"),
     "bench": (("BUNDLE", "--sweep", "budget"), "report"),
+    "new-family": (("vipllava", "-o", "out"), "export,cpu"),
     "make-random": (("smolvlm-256m", "-o", "out"), "export,cpu"),
     "inspect": (("BUNDLE", "--surgery"), "export,cpu"),
     "serve": (("BUNDLE",), "serve"),

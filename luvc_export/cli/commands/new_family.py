@@ -23,20 +23,18 @@ def new_family(
 
     [dim]luvc-export new-family ovis2 -o .[/dim]
     """
-    from luvc_export.core.files.safe_files import create
+    from luvc_export.core.files.safe_files import write_whole
     from luvc_export.export.new_family.facts import facts_of
     from luvc_export.export.new_family.text import skeleton
 
     facts = facts_of(model_type)
     written = skeleton(facts)
-    output.mkdir(parents=True, exist_ok=True)
     paths = output / f"{model_type}.py", output / f"{model_type}_checkpoint.py"
     for path in paths:
         if path.exists():
             raise UsageError("this file is there already", where="--output", got=str(path), fix="name another folder")
     for path, text in zip(paths, (written.family, written.checkpoint), strict=True):
-        with create(path) as file:
-            file.write(text.encode())
+        write_whole(path, text)
     kin = None if facts.kin is None else facts.kin.model_type
     if as_json:
         files = [str(path) for path in paths]

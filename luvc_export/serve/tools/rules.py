@@ -90,7 +90,7 @@ class Rules:
         free: dict[str, Any] = {"type": "object"} if root is None else {}
         entry = {"tool": tool, "schema": narrowed(whole) if root is None else whole}
         self.schemas.append({**entry, "free": free if self._loose.get(tool) else None})
-        return f"%json @{len(self.schemas) - 1}@"
+        return f"%json \0{len(self.schemas) - 1}\0"  # no text of a rule holds that letter: ``text`` escapes it
 
 
 def narrowed(schema: Mapping[str, Any]) -> dict[str, Any]:

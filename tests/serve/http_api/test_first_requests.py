@@ -11,7 +11,7 @@ pytest.importorskip("msgspec", reason="pip install 'luvc-export[serve]'")
 
 _TOGETHER = """
 import importlib, sys, threading
-from luvc_export.serve.http import protocol
+from luvc_export.serve.interfaces import protocol
 sys.setswitchinterval(1e-6)
 body = b'{"model": "m", "messages": [{"role": "user", "content": [{"type": "text", "text": "a"}]}]}'
 parsed = []
