@@ -11,7 +11,7 @@ from luvc_export.core.files.folders import check_name
 from luvc_export.core.files.text import read_text
 from luvc_export.errors import UsageError
 from luvc_export.runtime.prompt.case_lines import FileCase, parse_case, question_of
-from luvc_export.runtime.prompt.encoder import Question
+from luvc_export.runtime.prompt.question import Question
 
 
 class Case(Protocol):

@@ -28,7 +28,7 @@ from luvc_export.core.progress import Progress
 from luvc_export.errors import UsageError, did_you_mean
 from luvc_export.runtime.media.pictures import Picture, open_picture
 from luvc_export.runtime.prompt.case_lines import FileCase
-from luvc_export.runtime.prompt.encoder import VideoClip
+from luvc_export.runtime.prompt.question import VideoClip
 
 #: Width and height at which a very large picture tells itself from others.
 _HASHED = (1024, 1024)

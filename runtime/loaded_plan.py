@@ -22,7 +22,8 @@ from luvc_export.runtime.call_times import CallTimes, drafting
 from luvc_export.runtime.generation.plan_residency import PlanResidency
 from luvc_export.runtime.graphs import Graphs
 from luvc_export.runtime.model import Backend
-from luvc_export.runtime.prompt.encoder import OpenedQuestion, PromptEncoder
+from luvc_export.runtime.prompt.encoder import PromptEncoder
+from luvc_export.runtime.prompt.question import OpenedQuestion
 from luvc_export.runtime.prompt.request import Request, make_request, token_limit
 from luvc_export.runtime.session_options import SessionOptions
 from luvc_export.runtime.state import VisualFeatures, join_features

@@ -26,7 +26,8 @@ from luvc_export.runtime.media.picture_limits import allow
 from luvc_export.runtime.media.pictures import Picture
 from luvc_export.runtime.media.video import DEFAULT_FRAMES, VideoSource
 from luvc_export.runtime.model import Backend
-from luvc_export.runtime.prompt.encoder import OpenedQuestion, PromptEncoder, Question, question
+from luvc_export.runtime.prompt.encoder import PromptEncoder
+from luvc_export.runtime.prompt.question import OpenedQuestion, Question, question
 from luvc_export.runtime.prompt.request import Request, open_media
 from luvc_export.runtime.prompt.template import Message, template_values
 from luvc_export.runtime.session_options import SessionOptions

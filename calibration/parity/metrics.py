@@ -65,26 +65,31 @@ class Prediction:
         agree: Positions where the candidate's most probable token is one of the reference's: logits in 16 bits are
             often equal.
         least_gap: Smallest gap, in logits, of the reference's two best tokens where they differ; 0 if none does.
+        widest_gap: Where they do not agree, how far below its best logit the reference has the candidate's token at
+            most, relative to the position's largest logit; 0 if all agree.
     """
 
     rows: int
     kl: float
     agree: int
     least_gap: float
+    widest_gap: float
 
 
 def prediction(reference: Floats, candidate: Floats) -> Prediction:
     """Compare logits [rows, vocab]."""
     rows = len(reference)
     if reference.shape != candidate.shape or not np.isfinite(candidate).all():
-        return Prediction(rows, np.inf, 0, np.inf)
+        return Prediction(rows, np.inf, 0, np.inf, np.inf)
     left, right = _log_softmax(reference), _log_softmax(candidate)
     kl = (np.exp(left) * (left - right)).sum(-1)
-    same = np.take_along_axis(reference, candidate.argmax(-1)[:, None], -1)[:, 0] == reference.max(-1)
-    best = np.sort(reference, -1)[:, -2:]
-    gaps = (best[:, 1] - best[:, 0])[~same]
+    best = reference.max(-1)
+    gaps = best - np.take_along_axis(reference, candidate.argmax(-1)[:, None], -1)[:, 0]
+    second = np.sort(reference, -1)[:, -2]
+    least = (best - second)[gaps > 0].min(initial=np.inf)
+    widest = (gaps / np.abs(reference).max(-1))[gaps > 0].max(initial=0)
     return Prediction(
-        rows, float(kl.max(initial=0)), int(same.sum()), float(gaps.min(initial=np.inf)) if len(gaps) else 0.0
+        rows, float(kl.max(initial=0)), int((gaps == 0).sum()), float(least) if gaps.any() else 0.0, float(widest)
     )
 
 

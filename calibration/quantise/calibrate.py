@@ -95,7 +95,7 @@ def calibrate(
             as those with its caches in codes do, are dropped: their scales are of the weights before.
         threads: CPU threads.
         modelopt: Who decides scales; None for this package.
-        foretell: Told how long it takes, once the first case is answered; nvidia-modelopt's is not foretold.
+        foretell: Told how long it takes, once two cases are answered; nvidia-modelopt's is not foretold.
         progress: Told (stage, fraction done).
 
     Raises:

@@ -23,7 +23,8 @@ from luvc_export.export.checkpoint import Checkpoint
 from luvc_export.export.exported_manifest import make_manifest
 from luvc_export.export.options import Options, check_size
 from luvc_export.runtime.media.video import DEFAULT_FRAMES
-from luvc_export.runtime.prompt.encoder import PromptEncoder, Question
+from luvc_export.runtime.prompt.encoder import PromptEncoder
+from luvc_export.runtime.prompt.question import Question
 from luvc_export.runtime.prompt.request import Request, make_request, open_media, token_limit
 
 

@@ -147,7 +147,7 @@ def main() -> None:
             break
         done["pieces"][name] = work()
         done["summary"] = summary(done["pieces"])
-        args.out.with_suffix(".part").write_text(json.dumps(done, indent=1) + "\n")
+        args.out.with_suffix(".part").write_text(json.dumps(done) + "\n")
         args.out.with_suffix(".part").replace(args.out)
     print(json.dumps(done["summary"], indent=1))
 

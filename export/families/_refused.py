@@ -1,4 +1,4 @@
-"""Vision-language models of the installed transformers that no family can be right about, and why."""
+"""Models of the installed transformers that no family is right about yet, and what stands in the way."""
 
 from __future__ import annotations
 

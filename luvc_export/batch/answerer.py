@@ -19,7 +19,7 @@ from luvc_export.errors import LuvcError, MachineError, shown
 from luvc_export.runtime.engine.generate_batch import Prepared
 from luvc_export.runtime.generation.sampling import OPTIONS
 from luvc_export.runtime.prompt.case_lines import case_id, parse_case, question_of
-from luvc_export.runtime.prompt.encoder import Question
+from luvc_export.runtime.prompt.question import Question
 from luvc_export.runtime.prompt.template import template_values
 from luvc_export.runtime.session import Session
 from luvc_export.runtime.session_options import SessionOptions, session_options

@@ -38,11 +38,11 @@ def check_precision(precision: str, asked: ExportOptions) -> None:
     check_dtype(asked.dtype, f"--precision {precision}", precision=precision)
     if asked.weights == "none":
         raise UsageError("graphs without weights have nothing to quantise", where=f"--precision {precision}")
-    if asked.video or asked.joint_frames is not None:
+    if asked.video or asked.joint_frames is not None or asked.joint_tiles is not None:
         raise UsageError(
-            "pictures say nothing of plans for films",
+            "pictures say nothing of plans for films, or for tiles that share a budget",
             where=f"--precision {precision}",
-            got="--video or --joint-frames",
+            got="--video, --joint-frames or --joint-tiles",
             fix="export first, then luvc-export calibrate BUNDLE --plan PLAN@video --data a set of films",
         )
 

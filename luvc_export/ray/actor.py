@@ -11,7 +11,7 @@ from luvc_export.batch.answerer import OF_ALL_ROWS
 from luvc_export.batch.answerer import Answerer as RowAnswerer
 from luvc_export.errors import UsageError, did_you_mean
 from luvc_export.runtime.generation.sampling import OPTIONS
-from luvc_export.runtime.prompt.encoder import Question, question
+from luvc_export.runtime.prompt.question import Question, question
 from luvc_export.runtime.prompt.request_fields import KNOWN, check_fields, hint
 from luvc_export.runtime.session_options import SessionOptions
 

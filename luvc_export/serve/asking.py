@@ -19,7 +19,7 @@ from luvc_export.runtime.generation.sampling import Sampling, sampling_of_reques
 from luvc_export.runtime.media.film import HEAD, MAX_TAKEN_PIXELS, container_of
 from luvc_export.runtime.media.pictures import Opened, Picture, pixels_to_decode
 from luvc_export.runtime.media.video import DEFAULT_FPS, open_video
-from luvc_export.runtime.prompt.encoder import OpenedClip, OpenedQuestion, VideoClip
+from luvc_export.runtime.prompt.question import OpenedClip, OpenedQuestion, VideoClip
 from luvc_export.runtime.prompt.request import largest_canvas, open_medium, takes_video
 from luvc_export.runtime.session import Session
 from luvc_export.serve.conversation import letters_of, value_letters, written

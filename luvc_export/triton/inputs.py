@@ -11,7 +11,7 @@ from typing import Any
 from luvc_export.errors import UsageError
 from luvc_export.runtime.generation.sampling import OPTIONS
 from luvc_export.runtime.media.video import DEFAULT_FPS, DEFAULT_FRAMES, check_fps, open_video
-from luvc_export.runtime.prompt.encoder import Question, VideoClip
+from luvc_export.runtime.prompt.question import Question, VideoClip
 from luvc_export.runtime.prompt.request_fields import check_fields, check_messages
 from luvc_export.serve.media.addresses import data_bytes
 from luvc_export.triton.config import INPUTS

@@ -14,7 +14,7 @@ from luvc_export.runtime.loaded_plan import LoadedPlan
 from luvc_export.runtime.media.pictures import picture_size
 from luvc_export.runtime.media.tile_selection import best_fit, choose_tiling
 from luvc_export.runtime.media.unit_choice import most_novel
-from luvc_export.runtime.prompt.encoder import OpenedClip, OpenedQuestion
+from luvc_export.runtime.prompt.question import OpenedClip, OpenedQuestion
 from luvc_export.runtime.prompt.request import Request
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import Any
 
 from luvc_export.errors import UsageError
 from luvc_export.runtime.media.video import DEFAULT_FRAMES
-from luvc_export.runtime.prompt.encoder import Question, question
+from luvc_export.runtime.prompt.question import Question, question
 from luvc_export.runtime.prompt.request_fields import check_fields
 
 _FIELDS = ("id", "image", "video", "fps", "prompt", "answer", "kind", "adapter")

@@ -20,7 +20,8 @@ from luvc_export.runtime.media.preprocess import Placement, Prepared, fill_image
 from luvc_export.runtime.media.tile_selection import choose_tiling, usable
 from luvc_export.runtime.media.unit_choice import most_novel, novelty
 from luvc_export.runtime.media.video import FramesTaken, spread
-from luvc_export.runtime.prompt.encoder import OpenedClip, OpenedQuestion, PromptEncoder, Question, VideoClip
+from luvc_export.runtime.prompt.encoder import PromptEncoder
+from luvc_export.runtime.prompt.question import OpenedClip, OpenedQuestion, Question, VideoClip
 from luvc_export.runtime.prompt.video_text import video_text
 
 if TYPE_CHECKING:

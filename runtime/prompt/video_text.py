@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 from luvc_export.core.tiling import Video
-from luvc_export.runtime.prompt.encoder import VideoClip
+from luvc_export.runtime.prompt.question import VideoClip
 
 # fmt: off
 _UNITS = (

@@ -24,7 +24,7 @@ from luvc_export.runtime.generation.result import Generation, Stream
 from luvc_export.runtime.loaded_plan import LoadedPlan
 from luvc_export.runtime.media.video import VideoSource
 from luvc_export.runtime.model import Array, TokensPrompt
-from luvc_export.runtime.prompt.encoder import OpenedClip, question
+from luvc_export.runtime.prompt.question import OpenedClip, question
 from luvc_export.runtime.prompt.request import Request, open_media
 from luvc_export.runtime.prompt.video_text import video_text
 from luvc_export.runtime.session import Session

@@ -25,7 +25,7 @@ from luvc_export.batch.source import Row
 from luvc_export.bundle.folder import Bundle
 from luvc_export.demo.questions import cases
 from luvc_export.errors import MachineError, UsageError
-from luvc_export.runtime.prompt.encoder import Question, question
+from luvc_export.runtime.prompt.question import Question, question
 from luvc_export.runtime.session import Session
 
 ROWS = 14

@@ -40,7 +40,7 @@ from luvc_export.core.shapes import ROWS, DecoderShape, State
 from luvc_export.core.tiling import Prefix, Tiling, Video
 from luvc_export.errors import BundleError, LuvcError
 from luvc_export.packing.record import Pack
-from luvc_export.runtime.prompt.encoder import VideoClip
+from luvc_export.runtime.prompt.question import VideoClip
 from luvc_export.runtime.prompt.video_text import video_text
 
 CALM = settings(deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))

@@ -25,7 +25,7 @@ def test_a_prediction_counts_every_position() -> None:
     assert metrics.prediction(left, left + 5).agree == 2
     assert metrics.prediction(left, left + 5).kl == pytest.approx(0, abs=1e-12)
     other = metrics.prediction(left, left[::-1])
-    assert other.agree == 0 and other.least_gap == 1 and other.kl > 0.5
+    assert other.agree == 0 and other.least_gap == other.widest_gap == 1 and other.kl > 0.5
 
 
 def test_of_two_tokens_that_tie_exactly_each_is_right() -> None:

@@ -51,7 +51,7 @@ def test_pictures_without_a_question_are_enough(cli: Cli, tmp_path: Path, photos
         (("--precision", "q4", "--dtype", "fp16"), "q4 needs a bundle of dtype fp32 .* --precision q4f16"),
         (("--precision", "int9"), "did you mean 'int8'"),
         (("--precision", "int8", "--no-weights"), "graphs without weights have nothing to quantise"),
-        (("--precision", "int8", "--joint-frames", 4), "pictures say nothing of plans for films .* calibrate BUNDLE"),
+        (("--precision", "int8", "--joint-frames", 4), "pictures say nothing of plans for films, .* calibrate BUNDLE"),
         (("--retention", 0.9), "only quantised plans are held to their answers .* --precision"),
         (("--precision", "int8", "--data", "nowhere"), "no such calibration set .* drawn"),
     ],

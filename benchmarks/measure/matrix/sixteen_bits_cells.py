@@ -272,13 +272,14 @@ def verdict(result: ParityResult, asked: Sequence[FileCase]) -> str:
     names, comparison = [gate.name for gate in failed], result.comparison
     if not names:
         return "equal"
-    if {*names} <= {"greedy agreement", "same text"}:
+    if {*names} <= {"top-1 agreement", "greedy agreement", "same text"}:
         width = tolerances(comparison.reference.dtype, comparison.candidate.dtype).tie.value
         apart = [pair for pair in zip(asked, comparison.answered, strict=True) if pair[1].diverged is not None]
         gaps = [gap(comparison.reference, *pair) for pair in apart]
+        guesses = [one.prediction.widest_gap for one in comparison.measured if one.prediction]
         print(f"ties: {gaps}, at most {width}", file=sys.stderr)
-        if max(gaps) <= width:
-            return f"equal, {len(gaps)} of {len(asked)} answers after a tie ({max(gaps):.2g} apart)"
+        if max(widest := [*gaps, *guesses]) <= width:
+            return f"equal, {len(gaps)} of {len(asked)} answers after a tie ({max(widest):.2g} apart)"
     return f"differs: {', '.join(names)}"
 
 

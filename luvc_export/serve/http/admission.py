@@ -112,8 +112,8 @@ class Admission:
                 first = form.jobs[0]
                 record.model, record.stream = first.model, stream
                 record.videos = [taken.line() for taken in first.request.taken]
-                while reserved < len(form.jobs):
-                    if not self.engine.reserve(more):
+                while reserved < len(form.jobs):  # a newcomer's room is for one answer
+                    if not self.engine.reserve(self._more_places(client)):
                         raise self._queue_full()
                     reserved += 1
                 for job in form.jobs:

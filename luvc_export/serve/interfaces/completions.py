@@ -12,7 +12,7 @@ from typing import Any
 from luvc_export.errors import LuvcError
 from luvc_export.runtime.generation.detokenise import text_of
 from luvc_export.runtime.generation.logits import TokenLogprob
-from luvc_export.runtime.prompt.encoder import OpenedQuestion
+from luvc_export.runtime.prompt.question import OpenedQuestion
 from luvc_export.runtime.prompt.request_fields import COMPLETIONS_REFUSED, HARMLESS
 from luvc_export.serve.asking import Asker
 from luvc_export.serve.engine.jobs import Ended, Event, Failed, Finished, Job, Piece

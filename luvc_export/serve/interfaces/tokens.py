@@ -9,7 +9,7 @@ from msgspec import Meta, Struct
 
 from luvc_export.errors import LuvcError
 from luvc_export.runtime.generation.detokenise import text_of
-from luvc_export.runtime.prompt.encoder import Question
+from luvc_export.runtime.prompt.question import Question
 from luvc_export.serve.asking import Asker
 from luvc_export.serve.http.api_errors import bad_request, explained
 from luvc_export.serve.http.json_bodies import check_text, decoded, require

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from luvc_export.errors import LuvcError, UsageError
-from luvc_export.runtime.prompt.encoder import PromptEncoder, Question
+from luvc_export.runtime.prompt.encoder import PromptEncoder
+from luvc_export.runtime.prompt.question import Question
 from luvc_export.serve.tools.call_form import CallForm
 from luvc_export.serve.tools.forms.gemma_calls import GEMMA
 from luvc_export.serve.tools.forms.json_calls import HERMES, LLAMA, MISTRAL, MISTRAL_OLD

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 T = TypeVar("T")
+#: Lists and objects inside of each other that are read where a form writes no JSON.
+DEEPEST = 64
 #: A reader: it waits for letters, "" where the answer ends, and gives what it read.
 Reading = Generator[None, str, T]
 Tell = Callable[[str], None]
@@ -186,6 +188,16 @@ class Letters:
         letters: list[str] = []
         yield from self.until(*marks, tell=letters.append)
         return "".join(letters)
+
+    def below(self, depth: int) -> int:
+        """The depth of what is inside.
+
+        Raises:
+            Malformed: It is deeper than is read.
+        """
+        if depth >= DEEPEST:
+            raise Malformed
+        return depth + 1
 
     # JSON
 

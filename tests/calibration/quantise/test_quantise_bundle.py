@@ -5,11 +5,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import re
 import shutil
 from importlib.util import find_spec
 from pathlib import Path
-from time import monotonic
 
 import numpy as np
 import onnx_ir as ir
@@ -24,7 +22,6 @@ from luvc_export.calibration.datasets import CalibrationSet
 from luvc_export.calibration.quantise import agreement, ranges
 from luvc_export.calibration.quantise.cache_calibration import calibrate_caches
 from luvc_export.calibration.quantise.calibrate import calibrate, replaced
-from luvc_export.calibration.quantise.forecast import Forecast
 from luvc_export.calibration.quantise.quantiser import Quantiser
 from luvc_export.calibration.quantise.recipe import Recipe
 from luvc_export.calibration.quantise.sites import sites
@@ -203,21 +200,6 @@ def test_bench_counts_the_bytes_a_step_reads(quantised: tuple[Bundle, Path]) -> 
         read.append(facts.decode_bytes - round(facts.kv_mib * 2**20))
     assert read[0] == weight_bytes(quantised[0].manifest, 32)
     assert read[1] == (read[0] - 4 * head) // 4 + 4 * head
-
-
-def test_what_it_takes_is_foretold_once_and_as_it_comes_to_be(copied_short: Path, data: CalibrationSet) -> None:
-    foretold: list[Forecast] = []
-    options = {"plan": PLAN, "min_agreement": 0, "threads": 1, "foretell": foretold.append}
-    begin = monotonic()
-    result = calibrate(bundles.load(copied_short), data, Recipe(PRECISIONS["int8"]), **options)  # type: ignore[arg-type]
-    took, (forecast,) = monotonic() - begin, foretold
-    manifest = result.bundle.manifest
-    entry = manifest.plans[result.plan]
-    assert entry.quantised is not None
-    assert forecast.disk == pytest.approx(manifest.files[entry.quantised.weights].bytes, rel=0.05)
-    assert forecast.memory == pytest.approx(forecast.disk + manifest.files["weights"].bytes, rel=0.05)
-    assert took / 10 < forecast.seconds < 10 * took and forecast.most > forecast.seconds
-    assert re.fullmatch(r"about .* minutes, or .* where answers differ; .* GiB of memory, .* on disk", str(forecast))
 
 
 def test_where_only_high_products_agree_no_plan_is_added(

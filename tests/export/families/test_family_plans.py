@@ -28,7 +28,7 @@ from luvc_export.bundle.folder import Bundle
 from luvc_export.cli import main
 from luvc_export.core import graph_io
 from luvc_export.core.plan import Plan
-from luvc_export.runtime.prompt.encoder import VideoClip
+from luvc_export.runtime.prompt.question import VideoClip
 from luvc_export.runtime.session import Session
 from luvc_export.serve.models import Models, ServedModel
 

@@ -15,7 +15,7 @@ from luvc_export.core.tiling import Tiling, Video
 from luvc_export.errors import UsageError
 from luvc_export.runtime.engine.plan_routing import PlanRouter
 from luvc_export.runtime.media.pictures import open_picture
-from luvc_export.runtime.prompt.encoder import OpenedClip, OpenedQuestion
+from luvc_export.runtime.prompt.question import OpenedClip, OpenedQuestion
 from luvc_export.runtime.session import Session
 
 #: Image sizes of plan ``none`` here, and their visual tokens; pixels of a unit: 28 x 28.

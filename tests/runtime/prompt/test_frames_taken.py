@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from luvc_export.runtime.media.pictures import open_picture
-from luvc_export.runtime.prompt.encoder import OpenedClip
+from luvc_export.runtime.prompt.question import OpenedClip
 from luvc_export.runtime.prompt.request import _filled, _taken
 
 FRAME = open_picture(Image.new("RGB", (8, 8)))

@@ -14,7 +14,8 @@ from luvc_export.bundle import folder as bundles
 from luvc_export.bundle.folder import Bundle
 from luvc_export.core.tiling import Prefix
 from luvc_export.errors import BundleError, UsageError
-from luvc_export.runtime.prompt.encoder import PromptEncoder, question
+from luvc_export.runtime.prompt.encoder import PromptEncoder
+from luvc_export.runtime.prompt.question import question
 
 IMAGE = tiny_bundle.IMAGE_TOKEN
 ONE = np.zeros((4, 4, 3), np.uint8)

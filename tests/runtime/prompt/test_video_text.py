@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from luvc_export.core.tiling import Video
-from luvc_export.runtime.prompt.encoder import VideoClip
+from luvc_export.runtime.prompt.question import VideoClip
 from luvc_export.runtime.prompt.video_text import in_words, video_text
 
 

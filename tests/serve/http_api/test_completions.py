@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from calling import Client, Reply
 
+from luvc_export.serve.server import Server
+
 
 def complete(client: Client, **request: Any) -> Reply:
     return client.call("POST", "/v1/completions", json.dumps({"model": "demo", **request}).encode())
@@ -121,3 +123,16 @@ def test_what_runs_and_how_much(client: Client) -> None:
     assert client.call("GET", "/version").json() == {"version": VERSION}
     assert client.call("GET", "/ping").status == client.call("POST", "/ping").status == 200
     assert client.call("GET", "/load").json() == {"server_load": 0}
+
+
+def test_a_newcomers_room_is_for_one_answer(served: tuple[Server, Client]) -> None:
+    """Who asks for the first time has a place where the queue is full; thirty prompts have not."""
+    server, client = served
+    engine = server.engine
+    taken = [engine.reserve(0) for _ in range(server.options.queue + server.options.rows)]
+    try:
+        assert complete(client, prompt=["row"] * 30, max_tokens=1).status == 429
+        assert complete(client, prompt="row", max_tokens=1).status == 200
+    finally:
+        for _ in range(sum(taken)):
+            engine.release()

@@ -166,3 +166,28 @@ def test_many_tools_compile_quickly() -> None:
     for form in sorted(FORMS):
         shape = AnswerShape({}, FORMS[form], schemas=tools)
         assert accepts(grammar(shape, Calls("auto", tools)), WRITERS[form]([("tool_127", FULL)])), form
+
+
+def nested(depth: int, around: Any) -> dict[str, Any]:
+    schema: dict[str, Any] = {"enum": [f"word {number}" for number in range(200)]}
+    for _ in range(depth):
+        schema = around(schema)
+    return {"type": "object", "properties": {"a": schema}}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    "around",
+    [
+        lambda schema: {"type": "array", "items": schema},
+        lambda schema: {"type": ["object"] * 6, "properties": {"a": schema}},
+        lambda schema: {"anyOf": [schema, {"type": "null"}]},
+        lambda schema: {"type": "object", "properties": {"a": schema}},
+    ],
+    ids=["lists", "kinds", "choices", "objects"],
+)
+def test_rules_are_not_many_times_their_schema(form: str, around: Any) -> None:
+    """Lists in lists were written twice each: 112 MB of 20 kB, before anybody looked at how much it is."""
+    schema = nested(10, around)
+    asked = grammar(AnswerShape({}, FORMS[form], None, False, {"f": schema}), Calls("required", {"f": schema}))
+    assert len(json.dumps(asked)) < 4 * len(json.dumps(schema)) + 4000

@@ -129,6 +129,17 @@ def test_a_call_that_is_cut_says_what_it_said(form: str) -> None:
         assert not calls or (calls[0][0] == "look" and whole.startswith(calls[0][1].replace("{}", "{")))
 
 
+@pytest.mark.parametrize(
+    ("form", "before", "opening"),
+    [("lfm2", "<|tool_call_start|>[f(a=", "["), ("lfm2", "<|tool_call_start|>[f(a=", '{"a": '),
+     ("gemma", "<|tool_call>call:f{a:", "["), ("gemma", "<|tool_call>call:f{a:", "{a:")],
+)  # fmt: skip
+def test_lists_in_lists_are_read_so_far(form: str, before: str, opening: str) -> None:
+    """A model may write thousands: the reader's own stack ended the answer."""
+    calls, deep = read(before + opening * 5000, [], shape(form))[2], 100
+    assert [name for name, _ in calls] == ["f"] and calls[0][1].count(opening[0]) < deep
+
+
 def test_calls_inside_of_arguments_are_text() -> None:
     inside = WRITERS["hermes"]([("look", {"side": "x"})])
     text = WRITERS["hermes"]([("look", {"side": inside})])

@@ -25,7 +25,7 @@ def _read(letters: Letters, schemas: Schemas) -> Reading[None]:
     yield from letters.expect(letters.mark(_END))
 
 
-def _pairs(letters: Letters) -> Reading[None]:
+def _pairs(letters: Letters, depth: int = 0) -> Reading[None]:
     """Up to the brace, which is told too."""
     before = ""
     while True:
@@ -44,10 +44,10 @@ def _pairs(letters: Letters) -> Reading[None]:
             key = (yield from letters.text_until(":")).strip()
         letters.argue(f"{before}{json.dumps(letters.plain(key), ensure_ascii=False)}: ")
         before = ", "
-        yield from _value(letters)
+        yield from _value(letters, letters.below(depth))
 
 
-def _value(letters: Letters) -> Reading[None]:
+def _value(letters: Letters, depth: int) -> Reading[None]:
     yield from letters.blanks()
     quote = letters.mark(_QUOTE)
     if (yield from letters.at(quote)):
@@ -56,7 +56,7 @@ def _value(letters: Letters) -> Reading[None]:
         letters.argue('"')
     elif (yield from letters.at("{")):
         letters.argue("{")
-        yield from _pairs(letters)
+        yield from _pairs(letters, depth)
     elif (yield from letters.at("[")):
         letters.argue("[")
         before = ""
@@ -65,7 +65,7 @@ def _value(letters: Letters) -> Reading[None]:
                 continue
             letters.argue(before)
             before = ", "
-            yield from _value(letters)
+            yield from _value(letters, letters.below(depth))
         letters.argue("]")
     elif (yield from letters.peek()) == '"':
         yield from letters.json_value(letters.argue)

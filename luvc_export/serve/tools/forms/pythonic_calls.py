@@ -37,7 +37,7 @@ def _read(letters: Letters, schemas: Schemas) -> Reading[None]:
     yield from letters.expect(letters.mark(_END))
 
 
-def _pairs(letters: Letters, between: str, end: str) -> Reading[None]:
+def _pairs(letters: Letters, between: str, end: str, depth: int = 0) -> Reading[None]:
     """Arguments of a call, or a dict's, up to ``end``."""
     before = ""
     while True:
@@ -53,21 +53,21 @@ def _pairs(letters: Letters, between: str, end: str) -> Reading[None]:
             key = (yield from letters.text_until("=")).strip()
             letters.argue(json.dumps(letters.plain(key), ensure_ascii=False))
         else:
-            yield from _value(letters)
+            yield from _value(letters, letters.below(depth))
             yield from letters.blanks()
             yield from letters.expect(between)
         letters.argue(": ")
-        yield from _value(letters)
+        yield from _value(letters, letters.below(depth))
 
 
-def _value(letters: Letters) -> Reading[None]:
+def _value(letters: Letters, depth: int) -> Reading[None]:
     yield from letters.blanks()
     letter = yield from letters.next()
     if letter in "'\"":
         yield from _string(letters, letter)
     elif letter == "{":
         letters.argue("{")
-        yield from _pairs(letters, ":", "}")
+        yield from _pairs(letters, ":", "}", depth)
     elif letter in "[(":
         letters.argue("[")
         before, end = "", {"[": "]", "(": ")"}[letter]
@@ -79,7 +79,7 @@ def _value(letters: Letters) -> Reading[None]:
                 continue
             letters.argue(before)
             before = ", "
-            yield from _value(letters)
+            yield from _value(letters, letters.below(depth))
         letters.argue("]")
     else:
         letters.put_back(letter)

@@ -70,7 +70,12 @@ def object_rule(
     root = schema if root is None else root
     inside = notation.of_values
     pairs = [
-        (f"{rules.text(notation.key(name))} {value_rule(rules, inside, one, root, depth + 1)}", needed)
+        (
+            rules.fresh(
+                notation.name, f"{rules.text(notation.key(name))} {value_rule(rules, inside, one, root, depth + 1)}"
+            ),
+            needed,
+        )
         for name, one, needed in ordered(schema)
     ]
     opened, closed = rules.text(notation.open), rules.text(notation.close)
@@ -108,7 +113,10 @@ def value_rule(rules: Rules, notation: Notation, schema: Any, root: Mapping[str,
             return "(" + " | ".join(each) + ")"
     kinds = schema.get("type")
     if isinstance(kinds, list) and kinds:
-        each = [value_rule(rules, notation, {**schema, "type": kind}, root, depth + 1) for kind in kinds]
+        own = dict.fromkeys(
+            kind for kind in kinds if isinstance(kind, str)
+        )  # each once: kinds inside of kinds multiply
+        each = [value_rule(rules, notation, {**schema, "type": kind}, root, depth + 1) for kind in own]
         return "(" + " | ".join(each) + ")"
     if kinds == "string":
         return notation.text(rules)
@@ -119,7 +127,7 @@ def value_rule(rules: Rules, notation: Notation, schema: Any, root: Mapping[str,
     if kinds == "null":
         return rules.text(notation.null)
     if kinds == "array":
-        item = value_rule(rules, notation, schema.get("items"), root, depth + 1)
+        item = rules.fresh(notation.name, value_rule(rules, notation, schema.get("items"), root, depth + 1))
         return f'"[" ({item} ({rules.text(notation.comma)} {item})*)? "]"'
     return object_rule(rules, notation, schema, root, depth) if kinds == "object" else _anything(rules, notation)
 

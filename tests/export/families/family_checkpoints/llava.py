@@ -14,9 +14,14 @@ def _fitted(tiny: Any) -> dict[str, Any]:
     return {"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}}
 
 
+#: What the processor counts a picture's tokens by.
+COUNTED: dict[str, Any] = {
+    "patch_size": 12, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1
+}  # fmt: skip
+
+
 def _processor(tiny: Any, parts: Parts) -> Any:
-    counted = {"vision_feature_select_strategy": "default", "num_additional_image_tokens": 1}
-    return LlavaProcessor(**parts, patch_size=12, **counted)
+    return LlavaProcessor(**parts, **COUNTED)
 
 
 CHECKPOINT = FamilyCheckpoint(

@@ -7,29 +7,21 @@ from typing import Any
 from transformers.models.llava_next.processing_llava_next import LlavaNextProcessor
 
 from family_checkpoints import FamilyCheckpoint, Parts
-
-
-def _fitted(tiny: Any) -> dict[str, Any]:
-    side = tiny.size[0]
-    return {"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}}
+from family_checkpoints.llava import CHECKPOINT as LLAVA
+from family_checkpoints.llava import COUNTED
 
 
 def _processor(tiny: Any, parts: Parts) -> Any:
-    counted = {"vision_feature_select_strategy": "default", "num_additional_image_tokens": 1}
-    return LlavaNextProcessor(**parts, patch_size=12, **counted)
+    return LlavaNextProcessor(**parts, **COUNTED)
 
 
 CHECKPOINT = FamilyCheckpoint(
-    tokens={"<image>": 250},
-    picture="<image>\n",
+    tokens=LLAVA.tokens,
+    picture=LLAVA.picture,
     images="llava_next",
     processor=_processor,
-    settings={
-        "size": {"shortest_edge": 60},
-        "crop_size": {"height": 60, "width": 60},
-        "image_grid_pinpoints": [[60, 60], [60, 120], [120, 60]],
-    },
+    settings={**LLAVA.settings, "image_grid_pinpoints": [[60, 60], [60, 120], [120, 60]]},
     repository="llava-hf/llava-v1.6-mistral-7b-hf",
-    fitted=_fitted,
+    fitted=LLAVA.fitted,
     two_tiles={},
 )

@@ -7,6 +7,7 @@ from typing import Any
 from transformers.models.qianfan_ocr.processing_qianfan_ocr import QianfanOCRProcessor
 
 from family_checkpoints import FamilyCheckpoint, Parts
+from family_checkpoints.internvl import CHECKPOINT as INTERNVL
 
 
 def _processor(tiny: Any, parts: Parts) -> Any:
@@ -18,12 +19,7 @@ CHECKPOINT = FamilyCheckpoint(
     picture="<image>\n",
     images="got_ocr2",
     processor=_processor,
-    settings={
-        "crop_to_patches": False,
-        "size": {"height": 64, "width": 64},
-        "image_mean": [0.485, 0.456, 0.406],
-        "image_std": [0.229, 0.224, 0.225],
-    },
+    settings=INTERNVL.settings,
     named={"start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>"},
-    two_tiles={"crop_to_patches": True, "min_patches": 1, "max_patches": 2},
+    two_tiles=INTERNVL.two_tiles,
 )

@@ -1,23 +1,9 @@
-"""What qwen3_5 checkpoints have beside their weights."""
+"""What qwen3_5 checkpoints have beside their weights: Qwen3-VL's, published since transformers 5."""
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
 
-from family_processors import Still, still
-from transformers.models.qwen3_vl.processing_qwen3_vl import Qwen3VLProcessor
+from family_checkpoints import qwen3_vl
 
-from family_checkpoints import FamilyCheckpoint, Parts
-
-
-def _processor(tiny: Any, parts: Parts) -> Any:
-    return still(Qwen3VLProcessor)(**parts, video_processor=Still())
-
-
-CHECKPOINT = FamilyCheckpoint(
-    tokens={"<|image_pad|>": 250, "<|video_pad|>": 251, "<|vision_start|>": 252, "<|vision_end|>": 253},
-    picture="<|vision_start|><|image_pad|><|vision_end|>",
-    images="qwen2_vl",
-    processor=_processor,
-    settings={"patch_size": 8, "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]},
-)
+CHECKPOINT = replace(qwen3_vl.CHECKPOINT, repository=None)

@@ -9,6 +9,7 @@ from family_processors import Still, still
 from transformers.models.smolvlm import processing_smolvlm
 
 from family_checkpoints import FamilyCheckpoint, Parts
+from family_checkpoints.idefics3 import CHECKPOINT as IDEFICS3
 
 
 def _processor(tiny: Any, parts: Parts) -> Any:
@@ -18,21 +19,13 @@ def _processor(tiny: Any, parts: Parts) -> Any:
 
 
 CHECKPOINT = FamilyCheckpoint(
-    tokens={
-        "<image>": 250,
-        "<fake_token_around_image>": 251,
-        "<global-img>": 252,
-        "<row_1_col_1>": 233,
-        "<row_1_col_2>": 234,
-        "<row_2_col_1>": 235,
-        "<row_2_col_2>": 236,
-    },
+    tokens=IDEFICS3.tokens,
     picture="<image>",
     images="smolvlm",
     processor=_processor,
     settings={"do_image_splitting": False, "size": {"longest_edge": 100}, "max_image_size": {"longest_edge": 100}},
     repository="HuggingFaceTB/SmolVLM2-500M-Video-Instruct",
     video="<video>",
-    fitted=lambda tiny: {name: {"longest_edge": tiny.size[0]} for name in ("size", "max_image_size")},
+    fitted=IDEFICS3.fitted,
     two_tiles={"do_image_splitting": True, "size": {"longest_edge": 200}, "max_image_size": {"longest_edge": 100}},
 )
