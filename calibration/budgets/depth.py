@@ -111,7 +111,8 @@ def propose(trials: Trials, striped: Callable[[Stripes], Plan], layers: int, hor
         tried.append((shape, trials.of(striped(shape))))
         return tried[-1][1].holds
 
-    every = [Stripes(min(Stripes().whole, gone), share, 0, 1, gone) for share in (*SHARES, 1.0)]
+    whole, none = min(Stripes().whole, gone), Fraction(0)
+    every = [Stripes(whole, share, first=0, every=1, gone=gone, works=none) for share in (*SHARES, 1.0)]
     all_work = every[bisect_left(every[:-1], True, key=holds)]
     behind = max(0, working - max(1, round(all_work.whole * layers)))
     ways = dict[tuple[int, ...], Stripes]()

@@ -15,7 +15,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from luvc_export.core.plan import Method, Sharing
+from luvc_export.core.plan import Method, Sharing, stripes
 from luvc_export.core.plan.request import EncoderPruneRequest, EncoderRequest, LlmRequest, PlanRequest
 
 #: What every recipe kept and saved where it was measured, by ``python -m glyph_deep.studies.plans.named`` and, of
@@ -78,6 +78,7 @@ def _request(row: dict[str, Any]) -> PlanRequest:
     llm["stages"] = tuple((Fraction(depth), float(Fraction(share))) for depth, share in llm.get("stages", ()))
     if "frozen" in llm:
         llm["frozen"] = tuple(map(Fraction, llm["frozen"]))
+    llm["stripes"] = stripes.read(llm.get("stripes"))
     if "merge_keep" in encoder:
         encoder["merge_keep"] = float(Fraction(encoder["merge_keep"]))
     if prune := encoder.get("prune"):

@@ -24,7 +24,7 @@ from luvc_export.core.plan.request import EncoderRequest as EncoderRequest
 from luvc_export.core.plan.request import LlmRequest as LlmRequest
 from luvc_export.core.plan.request import PlanRequest as PlanRequest
 from luvc_export.core.plan.request import TimeRequest as TimeRequest
-from luvc_export.core.plan.stripes import STRIPED, Stripes
+from luvc_export.core.plan.stripes import STRIPED
 from luvc_export.core.shapes import DecoderShape, EncoderShape
 from luvc_export.errors import PlanError, did_you_mean
 
@@ -38,10 +38,11 @@ def solve(request: PlanRequest, grid: tuple[int, int], llm: DecoderShape, encode
     goal = _goal(request.llm)
     asked = DEFAULT_PLAN if request.llm.schedule is None else request.llm.schedule
     name = goal or (asked if isinstance(asked, str) else "list")
+    if request.llm.stripes is not None and name != STRIPED:
+        raise PlanError("this plan has no stripes", where="--stripes", got=f"--plan {name}", fix=f"--plan {STRIPED}")
     recipe = NAMED.get(DEFAULT_PLAN if goal else name)
     if recipe is not None:
         request = recipe.under(replace(request, llm=replace(request.llm, schedule=None)))
-    request = replace(request, llm=_striped(request.llm, name))
     images = request.sharing.images
     if name == "none":
         whole = request.encoder.uncompressed(grid)
@@ -54,19 +55,6 @@ def solve(request: PlanRequest, grid: tuple[int, int], llm: DecoderShape, encode
     plan = Plan(seen, _llm_part(request.llm, seen, llm, images), request.sharing, name, request.topk_limit)
     check_model(plan, llm, encoder)
     return plan
-
-
-def _striped(wanted: LlmRequest, name: str) -> LlmRequest:
-    """``striped`` as the stripes that it stands for; other plans as they are.
-
-    Raises:
-        PlanError: Another plan has stripes.
-    """
-    if name == STRIPED:
-        return replace(wanted, schedule=None, stripes=wanted.stripes or Stripes())
-    if wanted.stripes is not None:
-        raise PlanError("this plan has no stripes", where="--stripes", got=f"--plan {name}", fix=f"--plan {STRIPED}")
-    return wanted
 
 
 def _encoder_part(request: PlanRequest, grid: tuple[int, int], encoder: EncoderShape) -> EncoderPlan:
@@ -105,7 +93,7 @@ def _llm_part(wanted: LlmRequest, encoder: EncoderPlan, llm: DecoderShape, image
     elif wanted.stages:
         keep = staged(llm.layers, tokens, wanted.stages, last)
     elif isinstance(wanted.schedule, str):
-        keep = schedule(wanted.schedule, llm.layers, tokens, ("none", STRIPED, *NAMED))
+        keep = schedule(wanted.schedule, llm.layers, tokens, ("none", *NAMED))
         if last != "drop" and len(keep) > 1:
             keep = (*keep[:-1], keep[-2])
     else:

@@ -7,9 +7,11 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 from glyph_deep.data.cases import SIZES
 from glyph_deep.studies.methods import past
+from glyph_deep.studies.plans import instruments, recipes
 from glyph_deep.studies.plans import named as named_study
 from glyph_deep.studies.vision import together
 
@@ -80,15 +82,30 @@ def test_what_a_search_found_is_measured_beside_a_method_with_its_frozen_layers(
 
 def test_named_plans_are_measured_with_what_they_save_in_the_encoder(tmp_path: Path) -> None:
     """Plans that merge cost the encoder less, the default as much as none."""
-    ground = next(iter(named_study.studies("bundled", 2, tmp_path)))
-    assert ground[0] == named_study.OWN[0]
     plans = {}
     for row in named_study.records("bundled", 2, tmp_path, PICTURES):
-        if row["ground"] != ground[0]:
+        if row["ground"] != instruments.GROUNDS["bundled"][0]:
             break
         plans[row["plan"]] = row
     assert set(plans) == {"none", *PICTURES} and plans["none"]["flops"] == 1 and plans["safe"]["flops"] > 1
     assert plans["safe"]["encoder_flops"] == 1 < plans["lean"]["encoder_flops"]
+
+
+def test_questions_of_the_pretrained_model_are_four_a_picture_of_every_kind() -> None:
+    """Searched ones are not those held out."""
+    held, searched = (instruments.asked("pretrained", "plain", 40, search) for search in (False, True))
+    pictures = [case.picture for case in held]
+    assert max(map(pictures.count, pictures)) <= 4 and len({case.kind for case in held}) == 8
+    assert not np.array_equal(held[0].images[0], searched[0].images[0])
+
+
+def test_recipes_that_are_searched_say_what_they_save_of_a_large_model() -> None:
+    """All tokens behind the first layers save nothing but at the last."""
+    fewer = recipes.saved({share: recipes.request(f"residual:share={share},every=1,gone=1") for share in ("0.5", "1")})
+    assert fewer["0.5"] > 1.5 > 1.1 > fewer["1"] >= 1
+    some = {"worse": [Interval(0.9, 0.8, 1.0)], "better": [Interval(0.95, 0.9, 1.0)]}
+    text = recipes.page(["pretrained, plain"], some, {"worse": 2.0, "better": 2.5}, 300)
+    assert text.index("| `better` | 0.950 (0.900 to 1.000) | 2.50x |") < text.index("| `worse` |")
 
 
 def test_rows_that_were_not_measured_again_stay_while_the_weights_do(tmp_path: Path) -> None:

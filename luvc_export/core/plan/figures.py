@@ -27,6 +27,8 @@ BUNDLED = (
     ("bundled", "harder", "harder fonts"),
     ("bundled", "photographs", "photographs"),
 )
+#: Of the model whose language model its authors pretrained (examples/pretrained).
+PRETRAINED = (("pretrained", "plain", "digits"), ("pretrained", "textured", "busy"))
 #: Of films (examples/glyph_clips).
 FILMS = (("glyph_clips", "heldout", "films"),)
 

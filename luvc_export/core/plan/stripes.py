@@ -19,7 +19,7 @@ class Stripes:
     """All tokens to begin with; then a share of them, on which some layers work; then none.
 
     A layer that does not work takes keys and values of visual tokens and nothing else (``LlmPlan.kv_only``). The
-    defaults were searched on a language model of 30 pretrained layers (docs/plans.md).
+    defaults are those of the plan ``striped`` (``named_plans``), as they were searched (docs/plans.md).
 
     Args:
         whole: Share of the depth, at least one layer, in which every token is and every layer works.
@@ -27,16 +27,18 @@ class Stripes:
         first: Layers straight after that which work.
         every: Of the layers after those, every ``every``-th works; 0 is none.
         gone: Share of the depth from which on no visual token is left; 1 leaves the last layer to ``last_layer``.
+        works: Share of the depth whose layers all work, where that is more than ``whole`` and ``first`` say.
 
     Raises:
         UsageError: A share is none, or tokens are gone before the whole layers end.
     """
 
     whole: Fraction = Fraction(1, 8)
-    share: float = 0.42
-    first: int = 2
+    share: float = 0.45
+    first: int = 0
     every: int = 2
-    gone: Fraction = Fraction(13, 15)
+    gone: Fraction = Fraction(9, 10)
+    works: Fraction = Fraction(2, 5)
 
     def __post_init__(self) -> None:
         problems = [
@@ -47,6 +49,7 @@ class Stripes:
                 ("first", self.first, self.first >= 0, "0 or more"),
                 ("every", self.every, self.every >= 0, "0 or more"),
                 ("gone", self.gone, self.whole <= self.gone <= 1, "from whole to 1"),
+                ("works", self.works, 0 <= self.works <= 1, "in 0 to 1"),
             )
             if not fits
         ]
@@ -72,7 +75,7 @@ class Stripes:
     def carrying(self, layers: int) -> tuple[int, ...]:
         """Layers that take keys and values of visual tokens alone, ascending; the last layer is not among them."""
         cut, gone = self._ends(layers)
-        after = range(cut + self.first, min(gone, layers - 1))
+        after = range(max(cut + self.first, round(self.works * layers)), min(gone, layers - 1))
         return tuple(n for n in after if not self.every or (n - after.start + 1) % self.every)
 
 

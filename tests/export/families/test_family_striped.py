@@ -31,7 +31,7 @@ FAMILY, LAYERS = "qwen2_5_vl", 5
 #: Layers without keys, windows, caches that others read, planes of DeepStack, a prompt that sees itself both ways.
 ODD = ("qwen3_5", "lfm2_vl", "gemma3", "gemma4", "qwen3_vl", "paligemma")
 #: Layer 0 has all, 1 carries, 2 works, 3 carries, the last sees no picture.
-STRIPES = Stripes(Fraction(1, LAYERS), 0.5, first=0, every=2, gone=Fraction(4, LAYERS))
+STRIPES = Stripes(Fraction(1, LAYERS), 0.5, first=0, every=2, gone=Fraction(4, LAYERS), works=Fraction(0))
 
 
 def striped(tiny: Case, stripes: Stripes = STRIPES) -> Plan:
@@ -120,7 +120,9 @@ def test_families_have_stripes(name: str) -> None:
     """Decoding one by one says what prefill of a longer prompt says, with the caches that the plan foretells."""
     tiny = case(name)
     layers = tiny.plan.layers
-    plan = striped(tiny, Stripes(Fraction(1, layers), 1.0, first=0, every=2, gone=Fraction(layers - 1, layers)))
+    plan = striped(
+        tiny, Stripes(Fraction(1, layers), 1.0, first=0, every=2, gone=Fraction(layers - 1, layers), works=Fraction(0))
+    )
     ids, images, forced = tiny.prompt(1), tiny.images(1), [5, 17]
     assert plan.keep[-1] == 0 and set(plan.llm.kv_only).isdisjoint(tiny.family.decoder_shape(tiny.config).keyless)
     decoder, shown = tiny.family.decoder(tiny.model, plan), harness.encode_images(tiny, plan, images)[:2]
@@ -143,7 +145,9 @@ def test_families_have_stripes(name: str) -> None:
 def bundle(tiny: Case, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     folder = tmp_path_factory.mktemp("striped")
     checkpoint = str(family_chat.save(tiny, folder / "checkpoint"))
-    plans = make_plans(checkpoint, ["striped"], image_size=tiny.size, stripes=STRIPES)
+    plans = make_plans(
+        checkpoint, ["striped"], image_size=tiny.size, stripes=STRIPES, score="residual"
+    )  # fuses in fp16
     export_bundle(checkpoint, folder / "bundle", plans, image_size=tiny.size, text_capacity=64)
     return load(folder / "bundle")
 

@@ -1,8 +1,9 @@
-"""Every plan with a name on five grounds, and the bundled model on three: `python -m glyph_deep.studies.plans.named`.
+"""Every plan with a name on every ground of every instrument: `python -m glyph_deep.studies.plans.named`.
 
-Held-out questions; the recipes of `luvc_export.core.named_plans` were chosen on search splits alone. Writes
-`luvc_export/core/named_plans.json`, which `luvc-export plan` prints and docs/plans.md shows, a record a line, and
-leaves those of films there (`glyph_clips.named`). A killed run goes on where it stopped.
+Held-out questions; the recipes of `luvc_export.core.named_plans` were chosen on search splits alone. `pretrained` is
+asked where `--merged` says its checkpoint (`pretrained.merge`). Writes `luvc_export/core/named_plans.json`, which
+`luvc-export plan` prints and docs/plans.md shows, a record a line, and leaves those of films there
+(`glyph_clips.named`). A killed run goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -15,58 +16,21 @@ from typing import Any
 
 import torch
 
-from glyph_deep.data.cases import SIZES, cases
-from glyph_deep.studies.methods.compare import say
-from luvc_export.calibration import tasks
-from luvc_export.calibration.ablation.evaluator import PlanEvaluator
-from luvc_export.calibration.ablation.store import Store, weights_hash
-from luvc_export.calibration.ablation.study import Study
-from luvc_export.calibration.ablation.variants import Shapes, Variant
-from luvc_export.calibration.runners.compressed import load_model
+from glyph_deep.studies.plans.instruments import GROUNDS, MODELS, TEXT, studies
+from luvc_export.calibration.ablation.store import weights_hash
+from luvc_export.calibration.ablation.variants import Variant
 from luvc_export.core.named_plans import FIGURES, PICTURES
 from luvc_export.core.plan import figures as plan_figures
 from luvc_export.core.plan.cost import encoder_ratio
 from luvc_export.core.plan.request import LlmRequest, PlanRequest
 from luvc_export.core.planning import solve
-from luvc_export.demo import CHECKPOINT as BUNDLED
-from luvc_export.demo import IMAGE_SIZE
-from luvc_export.export.checkpoint import open_checkpoint
-
-HERE = Path(__file__).parents[2]
-#: Models by name, and the grounds each is asked about.
-MODELS = {
-    "glyph_deep": HERE / "checkpoint",
-    "glyph_shallow": HERE.parent / "glyph_shallow" / "checkpoint",
-    "bundled": BUNDLED,
-}
-GROUNDS = ("plain", "textured", "pages", "fonts", "photographs")
-#: Of glyph_shallow, which answers 85 % of plain digits alone (docs/results/glyph-shallow.md).
-SHALLOW = ("plain",)
-#: Of the bundled model, which never learned pages.
-OWN = ("heldout", "harder", "photographs")
-TEXT = 64  # tokens that costs count, as `luvc-export plan` does
 
 
-def studies(name: str, count: int, folder: Path) -> Iterator[tuple[str, Study]]:
-    """Yield (ground, study) of a model."""
-    opened = open_checkpoint(str(MODELS[name]))
-    model = load_model(opened)
-    unit = opened.family.unit_pixels(opened.config)
-    llm, encoder = opened.family.decoder_shape(opened.config), opened.family.encoder_shape(opened.config)
-    for ground in {"bundled": OWN, "glyph_shallow": SHALLOW}.get(name, GROUNDS):
-        own = name == "bundled" and ground != "photographs"
-        asked = tasks.find("glyph").cases(ground, count, 0) if own else cases(ground, count, 0)
-        height, width = IMAGE_SIZE if own else SIZES[ground]
-        engine = PlanEvaluator(opened, model, list(asked), True)
-        about = {"model": name, "ground": ground, "weights": weights_hash(MODELS[name])}
-        store = Store(folder / f"named-{name}-{ground}-measurements.json", about)
-        shapes = Shapes((height // unit, width // unit), llm, encoder)
-        yield ground, Study({"report": engine}, shapes, store, TEXT, lambda stage, done: say(stage, done))
-
-
-def records(name: str, count: int, folder: Path, some_plans: Collection[str]) -> Iterator[dict[str, Any]]:
+def records(
+    name: str, count: int, folder: Path, some_plans: Collection[str], merged: Path | None = None
+) -> Iterator[dict[str, Any]]:
     """Yield what every plan of `some_plans`, and none, keep and save on every ground of a model."""
-    for ground, study in studies(name, count, folder):
+    for ground, study in studies(name, count, folder, merged=merged):
         shapes = study.shapes
         plans = {
             plan: solve(PlanRequest(LlmRequest(plan)), shapes.grid, shapes.llm, shapes.encoder) for plan in some_plans
@@ -97,10 +61,12 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--plans", nargs="+", choices=list(PICTURES), default=list(PICTURES), help="plans to measure")
     parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS), help="models to measure")
+    parser.add_argument("--merged", type=Path, help="checkpoint of `pretrained`; without it that model is left out")
     args = parser.parse_args()
+    models = [name for name in args.models if name != "pretrained" or args.merged]
     torch.set_num_threads(args.threads)
     args.measurements.mkdir(parents=True, exist_ok=True)
-    rows = [row for name in args.models for row in records(name, args.count, args.measurements, args.plans)]
+    rows = [row for name in models for row in records(name, args.count, args.measurements, args.plans, args.merged)]
     weights = {name: weights_hash(folder)[:16] for name, folder in MODELS.items()}
     before = json.loads((args.output if args.output.is_file() else FIGURES).read_text(encoding="utf-8"))
     about = {"weights": before["about"]["weights"] | weights, "text": TEXT}
@@ -114,9 +80,9 @@ def merged(rows: list[dict[str, Any]], file: Path, weights: dict[str, str]) -> l
     same = {name for name, digest in before["about"]["weights"].items() if weights.get(name, digest) == digest}
     where = {(row["model"], row["ground"], row["plan"]): row for row in before["rows"] if row["model"] in same}
     where |= {(row["model"], row["ground"], row["plan"]): row for row in rows}
-    models, plans, grounds = [*MODELS], ["none", *PICTURES], [*GROUNDS, *OWN]
+    models, plans = [*MODELS], ["none", *PICTURES]
     own = [key for key in where if key[0] in models]
-    order = sorted(own, key=lambda key: (models.index(key[0]), grounds.index(key[1]), plans.index(key[2])))
+    order = sorted(own, key=lambda key: (models.index(key[0]), GROUNDS[key[0]].index(key[1]), plans.index(key[2])))
     return [where[key] for key in order] + [row for key, row in where.items() if key not in own]
 
 

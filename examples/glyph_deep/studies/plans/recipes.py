@@ -1,93 +1,107 @@
-"""How the recipes of the named plans are searched: `python -m glyph_deep.studies.plans.recipes -o FOLDER`.
+"""How the recipe of the plan `striped` is searched: `python -m glyph_deep.studies.plans.recipes -o FOLDER`.
 
-Every token in the first eighth of the LLM, then a share of them, none at the last layer: share by score by the filter's
-width rho where a score takes one, on the search splits alone. The best of equal FLOPs has the highest retention on the
-ground where it is least. Prints Markdown; a killed run goes on where it stopped.
+Scores and stripes (`luvc_export.core.plan.stripes`) as `scope:share=0.45,every=3`, those of the page where none is
+named, on the search splits of the instruments alone. A recipe's place is its least retention of all grounds. Prints
+the page, or writes it; a killed run goes on.
 """
 
 from __future__ import annotations
 
 import argparse
-from fractions import Fraction
-from itertools import product
+import json
+import tempfile
 from pathlib import Path
 
 import torch
 
-from glyph_deep.data.cases import SIZES, cases
-from glyph_deep.data.splits import GROUNDS
-from glyph_deep.studies.methods.compare import say
-from luvc_export.calibration.ablation.evaluator import PlanEvaluator
-from luvc_export.calibration.ablation.store import Store, weights_hash
-from luvc_export.calibration.ablation.study import Row, Study
-from luvc_export.calibration.ablation.variants import Shapes, Variant
-from luvc_export.calibration.runners.compressed import load_model
-from luvc_export.core.plan import Method
+from glyph_deep.studies.plans.instruments import SEARCHED, TEXT, studies
+from luvc_export.calibration.ablation.variants import Variant
+from luvc_export.calibration.intervals import Interval
+from luvc_export.core.files import pages
+from luvc_export.core.plan import Method, stripes
+from luvc_export.core.plan.cost import cost
 from luvc_export.core.plan.request import LlmRequest, PlanRequest
+from luvc_export.core.plan.stripes import STRIPED
 from luvc_export.core.planning import solve
 from luvc_export.export.checkpoint import open_checkpoint
+from luvc_export.export.synthetic.presets import PRESETS
 
-CHECKPOINT = Path(__file__).parents[2] / "checkpoint"
-AFTER = Fraction(1, 8)
-SHARES, RHOS = (0.3, 0.34, 0.38, 0.415, 0.45), (0.25, 0.5)
-#: Scores that take the width of the filter, rho, and those that have none.
-FILTERED, PLAIN = ("residual", "scope"), ("maxmin",)
-TEXT = 64  # tokens that costs count, as `luvc-export plan` does
+#: Scores that take the width of the filter, which is 0.5.
+FILTERED, RHO = ("residual", "scope"), 0.5
+#: What the page holds: fewer working layers, another score, and `safe` by its stripes.
+TRIED = (
+    "scope:share=0.45,gone=11/12",
+    "scope:share=0.5,every=3,gone=11/12",
+    "residual:share=0.44,gone=11/12",
+    "residual:share=0.415,every=1,gone=1,works=1/8",
+)
+PAGE = Path(__file__).parents[4] / "docs" / "results" / "stripes.md"
+LARGE, GRID = "qwen2.5-vl-3b", (24, 24)  # the shape whose savings are printed, and 576 tokens of it
 
 
-def request(share: float, score: str, rho: float) -> PlanRequest:
-    """Return what a recipe asks for, as those of `luvc_export.core.named_plans`."""
-    method = Method(score, (("rho", rho),) if score in FILTERED else ())
-    return PlanRequest(LlmRequest(method=method, stages=((Fraction(0), 1.0), (AFTER, share))))
+def request(recipe: str) -> PlanRequest:
+    """Return what a recipe, as the command takes it, asks for."""
+    score, _, shape = recipe.partition(":")
+    method = Method(score, (("rho", RHO),) if score in FILTERED else ())
+    return PlanRequest(LlmRequest(STRIPED, method=method, stripes=stripes.read(shape)))
 
 
-def study_of(ground: str, count: int, folder: Path) -> Study:
-    """Return the study of a ground on its search split."""
-    opened = open_checkpoint(str(CHECKPOINT))
-    unit = opened.family.unit_pixels(opened.config)
-    height, width = SIZES[ground]
-    llm, encoder = opened.family.decoder_shape(opened.config), opened.family.encoder_shape(opened.config)
-    shapes = Shapes((height // unit, width // unit), llm, encoder)
-    engine = PlanEvaluator(opened, load_model(opened), list(cases(f"search-{ground}", count, 0)), True)
-    about = {"ground": ground, "weights": weights_hash(CHECKPOINT)}
-    store = Store(folder / f"recipes-{ground}-measurements.json", about)
-    return Study({"report": engine}, shapes, store, TEXT, lambda stage, done: say(f"{ground}: {stage}", done))
+def saved(asked: dict[str, PlanRequest]) -> dict[str, float]:
+    """Return times fewer FLOPs of the prefill at `LARGE`'s shape and `GRID`, by recipe."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name, record in (("config", PRESETS[LARGE].config), ("preprocessor_config", PRESETS[LARGE].processor)):
+            (Path(folder) / f"{name}.json").write_text(json.dumps(record))
+        opened = open_checkpoint(folder, weights=False)
+        llm, encoder = opened.family.decoder_shape(opened.config), opened.family.encoder_shape(opened.config)
+        return {name: cost(solve(one, GRID, llm, encoder), llm, TEXT).flops_ratio for name, one in asked.items()}
 
 
 def main() -> None:
-    """Read the command line, search, print the worst ground of every recipe, best first."""
+    """Read the command line, search, print the retention of every recipe on every ground, best first."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder in which a killed run goes on")
+    parser.add_argument("recipes", nargs="*", default=TRIED, help="score:stripes")
     parser.add_argument("--count", type=int, default=300, help="questions a ground")
-    parser.add_argument("--grounds", nargs="*", choices=GROUNDS, default=list(GROUNDS))
-    parser.add_argument(
-        "--shares", nargs="*", type=float, default=list(SHARES), help="of tokens after the first eighth"
-    )
+    parser.add_argument("--models", nargs="+", choices=list(SEARCHED), default=list(SEARCHED))
+    parser.add_argument("--merged", type=Path, help="checkpoint of `pretrained`; without it that model is left out")
+    parser.add_argument("--page", action="store_true", help="write docs/results/stripes.md")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     args.output.mkdir(parents=True, exist_ok=True)
-    some_asked = [*product(args.shares, FILTERED, RHOS), *product(args.shares, PLAIN, (0.0,))]
-    asked = {
-        f"{share:g} by {score}" + f", rho {rho:g}" * bool(rho): (share, score, rho) for share, score, rho in some_asked
-    }
-    rows: dict[str, list[Row]] = {name: [] for name in asked}
-    for ground in args.grounds:
-        study = study_of(ground, args.count, args.output)
-        shapes = study.shapes
-        plans = {
-            name: solve(request(*options), shapes.grid, shapes.llm, shapes.encoder) for name, options in asked.items()
-        }
-        some = [Variant("none", (shapes.none(),)), *(Variant(name, (plan,)) for name, plan in plans.items())]
-        for row in study.rows(f"search-{ground}", some):
-            if row.name in rows:
-                rows[row.name].append(row)
-    print(f"| recipe | {' | '.join(args.grounds)} | least | FLOPs fewer on {args.grounds[-1]} |")
-    print("|---|" + "---:|" * (len(args.grounds) + 2))
-    for name, some_rows in sorted(rows.items(), key=lambda item: -min(row.retention.value for row in item[1])):
-        kept = [row.retention.value for row in some_rows]
-        cells = " | ".join(f"{value:.3f}" for value in (*kept, min(kept)))
-        print(f"| {name} | {cells} | {some_rows[-1].flops_ratio:.2f}x |")
+    asked = {recipe: request(recipe) for recipe in args.recipes}
+    kept: dict[str, list[Interval]] = {name: [] for name in asked}
+    grounds = []
+    for model in (name for name in args.models if name != "pretrained" or args.merged):
+        for ground, study in studies(model, args.count, args.output, search=True, merged=args.merged):
+            grounds.append(f"{model}, {ground}")
+            shapes = study.shapes
+            plans = {name: solve(one, shapes.grid, shapes.llm, shapes.encoder) for name, one in asked.items()}
+            for row in study.rows(grounds[-1], [Variant(name, (plan,)) for name, plan in plans.items()]):
+                kept[row.name].append(row.retention)
+    text = page(grounds, kept, saved(asked), args.count)
+    if args.page:
+        PAGE.write_text(text, encoding="utf-8")
+    else:
+        print(text)
+
+
+def page(grounds: list[str], kept: dict[str, list[Interval]], fewer: dict[str, float], count: int) -> str:
+    """Return the results as a page, the recipe first whose least retention is greatest."""
+    rows = [
+        (f"`{name}`", *(one.text(3) for one in kept[name]), f"{fewer[name]:.2f}x")
+        for name in sorted(kept, key=lambda name: -min(one.value for one in kept[name]))
+    ]
+    head = ("score and stripes", *grounds, f"LLM FLOPs, {LARGE} at {GRID[0] * GRID[1]}")
+    return (
+        "# Where layers work on visual tokens: what was searched\n\n"
+        "Written by `python -m glyph_deep.studies.plans.recipes -o FOLDER --merged CHECKPOINT --page` in `examples`. Do"
+        " not edit: run it again.\n\n"
+        f"Right answers by the uncompressed model's, {count} questions of each ground's **search** split, 95 %"
+        " intervals clustered by picture; how many times fewer FLOPs of the prefill the shape of a 3B model has. What is not said"
+        f" is as in `{stripes.Stripes()}`. What the plan `striped` keeps of held-out questions stands in"
+        " [plans](../plans.md).\n\n" + pages.table(head, rows, left=1) + "\n"
+    )
 
 
 if __name__ == "__main__":
