@@ -98,9 +98,9 @@ def page(grounds: list[str], kept: dict[str, list[Interval]], fewer: dict[str, f
         "Written by `python -m glyph_deep.studies.plans.recipes -o FOLDER --merged CHECKPOINT --page` in `examples`. Do"
         " not edit: run it again.\n\n"
         f"Right answers by the uncompressed model's, {count} questions of each ground's **search** split, 95 %"
-        " intervals clustered by picture; how many times fewer FLOPs of the prefill the shape of a 3B model has. What is not said"
-        f" is as in `{stripes.Stripes()}`. What the plan `striped` keeps of held-out questions stands in"
-        " [plans](../plans.md).\n\n" + pages.table(head, rows, left=1) + "\n"
+        " intervals clustered by picture; how many times fewer FLOPs of the prefill the shape of a 3B model has. What"
+        f" is not said is as in `{stripes.Stripes()}`. What the plan `striped` keeps of held-out questions stands"
+        " in [plans](../plans.md).\n\n" + pages.table(head, rows, left=1) + "\n"
     )
 
 
