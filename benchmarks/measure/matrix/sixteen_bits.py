@@ -95,7 +95,7 @@ def page(records: list[Record]) -> str:
         record = by_cell[cell]
         why = record["none"] if "none" in record else f"refused at export: {record.get('refused at export')}"
         shown = [record["checks"][check] for check in CHECKS] if "checks" in record else [why] * len(CHECKS)
-        rows.append(" | ".join((*cell, *shown)))
+        rows.append(" | ".join(" ".join(text.split()) for text in (*cell, *shown)))
     table = "\n".join(f"| {row} |" for row in rows)
     return f"""# Bundles in 16 bits, in what opens them
 
