@@ -58,7 +58,7 @@ def asked(model: str, ground: str, count: int, search: bool) -> list[Case]:
 
 
 def studies(
-    name: str, count: int, folder: Path, search: bool = False, merged: Path | None = None
+    name: str, count: int, folder: Path, search: bool = False, pretrained: Path | None = None
 ) -> Iterator[tuple[str, Study]]:
     """Yield (ground, study) of a model.
 
@@ -67,10 +67,10 @@ def studies(
         count: Questions a ground.
         folder: Measurements are kept there, so that a killed run goes on.
         search: Ask the splits to search on.
-        merged: Checkpoint of `pretrained`.
+        pretrained: Checkpoint of that model.
     """
     weights = weights_hash(MODELS[name])
-    opened = open_checkpoint(str(merged if name == "pretrained" else MODELS[name]))
+    opened = open_checkpoint(str(pretrained if name == "pretrained" else MODELS[name]))
     model = load_model(opened)
     unit = opened.family.unit_pixels(opened.config)
     llm, encoder = opened.family.decoder_shape(opened.config), opened.family.encoder_shape(opened.config)

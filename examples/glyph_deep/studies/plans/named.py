@@ -27,10 +27,10 @@ from luvc_export.core.planning import solve
 
 
 def records(
-    name: str, count: int, folder: Path, some_plans: Collection[str], merged: Path | None = None
+    name: str, count: int, folder: Path, some_plans: Collection[str], pretrained: Path | None = None
 ) -> Iterator[dict[str, Any]]:
     """Yield what every plan of `some_plans`, and none, keep and save on every ground of a model."""
-    for ground, study in studies(name, count, folder, merged=merged):
+    for ground, study in studies(name, count, folder, pretrained=pretrained):
         shapes = study.shapes
         plans = {
             plan: solve(PlanRequest(LlmRequest(plan)), shapes.grid, shapes.llm, shapes.encoder) for plan in some_plans

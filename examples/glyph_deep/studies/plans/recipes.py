@@ -73,7 +73,7 @@ def main() -> None:
     kept: dict[str, list[Interval]] = {name: [] for name in asked}
     grounds = []
     for model in (name for name in args.models if name != "pretrained" or args.merged):
-        for ground, study in studies(model, args.count, args.output, search=True, merged=args.merged):
+        for ground, study in studies(model, args.count, args.output, search=True, pretrained=args.merged):
             grounds.append(f"{model}, {ground}")
             shapes = study.shapes
             plans = {name: solve(one, shapes.grid, shapes.llm, shapes.encoder) for name, one in asked.items()}
