@@ -5,11 +5,12 @@ apply: products with weights or with factors of adapters, Attention, and what ca
 low precision, weights with them (a stored tensor of that type loses its Cast), and the scales and float sides of Q/DQ.
 fp32 stay: norms (RMSNormalization's and LayerNormalization's statistics, ``stash_type`` 1), softmax
 (``softmax_precision`` where the target reads it; TensorRT's fused attention keeps it in fp32 by itself), prune scores
-and merge cosines (inside the fused nodes, which is why this runs before their bodies are inlined), the gated delta rule
+and merge cosines (inside the fused nodes, which is why this runs before their bodies are inlined; of prunes that are
+not fused, all that decides a TopK or a comparison and nothing else), the gated delta rule
 and what fades its state, states beside keys and values, what makes codes of caches, pixels up to the patch product,
 positions and angles up to the rotation, logits. In fp32 a target whose Attention needs it gets ``TRT_decomposable``.
 Scales beside codes of caches are fp16 in both.
-ensures: no TopK outside the fused nodes, whose scores would have been rounded.
+ensures: inputs and outputs have the contract's types.
 must not touch: integer and boolean tensors, position inputs, the logits' type.
 """
 
@@ -44,6 +45,8 @@ _CARRY = (
     *("Gather", "GatherND", "GatherElements", "Expand", "Squeeze", "Unsqueeze", "Identity", "Where", "Pad", "Tile"),
     "AveragePool",
 )
+#: Operators whose results are places or truths, or in an order.
+_DECISIONS = ("TopK", "ArgMax", "ArgMin", "Less", "LessOrEqual", "Greater", "GreaterOrEqual", "Equal")
 #: Operators whose results have the type of their first input.
 _SAME_TYPE = ("Abs", "Concat", "Div", "Max", "Mul", "ReduceMax", "Reshape", "Transpose")
 #: The export inlines this body (``fused.delta_body``); its nodes keep the operator's name in theirs.
@@ -81,11 +84,6 @@ def apply(surgery: Surgery) -> int:
     if _is_narrow(surgery):
         surgery.skip(f"the graph was traced in {surgery.precision} already")
         return 0
-    if any(surgery.nodes("TopK")):
-        raise CheckFailed(
-            "a prune or merge is not fused, its scores would be rounded",
-            fix=f"export with --dtype {surgery.precision}, which keeps them in fp32",
-        )
     return _Retyping(surgery).run()
 
 
@@ -141,6 +139,7 @@ class _Retyping:
         self.code, self.dtype = _TYPES[surgery.precision]
         self.low: set[int] = set()
         self.casts: dict[tuple[int, int], gs.Tensor] = {}
+        self.deciding: set[int] = set()
         self.changed = 0
 
     def run(self) -> int:
@@ -150,6 +149,7 @@ class _Retyping:
         order = list(graph.nodes)
         for node in order:
             _say_types(node)
+        self.deciding = _deciding(graph, order)
         self._weights()
         for tensor in graph.inputs:
             is_codes = tensor.name.startswith(graph_io.PAST_KEY_VALUES) and not _is_fp32(tensor)
@@ -220,7 +220,7 @@ class _Retyping:
         if node.op in ("QuantizeLinear", "DequantizeLinear"):
             self._rounding(node)
             return
-        if _is_state_arithmetic(node):
+        if _is_state_arithmetic(node) or id(node) in self.deciding:
             self._to(node, range(len(node.inputs)), int(_FLOAT))
             return
         inputs = [tensor for tensor in node.inputs if tensor.name]
@@ -292,6 +292,22 @@ class _Retyping:
                     self.low.add(id(cast))
                 self.casts[id(tensor), code] = cast
             node.inputs[index] = self.casts[id(tensor), code]
+
+
+def _deciding(graph: gs.Graph, order: list[gs.Node]) -> set[int]:
+    """Nodes whose results only decide: they reach a TopK, a comparison or an integer, and nothing else.
+
+    Products with weights, norms and attention are not among them: they are layers, whatever reads them.
+    """
+    ends, deciding = {id(tensor) for tensor in graph.outputs}, set[int]()
+    for node in reversed(order):
+        layer = node.op in (*_NORMS, "Attention", "RotaryEmbedding") or node.domain == DOMAIN
+        layer |= node.op in ("MatMul", "Gemm") and any(is_weight(tensor) for tensor in node.inputs)
+        whole = node.op == "Cast" and node.attrs["to"] in (onnx.TensorProto.INT64, onnx.TensorProto.BOOL)
+        only = all(id(out) not in ends and all(id(one) in deciding for one in out.outputs) for out in node.outputs)
+        if node.op in _DECISIONS or whole or (only and not layer):
+            deciding.add(id(node))
+    return deciding
 
 
 def _is_state_arithmetic(node: gs.Node) -> bool:

@@ -145,9 +145,7 @@ def test_families_have_stripes(name: str) -> None:
 def bundle(tiny: Case, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     folder = tmp_path_factory.mktemp("striped")
     checkpoint = str(family_chat.save(tiny, folder / "checkpoint"))
-    plans = make_plans(
-        checkpoint, ["striped"], image_size=tiny.size, stripes=STRIPES, score="residual"
-    )  # fuses in fp16
+    plans = make_plans(checkpoint, ["striped"], image_size=tiny.size, stripes=STRIPES)  # fuses in fp16
     export_bundle(checkpoint, folder / "bundle", plans, image_size=tiny.size, text_capacity=64)
     return load(folder / "bundle")
 

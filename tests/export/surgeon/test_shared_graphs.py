@@ -14,7 +14,6 @@ from flat_plans import replan
 from surgery_harness import CASES, INLINED, INPLACE, PLUGINS, RTX, TRT103, Traced, cut, edited, feeds, fired, run
 
 from luvc_export.core.target import ORT_CPU, TargetSpec
-from luvc_export.errors import CheckFailed
 from luvc_export.export.llm.debug_decoder import forced_decoder
 from luvc_export.export.surgeon.passes import fuse_spectrum_prune
 
@@ -93,8 +92,6 @@ def test_prunes_stay_unfused_and_say_why(shared: Traced) -> None:
         stored.value = json.dumps(replan(shared.plan, aggregate=False).to_json())
 
     assert "the fused node has no quota" in fired(edited(shared.decoder, lone), fuse_spectrum_prune)[1]
-    with pytest.raises(CheckFailed, match="is not fused, its scores would be rounded"):
-        cut(shared.decoder, target=RTX, precision="fp16")  # an export with --dtype fp16 keeps them in fp32
 
 
 def test_engines_parse_it(shared: Traced) -> None:
