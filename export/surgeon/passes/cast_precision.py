@@ -84,6 +84,11 @@ def apply(surgery: Surgery) -> int:
     if _is_narrow(surgery):
         surgery.skip(f"the graph was traced in {surgery.precision} already")
         return 0
+    if surgery.part == "vision" and any(surgery.nodes("TopK")):
+        raise CheckFailed(
+            "units that come back are made by distances, which would be rounded",
+            fix=f"export with --dtype {surgery.precision}, which keeps them in fp32",
+        )
     return _Retyping(surgery).run()
 
 
