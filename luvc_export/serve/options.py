@@ -86,6 +86,10 @@ class ServeOptions:
     image_cache: int = _bytes(
         "256MiB", "Memory for encoded pictures and their keys and values; 0 for none.", "--image-cache"
     )
+    stored_responses: int = _bytes(
+        "64MiB", "Memory for responses that clients go on with (previous_response_id).", "--stored-responses"
+    )
+    no_store: bool = option(False, "Store no responses.")
     stream_timeout: float = option(30.0, "Seconds after which an unread answer is cut.", least=1, most=3600)
     trusted_proxies: frozenset[str] = _words("Address whose X-Forwarded-For says who asks; repeat.", "--trusted-proxy")
     greedy: bool = option(False, "What a request leaves open is greedy, not as the model's makers meant it.")

@@ -44,15 +44,17 @@ class _Uvicorn(uvicorn.Server):
     Args:
         config: uvicorn's.
         connections: Kept at once, see ``http.connections``.
+        tick: Called ten times a second.
     """
 
-    def __init__(self, config: uvicorn.Config, connections: int) -> None:
+    def __init__(self, config: uvicorn.Config, connections: int, tick: Callable[[], object]) -> None:
         super().__init__(config)
-        self._connections = connections
+        self._connections, self._tick = connections, tick
 
     async def on_tick(self, counter: int) -> bool:
         """Ten times a second."""
         keep_order(self.server_state.connections, self._connections)
+        self._tick()
         return await super().on_tick(counter)
 
     @contextlib.contextmanager
@@ -90,6 +92,8 @@ class Server:
         gauges: dict[str, tuple[str, Callable[[], float]]] = {
             "queue": ("Requests that wait.", lambda: self.engine.waiting),
             "rows": ("Answers that grow.", lambda: self.engine.running),
+            "stored_responses": ("Responses that are stored.", lambda: len(self.app.store)),
+            "stored_response_bytes": ("What they take.", lambda: self.app.store.nbytes),
             "num_requests_waiting": ("Requests that wait.", lambda: self.engine.waiting),
             "num_requests_running": ("Answers that grow.", lambda: self.engine.running),
         }
@@ -108,6 +112,7 @@ class Server:
                 proxy_headers=False,
             ),
             CONNECTIONS + (1 + NEWCOMERS) * options.queue + options.rows,
+            self.app.store.expire,
         )
 
     def listen(self) -> socket.socket:

@@ -40,7 +40,7 @@ def rows(path: str, read: Collection[str], refused: Mapping[str, Refusal]) -> li
         for place in ("messages[]", "messages[].content[]")
         for name, (_, near) in REFUSED_INSIDE.items()
     ]
-    harmless = [_row(path, name, "harmless", why) for name, why in HARMLESS.items()]
+    harmless = [_row(path, name, "harmless", why) for name, why in HARMLESS.items() if name not in read]
     return honoured + refusals + (inside if "messages" in read else []) + harmless
 
 
