@@ -96,6 +96,10 @@ class Server:
             "stored_response_bytes": ("What they take.", lambda: self.app.store.nbytes),
             "num_requests_waiting": ("Requests that wait.", lambda: self.engine.waiting),
             "num_requests_running": ("Answers that grow.", lambda: self.engine.running),
+            "kv_cache_usage_perc": (
+                "Of the places for caches of answers (--rows), those in use; 1 is all.",
+                lambda: min(1.0, self.engine.running / options.rows),
+            ),
         }
         self.metrics.watch(gauges, lambda: self.cache.counts, models.call_times)
         self._uvicorn = _Uvicorn(
