@@ -22,15 +22,14 @@ _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _LONG = (*_SECONDS, 120, 300, 600)
 _TOKENS = tuple(digit * 10**power for power in range(6) for digit in (1, 2, 5))
 #: What of ours means the same as vLLM's of that name, which dashboards and autoscalers look for.
-VLLM = frozenset(
-    """
-    num_requests_running num_requests_waiting kv_cache_usage_perc prefix_cache_queries prefix_cache_hits prompt_tokens
-    generation_tokens request_success time_to_first_token_seconds inter_token_latency_seconds
-    request_time_per_output_token_seconds e2e_request_latency_seconds request_queue_time_seconds
-    request_prefill_time_seconds request_decode_time_seconds request_prompt_tokens request_generation_tokens
-    spec_decode_num_drafts spec_decode_num_draft_tokens spec_decode_num_accepted_tokens
-    """.split()
-)
+_VLLM = """
+num_requests_running num_requests_waiting kv_cache_usage_perc prefix_cache_queries prefix_cache_hits prompt_tokens
+generation_tokens request_success time_to_first_token_seconds inter_token_latency_seconds
+request_time_per_output_token_seconds e2e_request_latency_seconds request_queue_time_seconds
+request_prefill_time_seconds request_decode_time_seconds request_prompt_tokens request_generation_tokens
+spec_decode_num_drafts spec_decode_num_draft_tokens spec_decode_num_accepted_tokens
+"""
+VLLM = frozenset(_VLLM.split())
 
 Gauges = Mapping[str, tuple[str, Callable[[], float]]]
 CallsByModel = Mapping[str, Sequence[CallTimes]]

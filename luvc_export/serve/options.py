@@ -80,6 +80,12 @@ class ServeOptions:
     allow_hosts: frozenset[str] = _words("Name clients may call the server by; repeat.", "--allow-host", _lower)
     allow_origins: frozenset[str] = _words("Origin whose pages may call (CORS); repeat.", "--allow-origin")
     queue: int = option(16, "Requests that wait; more are told 429.", least=1, most=4096)
+    queue_wait: float = option(
+        2.0,
+        "Seconds that as many more wait for a place before they are told 429.",
+        least=0,
+        most=60,
+    )
     rows: int = option(8, "Answers that grow at once.", least=1, most=64)
     max_body: int = _bytes("32MiB", "Size of a request, and of a picture it names.", "--max-body")
     max_images: int = option(16, "Pictures and videos of a request.", least=0, most=1024)

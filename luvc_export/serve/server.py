@@ -115,7 +115,7 @@ class Server:
                 ws="none",
                 proxy_headers=False,
             ),
-            CONNECTIONS + (1 + NEWCOMERS) * options.queue + options.rows,
+            CONNECTIONS + (2 + NEWCOMERS) * options.queue + options.rows,
             self.app.store.expire,
         )
 
