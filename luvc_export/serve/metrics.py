@@ -148,7 +148,7 @@ class Metrics:
 
     def text(self) -> bytes:
         """The page in Prometheus' text format."""
-        return generate_latest(self.registry) + generate_latest(_Vllm(self.registry))  # type: ignore[arg-type]
+        return generate_latest(self.registry) + generate_latest(_Vllm(self.registry))
 
 
 class _Vllm(Collector):

@@ -148,7 +148,7 @@ class ResponseObjects:
         prompt = ended.text_tokens + ended.visual_units
         usage = {
             "input_tokens": prompt,
-            "input_tokens_details": {"cached_tokens": ended.cached_tokens},
+            "input_tokens_details": {"cached_tokens": ended.cached_tokens, "cache_write_tokens": 0},
             "output_tokens": ended.completion_tokens,
             "output_tokens_details": {"reasoning_tokens": self._choice.thought_tokens},
             "total_tokens": prompt + ended.completion_tokens,
