@@ -131,5 +131,5 @@ def unknown_inside(messages: Any, known: Mapping[str | None, Collection[str]], s
 
 
 def printable(name: str) -> str:
-    """A name as it can stand in a header."""
-    return re.sub(r"[^A-Za-z0-9_.\[\]-]", "?", name[:_MOST_LETTERS])
+    """A name as it can stand in a header, also one of no letters."""
+    return re.sub(r"[^A-Za-z0-9_.\[\]-]", "?", name[:_MOST_LETTERS]) or "?"

@@ -219,6 +219,9 @@ def test_what_nobody_has_heard_of_is_named(client: Client) -> None:
         and reply.headers["x-luvc-ignored"] == "never?heard??of??x, qqq, messages[0].content[0].glow"
     )
     assert send(client, RESPONSES, qqq=1).headers["x-luvc-ignored"] == "qqq"
+    assert send(client, RESPONSES, **{"qqq": 1, "": 1}).headers["x-luvc-ignored"] == "qqq, ?", (
+        "no header ends in a blank"
+    )
     assert "x-luvc-ignored" not in send(client, CHAT).headers
 
 
