@@ -122,7 +122,9 @@ def counted(operation: Any, url: str, examples: int) -> Counter[int]:
     @settings(max_examples=examples, **how)
     @given(case=operation.as_strategy())
     def ask(case: Any) -> None:
-        reply = case.call_and_validate(base_url=url, headers={"authorization": "Bearer none"}, checks=CHECKS)
+        reply = case.call_and_validate(
+            base_url=url, headers={"authorization": "Bearer none"}, checks=CHECKS, timeout=120
+        )
         statuses[reply.status_code] += 1
 
     ask()
