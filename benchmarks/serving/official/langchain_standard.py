@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,12 @@ class TestServer(ChatModelIntegrationTests):
 
     @property
     def chat_model_params(self) -> dict[str, Any]:
-        """Where the server is, and that streams carry usage, which LangChain leaves out where there is a base_url."""
+        """Where the server is, and that streams carry usage, which LangChain leaves out where there is a base_url.
+
+        The bundled model ends few texts by itself: they are cut sooner.
+        """
         where = {"base_url": os.environ["LUVC_URL"], "api_key": "none", "timeout": 120}
-        return {"model": os.environ["LUVC_MODEL"], "stream_usage": True, **where}
+        return {"model": os.environ["LUVC_MODEL"], "stream_usage": True, "max_tokens": 150, **where}
 
     @property
     def supports_image_inputs(self) -> bool:
@@ -40,7 +44,7 @@ def main(facts: Facts) -> None:
     """Run the suite; clients are kept from one test to the next."""
     os.environ["LUVC_URL"], os.environ["LUVC_MODEL"] = facts["url"], facts["model"]
     words = ["-o", "asyncio_mode=auto", "-o", "asyncio_default_test_loop_scope=session"]
-    run([__file__, *words], Path(__file__).with_suffix(".json"))
+    run([__file__, *words, *sys.argv[1:]], Path(__file__).with_suffix(".json"))
 
 
 if __name__ == "__main__":
