@@ -39,7 +39,7 @@ def main(facts: Facts) -> None:
 
 
 def name_of(place: str) -> str:
-    """``responses delete`` of ``tests/api_resources/test_responses.py::TestResponses::test_method_delete[loose]``."""
+    """``responses delete`` of the place of ``test_method_delete[loose]`` among the tests of responses."""
     path, _, test = place.partition("::")
     way = re.sub(r"\[.*|^test_(method_|raw_response_|streaming_response_)?", "", test.rpartition("::")[2])
     return f"{path.removeprefix('tests/api_resources/').removesuffix('.py').replace('test_', '')} {way}"
