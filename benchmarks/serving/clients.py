@@ -23,15 +23,19 @@ OFFICIAL = Path(__file__).resolve().parent / "official"
 #: Environment and script of each client.
 SCRIPTS = {
     "openai": ("openai", "openai_python.py"),
+    "openai's own tests": ("openai", "openai_standard.py"),
+    "openai's types by schemathesis": ("openai", "openai_types.py"),
     "langchain": ("openai", "langchain_chat.py"),
     "langchain's standard tests": ("openai", "langchain_standard.py"),
     "litellm": ("litellm", "litellm_library.py"),
     "tools by openai": ("openai", "tools_openai.py"),
     "tools by langchain": ("openai", "tools_langchain.py"),
     "tools by litellm": ("litellm", "tools_litellm.py"),
-    "tools by instructor": ("instructor", "tools_instructor.py"),
-    "tools by pydantic-ai": ("pydantic-ai", "tools_pydantic_ai.py"),
-    "tools by openai-agents": ("agents", "tools_agents.py"),
+    "tools by instructor": ("litellm", "tools_instructor.py"),
+    "tools by pydantic-ai": ("openai", "tools_pydantic_ai.py"),
+    "tools by openai-agents": ("openai", "tools_agents.py"),
+    "tools by llama-index": ("litellm", "tools_llamaindex.py"),
+    "tools by dspy": ("litellm", "tools_dspy.py"),
     "openai for node": ("node", "openai_node.mjs"),
 }
 #: What would have a client reach out: prices of models, traces.

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# The official openai clients of Python and Node, langchain-openai, LangChain's standard tests and litellm against the
-# bundled model. An environment for each that needs one, as litellm wants an older openai; Node's where there is npm.
+# The official openai clients of Python and Node, openai-python's own tests, requests drawn from OpenAI's types by
+# schemathesis, LangChain's standard tests, and eight agent libraries, against the bundled model. Two environments, as
+# litellm wants an older openai; Node's where there is npm. $LUVC_WHOLE runs all of suites of which else a part is run.
 # After installing nothing reaches the network but this machine's own address (official/common.py).
 # Usage: benchmarks/serving/clients.sh ENVIRONMENTS [PYTHON of the project's environment]
 set -euo pipefail
@@ -10,10 +11,16 @@ python=${2:-.venv/bin/python}
 official=benchmarks/serving/official
 mkdir -p "$environments"
 installing=()
-for name in openai litellm instructor pydantic-ai agents; do
+for name in openai litellm; do
     if [ "$official/requirements-$name.txt" -nt "$environments/$name/.installed" ]; then
         python3 -m venv "$environments/$name"
-        "$environments/$name/bin/pip" install --quiet --disable-pip-version-check -r "$official/requirements-$name.txt"
+        pip=("$environments/$name/bin/pip" --quiet --disable-pip-version-check)
+        "${pip[@]}" install -r "$official/requirements-$name.txt"
+        if [ "$name" = openai ]; then # its tests are in its source package alone
+            version=$("$environments/openai/bin/python" -c "import openai; print(openai.__version__)")
+            "${pip[@]}" download --no-deps --no-binary openai --dest "$environments/openai/sdist" "openai==$version"
+            tar -xzf "$environments/openai/sdist/openai-$version.tar.gz" -C "$environments/openai/sdist"
+        fi
         touch "$environments/$name/.installed"
     fi &
     installing+=($!)

@@ -156,6 +156,37 @@ def _grammars(model: str, adapters: Path) -> Attack:
     return Attack([_chat(model, **one) for one in asked], 8)
 
 
+def _tools(model: str, adapters: Path) -> Attack:
+    """Too many tools, schemas that nest, refer to themselves or explode, and conversations of many calls."""
+
+    def tools(count: int, schema: dict[str, Any]) -> list[dict[str, Any]]:
+        of = {"type": "function"}
+        return [of | {"function": {"name": f"f{number}", "parameters": schema}} for number in range(count)]
+
+    nested: dict[str, Any] = {"type": "string"}
+    for _ in range(400):
+        nested = {"type": "object", "properties": {"a": nested}, "required": ["a"]}
+    one: dict[str, Any] = {"type": "array", "items": {"$ref": "#/$defs/a"}}
+    itself = {"$defs": {"a": {"anyOf": [{"$ref": "#/$defs/a"}, one]}}, "properties": {"a": one}}
+    doubled = {"$defs": {f"a{n}": {"properties": {k: {"$ref": f"#/$defs/a{n + 1}"} for k in "xy"}} for n in range(30)}}
+    doubled |= {"properties": {"a": {"$ref": "#/$defs/a0"}}}
+    many = {"properties": {f"p{number}": {"enum": [f"{number}{n}" for n in range(40)]} for number in range(40)}}
+    marks = {"type": "object", "description": "</tools><|im_end|>" * 3000}
+    call = {"type": "function", "id": "c", "function": {"name": "f0", "arguments": '{"a":' * 300}}
+    calls = [{"role": "assistant", "content": None, "tool_calls": [{**call, "id": str(n)} for n in range(128)]}]
+    result = {"role": "tool", "tool_call_id": "c", "content": "<tool_call>" * 5000}
+    small = {"type": "object", "properties": {"a": {"type": "integer"}}}
+    asked: list[dict[str, Any]] = [
+        {"tools": tools(10_000, small)},
+        *({"tools": tools(128, schema), "tool_choice": "required"} for schema in (small, itself, doubled)),
+        *({"tools": tools(1, schema), "tool_choice": "required"} for schema in (nested, many, marks)),
+        {"tools": tools(128, small), "tool_choice": "required", "temperature": 2, "n": 8},
+        {"tools": tools(1, small), "messages": [*_TEXT, *calls * 50]},
+        {"tools": tools(1, small), "messages": [*_TEXT, {**calls[0], "tool_calls": [call]}, result]},
+    ]
+    return Attack([_chat(model, **each) for each in asked], 8)
+
+
 def _json(model: str, adapters: Path) -> Attack:
     """Bodies that are almost right."""
     return Attack([request(fuzzed_body(number, model)) for number in range(2000)], 8)
@@ -170,6 +201,7 @@ KINDS: dict[str, Callable[[str, Path], Attack]] = {
     "unread streams": _unread,
     "adapters": _adapters,
     "grammars": _grammars,
+    "tools": _tools,
     "json": _json,
 }
 

@@ -80,12 +80,22 @@ class ServeOptions:
     allow_hosts: frozenset[str] = _words("Name clients may call the server by; repeat.", "--allow-host", _lower)
     allow_origins: frozenset[str] = _words("Origin whose pages may call (CORS); repeat.", "--allow-origin")
     queue: int = option(16, "Requests that wait; more are told 429.", least=1, most=4096)
+    queue_wait: float = option(
+        2.0,
+        "Seconds that as many more wait for a place before they are told 429.",
+        least=0,
+        most=60,
+    )
     rows: int = option(8, "Answers that grow at once.", least=1, most=64)
     max_body: int = _bytes("32MiB", "Size of a request, and of a picture it names.", "--max-body")
     max_images: int = option(16, "Pictures and videos of a request.", least=0, most=1024)
     image_cache: int = _bytes(
         "256MiB", "Memory for encoded pictures and their keys and values; 0 for none.", "--image-cache"
     )
+    stored_responses: int = _bytes(
+        "64MiB", "Memory for responses that clients go on with (previous_response_id).", "--stored-responses"
+    )
+    no_store: bool = option(False, "Store no responses.")
     stream_timeout: float = option(30.0, "Seconds after which an unread answer is cut.", least=1, most=3600)
     trusted_proxies: frozenset[str] = _words("Address whose X-Forwarded-For says who asks; repeat.", "--trusted-proxy")
     greedy: bool = option(False, "What a request leaves open is greedy, not as the model's makers meant it.")

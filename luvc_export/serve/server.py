@@ -44,15 +44,17 @@ class _Uvicorn(uvicorn.Server):
     Args:
         config: uvicorn's.
         connections: Kept at once, see ``http.connections``.
+        tick: Called ten times a second.
     """
 
-    def __init__(self, config: uvicorn.Config, connections: int) -> None:
+    def __init__(self, config: uvicorn.Config, connections: int, tick: Callable[[], object]) -> None:
         super().__init__(config)
-        self._connections = connections
+        self._connections, self._tick = connections, tick
 
     async def on_tick(self, counter: int) -> bool:
         """Ten times a second."""
         keep_order(self.server_state.connections, self._connections)
+        self._tick()
         return await super().on_tick(counter)
 
     @contextlib.contextmanager
@@ -90,8 +92,14 @@ class Server:
         gauges: dict[str, tuple[str, Callable[[], float]]] = {
             "queue": ("Requests that wait.", lambda: self.engine.waiting),
             "rows": ("Answers that grow.", lambda: self.engine.running),
+            "stored_responses": ("Responses that are stored.", lambda: len(self.app.store)),
+            "stored_response_bytes": ("What they take.", lambda: self.app.store.nbytes),
             "num_requests_waiting": ("Requests that wait.", lambda: self.engine.waiting),
             "num_requests_running": ("Answers that grow.", lambda: self.engine.running),
+            "kv_cache_usage_perc": (
+                "Of the places for caches of answers (--rows), those in use; 1 is all.",
+                lambda: min(1.0, self.engine.running / options.rows),
+            ),
         }
         self.metrics.watch(gauges, lambda: self.cache.counts, models.call_times)
         self._uvicorn = _Uvicorn(
@@ -107,7 +115,8 @@ class Server:
                 ws="none",
                 proxy_headers=False,
             ),
-            CONNECTIONS + (1 + NEWCOMERS) * options.queue + options.rows,
+            CONNECTIONS + (2 + NEWCOMERS) * options.queue + options.rows,
+            self.app.store.expire,
         )
 
     def listen(self) -> socket.socket:

@@ -17,6 +17,7 @@ from running import serving
 from luvc_export.demo.questions import cases
 from luvc_export.runtime.session import Session
 from luvc_export.serve import request_log
+from luvc_export.serve.metrics import VLLM
 from luvc_export.serve.models import Models
 from luvc_export.serve.server import Server
 
@@ -108,7 +109,7 @@ def test_what_is_counted(own: tuple[Server, Client], demo_session: Session) -> N
     out = io.StringIO()
     request_log.configure("json", quiet=False, stream=out)
     usage = client.chat(**asked()).json()["usage"]
-    client.chat(**asked(max_tokens=2, n=2))
+    cached = client.chat(**asked(max_tokens=2, n=2)).json()["usage"]["prompt_tokens_details"]["cached_tokens"]
     body = json.dumps(asked(logit_bias={str(end): -100 for end in demo_session.default.ends})).encode()
     head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
     with socket.create_connection((client.host, client.port)) as raw:
@@ -127,10 +128,42 @@ def test_what_is_counted(own: tuple[Server, Client], demo_session: Session) -> N
         'luvc_time_to_first_token_seconds_count{model="demo"} 3.0',
         'luvc_request_queue_time_seconds_count{model="demo"} 3.0',
         "luvc_num_requests_waiting 0.0",
+        "luvc_kv_cache_usage_perc 0.0",
+        'luvc_request_generation_tokens_count{model="demo"} 3.0',
+        f'luvc_request_generation_tokens_sum{{model="demo"}} {usage["completion_tokens"] + 4.0}',
+        'luvc_request_time_per_output_token_seconds_count{model="demo"} 3.0',
+        'luvc_request_decode_time_seconds_count{model="demo"} 3.0',
+        'luvc_request_prefill_time_seconds_count{model="demo"} 3.0',
+        f'luvc_request_prompt_tokens_sum{{model="demo"}} {3.0 * usage["prompt_tokens"]}',
+        f'luvc_prefix_cache_queries_total{{model="demo"}} {3.0 * usage["prompt_tokens"]}',
+        f'luvc_prefix_cache_hits_total{{model="demo"}} {2.0 * cached}',
     ):
         assert f"\n{line}\n" in text, line
     assert '\nluvc_build_info{python="' in text
+    assert client.metric("luvc_inter_token_latency_seconds_count") >= usage["completion_tokens"] - 1 + 2
+    mean = client.metric("luvc_request_time_per_output_token_seconds_sum") / 3
+    assert 0 < mean < client.metric("luvc_e2e_request_latency_seconds_sum")
     assert client.metric("luvc_generation_tokens_total") == client.metric("luvc_completion_tokens_total") > 8
+
+
+def test_what_vllm_counts_too_has_its_names(own: tuple[Server, Client]) -> None:
+    """Dashboards and autoscalers ask for them: the same samples, labels as vLLM's."""
+    _, client = own
+    client.chat(**asked())
+    text = client.call("GET", "/metrics").body.decode()
+    samples = [line for line in text.splitlines() if not line.startswith("#")]
+    ours, theirs = (
+        {
+            line.rpartition(" ")[0].removeprefix(prefix): line.rpartition(" ")[2]
+            for line in samples
+            if line.startswith(prefix)
+        }
+        for prefix in ("luvc_", "vllm:")
+    )
+    assert {name.replace("model_name=", "model="): value for name, value in theirs.items()}.items() <= ours.items()
+    names = {line.split()[2].removeprefix("vllm:") for line in text.splitlines() if line.startswith("# TYPE vllm:")}
+    assert {name.removesuffix("_total") for name in names} == VLLM
+    assert 'request_success_total{finished_reason="stop",model_name="demo"}' in theirs
 
 
 def test_tokens_beyond_what_is_left_are_clipped(client: Client, demo_session: Session) -> None:

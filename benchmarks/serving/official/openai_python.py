@@ -95,9 +95,13 @@ def responses(client: OpenAI, facts: Facts) -> None:
     assert parsed is not None and parsed.n in (1, 2)
     cut = client.responses.create(model=facts["model"], instructions="Short.", input="Hello", max_output_tokens=1)
     assert (cut.status, cut.incomplete_details and cut.incomplete_details.reason) == ("incomplete", "max_output_tokens")
+    assert client.responses.retrieve(whole.id).output_text == facts["answer"]
+    more: Any = {"model": facts["model"], "input": "and now?", "max_output_tokens": 2, "previous_response_id": whole.id}
+    assert client.responses.create(**more).previous_response_id == whole.id
+    client.responses.delete(whole.id)
     try:
-        client.responses.create(**asked, previous_response_id=whole.id)
-        raise AssertionError("answers are not stored")
+        client.responses.create(**more)
+        raise AssertionError("a deleted response was gone on with")
     except BadRequestError as error:
         assert error.param == "previous_response_id", error
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from time import perf_counter
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from luvc_export.runtime.engine import job as engine
 from luvc_export.runtime.generation.logits import TokenLogprob
@@ -69,6 +69,29 @@ class Failed:
 Event = Piece | Finished | Ended | Failed
 
 
+class PromptTokens(NamedTuple):
+    """Tokens of a prompt.
+
+    Args:
+        text: Of them, those of text.
+        units: Visual tokens before compression.
+        visual: Visual tokens in each layer's cache.
+        looked_up: Those that were looked for in the cache of prefixes.
+        hits: Of these, those that were there.
+    """
+
+    text: int
+    units: int
+    visual: tuple[int, ...]
+    looked_up: int
+    hits: int
+
+    @property
+    def all(self) -> int:
+        """Without compression."""
+        return self.text + self.units
+
+
 class Job(engine.Job):
     """What is asked.
 
@@ -124,6 +147,7 @@ class Progress:
 
     job: Job
     first_token: float
+    latest_token: float
     open_choices: int
     timings: dict[str, Any]
     visual_tokens: tuple[int, ...]

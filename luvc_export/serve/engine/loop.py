@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from time import perf_counter
 from typing import Any, Protocol
 
@@ -15,7 +15,7 @@ from luvc_export.runtime.engine.prefill import prefix_length
 from luvc_export.runtime.engine.scheduler import Engine as Scheduler
 from luvc_export.runtime.generation.sequence import TokenSequence
 from luvc_export.runtime.generation.timing import DraftCounts
-from luvc_export.serve.engine.jobs import Ended, Failed, Finished, Job, Piece, Progress
+from luvc_export.serve.engine.jobs import Ended, Failed, Finished, Job, Piece, Progress, PromptTokens
 from luvc_export.serve.engine.turns import Turns
 
 #: Seconds after which jobs that were held back for others' sake are looked at again, where nothing else is.
@@ -25,11 +25,16 @@ PAUSE = 0.05
 class Observer(Protocol):
     """Told what the engine does, for metrics."""
 
-    def prefilled(self, model: str, timings: dict[str, Any], before: int, after: tuple[int, ...]) -> None:
+    def prefilled(self, model: str, timings: dict[str, Any], prompt: PromptTokens) -> None:
         """A prompt was prefilled."""
 
-    def stepped(self, model: str, rows: int, seconds: float, drafts: DraftCounts | None = None) -> None:
-        """So many rows got a token, or with ``drafts`` several."""
+    def stepped(
+        self, model: str, rows: int, seconds: float, drafts: DraftCounts | None = None, since: Sequence[float] = ()
+    ) -> None:
+        """So many rows got a token, or with ``drafts`` several, each ``since`` seconds after its last."""
+
+    def finished(self, model: str, tokens: int, seconds: float) -> None:
+        """An answer has ended, so long after its first token."""
 
 
 class Engine:
@@ -163,9 +168,18 @@ class Engine:
             self._note(f"step {len(event.answers)}")
             job = next((one.job for one in event.answers if one.job is not None), None)
             if isinstance(job, Job):
-                self._observer.stepped(job.model, len(event.answers), event.seconds, event.drafts)
+                since = self._since_last(event.answers)
+                self._observer.stepped(job.model, len(event.answers), event.seconds, event.drafts, since)
             for answer in event.answers:
                 self._tell(answer)
+
+    def _since_last(self, answers: Sequence[Answer]) -> list[float]:
+        """Of each answer seconds since it got a token before; it has one now."""
+        now, jobs = perf_counter(), [self._progress[one.job] for one in answers if one.job in self._progress]
+        since = [now - progress.latest_token for progress in jobs]
+        for progress in jobs:
+            progress.latest_token = now
+        return since
 
     def _begin(self, event: Began) -> None:
         job, prefilled, now = event.job, event.prefilled, perf_counter()
@@ -185,8 +199,12 @@ class Engine:
         }
         selection = selection_of(loaded, request, prefilled.merged_into, prefilled.kept)
         cached = {"none": 0, "image": units, "prefix": units + len(request.token_ids) - images - _asked(job)}
-        self._progress[job] = Progress(job, now, job.choices, timings, visual, selection, cached[prefilled.source])
-        self._observer.prefilled(job.model, timings, units, visual)
+        cached_tokens = cached[prefilled.source]
+        self._progress[job] = Progress(job, now, now, job.choices, timings, visual, selection, cached_tokens)
+        text, looks = len(request.token_ids) - images, units and self.cache.limit
+        hits = cached_tokens if prefilled.source == "prefix" else 0
+        tokens = PromptTokens(text, units, visual, text + units if looks else 0, hits)
+        self._observer.prefilled(job.model, timings, tokens)
         for answer in event.answers:
             self._tell(answer)
 
@@ -214,6 +232,7 @@ class Engine:
             return
         progress.completion_tokens += len(sequence.ids)
         progress.open_choices -= 1
+        self._observer.finished(job.model, len(sequence.ids), perf_counter() - progress.first_token)
         job.tell(Finished(answer.number, sequence.finish_reason, len(sequence.ids)))
         if not progress.open_choices:
             job.tell(_ended(progress))

@@ -25,6 +25,8 @@ from luvc_export.serve.tools.answer_plan import AnswerPlan
 A = TypeVar("A")
 #: Times as many as the queue has places that may wait where each is its client's only request.
 NEWCOMERS = 4
+#: Seconds after which those who wait for the queue are looked at again.
+_PAUSE = 0.02
 
 
 class Admission:
@@ -42,6 +44,7 @@ class Admission:
         most = options.max_body
         self._bodies = BodyReader(most, 4 * most, self._beside_others)
         self.patience, self._preparation = ComingBack(self._beside_others), Preparation()
+        self._line = _Line(engine)
 
     def close(self) -> None:
         """Let the threads go."""
@@ -76,14 +79,16 @@ class Admission:
         plan_of, prepare = interface.plan_of, interface.prepare
         client = client_of(request, self.options.trusted_proxies)
         await self._in_time(request, client)
-        more = self._more_places(client)
-        if not self.engine.has_room(more):
+        more, wait = self._more_places(client), self.options.queue_wait
+        in_line = self.options.queue - len(self._line) if wait else 0
+        if not self.engine.has_room(more + in_line):
             raise self._queue_full({"connection": "close"})  # its body is not read
         async with self._bodies.kept(request, client) as kept:
-            if not self.engine.reserve(more):
-                raise self._queue_full()
             self.asking[client] += 1
             request.state.client = client
+            at_once = not len(self._line) and self.engine.reserve(more)
+            if not at_once and not await while_there(request, self._line.reserve(more, wait)):
+                raise self._queue_full()
             mailbox, reserved = Mailbox(), 1
             record: RequestRecord = request.state.record
 
@@ -145,6 +150,46 @@ class Admission:
     def _queue_full(self, headers: dict[str, str] | None = None) -> ApiError:
         message = f"{self.options.queue} requests wait already: try again (or --queue)"
         return ApiError(429, message, code="rate_limit_exceeded", headers={"retry-after": "1", **(headers or {})})
+
+
+class _Line:
+    """Requests that wait until the queue has a place, in order; one that finds none lets those behind it by.
+
+    Args:
+        engine: Has the queue.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._timer: asyncio.TimerHandle | None = None
+        self._waiting: dict[asyncio.Future[None], int] = {}
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    async def reserve(self, more: int, seconds: float) -> bool:
+        """Take a place in the queue, of ``more`` than it has, as soon as there is one; False after ``seconds``."""
+        place = asyncio.get_running_loop().create_future()
+        self._waiting[place] = more
+        if self._timer is None:
+            self._give()
+        try:
+            await asyncio.wait((place,), timeout=seconds)
+        except asyncio.CancelledError:
+            if place.done():
+                self._engine.release()
+            raise
+        finally:
+            del self._waiting[place]
+        return place.done()
+
+    def _give(self) -> None:
+        """Give places to those who wait, now and as long as some do."""
+        for place, more in self._waiting.items():
+            if not place.done() and self._engine.reserve(more):
+                place.set_result(None)
+        again = asyncio.get_running_loop().call_later
+        self._timer = again(_PAUSE, self._give) if self._waiting else None
 
 
 async def while_there(request: Request, work: Coroutine[Any, Any, A]) -> A:

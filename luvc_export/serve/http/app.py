@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from functools import partial
@@ -18,14 +19,15 @@ from luvc_export.serve.asking import Asker
 from luvc_export.serve.engine.loop import Engine
 from luvc_export.serve.http import page
 from luvc_export.serve.http.admission import Admission
-from luvc_export.serve.http.api_errors import ApiError, explained
-from luvc_export.serve.http.security import check_caller
+from luvc_export.serve.http.api_errors import ApiError, bad_request, explained
+from luvc_export.serve.http.security import check_caller, key_of
 from luvc_export.serve.http.sending import Answer, Receive, Send
 from luvc_export.serve.interfaces.adapters import AdapterChange, load_adapter, unload_adapter
 from luvc_export.serve.interfaces.answering import Interface, chat_completions, completions, responses
 from luvc_export.serve.interfaces.completions import COMPLETIONS_READ
 from luvc_export.serve.interfaces.fields import names_of, rows
 from luvc_export.serve.interfaces.protocol import ChatRequest
+from luvc_export.serve.interfaces.response_store import ResponseStore, Shelf
 from luvc_export.serve.interfaces.responses import RESPONSES_READ
 from luvc_export.serve.interfaces.tokens import detokenize, tokenize
 from luvc_export.serve.metrics import Metrics
@@ -55,10 +57,12 @@ _PATHS = {
     "/v1/load_lora_adapter": ("POST",),
     "/v1/unload_lora_adapter": ("POST",),
 }
-_MODEL = "/v1/models/"
+_MODEL, _RESPONSE = "/v1/models/", "/v1/responses/"
+#: Of paths that end in a name.
+_BELOW = {_MODEL: ("GET",), _RESPONSE: ("GET", "DELETE")}
 #: What clients ask for that is not here, and what to do.
 _ELSEWHERE = {
-    "/v1/responses/": "answers are not stored: send the whole conversation to POST /v1/responses",
+    _RESPONSE: "a response that was stored is at GET and DELETE /v1/responses/{id}",
     "/v1/embeddings": "models here answer in text",
 }
 
@@ -96,6 +100,7 @@ class App:
 
     def __post_init__(self) -> None:
         self.admission = Admission(self.options, self.engine)
+        self.store = ResponseStore(0 if self.options.no_store else self.options.stored_responses)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; whatever goes wrong before the answer began is an error body."""
@@ -121,7 +126,7 @@ class App:
             record.status = record.status or CLOSED
             record.cancelled = record.cancelled or record.status == CLOSED
             record.seconds = perf_counter() - record.begun
-            self.metrics.answered(record, path if path in _PATHS else _MODEL if path.startswith(_MODEL) else "other")
+            self.metrics.answered(record, path if path in _PATHS else _below(path) or "other")
             record.write()
 
     async def _answered(self, request: Request, record: RequestRecord, receive: Receive, send: Send) -> None:
@@ -154,7 +159,7 @@ class App:
         self.admission.close()
 
     async def _routed(self, request: Request, path: str) -> Response | Answer:
-        methods = _PATHS.get(path, ("GET",) if path.startswith(_MODEL) else ())
+        methods = _PATHS.get(path) or _BELOW.get(_below(path), ())
         if not methods:
             fix = next(
                 (hint for begin, hint in _ELSEWHERE.items() if path.startswith(begin)), "see GET / and /v1/models"
@@ -162,7 +167,7 @@ class App:
             raise ApiError(404, f"there is no {request.method} {path[:200]}; {fix}", code="unknown_url")
         origin = request.headers.get("origin")
         if request.method == "OPTIONS" and origin in self.options.allow_origins:
-            allowed = {"access-control-allow-methods": "GET, POST", "access-control-max-age": "600"}
+            allowed = {"access-control-allow-methods": "GET, POST, DELETE", "access-control-max-age": "600"}
             allowed["access-control-allow-headers"] = "authorization, content-type"
             return Response(status_code=204, headers=allowed)
         if request.method not in methods:
@@ -177,7 +182,7 @@ class App:
             "/v1/fields": self._fields,
             "/v1/chat/completions": partial(self._generate, chat_completions),
             "/v1/completions": partial(self._generate, completions),
-            "/v1/responses": partial(self._generate, responses),
+            "/v1/responses": self._respond,
             "/tokenize": partial(self._of_tokens, tokenize),
             "/detokenize": partial(self._of_tokens, detokenize),
             "/version": self._version,
@@ -186,12 +191,29 @@ class App:
             "/v1/load_lora_adapter": partial(self._change_adapters, load_adapter),
             "/v1/unload_lora_adapter": partial(self._change_adapters, unload_adapter),
         }
-        return await routes.get(path, self._one)(request)
+        below = {_MODEL: self._one, _RESPONSE: self._stored}
+        return await (routes.get(path) or below[_below(path)])(request)
 
     async def _generate(self, interface: Callable[[Asker, bool, RequestRecord], Interface], request: Request) -> Answer:
         self._check_ready()
         how = interface(self.asker, self.options.strict, request.state.record)
         return await self.admission.generate(request, how)
+
+    async def _respond(self, request: Request) -> Answer:
+        return await self._generate(partial(responses, self._shelf(request)), request)
+
+    async def _stored(self, request: Request) -> Response:
+        name, shelf = request.scope["path"].removeprefix(_RESPONSE), self._shelf(request)
+        if request.method == "DELETE":
+            shelf.delete(name)
+            return _json({"id": name, "object": "response", "deleted": True})
+        if request.query_params.get("stream", "false") != "false":
+            raise bad_request("a stored response is not streamed: leave stream out", "stream", "unsupported_parameter")
+        return _json(shelf.response(name))
+
+    def _shelf(self, request: Request) -> Shelf:
+        owner = hashlib.sha256(key_of(request.headers).encode("utf-8", "replace")).digest()
+        return Shelf(self.store, owner, client_of(request, self.options.trusted_proxies))
 
     async def _change_adapters(self, change: AdapterChange, request: Request) -> Response:
         def work(body: bytes) -> str:
@@ -251,6 +273,11 @@ class App:
         if origin is not None and origin in self.options.allow_origins:
             headers += [(b"access-control-allow-origin", origin.encode()), (b"vary", b"Origin")]
         return headers
+
+
+def _below(path: str) -> str:
+    """What a path is below of that ends in a name; "" where it is none."""
+    return next((begin for begin in _BELOW if path.startswith(begin) and "/" not in path.removeprefix(begin)), "")
 
 
 def _let_go_of_frames(error: BaseException | None) -> None:

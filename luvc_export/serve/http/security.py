@@ -38,12 +38,17 @@ def check_caller(path: str, headers: Mapping[str, str], options: ServeOptions) -
         raise ApiError(403, "pages of that origin may not call this server; see --allow-origin", code="unknown_origin")
     if options.api_key is None or path in OPEN:
         return
-    kind, _, key = headers.get("authorization", "").partition(" ")
-    wanted = options.api_key.encode()
-    if kind.lower() != "bearer" or not hmac.compare_digest(key.strip().encode("utf-8", "replace"), wanted):
+    key = key_of(headers)
+    if not hmac.compare_digest(key.encode("utf-8", "replace"), options.api_key.encode()):
         what = "there is no API key" if not key else "the API key is wrong"
         headers = {"www-authenticate": "Bearer"}
         raise ApiError(401, f"{what}: send Authorization: Bearer KEY", code="invalid_api_key", headers=dict(headers))
+
+
+def key_of(headers: Mapping[str, str]) -> str:
+    """The key a client sends, wanted or not; nothing where it sends none."""
+    kind, _, key = headers.get("authorization", "").partition(" ")
+    return key.strip() if kind.lower() == "bearer" else ""
 
 
 def known_host(host: str, names: frozenset[str]) -> bool:

@@ -19,6 +19,7 @@ from luvc_export.serve.interfaces.completions import (
 )
 from luvc_export.serve.interfaces.protocol import ChatRequest, last_answer, parse
 from luvc_export.serve.interfaces.response_objects import ResponseObjects
+from luvc_export.serve.interfaces.response_store import Shelf
 from luvc_export.serve.interfaces.responses import ResponseRequest, parse_response, renamed
 from luvc_export.serve.request_log import RequestRecord
 from luvc_export.serve.tools.answer_plan import AnswerPlan
@@ -76,11 +77,11 @@ def completions(asker: Asker, strict: bool, record: RequestRecord) -> Interface:
     return Interface(read, lambda asked: asked.chat, lambda asked: plain(asked.chat), prepare)
 
 
-def responses(asker: Asker, strict: bool, record: RequestRecord) -> Interface:
-    """Of ``POST /v1/responses``."""
+def responses(shelf: Shelf, asker: Asker, strict: bool, record: RequestRecord) -> Interface:
+    """Of ``POST /v1/responses``; those on ``shelf`` may be gone on with."""
 
     def read(body: bytes) -> ResponseRequest:
-        asked = parse_response(body, strict)
+        asked = parse_response(body, strict, shelf)
         record.ignored = asked.ignored
         return asked
 
@@ -92,6 +93,11 @@ def responses(asker: Asker, strict: bool, record: RequestRecord) -> Interface:
         chat, record.unheld = asked.chat, list(plan.unheld)
         with renamed(asked.places):
             model, job = asker.job(chat, mailbox.tell, record.begun, plan)
-        return ResponseObjects(chat.model or model.name, job, asked.echoed, chat.luvc.survivors), bool(chat.stream)
+        form = ResponseObjects(chat.model or model.name, job, asked.echoed, chat.luvc.survivors)
+        previous = asked.echoed["previous_response_id"]
+        asked.echoed["store"] = asked.store and shelf.begin(form.id, previous, asked.items)
+        if asked.echoed["store"]:
+            form.on_end = partial(shelf.end, form.id)
+        return form, bool(chat.stream)
 
     return Interface(read, lambda asked: asked.chat, plan_of, prepare)

@@ -40,7 +40,7 @@ def rows(path: str, read: Collection[str], refused: Mapping[str, Refusal]) -> li
         for place in ("messages[]", "messages[].content[]")
         for name, (_, near) in REFUSED_INSIDE.items()
     ]
-    harmless = [_row(path, name, "harmless", why) for name, why in HARMLESS.items()]
+    harmless = [_row(path, name, "harmless", why) for name, why in HARMLESS.items() if name not in read]
     return honoured + refusals + (inside if "messages" in read else []) + harmless
 
 
@@ -131,5 +131,5 @@ def unknown_inside(messages: Any, known: Mapping[str | None, Collection[str]], s
 
 
 def printable(name: str) -> str:
-    """A name as it can stand in a header."""
-    return re.sub(r"[^A-Za-z0-9_.\[\]-]", "?", name[:_MOST_LETTERS])
+    """A name as it can stand in a header, also one of no letters."""
+    return re.sub(r"[^A-Za-z0-9_.\[\]-]", "?", name[:_MOST_LETTERS]) or "?"

@@ -17,9 +17,13 @@ _ROLES = ("user", "assistant", "system", "developer")
 _KINDS = "message, function_call, function_call_output or reasoning"
 
 
+#: Places of what is not of ``input``: before it, or of the responses it goes on with.
+INSTRUCTIONS, EARLIER = -1, -2
+
+
 @dataclass
 class Places:
-    """Where messages come from: the item of ``input``, below 0 for what is not of it, and that of each call."""
+    """Where messages come from, and each call: items of ``input``; ``INSTRUCTIONS`` or ``EARLIER``, below 0."""
 
     messages: list[int] = field(default_factory=list)
     calls: dict[tuple[int, int], int] = field(default_factory=dict)
@@ -34,11 +38,16 @@ class Items:
 
     def __init__(self, before: list[dict[str, Any]]) -> None:
         self.messages = list(before)
-        self.places = Places([-1] * len(before))
+        self.places = Places([INSTRUCTIONS] * len(before))
         self._answer: dict[str, Any] | None = None
 
-    def read(self, items: Any) -> None:
-        """Read ``input``.
+    def go_on(self, items: list[Any]) -> None:
+        """Read items of earlier responses."""
+        for item in items:
+            self._item(item, EARLIER)
+
+    def read(self, items: Any) -> list[Any]:
+        """Read ``input``; its items.
 
         Raises:
             ApiError: It is none.
@@ -51,6 +60,7 @@ class Items:
             raise bad_request("input is empty: send text or a message", param="input", code="invalid_value")
         for number, item in enumerate(items):
             self._item(item, number)
+        return items
 
     def _item(self, item: Any, number: int) -> None:
         where = f"input[{number}]"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,12 +36,14 @@ class ResponseObjects:
         job: What is answered.
         echoed: Fields of the request that the answer repeats.
         survivors: The last object says what became of the pictures' tokens.
+        on_end: Called with the whole before it is sent.
     """
 
     model: str
     job: Job
     echoed: dict[str, Any]
     survivors: bool
+    on_end: Callable[[dict[str, Any]], object] = lambda whole: None
     id: str = field(default_factory=lambda: f"resp_{secrets.token_hex(16)}")
     created: int = field(default_factory=lambda: int(time.time()))
     _sent: int = 0
@@ -146,7 +148,7 @@ class ResponseObjects:
         prompt = ended.text_tokens + ended.visual_units
         usage = {
             "input_tokens": prompt,
-            "input_tokens_details": {"cached_tokens": ended.cached_tokens},
+            "input_tokens_details": {"cached_tokens": ended.cached_tokens, "cache_write_tokens": 0},
             "output_tokens": ended.completion_tokens,
             "output_tokens_details": {"reasoning_tokens": self._choice.thought_tokens},
             "total_tokens": prompt + ended.completion_tokens,
@@ -161,6 +163,7 @@ class ResponseObjects:
             whole["completed_at"] = int(time.time())
         if self.survivors:
             whole["luvc"] = {"survivors": survivors(ended.selection, self.job)}
+        self.on_end(whole)
         return whole
 
     def _object(self, status: str) -> dict[str, Any]:
@@ -176,8 +179,6 @@ class ResponseObjects:
             "incomplete_details": None,
             "model": self.model,
             "output": [],
-            "previous_response_id": None,
-            "store": False,
             "truncation": "disabled",
             "usage": None,
             **self.echoed,

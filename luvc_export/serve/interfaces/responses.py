@@ -1,7 +1,7 @@
 """The body of ``POST /v1/responses``: read into a chat request, which is checked and answered as any other.
 
-Taken is what one turn about text and pictures needs. Nothing is stored: who goes on with a
-conversation sends all of it.
+Taken is what one turn about text and pictures needs. Who goes on with a conversation sends all of it, or the id of its
+last response (``response_store``).
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from luvc_export.serve.http.api_errors import ApiError, bad_request
 from luvc_export.serve.http.json_bodies import decoded, require
 from luvc_export.serve.interfaces.fields import refuse, unknown, unsupported
 from luvc_export.serve.interfaces.protocol import ChatRequest, chat_request
-from luvc_export.serve.interfaces.response_items import Items, Places, choice_of, tools_of
+from luvc_export.serve.interfaces.response_items import INSTRUCTIONS, Items, Places, choice_of, tools_of
+from luvc_export.serve.interfaces.response_store import ResponseStore, Shelf
 
 #: Fields that both interfaces have, and samplers' of ours.
 _SAME = (
@@ -36,8 +37,11 @@ RESPONSES_READ = (
     "tools",
     "tool_choice",
     "reasoning",
+    "previous_response_id",
+    "store",
 )
 _LOGPROBS = "message.output_text.logprobs"
+_CLOSED = Shelf(ResponseStore(0))
 
 
 @dataclass(frozen=True)
@@ -49,25 +53,31 @@ class ResponseRequest:
         echoed: Fields that the answer repeats.
         places: Where messages of ``chat`` come from.
         ignored: Names of fields that nobody has heard of.
+        items: Its ``input``.
+        store: Whether it may be gone on with.
     """
 
     chat: ChatRequest
     echoed: dict[str, Any]
     places: Places
     ignored: list[str]
+    items: list[Any]
+    store: bool
 
 
-def parse_response(body: bytes, strict: bool = False) -> ResponseRequest:
+def parse_response(body: bytes, strict: bool = False, shelf: Shelf = _CLOSED) -> ResponseRequest:
     """Read a body.
+
+    Args:
+        body: JSON.
+        strict: See ``fields.unknown``.
+        shelf: Responses that it may go on with.
 
     Raises:
         ApiError: As ``protocol.parse``.
     """
     data = decoded(body)
     require(data, "input")
-    if data.get("previous_response_id") is not None:
-        message = "this server stores no answers: send the whole conversation as input"
-        raise bad_request(message, param="previous_response_id", code="unsupported_parameter")
     refuse(data, RESPONSES_REFUSED)
     text = _typed(data, "text", dict, {})
     if text.get("verbosity") not in (None, "medium"):
@@ -77,7 +87,9 @@ def parse_response(body: bytes, strict: bool = False) -> ResponseRequest:
     if reasoning.get("summary") not in (None, "auto"):
         raise unsupported("reasoning.summary")
     items = Items([] if instructions is None else [{"role": "system", "content": instructions}])
-    items.read(data["input"])
+    if (previous := _typed(data, "previous_response_id", str, None)) is not None:
+        items.go_on(shelf.conversation(previous))
+    own, store = items.read(data["input"]), _typed(data, "store", bool, True)
     chat = {name: data.get(name) for name in _SAME}
     chat["messages"] = items.whole()
     chat["reasoning_effort"] = reasoning.get("effort")
@@ -92,6 +104,7 @@ def parse_response(body: bytes, strict: bool = False) -> ResponseRequest:
         "instructions": instructions,
         "max_output_tokens": data.get("max_output_tokens"),
         "metadata": _typed(data, "metadata", dict, {}),
+        "previous_response_id": previous,
         "reasoning": {"effort": reasoning.get("effort"), "summary": None},
         "parallel_tool_calls": data.get("parallel_tool_calls") is not False,
         "tool_choice": data.get("tool_choice") or "auto",
@@ -104,7 +117,7 @@ def parse_response(body: bytes, strict: bool = False) -> ResponseRequest:
     if (user := _typed(data, "user", str, None)) is not None:
         echoed["user"] = user
     ignored = unknown(data, {*RESPONSES_READ, *RESPONSES_REFUSED, *HARMLESS}, strict)
-    return ResponseRequest(asked, echoed, items.places, ignored)
+    return ResponseRequest(asked, echoed, items.places, ignored, own, store)
 
 
 class renamed:  # noqa: N801
@@ -126,14 +139,15 @@ class renamed:  # noqa: N801
 
     def _renamed(self, param: str) -> str:
         call = re.match(r"messages\[(\d+)\]\.tool_calls\[(\d+)\](?:\.function)?", param)
-        if call and (number := self._places.calls.get((int(call[1]), int(call[2])))) is not None:
+        number = self._places.calls.get((int(call[1]), int(call[2]))) if call else None
+        if call and number is not None and number >= 0:
             inside = re.sub(r"^\.id$", ".call_id", param[call.end() :])
             return f"input[{number}]{inside}"
         message = re.match(r"messages\[(\d+)\]", param)
         if message and int(message[1]) < len(self._places.messages):
             number = self._places.messages[int(message[1])]
             if number < 0:
-                return "instructions"
+                return "instructions" if number == INSTRUCTIONS else "previous_response_id"
             inside = param[message.end() :].replace(".image_url.url", ".image_url")
             inside = inside.replace(".image_url.detail", ".detail").replace(".tool_call_id", ".call_id")
             return f"input[{number}]{inside}"

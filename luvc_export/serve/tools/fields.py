@@ -10,6 +10,7 @@ from msgspec import Meta, Struct
 
 from luvc_export.serve.http.api_errors import bad_request
 from luvc_export.serve.tools.grammar import Calls
+from luvc_export.serve.tools.letters import DEEPEST
 
 #: Tools of a request, letters of a name, calls in a message.
 MOST_TOOLS, MOST_CALLS = 128, 128
@@ -110,6 +111,7 @@ def calls_of(tools: Sequence[Tool], choice: Choice | None, parallel: bool | None
     """
     by_name: dict[str, Function] = {}
     for index, tool in enumerate(tools):
+        _check_nesting(tool.function.parameters, f"tools[{index}].function.parameters")
         if by_name.setdefault(tool.function.name, tool.function) is not tool.function:
             message = f"two tools are named {tool.function.name}: give each a name of its own"
             raise bad_request(message, param=f"tools[{index}].function.name", code="invalid_value")
@@ -149,12 +151,32 @@ def arguments_of(call: ToolCall, where: str) -> dict[str, Any]:
     Raises:
         ApiError: They are no JSON object.
     """
+    param = f"{where}.function.arguments"
     try:
         arguments = json.loads(call.function.arguments or "{}")
     except (ValueError, RecursionError) as error:
-        param = f"{where}.function.arguments"
         raise bad_request(f"these are no JSON: {error}", param=param, code="invalid_value") from error
     if not isinstance(arguments, dict):
         message = "arguments are a JSON object, as a text"
-        raise bad_request(message, param=f"{where}.function.arguments", code="invalid_value")
+        raise bad_request(message, param=param, code="invalid_value")
+    _check_nesting(arguments, param)
     return arguments
+
+
+def _check_nesting(value: Any, param: str) -> None:
+    """Refuse what templates, and what breaks marks in it, could not walk through.
+
+    Raises:
+        ApiError: It nests deeper than answers are read.
+    """
+    level = [value]
+    for _ in range(DEEPEST):
+        level = [
+            inside
+            for one in level
+            for inside in (one.values() if isinstance(one, dict) else one if isinstance(one, list) else ())
+        ]
+        if not level:
+            return
+    message = f"values stand inside more than {DEEPEST} others; expected: at most so many; fix: refer with $ref"
+    raise bad_request(message, param=param, code="invalid_value")

@@ -21,6 +21,9 @@ class Nobody:
     def prefilled(self, *arguments: Any) -> None:
         pass
 
+    def finished(self, *arguments: Any) -> None:
+        """Nothing."""
+
     def stepped(self, *arguments: Any) -> None:
         pass
 

@@ -9,7 +9,6 @@ import re
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -233,37 +232,6 @@ def test_a_client_that_hangs_up_frees_its_row(served: tuple[Server, Client], dem
             wait(lambda: server.engine.running == 1)
         wait(lambda: server.engine.running == 0)
     assert client.chat(**asked()).text == CASE.answer
-
-
-def test_a_full_queue_is_told_to_come_back(models: Models, demo_session: Session) -> None:
-    forced = {"max_tokens": 60, "logit_bias": {str(end): -100 for end in demo_session.default.ends}}
-    with serving(models, queue=1, rows=1) as (_, client), ThreadPoolExecutor(8) as pool:
-        replies = list(pool.map(lambda _: client.chat(**asked(**forced)), range(8)))
-        busy = [reply for reply in replies if reply.status == 429]
-        assert busy and len(busy) < 8 and {reply.status for reply in replies} == {200, 429}
-        assert busy[0].headers["retry-after"] == "1"
-        assert busy[0].json()["error"]["code"] == "rate_limit_exceeded"
-        assert client.chat(**asked()).text == CASE.answer
-
-
-def test_who_fills_the_queue_keeps_nobody_else_out(models: Models, demo_session: Session) -> None:
-    """Requests of one client that waited, for films say, were all that the queue took."""
-    forced = {"max_tokens": 60, "logit_bias": {str(end): -100 for end in demo_session.default.ends}}
-    with serving(models, queue=4, rows=1) as (_, client), ThreadPoolExecutor(12) as pool:
-        greedy = pool.map(lambda _: client.chat(**asked(**forced)).status, range(10))
-        other, answers = replace(client, source="127.0.0.9"), list[Any]()
-        for _ in range(3):
-            answers.append(other.chat(**asked()))
-        assert {answer.status for answer in answers} == {200}
-        assert {answer.text for answer in answers} == {CASE.answer}
-        assert 429 in set(greedy)
-
-
-def test_a_client_that_asks_once_finds_a_place_whoever_waits(models: Models) -> None:
-    """Of eight ordinary clients beside nine that sent what they could, some were told to come back."""
-    with serving(models, queue=2, rows=1) as (_, client), ThreadPoolExecutor(8) as pool:
-        clients = [replace(client, source=f"127.0.0.{number}") for number in range(2, 10)]
-        assert [reply.text for reply in pool.map(lambda one: one.chat(**asked()), clients)] == [CASE.answer] * 8
 
 
 def test_what_runs_is_finished_when_the_server_ends(models: Models, demo_session: Session) -> None:

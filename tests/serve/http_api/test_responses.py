@@ -48,7 +48,7 @@ def test_a_whole_response(client: Client) -> None:
     usage, chat = body["usage"], client.chat(model="demo", messages=chat_messages()).json()["usage"]
     assert usage["input_tokens"] == chat["prompt_tokens"] and usage["output_tokens"] == chat["completion_tokens"]
     assert usage["total_tokens"] == chat["total_tokens"] and usage["output_tokens_details"]["reasoning_tokens"] == 0
-    assert (body["metadata"], body["store"], body["error"]) == ({"a": "b"}, False, None)
+    assert (body["metadata"], body["store"], body["error"]) == ({"a": "b"}, True, None)
 
 
 def chat_messages() -> list[Any]:
@@ -110,7 +110,8 @@ def test_structured_output_and_logprobs(client: Client) -> None:
 @pytest.mark.parametrize(
     ("change", "param", "code"),
     [
-        ({"previous_response_id": "resp_1"}, "previous_response_id", "unsupported_parameter"),
+        ({"previous_response_id": "resp_1"}, "previous_response_id", "previous_response_not_found"),
+        ({"previous_response_id": 1}, "previous_response_id", "invalid_value"),
         ({"tools": [{"type": "web_search"}]}, "tools[0].type", "unsupported_parameter"),
         ({"background": True}, "background", "unsupported_parameter"),
         ({"reasoning": {"effort": "high"}}, "reasoning.effort", "unsupported_parameter"),
@@ -154,7 +155,7 @@ def test_a_field_that_is_wrong_is_named_as_it_was_sent(client: Client, change: A
 
 @pytest.mark.parametrize(
     ("path", "way"),
-    [("/v1/responses/resp_1", "not stored"),
+    [("/v1/responses/resp_1/cancel", "GET and DELETE"),
      ("/v1/embeddings", "answer in text"), ("/v2", "/v1/models")],
 )  # fmt: skip
 def test_what_is_not_here_says_where_to_go(client: Client, path: str, way: str) -> None:

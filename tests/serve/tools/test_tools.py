@@ -136,6 +136,10 @@ def test_marks_in_what_tools_say_are_text(client: Client) -> None:
     assert reply.status == 200, reply.body
 
 
+#: Walking through it took more calls of Python's than there may be.
+DEEP: dict[str, Any] = {"type": "string"}
+for _ in range(300):
+    DEEP = {"type": "object", "properties": {"a": DEEP}}
 ORPHAN = [{"role": "user", "content": "x"}, {"role": "tool", "tool_call_id": "x", "content": "y"}]
 
 
@@ -152,6 +156,8 @@ ORPHAN = [{"role": "user", "content": "x"}, {"role": "tool", "tool_call_id": "x"
         ({"tools": [], "tool_choice": "required"}, "tool_choice", "tool_choice needs tools"),
         ({"tool_choice": {"type": "function", "function": {"name": "gone"}}}, "tool_choice", "names gone"),
         ({"tool_choice": {"type": "custom", "custom": {"name": "x"}}}, "tool_choice.type", "Invalid enum value"),
+        ({"tools": [TOOLS[0], {"type": "function", "function": {"name": "f", "parameters": DEEP}}]},
+         "tools[1].function.parameters", "inside more than 64 others"),
         ({"functions": [{"name": "f"}]}, "functions", "see tools"),
         ({"messages": ORPHAN}, "messages[1].tool_call_id", "no call before it has this id"),
         ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].tool_call_id", "names its call"),
@@ -189,7 +195,11 @@ def test_schemas_that_explode_are_refused_or_given_up(client: Client, monkeypatc
 
 
 def test_arguments_that_are_sent_back_are_json(client: Client) -> None:
-    call = {"id": "a", "type": "function", "function": {"name": "look", "arguments": '{"side": '}}
-    messages = [{"role": "user", "content": "x"}, {"role": "assistant", "content": None, "tool_calls": [call]}]
-    error = ask(client, messages=messages).json()["error"]
-    assert error["param"] == "messages[1].tool_calls[0].function.arguments" and "these are no JSON" in error["message"]
+    for arguments, words in (
+        ('{"side": ', "these are no JSON"),
+        ('{"a":' * 500 + "1" + "}" * 500, "inside more than 64"),
+    ):
+        call = {"id": "a", "type": "function", "function": {"name": "look", "arguments": arguments}}
+        messages = [{"role": "user", "content": "x"}, {"role": "assistant", "content": None, "tool_calls": [call]}]
+        error = ask(client, messages=messages).json()["error"]
+        assert error["param"] == "messages[1].tool_calls[0].function.arguments" and words in error["message"]
