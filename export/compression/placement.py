@@ -117,13 +117,14 @@ class _Forward:
             )
         config, family, plan = self.config, self.family, self.plan
         image_token, cut = family.image_token_id(config), family.cuts(config)[0]
-        written = [part for part in cut.written if isinstance(part, int)]
-        if cut.row_ends:
+        written = [part for part in cut.spelled(plan.grid[0]) if isinstance(part, int)]
+        if cut.row_ends and isinstance(cut.row_ends[0], str):
             ids = _one_before_its_ends(input_ids[0].tolist(), image_token, plan.grid)
         else:
             ids = _one_placeholder(input_ids[0].tolist(), image_token, plan.units, written)
-        blocks = dict.fromkeys(range(ids.count(image_token)), Mosaic((1, 1))) if cut.row_ends else None
-        embeds, positions = self._seen(pixel_values, image_grid_thw, ids.count(image_token))
+        images = ids.count(image_token)
+        blocks = {number: Mosaic((1, 1), number) for number in range(images)} if cut.row_ends else None
+        embeds, positions = self._seen(pixel_values, image_grid_thw, images)
         past = past_key_values if cache is None else cache
         state = past if isinstance(past, PrunedCache) else None
         starts = (state.position, state.order) if state is not None else (0, 0)

@@ -16,7 +16,6 @@ REFUSED: Mapping[str, str] = {
     "no unit is left to merge or prune in it",
     "granite4_vision": "a Q-Former reads each window of its tower by queries of its own: units that merged or left "
     "have no window",
-    "hunyuan_vl": "its positions have four axes, one of which counts the pictures of the whole conversation",
     "lfm3_vl": "most blocks of its encoder are convolutions over the grid of patches, in which units that merged or "
     "left have no neighbours",
     "minicpm_ocr": _SLICES,

@@ -99,7 +99,11 @@ class LearnedPositionViT(UnitTower):
         ``beside``, what the plan's graph asks beside the image (``graph_io.vision_inputs``), is bool [n, H0, W0], units
         that show padding alone, or with a bucket int32 [n, K], the units to compute.
         """
-        x, aside = self._start(image)
+        return self.from_pixels(self.normalise(image), beside)
+
+    def from_pixels(self, pixels: Tensor, beside: Tensor | None = None) -> Seen:
+        """As ``forward``, from normalised pixels fp32 [n, F, H, W, 3]."""
+        x, aside = self._start(pixels)
         padding = None if self.plan.encoder.takes_units else beside
         units = oim.start(self._as_units(x, aside, *self.plan.grid), self.copies, padding)
         return self.run(units, Stage(x, units, aside, self.turns(units)), beside)
@@ -229,11 +233,11 @@ class LearnedPositionViT(UnitTower):
         """What happens to [n, class tokens + patches, C] before the first block."""
         return x
 
-    def _start(self, image: Tensor) -> tuple[Tensor, int]:
+    def _start(self, pixels: Tensor) -> tuple[Tensor, int]:
         """Embedded tokens [n, class tokens + U * side * side, C] and the number of class tokens."""
         (rows, columns), side, conv = self.plan.grid, self.side, self.patch()
         patch = self.config.patch_size if self.colours_last else conv.weight.shape[-1]
-        pixels = self.normalise(image)[:, 0, : rows * side * patch, : columns * side * patch]
+        pixels = pixels[:, 0, : rows * side * patch, : columns * side * patch]
         pixels = pixels.reshape(-1, rows, side, patch, columns, side, patch, 3)
         pixels = pixels.permute(0, 1, 4, 2, 5, *((3, 6, 7) if self.colours_last else (7, 3, 6)))
         pixels = pixels.reshape(-1, rows * columns * side * side, 3 * patch * patch).to(conv.weight.dtype)

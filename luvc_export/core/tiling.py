@@ -20,8 +20,9 @@ class Tiling:
         whole: Where the whole picture, as small as one tile, stands: nowhere, before the tiles or after them.
         mosaic: The tiles' units are one grid, and as many text tokens as it has rows follow: one ends each row.
         used: For every picture, for the only one of a prompt, or where a prompt has several.
-        row_ends: Of a mosaic whose size decides how many rows there are: what ends each row but the last, and what ends
-            the last, an id or a text that is one token; ``written`` holds the images alone.
+        row_ends: Of a mosaic whose size decides how many rows there are: what ends each row but the last, what ends the
+            last and, if anything, what follows it, each an id or a text that is one token; ``written`` ends with the
+            images.
     """
 
     written: tuple[str | int, ...]
@@ -29,14 +30,14 @@ class Tiling:
     whole: Literal["none", "first", "last"] = "none"
     mosaic: bool = False
     used: Literal["always", "alone", "together"] = "always"
-    row_ends: tuple[str | int, str | int] | None = None
+    row_ends: tuple[str | int, ...] | None = None
 
     def spelled(self, rows: int) -> tuple[str | int, ...]:
         """``written`` with the ends of the rows of units, where an image has ``rows`` of them."""
         if self.row_ends is None:
             return self.written
-        between, last = self.row_ends
-        return (*self.written, *[between] * (self.tiles[0] * rows - 1), last)
+        between, *last = self.row_ends
+        return (*self.written, *[between] * (self.tiles[0] * rows - 1), *last)
 
     @property
     def images(self) -> int:

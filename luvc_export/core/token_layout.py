@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 
 from luvc_export.errors import UsageError
 
-PositionKind = Literal["mrope", "sequential"]
+PositionKind = Literal["mrope", "sequential", "xdrope"]
+#: Position axes of each kind.
+AXES: Mapping[PositionKind, int] = {"mrope": 3, "sequential": 1, "xdrope": 4}
 
 
 @dataclass(frozen=True)
@@ -23,10 +25,12 @@ class Mosaic:
     """Images that are tiles of one picture: their units form one grid, each row of which ends with a text token.
 
     ``tiles`` are rows and columns of images; the text tokens, one for each row of units, follow the last tile's
-    placeholder. Merged units may share a logical place; then they see each other both ways.
+    placeholder. Merged units may share a logical place; then they see each other both ways. ``number`` is the picture's
+    own in its conversation, from 0 on, which positions of the kind ``xdrope`` tell.
     """
 
     tiles: tuple[int, int]
+    number: int = 0
 
     @property
     def images(self) -> int:
@@ -83,7 +87,8 @@ def arrange(
 
     Positions are those of the uncompressed model: ``mrope`` gives a visual token (p, p + row, p + column) and goes on
     at p + max(grid), as transformers' ``get_rope_index``; ``sequential`` gives it p + row * columns + column and goes
-    on at p + rows * columns.
+    on at p + rows * columns. ``xdrope``, of mosaics, has beside what is ``sequential`` the column, the row and the
+    number of the picture, also for the ends of its rows; text has the first on every axis.
 
     Args:
         token_ids: Prompt with placeholders.
@@ -125,7 +130,7 @@ def arrange(
             )
         if isinstance(block, Mosaic):
             ends = token_ids[index + block.images : index + block.images + block.tiles[0] * grid[0]]
-            writer.mosaic(seen, block.tiles, ends)
+            writer.mosaic(seen, block, ends)
             index += len(ends)
         elif isinstance(block, Clip):
             writer.clip(seen, block)
@@ -144,16 +149,18 @@ class _LayoutWriter:
     kind: PositionKind
     position: int
     order: int
-    words: list[tuple[int, int, int]] = field(default_factory=list)
+    words: list[tuple[int, int]] = field(default_factory=list)
+    places: list[tuple[int, ...]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         images, tokens, width = self.visual_positions.shape
-        self.copies, self.axes = width // 2, 3 if self.kind == "mrope" else 1
+        self.copies, self.axes = width // 2, AXES[self.kind]
         self.visual = np.zeros((self.copies, self.axes, images, tokens), np.float32)
         self.visual_order = np.zeros((images, tokens), np.int64)
 
     def text(self, token: int) -> None:
-        self.words.append((token, self.position, self.order))
+        self.words.append((token, self.order))
+        self.places.append((self.position,) * self.axes)
         self.position, self.order = self.position + 1, self.order + 1
 
     def image(self, index: int) -> None:
@@ -183,16 +190,20 @@ class _LayoutWriter:
             self.visual[:, 0, first + moment] += later
         self.position = max(self.position, start + later + 1)
 
-    def mosaic(self, first: int, tiles: tuple[int, int], ends: list[int]) -> None:
-        rows, columns = self.grid
+    def mosaic(self, first: int, block: Mosaic, ends: list[int]) -> None:
+        (rows, columns), tiles = self.grid, block.tiles
         wide = tiles[1] * columns + 1
         for index in range(tiles[0] * tiles[1]):
             row, column = self._positions(first + index)
             row, column = row + index // tiles[1] * rows, column + index % tiles[1] * columns
             self.visual[:, 0, first + index] = row * wide + column + self.position
+            if self.kind == "xdrope":
+                self.visual[:, 1:, first + index] = np.stack([column, row, np.full_like(row, block.number)], 1)
             self.visual_order[first + index] = self.order + np.floor(row[0]) * wide + np.floor(column[0])
         for row_end, token in enumerate(ends, 1):
-            self.words.append((token, self.position + row_end * wide - 1, self.order + row_end * wide - 1))
+            self.words.append((token, self.order + row_end * wide - 1))
+            at = (self.position + row_end * wide - 1, wide - 1, row_end - 1, block.number)
+            self.places.append(at[: self.axes])
         self.position, self.order = self.position + tiles[0] * rows * wide, self.order + tiles[0] * rows * wide
 
     def _positions(self, index: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -203,10 +214,11 @@ class _LayoutWriter:
     def layout(self) -> TokenLayout:
         images, tokens = self.visual_order.shape
         axes = self.copies * self.axes
-        ids, positions, orders = (np.array([word[i] for word in self.words], np.int64) for i in range(3))
+        ids, orders = (np.array([word[i] for word in self.words], np.int64) for i in range(2))
+        places = np.array(self.places, np.float32).reshape(len(ids), self.axes)
         return TokenLayout(
             ids[None],
-            np.broadcast_to(positions.astype(np.float32), (axes, 1, len(ids))).copy(),
+            np.tile(places.T[:, None], (self.copies, 1, 1)),
             self.visual.reshape(axes, 1, images * tokens),
             orders[None],
             self.visual_order.reshape(1, images * tokens),

@@ -182,7 +182,7 @@ def make_request(
         parts.append(tiling.spelled(plan.grid[0]))
         tiles.append(tiling.tiles)
         if tiling.mosaic:
-            blocks[len(prepared) + (tiling.whole == "first")] = token_layout.Mosaic(tiling.tiles)
+            blocks[len(prepared) + (tiling.whole == "first")] = token_layout.Mosaic(tiling.tiles, len(tiles) - 1)
         prepared += tile_picture(item, spec, tiling, manifest.prompt.tiling)
     token_ids = tuple(encoder.encode(asked, parts))
     images = np.zeros((len(prepared), spec.frames, *size, 3), np.uint8)

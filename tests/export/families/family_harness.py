@@ -159,7 +159,8 @@ def encode_images(
 
 def lay_out(case: Case, plan: Plan, ids: list[int], embeds: Tensor, positions: Tensor) -> Run:
     family, config = case.family, case.config
-    blocks = dict.fromkeys(range(len(embeds)), Mosaic((1, 1))) if family.cuts(config)[0].mosaic else None
+    mosaic = family.cuts(config)[0].mosaic
+    blocks = {number: Mosaic((1, 1), number) for number in range(len(embeds))} if mosaic else None
     places = positions.numpy()
     layout = arrange(ids, family.image_token_id(config), places, plan.grid, family.position_kind, blocks=blocks)
     return Run(embeds, seen_both_ways(layout) if family.prefix(config) else layout)
@@ -231,6 +232,17 @@ def reference_embeds(case: Case, inputs: dict[str, Any]) -> Tensor:
     flat += [torch.cat([*plane]) for plane in getattr(out, "deepstack_features", None) or []]
     joined: Tensor = torch.cat([part.reshape(-1, part.shape[-1]) for part in flat], -1)
     return joined
+
+
+def units(case: Case) -> Tensor:
+    """Which of the rows that stand for a picture in Hugging Face's sequence are units, int64 [plan.units].
+
+    The first ones, or those between vectors of the model's own where these end each row.
+    """
+    (rows, columns), cut = case.plan.grid, case.family.cuts(case.config)[0]
+    between = cut.row_ends is not None and isinstance(cut.row_ends[0], int)
+    first = cut.written.index(case.family.image_token_id(case.config)) if between else 0
+    return first + ((columns + between) * torch.arange(rows)[:, None] + torch.arange(columns)).flatten()
 
 
 def reference_greedy(case: Case, inputs: dict[str, Any], count: int = GREEDY) -> list[int]:
