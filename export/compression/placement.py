@@ -13,7 +13,7 @@ from transformers import DynamicCache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from luvc_export.core.plan import Plan
-from luvc_export.core.token_layout import Mosaic, arrange, seen_both_ways
+from luvc_export.core.token_layout import arrange, block_of, seen_both_ways
 from luvc_export.errors import UsageError
 from luvc_export.export import families
 from luvc_export.export.families.base import Normalise
@@ -123,7 +123,7 @@ class _Forward:
         else:
             ids = _one_placeholder(input_ids[0].tolist(), image_token, plan.units, written)
         images = ids.count(image_token)
-        blocks = {number: Mosaic((1, 1), number) for number in range(images)} if cut.row_ends else None
+        blocks = {number: block for number in range(images) if (block := block_of(cut, number))}
         embeds, positions = self._seen(pixel_values, image_grid_thw, images)
         past = past_key_values if cache is None else cache
         state = past if isinstance(past, PrunedCache) else None

@@ -20,7 +20,6 @@ REFUSED: Mapping[str, str] = {
     "left have no neighbours",
     "minicpm_ocr": _SLICES,
     "minicpmv4_6": _SLICES,
-    "minicpmv4_7": _CANVAS,
     "molmo2": "its connector pools patches by attention, in windows that the processor lists: units that merged or "
     "left have no place in them",
     "ovis2": "a visual vocabulary stands between tower and language model, and its own marks are rows of it",

@@ -6,13 +6,14 @@ positions and which logical order they carry. numpy only: the runtime, the torch
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from luvc_export.core.tiling import Tiling
 from luvc_export.errors import UsageError
 
 PositionKind = Literal["mrope", "sequential", "xdrope"]
@@ -46,7 +47,39 @@ class Clip:
     step: float
 
 
-Block = Mosaic | Clip
+@dataclass(frozen=True)
+class Canvas:
+    """An image whose ``marks`` lie on its canvas (M-RoPE): the token before it, and those right behind it.
+
+    The one before takes the corner outside the first unit, the first one behind it the corner outside the last; what
+    follows of ``marks``, such as a line end, stands where the picture begins. So MiniCPM-V 4.7 has them.
+    """
+
+    marks: tuple[int, ...]
+    images = 1
+
+
+Block = Mosaic | Clip | Canvas
+
+
+def block_of(tiling: Tiling, number: int) -> Block | None:
+    """How the images of picture ``number`` of a conversation belong together; None where they do not."""
+    if tiling.canvas:
+        return Canvas(tiling.canvas)
+    return Mosaic(tiling.tiles, number) if tiling.mosaic else None
+
+
+def behind(block: Block | None, token_ids: Sequence[int], place: int, image: int, grid: tuple[int, int]) -> int:
+    """How many tokens behind the placeholder at ``place``, the last of a block, belong to the picture."""
+    if isinstance(block, Mosaic):
+        return block.tiles[0] * grid[0]
+    if not isinstance(block, Canvas):
+        return 0
+    end = place + 1
+    while end < len(token_ids) and token_ids[end] in block.marks:
+        end += 1
+    before_another = place + 1 < end < len(token_ids) and token_ids[end] == image  # the last one is that picture's
+    return end - place - 1 - before_another
 
 
 @dataclass(frozen=True)
@@ -128,15 +161,17 @@ def arrange(
                 expected="their placeholders side by side",
                 fix="do not use this bundle; export it again from the checkpoint",
             )
+        last = index + count
+        ends = token_ids[last : last + behind(block, token_ids, last - 1, image_token_id, grid)]
         if isinstance(block, Mosaic):
-            ends = token_ids[index + block.images : index + block.images + block.tiles[0] * grid[0]]
             writer.mosaic(seen, block, ends)
-            index += len(ends)
+        elif isinstance(block, Canvas):
+            writer.canvas(seen, ends)
         elif isinstance(block, Clip):
             writer.clip(seen, block)
         else:
             writer.image(seen)
-        index, seen = index + count, seen + count
+        index, seen = last + len(ends), seen + count
     return writer.layout()
 
 
@@ -174,6 +209,18 @@ class _LayoutWriter:
             self.position += rows * columns
         self.visual_order[index] = self.order + np.arange(self.visual_order.shape[1])
         self.order += rows * columns
+
+    def canvas(self, index: int, ends: list[int]) -> None:
+        start, (rows, columns) = self.position - len(self.places[-1:]), self.grid
+        self.places[-1:] = [(start, *[max(start - 1, 0)] * 2)] * len(self.places[-1:])
+        self.position = start
+        self.image(index)
+        corners = ((start, start + rows, start + columns), *[(start,) * 3] * len(ends))
+        for token, corner in zip(ends, corners, strict=False):
+            self.words.append((token, self.order))
+            self.places.append(corner)
+            self.order += 1
+        self.position = start + max(self.grid) + 1
 
     def clip(self, first: int, block: Clip) -> None:
         """All moments share rows and columns; text goes on after the largest position of any axis.

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from luvc_export.core.plan import Plan
 from luvc_export.core.planning import solve
-from luvc_export.core.token_layout import Mosaic, TokenLayout, arrange, seen_both_ways
+from luvc_export.core.token_layout import TokenLayout, arrange, block_of, seen_both_ways
 from luvc_export.export import families
 from luvc_export.export.families.base import Family, Normalise, ReferencePrompt
 from luvc_export.export.llm.decoder import Decoder
@@ -159,8 +159,8 @@ def encode_images(
 
 def lay_out(case: Case, plan: Plan, ids: list[int], embeds: Tensor, positions: Tensor) -> Run:
     family, config = case.family, case.config
-    mosaic = family.cuts(config)[0].mosaic
-    blocks = {number: Mosaic((1, 1), number) for number in range(len(embeds))} if mosaic else None
+    cut = family.cuts(config)[0]
+    blocks = {number: block for number in range(len(embeds)) if (block := block_of(cut, number))}
     places = positions.numpy()
     layout = arrange(ids, family.image_token_id(config), places, plan.grid, family.position_kind, blocks=blocks)
     return Run(embeds, seen_both_ways(layout) if family.prefix(config) else layout)

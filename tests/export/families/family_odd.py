@@ -53,8 +53,8 @@ def odd(name: str, kind: str) -> Case:
         text.head_dim = 24
         rope = getattr(text, "rope_parameters", None) or {}
         if "mrope_section" in rope:
-            each = len(rope["mrope_section"])
-            text.rope_parameters = rope | {"mrope_section": [(6 if name == "qwen3_5" else 12) // each] * each}
+            axes, turned = len(rope["mrope_section"]), int(12 * rope.get("partial_rotary_factor", 1))
+            text.rope_parameters = rope | {"mrope_section": [turned // axes] * axes}
         if hasattr(vision, "out_hidden_size"):
             vision.out_hidden_size = 72
         if name == "qwen2_vl":
