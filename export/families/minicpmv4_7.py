@@ -72,6 +72,14 @@ class Vision(LearnedPositionViT):
         """See ``UnitTower``."""
         return super().tap(x, units, stage, self._of_now(pruned))
 
+    def give(
+        self, x: Tensor, saved: list[Tensor], units: oim.Units, stage: Stage, pruned: unit_prune.Kept | None
+    ) -> Tensor:
+        """Where the last block is the one that the join follows, now."""
+        if self.joins == self.blocks:
+            x, self.side = self._joined(x), WINDOW
+        return super().give(x, saved, units, stage, pruned)
+
     def choose(
         self, prune: EncoderPrune, x: Tensor, before: Tensor, units: oim.Units, stage: Stage, padded: bool
     ) -> unit_prune.Kept:

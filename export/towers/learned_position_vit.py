@@ -211,6 +211,10 @@ class LearnedPositionViT(UnitTower):
         """Convolution, or product, that embeds a patch."""
         return self.tower.embeddings.patch_embedding
 
+    def embedded(self, patches: Tensor) -> Tensor:
+        """What happens to embedded patches [n, patches, C] before their positions."""
+        return patches
+
     def positions(self) -> Tensor:
         """Learned positions [class tokens + patches, C], patches row by row."""
         table: Tensor = self.tower.embeddings.position_embedding.weight
@@ -241,7 +245,7 @@ class LearnedPositionViT(UnitTower):
         pixels = pixels.reshape(-1, rows, side, patch, columns, side, patch, 3)
         pixels = pixels.permute(0, 1, 4, 2, 5, *((3, 6, 7) if self.colours_last else (7, 3, 6)))
         pixels = pixels.reshape(-1, rows * columns * side * side, 3 * patch * patch).to(conv.weight.dtype)
-        x = nn.functional.linear(pixels, conv.weight.flatten(1), conv.bias)
+        x = self.embedded(nn.functional.linear(pixels, conv.weight.flatten(1), conv.bias))
         table, token, aside = self.positions(), self.class_token(), self.aside
         x = x + table[aside:].index_select(0, self._unit_order()).to(x.dtype)
         if token is not None:

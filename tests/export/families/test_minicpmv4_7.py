@@ -72,8 +72,9 @@ def test_units_that_leave_and_come_back_around_the_join(block: int) -> None:
         assert harness.difference(tiny.vision(plan)(images)[0], tiny.vision(tiny.plan)(images)[0]) < TOLERANCE
 
 
-def test_the_other_mode_joins_once() -> None:
-    values = case(NAME).config.to_dict() | {"downsample_mode": "4x"}
+@pytest.mark.parametrize("changed", [{"downsample_mode": "4x"}, {"insert_layer_id": 2}])
+def test_one_join_alone_and_both_at_the_end(changed: dict[str, Any]) -> None:
+    values = case(NAME).config.to_dict() | changed
     tiny = harness.build(case(NAME).family, type(case(NAME).config)(**values))
     ids, images = tiny.prompt(1), tiny.images(1)
     run = harness.lay_out(tiny, tiny.plan, ids, *harness.encode_images(tiny, tiny.plan, images)[:2])
