@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +14,7 @@ from luvc_export.core.shapes import EncoderShape
 from luvc_export.core.tiling import Tiling
 from luvc_export.errors import CheckpointError
 from luvc_export.export.families import _tiny
-from luvc_export.export.families.base import Normalise
+from luvc_export.export.families.base import Normalise, ReferencePrompt
 from luvc_export.export.layers import norm
 from luvc_export.export.llm.decoder import Decoder
 from luvc_export.export.towers.learned_position_vit import LearnedPositionViT, Parts
@@ -50,18 +49,19 @@ class Vision(LearnedPositionViT):
 
 
 class MarkedDecoder(Decoder):
-    """Some tokens are looked up among the last rows of the visual vocabulary."""
+    """Tokens beyond the vocabulary are the last rows of the visual one; marks that an answer holds are text."""
 
     words: Any
-    marks: Sequence[int]
+    marks: int
 
     def embed_text(self, input_ids: Tensor) -> Tensor:
         """Text embeddings [B, T, D]."""
-        number = sum((at + 1) * (input_ids == mark).long() for at, mark in enumerate(self.marks))
-        assert isinstance(number, Tensor)
-        row = self.words.weight.shape[0] - len(self.marks) + (number - 1).clamp(min=0)
+        known, first = self.embed_tokens.weight.shape[0], self.words.weight.shape[0] - self.marks
+        row = first + (input_ids - known).clamp(min=0)
         looked_up = self.words.weight.index_select(0, row.flatten()).unflatten(0, input_ids.shape)
-        return torch.where((number > 0)[:, :, None], looked_up, self.embed_tokens(input_ids))
+        return torch.where(
+            (input_ids >= known)[:, :, None], looked_up, self.embed_tokens(input_ids.clamp(max=known - 1))
+        )
 
 
 class Ovis2(SquareFamily):
@@ -107,12 +107,20 @@ class Ovis2(SquareFamily):
         """The language model with the plan's prunes and the marks around a picture."""
         plain = super().decoder(model, plan)
         decoder = MarkedDecoder(self.language_model(model), model.lm_head, plain.head_dim, plain.rope, plan)
-        decoder.words, decoder.marks = model.model.visual_embeddings_table, model.config.visual_indicator_token_ids
+        decoder.words, decoder.marks = model.model.visual_embeddings_table, len(model.config.visual_indicator_token_ids)
         return decoder
 
     def cut(self, config: Any, grid: tuple[int, int]) -> Tiling:
-        """A picture between three marks; those of a grid of tiles stand in none."""
-        return Tiling(("<IMG_START>", *super().cut(config, grid).written, "<IMG_GRID><IMG_END>"))
+        """A picture between three marks: begin, behind it that of a whole picture, end; two more are of tiles."""
+        begin = config.text_config.vocab_size
+        return Tiling((begin, *super().cut(config, grid).written, begin + 1, begin + 4))
+
+    def reference_inputs(self, config: Any, prompt: ReferencePrompt) -> dict[str, Any]:
+        """Marks are tokens of the vocabulary in transformers, which looks them up elsewhere beside pictures."""
+        inputs, marks = super().reference_inputs(config, prompt), torch.tensor(config.visual_indicator_token_ids)
+        beyond = inputs["input_ids"] - config.text_config.vocab_size
+        inputs["input_ids"] = torch.where(beyond < 0, inputs["input_ids"], marks[beyond.clamp(min=0)])
+        return inputs
 
     def template_marker(self, config: Any) -> str | None:
         """Templates write another token than the one that is repeated."""

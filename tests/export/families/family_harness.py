@@ -180,7 +180,14 @@ def logits(case: Case, decoder: Decoder, run: Run) -> Tensor:
     """Logits [T, vocab] of the text tokens the vocabulary knows."""
     with torch.no_grad():
         out: Tensor = decoder(*run.inputs(), empty_past(case))[0][0]
-    return out[torch.from_numpy(run.layout.input_ids[0]) < case.family.decoder_shape(case.config).vocab]
+    return out[spoken(case, run)]
+
+
+def spoken(case: Case, run: Run) -> Tensor:
+    """Which text tokens are no picture's in Hugging Face's sequence either, bool [T]."""
+    ids, image = run.layout.input_ids[0].tolist(), case.family.image_token_id(case.config)
+    theirs = case.family.reference_inputs(case.config, ReferencePrompt(torch.zeros(0, 1, *case.size, 3), ids))
+    return theirs["input_ids"][0] != image
 
 
 def next_inputs(run: Run, decoder: Decoder, token: int, seen: int) -> list[Tensor]:

@@ -59,6 +59,8 @@ def odd(name: str, kind: str) -> Case:
             vision.out_hidden_size = 72
         if name == "qwen2_vl":
             vision.hidden_size = 72
+        if name == "ovis2":
+            config.hidden_size, config.vocab_size = 72, 307
         if name == "paligemma":
             config.projection_dim = vision.projection_dim = 72
         heads = "num_heads" if hasattr(vision, "num_heads") else "num_attention_heads"
