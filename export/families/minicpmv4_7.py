@@ -99,8 +99,8 @@ class Vision(LearnedPositionViT):
         join, channels = self.tower.vit_merger, x.shape[2]
         rows = x.reshape(-1, WINDOW, WINDOW, WINDOW, WINDOW, channels).transpose(2, 3).reshape(-1, WINDOW**2, channels)
         normed, a = norm(join.layer_norm1, rows), join.self_attn
-        heads = (split_heads(part(normed), self.head_dim) for part in (a.q_proj, a.k_proj, a.v_proj))
-        rows = rows + a.out_proj(attention(*heads, None, self.scale))
+        query, key, value = (split_heads(part(normed), self.head_dim) for part in (a.q_proj, a.k_proj, a.v_proj))
+        rows = rows + a.out_proj(attention(query, key, value, None, self.scale))
         wide = join.linear_2(join.act(join.linear_1(norm(join.pre_norm, rows.flatten(1)))))
         return (wide + rows.mean(1)).reshape(x.shape[0], -1, channels)
 
