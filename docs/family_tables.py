@@ -39,6 +39,8 @@ MEASURED, PLANS, SHOWN = (
     DOCS / "results" / f"{name}.json" for name in ("families", "feature-matrix", "picture-matrix")
 )
 
+#: Places of visual tokens by ``position_kind``.
+PLACES = {"mrope": "(t, h, w)", "sequential": "one after another", "xdrope": "(place, column, row, picture)"}
 
 #: Columns of the table of families.
 HEAD = (
@@ -155,7 +157,7 @@ def row(family: Family) -> list[str]:
         traits.append("learned positions, interpolated")
     if decoder.planes:
         traits.append("DeepStack planes")
-    place = ["(t, h, w)" if family.position_kind == "mrope" else "one after another"]
+    place = [PLACES[family.position_kind]]
     if family.prefix(config):
         place.append("the whole prompt seen both ways")
     elif decoder.shared_order:

@@ -26,7 +26,7 @@ from luvc_export.calibration.runners.canvas import Tokens, canvas_for, prepare
 from luvc_export.calibration.runners.compressed import TorchCalls
 from luvc_export.core import graph_io
 from luvc_export.core.plan import EncoderPlan, Plan, Sharing
-from luvc_export.core.token_layout import Block, Mosaic, TokenLayout
+from luvc_export.core.token_layout import Block, TokenLayout, behind
 from luvc_export.export.checkpoint import Checkpoint
 from luvc_export.runtime import batching
 from luvc_export.runtime.graphs import decoder_feeds, no_images
@@ -241,5 +241,6 @@ def _shared(prompt: list[int], image_token: int, blocks: Mapping[int, Block], gr
     """Length of the prompt up to its last placeholder and the ends of rows that belong to it; 1 without images."""
     if image_token not in prompt:
         return 1
-    ends = [block.tiles[0] * grid[0] for block in blocks.values() if isinstance(block, Mosaic)]
-    return len(prompt) - prompt[::-1].index(image_token) + max(ends, default=0)
+    last = len(prompt) - 1 - prompt[::-1].index(image_token)
+    ends = [behind(block, prompt, last, image_token, grid) for block in blocks.values()]
+    return last + 1 + max(ends, default=0)

@@ -13,10 +13,10 @@ from transformers import DynamicCache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from luvc_export.core.plan import Plan
-from luvc_export.core.token_layout import Mosaic, arrange, seen_both_ways
+from luvc_export.core.token_layout import arrange, block_of, seen_both_ways
 from luvc_export.errors import UsageError
 from luvc_export.export import families
-from luvc_export.export.families.base import Normalise
+from luvc_export.export.families.base import Normalise, ReferencePrompt
 from luvc_export.export.llm.span import empty_caches
 
 #: What transformers calls a model's caches in its output, and what ``generate`` hands on: ``cache`` since 5.24, whose
@@ -117,13 +117,18 @@ class _Forward:
             )
         config, family, plan = self.config, self.family, self.plan
         image_token, cut = family.image_token_id(config), family.cuts(config)[0]
-        written = [part for part in cut.written if isinstance(part, int)]
-        if cut.row_ends:
+        written = [part for part in cut.spelled(plan.grid[0]) if isinstance(part, int)]
+        if cut.row_ends and isinstance(cut.row_ends[0], str):
             ids = _one_before_its_ends(input_ids[0].tolist(), image_token, plan.grid)
         else:
-            ids = _one_placeholder(input_ids[0].tolist(), image_token, plan.units, written)
-        blocks = dict.fromkeys(range(ids.count(image_token)), Mosaic((1, 1))) if cut.row_ends else None
-        embeds, positions = self._seen(pixel_values, image_grid_thw, ids.count(image_token))
+            side = family.unit_pixels(config)
+            size = family.image_size(config) or (plan.grid[0] * side, plan.grid[1] * side)
+            asked = ReferencePrompt(torch.zeros(1, 1, *size, 3), written)
+            theirs = family.reference_inputs(config, asked)["input_ids"][0].tolist()
+            ids = _one_placeholder(input_ids[0].tolist(), image_token, theirs, written)
+        images = ids.count(image_token)
+        blocks = {number: block for number in range(images) if (block := block_of(cut, number))}
+        embeds, positions = self._seen(pixel_values, image_grid_thw, images)
         past = past_key_values if cache is None else cache
         state = past if isinstance(past, PrunedCache) else None
         starts = (state.position, state.order) if state is not None else (0, 0)
@@ -157,20 +162,19 @@ class _Forward:
         return embeds, positions
 
 
-def _one_placeholder(ids: list[int], image_token: int, units: int, written: list[int]) -> list[int]:
-    """Replace each run of image tokens, as processors write them, by ``written``: one and what ends the image."""
+def _one_placeholder(ids: list[int], image_token: int, theirs: list[int], written: list[int]) -> list[int]:
+    """Replace what processors write for an image, ``theirs``, by ``written``: one token and what is around it."""
     short: list[int] = []
-    length = units + len(written) - 1
     index = 0
     while index < len(ids):
-        if ids[index] != image_token:
+        if ids[index : index + len(theirs)] == theirs:
+            short += written
+            index += len(theirs)
+        elif ids[index] == image_token:
+            raise _another_size(f"{theirs.count(image_token)} image tokens in a row")
+        else:
             short.append(ids[index])
             index += 1
-            continue
-        if ids[index : index + length] != [image_token] * length:
-            raise _another_size(f"{length} image tokens in a row")
-        short += written
-        index += length
     return short
 
 

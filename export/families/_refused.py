@@ -4,25 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-_CANVAS = (
-    "its positions lie on a canvas that the marks around a picture and its slices share, and half-way its encoder "
-    "joins patches in windows, before which units merge otherwise than behind"
-)
-_SLICES = "half-way its encoder joins patches in windows, before which units merge otherwise than behind"
 #: By ``model_type``.
 REFUSED: Mapping[str, str] = {
-    "cosmos3_edge": "its tower packs pictures of unlike sizes in one row, which nothing here holds to transformers yet",
     "deepseek_ocr2": "64 routed experts a layer, and an encoder that itself compresses a picture to fixed queries: "
     "no unit is left to merge or prune in it",
-    "granite4_vision": "a Q-Former reads each window of its tower by queries of its own: units that merged or left "
-    "have no window",
-    "hunyuan_vl": "its positions have four axes, one of which counts the pictures of the whole conversation",
-    "lfm3_vl": "most blocks of its encoder are convolutions over the grid of patches, in which units that merged or "
-    "left have no neighbours",
-    "minicpm_ocr": _SLICES,
-    "minicpmv4_6": _SLICES,
-    "minicpmv4_7": _CANVAS,
+    "granite4_vision": "a window of its Q-Former gives several tokens, where a unit here is one, and what it gives "
+    "enters layers all over the language model, where planes enter the first ones",
+    "lfm3_vl": "its text model has windows of attention beside layers that keep inputs of a convolution, which no "
+    "decoder here has together, and most blocks of its encoder are convolutions over the grid of patches",
+    "minicpm_ocr": "pages are read as a whole beside slices of other shapes, and the images of a bundle have one",
+    "minicpmv4_6": "it is minicpmv4_7 without a canvas, and nothing holds it to transformers yet",
     "molmo2": "its connector pools patches by attention, in windows that the processor lists: units that merged or "
     "left have no place in them",
-    "ovis2": "a visual vocabulary stands between tower and language model, and its own marks are rows of it",
 }

@@ -17,6 +17,7 @@ from transformers import AutoImageProcessor
 from luvc_export.core.plan import Plan
 from luvc_export.core.shapes import DEFAULT_IMAGE_SIZE, PLACE, ROWS, DecoderShape, EncoderShape, State
 from luvc_export.core.tiling import ClipImages, Prefix, Tiling, TilingRule, Video
+from luvc_export.core.token_layout import PositionKind
 from luvc_export.errors import CheckpointError, UsageError
 from luvc_export.export.llm.decoder import Decoder
 from luvc_export.export.llm.rope import Rope
@@ -82,7 +83,7 @@ class Family(ABC):
 
     model_type: str
     architecture: type[nn.Module]
-    position_kind: Literal["mrope", "sequential"] = "sequential"
+    position_kind: PositionKind = "sequential"
     pixels: Pixels = Pixels()
     tiling: TilingRule = "best_resolution"
     text_models: tuple[str, ...] = TEXT_MODELS
@@ -330,8 +331,10 @@ def places(text: Any, layers: int) -> tuple[State, ...]:
     return tuple(State(number, PLACE, (ROWS,), "int64", size) for number in slide if size)
 
 
-def rotary_embedding(inner: Any, text: Any, partial: bool = False) -> Any:
+def rotary_embedding(inner: Any, text: Any, partial: bool = False, fixed: Sequence[str] = FIXED_ROPES) -> Any:
     """The text model's rotary module made again with real frequencies (the model's own may be on the meta device).
+
+    ``fixed`` are RoPE types whose frequencies are those of its config at every length.
 
     Raises:
         CheckpointError: Frequencies that change with the length of the prompt cannot be fixed at export; nor are heads
@@ -340,12 +343,12 @@ def rotary_embedding(inner: Any, text: Any, partial: bool = False) -> Any:
     kinds = getattr(text, "layer_types", None) or ()
     each = [text.rope_parameters[kind] for kind in sorted(set(kinds)) if kind in text.rope_parameters]
     for stated in each or [text.rope_parameters]:
-        if stated.get("rope_type", "default") not in FIXED_ROPES:
+        if stated.get("rope_type", "default") not in fixed:
             raise CheckpointError(
                 "this RoPE type is not known to be the same at every length of the prompt",
                 where="text_config.rope_parameters.rope_type",
                 got=repr(stated["rope_type"]),
-                expected=", ".join(FIXED_ROPES),
+                expected=", ".join(fixed),
             )
         turned = stated.get("rope_type", "default") == "proportional" or stated.get("partial_rotary_factor", 1) == 1
         if (

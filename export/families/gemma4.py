@@ -93,10 +93,10 @@ class PooledRotaryViT(LearnedPositionViT):
         angles = self.rope(patch.permute(2, 0, 1))
         return tuple(part.reshape(part.shape[0], -1, self.side**2 * self.head_dim // 2) for part in angles)
 
-    def _start(self, image: Tensor) -> tuple[Tensor, int]:
+    def _start(self, pixels: Tensor) -> tuple[Tensor, int]:
         (rows, columns), side, embedder = self.plan.grid, self.side, self.tower.patch_embedder
         patch, weight = self.config.patch_size, embedder.input_proj.weight
-        pixels = self.normalise(image)[:, 0].reshape(-1, rows, side, patch, columns, side, patch, 3)
+        pixels = pixels[:, 0].reshape(-1, rows, side, patch, columns, side, patch, 3)
         pixels = pixels.permute(0, 1, 4, 2, 5, 3, 6, 7).reshape(-1, rows * columns * side * side, 3 * patch * patch)
         x = embedder.input_proj((2 * (pixels - 0.5)).to(weight.dtype))
         raster, table = self._unit_order(), embedder.position_embedding_table
@@ -172,11 +172,11 @@ class Gemma4Decoder(Decoder):
         return Kind(self.both_ways and slides, self.window if slides else None)
 
     def keys_values(self, layer: Any, normed: Tensor) -> tuple[Tensor, Tensor]:
-        """Values are normed too; where there is no projection of theirs, they are the keys before both norms."""
+        """Values are normed; where there is no projection of theirs, they are the keys before both norms."""
         attn, size = layer.self_attn, self.head_size(layer)
         key = split_heads(attn.k_proj(normed), size)
         value = key if attn.v_proj is None else split_heads(attn.v_proj(normed), size)
-        return norm(attn.k_norm, key), norm(attn.v_norm, value)
+        return key, norm(attn.v_norm, value)
 
     def after_attention(self, layer: Any, attended: Tensor) -> Tensor:
         """Normed once more."""

@@ -43,10 +43,9 @@ class Vision(LearnedPositionViT):
     down: Tensor
     across: Tensor
 
-    def __init__(self, model: Any, plan: Plan, normalise: Normalise) -> None:
-        layers, side = model.config.vision_config.num_hidden_layers, model.config.downsample_factor
-        super().__init__(model.vision_tower, plan, normalise, plan.grid, side, (layers,))
-        self.projector: Any = model.multi_modal_projector
+    def __init__(self, tower: Any, projector: Any, side: int, plan: Plan, normalise: Normalise) -> None:
+        super().__init__(tower, plan, normalise, plan.grid, side, (tower.config.num_hidden_layers,))
+        self.projector: Any = projector
         size = self.tower.embeddings.position_embedding_size
         for name, count in zip(("down", "across"), plan.grid, strict=True):
             self.register_buffer(name, antialiased_shares(count * side, size), persistent=False)
@@ -132,7 +131,8 @@ class Lfm2Vl(Family):
 
     def vision(self, model: Any, plan: Plan, normalise: Normalise) -> nn.Module:
         """The tower with the plan's merges."""
-        return Vision(model.model, plan, normalise)
+        inner = model.model
+        return Vision(inner.vision_tower, inner.multi_modal_projector, self.side(model.config), plan, normalise)
 
     def decoder(self, model: Any, plan: Plan) -> Decoder:
         """The language model with the plan's prunes."""

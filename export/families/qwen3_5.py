@@ -96,7 +96,7 @@ class Qwen35(Qwen3VL):
     model_type = "qwen3_5"
     architecture = Qwen3_5ForConditionalGeneration
     also = ()
-    limits = (
+    limits: tuple[str, ...] = (
         "mixtures of experts, which are qwen3_5_moe",
         f"contexts above {delta_rule.MOST_ROWS:,} tokens",
         "compression inside transformers",

@@ -105,8 +105,8 @@ class FamilyAttention(Protocol):
     def head_size(self, layer: Any) -> int:
         """Size of one attention head."""
 
-    def turn(self, layer: Any, heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """Queries or keys [B, heads, S, Dh] by their rotary caches [B, S, ...]."""
+    def placed(self, layer: Any, heads: Tensor, norm: Any, cos: Tensor, sin: Tensor) -> Tensor:
+        """Queries or keys [B, heads, S, Dh] by their norm, if any, and their rotary caches [B, S, ...]."""
 
     def parts(self, layer: Any) -> Parts:
         """The modules of a layer."""
@@ -175,11 +175,8 @@ def last_row(
     row = _rows(normed, flat)
     size = decoder.head_size(layer)
     query = decoder.queries(layer, row)
-    key = split_heads(attn.k_proj(normed), size)
-    if parts.query_norm is not None:
-        query, key = decoder.norm_of(parts.query_norm, query), decoder.norm_of(parts.key_norm, key)
-    query = decoder.turn(layer, query, _rows(cos, flat), _rows(sin, flat))
-    key = decoder.turn(layer, key, cos, sin)
+    query = decoder.placed(layer, query, parts.query_norm, _rows(cos, flat), _rows(sin, flat))
+    key = decoder.placed(layer, split_heads(attn.k_proj(normed), size), parts.key_norm, cos, sin)
     if factor is not None:
         query = query * _rows(factor, flat)[:, None].to(query.dtype)
     shared = query.shape[1] // key.shape[1]

@@ -241,7 +241,7 @@ class Decoder(nn.Module):
             held = {**held, PLACE: torch.cat([held[PLACE], placed.order], 1)}
         mask = sight.mask(self.kind(layer), rows, held.get(PLACE))
         key, value = self.keys_values(layer, normed)
-        key = self.turn(layer, key, placed.cos, placed.sin)
+        key = self.placed(layer, key, self.parts(layer).key_norm, placed.cos, placed.sin)
         key, value = torch.cat([held["key"], key], 2), torch.cat([held["value"], value], 2)
         query = self._turned(layer, normed[:, text_only:], placed.cos[:, text_only:], placed.sin[:, text_only:])
         attended = attention(query, key, value, mask[:, :, text_only:], self.scale, self.scores_cap)
@@ -255,10 +255,8 @@ class Decoder(nn.Module):
         return self._turned(layer, self.norm_of(self.parts(layer).before, x), cos, sin)
 
     def _turned(self, layer: Any, normed: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        query = self.queries(layer, normed)
-        if (query_norm := self.parts(layer).query_norm) is not None:
-            query = self.norm_of(query_norm, query)
-        query, factor = self.turn(layer, query, cos, sin), self.query_factor(cos)
+        query, factor = self.queries(layer, normed), self.query_factor(cos)
+        query = self.placed(layer, query, self.parts(layer).query_norm, cos, sin)
         return query if factor is None else query * factor[:, None].to(query.dtype)
 
     def _attended(self, layer: Any, x: Tensor, attended: Tensor, own: Tensor | None) -> Tensor:
@@ -297,6 +295,10 @@ class Decoder(nn.Module):
         """What of a rotary cache this layer uses, [B, S, Dh / 2]."""
         return cache
 
+    def placed(self, layer: Any, heads: Tensor, norm: Any, cos: Tensor, sin: Tensor) -> Tensor:
+        """Queries or keys [B, heads, S, Dh] of rows: by their norm, if they have one, then turned."""
+        return self.turn(layer, heads if norm is None else self.norm_of(norm, heads), cos, sin)
+
     def turn(self, layer: Any, heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """Queries or keys [B, heads, S, Dh] of rows by their rotary caches."""
         return rotate(heads, self.angles(layer, cos), self.angles(layer, sin))
@@ -319,11 +321,9 @@ class Decoder(nn.Module):
         return x
 
     def keys_values(self, layer: Any, normed: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys, not turned yet, and values [B, kv heads, S, Dh] of rows after the input norm."""
+        """Keys, not normed and not turned yet, and values [B, kv heads, S, Dh] of rows after the input norm."""
         attn, size = layer.self_attn, self.head_size(layer)
-        key, value = (split_heads(projection(normed), size) for projection in (attn.k_proj, attn.v_proj))
-        key_norm = self.parts(layer).key_norm
-        return key if key_norm is None else self.norm_of(key_norm, key), value
+        return split_heads(attn.k_proj(normed), size), split_heads(attn.v_proj(normed), size)
 
     def queries(self, layer: Any, normed: Tensor) -> Tensor:
         """Queries, not normed and not turned yet [B, heads, S, Dh], of rows after the input norm."""

@@ -165,6 +165,8 @@ def _small(config: Any) -> Any:
         for name in ("layer_types", "mlp_layer_types"):
             if getattr(half, name, None):
                 setattr(half, name, getattr(half, name)[:2])
+        if getattr(half, "head_dim", 0) is None:  # which its checkpoints say
+            half.head_dim = half.hidden_size // half.num_attention_heads
     return config
 
 

@@ -99,7 +99,11 @@ class LearnedPositionViT(UnitTower):
         ``beside``, what the plan's graph asks beside the image (``graph_io.vision_inputs``), is bool [n, H0, W0], units
         that show padding alone, or with a bucket int32 [n, K], the units to compute.
         """
-        x, aside = self._start(image)
+        return self.from_pixels(self.normalise(image), beside)
+
+    def from_pixels(self, pixels: Tensor, beside: Tensor | None = None) -> Seen:
+        """As ``forward``, from normalised pixels fp32 [n, F, H, W, 3]."""
+        x, aside = self._start(pixels)
         padding = None if self.plan.encoder.takes_units else beside
         units = oim.start(self._as_units(x, aside, *self.plan.grid), self.copies, padding)
         return self.run(units, Stage(x, units, aside, self.turns(units)), beside)
@@ -207,6 +211,10 @@ class LearnedPositionViT(UnitTower):
         """Convolution, or product, that embeds a patch."""
         return self.tower.embeddings.patch_embedding
 
+    def embedded(self, patches: Tensor) -> Tensor:
+        """What happens to embedded patches [n, patches, C] before their positions."""
+        return patches
+
     def positions(self) -> Tensor:
         """Learned positions [class tokens + patches, C], patches row by row."""
         table: Tensor = self.tower.embeddings.position_embedding.weight
@@ -229,15 +237,15 @@ class LearnedPositionViT(UnitTower):
         """What happens to [n, class tokens + patches, C] before the first block."""
         return x
 
-    def _start(self, image: Tensor) -> tuple[Tensor, int]:
+    def _start(self, pixels: Tensor) -> tuple[Tensor, int]:
         """Embedded tokens [n, class tokens + U * side * side, C] and the number of class tokens."""
         (rows, columns), side, conv = self.plan.grid, self.side, self.patch()
         patch = self.config.patch_size if self.colours_last else conv.weight.shape[-1]
-        pixels = self.normalise(image)[:, 0, : rows * side * patch, : columns * side * patch]
+        pixels = pixels[:, 0, : rows * side * patch, : columns * side * patch]
         pixels = pixels.reshape(-1, rows, side, patch, columns, side, patch, 3)
         pixels = pixels.permute(0, 1, 4, 2, 5, *((3, 6, 7) if self.colours_last else (7, 3, 6)))
         pixels = pixels.reshape(-1, rows * columns * side * side, 3 * patch * patch).to(conv.weight.dtype)
-        x = nn.functional.linear(pixels, conv.weight.flatten(1), conv.bias)
+        x = self.embedded(nn.functional.linear(pixels, conv.weight.flatten(1), conv.bias))
         table, token, aside = self.positions(), self.class_token(), self.aside
         x = x + table[aside:].index_select(0, self._unit_order()).to(x.dtype)
         if token is not None:

@@ -83,7 +83,8 @@ class Prompt:
         eos_token_ids: Tokens that end an answer.
         text_capacity: Text tokens (prompt and answer) the bundle is sized for.
         position_kind: ``mrope`` gives a visual token (t, t + row, t + column) and goes on after the larger side of
-            the grid; ``sequential`` gives it t + row * columns + column and goes on after rows * columns.
+            the grid; ``sequential`` gives it t + row * columns + column and goes on after rows * columns; ``xdrope``
+            also its column, its row and the number of its picture in the conversation.
         position_copies: Original positions each merged token carries (1 unless the plan says ``multi``).
         marker: What the chat template writes for a picture; None for the image token itself.
         cuts: Ways to make images of a picture; none means that the image token alone stands for it.
@@ -95,7 +96,7 @@ class Prompt:
     image_token_id: int
     eos_token_ids: tuple[int, ...]
     text_capacity: int
-    position_kind: Literal["mrope", "sequential"] = "mrope"
+    position_kind: Literal["mrope", "sequential", "xdrope"] = "mrope"
     position_copies: int = 1
     marker: str | None = None
     cuts: tuple[Tiling, ...] = ()

@@ -14,14 +14,17 @@ class Tiling:
     """One way to make images of a picture, and what the prompt holds for them.
 
     Args:
-        written: What stands for the picture in the prompt: text, and ids. The image token's id stands once per image;
-            an id beyond the tokenizer is a vector of the model's own, such as LLaVA-OneVision's newline.
+        written: What stands for the picture in the prompt: text, in which ``{number}`` is the picture's own in its
+            prompt from 0 on, and ids. The image token's id stands once per image; an id beyond the tokenizer is a
+            vector of the model's own, such as LLaVA-OneVision's newline.
         tiles: Rows and columns of tiles, each an image of ``ImageInput.size``.
         whole: Where the whole picture, as small as one tile, stands: nowhere, before the tiles or after them.
         mosaic: The tiles' units are one grid, and as many text tokens as it has rows follow: one ends each row.
         used: For every picture, for the only one of a prompt, or where a prompt has several.
-        row_ends: Of a mosaic whose size decides how many rows there are: what ends each row but the last, and what ends
-            the last, an id or a text that is one token; ``written`` holds the images alone.
+        row_ends: Of a mosaic whose size decides how many rows there are: what ends each row but the last, what ends the
+            last and, if anything, what follows it, each an id or a text that is one token; ``written`` ends with the
+            images.
+        canvas: Ids of marks that share positions with the picture they stand beside (``token_layout.Canvas``).
     """
 
     written: tuple[str | int, ...]
@@ -29,14 +32,16 @@ class Tiling:
     whole: Literal["none", "first", "last"] = "none"
     mosaic: bool = False
     used: Literal["always", "alone", "together"] = "always"
-    row_ends: tuple[str | int, str | int] | None = None
+    row_ends: tuple[str | int, ...] | None = None
+    canvas: tuple[int, ...] = ()
 
-    def spelled(self, rows: int) -> tuple[str | int, ...]:
-        """``written`` with the ends of the rows of units, where an image has ``rows`` of them."""
+    def spelled(self, rows: int, number: int = 0) -> tuple[str | int, ...]:
+        """``written`` of picture ``number`` with the ends of the rows of units, where an image has ``rows`` of them."""
+        written = (part.replace("{number}", str(number)) if isinstance(part, str) else part for part in self.written)
         if self.row_ends is None:
-            return self.written
-        between, last = self.row_ends
-        return (*self.written, *[between] * (self.tiles[0] * rows - 1), last)
+            return tuple(written)
+        between, *last = self.row_ends
+        return (*written, *[between] * (self.tiles[0] * rows - 1), *last)
 
     @property
     def images(self) -> int:

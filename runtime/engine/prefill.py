@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from time import perf_counter
 
-from luvc_export.core.token_layout import Mosaic
+from luvc_export.core.token_layout import behind
 from luvc_export.runtime.engine.answers import Answers
 from luvc_export.runtime.engine.feature_cache import FeatureCache, Keys, Prefix, Source
 from luvc_export.runtime.engine.host_slots import open_slots
@@ -24,15 +24,15 @@ from luvc_export.runtime.state import State, VisualFeatures, join_features
 def prefix_length(request: Request, image_token: int, grid: tuple[int, int]) -> int | None:
     """Tokens up to the last picture and the one after it (a call needs text); None where nothing is left to ask.
 
-    Row ends of a mosaic belong to its picture.
+    Row ends of a mosaic belong to its picture, and so do marks on a canvas.
     """
     images = [place for place, token in enumerate(request.token_ids) if token == image_token]
     if not images:
         return None
     last = images[-1]
     for first, block in request.blocks.items():
-        if isinstance(block, Mosaic) and first + block.images == len(images):
-            last += block.tiles[0] * grid[0]
+        if first + block.images == len(images):
+            last += behind(block, request.token_ids, last, image_token, grid)
     return last + 2 if last + 2 < len(request.token_ids) else None
 
 

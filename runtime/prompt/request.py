@@ -179,10 +179,10 @@ def make_request(
             )
         cuts = encoder.cuts if plan.sharing.tiles is None else _shared_cut(encoder.cuts, plan, len(asked.pictures))
         tiling: Tiling = choose_tiling(cuts, picture_size(item), size, len(asked.pictures), manifest.prompt.tiling)
-        parts.append(tiling.spelled(plan.grid[0]))
+        parts.append(tiling.spelled(plan.grid[0], len(tiles)))
+        if block := token_layout.block_of(tiling, len(tiles)):
+            blocks[len(prepared) + (tiling.whole == "first")] = block
         tiles.append(tiling.tiles)
-        if tiling.mosaic:
-            blocks[len(prepared) + (tiling.whole == "first")] = token_layout.Mosaic(tiling.tiles)
         prepared += tile_picture(item, spec, tiling, manifest.prompt.tiling)
     token_ids = tuple(encoder.encode(asked, parts))
     images = np.zeros((len(prepared), spec.frames, *size, 3), np.uint8)

@@ -176,9 +176,11 @@ def _turn(draw: random.Random, text: Any, changed: dict[str, Any]) -> None:
         base = {"rope_theta": one.get("rope_theta", 10000.0)}
         if "mrope_section" in one:
             half = (getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads) // 2
-            third = half // 3
-            fitting = [half - 2 * third, third, third]
-            base["mrope_section"] = draw.choice([one["mrope_section"], fitting, fitting, [1, 1, 1]])
+            others = len(one["mrope_section"]) - 1
+            part = half // (others + 1)
+            fitting = [half - others * part, *[part] * others]
+            base["mrope_section"] = draw.choice([one["mrope_section"], fitting, fitting, [1] * (others + 1)])
+            base |= {"alpha": one["alpha"]} if "alpha" in one else {}
         if "mrope_interleaved" in one:
             base["mrope_interleaved"] = one["mrope_interleaved"]
         turned[kind] = {**draw.choice(_ROPES), **base}

@@ -80,7 +80,7 @@ def ask(tiny: Case, processor: Any, messages: list[Any], pictures: list[Any]) ->
 def expanded(tiny: Case, token_ids: Sequence[int]) -> list[int]:
     """Our ids as transformers writes them: every placeholder as often as there are units, a newline as a picture's."""
     image, newline = tiny.family.image_token_id(tiny.config), tiny.family.decoder_shape(tiny.config).vocab
-    if tiny.family.cuts(tiny.config)[0].row_ends:
+    if tiny.family.cuts(tiny.config)[0].row_ends or max(token_ids) > newline:  # vectors of its own beside newlines
         images = torch.zeros(token_ids.count(image), 1, *tiny.size, 3)
         prompt = ReferencePrompt(images, [*token_ids])
         return tiny.family.reference_inputs(tiny.config, prompt)["input_ids"][0].tolist()

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from luvc_export.core.plan import Plan
 from luvc_export.core.planning import solve
-from luvc_export.core.token_layout import Mosaic, TokenLayout, arrange, seen_both_ways
+from luvc_export.core.token_layout import TokenLayout, arrange, block_of, seen_both_ways
 from luvc_export.export import families
 from luvc_export.export.families.base import Family, Normalise, ReferencePrompt
 from luvc_export.export.llm.decoder import Decoder
@@ -159,7 +159,8 @@ def encode_images(
 
 def lay_out(case: Case, plan: Plan, ids: list[int], embeds: Tensor, positions: Tensor) -> Run:
     family, config = case.family, case.config
-    blocks = dict.fromkeys(range(len(embeds)), Mosaic((1, 1))) if family.cuts(config)[0].mosaic else None
+    cut = family.cuts(config)[0]
+    blocks = {number: block for number in range(len(embeds)) if (block := block_of(cut, number))}
     places = positions.numpy()
     layout = arrange(ids, family.image_token_id(config), places, plan.grid, family.position_kind, blocks=blocks)
     return Run(embeds, seen_both_ways(layout) if family.prefix(config) else layout)
@@ -179,7 +180,14 @@ def logits(case: Case, decoder: Decoder, run: Run) -> Tensor:
     """Logits [T, vocab] of the text tokens the vocabulary knows."""
     with torch.no_grad():
         out: Tensor = decoder(*run.inputs(), empty_past(case))[0][0]
-    return out[torch.from_numpy(run.layout.input_ids[0]) < case.family.decoder_shape(case.config).vocab]
+    return out[spoken(case, run)]
+
+
+def spoken(case: Case, run: Run) -> Tensor:
+    """Which text tokens are no picture's in Hugging Face's sequence either, bool [T]."""
+    ids, image = run.layout.input_ids[0].tolist(), case.family.image_token_id(case.config)
+    theirs = case.family.reference_inputs(case.config, ReferencePrompt(torch.zeros(0, 1, *case.size, 3), ids))
+    return theirs["input_ids"][0] != image
 
 
 def next_inputs(run: Run, decoder: Decoder, token: int, seen: int) -> list[Tensor]:
@@ -231,6 +239,17 @@ def reference_embeds(case: Case, inputs: dict[str, Any]) -> Tensor:
     flat += [torch.cat([*plane]) for plane in getattr(out, "deepstack_features", None) or []]
     joined: Tensor = torch.cat([part.reshape(-1, part.shape[-1]) for part in flat], -1)
     return joined
+
+
+def units(case: Case) -> Tensor:
+    """Which of the rows that stand for a picture in Hugging Face's sequence are units, int64 [plan.units].
+
+    The first ones, or those between vectors of the model's own where these end each row.
+    """
+    (rows, columns), cut = case.plan.grid, case.family.cuts(case.config)[0]
+    between = cut.row_ends is not None and isinstance(cut.row_ends[0], int)
+    first = cut.written.index(case.family.image_token_id(case.config)) if between else 0
+    return first + ((columns + between) * torch.arange(rows)[:, None] + torch.arange(columns)).flatten()
 
 
 def reference_greedy(case: Case, inputs: dict[str, Any], count: int = GREEDY) -> list[int]:

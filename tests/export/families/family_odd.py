@@ -53,11 +53,14 @@ def odd(name: str, kind: str) -> Case:
         text.head_dim = 24
         rope = getattr(text, "rope_parameters", None) or {}
         if "mrope_section" in rope:
-            text.rope_parameters = rope | {"mrope_section": [2, 2, 2] if name == "qwen3_5" else [4, 4, 4]}
+            axes, turned = len(rope["mrope_section"]), int(12 * rope.get("partial_rotary_factor", 1))
+            text.rope_parameters = rope | {"mrope_section": [turned // axes] * axes}
         if hasattr(vision, "out_hidden_size"):
             vision.out_hidden_size = 72
         if name == "qwen2_vl":
             vision.hidden_size = 72
+        if name == "ovis2":
+            config.hidden_size, config.vocab_size = 72, 307
         if name == "paligemma":
             config.projection_dim = vision.projection_dim = 72
         heads = "num_heads" if hasattr(vision, "num_heads") else "num_attention_heads"

@@ -120,6 +120,6 @@ def image_processor(name: str, **changes: Any) -> Any:
     classes = [
         value
         for key, value in vars(implementation).items()
-        if key.lower() == f"{module.replace('_', '')}imageprocessorpil"
+        if key.lower().replace("_", "") == f"{module.replace('_', '')}imageprocessorpil"
     ]
     return classes[0](**dict(written.settings) | changes)

@@ -27,8 +27,8 @@ from luvc_export.export.surgeon import run_passes
 from luvc_export.export.surgeon.fused import bodies
 from luvc_export.export.towers import pruned_windows
 
-#: With windows, without and with DeepStack planes, learned positions and a class token.
-FAMILIES = ("qwen2_5_vl", "qwen3_vl", "internvl")
+#: With windows, without and with DeepStack planes, learned positions and a class token, patches that join half-way.
+FAMILIES = ("qwen2_5_vl", "qwen3_vl", "internvl", "minicpmv4_7")
 #: TensorRT 10.3, 10.15 to 11, and RTX.
 TARGETS = ("jetson-orin-nx-jp62", "h100", "rtx-ada")
 

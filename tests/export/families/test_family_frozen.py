@@ -48,12 +48,12 @@ def both(name: str, frozen: tuple[int, ...], reference: tuple[int, ...]) -> tupl
     visual = of_transformers["input_ids"][0] == tiny.family.image_token_id(tiny.config)
     starts = torch.nonzero(visual & ~visual.roll(1))[:, 0]  # a row's end after a picture is text for us
     place = torch.arange(len(visual)) - starts[:, None]
-    visual &= ((place >= 0) & (place < tiny.plan.units)).any(0)
+    visual &= torch.isin(place, harness.units(tiny)).any(0)
     with handed_through(tiny, reference, visual):
         expected = harness.reference_logits(tiny, of_transformers)
     decoder = tiny.family.decoder(tiny.model, plan)
     run = harness.lay_out(tiny, plan, ids, *harness.encode_images(tiny, plan, images)[:2])
-    known = torch.from_numpy(run.layout.input_ids[0]) < tiny.family.decoder_shape(tiny.config).vocab
+    known = harness.spoken(tiny, run)
     with torch.no_grad():
         out, past, _ = decoder(*run.inputs(), harness.empty_past(tiny))
         rows = harness.cached_rows(tiny, past)

@@ -33,8 +33,8 @@ from luvc_export.runtime.state import Step
 #: Whose graphs another family has (a test below): SmolVLM's are Idefics3's, of odder units.
 ALIKE = {"idefics3": "smolvlm", "llava_next": "llava_onevision"}
 #: Exported with other plans by test_family_vocabulary.py and test_family_plans.py; with the default one in make slow.
-#: The towers of the last two are mistral3's and internvl's, their decoders plain.
-ELSEWHERE = ("llava", "qwen2_vl", "smolvlm", "lighton_ocr", "qianfan_ocr")
+#: The towers of the last four are mistral3's, internvl's, lfm2_vl's and of one grid, their decoders plain.
+ELSEWHERE = ("llava", "qwen2_vl", "smolvlm", "lighton_ocr", "qianfan_ocr", "cosmos3_edge", "ovis2")
 FAMILIES = tuple(name for name in MADE_HERE if name not in (*ALIKE, *ELSEWHERE))
 #: Whose wide pictures are cut to tiles; the second also ends the rows of the whole one.
 CUT = ("internvl", "llava_onevision")

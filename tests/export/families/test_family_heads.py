@@ -80,6 +80,8 @@ def text_logits(tiny: Case) -> torch.Tensor:
 )
 def test_the_head_is_the_one_that_transformers_loads(name: str, kind: Kind, tmp_path: Path) -> None:
     tiny = tied(name)
+    if not type(tiny.model)._tied_weights_keys:
+        pytest.skip("transformers never ties this model, whatever its config says")
     folder = odd_head(tiny, kind, tmp_path / "model")
     theirs = type(tiny.model).from_pretrained(folder, attn_implementation="eager").eval()
     right = text_logits(replace(tiny, model=tiny.family.as_trained(theirs)))

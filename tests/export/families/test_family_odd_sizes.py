@@ -46,7 +46,7 @@ def ours(tiny: Case, shown: Any, size: tuple[int, int], cut: bool) -> torch.Tens
     return family.reference_inputs(tiny.config, ReferencePrompt(pixels, [250] * len(images)))["pixel_values"]
 
 
-@pytest.mark.parametrize("name", ["glm_ocr", "lighton_ocr"])
+@pytest.mark.parametrize("name", ["glm_ocr", "hunyuan_vl", "lighton_ocr"])
 def test_a_picture_stretched_to_the_processor_s_size_has_its_pixels(name: str) -> None:
     tiny, grids = case(name), set()
     for width, height in SIZES:

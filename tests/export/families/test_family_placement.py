@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 
 import family_chat
@@ -12,9 +13,12 @@ from family_harness import MADE_HERE, TOLERANCE, case
 from test_family_answers import chat, pictures, session
 
 from luvc_export.errors import UsageError
+from luvc_export.export import families
 from luvc_export.export.compression.placement import compressed
 
-REFUSED = ("gemma4", "lfm2_vl")
+#: Whose processors give patches that are no picture's alone.
+TOWERS = {name: importlib.import_module(type(families.find(name, "test")).__module__) for name in MADE_HERE}
+REFUSED = [name for name in MADE_HERE if getattr(getattr(TOWERS[name], "Vision", None), "padded_patches", False)]
 FAMILIES = [name for name in MADE_HERE if name not in REFUSED]
 
 

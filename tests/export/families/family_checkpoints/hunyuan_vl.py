@@ -1,0 +1,23 @@
+"""What hunyuan_vl checkpoints have beside their weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers.models.hunyuan_vl.processing_hunyuan_vl import HunYuanVLProcessor
+
+from family_checkpoints import FamilyCheckpoint, Parts
+
+
+def _processor(tiny: Any, parts: Parts) -> Any:
+    return HunYuanVLProcessor(**parts)
+
+
+CHECKPOINT = FamilyCheckpoint(
+    tokens={"<image>": 250, "<img>": 251, "</img>": 252, "<pad>": 249},
+    picture="<img><image></img>",
+    images="hunyuan_vl",
+    processor=_processor,
+    settings={"patch_size": 8, "size": {"shortest_edge": 256, "longest_edge": 2**20}, "resample": 1},
+    named={"image_token": "<image>", "image_start_token": "<img>", "image_end_token": "</img>", "pad_token": "<pad>"},
+)
