@@ -70,6 +70,7 @@ class Ovis2(SquareFamily):
     model_type = "ovis2"
     architecture = Ovis2ForConditionalGeneration
     limits = ("tiles",)
+    tiling = "closest_ratio"
     encoder = Vision
 
     def side(self, config: Any) -> int:

@@ -31,7 +31,7 @@ def test_another_model_is_not_taken_for_a_family(other: str) -> None:
     refusal = refusal_of(model_type=other)
     assert (
         f"got: {other!r}, " in refusal
-        and "\n  expected: known: fast_vlm" in refusal
+        and "\n  expected: known: cosmos3_edge" in refusal
         and "docs/adding-a-family.md" in refusal
     )
 

@@ -128,8 +128,11 @@ def missing(cells: list[Cell]) -> str:
 
 
 def write(records: list[Record]) -> None:
-    """One record a line, and the page."""
-    lines = ",\n".join(json.dumps(record) for record in records)
+    """The records of a family and type on one line, and the page."""
+    alike: dict[tuple[str, str], list[str]] = {}
+    for record in records:
+        alike.setdefault((record["family"], record["dtype"]), []).append(json.dumps(record))
+    lines = ",\n".join(", ".join(some) for some in alike.values())
     LINES.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
     PAGE.write_text(page(records), encoding="utf-8")
 

@@ -47,7 +47,7 @@ CALIBRATED = tuple(
 #: Run by OpenVINO too: convolutions, shared caches, states of two kinds, prefixes, windows; heads that turn in pairs,
 #: places of units as sines; those that cut pictures.
 ON_OPENVINO = ("fast_vlm", "gemma4", "lfm2_vl", "mistral3", "paligemma", "qwen2_5_vl", "qwen3_5", *CUT)
-ON_OPENVINO += ("glm_ocr", "granite_docling")
+ON_OPENVINO += ("glm_ocr", "granite_docling", "hunyuan_vl")
 #: Families with operators that torch decomposes by tracing twice more; and the one that is exported now.
 LONG_WAY = {"fast_vlm"}
 #: Whose towers neither merge nor prune.

@@ -17,8 +17,13 @@ from luvc_export.export import families
 from luvc_export.export.compression.placement import compressed
 
 #: Whose processors give patches that are no picture's alone.
-TOWERS = {name: importlib.import_module(type(families.find(name, "test")).__module__) for name in MADE_HERE}
-REFUSED = [name for name in MADE_HERE if getattr(getattr(TOWERS[name], "Vision", None), "padded_patches", False)]
+MODULES = {name: type(families.find(name, "test")).__module__ for name in MADE_HERE}
+REFUSED = [
+    name
+    for name, module in MODULES.items()
+    for own in vars(importlib.import_module(module)).values()
+    if getattr(own, "__module__", "") == module and getattr(own, "padded_patches", False)
+]
 FAMILIES = [name for name in MADE_HERE if name not in REFUSED]
 
 
