@@ -2,7 +2,7 @@
 
 ``torch.onnx.export`` captures a module once and then lets ``ExportedProgram.run_decompositions`` trace it two times
 again, half of the time an export takes, to replace operators that torchlib does not translate. Of those our modules
-use fifteen, all of them another operator by name or nothing at all. A program that holds any other goes the long way.
+use sixteen, all of them another operator by name or nothing at all. A program that holds any other goes the long way.
 
 Then the exporter makes promotions of types explicit, and runs the program a third time to know what goes into each
 node. Every node says that itself, so only a node that was changed is run.
@@ -50,7 +50,7 @@ _SHAPED = {_ATEN.flatten.using_ints, _ATEN.unflatten.int, _ATEN.reshape.default,
 #: Place in the arguments of the number that stands in for a tensor.
 _CHOICES = {_ATEN.where.ScalarSelf: 1, _ATEN.where.ScalarOther: 2}
 _RULES = {
-    _ATEN.to.dtype, _ATEN.rsub.Scalar, _ATEN.numpy_T.default, _ATEN.softmax.int,
+    _ATEN.to.dtype, _ATEN.rsub.Scalar, _ATEN.numpy_T.default, _ATEN.softmax.int, _ATEN.square.default,
     *_ASSERTIONS, *_SAME, *_RENAMED, *_SHAPED, *_CHOICES,
 }  # fmt: skip
 #: Composite operators that torchlib translates as they are.
@@ -195,6 +195,8 @@ def substituted(program: _Program) -> _Program:
             node.target = _RENAMED[target]
         elif target is _ATEN.rsub.Scalar:
             node.target, node.args = _ATEN.sub.Tensor, (node.args[1], node.args[0], *node.args[2:])
+        elif target is _ATEN.square.default:
+            node.target, node.args = _ATEN.mul.Tensor, (node.args[0], node.args[0])
         elif target is _ATEN.softmax.int:
             node.target, node.args = _ATEN._softmax.default, (*node.args, False)
         elif target in _CHOICES:
