@@ -28,16 +28,18 @@ SCRIPTS = {
     "langchain": ("openai", "langchain_chat.py"),
     "langchain's standard tests": ("openai", "langchain_standard.py"),
     "litellm": ("litellm", "litellm_library.py"),
-    "tools by openai": ("openai", "tools_openai.py"),
-    "tools by langchain": ("openai", "tools_langchain.py"),
-    "tools by litellm": ("litellm", "tools_litellm.py"),
-    "tools by instructor": ("litellm", "tools_instructor.py"),
-    "tools by pydantic-ai": ("openai", "tools_pydantic_ai.py"),
-    "tools by openai-agents": ("openai", "tools_agents.py"),
-    "tools by llama-index": ("litellm", "tools_llamaindex.py"),
-    "tools by dspy": ("litellm", "tools_dspy.py"),
+    "tools by openai": ("openai", "tools/tools_openai.py"),
+    "tools by langchain": ("openai", "tools/tools_langchain.py"),
+    "tools by litellm": ("litellm", "tools/tools_litellm.py"),
+    "tools by instructor": ("litellm", "tools/tools_instructor.py"),
+    "tools by pydantic-ai": ("openai", "tools/tools_pydantic_ai.py"),
+    "tools by openai-agents": ("openai", "tools/tools_agents.py"),
+    "tools by llama-index": ("litellm", "tools/tools_llamaindex.py"),
+    "tools by dspy": ("litellm", "tools/tools_dspy.py"),
     "openai for node": ("node", "openai_node.mjs"),
 }
+#: Where scripts find what they share.
+SHARED = {"PYTHONPATH": str(OFFICIAL)}
 #: What would have a client reach out: prices of models, traces.
 NOTHING = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LANGCHAIN_TRACING_V2": "false", "DO_NOT_TRACK": "1"}
 #: Seconds a client may take.
@@ -79,15 +81,14 @@ def main() -> None:
             "question": case.prompt,
             "answer": case.answer,
         }
+        env = {**os.environ, **SHARED, **NOTHING}
         for name, (environment, script) in SCRIPTS.items():
             words = command(environments / environment, script)
             if words is None:
                 absent.append(name)
                 continue
             begun = time.monotonic()
-            done = subprocess.run(
-                words, input=json.dumps(facts), text=True, check=False, env={**os.environ, **NOTHING}, timeout=PATIENCE
-            )
+            done = subprocess.run(words, input=json.dumps(facts), text=True, check=False, env=env, timeout=PATIENCE)
             failed += [name] if done.returncode else []
             print(f"{name}: {'FAILED' if done.returncode else 'ok'}, {time.monotonic() - begun:.1f} s", flush=True)
     if absent:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from inspect import signature
 from typing import Any
 
@@ -117,15 +118,10 @@ class _Forward:
             )
         config, family, plan = self.config, self.family, self.plan
         image_token, cut = family.image_token_id(config), family.cuts(config)[0]
-        written = [part for part in cut.spelled(plan.grid[0]) if isinstance(part, int)]
         if cut.row_ends and isinstance(cut.row_ends[0], str):
             ids = _one_before_its_ends(input_ids[0].tolist(), image_token, plan.grid)
         else:
-            side = family.unit_pixels(config)
-            size = family.image_size(config) or (plan.grid[0] * side, plan.grid[1] * side)
-            asked = ReferencePrompt(torch.zeros(1, 1, *size, 3), written)
-            theirs = family.reference_inputs(config, asked)["input_ids"][0].tolist()
-            ids = _one_placeholder(input_ids[0].tolist(), image_token, theirs, written)
+            ids = _one_placeholder(input_ids[0].tolist(), image_token, *self._one_picture)
         images = ids.count(image_token)
         blocks = {number: block for number in range(images) if (block := block_of(cut, number))}
         embeds, positions = self._seen(pixel_values, image_grid_thw, images)
@@ -146,6 +142,20 @@ class _Forward:
         after = PrunedCache(presents, sequence, total, placed.next_position, placed.next_order)
         return CausalLMOutputWithPast(logits=logits, **{CACHE: after})
 
+    @cached_property
+    def _size(self) -> tuple[int, int]:
+        """Height and width of the pictures."""
+        side = self.family.unit_pixels(self.config)
+        return self.family.image_size(self.config) or (self.plan.grid[0] * side, self.plan.grid[1] * side)
+
+    @cached_property
+    def _one_picture(self) -> tuple[list[int], list[int]]:
+        """What processors write for a picture, and what stands for it here: the same for every call."""
+        cut = self.family.cuts(self.config)[0]
+        written = [part for part in cut.spelled(self.plan.grid[0]) if isinstance(part, int)]
+        asked = ReferencePrompt(torch.zeros(1, 1, *self._size, 3), written)
+        return self.family.reference_inputs(self.config, asked)["input_ids"][0].tolist(), written
+
     def _seen(self, pixels: Tensor | None, image_grid_thw: Tensor | None, images: int) -> tuple[Tensor, Tensor]:
         """Embeddings [n, N_0, D] and positions [n, N_0, 2 * copies] of a call's ``images``."""
         plan, side = self.plan, self.family.unit_pixels(self.config)
@@ -157,8 +167,7 @@ class _Forward:
             _check_grid(plan, image_grid_thw, self.vision.patches)
             embeds, positions, _ = self.vision.from_patches(pixels)
         else:
-            size = self.family.image_size(self.config) or (plan.grid[0] * side, plan.grid[1] * side)
-            embeds, positions, _ = self.vision(_pictures(pixels, images, size))
+            embeds, positions, _ = self.vision(_pictures(pixels, images, self._size))
         return embeds, positions
 
 

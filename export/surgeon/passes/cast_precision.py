@@ -198,7 +198,7 @@ class _Retyping:
         stored = [t for t in self.surgery.graph.tensors().values() if isinstance(t, gs.Constant) and is_external(t)]
         for tensor in stored:
             kind = kind_of(tensor)
-            if kind not in _FLOATS:
+            if kind not in _FLOATS or all(id(node) in self.deciding for node in readers(tensor)):
                 continue
             for cast in readers(tensor, "Cast"):
                 cast.attrs["to"] = int(self.code)
@@ -302,12 +302,11 @@ class _Retyping:
 def _deciding(graph: gs.Graph, order: list[gs.Node]) -> set[int]:
     """Nodes whose results only decide: they reach a TopK, a comparison or an integer, and nothing else.
 
-    Products with weights, norms and attention are not among them: they are layers, whatever reads them.
+    Attention and fused nodes are not among them: they are layers, whatever reads them.
     """
     ends, deciding = {id(tensor) for tensor in graph.outputs}, set[int]()
     for node in reversed(order):
-        layer = node.op in (*_NORMS, "Attention", "RotaryEmbedding") or node.domain == DOMAIN
-        layer |= node.op in ("MatMul", "Gemm") and any(is_weight(tensor) for tensor in node.inputs)
+        layer = node.op in ("Attention", "RotaryEmbedding") or node.domain == DOMAIN
         whole = node.op == "Cast" and node.attrs["to"] in (onnx.TensorProto.INT64, onnx.TensorProto.BOOL)
         only = all(id(out) not in ends and all(id(one) in deciding for one in out.outputs) for out in node.outputs)
         if node.op in _DECISIONS or whole or (only and not layer):
