@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from luvc_export.export.compression import spu
 from luvc_export.export.compression.row_reductions import norms, sums
 
 #: Widths of the Gaussian kernels that are added up.
@@ -50,7 +51,7 @@ def _steady(normed: Tensor) -> Tensor:
     centred = normed - normed.mean(2, keepdim=True)
     variance = (centred * centred).mean(2, keepdim=True)
     half = variance.shape[-1] // 2
-    limit = torch.topk(variance, half, largest=False, sorted=True).values[..., half - 1 :]
+    limit = spu.least(variance[:, :, 0], half)[:, :, None, half - 1 :]
     return torch.where(variance <= limit, normed, torch.zeros_like(normed))
 
 

@@ -124,7 +124,7 @@ def assign(x: Tensor, removed: int, sizes: Tensor | None = None) -> Tensor:
     spread = target_of_odd.index_select(1, torch.tensor([min(p // 2, odd - 1) for p in range(width)]))
     target = torch.where(torch.tensor([p % 2 == 1 for p in range(width)]), spread, place)
     key = torch.where(target == place, place, place + width)
-    kept = torch.topk(key, width - removed, largest=False, sorted=True).values
+    kept = spu.least(key, width - removed)
     return (kept[:, :, None] == target[:, None, :]).float()
 
 

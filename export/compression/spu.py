@@ -75,19 +75,42 @@ def unmark(index: Tensor) -> Tensor:
     return torch.where(index < 0, -1 - index, index)
 
 
+def traced() -> bool:
+    """Whether a graph is being made of what is computed."""
+    return torch.compiler.is_exporting() or torch.compiler.is_compiling()
+
+
 def best(score: Tensor, keep: int) -> Tensor:
-    """Indices int64 [..., keep] of the ``keep`` largest scores [..., N], largest first; of equal ones the first.
+    """Indices int64 [..., R, keep] of the ``keep`` largest scores [..., R, N], largest first; of equal ones the first.
 
     ONNX defines TopK so, and traced it is a TopK; torch's own promises no winner, so outside of a trace it sorts.
     """
-    if torch.compiler.is_exporting() or torch.compiler.is_compiling():
-        return torch.topk(score, keep).indices
+    if traced():
+        return torch.topk(_and_a_row(score), keep).indices[..., :-1, :]
     return torch.sort(score, dim=-1, descending=True, stable=True).indices[..., :keep]
 
 
 def select(score: Tensor, keep: int) -> Tensor:
     """Indices int64 [B, G, keep] of the ``keep`` largest scores [B, G, N], ascending; of equal ones the first."""
-    return torch.topk(best(score, keep), keep, largest=False, sorted=True).values
+    if traced():
+        ranked = torch.topk(_and_a_row(score), keep).indices
+        return torch.topk(ranked, keep, largest=False, sorted=True).values[..., :-1, :]
+    return least(best(score, keep), keep)
+
+
+def least(values: Tensor, count: int) -> Tensor:
+    """The ``count`` smallest [..., R, count] of the last axis of [..., R, N], ascending."""
+    if traced():
+        return torch.topk(_and_a_row(values), count, largest=False, sorted=True).values[..., :-1, :]
+    return torch.topk(values, count, largest=False, sorted=True).values
+
+
+def _and_a_row(values: Tensor) -> Tensor:
+    """[..., R, N] with a row of zeros behind.
+
+    A step has no image, and ONNX Runtime before 1.31 divides by zero in a TopK of no rows.
+    """
+    return torch.cat([values, values.new_zeros(*values.shape[:-2], 1, values.shape[-1])], -2)
 
 
 def flat_index(indices: Tensor, tokens: int) -> Tensor:

@@ -20,7 +20,7 @@ def forced_decoder(model: ir.Model, layers: Sequence[int]) -> ir.Model:
 
     Args:
         model: Decoder before surgery, marks with their bodies; not changed. Each prune selects with the two TopK of
-            ``spu.select``, or is marked.
+            ``spu.select`` and the slice behind them, or is marked.
         layers: Layers before which a prune selects, ascending.
 
     Raises:
@@ -54,10 +54,16 @@ def forced_decoder(model: ir.Model, layers: Sequence[int]) -> ir.Model:
 
 
 def _selects(node: ir.Node) -> bool:
-    """Whether this is the mark of a selection, or the TopK that puts what another one found in ascending order."""
+    """Whether this is the mark of a selection, or a slice of the TopK that puts what another one found in order."""
     if node.op_type == SPECTRUM_CHOOSE.name:
         return True
-    ranked = node.inputs[0].producer() if node.op_type == "TopK" and node.inputs[0] is not None else None
-    if ranked is None or ranked.op_type != "TopK" or node.inputs[0] is not ranked.outputs[1]:
+    ascending = node.inputs[0].producer() if node.op_type == "Slice" and node.inputs[0] is not None else None
+    if ascending is None or ascending.op_type != "TopK" or ascending.attributes.get_int("largest", True):
         return False
-    return not node.attributes.get_int("largest", 1) and bool(ranked.attributes.get_int("largest", 1))
+    ranked = ascending.inputs[0].producer() if ascending.inputs[0] is not None else None
+    return (
+        ranked is not None
+        and ranked.op_type == "TopK"
+        and ascending.inputs[0] is ranked.outputs[1]
+        and bool(ranked.attributes.get_int("largest", True))
+    )

@@ -90,7 +90,7 @@ def centres(along: Tensor) -> Tensor:
     apart = (1 - along @ along.transpose(2, 3)).clamp(min=0) / 2  # a quarter of the squared distance: 0 to 1
     count = min(NEAREST, each)
     flat = apart.reshape(batch * frames * each, each)
-    near = torch.topk(flat, count, largest=False, sorted=True).values.reshape(batch, frames, each, count)
+    near = spu.least(flat, count).reshape(batch, frames, each, count)
     density = torch.floor(torch.exp(-4 * sums(near) / count) * _STEPS + 0.5) / _STEPS
     before = torch.ones(each, each).tril(-1)  # of equally dense ones the first counts as denser
     other, own = density[:, :, None, :], density[:, :, :, None]

@@ -17,13 +17,18 @@ from luvc_export.export.llm.debug_decoder import forced_decoder
 TEXT = """
 <ir_version: 10, opset_import: ["" : 23]>
 decoder (float[1, 1, 6] score) => (float[1, 1, 2] logits, int64[1, 1, 4] kept2, int64[1, 1, 2] kept5)
-<int64[1] four = {4}, int64[1] two = {2}>
+<int64[1] four = {4}, int64[1] two = {2}, int64[1] nought = {0}, int64[1] one = {1}, int64[1] less_one = {-1}>
 {
-  best, place = TopK<largest = 1>(score, four)
-  kept2, unused = TopK<largest = 0>(place, four)
+  more = Mul(score, score)
+  rows = Concat<axis = 1>(score, more)
+  best, place = TopK<largest = 1>(rows, four)
+  ordered, unused = TopK<largest = 0>(place, four)
+  kept2 = Slice(ordered, nought, less_one, one)
   first = GatherElements<axis = 2>(score, kept2)
-  best2, place2 = TopK<largest = 1>(first, two)
-  kept5, unused2 = TopK<largest = 0>(place2, two)
+  rows2 = Concat<axis = 1>(first, first)
+  best2, place2 = TopK<largest = 1>(rows2, two)
+  ordered2, unused2 = TopK<largest = 0>(place2, two)
+  kept5 = Slice(ordered2, nought, less_one, one)
   logits = GatherElements<axis = 2>(first, kept5)
 }
 """

@@ -25,6 +25,13 @@ def test_three_prunes_are_three_nodes(traced: Traced) -> None:
     assert not operators(pruned, "TopK")
 
 
+def test_a_topk_is_never_of_no_rows() -> None:
+    """A step has no image, and ONNX Runtime before 1.31 divides by zero."""
+    body = bodies.spectrum_choose("residual", "token", padded=True)
+    makers = {output: node.op_type for node in body.node for output in node.output}
+    assert [makers[node.input[0]] for node in body.node if node.op_type == "TopK"] == ["Concat", "TopK"]
+
+
 def test_prune_leaves_other_topk(greedy: Traced, traced: Traced) -> None:
     """Scores that the node has not are traced as they are."""
     count, reason = fired(greedy.decoder, fuse_spectrum_prune)
