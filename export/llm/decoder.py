@@ -205,6 +205,8 @@ class Decoder(nn.Module):
         padded: bool,
     ) -> tuple[Tensor, Span]:
         tokens, keep = self.chooses[number]
+        if not spu.traced() and not groups:  # a call of text alone: nothing to score
+            return x, span._replace(kept=span.kept[:, :, :keep])
         if chosen is None and self._marks(number, x):
             weight, epsilon = self.norm_weight(self.parts(self.layers[number]).before)
             ranked = marked_prune.Ranked(x, weight, epsilon, getattr(self, f"basis_{number}"))
@@ -244,7 +246,10 @@ class Decoder(nn.Module):
         key = self.placed(layer, key, self.parts(layer).key_norm, placed.cos, placed.sin)
         key, value = torch.cat([held["key"], key], 2), torch.cat([held["value"], value], 2)
         query = self._turned(layer, normed[:, text_only:], placed.cos[:, text_only:], placed.sin[:, text_only:])
-        attended = attention(query, key, value, mask[:, :, text_only:], self.scale, self.scores_cap)
+        mask = mask[:, :, text_only:]
+        if isinstance(text_only, torch.SymInt):  # torch before 2.12 takes the rows that are left for any number
+            torch._check(mask.shape[2] == query.shape[2])
+        attended = attention(query, key, value, mask, self.scale, self.scores_cap)
         own = None if own is None else own[:, text_only:]
         gate = self.gate(layer, normed[:, text_only:])
         attended = attended if gate is None else attended * gate

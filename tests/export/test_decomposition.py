@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import onnx
@@ -167,6 +168,14 @@ def test_the_exporter_is_as_before_afterwards(monkeypatch: pytest.MonkeyPatch) -
         assert not any(one == other for one, other in zip(exporter(), before, strict=True))
         raise ZeroDivisionError
     assert exporter() == before
+
+
+def test_what_an_older_torch_has_not_is_left_out() -> None:
+    """Torch 2.11 has no ``do_not_emit_stack_traces``."""
+    owner = SimpleNamespace(there=1)
+    with decomposition._replaced(owner, "there", 2), decomposition._replaced(owner, "not_there", 2):
+        assert vars(owner) == {"there": 2}
+    assert vars(owner) == {"there": 1}
 
 
 @pytest.mark.parametrize("lock", [trace._TRACING, nullcontext()], ids=["one at a time", "sabotage"])
