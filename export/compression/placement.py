@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from inspect import signature
 from typing import Any
@@ -84,7 +84,7 @@ class _Forward:
     def __init__(self, model: Any, plan: Plan) -> None:
         self.config, self.plan = model.config, plan
         self.family = families.find(str(model.config.model_type), type(model).__name__)
-        self.vision: Any = self.family.vision(model, plan, Normalise(1.0, [0.0] * 3, [1.0] * 3))
+        self.vision: Any = self.family.vision(model, plan, Normalise(1.0, [0.0] * 3, [1.0] * 3)).to(model.device)
         if getattr(self.vision, "padded_patches", False):
             raise UsageError(
                 f"compression inside transformers does not take the pictures of {self.family.model_type}",
@@ -92,10 +92,15 @@ class _Forward:
                 got="a processor that gives patches of any grid, padded",
                 fix="export a bundle and ask that",
             )
-        self.decoder = self.family.decoder(model, plan)
+        self.decoder = self.family.decoder(model, plan).to(model.device)
         self.__signature__ = _signature(model)
 
-    def __call__(
+    def __call__(self, input_ids: Tensor, *others: Any, **named: Any) -> CausalLMOutputWithPast:
+        elsewhere = input_ids.device.type != "cpu"  # what the modules make is made where the model is
+        with input_ids.device if elsewhere else nullcontext():
+            return self._forward(input_ids, *others, **named)
+
+    def _forward(
         self,
         input_ids: Tensor,
         past_key_values: Any = None,
@@ -128,7 +133,7 @@ class _Forward:
         past = past_key_values if cache is None else cache
         state = past if isinstance(past, PrunedCache) else None
         starts = (state.position, state.order) if state is not None else (0, 0)
-        placed = arrange(ids, image_token, positions.numpy(), plan.grid, family.position_kind, *starts, blocks)
+        placed = arrange(ids, image_token, positions.cpu().numpy(), plan.grid, family.position_kind, *starts, blocks)
         if family.prefix(config) is not None:
             placed = seen_both_ways(placed)
         text = placed.input_ids.shape[1]
@@ -137,7 +142,8 @@ class _Forward:
         rows = torch.arange(text - logits_to_keep if logits_to_keep else 0, text)[None]
         arrays = (placed.input_ids, placed.visual_position_ids, placed.position_ids, placed.visual_order, placed.order)
         mask, tensors = torch.ones(1, total, dtype=torch.bool), empty if state is None else state.tensors
-        logits, presents, _ = self.decoder(embeds[None], *map(torch.from_numpy, arrays), mask, rows, tensors)
+        inputs = [torch.from_numpy(array).to(input_ids.device) for array in arrays]
+        logits, presents, _ = self.decoder(embeds[None], *inputs, mask, rows, tensors)
         sequence = input_ids.shape[1] + (state.sequence if state is not None else 0)
         after = PrunedCache(presents, sequence, total, placed.next_position, placed.next_order)
         return CausalLMOutputWithPast(logits=logits, **{CACHE: after})

@@ -9,6 +9,7 @@ rises with the round's number (docs/results/prune.md). Where the grid is whole a
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any, Literal, get_args
 
@@ -87,12 +88,12 @@ def choose(
     tokens = given.normed.shape[2]
     padding = None if given.padding is None else given.padding().float()
     picks = rounds(given.keep, given.settings.get("steps", 0), given.settings.get("rounds", "growing"))
-    table = cells(given.grid, given.images, max(picks)) if given.grid is not None else None
+    places = None if given.grid is None else _places(given.grid, given.images, max(picks), cover.device)
     taken, level = torch.zeros_like(cover), torch.zeros_like(cover)
     for number, pick in enumerate(picks):
         rank = _scaled(worth(cover)) - 8.0 * taken
         rank = rank if padding is None else rank - 4.0 * padding
-        rank = rank if table is None else rank - 2.0 * (rank < _best_of_cell(rank, table)).float()
+        rank = rank if places is None else rank - 2.0 * (rank < _best_of_cell(rank, *places)).float()
         best = spu.best(rank, pick)
         now = mark(best, tokens)
         taken, level = taken + now, level + (1 + len(picks) - number) * now
@@ -121,15 +122,35 @@ def cells(grid: tuple[int, int], images: int, most: int) -> list[list[int]] | No
     return None
 
 
-def _best_of_cell(rank: Tensor, table: list[list[int]]) -> Tensor:
-    """For every token the highest rank of its cell [B, G, N]."""
-    batch, groups, tokens = rank.shape
+def _places(grid: tuple[int, int], images: int, most: int, device: torch.device) -> tuple[Tensor, Tensor, int] | None:
+    """``cells`` in a row int64 [cells * side * side], the cell of every token [N], and how many cells.
+
+    Outside of a trace they are made once: thousands of places, asked for by every prune of every prompt, and a CUDA
+    graph copies nothing from the host while it is captured.
+    """
+    return (_laid_out if spu.traced() else _kept_places)(grid, images, most, device)
+
+
+def _laid_out(grid: tuple[int, int], images: int, most: int, device: torch.device) -> tuple[Tensor, Tensor, int] | None:
+    table = cells(grid, images, most)
+    if table is None:
+        return None
     cell_of = {place: cell for cell, members in enumerate(table) for place in members}
-    members = torch.tensor([place for cell in table for place in cell])
+    members = torch.tensor([place for cell in table for place in cell], device=device)
+    own = [cell_of[place] for place in range(images * grid[0] * grid[1])]
+    return members, torch.tensor(own, device=device), len(table)
+
+
+_kept_places = lru_cache(maxsize=64)(_laid_out)
+
+
+def _best_of_cell(rank: Tensor, members: Tensor, cell_of: Tensor, count: int) -> Tensor:
+    """For every token the highest rank of its cell [B, G, N]."""
+    batch, groups, _ = rank.shape
     ended = torch.cat([rank, torch.full_like(rank[..., :1], -100.0)], 2)
-    inside = ended.index_select(2, members).reshape(batch * groups * len(table), len(table[0]))
-    best = inside.amax(1).reshape(batch, groups, len(table))
-    return best.index_select(2, torch.tensor([cell_of[place] for place in range(tokens)]))
+    inside = ended.index_select(2, members).reshape(batch * groups * count, members.shape[0] // count)
+    best = inside.amax(1).reshape(batch, groups, count)
+    return best.index_select(2, cell_of)
 
 
 def _scaled(worth: Tensor) -> Tensor:
