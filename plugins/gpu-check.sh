@@ -3,7 +3,9 @@
 # PYTHON names the interpreter, OUT a folder for results.
 #   kernels   (nvcc)      tests, compute-sanitizer, timing
 #   tests     (pytest)    tests/gpu
+#   runtime   (pytest)    the runtime of engines on this driver, ONNX Runtime in the engines' place
 #   layers    (torch)     compressed against uncompressed LLM layers under a CUDA graph
+#   models    (transformers) whole models as they come against compression inside
 #   native    (library)   native kernels against torch and ONNX Runtime
 #   engines   (TensorRT)  the bundled model's engines against ONNX Runtime
 # Results go to the folder OUT (gpu-check-out). Without a GPU nothing is checked: it says so and exits 3. A part that misses its tool
@@ -61,6 +63,10 @@ tests() {
   "$python" -m pytest tests/gpu || return 1
 }
 
+runtime() {
+  LUVC_TEST_CUDA=libcuda.so.1 "$python" -m pytest tests/runtime/cuda tests/runtime/trt || return 1
+}
+
 native() {
   local file=$out/kernels-against-torch-${name// /-}.jsonl code=0
   mkdir -p "$out"
@@ -85,6 +91,8 @@ part() {
 part kernels kernels "${1:-}"
 part tests tests
 part layers "$python" tests/gpu/time_layers.py
+part runtime runtime
+part models "$python" tests/gpu/time_transformers.py
 part native native
 part engines "$python" tests/gpu/time_engines.py
 if [ -n "$failed" ]; then

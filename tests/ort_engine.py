@@ -1,6 +1,7 @@
 """Engines that ONNX Runtime executes on the stand-in GPU: the very graphs engines are built from, at real addresses.
 
 What this shows is everything around TensorRT: feeds, shapes, profiles, where caches lie, which may be written, graphs.
+On a GPU (``LUVC_TEST_CUDA``, see ``stand_in``) what a run reads and writes is copied through page-locked memory.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime as ort
+import stand_in
 from checked_cuda.driver import CheckedDriver
 
 from luvc_export.bundle.folder import Bundle
@@ -24,7 +26,7 @@ from luvc_export.core.plan import Plan
 from luvc_export.core.target import TargetSpec
 from luvc_export.engines.profiles import Capacity, profiles
 from luvc_export.export.surgeon import run_passes
-from luvc_export.runtime.cuda.device import Gpu
+from luvc_export.runtime.cuda.device import Gpu, Memory
 from luvc_export.runtime.tensorrt.backend import TrtBackend
 
 HOST_FUNCTION = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
@@ -58,6 +60,8 @@ class OrtEngine:
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._made: dict[Any, dict[str, tuple[int, ...]]] = {}
         self._calls: list[Any] = []
+        self._staging: dict[str, Memory] = {}
+        self._outgrown: list[Memory | None] = []
         self.contexts = self.runs = self.saved = 0
         #: Changes to outputs, by name.
         self.sabotage: dict[str, Callable[[Any], Any]] = {}
@@ -80,6 +84,12 @@ class OrtEngine:
         outputs = self._session.run(None, zeros)
         names = [item.name for item in self._session.get_outputs()]
         self._made[key] = {name: value.shape for name, value in zip(names, outputs, strict=True)}
+        if stand_in.on_gpu():  # here, since nothing is allocated while a graph is captured
+            for name, shape in {**shapes, **self._made[key]}.items():
+                size = self._nbytes(name, shape)
+                if name not in self._staging or self._staging[name].nbytes < size:
+                    self._outgrown.append(self._staging.get(name))
+                    self._staging[name] = self._gpu.pinned(size)
         return self._made[key]
 
     def enqueue(self, addresses: Mapping[str, int], scratch: int, stream: int) -> None:
@@ -87,31 +97,43 @@ class OrtEngine:
 
         A driver that checks (``checked_cuda``) is told which bytes those are.
         """
-        shapes, addresses = dict(self._shapes), dict(addresses)
+        shapes, shapes_out = dict(self._shapes), self._made[tuple(self._shapes.items())]
         assert all(address % 256 == 0 and address for address in addresses.values())
-
-        def run(_: object) -> None:
-            self.runs += 1
-            ctypes.memset(scratch, 0x77, self.scratch_bytes)
-            names = [item.name for item in self._session.get_inputs()]
-            inputs = {name: self._view(addresses[name], shapes[name], name) for name in names}
-            outputs = self._session.run(None, {name: value.copy() for name, value in inputs.items()})
-            for item, value in zip(self._session.get_outputs(), outputs, strict=True):
-                value = self.sabotage.get(item.name, lambda array: array)(value)
-                self._view(addresses[item.name], value.shape, item.name)[...] = value
-
-        driver = self._gpu.driver
+        driver, places = self._gpu.driver, dict(addresses)
         if isinstance(driver, CheckedDriver):
-            shapes_out = self._made[tuple(self._shapes.items())]
             reads = [(addresses[name], self._nbytes(name, shape)) for name, shape in shapes.items()]
             writes = [(addresses[name], self._nbytes(name, shape)) for name, shape in shapes_out.items()]
-            driver.launch(stream, lambda: run(None), reads, [*writes, (scratch, self.scratch_bytes)])
+            work = functools.partial(self._run, shapes, places, scratch)
+            driver.launch(stream, work, reads, [*writes, (scratch, self.scratch_bytes)])
             return
-        call = HOST_FUNCTION(run)
+        if stand_in.on_gpu():
+            places = {name: self._staging[name].address for name in addresses}
+            self._gpu.clear(scratch, self.scratch_bytes, stream)
+            for name, shape in shapes.items():
+                driver.try_call(
+                    "cuMemcpyDtoHAsync_v2", places[name], addresses[name], self._nbytes(name, shape), stream
+                )
+        call = HOST_FUNCTION(lambda _: self._run(shapes, places, None if stand_in.on_gpu() else scratch))
         self._calls.append(call)
         function = driver._library.cuLaunchHostFunc
         function.argtypes = (ctypes.c_void_p, HOST_FUNCTION, ctypes.c_void_p)
         assert function(stream, call, None) == 0
+        if stand_in.on_gpu():
+            for name, shape in shapes_out.items():
+                driver.try_call(
+                    "cuMemcpyHtoDAsync_v2", addresses[name], places[name], self._nbytes(name, shape), stream
+                )
+
+    def _run(self, shapes: Mapping[str, tuple[int, ...]], addresses: Mapping[str, int], scratch: int | None) -> None:
+        self.runs += 1
+        if scratch is not None:
+            ctypes.memset(scratch, 0x77, self.scratch_bytes)
+        names = [item.name for item in self._session.get_inputs()]
+        inputs = {name: self._view(addresses[name], shapes[name], name) for name in names}
+        outputs = self._session.run(None, {name: value.copy() for name, value in inputs.items()})
+        for item, value in zip(self._session.get_outputs(), outputs, strict=True):
+            value = self.sabotage.get(item.name, lambda array: array)(value)
+            self._view(addresses[item.name], value.shape, item.name)[...] = value
 
     def _nbytes(self, name: str, shape: tuple[int, ...]) -> int:
         return math.prod(shape) * np.dtype(self._kind(name)).itemsize

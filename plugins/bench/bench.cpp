@@ -88,7 +88,7 @@ void bench_prune(int64_t tokens, int64_t channels, const DeviceBuffer& flush, do
     fill(weight, true);
     fill(basis, false);
     const luvc_spectrum_prune_tensors tensors{
-        values.data(), weight.data(), basis.floats(), kept.data(), indices.data(), nullptr, nullptr, 0};
+        values.data(), weight.data(), basis.floats(), kept.data(), indices.data(), nullptr, nullptr, 0, nullptr};
     const double ms = median_ms(
         [&](cudaStream_t stream) {
             check_status(luvc_spectrum_prune_cuda(&shape, &tensors, workspace.data(), workspace_bytes, stream));
@@ -103,7 +103,7 @@ void bench_prune(int64_t tokens, int64_t channels, const DeviceBuffer& flush, do
 }
 
 void bench_merge(int64_t side, int64_t channels, const DeviceBuffer& flush, double speed) {
-    const luvc_orthogonal_merge_shape shape{1, side, side, channels, 2, side / 8, side / 8, LUVC_BFLOAT16};
+    const luvc_orthogonal_merge_shape shape{1, side, side, channels, 2, side / 8, side / 8, LUVC_BFLOAT16, 0};
     size_t workspace_bytes = 0;
     check_status(luvc_orthogonal_merge_workspace(&shape, LUVC_CUDA, &workspace_bytes));
     const int64_t units = side * side;

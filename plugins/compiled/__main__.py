@@ -76,6 +76,7 @@ def main(arguments: list[str] | None = None) -> int:
     begun = time.monotonic()
     try:
         compiler = nvcc.find(BUILD / "nvcc")
+        kernels.compile_host(compiler, kernels.PLUGINS / "bench" / "bench.cpp")
         compiled = kernels.compile_all(compiler, kernels.sources(), BUILD / "compiled", chosen.jobs)
     except nvcc.CompilerError as error:
         print(error, file=sys.stderr)

@@ -127,6 +127,19 @@ def compile_unit(nvcc: str, unit: Path, archs: Sequence[str] = tuple(LIMITS)) ->
     return sorted(parse(unit.name, run.stdout + run.stderr, ptx))
 
 
+def compile_host(nvcc: str, unit: Path) -> None:
+    """Compile a source without kernels of its own, such as the benchmark, which is built nowhere but for a GPU.
+
+    Raises:
+        CompilerError: A warning or an error, in nvcc's words.
+    """
+    with tempfile.TemporaryDirectory(prefix="luvc-nvcc-") as folder:
+        command = [nvcc, *FLAGS, "-Xcompiler=-Werror", "-c", str(unit), "-o", str(Path(folder) / "unit.o")]
+        run = subprocess.run(command, capture_output=True, text=True, check=False)
+    if run.returncode:
+        raise CompilerError(f"{unit.name}: nvcc refuses it\n{(run.stdout + run.stderr).strip()}")
+
+
 def parse(source: str, report: str, ptx: dict[str, str]) -> Iterator[Kernel]:
     """Kernels from what ptxas -v says and from PTX by arch.
 

@@ -92,6 +92,11 @@ def refusal(lines: Sequence[str], library: str, where: str) -> LuvcError:
         return MachineError(
             "the engine was built by another version of TensorRT", where=where, got=got, expected=library, fix=rebuild
         )
+    if "cannot run on this gpu" in log_text:
+        fix = (
+            "luvc-export build for a target of this GPU (luvc-export targets); TensorRT-RTX takes GeForce and RTX GPUs"
+        )
+        return MachineError("the engine is not for this GPU", where=where, got=got, expected=library, fix=fix)
     if is_short(lines):
         return MachineError(SHORT_ON_GPU, where=where, got=got, fix="close other programs, or build smaller engines")
     if any(sign in log_text for sign in ("header", "buffersize", "checksum", "magic")):

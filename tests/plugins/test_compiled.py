@@ -119,6 +119,7 @@ def test_the_command_ends_with_1_where_a_kernel_grew(
     command.write(table)
     rows = list(table)
     monkeypatch.setattr(kernels, "compile_all", lambda *arguments: rows)
+    monkeypatch.setattr(kernels, "compile_host", lambda *arguments: None)
     assert command.main([]) == 0
     rows[3] = dataclasses.replace(rows[3], registers=rows[3].registers + 1)
     assert command.main([]) == 1
@@ -161,6 +162,9 @@ def test_a_warning_is_an_error(tmp_path: Path) -> None:
     text = "__global__ void broken_kernel(int* out) {\n    int unused;\n    *out = 1;\n}"
     with pytest.raises(nvcc.CompilerError, match=r"broken.cu: nvcc refuses it\n(.|\n)*unused"):
         kernels.compile_unit(nvcc_here(), source(tmp_path, text), ["sm_87"])
+    text = "struct Two { int one, other; };\nTwo half() { return Two{1}; }"  # a field that came later
+    with pytest.raises(nvcc.CompilerError, match=r"broken.cu: nvcc refuses it\n(.|\n)*initializer"):
+        kernels.compile_host(nvcc_here(), source(tmp_path, text))
 
 
 def test_an_nvcc_of_another_version_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,6 +28,7 @@ def test_a_machine_without_a_driver_says_so() -> None:
         pytest.skip("this machine has an NVIDIA driver")
 
 
+@stand_in.alone
 def test_a_driver_without_a_gpu_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STAND_IN_GPUS", "0")
     with pytest.raises(MachineError, match=r"no such GPU\n.*\n.*GPU 0 of 0"):
@@ -39,6 +40,7 @@ def test_a_gpu_that_is_not_there() -> None:
         Gpu(1, stand_in.library())
 
 
+@stand_in.alone
 def test_memory_freed_inside_a_host_function_starts_nothing(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
     """The collector may free what is long gone while an engine of the stand-in runs; what waits for it must wait on."""
     monkeypatch.setenv("STAND_IN_LAZY", "1")
@@ -66,6 +68,7 @@ def test_the_table_is_what_the_stand_in_defines() -> None:
     assert {name.removesuffix("_v2") for name in SIGNATURES} == defined - {"cuLaunchHostFunc"}
 
 
+@stand_in.alone
 def test_what_it_is(gpu: Gpu) -> None:
     assert (gpu.info.name, gpu.info.capability, gpu.info.driver) == ("stand-in", (8, 9), (13, 1))
 
@@ -92,6 +95,7 @@ def test_pinned_memory_lives_as_long_as_its_array(gpu: Gpu) -> None:
     assert (values == 7).all()
 
 
+@stand_in.alone
 def test_memory_is_given_back(gpu: Gpu) -> None:
     before, _ = gpu.memory()
     block = gpu.allocate(1 << 20, "test")
@@ -100,6 +104,7 @@ def test_memory_is_given_back(gpu: Gpu) -> None:
     assert gpu.memory()[0] == before
 
 
+@stand_in.alone
 def test_too_little_memory_says_how_much(gpu: Gpu) -> None:
     with pytest.raises(MachineError, match=r"not enough memory on the GPU\n.*KV cache\n.*0\.06 GiB free\n.*4\.00 GiB"):
         gpu.allocate(4 << 30, "the KV cache")

@@ -31,6 +31,7 @@ class Model:
             block = self.pool.free()
             if cache:
                 self.gpu.copy(block.memory.address, cache.block.memory.address, text, self.stream)
+        self.gpu.synchronize(self.stream)  # what was there may still be on its way
         self.host.array()[0] = token
         self.gpu.upload(block.memory.address + text, self.host.address, 1, self.stream)
         return TrtCache(block, (text + 1,), text + 1, 0)
@@ -41,6 +42,7 @@ class Model:
 
     def read(self, cache: TrtCache) -> list[int]:
         self.gpu.download(self.host.address, cache.block.memory.address, ROWS, self.stream)
+        self.gpu.synchronize(self.stream)
         return [int(value) for value in self.host.array()[: cache.text]]
 
 

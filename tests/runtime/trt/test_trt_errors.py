@@ -22,6 +22,8 @@ from luvc_export.runtime.cuda.device import Gpu
 from luvc_export.runtime.session import Session
 from luvc_export.runtime.tensorrt.backend import TrtBackend
 
+pytestmark = stand_in.alone  # engines of another compute capability than the machine's GPU
+
 
 class Library:
     """As much of the library's module as is read before an engine is opened."""

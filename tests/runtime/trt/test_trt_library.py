@@ -21,6 +21,15 @@ VERSION = (
         (["Serialization assertion plan->header.size == blobSize failed."], BundleError, "no whole engine"),
         (["Cuda Runtime (no CUDA-capable device is detected)"], MachineError, "cannot start on this machine"),
         ([], BundleError, "does not load\n(.|\n)*nothing in the log"),
+        (  # TensorRT-RTX 1.7.1 on an H200, every compute capability it builds for tried
+            [
+                "IRuntime::deserializeCudaEngine: Error Code 6: API Usage Error (The engine cannot run on this GPU,"
+                " which has compute capability 9.0. Supported compute capabilities: 8.9. TensorRT-RTX does not support"
+                " this compute capability, so the engine cannot be rebuilt for it.)"
+            ],
+            MachineError,
+            r"not for this GPU\n.*decoder\.engine\n.*capability 9\.0(.|\n)*fix: luvc-export build for a target",
+        ),
     ],
 )
 def test_a_refusal_in_our_words(lines: list[str], kind: type[LuvcError], says: str) -> None:
