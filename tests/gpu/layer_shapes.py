@@ -6,11 +6,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from flat_plans import flat_request
 from torch import Tensor, nn
 
+from luvc_export.core.named_plans import PICTURES
 from luvc_export.core.plan import Plan
-from luvc_export.core.planning import solve
+from luvc_export.core.planning import LlmRequest, PlanRequest, solve
 from luvc_export.core.shapes import DecoderShape, EncoderShape
 from luvc_export.export.llm.decoder import Decoder
 from luvc_export.export.llm.rope import Rope, mrope_axes
@@ -35,10 +35,10 @@ def shape_of(name: str) -> DecoderShape:
     )
 
 
-def plans(shape: DecoderShape, grid: tuple[int, int], text: int) -> dict[str, Plan]:
-    """The plans to compare: no compression; merging to 75 % with the default schedule, and with ``thirds``."""
-    named = {"none": flat_request("none"), "even": flat_request(text=text), "thirds": flat_request("thirds", text=text)}
-    return {name: solve(request, grid, shape, ENCODER) for name, request in named.items()}
+def plans(shape: DecoderShape, grid: tuple[int, int], text: int, encoder: EncoderShape = ENCODER) -> dict[str, Plan]:
+    """No compression, and every plan for pictures that has a name, with ``text`` tokens of text."""
+    requests = {name: PlanRequest(LlmRequest(name, text=text)) for name in ("none", *PICTURES)}
+    return {name: solve(request, grid, shape, encoder) for name, request in requests.items()}
 
 
 class Norm(nn.Module):

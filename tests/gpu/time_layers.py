@@ -91,12 +91,14 @@ def time_model(name: str, device: str, dtype: torch.dtype, options: argparse.Nam
     shape = shape_of(name)
     shape = dataclasses.replace(shape, layers=options.layers or shape.layers)
     model, rows = Model(shape, device, dtype), []
-    for plan_name, plan in plans(shape, tuple(options.grid), options.text).items():
-        row = {"model": name, "layers": shape.layers, "dtype": str(dtype).removeprefix("torch."), "plan": plan_name}
-        row |= {"visual_tokens": plan.vision_tokens, "text_tokens": options.text}
-        rows.append(row | time_plan(model, plan, options.text, options.runs))
-    for row in rows:
-        row["prefill_speedup"] = rows[0]["prefill_ms"] / row["prefill_ms"]
+    for side in options.sides:
+        timed = []
+        for plan_name, plan in plans(shape, (side, side), options.text).items():
+            row = {"model": name, "layers": shape.layers, "dtype": str(dtype).removeprefix("torch."), "plan": plan_name}
+            row |= {"units": side * side, "visual_tokens": plan.vision_tokens, "text_tokens": options.text}
+            timed.append(row | time_plan(model, plan, options.text, options.runs))
+            timed[-1]["prefill_speedup"] = timed[0]["prefill_ms"] / timed[-1]["prefill_ms"]
+        rows += timed
     return rows
 
 
@@ -107,7 +109,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--tiny", action="store_true", help="four layers of 64 channels")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
     parser.add_argument("--layers", type=int, help="fewer layers, where memory is short")
-    parser.add_argument("--grid", type=int, nargs=2, default=(32, 32), help="units of the image before merging")
+    parser.add_argument("--sides", type=int, nargs="+", default=(32, 64), help="units of a square image's side")
     parser.add_argument("--text", type=int, default=64)
     parser.add_argument("--runs", type=int, default=31)
     parser.add_argument("-o", "--out", type=Path, default=MEASUREMENTS)
