@@ -2,31 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 from common import Facts, facts
 from llama_index.core.llms import ChatMessage, ImageBlock, TextBlock
 from llama_index.core.tools import FunctionTool
 from llama_index.llms.openai_like import OpenAILike
-from pydantic import BaseModel
-from tool_facts import check
-
-
-class Side(BaseModel):
-    """A side of the picture."""
-
-    side: Literal["left", "right"]
-
-
-class Row(BaseModel):
-    """A row of the picture."""
-
-    row: Literal[1, 2, 3]
-
+from tool_facts import KINDS, Count, Look, says
 
 TOOLS = [
-    FunctionTool.from_defaults(lambda side: check("look", {"side": side}), "look", fn_schema=Side),
-    FunctionTool.from_defaults(lambda row: check("count", {"row": row}), "count", fn_schema=Row),
+    FunctionTool.from_defaults(lambda side: says(Look(side=side)), "Look", fn_schema=Look),
+    FunctionTool.from_defaults(lambda row: says(Count(row=row)), "Count", fn_schema=Count),
 ]
 
 
@@ -59,8 +45,8 @@ def main(facts: Facts) -> None:
             messages = [*messages, answer.message, ChatMessage(role="tool", content=result, additional_kwargs=more)]
     several = model.chat_with_tools(TOOLS, chat_history=[question], tool_required=True, allow_parallel_tool_calls=True)
     for call in model.get_tool_calls_from_response(several, error_on_no_tool_call=False):
-        check(call.tool_name, call.tool_kwargs)
-    assert isinstance(model.as_structured_llm(Side).chat([question]).raw, Side)
+        KINDS[call.tool_name](**call.tool_kwargs)
+    assert isinstance(model.as_structured_llm(Look).chat([question]).raw, Look)
 
 
 if __name__ == "__main__":
