@@ -101,7 +101,7 @@ class Asker:
         forms = self.forms(model)
         plan = AnswerPlan(Sampling(), None, offered(chat, forms), values_of(chat, forms))
         messages, _ = self._question(chat, model, plan)
-        return tuple(messages), model.session.encoder.broken(plan.tools), plan.values
+        return tuple(messages), plan.tools, plan.values
 
     def forms(self, model: ServedModel) -> TemplateForms:
         """What the model's template writes; seen once."""
@@ -125,8 +125,7 @@ class Asker:
         with self.pixels.take(sum(one.pixels for one in media)):
             opened = tuple(self._opened(one, manifest, started) for one in media)
             most = image_tokens(chat, model.session)
-            tools = model.session.encoder.broken(plan.tools)
-            beside = (None, most, model.adapter, plan.values, bool(chat.continue_final_message), tools)
+            beside = (None, most, model.adapter, plan.values, bool(chat.continue_final_message), plan.tools)
             asked = OpenedQuestion(tuple(messages), opened, *beside)
             try:
                 loaded, request = model.session.fit(asked)
