@@ -87,8 +87,8 @@ def ran(name: str, words: list[str], facts: str, env: dict[str, str]) -> tuple[b
     done = subprocess.run(words, input=facts, stdout=subprocess.PIPE, text=True, check=False, env=env, timeout=PATIENCE)
     well = done.returncode == 0
     print(f"{done.stdout}{name}: {'ok' if well else 'FAILED'}, {time.monotonic() - begun:.1f} s", flush=True)
-    said = [line.removeprefix("row: ") for line in done.stdout.splitlines() if line.startswith("row: ")]
-    rows = [line.split(" | ") for line in said]
+    lines = done.stdout.splitlines()
+    rows = [line.removeprefix("row: ").split(" | ") for line in lines if line.startswith("row: ")]
     return well, rows or [[name, "passes"]]
 
 

@@ -7,7 +7,7 @@ import base64
 from typing import Any
 
 from common import facts
-from pydantic_ai import Agent, BinaryContent, ModelResponse, ModelSettings, RunContext, ToolCallPart
+from pydantic_ai import Agent, BinaryContent, ModelResponse, ModelSettings, RunContext, Tool, ToolCallPart
 from pydantic_ai.models.openai import OpenAIChatModel, OpenAIResponsesModel
 from pydantic_ai.providers.openai import OpenAIProvider
 from tool_facts import KINDS, Cell, Conversation, Count, Look, extra, hold, says, typed
@@ -35,10 +35,8 @@ def agent(model: Any, cell: Cell) -> Agent:
         choice = [choice] if choice in KINDS else choice
         return ModelSettings(tool_choice=choice, parallel_tool_calls=several, extra_body=body)
 
-    made = Agent(model, model_settings=settings)
-    made.tool_plain(name="Look", strict=True)(look)
-    made.tool_plain(name="Count", strict=True)(count)
-    return made
+    tools = [Tool(look, name="Look", strict=True), Tool(count, name="Count", strict=True)]
+    return Agent(model, model_settings=settings, tools=tools)
 
 
 async def held(model: Any, cell: Cell) -> Conversation:
