@@ -10,6 +10,7 @@ import pytest
 import tiny_bundle
 from call_texts import read
 from calling import Client
+from client_view import responded, streamed, without_ids
 from form_bundles import template, write
 from running import serving
 
@@ -37,19 +38,6 @@ def test_the_form_is_seen_by_what_the_template_writes(tmp_path: Path, form: str)
     assert TemplateForms(session.encoder, tiny_bundle.VOCAB, "llama").calls is FORMS["llama"]
 
 
-def streamed(client: Client, **more: Any) -> tuple[str, list[list[str]], str | None]:
-    """Text, calls and reason that a client builds of chunks."""
-    text, calls, reason = "", list[list[str]](), None
-    for event in client.events(**{**ASKED, **more}):
-        (choice,) = event["choices"]
-        text, reason = text + (choice["delta"].get("content") or ""), choice["finish_reason"]
-        for call in choice["delta"].get("tool_calls", ()):
-            if call["index"] == len(calls):
-                calls.append([call["function"]["name"], ""])
-            calls[call["index"]][1] += call["function"]["arguments"]
-    return text, calls, reason
-
-
 @pytest.fixture
 def pushed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[AnswerShape, str]]:
     """What readers of answers are given."""
@@ -62,29 +50,6 @@ def pushed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[AnswerShape, str]]:
 
     monkeypatch.setattr(AnswerReader, "push", noted)
     return pieces
-
-
-def responded(client: Client, **asked: Any) -> list[list[str]]:
-    """Calls that a client builds of a response's events, which are those of the whole at its end."""
-    asked["input"], asked["max_output_tokens"] = asked.pop("messages"), asked.pop("max_tokens")
-    asked["tools"] = [{"type": "function", **tool["function"]} for tool in asked["tools"]]
-    raw = client.call("POST", "/v1/responses", json.dumps({**asked, "stream": True}).encode()).body.decode()
-    events = [json.loads(line.removeprefix("data: ")) for line in raw.splitlines() if line.startswith("data: ")]
-    calls: dict[int, list[str]] = {}
-    for event in events:
-        if event["type"] == "response.output_item.added" and event["item"]["type"] == "function_call":
-            calls[event["output_index"]] = [event["item"]["name"], event["item"]["arguments"]]
-        elif event["type"] == "response.function_call_arguments.delta":
-            calls[event["output_index"]][1] += event["delta"]
-        elif event["type"] == "response.function_call_arguments.done":
-            assert calls[event["output_index"]] == [event["name"], event["arguments"]]
-    output = events[-1]["response"]["output"]
-    assert {
-        number: [item["name"], item["arguments"]]
-        for number, item in enumerate(output)
-        if item["type"] == "function_call"
-    } == calls
-    return list(calls.values())
 
 
 @pytest.mark.parametrize(("tokens", "several"), [(True, False), (False, True)])
@@ -104,16 +69,17 @@ def test_arguments_are_the_same_whole_streamed_and_at_every_cut(
     reason = choice["finish_reason"]
     rest = message["content"] or ""  # of a mark that is cut
     assert FORMS[form].begin.startswith(rest) and (several or (rest, reason) == ("", "tool_calls"))
-    calls = [[call["function"]["name"], call["function"]["arguments"]] for call in message["tool_calls"]]
+    calls = [(call["function"]["name"], call["function"]["arguments"]) for call in message["tool_calls"]]
     assert len(calls) > 1 if several else len(calls) == 1
     for _, sent in calls[: None if reason == "tool_calls" else -1]:
         arguments = json.loads(sent)
         assert arguments["side"] in SIDES and arguments["odd"] in ODD
     for call in message["tool_calls"]:
         assert len(call["id"]) == 9 if form.startswith("mistral") else call["id"].startswith("call_")
-    assert streamed(of_forms, **asked) == (rest, calls, reason)
+    pieces, ended = streamed(of_forms, **asked)
+    assert (without_ids(pieces), ended) == (without_ids(message), reason)
     for cut in range(len(raw) + 1):
-        assert read(raw, [cut], how) == (rest, "", [tuple(call) for call in calls])
+        assert read(raw, [cut], how) == (rest, "", calls)
     if not several:
         assert responded(of_forms, **asked) == calls
         result = {"role": "tool", "tool_call_id": message["tool_calls"][0]["id"], "content": "y"}

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from calling import Client, Reply, data_uri, user
+from client_view import streamed, without_ids
 
 from luvc_export.demo.questions import cases
 from luvc_export.runtime.generation import grammar_trials
@@ -32,8 +33,11 @@ ONLY_COUNT = {
 }
 
 
+ASKED = {"model": "demo", "messages": user(CASE.prompt, *CASE.images), "tools": TOOLS}
+
+
 def ask(client: Client, **more: Any) -> Reply:
-    return client.chat(**{"model": "demo", "messages": user(CASE.prompt, *CASE.images), "tools": TOOLS, **more})
+    return client.chat(**{**ASKED, **more})
 
 
 def message(client: Client, **more: Any) -> tuple[dict[str, Any], str]:
@@ -41,33 +45,6 @@ def message(client: Client, **more: Any) -> tuple[dict[str, Any], str]:
     assert reply.status == 200, reply.body
     choice = reply.json()["choices"][0]
     return choice["message"], choice["finish_reason"]
-
-
-def streamed(client: Client, **more: Any) -> tuple[dict[str, Any], str]:
-    """The message that a client builds of chunks."""
-    whole: dict[str, Any] = {"role": "assistant", "content": "", "refusal": None}
-    calls: list[dict[str, Any]] = []
-    reason = ""
-    for event in client.events(
-        **{"model": "demo", "messages": user(CASE.prompt, *CASE.images), "tools": TOOLS, **more}
-    ):
-        (choice,) = event["choices"]
-        delta, reason = choice["delta"], choice["finish_reason"] or reason
-        whole["content"] += delta.get("content") or ""
-        for call in delta.get("tool_calls", ()):
-            if call["index"] == len(calls):
-                calls.append({"id": call["id"], "type": call["type"], "function": {**call["function"]}})
-            else:
-                calls[call["index"]]["function"]["arguments"] += call["function"]["arguments"]
-    if calls:
-        whole |= {"content": whole["content"] or None, "tool_calls": calls}
-    return whole, reason
-
-
-def without_ids(answer: dict[str, Any]) -> dict[str, Any]:
-    calls = answer.get("tool_calls", [])
-    assert all(call["id"].startswith("call_") for call in calls) and len({call["id"] for call in calls}) == len(calls)
-    return {**answer, "tool_calls": [call["function"] for call in calls]}
 
 
 def test_required_is_a_call(client: Client) -> None:
@@ -79,7 +56,7 @@ def test_required_is_a_call(client: Client) -> None:
 
 @pytest.mark.parametrize("choice", ["required", NAMED, ONLY_COUNT, "auto", "none"])
 def test_streamed_and_whole_are_the_same(client: Client, choice: Any) -> None:
-    asked = {"tool_choice": choice, "max_tokens": 48}
+    asked = {**ASKED, "tool_choice": choice, "max_tokens": 48}
     whole, pieces = message(client, **asked), streamed(client, **asked)
     assert (without_ids(whole[0]), whole[1]) == (without_ids(pieces[0]), pieces[1])
 
@@ -102,7 +79,7 @@ def test_auto_may_answer(client: Client) -> None:
 
 def test_a_call_that_is_cut_ends_by_its_length(client: Client) -> None:
     for stream in (message, streamed):
-        answer, reason = stream(client, tool_choice=NAMED, max_tokens=42)
+        answer, reason = stream(client, **{**ASKED, "tool_choice": NAMED, "max_tokens": 42})
         assert reason == "length" and answer["tool_calls"][0]["function"]["arguments"].startswith('{"s')
 
 
