@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import tiny_bundle
-from call_texts import read
+from call_texts import WRITERS, read
 from calling import Client
 from client_view import responded, streamed, without_ids
 from form_bundles import template, write
@@ -59,8 +59,9 @@ def test_arguments_are_the_same_whole_streamed_and_at_every_cut(
 ) -> None:
     """A random model writes what its grammar allows; one that may call again does, until it is cut."""
     asked: dict[str, Any] = {**ASKED, "tools": TOOLS, "tool_choice": "required", "parallel_tool_calls": several}
-    asked |= {"model": f"{form}-tokens" if tokens else form, "temperature": 2, "seed": 4, "frequency_penalty": 2}
-    asked |= {"max_tokens": 160, "min_tokens": 160 if several else 0}
+    asked |= {"model": f"{form}-tokens" if tokens else form, "temperature": 0}
+    longest = len(WRITERS[form]([("look", {"side": "right", "odd": ODD[2]})]))
+    asked |= {"max_tokens": longest + 40, "min_tokens": longest + 40 if several else 0}
     reply = of_forms.chat(**asked)
     assert reply.status == 200, reply.body
     (how, *_), raw = pushed[0], "".join(text for _, text in pushed)
