@@ -36,11 +36,11 @@ def template(form: str, end: str = "") -> str:
 
 
 def write(folder: Path, text: str, marks: tuple[str, ...] = (), context: int = 1024) -> Session:
-    """The tiny bundle with that template and those tokens in the place of two of its own."""
+    """The tiny bundle with that template and those tokens in the place of two of its own, of which one is special."""
     bundle = tiny_bundle.write(folder, context=context)
     data = json.loads(tiny_bundle.tokenizer().to_str())
-    for token, mark in zip(("<a>", "<b>"), marks, strict=False):
-        next(one for one in data["added_tokens"] if one["content"] == token)["content"] = mark
+    for token, mark in zip(data["added_tokens"][-2:], marks, strict=False):
+        token |= {"content": mark, "special": mark == marks[0]}
     changed = {"tokenizer.json": json.dumps(data), "tokenizer_config.json": json.dumps({"chat_template": text})}
     manifest = bundle.manifest
     for name, content in changed.items():
