@@ -50,7 +50,7 @@ SHARED = {"PYTHONPATH": str(OFFICIAL)}
 #: What would have a client reach out: prices of models, traces.
 NOTHING = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LANGCHAIN_TRACING_V2": "false", "DO_NOT_TRACK": "1"}
 #: Seconds a client may take.
-PATIENCE = 300
+PATIENCE = 600
 
 
 def bundle(folder: Path) -> Path:
@@ -138,7 +138,7 @@ def main() -> None:
     if absent:
         print("not installed, not tried: " + ", ".join(absent))
     print("failed: " + ", ".join(failed) if failed else f"{len(names) - len(absent)} clients work")
-    if asked.page and not failed and len(rows) >= len(SCRIPTS):
+    if asked.page and not failed and not absent and len(names) == len(SCRIPTS):
         write(asked.page, rows)
     sys.exit(bool(failed))
 

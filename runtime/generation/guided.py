@@ -135,9 +135,10 @@ class _GrammarMask:
         if not matcher.is_stopped():
             bits = np.unpackbits(np.frombuffer(matcher.compute_bitmask(), np.uint8), bitorder="little")
             allowed[: min(self._vocab, bits.size)] = bits[: self._vocab].astype(np.bool_)
-            if np.count_nonzero(allowed) == 1 and not matcher.validate_tokens([int(allowed.argmax())]):
-                allowed[allowed.argmax()] = False
-                allowed[self._spelled()] = True
+            if np.count_nonzero(allowed) == 1 and not matcher.validate_tokens([only := int(allowed.argmax())]):
+                # It is a special token whose name has to follow, which the library refuses then: the name is spelt.
+                text = matcher.compute_ff_bytes().decode(errors="ignore")
+                allowed[only], allowed[self._tokens.greedy_tokenize(text)[:1]] = False, True
         if matcher.is_stopped() or matcher.is_accepting():
             allowed[list(self._ends)] = True
         if matcher.is_error():
@@ -157,11 +158,6 @@ class _GrammarMask:
         self._consume(answer)
         tokens = [] if self._matcher.is_stopped() else [int(token) for token in self._matcher.compute_ff_tokens()]
         return tokens[: self._matcher.validate_tokens(tokens)] if tokens else tokens
-
-    def _spelled(self) -> int:
-        """The token that begins a text of which the library would have a special token of that text."""
-        text = self._matcher.compute_ff_bytes().decode(errors="ignore")
-        return int(self._tokens.greedy_tokenize(text)[0])
 
     def _consume(self, answer: Sequence[int]) -> None:
         for token in answer[self._told :]:

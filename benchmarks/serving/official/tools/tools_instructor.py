@@ -42,4 +42,4 @@ if __name__ == "__main__":
     reason = "stream=True is not supported when using PARALLEL_TOOLS mode"
     for mode in (instructor.Mode.TOOLS, instructor.Mode.TOOLS_STRICT):
         converse = asking(lambda *asked, of=mode: ask(of, *asked), picture(KNOWN))
-        hold(f"instructor, {mode.value}", converse, {Cell(parallel=True, streamed=True): reason})
+        hold(f"instructor, {mode.name}", converse, {Cell(parallel=True, streamed=True): reason})
