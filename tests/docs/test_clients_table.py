@@ -23,7 +23,9 @@ def test_the_page_has_what_the_list_has(listed: Path) -> None:
     ], "written by benchmarks/serving/clients.sh ENVIRONMENTS .venv/bin/python --page docs/serving.md"
 
 
-@pytest.mark.parametrize("library", ["openai", "instructor", "pydantic-ai", "openai-agents", "litellm", "langchain"])
+@pytest.mark.parametrize(
+    "library", ["openai", "instructor", "pydantic-ai", "openai-agents", "litellm", "langchain", "llama-index"]
+)
 def test_each_library_has_every_conversation_or_says_why_not(library: str) -> None:
     rows = [line for line in PAGE.splitlines() if line.startswith(f"| {library}, ") and "conversations" in line]
     assert rows and all("| 4 of 4 " in row or "the library refuses (" in row for row in rows), rows

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import dspy
 import litellm
 from common import Facts, facts, picture
-from tool_facts import KINDS, TOOLS, says, typed
+from tool_facts import KINDS, TOOLS, as_messages, chosen, typed
 
 
 class Both(dspy.Signature):
@@ -33,12 +33,9 @@ def main(facts: Facts) -> None:
     assert answer.side in ("left", "right") and answer.row in (1, 2, 3), answer
     messages: list[Any] = picture(facts)
     for name in KINDS:
-        choice = {"type": "function", "function": {"name": name}}
-        (output,) = model(messages=messages, tools=TOOLS, tool_choice=choice)
+        (output,) = model(messages=messages, tools=TOOLS, tool_choice=chosen(name))
         (call,) = output["tool_calls"]
-        result = says(typed(call.function.name, call.function.arguments))
-        sent = {"role": "assistant", "content": None, "tool_calls": [call.model_dump()]}
-        messages = [*messages, sent, {"role": "tool", "tool_call_id": call.id, "content": result}]
+        messages += as_messages([(call.id, typed(call.function.name, call.function.arguments))])
     asyncio.run(streamed(asked))
 
 
