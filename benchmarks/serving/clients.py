@@ -1,9 +1,15 @@
-"""Serve the bundled model and let each client's environment run its checks: ``clients.sh`` makes the environments."""
+"""Serve the bundled model and let each client's environment run its checks: ``clients.sh`` makes the environments.
+
+``clients.py ENVIRONMENTS [--only NAME ...] [--page docs/serving.md]``: some alone; all, whole, and the page's tables
+are written.
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -12,10 +18,11 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from calling import data_uri
+from calling import Client, data_uri
 from soak import serving
 
 from luvc_export import export_bundle, make_plan
+from luvc_export.core.files import pages
 from luvc_export.demo import CHECKPOINT, IMAGE_SIZE
 from luvc_export.demo.questions import cases
 
@@ -43,7 +50,7 @@ SHARED = {"PYTHONPATH": str(OFFICIAL)}
 #: What would have a client reach out: prices of models, traces.
 NOTHING = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LANGCHAIN_TRACING_V2": "false", "DO_NOT_TRACK": "1"}
 #: Seconds a client may take.
-PATIENCE = 300
+PATIENCE = 600
 
 
 def bundle(folder: Path) -> Path:
@@ -53,6 +60,13 @@ def bundle(folder: Path) -> Path:
     plan = make_plan(str(CHECKPOINT), "even", image_size=IMAGE_SIZE)
     export_bundle(str(CHECKPOINT), folder / "demo", {"even": plan}, image_size=IMAGE_SIZE, text_capacity=1024)
     return folder / "demo"
+
+
+def end_of_answers(client: Client) -> str:
+    """The id of the token behind the bundled model's answers."""
+    asked = {"prompt": "<|im_end|>", "add_special_tokens": False}
+    (token,) = client.call("POST", "/tokenize", json.dumps(asked).encode()).json()["tokens"]
+    return str(token)
 
 
 def command(environment: Path, script: str) -> list[str] | None:
@@ -67,9 +81,37 @@ def command(environment: Path, script: str) -> list[str] | None:
     return [str(python), str(OFFICIAL / script)] if python.is_file() else None
 
 
+def ran(name: str, words: list[str], facts: str, env: dict[str, str]) -> tuple[bool, list[list[str]]]:
+    """Whether a client's script ends well, and its rows of the page (``common.report``); what it says is shown."""
+    begun = time.monotonic()
+    done = subprocess.run(words, input=facts, stdout=subprocess.PIPE, text=True, check=False, env=env, timeout=PATIENCE)
+    well = done.returncode == 0
+    print(f"{done.stdout}{name}: {'ok' if well else 'FAILED'}, {time.monotonic() - begun:.1f} s", flush=True)
+    lines = done.stdout.splitlines()
+    rows = [line.removeprefix("row: ").split(" | ") for line in lines if line.startswith("row: ")]
+    return well, rows or [[name, "passes"]]
+
+
+def write(page: Path, rows: list[list[str]]) -> None:
+    """Tables of all clients, and of the tests of others that fail, which the run has held to their lists."""
+    failing = [
+        [suite["suite"], reason, ", ".join(f"`{name}`" for name in names)]
+        for suite in (json.loads(file.read_text(encoding="utf-8")) for file in sorted(OFFICIAL.glob("*_standard.json")))
+        for reason, names in suite["tests"].items()
+    ]
+    tables = pages.table(("client", "outcome"), rows), pages.table(("suite", "reason", "tests that fail"), failing)
+    page.write_text(pages.within(page.read_text(encoding="utf-8"), "clients", "\n".join(tables)), encoding="utf-8")
+
+
 def main() -> None:
     """Run all checks; exit code 1 if one fails."""
-    environments, failed, absent = Path(sys.argv[1]), [], []
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("environments", type=Path)
+    parser.add_argument("--only", nargs="*", default=[""], help="clients whose names have one of these")
+    parser.add_argument("--page", type=Path, help="the page whose table is written, if all run and work")
+    asked = parser.parse_args()
+    names = [name for name in SCRIPTS if any(part in name for part in asked.only)]
+    failed, absent, rows = list[str](), list[str](), list[list[str]]()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         client = stack.enter_context(serving(f"{bundle(folder)}#even", "cpu", 1))
@@ -80,20 +122,24 @@ def main() -> None:
             "picture": data_uri(case.images[0]),
             "question": case.prompt,
             "answer": case.answer,
+            "end": end_of_answers(client),
         }
-        env = {**os.environ, **SHARED, **NOTHING}
-        for name, (environment, script) in SCRIPTS.items():
-            words = command(environments / environment, script)
+        env = {**os.environ, **SHARED, **NOTHING, **({"LUVC_WHOLE": "1"} if asked.page else {})}
+        for name in names:
+            words = command(asked.environments / SCRIPTS[name][0], SCRIPTS[name][1])
             if words is None:
                 absent.append(name)
                 continue
-            begun = time.monotonic()
-            done = subprocess.run(words, input=json.dumps(facts), text=True, check=False, env=env, timeout=PATIENCE)
-            failed += [name] if done.returncode else []
-            print(f"{name}: {'FAILED' if done.returncode else 'ok'}, {time.monotonic() - begun:.1f} s", flush=True)
+            well, its_rows = ran(name, words, json.dumps(facts), env)
+            failed += [] if well else [name]
+            rows += its_rows
+    spent = sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
+    print(f"{spent:.0f} s of CPU, of clients and server")
     if absent:
         print("not installed, not tried: " + ", ".join(absent))
-    print("failed: " + ", ".join(failed) if failed else f"{len(SCRIPTS) - len(absent)} clients work")
+    print("failed: " + ", ".join(failed) if failed else f"{len(names) - len(absent)} clients work")
+    if asked.page and not failed and not absent and len(names) == len(SCRIPTS):
+        write(asked.page, rows)
     sys.exit(bool(failed))
 
 

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # The official openai clients of Python and Node, openai-python's own tests, requests drawn from OpenAI's types by
 # schemathesis, LangChain's standard tests, and eight agent libraries, against the bundled model. Two environments, as
-# litellm wants an older openai; Node's where there is npm. $LUVC_WHOLE runs all of suites of which else a part is run.
+# litellm wants an older openai; Node's where there is npm. $LUVC_WHOLE, and --page, run all of suites of which else a
+# part is run.
 # After installing nothing reaches the network but this machine's own address (official/common.py).
-# Usage: benchmarks/serving/clients.sh ENVIRONMENTS [PYTHON of the project's environment]
+# Usage: benchmarks/serving/clients.sh ENVIRONMENTS [PYTHON of the project's environment [options of clients.py]]
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 environments=${1:?a folder for the environments}
@@ -32,4 +33,4 @@ if command -v npm >/dev/null && [ ! -e "$environments/node/.installed" ]; then
     touch "$environments/node/.installed"
 fi
 for each in "${installing[@]}"; do wait "$each"; done
-exec "$python" benchmarks/serving/clients.py "$environments"
+exec "$python" benchmarks/serving/clients.py "$environments" "${@:3}"

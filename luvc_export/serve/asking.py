@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
@@ -19,7 +19,7 @@ from luvc_export.runtime.generation.sampling import Sampling, sampling_of_reques
 from luvc_export.runtime.media.film import HEAD, MAX_TAKEN_PIXELS, container_of
 from luvc_export.runtime.media.pictures import Opened, Picture, pixels_to_decode
 from luvc_export.runtime.media.video import DEFAULT_FPS, open_video
-from luvc_export.runtime.prompt.question import OpenedClip, OpenedQuestion, VideoClip
+from luvc_export.runtime.prompt.question import OpenedClip, OpenedQuestion, Question, VideoClip
 from luvc_export.runtime.prompt.request import largest_canvas, open_medium, takes_video
 from luvc_export.runtime.session import Session
 from luvc_export.serve.conversation import letters_of, value_letters, written
@@ -91,8 +91,8 @@ class Asker:
             wrong.param = _of_tools(error, chat) or (guide(chat) or (wrong.param, {}))[0]
             raise wrong from error
 
-    def text(self, chat: ChatRequest) -> tuple[tuple[dict[str, Any], ...], list[Any], Mapping[str, Any]]:
-        """What the template is given of a chat without pictures: messages, tools and values.
+    def text(self, chat: ChatRequest) -> Question:
+        """What the template is given of a chat without pictures.
 
         Raises:
             ApiError: See ``plan``.
@@ -101,7 +101,8 @@ class Asker:
         forms = self.forms(model)
         plan = AnswerPlan(Sampling(), None, offered(chat, forms), values_of(chat, forms))
         messages, _ = self._question(chat, model, plan)
-        return tuple(messages), model.session.encoder.broken(plan.tools), plan.values
+        going_on = bool(chat.continue_final_message)
+        return Question(tuple(messages), (), values=plan.values, continues=going_on, tools=plan.tools)
 
     def forms(self, model: ServedModel) -> TemplateForms:
         """What the model's template writes; seen once."""
@@ -125,20 +126,36 @@ class Asker:
         with self.pixels.take(sum(one.pixels for one in media)):
             opened = tuple(self._opened(one, manifest, started) for one in media)
             most = image_tokens(chat, model.session)
-            tools = model.session.encoder.broken(plan.tools)
-            beside = (None, most, model.adapter, plan.values, bool(chat.continue_final_message), tools)
+            beside = (None, most, model.adapter, plan.values, bool(chat.continue_final_message), plan.tools)
             asked = OpenedQuestion(tuple(messages), opened, *beside)
-            try:
-                loaded, request = model.session.fit(asked)
-                room = loaded.token_limit(request)
-            except LuvcError as error:
-                raise explained(error) from error
-        options = plan.options
-        budget = min(options.max_new_tokens or room, room)  # who asks for more is told so by finish_reason: length
+            return model, self.fitted(model, asked, chat, plan, tell, arrived, started)
+
+    def fitted(
+        self,
+        model: ServedModel,
+        question: OpenedQuestion,
+        chat: ChatRequest,
+        plan: AnswerPlan,
+        tell: Callable[[Event], None],
+        arrived: float,
+        started: float,
+        where: str = "messages",
+    ) -> Job:
+        """The job of a question; ``started`` is when its preparation was.
+
+        Raises:
+            ApiError: 400 where it does not fit; ``where`` has it.
+        """
+        try:
+            loaded, request = model.session.fit(question)
+            room = loaded.token_limit(request)
+        except LuvcError as error:
+            raise explained(error, where) from error
+        budget = min(plan.options.max_new_tokens or room, room)  # who asks for more is told so by finish_reason: length
         spent = 1000 * (perf_counter() - started)
-        job = Job(loaded, request, options, budget, chat.n or 1, tell, arrived, spent, model.name)
+        job = Job(loaded, request, plan.options, budget, chat.n or 1, tell, arrived, spent, model.name)
         job.shape = plan.shape
-        return model, job
+        return job
 
     def _opened(self, medium: _Medium, manifest: Manifest, started: float) -> Opened | OpenedClip:
         if (seconds := perf_counter() - started) > MOST_SECONDS:

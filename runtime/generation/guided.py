@@ -87,10 +87,10 @@ class Grammars:
         """
         library()
         written = self._trials.written(where, asked)
-        first = matcher(self._tokens, written.grammar, where)
-        vocab, ends = self._vocab, self._ends
+        tokens, vocab, ends = self._tokens, self._vocab, self._ends
+        first = matcher(tokens, written.grammar, where)
         bare = replace(options, json_schema=None, regex=None, grammar=None)
-        mask = lambda: _GrammarMask(first.deep_copy(), vocab, ends, where, work or MaskWork())  # noqa: E731
+        mask = lambda: _GrammarMask(first.deep_copy(), tokens, vocab, ends, where, work or MaskWork())  # noqa: E731
         return replace(bare, mask=mask), written.unheld
 
     @cached_property
@@ -116,9 +116,9 @@ class _GrammarMask:
             its state alone, and its mask is then that of an end.
     """
 
-    def __init__(self, matcher: Any, vocab: int, ends: Sequence[int], where: str, work: MaskWork) -> None:
+    def __init__(self, matcher: Any, tokens: Any, vocab: int, ends: Sequence[int], where: str, work: MaskWork) -> None:
         self._matcher, self._vocab, self._ends, self._told, self._where = matcher, vocab, ends, 0, where
-        self._work = work
+        self._tokens, self._work = tokens, work
 
     def __call__(self, answer: Sequence[int]) -> NDArray[np.bool_]:
         begin = thread_time()
@@ -135,6 +135,10 @@ class _GrammarMask:
         if not matcher.is_stopped():
             bits = np.unpackbits(np.frombuffer(matcher.compute_bitmask(), np.uint8), bitorder="little")
             allowed[: min(self._vocab, bits.size)] = bits[: self._vocab].astype(np.bool_)
+            if np.count_nonzero(allowed) == 1 and not matcher.validate_tokens([only := int(allowed.argmax())]):
+                # It is a special token whose name has to follow, which the library refuses then: the name is spelt.
+                text = matcher.compute_ff_bytes().decode(errors="ignore")
+                allowed[only], allowed[self._tokens.greedy_tokenize(text)[:1]] = False, True
         if matcher.is_stopped() or matcher.is_accepting():
             allowed[list(self._ends)] = True
         if matcher.is_error():
@@ -152,7 +156,8 @@ class _GrammarMask:
     def certain(self, answer: Sequence[int]) -> list[int]:
         """See ``logits.ForeseeingMask``: as the tokenizer would write it, which a model may write otherwise."""
         self._consume(answer)
-        return [] if self._matcher.is_stopped() else [int(token) for token in self._matcher.compute_ff_tokens()]
+        tokens = [] if self._matcher.is_stopped() else [int(token) for token in self._matcher.compute_ff_tokens()]
+        return tokens[: self._matcher.validate_tokens(tokens)] if tokens else tokens
 
     def _consume(self, answer: Sequence[int]) -> None:
         for token in answer[self._told :]:

@@ -1,8 +1,8 @@
 """A suite of somebody else's against the server: what fails is listed in a JSON file, and why.
 
-The file has names of ``tests`` by reason, and of each reason what the ``errors`` must say. A test that fails without
-being listed, for another reason, or passes though it is listed, ends a run with exit code 1. ``$LUVC_WHOLE`` runs all
-of a suite of which else a part runs that is drawn by chance, always the same.
+The file has the ``suite``'s name, names of ``tests`` by reason, and of each reason what the ``errors`` must say. A test
+that fails without being listed, for another reason, or passes though it is listed, ends a run with exit code 1.
+``$LUVC_WHOLE`` runs all of a suite of which else a part runs that is drawn by chance, always the same.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+from common import report
 
 
 class Outcomes:
@@ -30,6 +31,7 @@ class Outcomes:
     def __init__(self, listed: Path, name_of: Callable[[str], str], share: float) -> None:
         data = json.loads(listed.read_text(encoding="utf-8"))
         self.counts, self.wrong = Counter[str](), list[str]()
+        self.suite: str = data["suite"]
         self._name_of, self._errors, self._there = name_of, data["errors"], set[str]()
         self._reasons = {name: reason for reason, names in data["tests"].items() for name in names}
         self._share = share
@@ -74,7 +76,8 @@ def run(words: Sequence[str], listed: Path, name_of: Callable[[str], str] = by_f
     outcomes = Outcomes(listed, name_of, 1.0 if os.environ.get("LUVC_WHOLE") else share)
     common = ["-q", "-p", "no:cacheprovider", "--tb=short", "--no-summary", "-W", "ignore"]
     pytest.main([*words, *common], plugins=[outcomes])
-    print(", ".join(f"{count} {outcome}" for outcome, count in outcomes.counts.items()))
-    wrong = outcomes.wrong + outcomes.rest()
+    counts, wrong = outcomes.counts, outcomes.wrong + outcomes.rest()
+    skipped = f", {counts['skipped']} are skipped" if counts["skipped"] else ""
+    report(outcomes.suite, f"{counts['passed']} of {counts.total() - counts['skipped']} tests pass{skipped}")
     print("\n".join(wrong) if wrong else f"what fails is what {listed.name} lists")
     raise SystemExit(bool(wrong))

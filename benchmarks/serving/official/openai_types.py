@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import schemathesis
-from common import Facts, facts
+from common import Facts, facts, report
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from openai.types import Completion, Model
 from openai.types.chat import ChatCompletion
@@ -136,8 +136,9 @@ def counted(operation: Any, url: str, examples: int) -> Counter[int]:
 
 def main(facts: Facts, examples: int) -> None:
     """Ask of all."""
-    for operation in operations(facts):
-        print(operation.label, dict(counted(operation, facts["url"], examples)), flush=True)
+    statuses = sum((counted(operation, facts["url"], examples) for operation in operations(facts)), Counter[int]())
+    report("requests drawn from OpenAI's types by schemathesis", f"{statuses[200]} of {statuses.total()} are answered")
+    print(dict(statuses))
 
 
 if __name__ == "__main__":

@@ -52,9 +52,7 @@ def chat_completions(asker: Asker, strict: bool, record: RequestRecord) -> Inter
     def prepare(chat: ChatRequest, mailbox: Mailbox, plan: AnswerPlan) -> tuple[Form, bool]:
         record.unheld = list(plan.unheld)
         model, job = asker.job(chat, mailbox.tell, record.begun, plan)
-        usage = chat.stream_options is not None and chat.stream_options.include_usage
-        how = (usage, chat.luvc.survivors, last_answer(chat) if chat.echo else "")
-        return Completion(chat.model or model.name, job, *how), bool(chat.stream)
+        return Completion(chat, model.name, (job,), last_answer(chat) if chat.echo else ""), bool(chat.stream)
 
     return Interface(read, lambda chat: chat, asker.plan, prepare)
 
@@ -69,9 +67,7 @@ def completions(asker: Asker, strict: bool, record: RequestRecord) -> Interface:
 
     def prepare(asked: CompletionRequest, mailbox: Mailbox, plan: AnswerPlan) -> tuple[Form, bool]:
         model, jobs = jobs_of(asked, asker, mailbox.tell, record.begun, plan)
-        usage = asked.chat.stream_options is not None and asked.chat.stream_options.include_usage
-        form = TextCompletions(asked.chat.model or model.name, jobs, usage, echoed(asked, jobs))
-        return form, bool(asked.chat.stream)
+        return TextCompletions(asked.chat, model.name, jobs, echoed(asked, jobs)), bool(asked.chat.stream)
 
     plain = partial(asker.plan, plain=True)
     return Interface(read, lambda asked: asked.chat, lambda asked: plain(asked.chat), prepare)

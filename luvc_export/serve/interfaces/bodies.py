@@ -1,12 +1,13 @@
-"""Events of an answer -> the objects of OpenAI's chat completions, whole or in chunks."""
+"""Events of answers -> the objects of OpenAI's chat completions, whole or in chunks, and what others have of those."""
 
 from __future__ import annotations
 
 import secrets
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from tokenizers import Tokenizer
 
@@ -16,40 +17,91 @@ from luvc_export.serve.engine.jobs import Ended, Finished, Job, Piece
 from luvc_export.serve.http.api_errors import ApiError
 from luvc_export.serve.http.sending import sse
 from luvc_export.serve.interfaces.choices import Call, Choice
+from luvc_export.serve.interfaces.protocol import ChatRequest
 from luvc_export.serve.interfaces.token_bytes import token_bytes
 from luvc_export.serve.tools.letters import Delta
 from luvc_export.version import VERSION
 
 
 @dataclass
-class Completion:
-    """The objects of one request.
+class Chunks(ABC):
+    """What the objects of both kinds of completions are beside what a choice is. Follows ``sending.Form``.
 
     Args:
-        model: Its name, as the client said it.
-        job: What is answered.
-        with_usage: Chunks carry ``usage``.
-        survivors: The last object says what became of the pictures' tokens.
-        echoed: Text that comes before each answer's own.
+        chat: The request's options.
+        name: The model's, where the request names none.
+        jobs: What is answered.
     """
 
-    model: str
-    job: Job
-    with_usage: bool
-    survivors: bool
-    echoed: str = ""
-    id: str = field(default_factory=lambda: f"chatcmpl-{secrets.token_hex(12)}")
-    created: int = field(default_factory=lambda: int(time.time()))
-    _choices: dict[int, Choice] = field(default_factory=dict)
+    chat: ChatRequest
+    name: str
+    jobs: Sequence[Job]
+    #: Of whole objects and of chunks, and the head of ids.
+    kinds: ClassVar[tuple[str, str, str]]
 
-    @property
-    def jobs(self) -> Sequence[Job]:
-        """See ``sending.Form``."""
-        return (self.job,)
+    def __post_init__(self) -> None:
+        options = self.chat.stream_options
+        self.job, self.with_usage = self.jobs[0], options is not None and options.include_usage
+        self._id, self._created = f"{self.kinds[2]}-{secrets.token_hex(12)}", int(time.time())
 
     def begin(self) -> bytes:
         """See ``sending.Form``: choices open by themselves."""
         return b""
+
+    def end(self, event: Ended) -> bytes:
+        """See ``sending.Form``: usage, times and survivors where they were asked for."""
+        costs = self._costs(event) if self.with_usage or self.chat.luvc.survivors else {}
+        if costs and not self.with_usage:
+            costs["usage"] = None
+        return (sse({**self.chunk([]), **costs}) if costs else b"") + b"data: [DONE]\n\n"
+
+    def failed(self, error: ApiError) -> bytes:
+        """See ``sending.Form``."""
+        return sse(error.body())
+
+    def whole(self, pieces: Sequence[Piece], finished: Sequence[Finished], ended: Ended) -> dict[str, Any]:
+        """The answers in one object."""
+        choices = [
+            self.whole_choice([piece for piece in pieces if piece.choice == finish.choice], finish)
+            for finish in sorted(finished, key=lambda event: event.choice)
+        ]
+        return {**self._object(self.kinds[0]), "choices": choices, **self._costs(ended)}
+
+    @abstractmethod
+    def whole_choice(self, pieces: Sequence[Piece], finish: Finished) -> dict[str, Any]:
+        """One of them, of what came of it."""
+
+    def chunk(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
+        """A chunk of these."""
+        usage = {"usage": None} if self.with_usage else {}
+        return {**self._object(self.kinds[1]), "choices": choices, **usage}
+
+    def thought_tokens(self) -> int | None:
+        """Tokens of thoughts so far; None where there can be none."""
+        return None
+
+    def _object(self, kind: str) -> dict[str, Any]:
+        named = {"model": self.chat.model or self.name, "system_fingerprint": f"luvc-{VERSION}"}
+        return {"id": self._id, "object": kind, "created": self._created, **named}
+
+    def _costs(self, event: Ended) -> dict[str, Any]:
+        fields = {"usage": usage(event, self.job, self.thought_tokens()), "timings": event.timings}
+        if self.chat.luvc.survivors:
+            fields["luvc"] = {"survivors": survivors(event.selection, self.job)}
+        return fields
+
+
+@dataclass
+class Completion(Chunks):
+    """The objects of one request for a chat's answers.
+
+    Args:
+        echoed: Text that comes before each answer's own.
+    """
+
+    echoed: str = ""
+    kinds = ("chat.completion", "chat.completion.chunk", "chatcmpl")
+    _choices: dict[int, Choice] = field(default_factory=dict)
 
     def event(self, event: Piece | Finished) -> bytes:
         """See ``sending.Form``: the first chunk of a choice before anything of it, then more of it, or its end."""
@@ -80,70 +132,33 @@ class Completion:
                 lines += self._chunk_of(index, {"tool_calls": [call]})
         return lines
 
-    def end(self, event: Ended) -> bytes:
-        """See ``sending.Form``: usage, times and survivors where they were asked for."""
-        last = b"data: [DONE]\n\n"
-        if not (self.with_usage or self.survivors):
-            return last
-        return sse({**self._chunk([]), **self._costs(event), **({} if self.with_usage else {"usage": None})}) + last
+    def whole_choice(self, pieces: Sequence[Piece], finish: Finished) -> dict[str, Any]:
+        """See ``Chunks``."""
+        choice = self._choices[finish.choice] = Choice(self.job.shape)
+        for piece in pieces:
+            choice.push(piece)
+        choice.finish()
+        text = self.echoed + choice.text
+        message = {"role": "assistant", "content": text, "refusal": None, **_thought(choice.thought)}
+        if choice.calls:
+            message |= {"content": text or None, "tool_calls": [_call(call) for call in choice.calls]}
+        logprobs, reason = self._logprobs(choice.logprobs), choice.reason(finish)
+        return {"index": finish.choice, "message": message, "logprobs": logprobs, "finish_reason": reason}
 
-    def failed(self, error: ApiError) -> bytes:
-        """See ``sending.Form``."""
-        return sse(error.body())
-
-    def whole(self, pieces: Sequence[Piece], finished: Sequence[Finished], ended: Ended) -> dict[str, Any]:
-        """The answer in one object."""
-        choices = []
-        for finish in sorted(finished, key=lambda event: event.choice):
-            choice = self._choices[finish.choice] = Choice(self.job.shape)
-            for piece in pieces:
-                if piece.choice == finish.choice:
-                    choice.push(piece)
-            choice.finish()
-            text = self.echoed + choice.text
-            message = {"role": "assistant", "content": text, "refusal": None, **_thought(choice.thought)}
-            if choice.calls:
-                message |= {"content": text or None, "tool_calls": [_call(call) for call in choice.calls]}
-            logprobs, reason = self._logprobs(choice.logprobs), choice.reason(finish)
-            choices.append({"index": finish.choice, "message": message, "logprobs": logprobs, "finish_reason": reason})
-        return {**self._object("chat.completion"), "choices": choices, **self._costs(ended)}
-
-    def _object(self, kind: str) -> dict[str, Any]:
-        named = {"model": self.model, "system_fingerprint": f"luvc-{VERSION}"}
-        return {"id": self.id, "object": kind, "created": self.created, **named}
-
-    def _chunk(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
-        return {
-            **self._object("chat.completion.chunk"),
-            "choices": choices,
-            **({"usage": None} if self.with_usage else {}),
-        }
+    def thought_tokens(self) -> int | None:
+        """See ``Chunks``."""
+        if self.job.shape is None or self.job.shape.thought is None:
+            return None
+        return sum(choice.thought_tokens for choice in self._choices.values())
 
     def _chunk_of(self, index: int, delta: dict[str, Any], logprobs: Any = None, reason: str | None = None) -> bytes:
-        return sse(self._chunk([{"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}]))
+        return sse(self.chunk([{"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}]))
 
     def _logprobs(self, tokens: Sequence[TokenLogprob]) -> dict[str, Any] | None:
         if self.job.options.logprobs is None:
             return None
         tokenizer = self.job.loaded.encoder.tokenizer
         return {"content": token_logprobs(tokenizer, tokens), "refusal": None}
-
-    def _costs(self, event: Ended) -> dict[str, Any]:
-        prompt = event.text_tokens + event.visual_units
-        usage = {
-            "prompt_tokens": prompt,
-            "completion_tokens": event.completion_tokens,
-            "total_tokens": prompt + event.completion_tokens,
-            "prompt_tokens_details": {"cached_tokens": event.cached_tokens},
-            "luvc": seen(event, self.job),
-        }
-        if self.job.shape is not None and self.job.shape.thought is not None:
-            thought = sum(choice.thought_tokens for choice in self._choices.values())
-            usage["completion_tokens_details"] = {"reasoning_tokens": thought}
-        fields = {"usage": usage, "timings": event.timings}
-        if self.survivors:
-            fields["luvc"] = {"survivors": survivors(event.selection, self.job)}
-        return fields
 
 
 def _thought(text: str) -> dict[str, Any]:
@@ -153,6 +168,30 @@ def _thought(text: str) -> dict[str, Any]:
 
 def _call(call: Call) -> dict[str, Any]:
     return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+
+
+def usage(
+    event: Ended, job: Job, thoughts: int | None, before: str = "prompt", after: str = "completion", **cache: int
+) -> dict[str, Any]:
+    """What answers cost.
+
+    Args:
+        event: Has the counts.
+        job: What was answered.
+        thoughts: Tokens of thoughts; None where there can be none.
+        before: The interface's word for what was asked.
+        after: And for answers.
+        cache: More of what it says about the prompt's cache.
+    """
+    prompt = event.text_tokens + event.visual_units
+    counts = {
+        f"{before}_tokens": prompt,
+        f"{after}_tokens": event.completion_tokens,
+        "total_tokens": prompt + event.completion_tokens,
+        f"{before}_tokens_details": {"cached_tokens": event.cached_tokens, **cache},
+        "luvc": seen(event, job),
+    }
+    return counts if thoughts is None else {**counts, f"{after}_tokens_details": {"reasoning_tokens": thoughts}}
 
 
 def seen(event: Ended, job: Job) -> dict[str, Any]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from time import perf_counter
@@ -16,16 +14,15 @@ from luvc_export.runtime.prompt.question import OpenedQuestion
 from luvc_export.runtime.prompt.request_fields import COMPLETIONS_REFUSED, HARMLESS
 from luvc_export.serve.asking import Asker
 from luvc_export.serve.engine.jobs import Ended, Event, Failed, Finished, Job, Piece
-from luvc_export.serve.http.api_errors import ApiError, bad_request, explained
+from luvc_export.serve.http.api_errors import bad_request, explained
 from luvc_export.serve.http.json_bodies import decoded, require
 from luvc_export.serve.http.sending import sse
-from luvc_export.serve.interfaces.bodies import seen
+from luvc_export.serve.interfaces.bodies import Chunks
 from luvc_export.serve.interfaces.fields import refuse, unknown
 from luvc_export.serve.interfaces.protocol import ChatRequest, chat_request
 from luvc_export.serve.interfaces.token_bytes import token_bytes
 from luvc_export.serve.models import ServedModel
 from luvc_export.serve.tools.answer_plan import AnswerPlan
-from luvc_export.version import VERSION
 
 #: Fields that chat completions have too.
 _SAME = (
@@ -116,14 +113,7 @@ def jobs_of(
         where = f"prompt[{number}]" if len(asked.prompts) > 1 else "prompt"
         ids = _token_ids(prompt, where, model, asked.special)
         question = OpenedQuestion((), (), adapter=model.adapter, token_ids=tuple(ids))
-        try:
-            loaded, request = model.session.fit(question)
-            room = loaded.token_limit(request)
-        except LuvcError as error:
-            raise explained(error, where) from error
-        budget, spent = min(plan.options.max_new_tokens or room, room), 1000 * (perf_counter() - started)
-        own = together.of(number)
-        jobs.append(Job(loaded, request, plan.options, budget, asked.chat.n or 1, own, arrived, spent, model.name))
+        jobs.append(asker.fitted(model, question, asked.chat, plan, together.of(number), arrived, started, where))
     return model, jobs
 
 
@@ -179,60 +169,31 @@ def _sum(ended: Sequence[Ended]) -> Ended:
 
 
 @dataclass
-class TextCompletions:
-    """The objects of one request. Follows ``sending.Form``.
+class TextCompletions(Chunks):
+    """The objects of one request.
 
     Args:
-        model: Its name, as the client said it.
-        jobs: What is answered.
-        with_usage: The last chunk carries ``usage``.
         echoed: Texts that come before the answers of each prompt; none where nobody asked.
     """
 
-    model: str
-    jobs: Sequence[Job]
-    with_usage: bool
     echoed: Sequence[str] = ()
-    id: str = field(default_factory=lambda: f"cmpl-{secrets.token_hex(12)}")
-    created: int = field(default_factory=lambda: int(time.time()))
+    kinds = ("text_completion", "text_completion", "cmpl")
     _length: dict[int, int] = field(default_factory=dict)
-
-    @property
-    def job(self) -> Job:
-        """The first."""
-        return self.jobs[0]
-
-    def begin(self) -> bytes:
-        """See ``sending.Form``."""
-        return b""
 
     def event(self, event: Piece | Finished) -> bytes:
         """See ``sending.Form``."""
         if isinstance(event, Finished):
-            return self._chunk(self._choice(event.choice, "", (), event.reason))
+            return sse(self.chunk([self._choice(event.choice, "", (), event.reason)]))
         before = "" if event.choice in self._length else self._before(event.choice)
         if not (event.text or event.logprobs or before):
             return b""
-        return self._chunk(self._choice(event.choice, before + event.text, event.logprobs, None, len(before)))
+        return sse(self.chunk([self._choice(event.choice, before + event.text, event.logprobs, None, len(before))]))
 
-    def end(self, event: Ended) -> bytes:
-        """See ``sending.Form``."""
-        usage = sse({**self._object(), "choices": [], **self._costs(event)}) if self.with_usage else b""
-        return usage + b"data: [DONE]\n\n"
-
-    def failed(self, error: ApiError) -> bytes:
-        """See ``sending.Form``."""
-        return sse(error.body())
-
-    def whole(self, pieces: Sequence[Piece], finished: Sequence[Finished], ended: Ended) -> dict[str, Any]:
-        """See ``sending.Form``."""
-        choices = []
-        for finish in sorted(finished, key=lambda event: event.choice):
-            own = [piece for piece in pieces if piece.choice == finish.choice]
-            before = self._before(finish.choice)
-            text, logprobs = "".join(piece.text for piece in own), [one for piece in own for one in piece.logprobs]
-            choices.append(self._choice(finish.choice, before + text, logprobs, finish.reason, len(before)))
-        return {**self._object(), "choices": choices, **self._costs(ended)}
+    def whole_choice(self, pieces: Sequence[Piece], finish: Finished) -> dict[str, Any]:
+        """See ``Chunks``."""
+        before = self._before(finish.choice)
+        text, logprobs = "".join(piece.text for piece in pieces), [one for piece in pieces for one in piece.logprobs]
+        return self._choice(finish.choice, before + text, logprobs, finish.reason, len(before))
 
     def _before(self, choice: int) -> str:
         return self.echoed[choice // self.job.choices] if self.echoed else ""
@@ -261,23 +222,6 @@ class TextCompletions:
             "top_logprobs": [{text(token): logprob for token, logprob in one.top} for one in logprobs],
             "text_offset": offsets,
         }
-
-    def _object(self) -> dict[str, Any]:
-        named = {"model": self.model, "system_fingerprint": f"luvc-{VERSION}"}
-        return {"id": self.id, "object": "text_completion", "created": self.created, **named}
-
-    def _chunk(self, choice: dict[str, Any]) -> bytes:
-        return sse({**self._object(), "choices": [choice], **({"usage": None} if self.with_usage else {})})
-
-    def _costs(self, event: Ended) -> dict[str, Any]:
-        usage = {
-            "prompt_tokens": event.text_tokens,
-            "completion_tokens": event.completion_tokens,
-            "total_tokens": event.text_tokens + event.completion_tokens,
-            "prompt_tokens_details": {"cached_tokens": event.cached_tokens},
-            "luvc": seen(event, self.job),
-        }
-        return {"usage": usage, "timings": event.timings}
 
 
 def echoed(asked: CompletionRequest, jobs: Sequence[Job]) -> list[str]:

@@ -12,7 +12,7 @@ from luvc_export.runtime.generation.logits import TokenLogprob
 from luvc_export.serve.engine.jobs import Ended, Finished, Job, Piece
 from luvc_export.serve.http.api_errors import ApiError
 from luvc_export.serve.http.sending import sse
-from luvc_export.serve.interfaces.bodies import seen, survivors, token_logprobs
+from luvc_export.serve.interfaces.bodies import survivors, token_logprobs, usage
 from luvc_export.serve.interfaces.choices import Choice
 from luvc_export.serve.tools.letters import Delta
 
@@ -145,18 +145,10 @@ class ResponseObjects:
     def _whole(self, ended: Ended) -> dict[str, Any]:
         assert self._finish is not None
         status = "incomplete" if self._finish.reason == "length" else "completed"
-        prompt = ended.text_tokens + ended.visual_units
-        usage = {
-            "input_tokens": prompt,
-            "input_tokens_details": {"cached_tokens": ended.cached_tokens, "cache_write_tokens": 0},
-            "output_tokens": ended.completion_tokens,
-            "output_tokens_details": {"reasoning_tokens": self._choice.thought_tokens},
-            "total_tokens": prompt + ended.completion_tokens,
-            "luvc": seen(ended, self.job),
-        }
+        counts = usage(ended, self.job, self._choice.thought_tokens, "input", "output", cache_write_tokens=0)
         *before, last = self._items
         items = [*(self._item(item, "completed") for item in before), self._item(last, status)]
-        whole = {**self._object(status), "output": items, "usage": usage, "timings": ended.timings}
+        whole = {**self._object(status), "output": items, "usage": counts, "timings": ended.timings}
         if status == "incomplete":
             whole["incomplete_details"] = {"reason": "max_output_tokens"}
         else:

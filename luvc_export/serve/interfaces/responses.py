@@ -150,6 +150,7 @@ class renamed:  # noqa: N801
                 return "instructions" if number == INSTRUCTIONS else "previous_response_id"
             inside = param[message.end() :].replace(".image_url.url", ".image_url")
             inside = inside.replace(".image_url.detail", ".detail").replace(".tool_call_id", ".call_id")
+            inside = inside.removesuffix(".tool_calls")
             return f"input[{number}]{inside}"
         if param.startswith("tools["):
             return param.replace("].function", "]")

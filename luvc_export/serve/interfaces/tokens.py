@@ -9,7 +9,6 @@ from msgspec import Meta, Struct
 
 from luvc_export.errors import LuvcError
 from luvc_export.runtime.generation.detokenise import text_of
-from luvc_export.runtime.prompt.question import Question
 from luvc_export.serve.asking import Asker
 from luvc_export.serve.http.api_errors import bad_request, explained
 from luvc_export.serve.http.json_bodies import check_text, decoded, require
@@ -62,9 +61,7 @@ def tokenize(body: bytes, asker: Asker) -> bytes:
                         where = f"messages[{index}].content[{number}]"
                         text = "tokens of a picture depend on the plan that is asked: leave it out"
                         raise bad_request(text, param=where, code="unsupported_parameter")
-            messages, tools, values = asker.text(chat)
-            going_on = bool(chat.continue_final_message)
-            ids = encoder.encode(Question(messages, (), values=values, continues=going_on, tools=tools))
+            ids = encoder.encode(asker.text(chat))
     except LuvcError as error:
         raise explained(error, "prompt" if asked.prompt is not None else "messages") from error
     answer: dict[str, Any] = {"count": len(ids), "max_model_len": manifest.decoder.context, "tokens": ids}

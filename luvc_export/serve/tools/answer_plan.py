@@ -79,7 +79,7 @@ def planned(
 
 
 def offered(chat: ChatRequest, forms: TemplateForms) -> tuple[dict[str, Any], ...]:
-    """The tools that the template is given; none where none may be called.
+    """The tools that the template is given, marks in them broken; none where none may be called.
 
     Raises:
         ApiError: It takes none.
@@ -89,7 +89,7 @@ def offered(chat: ChatRequest, forms: TemplateForms) -> tuple[dict[str, Any], ..
     if forms.calls is None:
         message = "this model's chat template takes no tools: serve with --chat-template FILE, one that writes them"
         raise bad_request(f"{message}, or leave tools out", param="tools", code="unsupported_parameter")
-    return tuple(map(for_template, chat.tools))
+    return tuple(forms.encoder.broken(for_template(tool)) for tool in chat.tools)
 
 
 def values_of(chat: ChatRequest, forms: TemplateForms) -> dict[str, Any]:

@@ -55,7 +55,7 @@ class TemplateForms:
 
     def __init__(self, encoder: PromptEncoder, vocab: int, parser: str | None = None) -> None:
         self.tokenizer, self.vocab = encoder.tokenizer, vocab
-        self._encoder, self._opens = encoder, dict[str, bool]()
+        self.encoder, self._opens = encoder, dict[str, bool]()
         self.source = "" if encoder.template is None else encoder.template.source
         self.takes_tools = _PROBE in self._written([_ASKED])
         #: How it writes calls; None where it writes none.
@@ -98,10 +98,10 @@ class TemplateForms:
 
     def _written(self, messages: list[Mapping[str, Any]], values: Mapping[str, Any] | None = None) -> str:
         """A prompt as the template writes it; none where it refuses."""
-        if self._encoder.template is None:
+        if self.encoder.template is None:
             return ""
         tools = () if values is not None else (_TOOL,)
         try:
-            return self._encoder.render(Question(tuple(messages), (), values=values or {}, tools=tools))
+            return self.encoder.render(Question(tuple(messages), (), values=values or {}, tools=tools))
         except LuvcError:
             return ""

@@ -42,6 +42,14 @@ def test_every_answer_of_a_finite_schema_parses(session: Session) -> None:
     assert len(texts) > 3
 
 
+@pytest.mark.parametrize("text", ["<a>", "see <end> and <a><b> é<image>", "<a", "<<a>>"])
+def test_a_text_that_is_a_special_tokens_name_is_text(session: Session, text: str) -> None:
+    """What had to follow was written as the tokenizer would: with the token, which the grammar refused then."""
+    answer = session.generate(None, "x", json_schema={"enum": [text]})
+    assert (json.loads(answer.text), answer.finish_reason) == (text, "stop")
+    assert json.loads(session.generate(None, "x", json_schema={"enum": [text, f"{text}!"]}).text) in (text, f"{text}!")
+
+
 def test_a_pattern_is_followed_and_streamed(session: Session) -> None:
     stream = session.generate(None, "a", regex="(ab|cd)[0-9]{3}", stream=True, temperature=3.0, seed=1)
     pieces = list(stream)

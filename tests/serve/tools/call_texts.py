@@ -1,10 +1,14 @@
-"""Calls as each form's templates write them, for tests: written here by hand, not by the code under test."""
+"""Calls as each form's templates write them, written here by hand, not by the code under test; and what is read."""
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Sequence
 from typing import Any
+
+from luvc_export.serve.tools.detection import FORMS
+from luvc_export.serve.tools.splitting import AnswerReader, AnswerShape
 
 Calls = Sequence[tuple[str, dict[str, Any]]]
 
@@ -76,3 +80,33 @@ WRITERS: dict[str, Callable[[Calls], str]] = {
     "mistral-old": mistral_old,
     "llama": llama,
 }
+
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "side": {"type": "string"},
+        "n": {"type": "integer"},
+        "far": {"type": "boolean"},
+        "more": {"type": "object"},
+        "all": {"type": "array"},
+    },
+}
+SCHEMAS = {"look": SCHEMA, "count-2": SCHEMA}
+
+
+def shape(form: str, **more: Any) -> AnswerShape:
+    calls = FORMS[form]
+    return AnswerShape(calls=calls, schemas=SCHEMAS, **more)
+
+
+def read(text: str, cuts: list[int], how: AnswerShape) -> tuple[str, str, list[tuple[str, str]]]:
+    """Text, thought and calls of an answer that comes in pieces."""
+    reader, deltas = AnswerReader(how), []
+    places = [0, *sorted(cuts), len(text)]
+    for first, last in itertools.pairwise(places):
+        deltas += reader.push(text[first:last])
+    deltas += reader.finish()
+    texts = ["".join(delta.text for delta in deltas if delta.kind == kind) for kind in ("text", "thought")]
+    calls = [(delta.text, delta.call) for delta in deltas if delta.kind == "call"]
+    arguments = ["".join(one.text for one in deltas if one.kind == "arguments" and one.call == at) for _, at in calls]
+    return texts[0], texts[1], [(name, text) for (name, _), text in zip(calls, arguments, strict=True)]

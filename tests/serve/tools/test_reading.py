@@ -2,52 +2,22 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from typing import Any
 
 import pytest
-from call_texts import WRITERS
+from call_texts import SCHEMAS, WRITERS, read, shape
 from hypothesis import given
 from hypothesis import strategies as st
 
 from luvc_export.runtime.generation.detokenise import MARKS
 from luvc_export.serve.tools.detection import FORMS
-from luvc_export.serve.tools.splitting import AnswerReader, AnswerShape
+from luvc_export.serve.tools.splitting import AnswerShape
 from luvc_export.serve.tools.thoughts import THOUGHTS
 
-SCHEMA = {
-    "type": "object",
-    "properties": {
-        "side": {"type": "string"},
-        "n": {"type": "integer"},
-        "far": {"type": "boolean"},
-        "more": {"type": "object"},
-        "all": {"type": "array"},
-    },
-}
-SCHEMAS = {"look": SCHEMA, "count-2": SCHEMA}
 QWEN = THOUGHTS[1]
 #: What could be taken for the end, or the beginning, of something.
 WORDS = ("</tool_call>", "<tool_call>", "\n</parameter>x", "}", '"', "\\", "\n", "]", "é", "[ARGS]", ", ", "<tool", "'")
-
-
-def shape(form: str, **more: Any) -> AnswerShape:
-    calls = FORMS[form]
-    return AnswerShape(calls=calls, schemas=SCHEMAS, **more)
-
-
-def read(text: str, cuts: list[int], how: AnswerShape) -> tuple[str, str, list[tuple[str, str]]]:
-    """Text, thought and calls of an answer that comes in pieces."""
-    reader, deltas = AnswerReader(how), []
-    places = [0, *sorted(cuts), len(text)]
-    for first, last in itertools.pairwise(places):
-        deltas += reader.push(text[first:last])
-    deltas += reader.finish()
-    texts = ["".join(delta.text for delta in deltas if delta.kind == kind) for kind in ("text", "thought")]
-    calls = [(delta.text, delta.call) for delta in deltas if delta.kind == "call"]
-    arguments = ["".join(one.text for one in deltas if one.kind == "arguments" and one.call == at) for _, at in calls]
-    return texts[0], texts[1], [(name, text) for (name, _), text in zip(calls, arguments, strict=True)]
 
 
 def strings(form: str) -> st.SearchStrategy[str]:

@@ -3,102 +3,89 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny_bundle
+from call_texts import WRITERS, read
 from calling import Client
+from client_view import responded, streamed, without_ids
+from form_bundles import template, write
 from running import serving
 
-from luvc_export.bundle import folder as bundles
 from luvc_export.runtime.session import Session
 from luvc_export.serve.models import Models, ServedModel
 from luvc_export.serve.tools.detection import FORMS, TemplateForms
+from luvc_export.serve.tools.splitting import AnswerReader, AnswerShape
 
-#: What templates of a form write for a call; the checkpoints' own say it so.
-CALLS = {
-    "hermes": '<tool_call>\\n{"name": "{{ f.name }}", "arguments": {{ f.arguments | tojson }}}\\n</tool_call>',
-    "qwen-xml": "<tool_call>\\n<function={{ f.name }}>\\n</function>\\n</tool_call>",
-    "gemma": "<|tool_call>call:{{ f.name }}{}<tool_call|>",
-    "lfm2": "<|tool_call_start|>[{{ f.name }}()]<|tool_call_end|>",
-    "mistral": "[TOOL_CALLS]{{ f.name }}[ARGS]{{ f.arguments | tojson }}",
-    "mistral-old": '[TOOL_CALLS] [{"name": "{{ f.name }}", "arguments": {{ f.arguments | tojson }}}]',
-    "llama": '{"name": "{{ f.name }}", "parameters": {{ f.arguments | tojson }}}',
+#: Texts that could be taken for the end of something.
+SIDES, ODD = ["left", "right"], ["</tool_call>", '[ARGS]{"', "it's <|tool_call_end|>", "\\n, \n"]
+PARAMETERS = {
+    "type": "object",
+    "properties": {"side": {"enum": SIDES}, "odd": {"enum": ODD}},
+    "required": ["side", "odd"],
 }
-SIDES = {"type": "object", "properties": {"side": {"enum": ["left", "right"]}}, "required": ["side"]}
-TOOLS = [{"type": "function", "function": {"name": "look", "parameters": SIDES}}]
+TOOLS = [{"type": "function", "function": {"name": "look", "parameters": PARAMETERS}}]
 ASKED = {"messages": [{"role": "user", "content": "x"}], "max_tokens": 44}
 
 
-def template(call: str, end: str = "") -> str:
-    body = tiny_bundle.TEMPLATE.replace(
-        "{% endfor %}{% endif %}{% endfor %}",
-        "{% endfor %}{% endif %}{% for c in m.tool_calls or [] %}{% set f = c.function %}"
-        + call
-        + "{% endfor %}{% endfor %}",
-    )
-    return "{% for t in tools or [] %}{{ t.function.name }} {% endfor %}" + body + end
-
-
-def write(folder: Path, text: str, marks: tuple[str, ...] = (), context: int = 256) -> Session:
-    """The tiny bundle with that template and those tokens in the place of two of its own."""
-    bundle = tiny_bundle.write(folder, context=context)
-    tokenizer = tiny_bundle.tokenizer()
-    data = json.loads(tokenizer.to_str())
-    for token, mark in zip(("<a>", "<b>"), marks, strict=False):
-        next(one for one in data["added_tokens"] if one["content"] == token)["content"] = mark
-    changed = {"tokenizer.json": json.dumps(data), "tokenizer_config.json": json.dumps({"chat_template": text})}
-    manifest = bundle.manifest
-    for name, content in changed.items():
-        (folder / name).write_text(content, encoding="utf-8")
-        manifest.files[name] = bundles.record(folder / name)
-    bundles.write_manifest(folder, replace(manifest, prompt=replace(manifest.prompt, text_capacity=context)))
-    return Session(bundles.load(folder), "cpu", threads=1)
-
-
-@pytest.mark.parametrize("form", sorted(CALLS))
+@pytest.mark.parametrize("form", sorted(FORMS))
 def test_the_form_is_seen_by_what_the_template_writes(tmp_path: Path, form: str) -> None:
-    session = write(tmp_path / "tiny", template(CALLS[form].replace("\\n", "\n")))
+    session = write(tmp_path / "tiny", template(form))
     forms = TemplateForms(session.encoder, tiny_bundle.VOCAB)
     assert forms.takes_tools and forms.calls is FORMS[form] and forms.thought is None
     assert TemplateForms(session.encoder, tiny_bundle.VOCAB, "llama").calls is FORMS["llama"]
 
 
-def streamed(client: Client, **more: Any) -> tuple[str, list[list[str]], str | None]:
-    """Text, calls and reason that a client builds of chunks."""
-    text, calls, reason = "", list[list[str]](), None
-    for event in client.events(**{**ASKED, **more}):
-        (choice,) = event["choices"]
-        text, reason = text + (choice["delta"].get("content") or ""), choice["finish_reason"]
-        for call in choice["delta"].get("tool_calls", ()):
-            if call["index"] == len(calls):
-                calls.append([call["function"]["name"], ""])
-            calls[call["index"]][1] += call["function"]["arguments"]
-    return text, calls, reason
+@pytest.fixture
+def pushed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[AnswerShape, str]]:
+    """What readers of answers are given."""
+    pieces: list[tuple[AnswerShape, str]] = []
+    push = AnswerReader.push
+
+    def noted(reader: AnswerReader, text: str) -> Any:
+        pieces.append((reader._shape, text))
+        return push(reader, text)
+
+    monkeypatch.setattr(AnswerReader, "push", noted)
+    return pieces
 
 
-@pytest.mark.parametrize("tokens", [False, True])
-@pytest.mark.parametrize("form", sorted(CALLS))
-def test_a_random_model_calls_where_it_must(tmp_path: Path, form: str, tokens: bool) -> None:
-    marks = FORMS[form].marks[:2] if tokens else ()
-    session = write(tmp_path / "tiny", template(CALLS[form].replace("\\n", "\n")), marks)
-    with serving(Models([ServedModel("tiny", session)])) as (_, client):
-        asked: dict[str, Any] = {"tools": TOOLS, "tool_choice": "required", "parallel_tool_calls": False}
-        asked |= {"max_tokens": 150, "temperature": 1, "seed": 4}
-        reply = client.chat(**{**ASKED, **asked})
-        assert reply.status == 200, reply.body
-        choice = reply.json()["choices"][0]
-        (call,) = choice["message"]["tool_calls"]
-        assert json.loads(call["function"]["arguments"])["side"] in ("left", "right")
-        assert (choice["finish_reason"], choice["message"]["content"]) == ("tool_calls", None)
+@pytest.mark.parametrize(("tokens", "several"), [(True, False), (False, True)])
+@pytest.mark.parametrize("form", sorted(FORMS))
+def test_arguments_are_the_same_whole_streamed_and_at_every_cut(
+    of_forms: Client, pushed: list[tuple[AnswerShape, str]], form: str, tokens: bool, several: bool
+) -> None:
+    """A random model writes what its grammar allows; one that may call again does, until it is cut."""
+    asked: dict[str, Any] = {**ASKED, "tools": TOOLS, "tool_choice": "required", "parallel_tool_calls": several}
+    asked |= {"model": f"{form}-tokens" if tokens else form, "temperature": 0}
+    longest = len(WRITERS[form]([("look", {"side": "right", "odd": ODD[2]})]))
+    asked |= {"max_tokens": longest + 40, "min_tokens": longest + 40 if several else 0}
+    reply = of_forms.chat(**asked)
+    assert reply.status == 200, reply.body
+    (how, *_), raw = pushed[0], "".join(text for _, text in pushed)
+    choice = reply.json()["choices"][0]
+    message = choice["message"]
+    reason = choice["finish_reason"]
+    rest = message["content"] or ""  # of a mark that is cut
+    assert FORMS[form].begin.startswith(rest) and (several or (rest, reason) == ("", "tool_calls"))
+    calls = [(call["function"]["name"], call["function"]["arguments"]) for call in message["tool_calls"]]
+    assert len(calls) > 1 if several else len(calls) == 1
+    for _, sent in calls[: None if reason == "tool_calls" else -1]:
+        arguments = json.loads(sent)
+        assert arguments["side"] in SIDES and arguments["odd"] in ODD
+    for call in message["tool_calls"]:
         assert len(call["id"]) == 9 if form.startswith("mistral") else call["id"].startswith("call_")
-        text, calls, reason = streamed(client, **asked)
-        function = call["function"]
-        assert (text, calls, reason) == ("", [[function["name"], function["arguments"]]], "tool_calls")
-        sent = [*ASKED["messages"], choice["message"], {"role": "tool", "tool_call_id": call["id"], "content": "y"}]
-        assert client.chat(**{**ASKED, **asked, "messages": sent, "max_tokens": 1}).status == 200
+    pieces, ended = streamed(of_forms, **asked)
+    assert (without_ids(pieces), ended) == (without_ids(message), reason)
+    for cut in range(len(raw) + 1):
+        assert read(raw, [cut], how) == (rest, "", calls)
+    if not several:
+        assert responded(of_forms, **asked) == calls
+        result = {"role": "tool", "tool_call_id": message["tool_calls"][0]["id"], "content": "y"}
+        again = {**asked, "messages": [*ASKED["messages"], message, result], "max_tokens": 1}
+        assert of_forms.chat(**again).status == 200
 
 
 def test_a_template_without_tools_says_what_to_do(tmp_path: Path) -> None:
@@ -113,7 +100,7 @@ def test_a_template_without_tools_says_what_to_do(tmp_path: Path) -> None:
 def test_a_template_of_its_own(tmp_path: Path) -> None:
     bundle = tiny_bundle.write(tmp_path / "tiny", context=256)
     file = tmp_path / "tools.jinja"
-    file.write_text(template(CALLS["hermes"].replace("\\n", "\n")), encoding="utf-8")
+    file.write_text(template("hermes"), encoding="utf-8")
     session = Session(bundle, "cpu", threads=1, chat_template=file)
     assert TemplateForms(session.encoder, tiny_bundle.VOCAB).calls is FORMS["hermes"]
 
@@ -124,7 +111,7 @@ THINKING = "{% if add_generation_prompt and enable_thinking is not defined %}<th
 @pytest.fixture(scope="module")
 def thinking(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A random model whose template opens a thought, unless it is told not to think."""
-    text = template(CALLS["hermes"].replace("\\n", "\n"), THINKING + "{# </think> #}")
+    text = template("hermes", THINKING + "{# </think> #}")
     session = write(tmp_path_factory.mktemp("thinking") / "tiny", text, ("<think>", "</think>"))
     with serving(Models([ServedModel("tiny", session)])) as (_, client):
         yield client

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from typing import Any, Literal
 
 import dspy
 import litellm
 from common import Facts, facts, picture
-from tool_facts import TOOLS, check
+from tool_facts import KINDS, TOOLS, as_messages, chosen, typed
 
 
-class Look(dspy.Signature):
+class Both(dspy.Signature):
     """Look at the picture."""
 
     picture: dspy.Image = dspy.InputField()
@@ -30,16 +29,13 @@ def main(facts: Facts) -> None:
     model = dspy.LM(name, engine="litellm", **where)
     dspy.configure(lm=model, adapter=dspy.JSONAdapter())
     asked = {"picture": dspy.Image(facts["picture"]), "question": facts["question"]}
-    answer = dspy.Predict(Look)(**asked)
+    answer = dspy.Predict(Both)(**asked)
     assert answer.side in ("left", "right") and answer.row in (1, 2, 3), answer
     messages: list[Any] = picture(facts)
-    for name in ("look", "count"):
-        choice = {"type": "function", "function": {"name": name}}
-        (output,) = model(messages=messages, tools=TOOLS, tool_choice=choice)
+    for name in KINDS:
+        (output,) = model(messages=messages, tools=TOOLS, tool_choice=chosen(name))
         (call,) = output["tool_calls"]
-        result = check(call.function.name, json.loads(call.function.arguments))
-        sent = {"role": "assistant", "content": None, "tool_calls": [call.model_dump()]}
-        messages = [*messages, sent, {"role": "tool", "tool_call_id": call.id, "content": result}]
+        messages += as_messages([(call.id, typed(call.function.name, call.function.arguments))])
     asyncio.run(streamed(asked))
 
 
@@ -47,7 +43,7 @@ async def streamed(asked: dict[str, Any]) -> None:
     """The typed answer, in pieces."""
     listener = dspy.streaming.StreamListener("side")
     last: Any = None
-    async for piece in dspy.streamify(dspy.Predict(Look), stream_listeners=[listener])(**asked):
+    async for piece in dspy.streamify(dspy.Predict(Both), stream_listeners=[listener])(**asked):
         last = piece
     assert isinstance(last, dspy.Prediction) and last.side in ("left", "right"), last
 

@@ -1,38 +1,40 @@
-"""LangChain: bound tools about a picture, in turn and streamed, and typed answers by a tool."""
+"""LangChain: conversations about a picture with typed tools, in both interfaces; a typed answer by a tool."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
-from common import Facts, facts, picture
-from langchain_core.messages import HumanMessage, ToolMessage
+from common import facts, picture
+from langchain_core.output_parsers import PydanticToolsParser
 from langchain_openai import ChatOpenAI
-from pydantic import BaseModel
-from tool_facts import TOOLS, check
+from tool_facts import Call, Count, Look, asking, extra, hold
+
+KNOWN = facts()
+TYPED = PydanticToolsParser(tools=[Look, Count])
 
 
-class Side(BaseModel):
-    """A side of the picture."""
+def model(responses: bool) -> ChatOpenAI:
+    """Of an interface."""
+    where: dict[str, Any] = {"base_url": KNOWN["url"], "api_key": "none", "timeout": 120}
+    return ChatOpenAI(model=KNOWN["model"], use_responses_api=responses, **where)
 
-    side: Literal["left", "right"]
 
-
-def main(facts: Facts) -> None:
-    """Chat completions."""
-    model = ChatOpenAI(model=facts["model"], base_url=facts["url"], api_key="none", temperature=0, timeout=120)  # type: ignore[arg-type]
-    messages: list[Any] = [HumanMessage(content=picture(facts)[0]["content"])]
-    for name in ("look", "count"):
-        bound = model.bind_tools(TOOLS, tool_choice=name)
-        whole: Any = bound.invoke(messages)
-        pieces: Any = None
+def ask(responses: bool, messages: list[Any], choice: str, streamed: bool) -> list[tuple[str, Call]]:
+    """An answer."""
+    more: dict[str, Any] = {"parallel_tool_calls": choice == "required", "extra_body": extra(KNOWN, choice)}
+    bound = model(responses).bind_tools([Look, Count], tool_choice=choice, strict=True, **more)
+    answer: Any = None
+    if streamed:
         for piece in bound.stream(messages):
-            pieces = piece if pieces is None else pieces + piece
-        (call,) = whole.tool_calls
-        assert [one["args"] for one in pieces.tool_calls] == [call["args"]], pieces
-        messages += [whole, ToolMessage(content=check(name, call["args"]), tool_call_id=call["id"])]
-    typed = model.with_structured_output(Side, method="function_calling").invoke(picture(facts))
-    assert isinstance(typed, Side)
+            answer = piece if answer is None else answer + piece
+    else:
+        answer = bound.invoke(messages)
+    ids = [call["id"] for call in answer.tool_calls]
+    return list(zip(ids, TYPED.invoke(answer), strict=True))
 
 
 if __name__ == "__main__":
-    main(facts())
+    for name, responses in (("chat completions", False), ("responses", True)):
+        hold(f"langchain, {name}", asking(lambda *asked, of=responses: ask(of, *asked), picture(KNOWN)))
+    typed = model(False).with_structured_output(Look, method="function_calling").invoke(picture(KNOWN))
+    assert isinstance(typed, Look)

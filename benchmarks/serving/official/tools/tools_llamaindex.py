@@ -1,67 +1,46 @@
-"""LlamaIndex: a conversation of two calls about a picture, in turn and at once, whole and streamed; a typed answer."""
+"""LlamaIndex: an answer, conversations about a picture with typed tools, and a typed answer."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
-from common import Facts, facts
+from common import facts
 from llama_index.core.llms import ChatMessage, ImageBlock, TextBlock
 from llama_index.core.tools import FunctionTool
 from llama_index.llms.openai_like import OpenAILike
-from pydantic import BaseModel
-from tool_facts import check
+from tool_facts import KINDS, Cell, Conversation, Count, Look, extra, hold, says
 
-
-class Side(BaseModel):
-    """A side of the picture."""
-
-    side: Literal["left", "right"]
-
-
-class Row(BaseModel):
-    """A row of the picture."""
-
-    row: Literal[1, 2, 3]
-
-
+KNOWN = facts()
 TOOLS = [
-    FunctionTool.from_defaults(lambda side: check("look", {"side": side}), "look", fn_schema=Side),
-    FunctionTool.from_defaults(lambda row: check("count", {"row": row}), "count", fn_schema=Row),
+    FunctionTool.from_defaults(lambda side: says(Look(side=side)), "Look", fn_schema=Look),
+    FunctionTool.from_defaults(lambda row: says(Count(row=row)), "Count", fn_schema=Count),
 ]
+KIND: dict[str, Any] = {"is_chat_model": True, "is_function_calling_model": True, "temperature": 0, "max_tokens": 200}
+MODEL = OpenAILike(model=KNOWN["model"], api_base=KNOWN["url"], api_key="none", timeout=120, **KIND)
+QUESTION = ChatMessage(role="user", blocks=[ImageBlock(url=KNOWN["picture"]), TextBlock(text=KNOWN["question"])])
 
 
-def main(facts: Facts) -> None:
-    """Chat completions."""
-    model = OpenAILike(
-        model=facts["model"],
-        api_base=facts["url"],
-        api_key="none",
-        is_chat_model=True,
-        is_function_calling_model=True,
-        temperature=0,
-        max_tokens=120,
-        timeout=120,
-    )
-    question = ChatMessage(role="user", blocks=[ImageBlock(url=facts["picture"]), TextBlock(text=facts["question"])])
-    assert model.chat([question]).message.content == facts["answer"]
-    for stream in (False, True):
-        messages: list[Any] = [question]
-        for tool in TOOLS:
-            asked: dict[str, Any] = {"chat_history": messages, "tool_choice": tool.metadata.name}
-            if stream:
-                *_, answer = model.stream_chat_with_tools(TOOLS, **asked)
-            else:
-                answer = model.chat_with_tools(TOOLS, **asked)
-            (call,) = model.get_tool_calls_from_response(answer)
-            assert call.tool_name == tool.metadata.name, call
-            result = tool.call(**call.tool_kwargs).content
-            more = {"tool_call_id": call.tool_id}
-            messages = [*messages, answer.message, ChatMessage(role="tool", content=result, additional_kwargs=more)]
-    several = model.chat_with_tools(TOOLS, chat_history=[question], tool_required=True, allow_parallel_tool_calls=True)
-    for call in model.get_tool_calls_from_response(several, error_on_no_tool_call=False):
-        check(call.tool_name, call.tool_kwargs)
-    assert isinstance(model.as_structured_llm(Side).chat([question]).raw, Side)
+def converse(cell: Cell) -> Conversation:
+    """One of them."""
+    messages, turns = [QUESTION], list[Any]()
+    for choice in cell.choices:
+        asked: dict[str, Any] = {"chat_history": messages, "tool_choice": choice, "extra_body": extra(KNOWN, choice)}
+        asked["allow_parallel_tool_calls"] = choice == "required"
+        if cell.streamed:
+            *_, answer = MODEL.stream_chat_with_tools(TOOLS, **asked)
+        else:
+            answer = MODEL.chat_with_tools(TOOLS, **asked)
+        calls = MODEL.get_tool_calls_from_response(answer, error_on_no_tool_call=False)
+        turns.append([KINDS[call.tool_name](**call.tool_kwargs) for call in calls])
+        results = [
+            ChatMessage(role="tool", content=says(typed), additional_kwargs={"tool_call_id": call.tool_id})
+            for call, typed in zip(calls, turns[-1], strict=True)
+        ]
+        messages = [*messages, answer.message, *results]
+    return turns
 
 
 if __name__ == "__main__":
-    main(facts())
+    assert MODEL.chat([QUESTION]).message.content == KNOWN["answer"]
+    hold("llama-index, chat completions", converse)
+    assert isinstance(MODEL.as_structured_llm(Look).chat([QUESTION]).raw, Look)
