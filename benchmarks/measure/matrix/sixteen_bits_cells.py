@@ -55,6 +55,8 @@ OPTIONS = {"slots": "", "buckets": "@50", "clips": "@video"}
 SLACK = 1.25
 KINDS = (*NAMED, *WEIGHTS, *CODES, *LAYERS, *OPTIONS)
 FAMILIES = tuple(MADE_HERE)
+#: Gates of parity that count tokens and answers.
+TOKENS = {"top-1 agreement", "greedy agreement", "same text"}
 CHECKS = ("checker", "onnx runtime", "openvino fp32", "openvino bf16", "rtx build", "pack lint")
 Cell = tuple[str, str, str]
 
@@ -231,7 +233,13 @@ class Cells:
         own, others = ({gate.name: gate for gate in held(wide, one).gates} for one in (candidate, model))
         failed = [(own[gate.name], others[gate.name]) for gate in result.gates if not gate.passed]
         print("to fp32:", [(one.name, one.got, other.got) for one, other in failed], file=sys.stderr)
-        return "equal, as near to fp32 as the reference" if all(as_near(*each) for each in failed) else text
+        tensors = [pair for pair in failed if pair[0].name not in TOKENS]
+        if not all(as_near(*each) for each in tensors):
+            return text
+        if all(as_near(*each) for each in failed):
+            return "equal, as near to fp32 as the reference"
+        ties = tied(result, asked)
+        return f"equal, as near to fp32 as the reference, {ties}" if ties else text
 
 
 def as_near(own: Gate, reference: Gate) -> bool:
@@ -269,18 +277,23 @@ def verdict(result: ParityResult, asked: Sequence[FileCase]) -> str:
     failed = [gate for gate in result.gates if not gate.passed]
     for gate in failed:
         print(gate, file=sys.stderr)
-    names, comparison = [gate.name for gate in failed], result.comparison
+    names = [gate.name for gate in failed]
     if not names:
         return "equal"
-    if {*names} <= {"top-1 agreement", "greedy agreement", "same text"}:
-        width = tolerances(comparison.reference.dtype, comparison.candidate.dtype).tie.value
-        apart = [pair for pair in zip(asked, comparison.answered, strict=True) if pair[1].diverged is not None]
-        gaps = [gap(comparison.reference, *pair) for pair in apart]
-        guesses = [one.prediction.widest_gap for one in comparison.measured if one.prediction]
-        print(f"ties: {gaps}, at most {width}", file=sys.stderr)
-        if max(widest := [*gaps, *guesses]) <= width:
-            return f"equal, {len(gaps)} of {len(asked)} answers after a tie ({max(widest):.2g} apart)"
-    return f"differs: {', '.join(names)}"
+    ties = tied(result, asked) if {*names} <= TOKENS else None
+    return f"equal, {ties}" if ties else f"differs: {', '.join(names)}"
+
+
+def tied(result: ParityResult, asked: Sequence[FileCase]) -> str | None:
+    """How many answers part at a tie of the reference; None where one parts elsewhere."""
+    comparison = result.comparison
+    width = tolerances(comparison.reference.dtype, comparison.candidate.dtype).tie.value
+    apart = [pair for pair in zip(asked, comparison.answered, strict=True) if pair[1].diverged is not None]
+    gaps = [gap(comparison.reference, *pair) for pair in apart]
+    guesses = [one.prediction.widest_gap for one in comparison.measured if one.prediction]
+    print(f"ties: {gaps}, at most {width}", file=sys.stderr)
+    widest = max([*gaps, *guesses])
+    return f"{len(gaps)} of {len(asked)} answers after a tie ({widest:.2g} apart)" if widest <= width else None
 
 
 def gap(reference: Any, case: FileCase, answered: Answered) -> float:
