@@ -7,7 +7,7 @@ Tiny checkpoints of random weights are exported in fp16 and bf16 with one kind o
 checker with full types, to ONNX Runtime, to OpenVINO in fp32 and in bf16, to a build for TensorRT-RTX and to the lint
 of a pack. Answers are held to transformers' own model in that type (``none``) or to the compressed modules in it,
 within the tolerances of ``parity``. Types, families and precisions are those of the code's own registries. A cell is a
-line of docs/results/sixteen-bits.json once it is done, and is not run again; docs/results/ sixteen-bits.md is written
+line of docs/results/sixteen-bits.json once it is done, and is not run again; docs/results/sixteen-bits.md is written
 from the lines. Every kind of one family comes first, then every family's plain plans, then the rest as a seed mixes it.
 Cells in fp32 run where ``--dtype`` asks for them, to tell what 16 bits change from what a plan does. Where a CPU lists
 no bf16, OpenVINO is told that it does: the plug-in then widens what the graph says in bf16, so that types are tested
@@ -128,10 +128,10 @@ def missing(cells: list[Cell]) -> str:
 
 
 def write(records: list[Record]) -> None:
-    """The records of a family and type on one line, and the page."""
-    alike: dict[tuple[str, str], list[str]] = {}
+    """The records of a family on one line, and the page."""
+    alike: dict[str, list[str]] = {}
     for record in records:
-        alike.setdefault((record["family"], record["dtype"]), []).append(json.dumps(record))
+        alike.setdefault(record["family"], []).append(json.dumps(record))
     lines = ",\n".join(", ".join(some) for some in alike.values())
     LINES.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
     PAGE.write_text(page(records), encoding="utf-8")
