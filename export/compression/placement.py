@@ -84,6 +84,14 @@ class _Forward:
     def __init__(self, model: Any, plan: Plan) -> None:
         self.config, self.plan = model.config, plan
         self.family = families.find(str(model.config.model_type), type(model).__name__)
+        places = {*getattr(model, "hf_device_map", {}).values()}
+        if len(places) > 1:
+            raise UsageError(
+                "compression inside transformers takes a model on one device",
+                where="model",
+                got=f"layers on {', '.join(sorted(map(str, places)))}",
+                fix="load it without device_map, or export a bundle and ask that",
+            )
         self.vision: Any = self.family.vision(model, plan, Normalise(1.0, [0.0] * 3, [1.0] * 3)).to(model.device)
         if getattr(self.vision, "padded_patches", False):
             raise UsageError(

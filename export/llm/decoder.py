@@ -247,7 +247,7 @@ class Decoder(nn.Module):
         key, value = torch.cat([held["key"], key], 2), torch.cat([held["value"], value], 2)
         query = self._turned(layer, normed[:, text_only:], placed.cos[:, text_only:], placed.sin[:, text_only:])
         mask = mask[:, :, text_only:]
-        if isinstance(text_only, torch.SymInt):  # torch before 2.12 takes the rows that are left for any number
+        if isinstance(text_only, torch.SymInt):  # torch 2.11 takes the rows that are left for any number
             torch._check(mask.shape[2] == query.shape[2])
         attended = attention(query, key, value, mask, self.scale, self.scores_cap)
         own = None if own is None else own[:, text_only:]

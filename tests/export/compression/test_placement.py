@@ -71,6 +71,15 @@ def test_caches_are_taken_under_both_names_that_transformers_has(
     assert torch.equal(old, new) and not torch.allclose(old, alone)
 
 
+def test_a_model_on_several_devices_is_refused(
+    model: Qwen2_5_VLForConditionalGeneration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model, "hf_device_map", {"model.visual": 0, "lm_head": "cpu"}, raising=False)
+    plan = make_plan(str(CHECKPOINT), "thirds", image_size=IMAGE_SIZE)
+    with pytest.raises(UsageError, match=r"a model on one device(.|\n)*got: layers on 0, cpu"), compressed(model, plan):
+        pass
+
+
 def test_the_model_is_restored_after_an_error(model: Qwen2_5_VLForConditionalGeneration) -> None:
     plan = make_plan(str(CHECKPOINT), "thirds", image_size=IMAGE_SIZE)
     inputs = ask("where is 7?", Image.new("RGB", (252, 280)))
