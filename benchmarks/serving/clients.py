@@ -31,7 +31,7 @@ OFFICIAL = Path(__file__).resolve().parent / "official"
 SCRIPTS = {
     "openai": ("openai", "openai_python.py"),
     "openai's own tests": ("openai", "openai_standard.py"),
-    "openai's types by schemathesis": ("openai", "openai_types.py"),
+    "openai's schemas by schemathesis": ("openai", "openai_schemas.py"),
     "langchain": ("openai", "langchain_chat.py"),
     "langchain's standard tests": ("openai", "langchain_standard.py"),
     "litellm": ("litellm", "litellm_library.py"),

@@ -53,9 +53,13 @@ def tokenizer(marks: tuple[str, ...]) -> tuple[Tokenizer, Any, dict[str, int]]:
     return letters, tokens_of(letters.to_str(), letters.get_vocab_size(), [END]), ids
 
 
+@cache
+def compiled(asked: str, marks: tuple[str, ...]) -> Any:
+    return matcher(tokenizer(marks)[1], grammar_of_tools(json.loads(asked))[0], "tools")
+
+
 def accepts(asked: dict[str, Any], text: str, marks: tuple[str, ...] = ()) -> bool:
-    letters, tokens, _ = tokenizer(marks)
-    first = matcher(tokens, grammar_of_tools(asked)[0], "tools")
+    letters, first = tokenizer(marks)[0], compiled(json.dumps(asked), marks).deep_copy()
     ids = letters.encode(text).ids
     return first.try_consume_tokens(ids) == len(ids) and first.is_accepting()
 
