@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -32,6 +33,19 @@ _PACKAGES = (
     "onnxruntime-gpu",
     "numpy",
 )
+
+
+def options_of(doc: str | None, models: Sequence[str], runs: int) -> argparse.ArgumentParser:
+    """Options of what times models of published sizes."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--tiny", action="store_true", help="a small model")
+    parser.add_argument("--models", nargs="+", choices=models, default=models)
+    parser.add_argument("--sides", type=int, nargs="+", default=(32, 64), help="units of a square image's side")
+    parser.add_argument("--text", type=int, default=64)
+    parser.add_argument("--runs", type=int, default=runs)
+    parser.add_argument("-o", "--out", type=Path, default=MEASUREMENTS)
+    return parser
 
 
 def require_gpu(device: str, out: Path) -> None:

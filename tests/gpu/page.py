@@ -23,19 +23,21 @@ capability {compute_capability}, driver {driver};
 {versions}.
 Weights are random in published sizes, bf16; {text} tokens of text behind the picture.
 No engine is among these figures: TensorRT-RTX 1.7.1 refuses compute capability 9.0 ("does not support this compute
-capability"), and TensorRT was not at hand.
+capability"), and TensorRT was not at hand. Commands:
+
+{commands}
 """
 LAYERS = """
 ## LLM layers under a CUDA graph
 
-`time_layers.py`: torch's own kernels, no host between them, so a prune costs what its kernels cost. Medians of {runs}.
+`time_layers.py`: torch's own kernels, no host between them, so a prune costs what its kernels cost. Medians.
 
 """
 MODELS = """
 ## Whole models inside transformers
 
 `time_transformers.py`: `generate` as it comes, and the same inside `luvc_export.compressed`; a new picture and prompt
-each, plans in turns, {runs} of each. Here the host starts every kernel: what a picture waits for is Python as much as
+each, plans in turns; medians. Here the host starts every kernel: what a picture waits for is Python as much as
 the GPU, and steps go through modules made for tracing, with no fused kernels of transformers.
 
 """
@@ -57,10 +59,11 @@ KERNELS = """
 
 def read(folder: Path) -> dict[str, Any]:
     """Machine and rows by measurement."""
-    whole: dict[str, Any] = {"layers": [], "transformers": [], "native": [], "kernels": []}
+    whole: dict[str, Any] = {"layers": [], "transformers": [], "native": [], "kernels": [], "commands": []}
     for path in sorted(folder.glob("*.json")):
         data = json.loads(path.read_text(encoding="utf-8"))
         whole["machine"] = data["machine"]
+        whole["commands"].append(data["command"].partition(" -o ")[0])
         whole[path.name.split("-")[0]] += data["rows"]
     for path in sorted(folder.glob("kernels-*.jsonl")):
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
@@ -72,12 +75,13 @@ def page(whole: dict[str, Any]) -> str:
     """The page."""
     where = whole["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in where["versions"].items())
+    commands = "\n".join(f"- `{command}`" for command in whole["commands"])
     texts = sorted({row["text_tokens"] for row in whole["layers"] + whole["transformers"]})
-    parts = [HEAD.format(**{**where, "versions": versions, "text": ", ".join(map(str, texts))})]
+    parts = [HEAD.format(**{**where, "versions": versions, "text": ", ".join(map(str, texts)), "commands": commands})]
     head = ("model", "visual tokens", "plan", "prefill, ms", "sooner", "step, ms", "KV cache, MiB")
-    parts += [LAYERS.format(runs=31), table(head, _layers(whole["layers"]), left=3)]
+    parts += [LAYERS, table(head, _layers(whole["layers"]), left=3)]
     head = ("model", "visual tokens", "plan", "first token, ms", "least", "sooner", "step, ms")
-    parts += [MODELS.format(runs="3"), table(head, _models(whole["transformers"]), left=3)]
+    parts += [MODELS, table(head, _models(whole["transformers"]), left=3)]
     head = ("N", "D", "native, us", "torch, us", "same tokens")
     parts += [NATIVE, table(head, _native(whole["native"]))]
     head = ("kernel", "size", "us", "times the floor")

@@ -13,12 +13,11 @@ import argparse
 import dataclasses
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 from layer_shapes import Model, plans, shape_of
-from measuring import MEASUREMENTS, machine, median_ms, require_gpu, write
+from measuring import machine, median_ms, options_of, require_gpu, write
 
 from luvc_export.core.plan import Plan
 from luvc_export.errors import LuvcError
@@ -104,15 +103,8 @@ def time_model(name: str, device: str, dtype: torch.dtype, options: argparse.Nam
 
 def main(arguments: list[str] | None = None) -> int:
     """Write the measurement; exit code 3 without a GPU, 1 where a graph disagrees with plain execution."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    parser.add_argument("--tiny", action="store_true", help="four layers of 64 channels")
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
+    parser = options_of(__doc__, MODELS, runs=31)
     parser.add_argument("--layers", type=int, help="fewer layers, where memory is short")
-    parser.add_argument("--sides", type=int, nargs="+", default=(32, 64), help="units of a square image's side")
-    parser.add_argument("--text", type=int, default=64)
-    parser.add_argument("--runs", type=int, default=31)
-    parser.add_argument("-o", "--out", type=Path, default=MEASUREMENTS)
     options = parser.parse_args(arguments)
     dtype = torch.bfloat16 if options.device == "cuda" else torch.float32
     try:

@@ -15,16 +15,16 @@ import statistics
 import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
-from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import torch
 import transformers
 from layer_shapes import plans
-from measuring import MEASUREMENTS, machine, require_gpu, write
+from measuring import machine, options_of, require_gpu, write
 
 from luvc_export import compressed
+from luvc_export.core.named_plans import PICTURES
 from luvc_export.demo import CHECKPOINT
 from luvc_export.errors import LuvcError
 from luvc_export.export import families
@@ -73,7 +73,7 @@ def time_model(name: str, config: dict[str, Any], options: argparse.Namespace) -
     shape, rows = family.decoder_shape(model.config), []
     for side in options.sides:
         named = plans(shape, (side, side), options.text, family.encoder_shape(model.config))
-        named = {plan: named[plan] for plan in options.plans or named}
+        named = {plan: named[plan] for plan in ("none", *options.plans)}
         asked = prompts(family, model, side, options.text, dtype)
         first: dict[str, list[float]] = {plan: [] for plan in named}
         whole: dict[str, list[float]] = {plan: [] for plan in named}
@@ -95,15 +95,8 @@ def time_model(name: str, config: dict[str, Any], options: argparse.Namespace) -
 
 def main(arguments: list[str] | None = None) -> int:
     """Write the measurement; exit code 3 without a GPU."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    parser.add_argument("--tiny", action="store_true", help="the bundled model's shape")
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
-    parser.add_argument("--sides", type=int, nargs="+", default=(32, 64), help="units of a square image's side")
-    parser.add_argument("--plans", nargs="+", help="none among them; default: every named one")
-    parser.add_argument("--text", type=int, default=64)
-    parser.add_argument("--runs", type=int, default=11)
-    parser.add_argument("-o", "--out", type=Path, default=MEASUREMENTS)
+    parser = options_of(__doc__, MODELS, runs=11)
+    parser.add_argument("--plans", nargs="+", choices=[*PICTURES], default=[*PICTURES], help="beside none")
     options = parser.parse_args(arguments)
     try:
         require_gpu(options.device, options.out)

@@ -136,9 +136,10 @@ def _laid_out(grid: tuple[int, int], images: int, most: int, device: torch.devic
     if table is None:
         return None
     cell_of = {place: cell for cell, members in enumerate(table) for place in members}
-    members = torch.tensor([place for cell in table for place in cell], device=device)
+    members = [place for cell in table for place in cell]
     own = [cell_of[place] for place in range(images * grid[0] * grid[1])]
-    return members, torch.tensor(own, device=device), len(table)
+    with torch.inference_mode(False):  # kept for whoever asks next, who may train
+        return torch.tensor(members, device=device), torch.tensor(own, device=device), len(table)
 
 
 _kept_places = lru_cache(maxsize=64)(_laid_out)

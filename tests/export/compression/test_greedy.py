@@ -166,3 +166,12 @@ def test_padding_is_chosen_last() -> None:
         blind = score.score(scores.ScoreInput(normed, basis, "token", 60, None, GRID, settings={"steps": 8}))
         best_alone = {*spu.select(score.score(inputs), 60)[0, 0].tolist()}
         assert best_alone == {*kept[0, 0].tolist()} != {*spu.select(blind, 60)[0, 0].tolist()}
+
+
+def test_cells_laid_out_without_gradients_serve_who_trains() -> None:
+    rank, asked = torch.randn(1, 1, 99, requires_grad=True), ((9, 11), 1, 2, torch.device("cpu"))
+    with torch.inference_mode():
+        laid_out = _greedy._places(*asked)
+    assert laid_out is not None and _greedy._places(*asked) is laid_out
+    _greedy._best_of_cell(rank, *laid_out).sum().backward()
+    assert rank.grad is not None and int(rank.grad.count_nonzero()) == laid_out[2]
