@@ -73,7 +73,7 @@ def time_model(name: str, config: dict[str, Any], options: argparse.Namespace) -
     shape, rows = family.decoder_shape(model.config), []
     for side in options.sides:
         named = plans(shape, (side, side), options.text, family.encoder_shape(model.config))
-        named = {plan: named[plan] for plan in ("none", *options.plans)}
+        named = {plan: named[plan] for plan in dict.fromkeys(("none", *options.plans))}
         asked = prompts(family, model, side, options.text, dtype)
         first: dict[str, list[float]] = {plan: [] for plan in named}
         whole: dict[str, list[float]] = {plan: [] for plan in named}
@@ -96,7 +96,7 @@ def time_model(name: str, config: dict[str, Any], options: argparse.Namespace) -
 def main(arguments: list[str] | None = None) -> int:
     """Write the measurement; exit code 3 without a GPU."""
     parser = options_of(__doc__, MODELS, runs=11)
-    parser.add_argument("--plans", nargs="+", choices=[*PICTURES], default=[*PICTURES], help="beside none")
+    parser.add_argument("--plans", nargs="+", choices=("none", *PICTURES), default=[*PICTURES], help="none always")
     options = parser.parse_args(arguments)
     try:
         require_gpu(options.device, options.out)
