@@ -71,6 +71,7 @@ class Backend:
         compile_seconds: What of loading was compiling; None where that is not measured.
         profile: Prefix of the profile files of graphs loaded from now on; None for none.
         narrow_floats: Products of unquantised weights run in bf16 though the arithmetic is fp32.
+        in_place: Products of the decoder that read their weights where the file lies; the others are packed.
     """
 
     name: str = "?"
@@ -82,6 +83,11 @@ class Backend:
     compile_seconds: float | None = None
     profile: str | None = None
     narrow_floats: bool = False
+
+    @property
+    def in_place(self) -> int:
+        """See above."""
+        return 0
 
     def load(self, images: bool = True) -> None:
         """Load what is not loaded yet; the vision graph only for ``images``. The other methods do it by themselves.

@@ -42,8 +42,10 @@ def write(folder: Path, layers: int, blocks: int) -> Path:
     return folder
 
 
-def write_weights(path: Path, layers: int, blocks: int) -> None:
-    """The weights, into one file."""
+def write_weights(path: Path, layers: int, blocks: int, stored: str = "fp16") -> None:
+    """The weights, into one file; ``stored`` is fp16, as they are bundled, or bf16."""
+    import torch
     from safetensors.torch import save_file
 
-    save_file(tensors(layers, blocks), path)
+    kind = {"fp16": torch.float16, "bf16": torch.bfloat16}[stored]
+    save_file({name: tensor.to(kind) for name, tensor in tensors(layers, blocks).items()}, path)

@@ -35,12 +35,12 @@ def short_bundle(cache: Path) -> Bundle:
 
 
 def narrow_bundle(cache: Path, dtype: str) -> Bundle:
-    """Three layers in ``dtype``, fp16 or bf16; a layer stands above the prune of its one plan, ``thirds``."""
+    """Three layers and their weights in ``dtype``, fp16 or bf16; a layer stands above the prune of ``thirds``."""
     return load(made_once(cache, Path(__file__), partial(_export_narrow, dtype)))
 
 
 def _export_narrow(dtype: str, folder: Path) -> None:
-    _export_cut(folder, ("thirds",), layers=3, dtype=dtype)
+    _export_cut(folder, ("thirds",), layers=3, stored=dtype, dtype=dtype)
 
 
 def _export_unpadded(folder: Path) -> None:
@@ -51,11 +51,11 @@ def _export_short(folder: Path) -> None:
     _export_cut(folder, ("none", "thirds"), debug=True)
 
 
-def _export_cut(folder: Path, names: Sequence[str], layers: int = 2, **options: Any) -> None:
+def _export_cut(folder: Path, names: Sequence[str], layers: int = 2, stored: str = "fp16", **options: Any) -> None:
     """``thirds`` is one merge, one prune and a drop, in two blocks and the last two layers."""
     with TemporaryDirectory() as folder_of_model:
         checkpoint = cut_checkpoint.write(Path(folder_of_model), layers, 2)
-        cut_checkpoint.write_weights(checkpoint / "model.safetensors", layers, 2)
+        cut_checkpoint.write_weights(checkpoint / "model.safetensors", layers, 2, stored)
         plans = {name: make_plan(str(checkpoint), name, image_size=IMAGE_SIZE) for name in names}
         every = plans["thirds"].vision_tokens
         plans["thirds"] = replan(plans["thirds"], keep=(*[every] * (layers - 2), every // 2, 0))

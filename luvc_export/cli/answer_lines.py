@@ -87,6 +87,8 @@ def verbose_lines(session: Any, answer: Any) -> Iterator[str]:
     yield f"chat template {described(bundle)}"
     if manifest.vocabulary is None:
         yield f"answers are written with all {manifest.decoder.vocab:,} tokens"
+    if products := session.backend.in_place:
+        yield f"{products} products of the LLM read weights where the file lies; they are packed where answers share steps"
     times = step_times(bundle, session.default.plan_name)
     if times:
         yield "products of a step, tried here: " + ", ".join(

@@ -34,6 +34,10 @@ from luvc_export.runtime.product_check.check import Way
 from luvc_export.runtime.state import empty_states
 from luvc_export.runtime.weights import check_weights, decoder_file, finished_graphs, older_graphs
 
+#: Rows of a call that packed weights serve sooner than weights in place, and how many such calls come before these are
+#: packed: an answer alone, whose steps are of one row, never asks for a second copy.
+FEW_ROWS, PACKED_AFTER = range(2, 32), 8
+
 
 class OpenVinoBackend(Backend):
     """The graphs of ``entry``, loaded when first used and kept.
@@ -106,7 +110,8 @@ class OpenVinoBackend(Backend):
         self.capabilities = Capabilities(host_caches=self.device.name == "CPU", packs_weights=True, times_graphs=True)
         self.narrow_floats, self._only_steps, self._activation_group = narrow_floats, only_steps, activation_group
         self.head = self if head == "own" else head
-        self._headless = False
+        self._headless, self._few_rows = False, 0
+        self._in_place = devices.reads_in_place(self.device, self.arithmetic)
         #: Whether an adapter was asked for: until then the decoder is compiled without slots.
         self._adapted = False
         self._cache_values = _OvTensors(self)
@@ -117,7 +122,7 @@ class OpenVinoBackend(Backend):
 
     def unload(self) -> None:
         """See ``Backend.unload``. Caches stay: they are tensors of their own."""
-        for name in ("_vision", "_decoder", "_head", "_reader"):
+        for name in ("_vision", "_decoder", "_packed", "_head", "_reader"):
             self.__dict__.pop(name, None)
         memory.give_back()
 
@@ -134,7 +139,7 @@ class OpenVinoBackend(Backend):
             self._take_slots()
         past: HostCache = cache or self.adopt(empty_states(self.states, rows))
         inputs = self._decoder.inputs
-        outputs = self._run(self._decoder, feeds, past.feeds(inputs, self._cache_values))
+        outputs = self._run(self._of_rows(feeds), feeds, past.feeds(inputs, self._cache_values))
         present = {state.present: outputs.pop(state.present) for state in self.states}
         if self._headless and self.head is not None:
             outputs[graph_io.LOGITS] = self.head.logits(outputs.pop(graph_io.HEAD_ROWS))
@@ -142,6 +147,16 @@ class OpenVinoBackend(Backend):
         if self._headless:
             values[graph_io.LOGITS] = values[graph_io.LOGITS].reshape(rows, -1, values[graph_io.LOGITS].shape[-1])
         return values, past.after(present, inputs, self._cache_values)
+
+    def _of_rows(self, feeds: Mapping[str, Array]) -> Compiled:
+        """The decoder for a call: weights packed where calls of a few rows have become many, else as they lie."""
+        rows = feeds[graph_io.INPUT_IDS].size + (
+            feeds[graph_io.VISUAL_EMBEDS].size if graph_io.VISUAL_EMBEDS in feeds else 0
+        )
+        if not self._decoder.weights or rows not in FEW_ROWS:
+            return self._decoder
+        self._few_rows += 1
+        return self._packed if self._few_rows > PACKED_AFTER else self._decoder
 
     def logits(self, rows: Any) -> Any:
         """Of a decoder's last rows before its norm, a tensor [N, D]: a tensor [N, vocab]."""
@@ -193,6 +208,11 @@ class OpenVinoBackend(Backend):
         return self._compile(self._entry.vision)
 
     @property
+    def in_place(self) -> int:
+        """See ``Backend.in_place``."""
+        return len(self._decoder.weights)
+
+    @property
     def _graphs(self) -> GraphSet:
         """The decoders that are opened: with slots for adapters once one was asked for."""
         slots = self._bundle.manifest.lora is not None and self._adapted
@@ -204,6 +224,10 @@ class OpenVinoBackend(Backend):
     @cached_property
     def _decoder(self) -> Compiled:
         return self._compile(self._graphs.steps if self._only_steps else self._graphs.prompts)
+
+    @cached_property
+    def _packed(self) -> Compiled:
+        return self._compile(self._graphs.prompts, in_place=False)
 
     @cached_property
     def _head(self) -> Compiled | None:
@@ -220,10 +244,11 @@ class OpenVinoBackend(Backend):
         """Have a decoder with slots, compiled in the place of the one without, when the first adapter is asked for."""
         if not self._adapted:
             self._adapted = True
-            self.__dict__.pop("_decoder", None)
+            for name in ("_decoder", "_packed"):
+                self.__dict__.pop(name, None)
             memory.give_back()
 
-    def _compile(self, name: str) -> Compiled:
+    def _compile(self, name: str, in_place: bool = True) -> Compiled:
         graph = self._reader.read(name)
         where = str(self._bundle.path(name))
         check_names(self._bundle, self._entry, name, graph.checked)
@@ -241,7 +266,7 @@ class OpenVinoBackend(Backend):
             caches = [name for state in floats for name in (state.past, state.past + graph_io.NEWEST, state.present)]
             begin, counted = perf_counter(), self.profile is not None
             how = self._threads, caches, counted, self._settings(), self.narrow_floats
-            compiled = compile_graph(graph, self.device, self.arithmetic, *how)
+            compiled = compile_graph(graph, self.device, self.arithmetic, *how, self._in_place and in_place)
             self.compile_seconds += perf_counter() - begin
         return compiled
 

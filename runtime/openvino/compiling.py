@@ -34,10 +34,12 @@ class Compiled:
     Args:
         model: ``openvino.CompiledModel``.
         graph: What it was made of; holds the weights' memory.
+        weights: Tensors of what it reads where the file lies, by input.
     """
 
     model: Any
     graph: Graph
+    weights: Mapping[str, Any] = field(default_factory=dict)
     _first: dict[str, float] = field(default_factory=dict)
     _runs: list[None] = field(default_factory=list)
     _left: list[int] = field(default_factory=list)
@@ -45,7 +47,10 @@ class Compiled:
     @cached_property
     def request(self) -> Any:
         """The one inference request."""
-        return self.model.create_infer_request()
+        request = self.model.create_infer_request()
+        for name, tensor in self.weights.items():
+            request.set_tensor(name, tensor)
+        return request
 
     @cached_property
     def inputs(self) -> dict[str, tuple[Any, Any]]:
@@ -76,7 +81,9 @@ class Compiled:
     def leave_weights(self) -> None:
         """After the first run, which packs weights: the files they were packed from are no longer held."""
         if not self._left:
-            self._left.append(memory.leave_to_files(self.graph.mapped))
+            read = {tensor.data.ctypes.data for tensor in self.weights.values()}
+            packed = [array for array in self.graph.mapped if array.ctypes.data not in read]
+            self._left.append(memory.leave_to_files(packed))
 
     def count(self) -> None:
         """Note a run of a profiled graph. The first one packs weights, and is left out of ``events``."""
@@ -123,6 +130,7 @@ def compile_graph(
     profile: bool = False,
     settings: Mapping[str, Any] | None = None,
     narrowed: bool = False,
+    in_place: bool = False,
 ) -> Compiled:
     """Compile ``graph``, which is changed.
 
@@ -135,8 +143,9 @@ def compile_graph(
         profile: Count the time of every operator.
         settings: Other properties of the plug-in.
         narrowed: In fp32, products whose weights are floats are computed in bf16 all the same.
+        in_place: Weights stored in bf16 are read where the file lies (``rewrites.read_in_place``).
     """
-    library, model = devices.load_library(), graph.model
+    library, model, weights = devices.load_library(), graph.model, dict[str, Any]()
     choose_first_of_equals(library, model)
     if device.name == "CPU":
         keep_narrow(library, model)
@@ -149,6 +158,9 @@ def compile_graph(
             rotate_apart(library, model, set(caches))
         if device.name == "CPU" and rewrites.is_one(threads):
             rewrites.keep_products_apart(library, model)
+    if in_place:
+        weights = rewrites.read_in_place(library, model, {array.ctypes.data for array in graph.mapped})
+    if arithmetic != "fp32":
         model = _narrow(library, model, set(caches), getattr(library.Type, ARITHMETICS[arithmetic][0]))
     properties: dict[str, Any] = {"INFERENCE_PRECISION_HINT": ARITHMETICS[arithmetic][0], "PERFORMANCE_HINT": "LATENCY"}
     properties |= settings or {}
@@ -157,7 +169,7 @@ def compile_graph(
         properties |= {"INFERENCE_NUM_THREADS": threads, "ENABLE_CPU_PINNING": False}
     if profile:
         properties["PERF_COUNT"] = True
-    return Compiled(devices.core().compile_model(model, device.name, properties), graph)
+    return Compiled(devices.core().compile_model(model, device.name, properties), graph, weights)
 
 
 def _narrow(library: Any, model: Any, caches: set[str], kind: Any) -> Any:

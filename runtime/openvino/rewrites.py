@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from typing import Any
 
 
@@ -100,6 +101,48 @@ def keep_narrow(library: Any, model: Any) -> int:
             node.get_rt_info()[_MARK] = True
             marked += 1
     return marked
+
+
+def read_in_place(library: Any, model: Any, stored: Collection[int]) -> dict[str, Any]:
+    """Make weights of products inputs of the model, so that nothing packs them: a tensor for each, by its name.
+
+    For bf16 on a CPU with AMX. A product with a constant is packed at the first run, once more than the file's pages.
+    One whose weight [N, K] is an input is read as it lies there: a row of activations goes along rows of weights, which
+    is how memory is read soonest, and for many rows the plug-in packs a block at a time. Two to some thirty rows pay
+    for that packing and do not gain by it (``benchmarks/measure/openvino/gated_mlp.py``).
+
+    Args:
+        library: ``openvino``.
+        model: Changed.
+        stored: Addresses of the weights that outlive the model; others stay constants.
+    """
+    tensors: dict[str, Any] = {}
+    parameters: list[Any] = []
+    for product in model.get_ordered_ops():
+        if product.get_type_name() != "MatMul":
+            continue
+        chain = [product.input_value(1).get_node()]
+        while chain[-1].get_type_name() in ("Convert", "Transpose"):
+            chain.append(chain[-1].input_value(0).get_node())
+        constant, turns = chain[-1], sum(node.get_type_name() == "Transpose" for node in chain)
+        turns += product.get_attributes()["transpose_b"]
+        if constant.get_type_name() != "Constant" or constant.get_element_type() != library.Type.bf16:
+            continue
+        tensor = constant.get_tensor_view()
+        if turns != 1 or len(tensor.shape) != _LEAST_RANK or tensor.data.ctypes.data not in stored:
+            continue
+        name, kind = f"weights.{len(tensors)}", product.input_value(1).get_element_type()
+        parameter = library.opset13.parameter(list(tensor.shape), library.Type.bf16, name=name)
+        parameter.output(0).get_tensor().set_names({name})
+        weight = parameter if kind == library.Type.bf16 else library.opset13.convert(parameter, kind)
+        apart = library.opset13.matmul(product.input_value(0), weight, False, True)
+        apart.set_friendly_name(product.get_friendly_name())
+        product.output(0).replace(apart.output(0))
+        tensors[name] = tensor
+        parameters.append(parameter)
+    model.add_parameters(parameters)
+    model.validate_nodes_and_infer_types()
+    return tensors
 
 
 _CHOICE = "TopK"

@@ -60,6 +60,30 @@ def openvino_float(core: Any, device: str, arithmetic: str, hint: str) -> Checke
     return _openvino(core, device, arithmetic, float_product(), (Way(),), hint)
 
 
+@lru_cache(maxsize=2)
+def openvino_in_place(core: Any, device: str) -> bool:
+    """Whether bf16 products of an OpenVINO device are right whose weight is an input [N, K], which nothing packs."""
+    product = float_product()
+
+    def open_way(way: Way) -> Run:
+        from openvino import Model, Shape, Tensor, Type, opset13
+
+        (weights,) = (node.data for node in core.read_model(product.graph).get_ops() if "Constant" in str(node))
+        turned = np.ascontiguousarray(weights.T)
+        bits = (turned.view(np.uint32) >> 16).astype(np.uint16)  # exact: small integers
+        given, weight = opset13.parameter([-1, turned.shape[1]], np.float32), opset13.parameter(bits.shape, Type.bf16)
+        model = Model([opset13.matmul(given, opset13.convert(weight, "f32"), False, True)], [given, weight])
+        request = core.compile_model(model, device, {"INFERENCE_PRECISION_HINT": "bf16"}).create_infer_request()
+        request.set_input_tensor(1, Tensor(bits, Shape(bits.shape), Type.bf16))
+
+        def run(rows: NDArray[np.float32], _held: NDArray[np.uint16] = bits) -> NDArray[np.float32]:
+            return np.array(request.infer({0: rows})[0])
+
+        return run
+
+    return check(f"OpenVINO {device}", "bf16", product, (Way(),), open_way).way is not None
+
+
 def _openvino(core: Any, device: str, arithmetic: str, product: Product, ways: tuple[Way, ...], hint: str) -> Checked:
     def open_way(way: Way) -> Run:
         settings = {"INFERENCE_PRECISION_HINT": hint, **way.settings}

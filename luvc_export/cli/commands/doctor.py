@@ -192,7 +192,9 @@ def _devices() -> list[str]:
         devices = [device.describe(str(name)) for name in device.core().available_devices]
     except (LuvcError, RuntimeError):
         return []
-    return [f"{item.name}: {item.title}, {', '.join(item.arithmetics)}; best in {item.best}" for item in devices]
+    ways = [", weights stored in it not packed" * device.reads_in_place(item, item.best) for item in devices]
+    names = [f"{item.name}: {item.title}, {', '.join(item.arithmetics)}; best in {item.best}" for item in devices]
+    return [name + way for name, way in zip(names, ways, strict=True)]
 
 
 def _products() -> list[str]:
