@@ -147,15 +147,16 @@ def compile_graph(
     """
     library, model, weights = devices.load_library(), graph.model, dict[str, Any]()
     choose_first_of_equals(library, model)
+    decodes = any(port.get_names() & set(caches) for port in model.inputs)
     if device.name == "CPU":
         keep_narrow(library, model)
     if arithmetic == "fp32" and narrowed:
         narrow_floats(library, model)
     if arithmetic != "fp32":
-        if arithmetic == "bf16":
-            narrow_products(library, model, graph.bodies)
-        if device.name == "CPU":
-            rotate_apart(library, model, set(caches))
+        if arithmetic == "bf16" and decodes:
+            narrow_products(library, model)
+        if device.name == "CPU" and not decodes:
+            rotate_apart(library, model)
         if device.name == "CPU" and rewrites.is_one(threads):
             rewrites.keep_products_apart(library, model)
     if in_place:

@@ -32,13 +32,11 @@ class WrittenOut:
         data: The model.
         weights: Its outside weights by name, without those that became constants.
         outputs: Names of its outputs, in order.
-        bodies: For each function call, the name in front of its nodes and the function's name.
     """
 
     data: bytes
     weights: dict[str, OutsideTensor]
     outputs: tuple[str, ...]
-    bodies: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -103,7 +101,7 @@ def write_out(graph: CheckedGraph, values: Callable[[OutsideTensor], bytes]) -> 
     outputs = tuple(
         wire.text(wire.part(item.value), onnx.VALUE_NAME) for item in items if item.number == onnx.GRAPH_OUTPUT
     )
-    return WrittenOut(content, weights, outputs, writer.bodies)
+    return WrittenOut(content, weights, outputs)
 
 
 class _Writer:
@@ -111,7 +109,7 @@ class _Writer:
 
     def __init__(self, functions: dict[tuple[str, str, str], _Function]) -> None:
         self._functions = functions
-        self.bodies: dict[str, str] = {}
+        self.fronts = set[str]()
         self.constants: set[str] = set()
         self.count = 0
 
@@ -131,9 +129,9 @@ class _Writer:
         if depth == _DEEPEST:
             raise ValueError(f"calls of {node.op!r} go deeper than {_DEEPEST}")
         front = node.name or node.op
-        if f"{front}/" in self.bodies:
-            front = f"{front}.{len(self.bodies)}"
-        self.bodies[f"{front}/"] = node.op
+        if front in self.fronts:
+            front = f"{front}.{len(self.fronts)}"
+        self.fronts.add(front)
         names = dict.fromkeys(function.inputs, "") | dict(zip(function.inputs, node.inputs, strict=False))
         for inner, outer in zip(function.outputs, node.outputs, strict=False):
             if inner in names and outer:

@@ -28,20 +28,20 @@ _TYPELESS = ("Result", "ShapeOf")
 _GATES = ("Multiply", "Sigmoid", "Swish", "Gelu")
 
 
-def narrow_products(library: Any, model: Any, bodies: dict[str, str]) -> int:
+def narrow_products(library: Any, model: Any) -> int:
     """Compute products with weights and attention above a prune in bf16; returns how many of both.
+
+    What only decides which rows stay, fused (``luvc.SpectrumPrune``) or not, is left in fp32.
 
     Args:
         library: ``openvino``.
-        model: Changed.
-        bodies: See ``inline.WrittenOut``.
+        model: A decoder, changed.
     """
-    fronts = tuple(front for front, function in bodies.items() if function == "SpectrumPrune")
-    ranked = [node for node in model.get_ops() if fronts and node.get_friendly_name().startswith(fronts)]
-    inside = {node.get_name() for node in ranked}
+    ranked = [node for node in model.get_ops() if node.get_type_name() == _RANKED]
+    answering = {node.get_name() for node in _above(model.get_results(), past=_RANKED)} if ranked else set[str]()
     count = 0
-    for node in _above([node for node in ranked if node.get_type_name() == _RANKED]):
-        if node.get_name() in inside:
+    for node in _above(ranked):
+        if node.get_name() not in answering:
             continue
         if node.get_type_name() == "MatMul":
             count += _narrow_gate(library, node) + _narrow(library, node)
@@ -62,15 +62,15 @@ def narrow_floats(library: Any, model: Any) -> int:
     return count
 
 
-def _above(nodes: list[Any]) -> list[Any]:
-    """``nodes`` and everything they are computed from."""
+def _above(nodes: list[Any], past: str = "") -> list[Any]:
+    """``nodes`` and everything they are computed from, but for what operators of type ``past`` alone are."""
     seen, todo, above = set[str](), list(nodes), list[Any]()
     while todo:
         node = todo.pop()
         if node.get_name() not in seen:
             seen.add(node.get_name())
             above.append(node)
-            todo += [value.get_node() for value in node.input_values()]
+            todo += [value.get_node() for value in node.input_values() if node.get_type_name() != past]
     return above
 
 

@@ -42,7 +42,6 @@ class Graph:
         model: ``openvino.Model``.
         where: The graph's file.
         outputs: Names of its outputs, in order.
-        bodies: Functions that were written out, see ``inline.WrittenOut``.
         weight_bytes: Bytes of the outside weights.
         numbers: How many floating-point numbers they are.
         mapped: What must live as long as anything made of the model: the weights' memory.
@@ -52,7 +51,6 @@ class Graph:
     model: Any
     where: str
     outputs: tuple[str, ...]
-    bodies: dict[str, str]
     weight_bytes: int
     numbers: int
     mapped: tuple[NDArray[Any], ...]
@@ -117,7 +115,7 @@ class GraphReader:
         checked.check_files()
         real = sum(tensor.count for tensor in written.weights.values() if tensor.kind in _REAL)
         mapped = tuple(arrays[name] for name in written.weights)
-        return Graph(model, str(path), written.outputs, written.bodies, size, real, mapped, checked)
+        return Graph(model, str(path), written.outputs, size, real, mapped, checked)
 
 
 def _tensor(library: Any, array: NDArray[Any], kind: int, shape: tuple[int, ...]) -> Any:

@@ -153,7 +153,7 @@ def choices(model: Any) -> list[Any]:
     return [node for node in model.get_ordered_ops() if node.get_type_name() == _CHOICE]
 
 
-def rotate_apart(library: Any, model: Any, caches: set[str]) -> int:
+def rotate_apart(library: Any, model: Any) -> int:
     """Interrupt every rotation by cosines that a choice decides, show that choice; returns how many sums changed.
 
     After a prune in the encoder rotary cosines are gathered by what was kept, and after a merge they are made of the
@@ -167,11 +167,10 @@ def rotate_apart(library: Any, model: Any, caches: set[str]) -> int:
 
     Args:
         library: ``openvino``.
-        model: Changed, unless it is a decoder: its choices are fused, and narrowed by ``islands``.
-        caches: Names of a decoder's caches.
+        model: A vision graph, changed; decoders are narrowed by ``islands``.
     """
     chosen = choices(model)
-    if not chosen or any(port.get_names() & caches for port in model.inputs):
+    if not chosen:
         return 0
     below = _below(chosen)
     count = 0

@@ -57,7 +57,7 @@ def compiled(arithmetic: str) -> Compiled:
     inputs, outputs = ([helper.make_tensor_value_info(n, TensorProto.FLOAT, shapes[n])] for n in ("x", "y"))
     graph = helper.make_graph(nodes, "chosen", inputs, outputs, constants)
     data = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)], ir_version=10).SerializeToString()
-    read = Graph(devices.core().read_model(data), "", ("y",), {}, 0, 0, (), CheckedGraph(data, Path(), {}, {}, ()))
+    read = Graph(devices.core().read_model(data), "", ("y",), 0, 0, (), CheckedGraph(data, Path(), {}, {}, ()))
     return compile_graph(read, CPU, arithmetic, threads=2)
 
 
@@ -80,7 +80,7 @@ def test_products_are_in_bf16_and_scores_are_not() -> None:
 
 def test_left_alone_the_plug_in_widens_what_is_above(monkeypatch: pytest.MonkeyPatch) -> None:
     """Why the rotations are interrupted; where this fails the plug-in has learned it, and the file may go."""
-    monkeypatch.setattr(compiling, "rotate_apart", lambda library, model, caches: 0)
+    monkeypatch.setattr(compiling, "rotate_apart", lambda library, model: 0)
     assert compiled("bf16").precisions()["FullyConnected"]["f32"] >= 1
 
 
@@ -88,7 +88,7 @@ def test_left_alone_the_plug_in_widens_what_is_above(monkeypatch: pytest.MonkeyP
 def test_an_encoder_that_merges_midway(demo_bundle: Bundle, apart: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its products are in bf16; places, cosines and similarities are not. Left alone products would be in fp32."""
     if not apart:
-        monkeypatch.setattr(compiling, "rotate_apart", lambda library, model, caches: 0)
+        monkeypatch.setattr(compiling, "rotate_apart", lambda library, model: 0)
     precisions = OpenVinoBackend(demo_bundle, demo_bundle.entry("even"), arithmetic="bf16")._vision.precisions()
     assert ("f32" in precisions["FullyConnected"]) is not apart
     assert set(precisions["MatMul"]) == set(precisions["Math"]) == {"f32"}

@@ -43,7 +43,7 @@ def compiled(stored: str, arithmetic: str) -> Compiled:
     written = [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, "rows", WORDS])]
     graph = helper.make_graph(nodes, "narrow", inputs, written, constants)
     data = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)], ir_version=10).SerializeToString()
-    read = Graph(devices.core().read_model(data), "", ("y",), {}, 0, 0, (), CheckedGraph(data, Path(), {}, {}, ()))
+    read = Graph(devices.core().read_model(data), "", ("y",), 0, 0, (), CheckedGraph(data, Path(), {}, {}, ()))
     return compile_graph(read, CPU, arithmetic)
 
 

@@ -319,7 +319,7 @@ def test_an_mlp_above_a_prune_is_narrowed_as_one(
         monkeypatch.setattr(islands, "_narrow_gate", lambda library, node: 0)
     entry = demo_bundle.entry("thirds")
     graph, layers = GraphReader(demo_bundle).read(entry.decoder), demo_bundle.manifest.decoder.layers
-    islands.narrow_products(devices.load_library(), graph.model, graph.bodies)
+    islands.narrow_products(devices.load_library(), graph.model)
     gates = [node for node in graph.model.get_ops() if node.get_type_name() in ("Swish", "Sigmoid")]
     inputs = [node.input_value(0).get_node() for node in gates]
     assert len(gates) == layers and {node.get_type_name() for node in inputs} == {"MatMul"} | (

@@ -46,7 +46,7 @@ def test_they_answer_in_bf16_what_they_answer_in_fp32(narrow_bundle: Bundle) -> 
 def test_a_graph_in_bf16_has_nothing_left_to_narrow(narrow_bundle: Bundle) -> None:
     """In fp16 the products of one layer and its attention are narrowed: seven of weights, as those of fp32."""
     graph = GraphReader(narrow_bundle).read(narrow_bundle.entry("thirds").decoder)
-    count = islands.narrow_products(devices.load_library(), graph.model, graph.bodies)
+    count = islands.narrow_products(devices.load_library(), graph.model)
     assert count == {"fp16": 8, "bf16": 0}[narrow_bundle.manifest.dtype]
 
 
