@@ -35,6 +35,9 @@ PEERS: tuple[tuple[str, str, str | None, dict[str, Any]], ...] = (
     ("luvc-export lean", "luvc", None, {"plan": "lean"}),
     ("luvc-export leaner", "luvc", None, {"plan": "leaner"}),
     ("luvc-export luvc", "luvc", None, {"plan": "luvc"}),
+    ("luvc-export striped", "luvc", None, {"plan": "striped"}),
+    ("luvc-export safe int8", "luvc", None, {"plan": "safe", "codes": "safe_int8", "int8": True}),
+    ("luvc-export lean int8", "luvc", None, {"plan": "lean", "codes": "lean_int8", "int8": True}),
     ("luvc-export luvc-literal", "luvc", None, {"plan": "luvc-literal"}),
     ("luvc-export even", "luvc", None, {"plan": "even"}),
     ("luvc-export thirds", "luvc", None, {"plan": "thirds"}),
@@ -123,11 +126,12 @@ def main() -> None:
             results.with_suffix(".part").replace(results)
     text = f"{cpu()}\n\n{table([name for name, *_ in chosen], runs_of, errors)}"
     print(text)
+    stored = f", weights in {args.dtype}" * (args.dtype != "fp32")
     if args.page:
         page = RESULTS / ("first-token-clips.md" if args.clip else "first-token.md")
-        put(page, f"{args.layers} + {args.encoder_blocks}{', clips' * args.clip}", text)
+        put(page, f"{args.layers} + {args.encoder_blocks}{stored}{', clips' * args.clip}", text)
     if args.figures:
-        record_times(args.out, f"{args.layers} layers and {args.encoder_blocks} blocks", runs_of)
+        record_times(args.out, f"{args.layers} layers and {args.encoder_blocks} blocks{stored}", runs_of)
 
 
 def record_times(out: Path, shapes: str, runs_of: dict[str, list[dict[str, Any]]]) -> None:
@@ -140,14 +144,15 @@ def record_times(out: Path, shapes: str, runs_of: dict[str, list[dict[str, Any]]
     rows: list[dict[str, Any]] = []
     for name, runs in runs_of.items():
         plan = name.removeprefix("luvc-export ")
-        if plan != name and plan not in ("none", *NAMED):
+        recipe = figures.recipe(plan)
+        if plan != name and plan not in ("none", *NAMED, *figures.INT8):
             continue
-        if plan in NAMED:
-            bundle = bundles.load(out / f"bundle-{plan}")
-            if recipe_of(bundle.entry(plan).plan, bundle.manifest.decoder) != plan:
-                sys.exit(f"{bundle.folder} holds another recipe than today's {plan}: delete it and its times")
+        if recipe in NAMED:
+            bundle = bundles.load(out / f"bundle-{recipe}")
+            if recipe_of(bundle.entry(recipe).plan, bundle.manifest.decoder) != recipe:
+                sys.exit(f"{bundle.folder} holds another recipe than today's {recipe}: delete it and its times")
         times = [seconds for run in runs for seconds in run["ttft_s"]]
-        key = NAMED[plan].key if plan in NAMED else "none" if plan == "none" else None
+        key = NAMED[recipe].key if recipe in NAMED else "none" if plan == "none" else None
         middle = [round(value, 3) for value in (statistics.median(times), min(times), max(times))]
         rows.append({"plan": plan, "key": key, "seconds": middle, "runs": len(times)})
     record = json.loads(FIGURES.read_text(encoding="utf-8"))
@@ -157,7 +162,7 @@ def record_times(out: Path, shapes: str, runs_of: dict[str, list[dict[str, Any]]
     if about == record["first_token"]["about"] and {*standing} - {*timed}:  # a part of it again, beside none
         beside = timed.pop("none")["seconds"][0]
         rows = [*(standing | {name: {**row, "beside": beside} for name, row in timed.items()}).values()]
-    order = ["none", *NAMED]
+    order = ["none", *NAMED, *figures.INT8]
     rows.sort(key=lambda row: order.index(row["plan"]) if row["plan"] in order else len(order))
     FIGURES.write_text(figures.written({**record, "first_token": {"about": about, "rows": rows}}), encoding="utf-8")
 

@@ -43,7 +43,11 @@ def prepare(options: dict[str, Any]) -> None:
             text_capacity=512,
             weights="reference",
         )
-    if options.get("codes") and not (codes(options) / "luvc.json").is_file():
+    if options.get("int8") and not (codes(options) / "luvc.json").is_file():
+        quantised = str(Path(__file__).parents[1] / "measure" / "openvino" / "quantised.py")
+        words = [str(codes(options).parent), str(folder(options)), options["plan"], "--prepare", "--only", "int8"]
+        subprocess.run([sys.executable, quantised, *words], check=True)
+    elif options.get("codes") and not (codes(options) / "luvc.json").is_file():
         halves = str(Path(__file__).parents[1] / "measure" / "times" / "halves.py")
         words = [str(codes(options)), str(folder(options)), options["plan"], "--prepare", "--head"]
         subprocess.run([sys.executable, halves, *words], check=True)
@@ -73,8 +77,9 @@ def clip_times(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def codes(options: dict[str, Any]) -> Path:
-    """The bundle whose LLM, head included, is in 8 and 4 bits too."""
-    return Path(options["out"]) / f"codes-{options['plan']}"
+    """The bundle with the LLM, head included, in 8 and 4 bits too; for ``int8`` both parts, one range for all."""
+    name = f"{'int8' if options.get('int8') else 'codes'}-{options['plan']}"
+    return Path(options["out"]) / name / ("int8" if options.get("int8") else "")
 
 
 def times(options: dict[str, Any]) -> dict[str, Any]:

@@ -88,7 +88,7 @@ def verbose_lines(session: Any, answer: Any) -> Iterator[str]:
     if manifest.vocabulary is None:
         yield f"answers are written with all {manifest.decoder.vocab:,} tokens"
     if products := session.backend.in_place:
-        yield f"{products} products of the LLM read weights where the file lies; they are packed where answers share steps"
+        yield f"{products} products of the LLM read weights where the file lies, packed where answers share steps"
     times = step_times(bundle, session.default.plan_name)
     if times:
         yield "products of a step, tried here: " + ", ".join(

@@ -44,7 +44,7 @@ class ServedModel:
         session, manifest = self.session, self.session.bundle.manifest
         takes = ["text", "image", *(["video"] if manifest.prompt.video else [])]
         sizes = sorted(session.bundle.sizes_of(session.plan_name))
-        plan = session.plan
+        plan, quantised = session.plan, manifest.plans[session.plan_name].quantised
         facts = {
             "plan": session.plan_name,
             "model_type": manifest.source.model_type,
@@ -55,7 +55,7 @@ class ServedModel:
             "context": manifest.decoder.context,
             "text_capacity": manifest.prompt.text_capacity,
             "limits": dict(limits or {}),
-            "recipe": measured(recipe_of(plan, manifest.decoder)),
+            "recipe": measured(recipe_of(plan, manifest.decoder), quantised.precision if quantised else None),
             "visual_tokens": {"before": plan.units, "encoder": plan.vision_tokens, "layers": list(plan.keep)},
         }
         if self.adapter is not None:
@@ -71,13 +71,16 @@ class ServedModel:
         return {**facts, "arithmetic": session.backend.arithmetic, "why": why}
 
 
-def measured(recipe: str | None) -> dict[str, Any] | None:
-    """What a named plan kept where it was measured, and how much sooner its first token came; None for others."""
-    if recipe is None:
+def measured(recipe: str | None, precision: str | None = None) -> dict[str, Any] | None:
+    """What a named plan, quantised or not, kept where it was measured, and how much sooner its first token came.
+
+    None for others.
+    """
+    row = plan_figures.measured_as(recipe, precision)
+    if row is None:
         return None
-    model = plan_figures.columns(recipe)[0][0]
-    facts = {"name": recipe, "measured_on": model, "kept": plan_figures.kept(recipe)}
-    return facts | {"first_token": plan_figures.sooner(recipe), "timed_at": plan_figures.timed_at()}
+    facts = {"name": row, "measured_on": plan_figures.columns(row)[0][0], "kept": plan_figures.kept(row)}
+    return facts | {"first_token": plan_figures.sooner(row), "timed_at": plan_figures.timed_at()}
 
 
 class Models:

@@ -1,9 +1,10 @@
 """First token and decode of quantised plans on OpenVINO, at the layer shapes of a large model with random weights.
 
-Run: python benchmarks/measure/openvino/quantised.py OUT BUNDLE PLAN [--prepare]. Writes ``PLAN`` of ``BUNDLE`` into
-OUT in each variant, then times one process after another, every run about another picture with another prompt, and
-prints Markdown. Times that are in OUT stay; what was interrupted goes on. Activations of a random model say nothing of
-a real one's, so INT8 takes one range for all (eight times the unit), and four bits are rounded to nearest.
+Run: python benchmarks/measure/openvino/quantised.py OUT BUNDLE PLAN [--prepare] [--only VARIANT ...]. Writes
+``PLAN`` of ``BUNDLE`` into OUT in each variant, then times one process after another, every run about another picture
+with another prompt, and prints Markdown. Times that are in OUT stay; what was interrupted goes on. Activations of a
+random model say nothing of a real one's, so INT8 takes one range for all (eight times the unit), and four bits are
+rounded to nearest.
 """
 
 from __future__ import annotations
@@ -106,11 +107,12 @@ def main() -> None:
     parser.add_argument("plan")
     parser.add_argument("--prepare", action="store_true")
     parser.add_argument("--one", action="store_true")
+    parser.add_argument("--only", nargs="*", choices=VARIANTS, default=list(VARIANTS))
     options = parser.parse_args()
     if options.one:
         print(json.dumps(times(options.bundle, options.plan)))
         return
-    for variant in VARIANTS:
+    for variant in options.only:
         prepare(options.out, options.bundle, options.plan, variant)
     if options.prepare:
         return
@@ -128,7 +130,7 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|---|")
     for name, folder in (
         (options.plan, options.bundle),
-        *((v, str(options.out / v.replace(" ", "-"))) for v in VARIANTS),
+        *((v, str(options.out / v.replace(" ", "-"))) for v in options.only),
     ):
         plan = options.plan if name == options.plan else bundles.load(folder).manifest.default_plan
         kept = options.out / f"times.{name.replace(' ', '-')}.json"

@@ -1,37 +1,71 @@
-"""The study of the encoder in INT8."""
+"""The study of plans in INT8."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
-from glyph_deep.studies.precision import quantised_encoder
+from glyph_deep.studies.precision import eight_bits
+
+from luvc_export.core.named_plans import NAMED
+
+RIGHT = {"none": [True, True, False, True], "none_int8": [True, False, True, True], "safe": [True, True, False, False]}
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is asked, where four questions of every ground have answers that are known."""
+    calls: list[str] = []
+
+    def verdicts(store: object, bundle: Path, ground: str, plan: str, some: list[object]) -> object:
+        calls.append(f"{bundle.name} {ground} {plan}")
+        return eight_bits.np.array(RIGHT.get(plan, RIGHT["none"]))
+
+    monkeypatch.setattr(eight_bits, "PARTS", {"whole": ()})
+    monkeypatch.setattr(eight_bits, "bundle_of", lambda which, part, folder: folder / f"{which}-{part}")
+    monkeypatch.setattr(eight_bits, "verdicts", verdicts)
+    return calls
 
 
 def test_the_page_says_whether_every_ground_keeps_enough() -> None:
     """One that does not is enough to miss; grounds that were not asked are named."""
-    row = {"plan": "none", "questions": 1000, "pictures": 72, "accuracy": [0.991, 0.99], "changed": [2, 1]}
+    row = {"part": "encoder", "plan": "none", "questions": 1000, "pictures": 72, "fp32": 0.991, "changed": [2, 1]}
+    row |= {"accuracy": [0.99, 0.98, 1.0], "kept": [0.999, 0.9956, 1.0024]}
     rows = [{**row, "ground": name, "retention": [0.999, 0.9956, 1.0024]} for name in ("plain", "textured")]
-    text = quantised_encoder.page({"machine": "a processor", "rows": rows})
+    text = eight_bits.page({"machine": "a processor", "rows": rows})
     assert "on every ground: met; the least" in text and "Not run: photographs, pages, fonts." in text
-    assert "| plain | `none` | 1,000 | 72 | 0.9910 | 0.9900 | 0.999 (0.996 to 1.002) | 2 | 1 |" in text
+    line = (
+        "| encoder | plain | `none` | 1,000 | 72 | 0.9910 | 0.9900 | 0.999 (0.996 to 1.002) | 0.999 (0.996 to 1.002) |"
+    )
+    assert f"{line} 2 | 1 |" in text
     rows[1]["retention"] = [0.98, 0.97, 0.99]
-    text = quantised_encoder.page({"machine": "a processor", "rows": rows})
-    assert "on every ground: **missed**; the least, `none` on textured, keeps 0.980." in text
+    text = eight_bits.page({"machine": "a processor", "rows": rows})
+    assert "on every ground: **missed**; the least, `none` on textured (encoder in INT8), keeps 0.980." in text
 
 
-def test_won_and_lost_answers_are_counted_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_won_and_lost_answers_are_counted_apart(
+    asked: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As many of each leave the accuracy as it was, and only grounds asked for are asked."""
-    right = {"none": [True, True, False, True], "none_int8": [True, False, True, True]}
-    monkeypatch.setattr(quantised_encoder, "PLANS", ("none",))
-    monkeypatch.setattr(quantised_encoder, "bundle_of", lambda which, folder: folder)
-    asked: list[str] = []
+    monkeypatch.setattr(eight_bits, "PLANS", ("none",))
+    (row,) = eight_bits.measure(tmp_path, 4, ["plain"])
+    assert asked == [f"digits-whole plain {plan}" for plan in ("none", "none", "none_int8")]
+    assert row["fp32"] == row["accuracy"][0] == 0.75 and row["changed"] == [1, 1] and row["retention"][0] == 1
 
-    def verdicts(store: object, bundle: Path, ground: str, plan: str, some: list[object]) -> object:
-        asked.append(f"{ground} {plan}")
-        return quantised_encoder.np.array(right[plan])
 
-    monkeypatch.setattr(quantised_encoder, "verdicts", verdicts)
-    (row,) = quantised_encoder.measure(tmp_path, 4, ["plain"])
-    assert asked == ["plain none", "plain none_int8"]
-    assert row["accuracy"] == [0.75, 0.75] and row["changed"] == [1, 1] and row["retention"][0] == 1
+def test_figures_are_held_to_the_uncompressed_model(
+    asked: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A named plan's row in INT8 has the costs of its row in fp32; a plan with a ground that is missing has none."""
+    monkeypatch.setattr(eight_bits, "PLANS", ("safe",))
+    monkeypatch.setitem(RIGHT, "safe_int8", RIGHT["safe"])
+    rows = eight_bits.measure(tmp_path, 4, [*eight_bits.GROUNDS])
+    record = eight_bits.figured(rows)
+    new = [row for row in record["rows"] if row["plan"] == "safe int8"]
+    old = {row["ground"]: row for row in record["rows"] if (row["plan"], row["model"]) == ("safe", "glyph_deep")}
+    assert {row["ground"] for row in new} == {*eight_bits.GROUNDS} and asked
+    for row in new:
+        assert row["retention"][0] == round(2 / 3, 4) and row["questions"] == 4 and row["key"] == NAMED["safe"].key
+        assert row["flops"] == old[row["ground"]]["flops"] and row["accuracy"][0] == 0.5
+    few = [row for row in eight_bits.figured(rows[1:])["rows"] if row["plan"] == "safe int8" and row["questions"] == 4]
+    assert not few

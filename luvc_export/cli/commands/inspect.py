@@ -71,7 +71,8 @@ def inspect(
     console.print(_plans(manifest))
     for name, entry in manifest.plans.items():
         console.print(cost_table(entry.plan, costs[name]))
-    kept = bundle_table({name: entry.plan for name, entry in manifest.plans.items()}, manifest.decoder)
+    precisions = {name: entry.quantised.precision for name, entry in manifest.plans.items() if entry.quantised}
+    kept = bundle_table({name: one.plan for name, one in manifest.plans.items()}, manifest.decoder, precisions)
     if kept is not None:
         console.print(kept)
     for engines in manifest.engines:

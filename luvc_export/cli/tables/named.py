@@ -123,7 +123,7 @@ def named_rows(
     Such a model may not take every plan: a convolutional encoder has no units that could leave.
     """
     for name in names:
-        request = PlanRequest(LlmRequest(name), sharing=sharing)
+        request = PlanRequest(LlmRequest(plan_figures.recipe(name)), sharing=sharing)
         try:
             costs = cost(solve(request, grid, llm, encoder), llm, text, encoder=encoder)
             saved = [f"{costs.flops_ratio:.2f}x", f"{costs.encoder_ratio:.2f}x"]
@@ -143,7 +143,8 @@ def named_table(
     """A rich table of the named plans for pictures, or for clips of ``images`` images; ``chosen`` stands out."""
     from rich.box import SIMPLE_HEAD
 
-    names, columns = (PICTURES, plan_figures.COLUMNS) if images is None else (CLIPS, plan_figures.FILMS)
+    pictures = [*PICTURES, *plan_figures.INT8]
+    names, columns = (pictures, plan_figures.COLUMNS) if images is None else (CLIPS, plan_figures.FILMS)
     caption = CAPTION.format(text=text, timed=plan_figures.timed_at(), model=columns[0][0])
     titles = (*HEAD, *(title for _, _, title in columns))
     settings = {"title": "plans with names", "caption": caption, "box": SIMPLE_HEAD, "padding": (0, 1, 0, 0)}
@@ -154,20 +155,27 @@ def named_table(
     return table
 
 
-def bundle_table(plans: Mapping[str, Plan], llm: DecoderShape) -> Any:
-    """A rich table of what a bundle's plans kept where they were measured; None where none of them has a name."""
+def bundle_table(plans: Mapping[str, Plan], llm: DecoderShape, precisions: Mapping[str, str] | None = None) -> Any:
+    """A rich table of what a bundle's plans kept where they were measured; None where none of them has a name.
+
+    Args:
+        plans: By name in the bundle.
+        llm: Their LLM.
+        precisions: Of those that were quantised, by name.
+    """
     recipes = {name: recipe_of(plan, llm) for name, plan in plans.items()}
-    known = {name: recipe for name, recipe in recipes.items() if recipe is not None}
-    films = plan_figures.FILMS if any(recipe in CLIPS for recipe in known.values()) else ()
-    pictures = plan_figures.COLUMNS if any(recipe in PICTURES for recipe in known.values()) else ()
+    rows = {name: plan_figures.measured_as(named, (precisions or {}).get(name)) for name, named in recipes.items()}
+    known = {name: row for name, row in rows.items() if row is not None}
+    films = plan_figures.FILMS if any(row in CLIPS for row in known.values()) else ()
+    pictures = plan_figures.COLUMNS if any(row not in CLIPS for row in known.values()) else ()
     models = " and ".join(sorted({model for model, _, _ in (*pictures, *films)}))
     caption = (
         f"how much sooner the first token came with {plan_figures.timed_at()}; then the share of right answers kept,"
         f" measured on {models}: neither on this model (docs/plans.md)"
     )
     head = ("plan", "recipe", "first token", *(title for _, _, title in (*pictures, *films)))
-    rows = ((name, recipe, sooner(recipe), *kept(recipe, (*pictures, *films))) for name, recipe in known.items())
-    return consoles.table(rows, *head, left=2, title="plans with names", caption=caption) if known else None
+    lines = ((name, row, sooner(row), *kept(row, (*pictures, *films))) for name, row in known.items())
+    return consoles.table(lines, *head, left=2, title="plans with names", caption=caption) if known else None
 
 
 def first_tokens() -> str:
@@ -186,7 +194,7 @@ def page_tables() -> str:
     """The tables of docs/plans.md: what every plan is, and what it kept with 95 % intervals, clustered by picture."""
     parts = [_described(PICTURES), first_tokens()]
     for title, names, columns in (
-        ("glyph_deep", PICTURES, plan_figures.COLUMNS),
+        ("glyph_deep", [*PICTURES, *plan_figures.INT8], plan_figures.COLUMNS),
         ("glyph_shallow", PICTURES, plan_figures.SHALLOW),
         ("the bundled model", PICTURES, plan_figures.BUNDLED),
         ("pretrained", PICTURES, plan_figures.PRETRAINED),

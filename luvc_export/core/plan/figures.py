@@ -29,6 +29,8 @@ BUNDLED = (
 )
 #: Of the model whose language model its authors pretrained (examples/pretrained).
 PRETRAINED = (("pretrained", "plain", "digits"), ("pretrained", "textured", "busy"))
+#: Plans that were measured with encoder and LLM in INT8 too (`glyph_deep.studies.precision.eight_bits`).
+INT8 = ("safe int8", "lean int8")
 #: Of films (examples/glyph_clips).
 FILMS = (("glyph_clips", "heldout", "films"),)
 
@@ -88,9 +90,21 @@ def figures() -> tuple[Figure, ...]:
     )
 
 
+def recipe(plan: str) -> str:
+    """Name of the recipe of a plan that may be of ``INT8``."""
+    return plan.removesuffix(" int8")
+
+
+def measured_as(named: str | None, precision: str | None) -> str | None:
+    """The row that holds for a bundle's plan of recipe ``named``, quantised to ``precision``; None if none does."""
+    row = named if precision is None else f"{named} {precision}"
+    return row if row in (named, *INT8) else None
+
+
 def of(plan: str, some: Iterable[Figure] | None = None) -> dict[tuple[str, str], Figure]:
-    """Figures of a named plan by (model, ground): those of today's recipe alone."""
-    key = NAMED[plan].key if plan in NAMED else "none"
+    """Figures of a named plan, or of one of ``INT8``, by (model, ground): those of today's recipe alone."""
+    name = recipe(plan)
+    key = NAMED[name].key if name in NAMED else "none"
     rows = figures() if some is None else some
     return {(row.model, row.ground): row for row in rows if row.plan == plan and row.key == key}
 
@@ -110,7 +124,7 @@ def first_tokens() -> dict[str, FirstToken]:
     """Times to the first token by plan or product: of plans, those of today's recipes alone."""
     rows = [FirstToken(**{**row, "seconds": tuple(row["seconds"])}) for row in _record()["first_token"]["rows"]]
     keys = {name: plan.key for name, plan in NAMED.items()} | {"none": "none"}
-    return {row.plan: row for row in rows if row.key is None or keys.get(row.plan) == row.key}
+    return {row.plan: row for row in rows if row.key is None or keys.get(recipe(row.plan)) == row.key}
 
 
 def timed_at() -> str:

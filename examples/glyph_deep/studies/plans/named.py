@@ -80,7 +80,7 @@ def merged(rows: list[dict[str, Any]], file: Path, weights: dict[str, str]) -> l
     same = {name for name, digest in before["about"]["weights"].items() if weights.get(name, digest) == digest}
     where = {(row["model"], row["ground"], row["plan"]): row for row in before["rows"] if row["model"] in same}
     where |= {(row["model"], row["ground"], row["plan"]): row for row in rows}
-    models, plans = [*MODELS], ["none", *PICTURES]
+    models, plans = [*MODELS], ["none", *PICTURES, *plan_figures.INT8]
     own = [key for key in where if key[0] in models]
     order = sorted(own, key=lambda key: (models.index(key[0]), GROUNDS[key[0]].index(key[1]), plans.index(key[2])))
     return [where[key] for key in order] + [row for key, row in where.items() if key not in own]

@@ -1,14 +1,16 @@
-"""The encoder alone in INT8: `python -m glyph_deep.studies.precision.quantised_encoder FOLDER -o ../docs/results`.
+"""Plans in INT8: `python -m glyph_deep.studies.precision.eight_bits FOLDER -o ../docs/results`.
 
-Held-out questions answered greedily by ONNX Runtime: a plan in fp32, and the same after `calibrate --precision int8
---keep-high language_model`, whose ranges come from the search splits. Bundles and answers stay in FOLDER: a killed run
-goes on where it stopped.
+Held-out questions answered greedily by ONNX Runtime: a plan in fp32, and after `calibrate --precision int8`, whole and
+with `--keep-high language_model` for the encoder alone; ranges come from the search splits. Bundles and answers stay in
+FOLDER: a killed run goes on where it stopped. `--figures` puts named plans whose every ground was asked into
+`luvc_export/core/named_plans.json`, which `luvc-export plan` prints and docs/plans.md shows.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -22,27 +24,31 @@ from luvc_export.calibration import intervals
 from luvc_export.calibration.ablation.store import Store, pack, unpack
 from luvc_export.calibration.quantise.calibrate import calibrate
 from luvc_export.calibration.quantise.recipe import Recipe
+from luvc_export.core.named_plans import FIGURES, NAMED
+from luvc_export.core.plan import figures as plan_figures
 from luvc_export.core.precision import PRECISIONS
 from luvc_export.demo.questions import GlyphCase
 
 from .quantised import CHECKPOINT, machine, right, searched
 
-COMMAND = "python -m glyph_deep.studies.precision.quantised_encoder FOLDER -o ../docs/results"
-FILE = "glyph-deep-encoder-int8.json"
+COMMAND = "python -m glyph_deep.studies.precision.eight_bits FOLDER -o ../docs/results"
+FILE = "glyph-deep-int8.json"
+#: What stays in the bundle's own precision, by what is in INT8.
+PARTS: dict[str, tuple[str, ...]] = {"encoder": ("language_model",), "whole": ()}
 #: The grounds that a bundle's size of pictures fits, and the search splits that ranges come from.
 SETS = {
     "digits": (("plain", "textured", "photographs"), ("search-plain", "search-textured")),
     "pages": (("pages", "fonts"), ("search-pages",)),
 }
-PLANS = ("none", "safe")
+PLANS = ("none", "safe", "lean")
 GROUNDS = tuple(ground for grounds, _ in SETS.values() for ground in grounds)
 #: What is to stay of the right answers on every ground.
 BAR = 0.99
 
 
-def bundle_of(which: str, folder: Path) -> Path:
-    """Return the bundle for one size of pictures, every plan of it also with its encoder in INT8."""
-    target, (grounds, splits) = folder / which, SETS[which]
+def bundle_of(which: str, part: str, folder: Path) -> Path:
+    """Return the bundle for one size of pictures, every plan of it also with `part` of the model in INT8."""
+    target, (grounds, splits) = folder / f"{which}-{part}", SETS[which]
     size = SIZES[grounds[0]]
     if not (target / bundles.MANIFEST).is_file():
         plans = {name: make_plan(str(CHECKPOINT), name, image_size=size) for name in PLANS}
@@ -56,11 +62,11 @@ def bundle_of(which: str, folder: Path) -> Path:
                 Recipe(PRECISIONS["int8"]),
                 plan=plan,
                 min_agreement=0,
-                keep_high=("language_model",),
+                keep_high=PARTS[part],
                 ranges_file=folder / f"{which}.{plan}.ranges",
                 threads=1,
             )
-            print(f"{plan}_int8 of {which} is there", flush=True)
+            print(f"{plan}_int8 of {which}, {part}, is there", flush=True)
     return target
 
 
@@ -74,22 +80,26 @@ def verdicts(store: Store, bundle: Path, ground: str, plan: str, asked: list[Gly
 
 
 def measure(folder: Path, count: int, grounds: list[str]) -> list[dict[str, Any]]:
-    """Return a record for each ground and plan."""
+    """Return a record for each part of the model, ground and plan."""
     records: list[dict[str, Any]] = []
-    for which, (some, _) in SETS.items():
-        wanted = [ground for ground in some if ground in grounds]
-        bundle = bundle_of(which, folder) if wanted else folder
+    for part, which in product(PARTS, SETS):
+        wanted = [ground for ground in SETS[which][0] if ground in grounds]
+        bundle = bundle_of(which, part, folder) if wanted else folder
         store = Store(folder / f"{which}-answers.json", {"count": count})
         for ground in wanted:
             asked = list(cases(ground, count, 0))
             pictures = [case.picture for case in asked]
+            none = verdicts(store, bundle, ground, "none", asked)
             for plan in PLANS:
                 whole, coded = (verdicts(store, bundle, ground, name, asked) for name in (plan, f"{plan}_int8"))
-                kept = intervals.retention(coded.tolist(), whole.tolist(), pictures)
-                record: dict[str, Any] = {"ground": ground, "plan": plan, "questions": count}
+                right = intervals.accuracy(coded.tolist(), pictures)
+                record: dict[str, Any] = {"part": part, "ground": ground, "plan": plan, "questions": count}
                 record["pictures"] = len(set(pictures))
-                record["accuracy"] = [round(float(one.mean()), 4) for one in (whole, coded)]
-                record["retention"] = [round(value, 4) for value in (kept.value, kept.low, kept.high)]
+                record["fp32"] = round(float(whole.mean()), 4)
+                record["accuracy"] = [round(value, 4) for value in (right.value, right.low, right.high)]
+                for name, than in (("retention", whole), ("kept", none)):
+                    share = intervals.retention(coded.tolist(), than.tolist(), pictures)
+                    record[name] = [round(value, 4) for value in (share.value, share.low, share.high)]
                 record["changed"] = [int((whole & ~coded).sum()), int((~whole & coded).sum())]
                 records.append(record)
                 print(record, flush=True)
@@ -103,30 +113,52 @@ def page(record: dict[str, Any]) -> str:
     met = all(row["retention"][0] >= BAR for row in rows)
     missing = [ground for ground in GROUNDS if ground not in {row["ground"] for row in rows}]
     lines = [
-        "# The encoder alone in INT8, on glyph_deep",
+        "# Plans in INT8, on glyph_deep",
         "",
         f"Written by `{COMMAND}` in `examples`. Do not edit: run it again.",
         "",
         f"Held-out questions on ONNX Runtime, {record['machine']}; INT8 products of CPUs with neither VNNI nor AMX "
-        "may saturate, and were not measured here. Encoder: weights and what enters them in INT8 by `calibrate "
-        "--precision int8 --keep-high language_model`, ranges of search splits; the LLM is in fp32. Retention is "
-        "against the same plan in fp32, with 95 % intervals clustered by picture. Lost and won are answers that are "
-        "right in fp32 alone, and in INT8 alone.",
+        "may saturate, and were not measured here. INT8: weights and what enters them by `calibrate --precision int8`, "
+        "with `--keep-high language_model` where the encoder alone is meant (the LLM is in fp32 there), ranges of "
+        "search splits, no product kept high by a search. Retention is against the same plan in fp32, with 95 % "
+        "intervals clustered by picture; kept is against the uncompressed model in fp32. Lost and won are answers that "
+        "are right in fp32 alone, and in INT8 alone.",
         "",
-        f"The bar is {BAR} on every ground: " + ("met" if met else "**missed**") + f"; the least, "
-        f"`{least['plan']}` on {least['ground']}, keeps {least['retention'][0]:.3f}.",
+        f"The bar is {BAR} of the same plan in fp32 on every ground: "
+        + ("met" if met else "**missed**")
+        + f"; the least, `{least['plan']}` on {least['ground']} ({least['part']} in INT8), keeps "
+        f"{least['retention'][0]:.3f}.",
         "",
-        "| ground | plan | questions | pictures | fp32 | INT8 encoder | retention | lost | won |",
-        "|---|---|---:|---:|---:|---:|---|---:|---:|",
+        "| in INT8 | ground | plan | questions | pictures | fp32 | INT8 | retention | kept | lost | won |",
+        "|---|---|---|---:|---:|---:|---:|---|---|---:|---:|",
     ]
     for row in rows:
-        cells = [row["ground"], f"`{row['plan']}`", f"{row['questions']:,}", str(row["pictures"])]
-        cells += [f"{one:.4f}" for one in row["accuracy"]]
-        cells += ["{:.3f} ({:.3f} to {:.3f})".format(*row["retention"]), *map(str, row["changed"])]
-        lines.append("| " + " | ".join(cells) + " |")
+        cells = [row["part"], row["ground"], f"`{row['plan']}`", f"{row['questions']:,}", str(row["pictures"])]
+        cells += [f"{row['fp32']:.4f}", f"{row['accuracy'][0]:.4f}"]
+        cells += ["{:.3f} ({:.3f} to {:.3f})".format(*row[name]) for name in ("retention", "kept")]
+        lines.append("| " + " | ".join([*cells, *map(str, row["changed"])]) + " |")
     if missing:
         lines += ["", f"Not run: {', '.join(missing)}."]
     return "\n".join(lines) + "\n"
+
+
+def figured(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the record of named plans with `rows` of whole models in INT8, where every ground of a plan was asked."""
+    record: dict[str, Any] = json.loads(FIGURES.read_text(encoding="utf-8"))
+    costs = {(row["plan"], row["ground"]): row for row in record["rows"] if row["model"] == "glyph_deep"}
+    new: list[dict[str, Any]] = []
+    for plan in dict.fromkeys(row["plan"] for row in rows):
+        name = f"{plan} int8"
+        some = [row for row in rows if (row["plan"], row["part"]) == (plan, "whole")]
+        if name not in plan_figures.INT8 or {row["ground"] for row in some} != {*GROUNDS}:
+            continue
+        for row in some:
+            own = {"plan": name, "key": NAMED[plan].key, "questions": row["questions"]}
+            own |= {"accuracy": row["accuracy"], "retention": row["kept"]}
+            new.append(costs[plan, row["ground"]] | own)
+    told = {row["plan"] for row in new}
+    record["rows"] = [row for row in record["rows"] if row["plan"] not in told] + new
+    return record
 
 
 def main() -> None:
@@ -136,6 +168,7 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, default=Path(), help=f"folder of {FILE} and its page")
     parser.add_argument("--count", type=int, default=1000, help="questions a ground")
     parser.add_argument("--grounds", nargs="*", choices=GROUNDS, default=list(GROUNDS))
+    parser.add_argument("--figures", action="store_true", help="put named plans beside those in fp32 too")
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
     record = {"machine": machine(), "rows": measure(args.folder, args.count, args.grounds)}
@@ -143,6 +176,8 @@ def main() -> None:
     rows = ",\n".join(json.dumps(row) for row in record["rows"])
     file.write_text(f'{{"machine": {json.dumps(record["machine"])}, "rows": [\n{rows}\n]}}\n', encoding="utf-8")
     file.with_suffix(".md").write_text(page(record), encoding="utf-8")
+    if args.figures:
+        FIGURES.write_text(plan_figures.written(figured(record["rows"])), encoding="utf-8")
 
 
 if __name__ == "__main__":
