@@ -170,7 +170,7 @@ def open_models(names: Sequence[str], options: SessionOptions, progress: Progres
             raise UsageError("two models have one name", where=spec, got=name, fix="rename one bundle's folder")
         key = str(folder.absolute())
         if key not in bundles:
-            bundles[key] = load(folder, options.verify, progress)
+            bundles[key] = load(folder, options.verify, progress, task=None)
         session = Session(bundles[key], plan=plan, options=replace(options, lora={}))
         served[name] = ServedModel(name, session)
     models = Models(list(served.values()))

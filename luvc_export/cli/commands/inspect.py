@@ -39,7 +39,7 @@ def inspect(
     from luvc_export.runtime.prompt.template import described
 
     with options.progress(quiet=as_json) as tell:
-        loaded = load(bundle, opening.verify, tell)
+        loaded = load(bundle, opening.verify, tell, task=None)
     manifest = loaded.manifest
     if surgery or html is not None:
         _surgery(loaded, html, as_json)
