@@ -51,9 +51,9 @@ def embedding_of(checkpoint: Checkpoint, options: Options) -> Embedding:
         raise UsageError("this family does not embed here", where="--task embed", got=got, expected=expected)
     alone = {"--debug-graph": options.debug, "--video": options.video, "--vocab": options.vocabulary is not None}
     alone["--lora-slots"] = options.lora_slots is not None
-    if given := [name for name, value in alone.items() if value]:
+    if unfit := [name for name, value in alone.items() if value]:
         fix = "leave it out, or --task generate"
-        raise UsageError("a bundle that embeds has nothing of this", where=given[0], got="--task embed", fix=fix)
+        raise UsageError("a bundle that embeds has nothing of this", where=unfit[0], got="--task embed", fix=fix)
     if checkpoint.tensors and chat_template(folder) is None:
         raise CheckpointError("inputs are embedded inside a chat, and there is no chat template", where=str(folder))
     hidden = family.decoder_shape(checkpoint.config).hidden
@@ -85,8 +85,8 @@ def _read(folder: Path, hidden: int) -> Embedding:
     width = pooling.get("embedding_dimension", pooling.get("word_embedding_dimension", hidden))
     if width != hidden:
         raise _unlike("embedding_dimension", width, str(hidden), folder / place / "config.json")
-    said = _optional(folder / "config_sentence_transformers.json")
-    prompts, default = said.get("prompts") or {}, said.get("default_prompt_name")
+    settings = _optional(folder / "config_sentence_transformers.json")
+    prompts, default = settings.get("prompts") or {}, settings.get("default_prompt_name")
     if not isinstance(prompts, dict) or not all(isinstance(text, str) for text in prompts.values()):
         raise _unlike("prompts", repr(prompts)[:80], "texts by name", folder)
     if default is not None and default not in prompts:

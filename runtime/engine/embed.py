@@ -109,30 +109,30 @@ class Embeds:
         self.bundle.check_task("embed")
         how = embedding_of(self.bundle)
         check_size(how, self.bundle, dimensions)
-        said = instruction_of(how, prompt) if instruction is None else instruction
-        given = [
+        system = instruction_of(how, prompt) if instruction is None else instruction
+        kinds = [
             (name, one) for name, one in (("images", images), ("texts", texts), ("pairs", pairs)) if one is not None
         ]
-        if len(given) != 1 or isinstance(given[0][1], str | bytes) or not len(given[0][1]) or batch < 1:
+        if len(kinds) != 1 or isinstance(kinds[0][1], str | bytes) or not len(kinds[0][1]) or batch < 1:
             raise UsageError(
                 "there is nothing to embed, or too much of it",
                 where="embed",
-                got=", ".join(f"{len(one)} {name}" for name, one in given) or "no inputs",
+                got=", ".join(f"{len(one)} {name}" for name, one in kinds) or "no inputs",
                 expected="a list of images, of texts or of pairs, with one input at least",
             )
-        name, inputs = given[0][0], list[Any](given[0][1])
+        name, inputs = kinds[0][0], list[Any](kinds[0][1])
         parts = inputs if name == "pairs" else [(one, None) if name == "images" else (None, one) for one in inputs]
-        ready = [self._ready(how, said, *one) for one in parts]
+        ready = [self._ready(how, system, *one) for one in parts]
         vectors = [vector for first in range(0, len(ready), batch) for vector in _run(ready[first : first + batch])]
         return cut(how, np.stack(vectors), dimensions)
 
     def _ready(
-        self, how: Embedding, said: str, picture: Picture | None, text: str | None
+        self, how: Embedding, system: str, picture: Picture | None, text: str | None
     ) -> tuple[LoadedPlan, Request]:
         content: list[Message] = [{"type": "image"}] if picture is not None else []
         content += [{"type": "text", "text": text}] if text is not None else []
-        system: list[Message] = [{"role": "system", "content": [{"type": "text", "text": said}]}] if said else []
-        asked: Question = question(picture, None, [*system, {"role": "user", "content": content}])
+        before: list[Message] = [{"role": "system", "content": [{"type": "text", "text": system}]}] if system else []
+        asked: Question = question(picture, None, [*before, {"role": "user", "content": content}])
         opened = open_media(asked, self.bundle.manifest)
         loaded, request = self.fit(OpenedQuestion(opened.messages, opened.media, values=template_values(how)))
         loaded.token_limit(request)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -142,10 +143,10 @@ def vectors_of(
         ApiError: 400 for an input that is wrong or does not fit.
     """
     model, chain = asker.models.find(asked.chats[0].model), _Chain(tell, follow)
-    said = instruction_of(embedding_of(model.session.bundle), None)
+    system = instruction_of(embedding_of(model.session.bundle), None)
     for number, chat in enumerate(asked.chats):
-        if said and chat.messages[0].role not in ("system", "developer"):
-            chat.messages.insert(0, ChatMessage("system", [TextPart(said)]))
+        if system and chat.messages[0].role not in ("system", "developer"):
+            chat.messages.insert(0, ChatMessage("system", [TextPart(system)]))
         try:
             chain.jobs.append(asker.job(chat, chain.tell, arrived, plan)[1])
         except ApiError as error:
@@ -158,7 +159,7 @@ def vectors_of(
 
 @dataclass
 class _Chain:
-    """Jobs of one request, of which one is queued at a time. Used in the engine's thread."""
+    """Jobs of one request: one is queued at a time, behind what came meanwhile. Used in the engine's thread."""
 
     _tell: Callable[[Event], None]
     _follow: Callable[[Job], None]
@@ -174,7 +175,7 @@ class _Chain:
             if len(self._ended) == len(self.jobs):
                 self._tell(summed(self._ended))
             elif not (after := self.jobs[len(self._ended)]).cancelled:
-                after.client = self.jobs[0].client
+                after.client, after.arrived, after.prepared_ms = self.jobs[0].client, perf_counter(), 0.0
                 self._follow(after)
 
 
