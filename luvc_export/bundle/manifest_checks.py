@@ -136,7 +136,7 @@ def check_task(task: Task, embedding: Embedding | None, hidden: int, where: str)
         expected = "how vectors are made where the task is embed, and nowhere else"
     elif embedding is not None and embedding.default_prompt not in {None, *embedding.prompts}:
         got, expected = f"default_prompt {embedding.default_prompt!r}"[:80], "one of prompts, or null"
-    elif embedding is not None and any(one >= other for one, other in pairwise((*embedding.sizes, hidden + 1))):
+    elif embedding is not None and any(one >= other for one, other in pairwise((0, *embedding.sizes, hidden + 1))):
         got, expected = f"sizes {list(embedding.sizes)}"[:80], f"ascending numbers up to {hidden}"
     if expected:
         raise BundleError("a bundle does not say how it embeds", where=where, got=got, expected=expected, fix=_FIX)

@@ -155,13 +155,12 @@ class _Together:
             else:
                 self._ended.append(event)
                 if len(self._ended) == len(self._jobs):
-                    self._tell(summed(self._ended))
+                    self._tell(_sum(self._ended))
 
         return tell
 
 
-def summed(ended: Sequence[Ended]) -> Ended:
-    """Of several jobs of one request."""
+def _sum(ended: Sequence[Ended]) -> Ended:
     counts = {
         name: sum(getattr(one, name) for one in ended)
         for name in ("text_tokens", "visual_units", "completion_tokens", "cached_tokens")

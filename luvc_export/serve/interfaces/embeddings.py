@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Any
 
@@ -22,7 +22,6 @@ from luvc_export.serve.asking import Asker
 from luvc_export.serve.engine.jobs import Ended, Event, Failed, Finished, Job, Piece
 from luvc_export.serve.http.api_errors import ApiError, bad_request, explained
 from luvc_export.serve.http.json_bodies import decoded
-from luvc_export.serve.interfaces.completions import summed
 from luvc_export.serve.interfaces.fields import refuse, unknown
 from luvc_export.serve.interfaces.protocol import ChatMessage, ChatRequest, TextPart, chat_request
 from luvc_export.serve.tools.answer_plan import AnswerPlan
@@ -173,7 +172,10 @@ class _Chain:
         elif isinstance(event, Ended):
             self._ended.append(event)
             if len(self._ended) == len(self.jobs):
-                self._tell(summed(self._ended))
+                counts = {
+                    name: sum(getattr(one, name) for one in self._ended) for name in ("text_tokens", "visual_units")
+                }
+                self._tell(replace(event, **counts))
             elif not (after := self.jobs[len(self._ended)]).cancelled:
                 after.client, after.arrived, after.prepared_ms = self.jobs[0].client, perf_counter(), 0.0
                 self._follow(after)

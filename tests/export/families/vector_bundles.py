@@ -47,12 +47,12 @@ def sentence_transformers(folder: Path, hidden: int) -> None:
     ]
     (folder / "1_Pooling").mkdir()
     pooling = {"word_embedding_dimension": hidden, "pooling_mode_lasttoken": True, "pooling_mode_mean_tokens": False}
-    said = {"prompts": PROMPTS, "default_prompt_name": "query"}
+    settings = {"prompts": PROMPTS, "default_prompt_name": "query"}
     template = {"processing_kwargs": {"chat_template": {"add_generation_prompt": True}}}
     for name, data in {
         "modules.json": modules,
         "1_Pooling/config.json": pooling | {"include_prompt": True},
-        "config_sentence_transformers.json": said,
+        "config_sentence_transformers.json": settings,
         "sentence_bert_config.json": template,
     }.items():
         (folder / name).write_text(json.dumps(data), encoding="utf-8")
@@ -80,8 +80,8 @@ def expected(tiny: Case, picture: Any | None, text: str | None) -> NDArray[np.fl
     """transformers' last token behind its last norm, of length 1, float32 [D]; a chat by its own processor."""
     content = [{"type": "image"}] if picture is not None else []
     content += [{"type": "text", "text": text}] if text is not None else []
-    said = [{"role": "system", "content": [{"type": "text", "text": INSTRUCTIONS[str(tiny)]}]}]
-    messages = [*said, {"role": "user", "content": content}]
+    settings = [{"role": "system", "content": [{"type": "text", "text": INSTRUCTIONS[str(tiny)]}]}]
+    messages = [*settings, {"role": "user", "content": content}]
     inputs = family_chat.ask(tiny, family_chat.processor(tiny), messages, [picture] if picture is not None else [])
     with torch.no_grad():
         rows = tiny.model.model(**inputs).last_hidden_state

@@ -30,7 +30,7 @@ def write(folder: Path, types: tuple[str, ...] = NOW, **files: Any) -> Path:
     modules = [{"idx": at, "name": str(at), "path": paths[at], "type": kind} for at, kind in enumerate(types)]
     data = {"modules": modules, "pooling": {"embedding_dimension": 64, "pooling_mode": "lasttoken"}} | files
     (folder / "1_Pooling").mkdir()
-    names = {"pooling": "1_Pooling/config.json", "said": "config_sentence_transformers.json"}
+    names = {"pooling": "1_Pooling/config.json", "settings": "config_sentence_transformers.json"}
     names |= {"modules": "modules.json", "bert": "sentence_bert_config.json"}
     for name, content in data.items():
         (folder / names[name]).write_text(json.dumps(content), encoding="utf-8")
@@ -56,10 +56,10 @@ def test_the_folder_says_it_all(tmp_path: Path) -> None:
 
 def test_older_files_say_the_same(tmp_path: Path) -> None:
     pooling = {"word_embedding_dimension": 64, "pooling_mode_cls_token": False, "pooling_mode_lasttoken": True}
-    said = {"prompts": {"query": "Find it.", "document": ""}, "default_prompt_name": "query"}
+    settings = {"prompts": {"query": "Find it.", "document": ""}, "default_prompt_name": "query"}
     bert = {"max_seq_length": 512, "processing_kwargs": {"chat_template": {"add_generation_prompt": True}}}
-    folder = write(tmp_path, BEFORE[:2], pooling=pooling | {"include_prompt": True}, said=said, bert=bert)
-    assert read(folder, [32, 16, 64]) == Embedding("last", False, said["prompts"], "query", True, (16, 32, 64))
+    folder = write(tmp_path, BEFORE[:2], pooling=pooling | {"include_prompt": True}, settings=settings, bert=bert)
+    assert read(folder, [32, 16, 64]) == Embedding("last", False, settings["prompts"], "query", True, (16, 32, 64))
 
 
 def test_without_such_files_the_card_says_it(tmp_path: Path) -> None:
@@ -87,8 +87,8 @@ def test_class_paths_are_matched_and_never_imported(tmp_path: Path, monkeypatch:
         (NOW, {"pooling": {"pooling_mode_lasttoken": True, "pooling_mode_cls_token": True}}, "pooling_mode"),
         (NOW, {"pooling": {}}, "pooling_mode"),
         (NOW, {"pooling": {"pooling_mode": "lasttoken", "embedding_dimension": 32}}, "embedding_dimension"),
-        (NOW, {"said": {"prompts": {"query": 3}}}, "prompts"),
-        (NOW, {"said": {"default_prompt_name": "query"}}, "default_prompt_name"),
+        (NOW, {"settings": {"prompts": {"query": 3}}}, "prompts"),
+        (NOW, {"settings": {"default_prompt_name": "query"}}, "default_prompt_name"),
         (NOW, {"bert": {"processing_kwargs": {"chat_template": {"tools": []}}}}, "chat_template"),
         (NOW, {"modules": [{"type": NOW[0], "path": ""}, {"type": NOW[1], "path": "../1_Pooling"}]}, "path"),
         (NOW, {"modules": [{"type": NOW[0], "path": "0_Transformer"}, {"type": NOW[1], "path": "1_Pooling"}]}, "path"),

@@ -143,7 +143,7 @@ def test_others_take_turns_with_a_long_request(
     """A list of more inputs than the queue has places holds one of them, and a question beside it is answered first."""
     server, client = running
     prefill = pages.default.graphs.prefill
-    monkeypatch.setattr(pages.default.graphs, "prefill", lambda *given: (sleep(0.02), prefill(*given))[1])
+    monkeypatch.setattr(pages.default.graphs, "prefill", lambda *asks: (sleep(0.02), prefill(*asks))[1])
     done: list[str] = []
     began = threading.Event()
     server.engine.trace = []
