@@ -23,7 +23,7 @@ from luvc_export.core.plan import Plan
 from luvc_export.core.plan.plan_set import PlanSet
 from luvc_export.core.progress import Progress
 from luvc_export.core.target import ORT_CPU
-from luvc_export.core.tasks.embed import Embedding
+from luvc_export.core.tasks import Embedding
 from luvc_export.errors import CheckpointError, UsageError
 from luvc_export.export import packed, trace, weights
 from luvc_export.export.checkpoint import Checkpoint, checkpoint_json

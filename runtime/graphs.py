@@ -17,7 +17,6 @@ from luvc_export.core.plan import Plan
 from luvc_export.core.token_layout import Block, TokenLayout, arrange, seen_both_ways
 from luvc_export.errors import BundleError, UsageError
 from luvc_export.runtime import batching
-from luvc_export.runtime.adapters.factors import Factors
 from luvc_export.runtime.call_times import CallClock, Part
 from luvc_export.runtime.host.windows import Windows
 from luvc_export.runtime.media.padding import all_picture, padding_tokens
@@ -26,6 +25,7 @@ from luvc_export.runtime.state import RowsState, RowsStep, State, Step, VisualFe
 
 if TYPE_CHECKING:
     from luvc_export.bundle.adapters.peft_folder import Adapter
+    from luvc_export.runtime.adapters.factors import Factors
 
 #: No tokenizer has it.
 NO_TOKEN = -1
@@ -47,7 +47,11 @@ class Graphs:
         self._rows, self._width = does.output, decoder.vocab if does.decodes else decoder.hidden
         #: What leaves the caches after a call.
         self.windows = Windows(backend.states if backend.capabilities.host_caches else (), plan)
-        self._factors = Factors(manifest.lora, backend) if manifest.lora else None
+        self._factors: Factors | None = None
+        if manifest.lora:
+            from luvc_export.runtime.adapters.factors import Factors
+
+            self._factors = Factors(manifest.lora, backend)
         #: What calls of the decoder took, but for those whose token the device picks: they return before it is there.
         self.clock = CallClock()
 

@@ -16,7 +16,7 @@ from transformers import AutoImageProcessor
 
 from luvc_export.core.plan import Plan
 from luvc_export.core.shapes import DEFAULT_IMAGE_SIZE, PLACE, ROWS, DecoderShape, EncoderShape, State
-from luvc_export.core.tasks.embed import Embedding
+from luvc_export.core.tasks import Embedding
 from luvc_export.core.tiling import ClipImages, Prefix, Tiling, TilingRule, Video
 from luvc_export.core.token_layout import PositionKind
 from luvc_export.errors import CheckpointError, UsageError

@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
 from luvc_export.core.shapes import EncoderShape
-from luvc_export.core.tasks.embed import Embedding
+from luvc_export.core.tasks import Embedding
 from luvc_export.export.families import _tiny
 from luvc_export.export.layers import norm
 from luvc_export.export.llm.mrope import MropeFamily

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from luvc_export.core.plan import Plan
 from luvc_export.core.shapes import PLACE, State
-from luvc_export.core.tasks.embed import Embedding
+from luvc_export.core.tasks import Embedding
 from luvc_export.export.compression import marks, oim, scores, spu
 from luvc_export.export.layers import attention, norm, rotate, split_heads
 from luvc_export.export.llm import aggregate, choice, llm_merge, marked_prune

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luvc_export.core.files.json_file import read_json
-from luvc_export.core.tasks.embed import Embedding
+from luvc_export.core.tasks import Embedding
 from luvc_export.errors import CheckpointError, UsageError
 from luvc_export.export.checkpoint import Checkpoint, checkpoint_json
 from luvc_export.export.reading.remarks import chat_template
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from luvc_export.export.options import Options
 
 MODULES = "modules.json"
-#: Class paths since sentence-transformers 5.4 by those before it (its ``util/deprecated_import.py``); 6.2 reads both.
+#: Class paths since sentence-transformers 5.4, which reads those before it too.
 _ROOT, _SINCE = "sentence_transformers.models.", {
     "sentence_transformers.base.modules.transformer.Transformer": "Transformer",
     "sentence_transformers.sentence_transformer.modules.pooling.Pooling": "Pooling",

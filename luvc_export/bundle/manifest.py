@@ -28,8 +28,7 @@ from luvc_export.core.files.json_records import from_json_data
 from luvc_export.core.generation_defaults import GenerationDefaults
 from luvc_export.core.precision import CACHES
 from luvc_export.core.shapes import DecoderShape, State, in_codes
-from luvc_export.core.tasks.base import Task
-from luvc_export.core.tasks.embed import Embedding
+from luvc_export.core.tasks import Embedding, Task
 from luvc_export.core.tiling import Prefix, Tiling, TilingRule, Video
 from luvc_export.errors import BundleError
 

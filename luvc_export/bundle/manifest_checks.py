@@ -8,8 +8,7 @@ from collections.abc import Collection, Mapping
 from itertools import pairwise
 
 from luvc_export.core.shapes import PLACE, ROWS, DecoderShape
-from luvc_export.core.tasks.base import Task
-from luvc_export.core.tasks.embed import Embedding
+from luvc_export.core.tasks import Embedding, Task
 from luvc_export.core.tiling import Video
 from luvc_export.errors import BundleError
 

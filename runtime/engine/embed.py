@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from luvc_export.bundle.folder import Bundle
-from luvc_export.core.tasks.embed import Embedding
+from luvc_export.core.tasks import Embedding
 from luvc_export.errors import CheckFailed, UsageError, did_you_mean
 from luvc_export.runtime.engine.job import Began, Job, Refused
 from luvc_export.runtime.engine.scheduler import Engine

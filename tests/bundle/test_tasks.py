@@ -13,7 +13,7 @@ import pytest
 from luvc_export.bundle.folder import Bundle
 from luvc_export.bundle.manifest import Manifest
 from luvc_export.core import tasks
-from luvc_export.core.tasks.embed import Embedding
+from luvc_export.core.tasks import Embedding
 from luvc_export.errors import BundleError
 
 HOW = Embedding(prompts={"query": "Find it."}, default_prompt="query", sizes=(8, 16))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from luvc_export.core import graph_io
-from luvc_export.core.tasks.base import Task
+from luvc_export.core.tasks import Task
 
 TASK = Task(
     name="generate",

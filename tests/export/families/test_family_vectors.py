@@ -18,7 +18,7 @@ from torch_backend import TorchBackend
 
 from luvc_export.bundle.folder import Bundle, load
 from luvc_export.core import graph_io
-from luvc_export.core.tasks.embed import Embedding
+from luvc_export.core.tasks import Embedding
 from luvc_export.errors import CheckFailed, UsageError
 from luvc_export.export.llm.decoder import Decoder
 from luvc_export.pipeline import export_bundle, prepare_build

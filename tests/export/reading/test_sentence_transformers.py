@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from luvc_export.core.tasks.embed import Embedding
+from luvc_export.core.tasks import Embedding
 from luvc_export.errors import CheckpointError, UsageError
 from luvc_export.export import families
 from luvc_export.export.reading import sentence_transformers
