@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from luvc_export.errors import LuvcError
@@ -23,7 +24,7 @@ from luvc_export.serve.engine.jobs import Ended, Event, Failed, Finished, Job, P
 from luvc_export.serve.http.api_errors import ApiError, bad_request, explained
 from luvc_export.serve.http.json_bodies import decoded
 from luvc_export.serve.interfaces.fields import refuse, unknown
-from luvc_export.serve.interfaces.protocol import ChatMessage, ChatRequest, TextPart, chat_request
+from luvc_export.serve.interfaces.protocol import ChatMessage, ChatRequest, TextPart, chat_request, parse
 from luvc_export.serve.tools.answer_plan import AnswerPlan
 
 #: All that are read.
@@ -88,7 +89,8 @@ def parse_embedding(body: bytes, strict: bool = False) -> EmbeddingRequest:
         raise bad_request("dimensions is a number of at least 1", "dimensions", "invalid_value")
     named = {"model": data["model"]} if "model" in data else {}
     if "messages" in data:
-        chats = [chat_request({**named, "messages": data["messages"]}, whole=data)]
+        chat, inside = parse(msgspec.json.encode({**named, "messages": data["messages"]}), strict)
+        chats, ignored = [chat], ignored + inside
     else:
         inputs = [[{"role": "user", "content": text}] for text in _texts(data["input"])]
         first = chat_request({**named, "messages": inputs[0]}, whole=data)

@@ -23,6 +23,7 @@ sys.path.append(str(Path(__file__).resolve().parents[2] / "export" / "families")
 import vector_bundles
 
 from luvc_export.runtime.session import Session
+from luvc_export.serve.http.app import TABLE
 from luvc_export.serve.models import Models, ServedModel
 from luvc_export.serve.server import Server
 
@@ -178,3 +179,34 @@ def test_who_is_gone_is_not_embedded_for(running: tuple[Server, Client]) -> None
         job.beside = jobs
     jobs[0].cancel()
     assert all(job.cancelled for job in jobs)
+
+
+#: Of what is honoured, a request that it changes the answer to.
+CHANGES: dict[str, dict[str, Any]] = {
+    "model": {"model": "none"},
+    "input": {"input": "y"},
+    "messages": {"input": None, "messages": [{"role": "user", "content": "y"}]},
+    "encoding_format": {"encoding_format": "base64"},
+    "dimensions": {"dimensions": 16},
+}
+
+
+@pytest.mark.parametrize("row", [row for row in TABLE if row["path"] == "/v1/embeddings"], ids=lambda row: row["name"])
+def test_each_row_is_as_the_table_says(row: dict[str, Any], asked: Client) -> None:
+    plain, name = post(asked, input="x").json()["data"], row["name"]
+    *holders, field = name.split(".")
+    if row["is"] == "honoured":
+        assert post(asked, **{"input": "x", **CHANGES[name]}).json().get("data") != plain
+    elif holders:
+        part = {"type": "text", "text": "x", **({field: "x"} if len(holders) > 1 else {})}
+        message = {"role": "user", "content": [part], **({field: "x"} if len(holders) == 1 else {})}
+        error = post(asked, messages=[message]).json()["error"]
+        assert error["code"] == "unsupported_parameter" and error["param"] == name.replace("[]", "[0]")
+    elif row["is"] == "refused":
+        error = post(asked, input="x", **{name: {"never": "heard"}}).json()["error"]
+        assert (error["code"], error["param"]) == ("unsupported_parameter", name) and row["why"] in error["message"]
+        for nothing in row["asks_for_nothing"]:
+            assert post(asked, input="x", **{name: nothing}).json()["data"] == plain
+    else:
+        reply = post(asked, input="x", **{name: "x"})
+        assert reply.json()["data"] == plain and "x-luvc-ignored" not in reply.headers
