@@ -23,6 +23,7 @@ from luvc_export.core.plan import Plan
 from luvc_export.core.plan.plan_set import PlanSet
 from luvc_export.core.progress import Progress
 from luvc_export.core.target import ORT_CPU
+from luvc_export.core.tasks import Embedding
 from luvc_export.errors import CheckpointError, UsageError
 from luvc_export.export import packed, trace, weights
 from luvc_export.export.checkpoint import Checkpoint, checkpoint_json
@@ -35,6 +36,7 @@ from luvc_export.export.llm.reduced_head import reduced
 from luvc_export.export.options import Options, check_size
 from luvc_export.export.processor import normalise
 from luvc_export.export.reading.remarks import chat_template
+from luvc_export.export.reading.sentence_transformers import embedding_of
 from luvc_export.export.reading.tokenizer_files import tokenizer_files
 from luvc_export.export.simplify import simplify
 from luvc_export.export.surgeon import run_passes
@@ -67,8 +69,9 @@ def write_bundle(
     mode = _weights_mode(checkpoint, options)
     tokenizer = tokenizer_files(checkpoint.folder).files
     chat_template(checkpoint.folder)
+    embedding = embedding_of(checkpoint, options) if options.task == "embed" else None
     with writing_to(output), bundle.writing(output.resolve(), overwrite) as folder:
-        skeleton = weights.skeleton(checkpoint, options.dtype)
+        skeleton = weights.skeleton(checkpoint, options.dtype, head=embedding is None)
         tensors = weights.stored(skeleton.model, checkpoint)
         if options.vocabulary is not None:
             reduced(skeleton, tensors, options.vocabulary, options.dtype)
@@ -82,7 +85,7 @@ def write_bundle(
         if options.strict:
             _check_strict(codes, options.dtype)
         slots = _slots(checkpoint, skeleton, next(iter(plans.values())), options)
-        writer = _GraphWriter(checkpoint, skeleton, places, codes, folder, options, progress, slots)
+        writer = _GraphWriter(checkpoint, skeleton, places, codes, folder, options, progress, slots, embedding)
         entries: dict[str, PlanEntry] = {}
         for name, plan in plans.items():
             alike = [entry.vision for entry in entries.values() if entry.plan.encoder == plan.encoder]
@@ -106,7 +109,7 @@ def write_bundle(
         files = {path.name: bundle.record(path) for path in (folder / name for name in list_names(folder))}
         stored = _codes(checkpoint, codes)
         manifest = make_manifest(checkpoint, options, entries, mode, places, writer.used, files, stored)
-        manifest = replace(manifest, lora=slots.record() if slots else None)
+        manifest = replace(manifest, lora=slots.record() if slots else None, task=options.task, embedding=embedding)
         if options.surgery:
             manifest = finish(bundle.Bundle(folder, manifest), plans, progress=progress)
         bundle.write_manifest(folder, manifest)
@@ -152,6 +155,7 @@ class _GraphWriter:
     options: Options
     progress: Progress
     slots: SlottedLayers | None
+    embedding: Embedding | None = None
     used: set[str] = field(default_factory=set)
 
     def write(self, plan: Plan, name: str, size: tuple[int, int], seen: str | None = None) -> PlanEntry:
@@ -162,6 +166,7 @@ class _GraphWriter:
         frames = video.frames if video else 1
         vision = family.vision(self.skeleton.model, plan, normalise(self.checkpoint))
         decoder = family.decoder(self.skeleton.model, plan)
+        decoder.pooled = self.embedding
         flat, dtype = trace.FlatDecoder(decoder), weights.DTYPES[self.options.dtype]
         layers = [layer for layer, _, _ in decoder.plan.chooses] if self.options.debug else []
         files = [f"vision.{name}.onnx", f"decoder.{name}.onnx", *([f"decoder.{name}.debug.onnx"] if layers else [])]

@@ -30,6 +30,7 @@ class Options:
         strict: Refuse a quantised checkpoint whose weights back-ends would widen or round again.
         vocabulary: The tokens that the head has rows for; None for all.
         lora_slots: Products that adapters may be beside when the bundle answers; None for none.
+        task: What the bundle is made for (``core.tasks``).
         surgery: Operate on the traced graphs; without it they stay as the exporter's optimiser left them, to compare.
     """
 
@@ -48,6 +49,7 @@ class Options:
     strict: bool = False
     vocabulary: ChosenTokens | None = None
     lora_slots: SlotRequest | None = None
+    task: str = "generate"
 
     @property
     def told_padding(self) -> bool:

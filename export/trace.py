@@ -18,7 +18,7 @@ import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
-from luvc_export.core import graph_io
+from luvc_export.core import graph_io, tasks
 from luvc_export.core.plan import Plan
 from luvc_export.core.shapes import DecoderShape
 from luvc_export.errors import CheckFailed
@@ -51,7 +51,7 @@ class FlatDecoder(nn.Module):
     def forward(
         self, inputs: Sequence[Tensor], past: Sequence[Tensor], factors: Sequence[Tensor] = ()
     ) -> tuple[Tensor, ...]:
-        """Outputs: logits, present caches, kept indices of every prune."""
+        """Outputs: logits or vectors, present caches, kept indices of every prune."""
         named = dict(zip(graph_io.decoder_inputs(self.decoder.plan), inputs, strict=True))
         with self.slots.beside(factors) if self.slots else contextlib.nullcontext():
             logits, presents, kept = self.decoder(**named, past=past)
@@ -91,6 +91,8 @@ def trace_decoder(
 ) -> ir.Model:
     """Trace the decoder with batch, images, text and cache lengths symbolic, and the rank of adapters.
 
+    One that pools takes and gives no caches.
+
     Args:
         decoder: Module with its plan.
         shape: Sizes of its caches.
@@ -101,6 +103,8 @@ def trace_decoder(
     plan = decoder.plan
     axes = int(decoder.rope.axes.max()) + 1
     batch, groups, text, past_text, asked, past_groups = 2, 2, 3, 5, 2, 3
+    cached = shape.kept if decoder.pooled is None else ()
+    past_text = past_text if decoder.pooled is None else 0
     span = groups * plan.span_tokens
     names = {name: torch.export.Dim(name) for name in ("batch", "groups", "text", "text_total", "logits")}
     b, g, t = names["batch"], names["groups"], names["text"]
@@ -112,20 +116,21 @@ def trace_decoder(
         (torch.zeros(axes, batch, text), {1: b, 2: t}),
         (torch.zeros(batch, span, dtype=torch.int64), {0: b, 1: visual_span}),
         (torch.zeros(batch, text, dtype=torch.int64), {0: b, 1: t}),
-        (torch.ones(batch, past_text + text, dtype=torch.bool), {0: b, 1: names["text_total"]}),
+        (torch.ones(batch, past_text + text, dtype=torch.bool), {0: b, 1: names["text_total"] if past_text else t}),
         (torch.zeros(batch, asked, dtype=torch.int64), {0: b, 1: names["logits"]}),
     ]
     if plan.decoder_padding:
         inputs.append((torch.zeros(batch, groups, plan.span_tokens, dtype=torch.bool), {0: b, 1: g}))
     past, past_dims = [], []
     rows, bounded = plan.cache_rows(past_groups, past_text), shape.most_rows
-    for state in shape.kept:
+    for state in cached:
         kind = getattr(torch, state.dtype) if state.dtype else dtype
         near = state.layer in bounded  # a number of rows of its own: some have left
         past.append(torch.zeros(state.sizes(batch, rows[state.layer] - near), dtype=kind))
         name = f"past_{plan.keep[state.layer]}" + "_near" * near
         axis = {} if state.axis is None else {state.axis: torch.export.Dim(name)}
         past_dims.append({0: b, **axis})
+    task = tasks.find("generate" if decoder.pooled is None else "embed")
     kept = [graph_io.kept_name(layer) for layer, _, _ in decoder.plan.chooses]
     beside = slots.inputs(dtype, batch) if slots else []
     known = {"batch": b, "rank": torch.export.Dim("lora_rank")}
@@ -134,8 +139,8 @@ def trace_decoder(
         FlatDecoder(decoder, slots),
         ([tensor for tensor, _ in inputs], past, *([[tensor for _, tensor, _ in beside]] if slots else [])),
         ([dims for _, dims in inputs], past_dims, *([axes_of] if slots else [])),
-        [*graph_io.decoder_inputs(plan), *(state.past for state in shape.kept), *(name for name, _, _ in beside)],
-        [graph_io.LOGITS, *(state.present for state in shape.kept), *kept],
+        [*graph_io.decoder_inputs(plan), *(state.past for state in cached), *(name for name, _, _ in beside)],
+        [task.output, *(state.present for state in cached), *kept],
         marked,
     )
     unread = {name for name, _, _ in beside if name != graph_io.LORA_ROWS}  # of products that nothing asks for

@@ -44,10 +44,11 @@ class Skeleton:
     names: dict[int, str]
 
 
-def skeleton(checkpoint: Checkpoint, dtype: str) -> Skeleton:
+def skeleton(checkpoint: Checkpoint, dtype: str, head: bool = True) -> Skeleton:
     """The checkpoint's model in ``dtype`` (fp32, fp16, bf16) with stand-ins for weights.
 
-    Buffers that checkpoints hold are parameters here: they are tensors like others.
+    Buffers that checkpoints hold are parameters here: they are tensors like others. Without ``head`` there is none over
+    the vocabulary, and the checkpoint needs none.
 
     Raises:
         CheckpointError: The checkpoint lacks tensors of the model, or its config names what transformers does not know.
@@ -56,6 +57,9 @@ def skeleton(checkpoint: Checkpoint, dtype: str) -> Skeleton:
         with torch.device("meta"):
             model = checkpoint.family.build(checkpoint.config).eval()
         model.tie_weights()  # type: ignore[operator]
+        if not head:
+            model.lm_head = nn.Identity()
+            model.all_tied_weights_keys.pop("lm_head.weight", None)  # type: ignore[operator, union-attr]
     except LuvcError:
         raise
     except Exception as error:  # such as KeyError, for a rope_type or hidden_act that nobody knows

@@ -17,7 +17,6 @@ from luvc_export.core.plan import Plan
 from luvc_export.core.token_layout import Block, TokenLayout, arrange, seen_both_ways
 from luvc_export.errors import BundleError, UsageError
 from luvc_export.runtime import batching
-from luvc_export.runtime.adapters.factors import Factors
 from luvc_export.runtime.call_times import CallClock, Part
 from luvc_export.runtime.host.windows import Windows
 from luvc_export.runtime.media.padding import all_picture, padding_tokens
@@ -26,6 +25,7 @@ from luvc_export.runtime.state import RowsState, RowsStep, State, Step, VisualFe
 
 if TYPE_CHECKING:
     from luvc_export.bundle.adapters.peft_folder import Adapter
+    from luvc_export.runtime.adapters.factors import Factors
 
 #: No tokenizer has it.
 NO_TOKEN = -1
@@ -43,9 +43,15 @@ class Graphs:
 
     def __init__(self, manifest: Manifest, plan: Plan, backend: Backend, debug: bool = False) -> None:
         self.manifest, self.plan, self.backend, self._debug = manifest, plan, backend, debug
+        does, decoder = manifest.does, manifest.decoder
+        self._rows, self._width = does.output, decoder.vocab if does.decodes else decoder.hidden
         #: What leaves the caches after a call.
         self.windows = Windows(backend.states if backend.capabilities.host_caches else (), plan)
-        self._factors = Factors(manifest.lora, backend) if manifest.lora else None
+        self._factors: Factors | None = None
+        if manifest.lora:
+            from luvc_export.runtime.adapters.factors import Factors
+
+            self._factors = Factors(manifest.lora, backend)
         #: What calls of the decoder took, but for those whose token the device picks: they return before it is there.
         self.clock = CallClock()
 
@@ -129,14 +135,14 @@ class Graphs:
             feeds |= forced_indices(self.plan, forced or {}, feeds[graph_io.VISUAL_EMBEDS].shape[1])
         part: Part = "step" if state and len(token_ids) == 1 else "prompt"
         out, cache = self._call(part, feeds, state.cache if state else None)
-        _check_shape(graph_io.LOGITS, out[graph_io.LOGITS], (1, None, self.manifest.decoder.vocab))
+        _check_shape(self._rows, out[self._rows], (1, None, self._width))
         kept = dict(forced or {}) or {layer: indices[0] for layer, indices in kept_tokens(self.plan, out).items()}
         token = out.get(graph_io.NEXT_TOKEN)
         mask = feeds[graph_io.TEXT_MASK]
         cache = self.windows.left(cache, mask, [layout.next_order])
         groups = feeds[graph_io.VISUAL_EMBEDS].shape[1] + (state.groups if state else 0)
         after = State(cache, mask.shape[1], layout.next_position, layout.next_order, adapter, groups)
-        return Step(out[graph_io.LOGITS], after, kept, None if token is None else int(token[0, 0]))
+        return Step(out[self._rows], after, kept, None if token is None else int(token[0, 0]))
 
     def prefill(self, prompts: Sequence[TokensPrompt], seen: VisualFeatures | None = None) -> RowsStep:
         """Run the prompts of several rows in one call, with equally many images; ``seen`` as of ``decoder_feeds``.
@@ -147,12 +153,12 @@ class Graphs:
         layouts, feeds = self.feeds(prompts, seen)
         adapters = tuple(prompt.adapter for prompt in prompts)
         out, cache = self._call("prompt", feeds | self.adapter_inputs(adapters), None)
-        _check_shape(graph_io.LOGITS, out[graph_io.LOGITS], (len(prompts), None, self.manifest.decoder.vocab))
+        _check_shape(self._rows, out[self._rows], (len(prompts), None, self._width))
         mask = feeds[graph_io.TEXT_MASK]
         positions = np.array([layout.next_position for layout in layouts], np.int64)
         orders = np.array([layout.next_order for layout in layouts], np.int64)
         after = RowsState(self.windows.left(cache, mask, orders), mask, positions, orders, adapters)
-        return RowsStep(out[graph_io.LOGITS][:, -1], after, kept_tokens(self.plan, out))
+        return RowsStep(out[self._rows][:, -1], after, kept_tokens(self.plan, out))
 
     def verify(self, tokens: Sequence[Sequence[int]], state: RowsState) -> tuple[NDArray[np.float32], Cache]:
         """Go on with several tokens of every row, none of them certain yet.

@@ -73,7 +73,7 @@ class LoadedPlan:
             from luvc_export.runtime.speculation.request import Speculation, check_backend
 
             self.speculation = Speculation.parse(speculate)
-        self.bundle = bundle if isinstance(bundle, Bundle) else load(bundle, options.verify)
+        self.bundle = bundle if isinstance(bundle, Bundle) else load(bundle, options.verify, task=None)
         self.plan_name = plan or self.bundle.manifest.default_plan
         entry = self.bundle.entry(plan)
         self.plan, self.size = entry.plan, entry.size
@@ -313,5 +313,6 @@ class LoadedPlan:
         placeholder = manifest.prompt.image_token_id
         token = int(placeholder == 0)
         step = self.run([*[placeholder] * count, token], self.encode_images(picture))
-        self.run([token], state=step.state)
+        if manifest.does.decodes:
+            self.run([token], state=step.state)
         return perf_counter() - started

@@ -14,6 +14,7 @@ from luvc_export.core.options import settled
 from luvc_export.core.plan import Plan
 from luvc_export.errors import UsageError
 from luvc_export.runtime.adapters.table import Adapters
+from luvc_export.runtime.engine.embed import Embeds
 from luvc_export.runtime.engine.feature_cache import FeatureCache
 from luvc_export.runtime.engine.generate import answer, past_of
 from luvc_export.runtime.engine.generate_batch import Ask, Prepared, answer_batch, check_ask, in_row
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 REMEMBERED_BYTES = 2**31
 
 
-class Session:
+class Session(Embeds):
     """Answers questions with a plan of a bundle and its variants: the one that fits a question answers it.
 
     Holds no conversation, so an interrupted answer leaves it usable.
@@ -91,11 +92,6 @@ class Session:
         opens = (lambda name: another(plan=name)) if isinstance(backend, str) else None
         self.plans = PlanRouter(self.default, opens, own.image_tokens)
         self.adapters = Adapters(self.bundle.manifest, self.plans.forget, own.lora)
-
-    @property
-    def bundle(self) -> Bundle:
-        """The bundle."""
-        return self.default.bundle
 
     @property
     def plan(self) -> Plan:
@@ -279,8 +275,9 @@ class Session:
         """Fields of ``Sampling``, and ``greedy``, as one; the model's own where nothing is given.
 
         Raises:
-            UsageError: An unknown name or a wrong value, or a guide that cannot be made.
+            UsageError: The bundle's task is another; an unknown name or a wrong value, or a guide that cannot be made.
         """
+        self.bundle.check_task("generate")
         return self.grammars.guided(sampling_from(options, self.bundle.manifest.generation))
 
     def prepare_row(self, asked: Question, options: Sampling) -> Prepared:

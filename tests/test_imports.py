@@ -21,7 +21,7 @@ SHARED = {
     "version": set[str](),
     "registry": {"errors"},
     "signals": set[str](),
-    "core": {"errors"},
+    "core": {"errors", "registry"},
     "bundle": {"core", "errors"},
     "demo": {"errors"},
 }

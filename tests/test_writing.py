@@ -46,6 +46,7 @@ NOT_RUN = {
     ("plan", "save"): "write_whole() alone",
     ("run", "show_kept"): "write_whole() alone",
     ("run", "output"): "whole() alone",
+    ("embed", "output"): "whole() alone",
     ("new-family", "output"): "write_whole() alone",
     ("calibrate", "ranges"): "whole() alone",
     ("bench", "output"): "write_whole() alone",

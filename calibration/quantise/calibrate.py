@@ -104,6 +104,7 @@ def calibrate(
         CheckFailed: Answers agree only where no product is quantised, or what nvidia-modelopt decided does not fit the
             bundle's graphs.
     """
+    bundle.check_task("generate")
     plan = plan or bundle.manifest.default_plan
     check(bundle, plan, recipe, min_agreement, overwrite, output)
     fitted, held = data.split()

@@ -8,6 +8,7 @@ from torch import Tensor
 from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
 from luvc_export.core.shapes import EncoderShape
+from luvc_export.core.tasks import Embedding
 from luvc_export.export.families import _tiny
 from luvc_export.export.layers import norm
 from luvc_export.export.llm.mrope import MropeFamily
@@ -30,6 +31,7 @@ class Qwen2VL(MropeFamily):
     model_type = "qwen2_vl"
     architecture = Qwen2VLForConditionalGeneration
     encoder = Vision
+    embedding = Embedding()
 
     def encoder_shape(self, config: Any) -> EncoderShape:
         """Sizes from ``vision_config``; its ``hidden_size`` is the LLM's, ``embed_dim`` the encoder's."""

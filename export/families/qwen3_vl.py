@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
+from luvc_export.core.tasks import Embedding
 from luvc_export.core.tiling import Video
 from luvc_export.export.families import _tiny
 from luvc_export.export.families.base import HALF
@@ -49,6 +50,8 @@ class Qwen3VL(MropeFamily):
     also: tuple[str, ...] = ("Cosmos-Reason2",)
     pixels = HALF
     encoder = Vision
+    #: Of Qwen3-VL-Embedding: ``default_instruction`` of the script that its hub folder has for it.
+    embedding = Embedding(prompts={"default": "Represent the user's input."}, default_prompt="default")
 
     def axes(self, section: list[int], frequencies: int) -> list[int]:
         """Interleaved t, h, w, t, h, w, ...; what is left after h and w are used up is t."""

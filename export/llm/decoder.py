@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from luvc_export.core.plan import Plan
 from luvc_export.core.shapes import PLACE, State
+from luvc_export.core.tasks import Embedding
 from luvc_export.export.compression import marks, oim, scores, spu
 from luvc_export.export.layers import attention, norm, rotate, split_heads
 from luvc_export.export.llm import aggregate, choice, llm_merge, marked_prune
@@ -70,6 +71,8 @@ class Decoder(nn.Module):
         ]
         self.scale = float(head_dim) ** -0.5
         self.scores_cap: float | None = None
+        #: How rows become vectors; None where they become logits. Vectors are prompts': no cache is read or returned.
+        self.pooled: Embedding | None = None
         self.score = scores.find(plan.llm.method.name).score
         self.hidden = hidden = text.embed_tokens.weight.shape[1]
         self.chooses = {layer: (tokens, keep) for layer, tokens, keep in plan.chooses}
@@ -98,7 +101,8 @@ class Decoder(nn.Module):
         ``visual_padding`` no token is padding.
 
         Returns:
-            Logits fp32 [B, n, vocab], what is kept now in the order of ``past``, and for each prune with a budget
+            Logits fp32 [B, n, vocab] (of an embedding, vectors fp32 [B, n, D]), what is kept now in the order of
+            ``past``, and for each prune with a budget
             above 0 the kept indices int64 [B, G, keep] into the encoder's visual tokens.
         """
         groups, count = visual_embeds.shape[1], self.plan.span_tokens
@@ -127,6 +131,8 @@ class Decoder(nn.Module):
         beside: dict[int, Tensor] = {}
         producers: dict[int, Producer] = {}
         last, frozen = self.plan.layers - 1, self.plan.llm.frozen
+        if self.pooled is not None:
+            frozen |= {last}  # nobody reads its visual rows but for their keys and values
         before: Tensor | None = None
         mass = llm_merge.Mass(sizes, visual_position_ids, visual_padding is not None)
         subject: Tensor | None = None
@@ -154,7 +160,7 @@ class Decoder(nn.Module):
                 else:
                     x, span = x[:, groups * count :], span.empty()
                 count, sight = keep, None
-            past_held = {name: next(entering) for name in self.kept_states[number]}
+            past_held: dict[str, Any] = {name: next(entering, None) for name in self.kept_states[number]}
             if sight is None:
                 order_of = None if pictures is None else pictures.order(span, count)
                 sides = None if subject is None else choice.sides(subject, count)
@@ -165,9 +171,9 @@ class Decoder(nn.Module):
             x, held = self._layer(layer, x, sight, past_held, text_only, beside.get(number))
             if number in self.plan.llm.kv_only:  # visual tokens leave as they entered
                 x = torch.cat([before[:, :text_only], x], 1)
-            presents += [held[name] for name in self.kept_states[number]]
+            presents += [held[name] for name in self.kept_states[number]] if self.pooled is None else []
             if number in self.sources.values():
-                past_rows = past_held["key"].shape[2]
+                past_rows = _rows(past_held["key"])
                 producers[number] = Producer(held["key"], held["value"], past_rows, sight, held.get(PLACE))
             if number < self.planes and number != last:
                 x = self._add_plane(x, span, number)
@@ -181,7 +187,7 @@ class Decoder(nn.Module):
             consumers = Consumers(layers, self.sources, self.kind, self._query, self._attended, self.scale)
             own_rows = [beside.get(number) for number in shared]
             asked = consume(consumers, asked, text, logits_indices, producers, own_rows)
-        return self.logits(asked), presents, kept
+        return (self.logits if self.pooled is None else self.vectors)(asked), presents, kept
 
     def _stage_end(self, number: int) -> int:
         """The next layer after ``number`` before which visual tokens leave, or that has no cache."""
@@ -238,13 +244,13 @@ class Decoder(nn.Module):
         if "key" not in held:
             mixed, held = self.mix(layer, normed, held, sight.logical)
             return self._finish(layer, x, mixed, own), held
-        placed, rows = sight.placed, held["key"].shape[2]
+        placed, rows = sight.placed, _rows(held["key"])
         if PLACE in held:
-            held = {**held, PLACE: torch.cat([held[PLACE], placed.order], 1)}
+            held = {**held, PLACE: _behind(held[PLACE], placed.order, 1)}
         mask = sight.mask(self.kind(layer), rows, held.get(PLACE))
         key, value = self.keys_values(layer, normed)
         key = self.placed(layer, key, self.parts(layer).key_norm, placed.cos, placed.sin)
-        key, value = torch.cat([held["key"], key], 2), torch.cat([held["value"], value], 2)
+        key, value = _behind(held["key"], key), _behind(held["value"], value)
         query = self._turned(layer, normed[:, text_only:], placed.cos[:, text_only:], placed.sin[:, text_only:])
         mask = mask[:, :, text_only:]
         if isinstance(text_only, torch.SymInt):  # torch 2.11 takes the rows that are left for any number
@@ -368,3 +374,24 @@ class Decoder(nn.Module):
         flat = self.norm_of(self.norm, rows.flatten(0, 1))  # a Gemm of rows reads a tied embedding as it lies
         scores: Tensor = self.lm_head(flat).unflatten(0, (rows.shape[0], -1))
         return scores.float()
+
+    def vectors(self, rows: Tensor) -> Tensor:
+        """Hidden states [B, n, D] to vectors fp32 [B, n, D], of length 1 where the embedding normalises them.
+
+        As ``torch.nn.functional.normalize``, which divides by 1e-12 at least.
+        """
+        assert self.pooled is not None
+        vectors = self.norm_of(self.norm, rows).float()
+        if not self.pooled.normalise:
+            return vectors
+        return vectors / (vectors * vectors).sum(-1, keepdim=True).sqrt().clamp(min=1e-12)
+
+
+def _rows(past: Tensor | None) -> int:
+    """Rows of a layer's cached keys, of which there are none without a cache."""
+    return 0 if past is None else past.shape[2]
+
+
+def _behind(past: Tensor | None, new: Tensor, axis: int = 2) -> Tensor:
+    """Rows of a call behind those of the cache."""
+    return new if past is None else torch.cat([past, new], axis)

@@ -32,7 +32,7 @@ def finish(
     """Write the graphs of ``plans`` for ``targets`` into the bundle's folder; the manifest that names them.
 
     A graph that a target has no use for is not written: its role is the plan's own decoder's. Nothing is written of
-    bundles without weights, and of plans that only TensorRT computes.
+    bundles without weights, and of plans that only TensorRT computes; where nothing is decoded, no steps and no head.
 
     Args:
         bundle: Its graphs lie in its folder; its manifest need not, and is not written.
@@ -53,7 +53,10 @@ def finish(
             continue
         data = bundle.read(entry.decoder)
         check_graph(data, str(bundle.folder / entry.decoder))
-        for target, roles in targets.items():
+        for target, asked in targets.items():
+            roles = dict(asked)
+            if not manifest.does.decodes:
+                roles = {"prompts": replace(asked["prompts"], head="inside")}
             progress(stage := f"finishing decoder.{name} for {target}", 0.0)
             for slots in (False, True) if manifest.lora is not None else (False,):
                 one, written = _finish(bundle.folder, data, name, entry, manifest, target, roles, slots)

@@ -76,6 +76,22 @@ class Bundle:
         sets = (one for one in self.manifest.sets if (one.plan, one.target, one.slots) == (name, target, slots))
         return next(sets, GraphSet(name, target, own, own, slots=self.manifest.lora is not None))
 
+    def check_task(self, task: str) -> None:
+        """Refuse what this bundle is not made for, with what is.
+
+        Raises:
+            UsageError: Its task is another than ``task``.
+        """
+        does = self.manifest.does
+        if does.name != task:
+            raise UsageError(
+                "this bundle is made for another task",
+                where=str(self.folder),
+                got=f"a bundle of the task {does.name}",
+                expected=f"one of the task {task}",
+                fix=does.asked_by,
+            )
+
     def sizes_of(self, plan: str | None = None) -> dict[tuple[int, int], str]:
         """Image sizes (height, width) that ``plan`` was exported for, and the plan's name for each, its own first."""
         return variants.sizes_of(self.manifest, self.name_of(plan))
@@ -190,16 +206,22 @@ class Bundle:
         return data
 
 
-def load(folder: str | os.PathLike[str], full: bool = False, progress: Progress | None = None) -> Bundle:
+def load(
+    folder: str | os.PathLike[str],
+    full: bool = False,
+    progress: Progress | None = None,
+    task: str | None = "generate",
+) -> Bundle:
     """Read and check a bundle.
 
     Args:
         folder: The bundle. One that a killed process was replacing is put back first.
         full: Hash large files even where it is remembered that they were hashed.
         progress: Told (stage, fraction) while large files are hashed.
+        task: What it must be made for; None takes any, for who asks it nothing or asks ``Bundle.check_task``.
 
     Raises:
-        UsageError: No file can have such a name.
+        UsageError: No file can have such a name, or its task is another.
         BundleError: No bundle, a missing or changed file, an unsafe path, a newer schema.
     """
     root = Path(folder)
@@ -207,6 +229,8 @@ def load(folder: str | os.PathLike[str], full: bool = False, progress: Progress 
     if not (root / MANIFEST).is_file() and not recover(root):
         raise _no_bundle(root)
     manifest = read_manifest(root)
+    if task is not None:
+        Bundle(root, manifest).check_task(task)
     total, done = sum(known.bytes for known in manifest.files.values()), 0
 
     def told(count: int) -> None:

@@ -203,7 +203,7 @@ def check_names(bundle: Bundle, entry: PlanEntry, name: str, graph: CheckedGraph
         if name != entry.decoder and any(name in one.files for one in sets):
             known |= {state.past + graph_io.NEWEST for state in states}
         known |= set() if name != entry.decoder_debug else {graph_io.forced_name(layer) for layer, _, _ in plan.chooses}
-        outputs = {graph_io.LOGITS, *(state.present for state in states)}
+        outputs = {bundle.manifest.does.output, *(state.present for state in states)}
         outputs |= {graph_io.kept_name(layer) for layer, _, _ in plan.chooses} if name != entry.decoder_debug else set()
         optional = {*outputs, graph_io.HEAD_ROWS, *(graph_io.kept_name(layer) for layer, _, _ in plan.chooses)}
     for kind, needed, held in (("inputs", inputs, graph.inputs), ("outputs", outputs, graph.outputs)):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -17,28 +16,31 @@ from luvc_export.bundle.engines.records import Footprint as Footprint
 from luvc_export.bundle.engines.records import PluginLibrary as PluginLibrary
 from luvc_export.bundle.engines.records import Profile as Profile
 from luvc_export.bundle.engines.records import Verified as Verified
-from luvc_export.bundle.manifest_checks import check_lora, check_pixels, check_video
+from luvc_export.bundle.manifest_checks import check_lora, check_pixels, check_states, check_task, check_video
 from luvc_export.bundle.plans.entry import SCHEMA_1, check_sets, with_facts
 from luvc_export.bundle.plans.entry import CacheQuantisation as CacheQuantisation
 from luvc_export.bundle.plans.entry import CalibrationData as CalibrationData
 from luvc_export.bundle.plans.entry import GraphSet as GraphSet
 from luvc_export.bundle.plans.entry import PlanEntry as PlanEntry
 from luvc_export.bundle.plans.entry import Quantisation as Quantisation
-from luvc_export.core import graph_io
+from luvc_export.core import graph_io, tasks
 from luvc_export.core.files.json_records import from_json_data
 from luvc_export.core.generation_defaults import GenerationDefaults
 from luvc_export.core.precision import CACHES
-from luvc_export.core.shapes import PLACE, ROWS, DecoderShape, State, in_codes
+from luvc_export.core.shapes import DecoderShape, State, in_codes
+from luvc_export.core.tasks import Embedding, Task
 from luvc_export.core.tiling import Prefix, Tiling, TilingRule, Video
 from luvc_export.errors import BundleError
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 #: That of bundles without states beside the caches, which are written as before.
 _WITHOUT_STATES = 2
 #: That of bundles whose states name no window: what left one stays in their caches. Written so as before.
 _WITHOUT_WINDOWS = 3
 #: That of bundles without finished graphs. Written so as before.
 _WITHOUT_SETS = 4
+#: That of bundles that generate: only another task is written in the newest schema.
+_WITHOUT_TASK = 5
 #: Of ``Video``, in the JSON only where there are some.
 _AROUND = ("opening", "between", "closing", "pooled", "template", "tokens")
 
@@ -206,6 +208,7 @@ class Manifest:
     ``planes`` of DeepStack follow each visual embedding. ``generation`` is how the model's makers meant answers to be
     drawn; None in bundles that were made before this was stored, which are greedy. ``vocabulary`` is the part
     that a reduced head has rows for; None for all. ``lora`` are the slots for adapters; None where it has none.
+    ``task`` is what it is made for (``core.tasks``), ``embedding`` how vectors are made, where that is ``embed``.
     """
 
     source: Source
@@ -225,6 +228,8 @@ class Manifest:
     vocabulary: Vocabulary | None = None
     lora: LoraSlots | None = None
     sets: tuple[GraphSet, ...] = ()
+    task: str = "generate"
+    embedding: Embedding | None = None
     schema_version: int = SCHEMA_VERSION
 
     @property
@@ -233,13 +238,18 @@ class Manifest:
         return self.decoder.hidden * (1 + self.planes)
 
     @property
+    def does(self) -> Task:
+        """What it is made for."""
+        return tasks.find(self.task)
+
+    @property
     def head_rows(self) -> int:
         """Tokens that the head has rows for."""
         return self.decoder.vocab if self.vocabulary is None else self.vocabulary.kept
 
     def states_of(self, entry: PlanEntry) -> tuple[State, ...]:
         """All that a conversation under a plan consists of, in graph order."""
-        kept = self.decoder.kept
+        kept = self.decoder.kept if self.does.decodes else ()
         return kept if entry.caches is None else in_codes(kept, "float32" if self.dtype == "fp32" else "float16")
 
     def graphs_of(self, name: str) -> set[str]:
@@ -276,8 +286,12 @@ class Manifest:
             data["prompt"]["video"] = plain_video
         if not self.decoder.states:
             del data["decoder"]["states"]
+        if self.task == "generate":  # likewise of tasks
+            data["schema_version"] = _WITHOUT_TASK
+            del data["task"], data["embedding"]
         if not self.sets:
             del data["sets"]
+        if not self.sets and self.task == "generate":
             windows = any(state.window for state in self.decoder.states)
             data["schema_version"] = _WITHOUT_SETS if windows else _WITHOUT_WINDOWS
             data["schema_version"] = data["schema_version"] if self.decoder.states else _WITHOUT_STATES
@@ -303,11 +317,14 @@ class Manifest:
                 expected=f"at most {SCHEMA_VERSION}",
                 fix="pip install --upgrade luvc-export, or export the bundle again",
             )
+        if isinstance(data, dict) and isinstance(data.get("task"), str):
+            tasks.find(data["task"])
         if isinstance(data, dict) and version == SCHEMA_1:
             data = with_facts(data, SCHEMA_VERSION)
-        elif isinstance(data, dict) and version in (_WITHOUT_STATES, _WITHOUT_WINDOWS, _WITHOUT_SETS):
+        elif isinstance(data, dict) and version in range(_WITHOUT_STATES, SCHEMA_VERSION):
             data = {**data, "schema_version": SCHEMA_VERSION}
         manifest = from_json_data(cls, data, where)
+        check_task(manifest.does, manifest.embedding, manifest.decoder.hidden, f"{where}: embedding")
         check_states(manifest.decoder, f"{where}: decoder.states")
         if lora := manifest.lora:
             check_lora(lora.rank, lora.slots, lora.modules, manifest.decoder.layers, f"{where}: lora")
@@ -363,33 +380,3 @@ class Manifest:
             )
         tiles = max((cut.tiles[0] * cut.tiles[1] + 1 for cut in self.prompt.cuts), default=1)
         check_pixels(self.image.frames * max(tiles, entry.plan.sharing.images), entry.size, where)
-
-
-def check_states(decoder: DecoderShape, where: str) -> None:
-    """Check what a stranger's manifest says of states beside the caches: their names and sizes reach runtimes.
-
-    Raises:
-        BundleError: A state is of no layer that keeps something, has a name twice or one that is none, or sizes that no
-            tensor has; or a layer keeps nothing.
-    """
-
-    def wrong(got: object, expected: str) -> BundleError:
-        return BundleError("a state is none that a decoder could have", where=where, got=got, expected=expected)
-
-    seen: set[tuple[int, str]] = set()
-    for state in decoder.states:
-        if not 0 <= state.layer < decoder.cached:
-            raise wrong(f"layer {state.layer}", f"0 to {decoder.cached - 1}")
-        if not state.name.isidentifier() or state.in_cache or (state.layer, state.name) in seen:
-            raise wrong(repr(state.name)[:80], "a name of its own in its layer")
-        sizes = [size for size in state.shape if size != ROWS]
-        if not 0 < len(state.shape) < 8 or len(sizes) < len(state.shape) - 1 or not all(0 < n < 2**24 for n in sizes):
-            raise wrong(list(state.shape), f"sizes above 0, at most one of them {ROWS} for cached rows")
-        if math.prod(sizes) > 2**32:
-            raise wrong(list(state.shape), f"at most {2**32:,} numbers a row")
-        is_place = (state.name, state.shape, state.dtype) == (PLACE, (ROWS,), "int64")
-        if state.window is not None and not (is_place and 0 < state.window < 2**31):
-            raise wrong(f"window {state.window} of {state.name!r}"[:80], f"above 0, of {PLACE!r}, int64 [{ROWS}]")
-        seen.add((state.layer, state.name))
-    if bare := set(decoder.keyless) - {layer for layer, _ in seen}:
-        raise wrong(f"nothing for layer {min(bare)}, which has no keys", "a state, or key/value heads")

@@ -1,10 +1,14 @@
-"""What a stranger's ``luvc.json`` says of images, videos and slots for adapters, held against what arrays take."""
+"""What a stranger's ``luvc.json`` says of media, states, vectors and slots for adapters, against what arrays take."""
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection, Mapping
+from itertools import pairwise
 
+from luvc_export.core.shapes import PLACE, ROWS, DecoderShape
+from luvc_export.core.tasks import Embedding, Task
 from luvc_export.core.tiling import Video
 from luvc_export.errors import BundleError
 
@@ -87,3 +91,51 @@ def check_pixels(frames: int, size: tuple[int, int], where: str) -> None:
             got=f"{frames} x {height}x{width}",
             expected=f"at most {PIXELS:,} pixels",
         )
+
+
+def check_states(decoder: DecoderShape, where: str) -> None:
+    """Check what a stranger's manifest says of states beside the caches: their names and sizes reach runtimes.
+
+    Raises:
+        BundleError: A state is of no layer that keeps something, has a name twice or one that is none, or sizes that no
+            tensor has; or a layer keeps nothing.
+    """
+
+    def wrong(got: object, expected: str) -> BundleError:
+        return BundleError("a state is none that a decoder could have", where=where, got=got, expected=expected)
+
+    seen: set[tuple[int, str]] = set()
+    for state in decoder.states:
+        if not 0 <= state.layer < decoder.cached:
+            raise wrong(f"layer {state.layer}", f"0 to {decoder.cached - 1}")
+        if not state.name.isidentifier() or state.in_cache or (state.layer, state.name) in seen:
+            raise wrong(repr(state.name)[:80], "a name of its own in its layer")
+        sizes = [size for size in state.shape if size != ROWS]
+        if not 0 < len(state.shape) < 8 or len(sizes) < len(state.shape) - 1 or not all(0 < n < 2**24 for n in sizes):
+            raise wrong(list(state.shape), f"sizes above 0, at most one of them {ROWS} for cached rows")
+        if math.prod(sizes) > 2**32:
+            raise wrong(list(state.shape), f"at most {2**32:,} numbers a row")
+        is_place = (state.name, state.shape, state.dtype) == (PLACE, (ROWS,), "int64")
+        if state.window is not None and not (is_place and 0 < state.window < 2**31):
+            raise wrong(f"window {state.window} of {state.name!r}"[:80], f"above 0, of {PLACE!r}, int64 [{ROWS}]")
+        seen.add((state.layer, state.name))
+    if bare := set(decoder.keyless) - {layer for layer, _ in seen}:
+        raise wrong(f"nothing for layer {min(bare)}, which has no keys", "a state, or key/value heads")
+
+
+def check_task(task: Task, embedding: Embedding | None, hidden: int, where: str) -> None:
+    """Check what is said of vectors of ``hidden`` numbers: there where the task makes some, and of what there is.
+
+    Raises:
+        BundleError: It is not.
+    """
+    expected = got = ""
+    if (embedding is None) == (task.name == "embed"):
+        got = f"task {task.name}, {'none' if embedding is None else 'one'}"
+        expected = "how vectors are made where the task is embed, and nowhere else"
+    elif embedding is not None and embedding.default_prompt not in {None, *embedding.prompts}:
+        got, expected = f"default_prompt {embedding.default_prompt!r}"[:80], "one of prompts, or null"
+    elif embedding is not None and any(one >= other for one, other in pairwise((0, *embedding.sizes, hidden + 1))):
+        got, expected = f"sizes {list(embedding.sizes)}"[:80], f"ascending numbers up to {hidden}"
+    if expected:
+        raise BundleError("a bundle does not say how it embeds", where=where, got=got, expected=expected, fix=_FIX)

@@ -60,6 +60,7 @@ def prepare_build(
     from luvc_export.engines.memory import KvCacheSpec, check_fits
     from luvc_export.engines.profiles import Capacity
 
+    bundle.check_task("generate")
     tell = progress or (lambda stage, done: None)
     record, options = targets.find(target), options or BuildOptions()
     asked = settled(EngineOptions, engine, settings, "prepare_build")

@@ -31,7 +31,8 @@ class ExportOptions:
 
     ``lora_slots`` None is a bundle without slots, ``lora_targets`` None every product; ``vocab`` is a file that lists
     tokens or is a text made of them, or how many, which ``vocab_data`` chooses; ``joint_frames`` makes ``NAME@video``
-    beside plan ``NAME`` and implies ``video``, ``joint_tiles`` ``NAME@tiles`` and these tiles.
+    beside plan ``NAME`` and implies ``video``, ``joint_tiles`` ``NAME@tiles`` and these tiles. ``task`` None is
+    what the checkpoint's folder is made for.
     """
 
     tiles: Sequence[tuple[int, int]] = _seen(
@@ -104,5 +105,8 @@ class ExportOptions:
         read=_names,
     )
     unit_tolerance: int = _export(0, "Pixel levels up to which a unit is foretold; 0: exactly.", metavar="LEVELS")
+    task: str | None = _export(
+        None, "generate or embed; default: embed for sentence-transformers folders.", choices=("generate", "embed")
+    )
     overwrite: bool = _export(False, "Replace an existing bundle.")
     revision: str | None = _planned(None, "Hub branch, tag or commit.")

@@ -74,12 +74,14 @@ def export_bundle(
         check_scorer(plan, shapes[0].hidden)
     from luvc_export.export.bundling import write_bundle
     from luvc_export.export.options import Options
+    from luvc_export.export.reading.sentence_transformers import task_of
 
     shared = dict.fromkeys(plan.sharing.cut for plan in plans.values() if plan.sharing.kind == "tiles")
     tiles = (*asked.tiles, *(grid for grid in shared if grid not in asked.tiles))
     same = {name: value for name, value in values_of(asked).items() if name in Options.__dataclass_fields__}
     same |= {"tiles": tiles, "video": asked.video or asked.joint_frames is not None}
     same["vocabulary"] = _vocabulary(checkpoint, asked.vocab, asked.vocab_data)
+    same["task"] = task_of(checkpoint, asked.task)
     same["lora_slots"] = _slots(asked.lora_slots, asked.lora_targets)
     written = Options(sizes[0], **same)
     tell = progress or (lambda stage, done: None)

@@ -46,4 +46,4 @@ def load_bundle(
     from luvc_export.runtime.session_options import SessionOptions
 
     own = settled(SessionOptions, options, settings, "load_bundle")
-    return Session(bundles.load(folder, own.verify, progress), backend or own.backend, plan, options=own)
+    return Session(bundles.load(folder, own.verify, progress, task=None), backend or own.backend, plan, options=own)

@@ -81,6 +81,7 @@ class Asker:
             ApiError: 404 for an unknown model, 400 for whatever is wrong with it.
         """
         model = self.models.find(chat.model)
+        model.check_task("generate")
         options = sampling(chat, None if self.greedy else model.session.bundle.manifest.generation)
         try:
             if plain:

@@ -18,7 +18,7 @@ from luvc_export.errors import UsageError, did_you_mean
 from luvc_export.runtime.call_times import CallTimes, merged
 from luvc_export.runtime.session import Session
 from luvc_export.runtime.session_options import SessionOptions
-from luvc_export.serve.http.api_errors import ApiError, bad_request
+from luvc_export.serve.http.api_errors import ApiError, bad_request, explained
 
 
 @dataclass(eq=False)
@@ -39,6 +39,17 @@ class ServedModel:
     adapter: Adapter | None = None
     parent: str | None = None
 
+    def check_task(self, task: str) -> None:
+        """Refuse what its bundle is not made for.
+
+        Raises:
+            ApiError: 400, with the path that takes it.
+        """
+        try:
+            self.session.bundle.check_task(task)
+        except UsageError as error:
+            raise explained(error, "model") from error
+
     def to_json(self, limits: Mapping[str, int | None] | None = None) -> dict[str, Any]:
         """OpenAI's object, with ours under ``luvc``; ``limits`` are those of the server."""
         session, manifest = self.session, self.session.bundle.manifest
@@ -46,6 +57,7 @@ class ServedModel:
         sizes = sorted(session.bundle.sizes_of(session.plan_name))
         plan, quantised = session.plan, manifest.plans[session.plan_name].quantised
         facts = {
+            "task": manifest.task,
             "plan": session.plan_name,
             "model_type": manifest.source.model_type,
             "backend": session.backend.name,
@@ -173,7 +185,7 @@ def open_models(names: Sequence[str], options: SessionOptions, progress: Progres
             raise UsageError("two models have one name", where=spec, got=name, fix="rename one bundle's folder")
         key = str(folder.absolute())
         if key not in bundles:
-            bundles[key] = load(folder, options.verify, progress)
+            bundles[key] = load(folder, options.verify, progress, task=None)
         session = Session(bundles[key], plan=plan, options=replace(options, lora={}))
         served[name] = ServedModel(name, session)
     models = Models(list(served.values()))

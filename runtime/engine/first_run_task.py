@@ -13,7 +13,8 @@ from luvc_export.runtime.loaded_plan import LoadedPlan
 
 def task(request: dict[str, Any], _: bytes) -> tuple[dict[str, Any], bytes]:
     """Arguments of ``LoadedPlan`` by name; the reply is empty, or an error's parts, or what ended it otherwise."""
-    return first_run.answer(lambda: run_once(LoadedPlan(load(request.pop("folder")), **request), request["debug"]))
+    debug, folder = request["debug"], request.pop("folder")
+    return first_run.answer(lambda: run_once(LoadedPlan(load(folder, task=None), **request), debug))
 
 
 def run_once(loaded: LoadedPlan, debug: bool) -> None:

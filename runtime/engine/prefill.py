@@ -64,7 +64,8 @@ class Prefiller:
         self._loaded, self._cache, self._keys = loaded, cache, Keys(loaded.fingerprint if cache.limit else b"")
         causal = loaded.bundle.manifest.prompt.prefix is None
         can = loaded.backend.capabilities
-        self._cuts = cache.prefixes and can.host_caches and causal and not loaded.plan.reads_text
+        caches = can.host_caches and loaded.bundle.manifest.does.decodes
+        self._cuts = cache.prefixes and caches and causal and not loaded.plan.reads_text
         self._device_slots = can.device_slots
 
     def begin(self, answers: Answers, job: Job, grown: Sequence[Answer]) -> Prefilled:

@@ -296,27 +296,37 @@ def _taken(whole: OpenedClip, filled: OpenedClip) -> FramesTaken:
 
 
 def token_limit(manifest: Manifest, plan: Plan, request: Request, wanted: int | None = None) -> int:
-    """How many tokens may be generated: ``wanted``, or as many as fit.
+    """How many tokens may be generated: ``wanted``, or as many as fit. Where nothing is decoded, none need to.
 
     Raises:
         UsageError: The prompt, or the prompt and ``wanted``, do not fit the model's context (counted without
-            compression, as its positions are) or the bundle's text capacity; or there is no text.
+            compression, as its positions are) or the bundle's text capacity; or there is no text, or a vector would be
+            that of a picture's last token, which a plan may have dropped.
     """
+    least = int(manifest.does.decodes)
     text = len(request.token_ids) - len(request.images)
     if not text:
         raise UsageError("the prompt has no text", where="prompt", fix="ask something")
+    if not least and request.token_ids[-1] == manifest.prompt.image_token_id:
+        raise UsageError(
+            "the prompt ends with a picture, and a vector is that of its last token",
+            where="prompt",
+            got="a picture",
+            expected="text behind it, as chat templates write",
+            fix="put text behind the picture, or use the checkpoint's own chat template",
+        )
     visual = len(request.images) * plan.units
     limits = (
         ("the model's context", manifest.decoder.context - visual, "ask less, or about fewer pictures"),
         ("the bundle's text capacity", manifest.prompt.text_capacity, "export with a larger --text-capacity"),
     )
     for name, limit, fix in limits:
-        if text + (wanted or 1) > limit:
+        if text + (wanted or least) > limit:
             places = f" + {visual} visual places" if "context" in name else ""
             raise UsageError(
                 f"the prompt is longer than {name}",
                 where="prompt" if text >= limit else "prompt and max_new_tokens",
-                got=f"{text} text tokens{places} + {wanted or 'at least 1'} new",
+                got=f"{text} text tokens{places}" + f" + {wanted or 'at least 1'} new" * least,
                 expected=f"at most {limit + (visual if places else 0)} in all",
                 fix=fix if text >= limit else f"max_new_tokens of {limit - text} or less; or {fix}",
             )

@@ -165,7 +165,7 @@ class _Retyping:
             self._node(node)
         for index, tensor in enumerate(graph.outputs):
             state = tensor.name.startswith("present_states.") and not _is_scale(tensor)
-            if id(tensor) in self.low and (tensor.name == graph_io.LOGITS or state):
+            if id(tensor) in self.low and (tensor.name in (graph_io.LOGITS, graph_io.VECTORS) or state):
                 name, tensor.name = tensor.name, self.surgery.name("logits")
                 wide = self.surgery.emit("Cast", [tensor], to=int(_FLOAT))[0]
                 wide.name, wide.dtype, wide.shape = name, np.dtype(np.float32), tensor.shape

@@ -205,7 +205,9 @@ def _show(written: Bundle, plans: Mapping[str, Plan], notes: list[str]) -> None:
     if manifest.weights.mode == "none":
         print(f"wrote {folder}, graphs without weights: luvc-export inspect {folder} shows them")
     else:
-        print(f"wrote {folder}; ask it something: luvc-export run {folder} --image cat.jpg --prompt '...'")
+        verb = "run" if manifest.does.decodes else "embed"
+        words = "--prompt '...'" if manifest.does.decodes else "--json"
+        print(f"wrote {folder}; ask it something: luvc-export {verb} {folder} --image cat.jpg {words}")
 
 
 def _sources(plans: list[str], llm: LlmRequest) -> dict[str, str | list[int] | Plan]:

@@ -39,7 +39,7 @@ def inspect(
     from luvc_export.runtime.prompt.template import described
 
     with options.progress(quiet=as_json) as tell:
-        loaded = load(bundle, opening.verify, tell)
+        loaded = load(bundle, opening.verify, tell, task=None)
     manifest = loaded.manifest
     if surgery or html is not None:
         _surgery(loaded, html, as_json)
@@ -127,6 +127,7 @@ def _facts(manifest: Any, template: str) -> Any:
     table = consoles.table((), title="bundle")
     source, image, prompt = manifest.source, manifest.image, manifest.prompt
     table.add_row("source", f"{source.model} ({source.model_type})")
+    table.add_row("task", f"{manifest.task}: {manifest.does.asked_by}")
     table.add_row("arithmetic", manifest.dtype)
     table.add_row("image", f"{image.size[0]}x{image.size[1]}, {image.fit}")
     table.add_row("text capacity", f"{prompt.text_capacity} tokens of a context of {manifest.decoder.context}")

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from luvc_export.runtime.engine import job as engine
+from luvc_export.runtime.engine.embed import Vector
 from luvc_export.runtime.generation.logits import TokenLogprob
 from luvc_export.runtime.generation.result import Selection
 from luvc_export.runtime.generation.sampling import Sampling
@@ -127,9 +131,19 @@ class Job(engine.Job):
         self.prepared_ms, self.model, self.client = prepared_ms, model, client
         #: What answers are made of; None where they are text.
         self.shape: AnswerShape | None = None
+        #: The vector, float32 [D], once it is there, where the model gives some; and jobs that are given up with this.
+        self.vector: NDArray[np.float32] | None = None
+        self.beside: Sequence[Job] = ()
 
-    def _sequences(self, room: int | None) -> list[TokenSequence]:
-        """A token sequence for each choice."""
+    def cancel(self) -> None:
+        """See ``engine.Job``."""
+        for one in (self, *self.beside):
+            one.cancelled = True
+
+    def _sequences(self, room: int | None) -> Sequence[TokenSequence | Vector]:
+        """A token sequence for each choice, or what takes a vector."""
+        if not self.loaded.bundle.manifest.does.decodes:
+            return [Vector()]
         budget = self.budget if room is None else min(self.budget, room)
         sequences = []
         for number in range(self.choices):

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from time import perf_counter
 from typing import Any, Protocol
 
+from luvc_export.runtime.engine.embed import Vector
 from luvc_export.runtime.engine.feature_cache import FeatureCache
 from luvc_export.runtime.engine.generate import selection_of
 from luvc_export.runtime.engine.job import Answer, Began, Event, Refused
@@ -101,6 +102,11 @@ class Engine:
             self._promised -= 1
             self._arriving.append(job)
             self._changed.notify()
+
+    def follow(self, job: Job) -> None:
+        """Queue a job at the place of one of its request that has ended; called in the engine's thread."""
+        with self._changed:
+            self._arriving.append(job)
 
     def drain(self) -> None:
         """Take no more jobs; the thread ends when those there are done."""
@@ -211,7 +217,7 @@ class Engine:
     def _tell(self, answer: Answer) -> None:
         """Tell a job about the tokens one of its answers got. One that failed ends its job alone."""
         job, sequence = answer.job, answer.chooser
-        assert isinstance(job, Job) and isinstance(sequence, TokenSequence)
+        assert isinstance(job, Job) and isinstance(sequence, TokenSequence | Vector)
         progress = self._progress.get(job)
         if job.cancelled or progress is None:
             self._progress.pop(job, None)
@@ -220,6 +226,12 @@ class Engine:
             job.tell(Failed(answer.failed))
             job.cancel()
             del self._progress[job]
+            return
+        if isinstance(sequence, Vector):
+            job.vector = sequence.value
+            del self._progress[job]
+            self._observer.finished(job.model, 0, perf_counter() - progress.first_token)
+            job.tell(_ended(progress))
             return
         text = sequence.piece()
         at_end = sequence.at_end  # OpenAI's logprobs are those of the text

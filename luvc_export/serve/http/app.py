@@ -23,8 +23,15 @@ from luvc_export.serve.http.api_errors import ApiError, bad_request, explained
 from luvc_export.serve.http.security import check_caller, key_of
 from luvc_export.serve.http.sending import Answer, Receive, Send
 from luvc_export.serve.interfaces.adapters import AdapterChange, load_adapter, unload_adapter
-from luvc_export.serve.interfaces.answering import Interface, chat_completions, completions, responses
+from luvc_export.serve.interfaces.answering import (
+    Interface,
+    chat_completions,
+    completions,
+    embeddings,
+    responses,
+)
 from luvc_export.serve.interfaces.completions import COMPLETIONS_READ
+from luvc_export.serve.interfaces.embeddings import EMBEDDINGS_READ, EMBEDDINGS_REFUSED
 from luvc_export.serve.interfaces.fields import names_of, rows
 from luvc_export.serve.interfaces.protocol import ChatRequest
 from luvc_export.serve.interfaces.response_store import ResponseStore, Shelf
@@ -49,6 +56,7 @@ _PATHS = {
     "/v1/chat/completions": ("POST",),
     "/v1/completions": ("POST",),
     "/v1/responses": ("POST",),
+    "/v1/embeddings": ("POST",),
     "/tokenize": ("POST",),
     "/detokenize": ("POST",),
     "/version": ("GET",),
@@ -63,7 +71,6 @@ _BELOW = {_MODEL: ("GET",), _RESPONSE: ("GET", "DELETE")}
 #: What clients ask for that is not here, and what to do.
 _ELSEWHERE = {
     _RESPONSE: "a response that was stored is at GET and DELETE /v1/responses/{id}",
-    "/v1/embeddings": "models here answer in text",
 }
 
 
@@ -72,6 +79,7 @@ TABLE = [
     *rows("/v1/chat/completions", names_of(ChatRequest), CHAT_REFUSED),
     *rows("/v1/completions", COMPLETIONS_READ, COMPLETIONS_REFUSED),
     *rows("/v1/responses", RESPONSES_READ, RESPONSES_REFUSED),
+    *rows("/v1/embeddings", EMBEDDINGS_READ, EMBEDDINGS_REFUSED),
 ]
 
 #: What a request counts as whose client was gone before an answer, as nginx has it.
@@ -183,6 +191,7 @@ class App:
             "/v1/chat/completions": partial(self._generate, chat_completions),
             "/v1/completions": partial(self._generate, completions),
             "/v1/responses": self._respond,
+            "/v1/embeddings": partial(self._generate, partial(embeddings, self.engine.follow)),
             "/tokenize": partial(self._of_tokens, tokenize),
             "/detokenize": partial(self._of_tokens, detokenize),
             "/version": self._version,

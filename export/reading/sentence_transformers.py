@@ -1,0 +1,138 @@
+"""How a checkpoint's rows become vectors: by its sentence-transformers files, read as they lie, or by its model's card.
+
+``modules.json`` names classes by their paths. A path is matched against those known here; nothing of it is imported.
+What stands in these files decides alone, also where it says nothing (no prompt, say).
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from luvc_export.core.files.json_file import read_json
+from luvc_export.core.tasks import Embedding
+from luvc_export.errors import CheckpointError, UsageError
+from luvc_export.export.checkpoint import Checkpoint, checkpoint_json
+from luvc_export.export.reading.remarks import chat_template
+
+if TYPE_CHECKING:
+    from luvc_export.export.options import Options
+
+MODULES = "modules.json"
+#: Class paths since sentence-transformers 5.4, which reads those before it too.
+_ROOT, _SINCE = "sentence_transformers.models.", {
+    "sentence_transformers.base.modules.transformer.Transformer": "Transformer",
+    "sentence_transformers.sentence_transformer.modules.pooling.Pooling": "Pooling",
+    "sentence_transformers.base.modules.normalize.Normalize": "Normalize",
+    "sentence_transformers.sentence_transformer.modules.normalize.Normalize": "Normalize",
+}  # fmt: skip
+_KNOWN = {**_SINCE, **{f"{_ROOT}{name}": name for name in _SINCE.values()}}
+_CHAINS = (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"])
+#: Of the chat template's own options, those that leave what is read here as it is.
+_TEMPLATE = {"add_generation_prompt", "restore_suffix"}
+
+
+def task_of(checkpoint: Checkpoint, named: str | None) -> str:
+    """The task to export for: the one named, or what the folder is made for."""
+    return named or ("embed" if (checkpoint.folder / MODULES).is_file() else "generate")
+
+
+def embedding_of(checkpoint: Checkpoint, options: Options) -> Embedding:
+    """How the bundle embeds.
+
+    Raises:
+        UsageError: The family does not embed here, or an option is of answers alone.
+        CheckpointError: There is no chat template, or the folder asks for what is not computed here.
+    """
+    family, folder = checkpoint.family, checkpoint.folder
+    if family.embedding is None:
+        got, expected = family.model_type, "a family of docs/embeddings.md"
+        raise UsageError("this family does not embed here", where="--task embed", got=got, expected=expected)
+    alone = {"--debug-graph": options.debug, "--video": options.video, "--vocab": options.vocabulary is not None}
+    alone["--lora-slots"] = options.lora_slots is not None
+    if unfit := [name for name, value in alone.items() if value]:
+        fix = "leave it out, or --task generate"
+        raise UsageError("a bundle that embeds has nothing of this", where=unfit[0], got="--task embed", fix=fix)
+    if checkpoint.tensors and chat_template(folder) is None:
+        raise CheckpointError("inputs are embedded inside a chat, and there is no chat template", where=str(folder))
+    hidden = family.decoder_shape(checkpoint.config).hidden
+    how = _read(folder, hidden) if (folder / MODULES).is_file() else family.embedding
+    return Embedding(how.pooling, how.normalise, how.prompts, how.default_prompt, how.generation_prompt, _sizes(
+        getattr(checkpoint.config, "matryoshka_dimensions", None), hidden, folder
+    ))  # fmt: skip
+
+
+def _read(folder: Path, hidden: int) -> Embedding:
+    """By sentence-transformers' files.
+
+    Raises:
+        CheckpointError: One is missing, or asks for what is not computed here.
+    """
+    modules = _list(folder)
+    names = [_KNOWN.get(str(module.get("type"))) for module in modules]
+    if names not in _CHAINS:
+        types = [str(module.get("type"))[:80] for module in modules]
+        raise _unlike("type", types, "Transformer, Pooling and perhaps Normalize of sentence-transformers", folder)
+    if modules[0].get("path") not in ("", None):
+        raise _unlike("path", modules[0].get("path"), "the model in the folder itself", folder)
+    place = str(modules[1].get("path"))
+    if not re.fullmatch(r"\w[\w.-]*", place):
+        raise _unlike("path", place, "a folder beside modules.json", folder)
+    pooling = checkpoint_json(folder / place / "config.json")
+    if (mode := _mode(pooling)) != ["lasttoken"]:
+        raise _unlike("pooling_mode", mode, "lasttoken", folder / place / "config.json")
+    width = pooling.get("embedding_dimension", pooling.get("word_embedding_dimension", hidden))
+    if width != hidden:
+        raise _unlike("embedding_dimension", width, str(hidden), folder / place / "config.json")
+    settings = _optional(folder / "config_sentence_transformers.json")
+    prompts, default = settings.get("prompts") or {}, settings.get("default_prompt_name")
+    if not isinstance(prompts, dict) or not all(isinstance(text, str) for text in prompts.values()):
+        raise _unlike("prompts", repr(prompts)[:80], "texts by name", folder)
+    if default is not None and default not in prompts:
+        raise _unlike("default_prompt_name", repr(default)[:80], f"one of {sorted(prompts)}"[:200], folder)
+    processing = _optional(folder / "sentence_bert_config.json").get("processing_kwargs") or {}
+    template = processing.get("chat_template") or {} if isinstance(processing, dict) else {}
+    if not isinstance(template, dict) or not template.keys() <= _TEMPLATE:
+        raise _unlike("processing_kwargs.chat_template", str(template)[:80], " and ".join(sorted(_TEMPLATE)), folder)
+    opens = bool(template.get("add_generation_prompt", False))
+    return Embedding("last", "Normalize" in names, dict(prompts), default, opens)
+
+
+def _mode(pooling: dict[str, Any]) -> list[str]:
+    """Ways of pooling, by the name they have now, of today's files and of older ones."""
+    mode = pooling.get("pooling_mode")
+    if mode is not None:
+        return [str(one) for one in mode] if isinstance(mode, list) else [str(mode)]
+    flags = [name.removeprefix("pooling_mode_") for name, value in pooling.items() if value is True]
+    return [name for name in flags if name not in ("include_prompt",)] or ["mean"]
+
+
+def _sizes(stated: Any, hidden: int, folder: Path) -> tuple[int, ...]:
+    """Matryoshka sizes of ``config.json`` (``matryoshka_dimensions``, which vLLM reads too), ascending."""
+    if stated is None:
+        return ()
+    if not isinstance(stated, list) or not all(type(size) is int and 0 < size <= hidden for size in stated):
+        raise _unlike("matryoshka_dimensions", str(stated)[:80], f"numbers of 1 to {hidden}", folder / "config.json")
+    return tuple(sorted(set(stated)))
+
+
+def _list(folder: Path) -> list[dict[str, Any]]:
+    modules = read_json(folder / MODULES, 2**20, CheckpointError, "the list of modules")
+    if not isinstance(modules, list) or not all(isinstance(module, dict) for module in modules):
+        raise _unlike("", type(modules).__name__, "a list of modules", folder)
+    return modules
+
+
+def _optional(path: Path) -> dict[str, Any]:
+    return checkpoint_json(path) if path.is_file() else {}
+
+
+def _unlike(field: str, got: object, expected: str, where: Path) -> CheckpointError:
+    place = where / MODULES if where.is_dir() else where
+    return CheckpointError(
+        "this sentence-transformers folder asks for what is not computed here",
+        where=f"{place}: {field}",
+        got=got,
+        expected=expected,
+    )

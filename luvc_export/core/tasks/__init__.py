@@ -1,0 +1,83 @@
+"""What a bundle is made for, one task a file, found by its name as scores are; ``luvc.json`` names it.
+
+A task is a file of this folder with ``TASK``. A bundle that names none generates, as every bundle did before there were
+tasks; one that names a task that is not here is refused by that name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal
+
+from luvc_export.errors import BundleError
+
+if TYPE_CHECKING:
+    from luvc_export.registry import Registry
+
+ENTRY_POINTS = "luvc_export.tasks"
+
+
+@dataclass(frozen=True)
+class Task:
+    """What bundles of a task are asked for.
+
+    Args:
+        name: In ``luvc.json``.
+        asked_by: What asks such a bundle, for whoever used another verb.
+        output: What its decoder gives of the rows that are asked for (``core.graph_io``).
+        decodes: Tokens follow a prompt: there are steps, caches that they read, and a head over the vocabulary. Without
+            them prompts are all that runs.
+    """
+
+    name: str
+    asked_by: str
+    output: str
+    decodes: bool
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """How the rows behind the last norm become one vector.
+
+    Args:
+        pooling: Which row it is: ``last``, that of the prompt's last token.
+        normalise: The graph divides it by its length.
+        prompts: Instructions by name, of which one stands before an input, as the system's message.
+        default_prompt: Name of the one that is taken where nobody names one; None for none.
+        generation_prompt: The chat template ends with the opening of an answer.
+        sizes: Numbers that a vector may be cut to (Matryoshka), ascending; none where the model was not trained so.
+    """
+
+    pooling: Literal["last"] = "last"
+    normalise: bool = True
+    prompts: dict[str, str] = field(default_factory=dict)
+    default_prompt: str | None = None
+    generation_prompt: bool = True
+    sizes: tuple[int, ...] = ()
+
+
+def _misfit(name: str, task: Any) -> str | None:
+    return None if isinstance(task, Task) and task.name == name else f"a Task called {name!r}"
+
+
+@cache
+def _registry() -> Registry[Task]:
+    from luvc_export.registry import Registry  # which no session needs before a bundle is read
+
+    where, fix = "luvc.json: task", "pip install --upgrade luvc-export"
+    return Registry("task", __name__, ENTRY_POINTS, "TASK", _misfit, BundleError, where=where, fix=fix)
+
+
+def names() -> list[str]:
+    """Every task there is, sorted."""
+    return _registry().names()
+
+
+def find(name: str) -> Task:
+    """The task of a name.
+
+    Raises:
+        BundleError: There is none.
+    """
+    return _registry().find(name)

@@ -1,0 +1,210 @@
+"""Inputs -> vectors: each is a job of the engine whose answer has ended once its prompt has run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from luvc_export.bundle.folder import Bundle
+from luvc_export.core.tasks import Embedding
+from luvc_export.errors import CheckFailed, UsageError, did_you_mean
+from luvc_export.runtime.engine.job import Began, Job, Refused
+from luvc_export.runtime.engine.scheduler import Engine
+from luvc_export.runtime.loaded_plan import LoadedPlan
+from luvc_export.runtime.media.pictures import Picture
+from luvc_export.runtime.model import StepResult
+from luvc_export.runtime.prompt.question import OpenedQuestion, Question, question
+from luvc_export.runtime.prompt.request import Request, open_media
+from luvc_export.runtime.prompt.template import Message
+
+#: Inputs that run in one call at most: their texts are padded to the longest, their pictures encoded together.
+BATCH = 8
+
+
+class Vector:
+    """What a prompt gives, in the place of tokens. Follows ``TokenChooser``.
+
+    Attributes:
+        value: float32 [D], once it is there (``done``).
+    """
+
+    wants_logits, newest, budget = True, 0, 0
+    prompt: Sequence[int] = ()
+
+    def __init__(self) -> None:
+        self.ids: list[int] = []
+        self.done = False
+        self.value: NDArray[np.float32] | None = None
+
+    def certain(self) -> Sequence[int]:
+        """See ``TokenChooser``."""
+        return ()
+
+    def take(self, step: StepResult) -> None:
+        """Keep the row.
+
+        Raises:
+            CheckFailed: It is not finite.
+        """
+        assert step.logits is not None
+        if not np.isfinite(step.logits).all():
+            raise CheckFailed(
+                "a vector is not finite",
+                where="embed",
+                got="NaN or infinity",
+                expected="finite numbers",
+                fix="export in fp32 (--dtype), or choose another back-end or arithmetic",
+            )
+        self.value, self.done = np.array(step.logits, np.float32), True
+
+
+class Embeds:
+    """What a session does where the bundle's task is ``embed``."""
+
+    default: LoadedPlan
+
+    @property
+    def bundle(self) -> Bundle:
+        """The bundle."""
+        return self.default.bundle
+
+    def fit(self, asked: OpenedQuestion, loaded: LoadedPlan | None = None) -> tuple[LoadedPlan, Request]:
+        """A question made ready for the plan that fits it."""
+        raise NotImplementedError
+
+    def embed(
+        self,
+        images: Sequence[Picture] | None = None,
+        texts: Sequence[str] | None = None,
+        pairs: Sequence[tuple[Picture, str]] | None = None,
+        *,
+        prompt: str | None = None,
+        instruction: str | None = None,
+        dimensions: int | None = None,
+        batch: int = BATCH,
+    ) -> NDArray[np.float32]:
+        """One vector for each input, of pictures, of texts, or of pairs of both.
+
+        Args:
+            images: Pictures (path, bytes, PIL image, array), one an input.
+            texts: Texts, likewise.
+            pairs: A picture and a text each, which are one input together.
+            prompt: Name of one of the bundle's instructions (``Embedding.prompts``); None for its default one.
+            instruction: The instruction itself, in its place.
+            dimensions: Numbers of a vector, one of the bundle's Matryoshka sizes; None for all.
+            batch: Inputs that run in one call at most.
+
+        Returns:
+            float32 [N, D] in the order of the inputs, of length 1 where the bundle normalises.
+
+        Raises:
+            UsageError: The bundle's task is another; there is not one kind of input, or none; an instruction or a size
+                that the bundle does not name; or see ``Session.generate``.
+            CheckFailed: A vector is not finite.
+            MachineError: See ``Session``.
+        """
+        self.bundle.check_task("embed")
+        how = embedding_of(self.bundle)
+        check_size(how, self.bundle, dimensions)
+        system = instruction_of(how, prompt) if instruction is None else instruction
+        kinds = [
+            (name, one) for name, one in (("images", images), ("texts", texts), ("pairs", pairs)) if one is not None
+        ]
+        if len(kinds) != 1 or isinstance(kinds[0][1], str | bytes) or not len(kinds[0][1]) or batch < 1:
+            raise UsageError(
+                "there is nothing to embed, or too much of it",
+                where="embed",
+                got=", ".join(f"{len(one)} {name}" for name, one in kinds) or "no inputs",
+                expected="a list of images, of texts or of pairs, with one input at least",
+            )
+        name, inputs = kinds[0][0], list[Any](kinds[0][1])
+        parts = inputs if name == "pairs" else [(one, None) if name == "images" else (None, one) for one in inputs]
+        ready = [self._ready(how, system, *one) for one in parts]
+        vectors = [vector for first in range(0, len(ready), batch) for vector in _run(ready[first : first + batch])]
+        return cut(how, np.stack(vectors), dimensions)
+
+    def _ready(
+        self, how: Embedding, system: str, picture: Picture | None, text: str | None
+    ) -> tuple[LoadedPlan, Request]:
+        content: list[Message] = [{"type": "image"}] if picture is not None else []
+        content += [{"type": "text", "text": text}] if text is not None else []
+        before: list[Message] = [{"role": "system", "content": [{"type": "text", "text": system}]}] if system else []
+        asked: Question = question(picture, None, [*before, {"role": "user", "content": content}])
+        opened = open_media(asked, self.bundle.manifest)
+        loaded, request = self.fit(OpenedQuestion(opened.messages, opened.media, values=template_values(how)))
+        loaded.token_limit(request)
+        return loaded, request
+
+
+def _run(ready: Sequence[tuple[LoadedPlan, Request]]) -> list[NDArray[np.float32]]:
+    """Vectors of some inputs; those of one plan with equally many images run in one call."""
+    engine, jobs = Engine(together=True), [Job(loaded, request, lambda room: [Vector()]) for loaded, request in ready]
+    vectors: dict[Job, NDArray[np.float32]] = {}
+    for job in jobs:
+        engine.submit(job)
+    while not engine.idle:
+        for event in engine.step():
+            if isinstance(event, Refused):
+                raise event.error
+            if isinstance(event, Began):
+                (answer,) = event.answers
+                answer.check()
+                assert isinstance(answer.chooser, Vector) and answer.chooser.value is not None
+                vectors[event.job] = answer.chooser.value
+    return [vectors[job] for job in jobs]
+
+
+def embedding_of(bundle: Bundle) -> Embedding:
+    """How a bundle of the task ``embed`` does it."""
+    assert bundle.manifest.embedding is not None  # ``check_task``
+    return bundle.manifest.embedding
+
+
+def template_values(how: Embedding) -> dict[str, bool]:
+    """What the chat template is told."""
+    return {"add_generation_prompt": how.generation_prompt}
+
+
+def instruction_of(how: Embedding, prompt: str | None) -> str:
+    """The instruction of a name, or the default one; empty where there is none.
+
+    Raises:
+        UsageError: The bundle has none of that name.
+    """
+    name = how.default_prompt if prompt is None else prompt
+    if name is None:
+        return ""
+    if name not in how.prompts:
+        expected = did_you_mean(name, how.prompts) if how.prompts else "no prompt: the bundle names none"
+        raise UsageError("the bundle has no such prompt", where="prompt", got=repr(name)[:80], expected=expected)
+    return how.prompts[name]
+
+
+def check_size(how: Embedding, bundle: Bundle, dimensions: int | None) -> None:
+    """Refuse sizes that vectors may not be cut to.
+
+    Raises:
+        UsageError: The model was not trained for it, as far as its folder says.
+    """
+    if dimensions is None or dimensions in (*how.sizes, bundle.manifest.decoder.hidden):
+        return
+    raise UsageError(
+        "vectors of this bundle may not be cut to so many numbers",
+        where="dimensions",
+        got=dimensions,
+        expected=", ".join(map(str, (*how.sizes, bundle.manifest.decoder.hidden))),
+        fix=None if how.sizes else "its checkpoint names no Matryoshka sizes (matryoshka_dimensions in config.json)",
+    )
+
+
+def cut(how: Embedding, vectors: NDArray[np.float32], dimensions: int | None) -> NDArray[np.float32]:
+    """The first ``dimensions`` numbers of vectors [N, D], of length 1 again where the bundle normalises."""
+    if dimensions is None or dimensions == vectors.shape[-1]:
+        return vectors
+    short = vectors[:, :dimensions]
+    if not how.normalise:
+        return np.ascontiguousarray(short)
+    return np.asarray(short / np.maximum(np.linalg.norm(short, axis=-1, keepdims=True), 1e-12), np.float32)
