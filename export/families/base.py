@@ -291,8 +291,8 @@ class Normalise(nn.Module):
     Padding has the mean colour, so the plain formula subtracts nearly equal numbers there: what is left is rounding,
     and encoders that norm their patches make it large. So the whole number nearest to the mean is subtracted first,
     which is exact, then the rest: ``((image - centre) + shift) * scale``. ``shift`` makes the centre itself what
-    transformers computes in fp32, rounding included. Between the two stands a bound that nothing is below, since OpenVINO
-    makes one sum of two and rounds it (2e-5 of the mean colour, which Pixtral's first norm hands on).
+    transformers computes in fp32, rounding included. Between the two stands a bound that nothing is below, since
+    OpenVINO makes one sum of two and rounds it (2e-5 of the mean colour, which Pixtral's first norm hands on).
     """
 
     centre: torch.Tensor
