@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -86,34 +87,44 @@ def pictures(records: list[dict[str, Any]]) -> str:
     return pages.table(("family", *cells), rows)
 
 
-def plans(records: list[dict[str, Any]]) -> str:
+def plans(data: dict[str, dict[str, dict[str, Any]]]) -> str:
     """What ``feature_matrix.py`` found, and why it was refused what it was."""
-    named, choices = (list(dict.fromkeys(record[key] for record in records)) for key in ("family", "feature"))
-    cells = {(record["family"], record["feature"]): record for record in records}
+    choices = dict.fromkeys(choice for cells in data.values() for choice in cells)
     reasons: dict[str, int] = {}
 
     def cell(record: dict[str, Any] | None) -> str:
         if record is None:
             return ""
-        why = [" ".join(reason.split()) for reason in record.get("refused", {}).values()]
-        numbers = sorted({reasons.setdefault(reason, len(reasons) + 1) for reason in why})
         parts = [f"{record['equal']} equal, {record['worst']:.0e}"] if record.get("equal") else []
-        parts += [f"refused ({', '.join(map(str, numbers))})"] if numbers else []
+        parts += refused(record.get("refused", {}).values(), reasons)
         return "; ".join(parts + ["**differs**"] * ("differs" in record))
 
-    rows = ([choice, *(cell(cells.get((name, choice))) for name in named)] for choice in choices)
-    table = pages.table(("choice", *(f"`{name}`" for name in named)), rows)
-    return table + "".join(f"\n{number}. {reason}" for reason, number in reasons.items()) + "\n" * bool(reasons)
+    rows = ([choice, *(cell(cells.get(choice)) for cells in data.values())] for choice in choices)
+    table = pages.table(("choice", *(f"`{name}`" for name in data)), rows)
+    return table + listed(reasons)
+
+
+def refused(why: Iterable[str], reasons: dict[str, int]) -> list[str]:
+    """A cell's word for ``why``, whose numbers ``reasons`` has; nothing where there is no reason."""
+    numbers = sorted({reasons.setdefault(" ".join(reason.split()), len(reasons) + 1) for reason in why})
+    return [f"refused ({', '.join(map(str, numbers))})"] if numbers else []
+
+
+def listed(reasons: dict[str, int]) -> str:
+    """The reasons below a table."""
+    return "".join(f"\n{number}. {reason}" for reason, number in reasons.items()) + "\n" * bool(reasons)
 
 
 def verbs() -> str:
     """What ``benchmarks/measure/matrix/families.py`` found."""
     data = json.loads(MEASURED.read_text(encoding="utf-8"))
-    rows = []
+    rows, reasons = [], dict[str, int]()
     for name, cells in data.items():
         failed = [f" {key}: {value}" for key, value in cells.items() if key not in CELLS]
-        rows.append([f"`{name}`{'; '.join(failed)}", *(cells.get(cell, "") for cell in CELLS)])
-    return pages.table(("family", *CELLS), rows)
+        why = {cell: value.partition("refused: ")[2] for cell, value in cells.items()}
+        shown = {cell: "".join(refused([reason], reasons)) for cell, reason in why.items() if reason}
+        rows.append([f"`{name}`{'; '.join(failed)}", *((cells | shown).get(cell, "") for cell in CELLS)])
+    return pages.table(("family", *CELLS), rows) + listed(reasons)
 
 
 def short_table() -> str:

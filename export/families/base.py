@@ -294,7 +294,8 @@ class Normalise(nn.Module):
     Padding has the mean colour, so the plain formula subtracts nearly equal numbers there: what is left is rounding,
     and encoders that norm their patches make it large. So the whole number nearest to the mean is subtracted first,
     which is exact, then the rest: ``((image - centre) + shift) * scale``. ``shift`` makes the centre itself what
-    transformers computes in fp32, rounding included.
+    transformers computes in fp32, rounding included. Between the two stands a bound that nothing is below, since
+    OpenVINO makes one sum of two and rounds it (2e-5 of the mean colour, which Pixtral's first norm hands on).
     """
 
     centre: torch.Tensor
@@ -312,7 +313,7 @@ class Normalise(nn.Module):
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Normalised pixels fp32 [n, F, H, W, 3]."""
-        return ((image.to(torch.float32) - self.centre) + self.shift) * self.scale
+        return (torch.clamp(image.to(torch.float32) - self.centre, min=-255.0) + self.shift) * self.scale
 
 
 def context(text: Any) -> int:

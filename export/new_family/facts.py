@@ -17,18 +17,26 @@ from luvc_export.export import families
 from luvc_export.export.families.base import Family
 
 #: How alike the blocks of two towers must be for one family to be made from the other.
-ALIKE = 0.6
+ALIKE = 0.7
+#: What ``RotaryPositionViT`` reads of a tower unless it is told otherwise: parameters of a block, fields of the config.
+_ROTARY_BLOCK = frozenset(f"{name}.weight" for name in ("norm1", "attn.qkv", "attn.proj", "norm2"))
+_ROTARY_FIELDS = frozenset({"depth", "num_heads", "patch_size", "spatial_merge_size", "temporal_patch_size"})
 #: Fields of text configs that scale or cap something which ``Decoder`` neither scales nor caps.
 _WEIGHTY = re.compile(r"softcap|multiplier|scalar|logits_scal|logit_scale|use_bidirectional|sliding_window")
 
 
 @dataclass(frozen=True)
 class Half:
-    """A half of a model: its name in the model, its config, and its parameters by names without numbers."""
+    """A half of a model: its name in the model, its config, and its parameters' sizes by names without numbers."""
 
     name: str
     config: Any
-    names: frozenset[str]
+    sizes: dict[str, tuple[int, ...]]
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Of its parameters."""
+        return frozenset(self.sizes)
 
     @property
     def blocks(self) -> str:
@@ -39,6 +47,15 @@ class Half:
     def block(self) -> frozenset[str]:
         """Names inside a block."""
         return frozenset(name.partition(".N.")[2] for name in self.names if ".N." in name)
+
+    @property
+    def widths(self) -> tuple[int, int]:
+        """Channels of a block and inside its MLP, by the weights of towers with the names of Qwen-VL; else 0."""
+        width = self.sizes.get(f"{self.blocks}.N.norm1.weight", (0,))[0]
+        ways = (
+            size for name, size in self.sizes.items() if name.startswith(f"{self.blocks}.N.mlp.") and len(size) == 2
+        )
+        return width, next((inside for out, inside in ways if out == width != inside), 0)
 
     @property
     def beside(self) -> frozenset[str]:
@@ -76,6 +93,14 @@ class Facts:
         return hasattr(_inner(self.architecture), "get_rope_index")
 
     @property
+    def rotary(self) -> bool:
+        """Whether the tower has the names that ``RotaryPositionViT`` reads, and the LLM several axes."""
+        tower = self.tower
+        named = tower.blocks == "blocks" and tower.block >= _ROTARY_BLOCK
+        named &= all(any(name.startswith(part) for name in tower.names) for part in ("patch_embed.proj.", "merger."))
+        return self.mrope and named and all(hasattr(tower.config, name) for name in _ROTARY_FIELDS)
+
+    @property
     def weighty(self) -> dict[str, Any]:
         """Fields of its text config that scale, cap or hide something, where they are set."""
         text = self.text.config
@@ -108,6 +133,8 @@ def described(model_type: str, hidden: frozenset[str]) -> Facts:
         MachineError: See ``facts_of``.
     """
     config, architecture = _classes(model_type)
+    if getattr(config, "vision_config", None) is None:
+        raise _unmade(model_type, ValueError("its config has no vision_config of its own"))
     tower, text, joins = _halves(architecture, _small(config), model_type)
     likeness, kin = 0.0, None
     for name in families.built_in():
@@ -165,7 +192,7 @@ def _small(config: Any) -> Any:
         for name in ("layer_types", "mlp_layer_types"):
             if getattr(half, name, None):
                 setattr(half, name, getattr(half, name)[:2])
-        if getattr(half, "head_dim", 0) is None:  # which its checkpoints say
+        if half.to_dict().get("head_dim", 0) is None:  # which its checkpoints say
             half.head_dim = half.hidden_size // half.num_attention_heads
     return config
 
@@ -188,8 +215,8 @@ def _halves(
     rest += [name for name, _ in inner.named_parameters(recurse=False)]
     rest += [f"{name}.{key}" for name, child in model.named_children() if child is not inner for key in _keys(child)]
     halves = (
-        Half(tower, config.vision_config, frozenset(_keys(children[tower]))),
-        Half(text, config.get_text_config(), frozenset(_keys(children[text]))),
+        Half(tower, config.vision_config, _sizes(children[tower])),
+        Half(text, config.get_text_config(), _sizes(children[text])),
     )
     return *halves, tuple(sorted(dict.fromkeys(rest)))
 
@@ -200,8 +227,13 @@ def _child(children: dict[str, Any], config: Any) -> str | None:
     )
 
 
+def _sizes(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    each = ((re.sub(r"(^|\.)\d+(?=\.)", r"\1N", name), part) for name, part in module.named_parameters())
+    return {name: tuple(part.shape) for name, part in each}
+
+
 def _keys(module: nn.Module) -> list[str]:
-    return sorted({re.sub(r"(^|\.)\d+(?=\.)", r"\1N", name) for name, _ in module.named_parameters()})
+    return sorted(_sizes(module))
 
 
 def _jaccard(one: Iterable[str], other: Iterable[str]) -> float:

@@ -46,7 +46,18 @@ def _family(facts: Facts, questions: tuple[str, ...]) -> str:
     imports = {f"from transformers import {', '.join(sorted({config, architecture}))}"}
     imports.add("from luvc_export.export.families import _tiny")
     vision, methods = "", ""
-    if kin is None:
+    if kin is None and facts.rotary:
+        base, vision = "MropeFamily", _ROTARY_VISION
+        imports |= {
+            "from torch import Tensor",
+            "from luvc_export.export.llm.mrope import MropeFamily",
+            "from luvc_export.export.towers.rotary_position_vit import RotaryPositionViT",
+        }
+        imports |= {line for word, line in _SHAPE_IMPORTS.items() if word in (methods := _encoder_shape(facts))}
+        if "video" not in _modalities(facts):
+            imports.add("from luvc_export.core.tiling import Video")
+            methods += _NO_VIDEO
+    elif kin is None:
         base = "MropeFamily" if facts.mrope else "Family"
         imports |= {"from torch import nn", "from luvc_export.core.plan import Plan"}
         own = "Normalise" if facts.mrope else "Family, Normalise"
@@ -65,11 +76,13 @@ def _family(facts: Facts, questions: tuple[str, ...]) -> str:
         if kin.video(kin.tiny_config()) is not None and "video" not in _modalities(facts):
             imports.add("from luvc_export.core.tiling import Video")
             methods += _NO_VIDEO
-    outer, ours = ([line for line in sorted(imports) if ("luvc" in line) == own] for own in (False, True))
+    standard = {line for line in imports if line.startswith("from dataclasses")}
+    standard |= {"from typing import Any"} if "Any" in vision + methods else set()
+    outer, ours = ([line for line in sorted(imports - standard) if ("luvc" in line) == own] for own in (False, True))
     listed = "".join(map(_listed, questions))
     return _FAMILY.format(
         title=name,
-        typing="from typing import Any\n\n" if vision or methods else "",
+        typing="".join(f"{line}\n" for line in sorted(standard)) + "\n" * bool(standard),
         imports="\n".join([*outer, "", *ours]),
         vision=vision,
         name=name,
@@ -84,6 +97,17 @@ def _family(facts: Facts, questions: tuple[str, ...]) -> str:
     )
 
 
+def _encoder_shape(facts: Facts) -> str:
+    """``encoder_shape`` of a tower with the names of Qwen-VL, where ``Family``'s would not be that of its weights."""
+    vision, (width, inside) = facts.tower.config, facts.tower.widths
+    if (getattr(vision, "hidden_size", 0), getattr(vision, "intermediate_size", 0)) == (width, inside):
+        return _GATED if any("mlp.gate" in name for name in facts.tower.block) else ""
+    named = [name for name in sorted(_names(vision)) if getattr(vision, name) == width]
+    if not named or int(width * getattr(vision, "mlp_ratio", 0)) != inside:
+        return ""
+    return _BY_RATIO.format(width=named[0])
+
+
 def _tiny(facts: Facts) -> str:
     """Arguments of the tiny config."""
     vision, text, top = facts.tower.config, facts.text.config, facts.config
@@ -93,6 +117,10 @@ def _tiny(facts: Facts) -> str:
     sizes = {name: value for name, value in sizes.items() if not qwen or name == "patch_size"}
     nested = {"model_type": vision.model_type} if _by_type(facts, "vision_config") else {}
     lines = [f"vision_config=_tiny.{towers}({_written({**nested, **sizes})}),"]
+    if facts.kin is None and facts.rotary and "mlp_ratio" in _names(vision):
+        widths = {name: 32 for name in sorted(_names(vision)) if getattr(vision, name) == facts.tower.widths[0]}
+        own_names = {"depth": 3, **widths, "mlp_ratio": 2, "num_heads": 2}
+        lines = [f"vision_config={json.dumps({'depth': 3, 'hidden_size': 64} | own_names)},"]
     own = {"model_type": text.model_type} if _by_type(facts, "text_config") else {}
     asked = _written({**own, **_arguments(text, _TEXT)})
     asked += ", rope_parameters=_tiny.mrope(2, 3, 3), **_tiny.ENDS" if facts.mrope else ""
@@ -106,12 +134,15 @@ def _tiny(facts: Facts) -> str:
 
 def _questions(facts: Facts) -> tuple[str, ...]:
     """What the config does not say, each in a line: what it is about, and what is known of it."""
-    modules = dict.fromkeys(re.sub(r"\.(weight|bias)$", "", name) for name in facts.joins)
+    mergers = [name for name in sorted(facts.tower.names) if facts.rotary and name.startswith("merger.")]
+    modules = dict.fromkeys(re.sub(r"\.(weight|bias)$", "", name) for name in (*mergers, *facts.joins))
     joins = ", ".join([*modules][:8]) or "no modules"
     lines = [f"merge order: how do {joins} join the patches of a unit? (finish, side)"]
     if facts.kin is not None:
         theirs = facts.kin.model_type
         lines.append(f"names: does everything that {theirs} computes hold here? {_differences(facts)}")
+    elif facts.rotary:
+        lines.append(f"names: RotaryPositionViT computes this tower but for {_unread(facts)}. Is that all? (Vision)")
     else:
         block = ", ".join(sorted(facts.tower.block)[:12])
         lines.append(f"tower: no family has these blocks ({block}): which of export/towers, and by which names?")
@@ -121,6 +152,15 @@ def _questions(facts: Facts) -> tuple[str, ...]:
     lines.append(f"soft caps and factors: {weighty}. Does the decoder heed them? (decoder)")
     lines.append("template: what do the template and the processor write for a picture? (cut, template_marker)")
     return tuple(lines)
+
+
+def _unread(facts: Facts) -> str:
+    """Parameters and fields of a tower with the names of Qwen-VL that ``RotaryPositionViT`` does not read by itself."""
+    tower = facts.tower
+    read = re.compile(r"(blocks\.N\.(norm[12]|attn\.(qkv|proj)|mlp\..*)|(patch_embed|merger)\..*)\.(weight|bias)")
+    parts = [name for name in sorted(tower.names) if not read.fullmatch(name)]
+    parts += [name for name in sorted(_names(tower.config)) if re.search("window|fullatt|deepstack", name)]
+    return ", ".join(parts) or "its merger alone"
 
 
 def _differences(facts: Facts) -> str:
@@ -218,6 +258,32 @@ class Vision({module}.{kind}):
         """Encoder blocks."""
         return self.tower.{blocks}
 
+'''
+_ROTARY_VISION = '''
+class Vision(RotaryPositionViT):
+    """Encoder, and the merger that joins the patches of a unit."""
+
+    def finish(self, x: Tensor) -> Tensor:
+        """[n, U * patches, C] -> [n, U, D]."""
+        merger = self.visual.merger
+        raise NotImplementedError(f"which of the patches of a unit comes first in this? {merger}")
+
+'''
+_SHAPE_IMPORTS = {
+    "EncoderShape": "from luvc_export.core.shapes import EncoderShape",
+    "replace(": "from dataclasses import replace",
+}
+_GATED = '''
+    def encoder_shape(self, config: Any) -> EncoderShape:
+        """Sizes from ``vision_config``, gated MLPs."""
+        return replace(super().encoder_shape(config), gated=True)
+'''
+_BY_RATIO = '''
+    def encoder_shape(self, config: Any) -> EncoderShape:
+        """Sizes from ``vision_config``, by its own names."""
+        width, blocks, unit = config.vision_config.{width}, self.blocks(config), self.side(config) ** 2
+        inside = int(width * config.vision_config.mlp_ratio)
+        return EncoderShape(blocks, width, inside, unit, 0, tuple(range(blocks)))
 '''
 _NO_TOWER = '''
     def vision(self, model: Any, plan: Plan, normalise: Normalise) -> nn.Module:

@@ -1,13 +1,16 @@
 """Run every family through every verb, and write docs/results/families.json, from which docs/families.md has its table.
 
-Run: python benchmarks/measure/matrix/families.py FOLDER [FAMILY ...]. Small checkpoints of random weights are written
-into FOLDER with the processor's settings, tokenizer and chat template of their family, and given to the command line:
-export, run, parity against transformers and against torch, calibrate, plan --data, build. Pictures are padded. A cell
-is "yes" if every command of it ended well; else it says which one did not. A family named alone keeps the others.
+Run: python benchmarks/measure/matrix/families.py FOLDER [--refused] [FAMILY ...]. Small checkpoints of random weights
+are written into FOLDER with the processor's settings, tokenizer and chat template of their family, and given to the
+command line: export, run, parity against transformers and against torch, calibrate, plan --data, build. Pictures are
+padded. A cell is "yes" if every command of it ended well; else it says which one did not. What a family has none of,
+tiles or videos, is asked for too, and the cell is the refusal (--refused: that alone, beside what stands there). A
+family named alone keeps the others.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import io
 import json
@@ -174,14 +177,33 @@ def shared(name: str, folder: Path, model: Path, size: str) -> Iterator[tuple[st
     yield "joint", "yes"
 
 
-def row(name: str, folder: Path) -> dict[str, str]:
-    """Every cell of a family."""
+def absent(name: str, folder: Path, model: Path, size: str) -> Iterator[tuple[str, str]]:
+    """Cells of what the family has none of: the error of the export that asks for it.
+
+    Raises:
+        FailedError: It is exported.
+    """
+    ways: dict[str, tuple[object, ...]] = {} if name in TILED else {"tiles": ("--tiles", "1x2")}
+    clips = small(name).family.video(small(name).config)
+    ways |= {"video": ("--video",)} if clips is None or clips.pooled else {}
+    ways |= {"joint": ("--joint-frames", FRAMES)} if clips is None and name not in TILED else {}
+    for cell, media in ways.items():
+        try:
+            command("export", model, "-o", folder / "absent", "--plan", "even", "--image-size", size, *media)
+        except FailedError as error:
+            yield cell, f"refused: {str(error).removeprefix('export: error: ').replace(name, 'this family')}"
+        else:
+            raise FailedError(f"export {cell}: it was not refused")
+
+
+def row(name: str, folder: Path, standing: dict[str, str] | None = None) -> dict[str, str]:
+    """Every cell of a family; of one that has those of ``standing``, the refused ones."""
     tiny = small(name)
     folder.mkdir(parents=True)
     model, size = family_chat.save(tiny, folder / "model"), f"{tiny.size[0]}x{tiny.size[1]}"
     media = [videos] if has_video(name) else [shared] if name in TILED else []
-    parts = [plain, *([tiles] if name in TILED else []), *media]
-    cells: dict[str, str] = {}
+    parts = [plain, *([tiles] if name in TILED else []), *media, absent] if standing is None else [absent]
+    cells = dict(standing or {})
     for part in parts:
         try:
             for cell, shown in part(name, folder, model, size):
@@ -195,10 +217,14 @@ def row(name: str, folder: Path) -> dict[str, str]:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    chosen = sys.argv[2:] or families.built_in()
-    root = Path(sys.argv[1])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("families", nargs="*", default=families.built_in())
+    parser.add_argument("--refused", action="store_true", help="only what a family has none of")
+    options = parser.parse_intermixed_args()
     kept = json.loads(OUTPUT.read_text(encoding="utf-8")) if OUTPUT.is_file() else {}
-    for each in chosen:
-        kept[each] = row(each, root / each)
+    for each in options.families:
+        kept[each] = row(each, options.folder / each, kept[each] if options.refused else None)
         kept = {name: kept[name] for name in families.built_in() if name in kept}
-        OUTPUT.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+        lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(cells)}" for name, cells in kept.items())
+        OUTPUT.write_text(f"{{\n{lines}\n}}\n", encoding="utf-8")

@@ -5,9 +5,9 @@
 Tiny checkpoints of random weights are exported with one plan for each feature (``features.py``), and asked
 (``answers.py``): first answers about padded and whole pictures, a second turn that is read from the caches, a batch
 with a row of text alone, and text alone. Compared are tokens, log probabilities of the 20 likeliest, kept sets and
-visual tokens; what is compared with are torch's answers to whole chats, one by one. Each feature is a line of
-docs/results/feature-matrix.json when it is done; those that stand there are not run again. Exit code 1 where anything
-differs or ends otherwise than by an error of this package.
+visual tokens; what is compared with are torch's answers to whole chats, one by one. A feature that is done is a
+cell of its family's line in docs/results/feature-matrix.json; those that stand there are not run again. Exit code 1
+where anything differs or ends otherwise than by an error of this package.
 """
 
 from __future__ import annotations
@@ -137,14 +137,18 @@ def together(plans: Mapping[Feature, Mapping[str, Plan]]) -> list[list[Feature]]
 
 def read() -> list[Record]:
     """What was run before."""
-    records: list[Record] = json.loads(OUTPUT.read_text(encoding="utf-8")) if OUTPUT.is_file() else []
-    return records
+    data = json.loads(OUTPUT.read_text(encoding="utf-8")) if OUTPUT.is_file() else {}
+    return [{"family": name, "feature": key} | record for name, cells in data.items() for key, record in cells.items()]
 
 
 def write(records: list[Record]) -> None:
-    """One record a line."""
-    lines = ",\n".join(json.dumps(record) for record in records)
-    OUTPUT.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
+    """A line a family, by feature."""
+    data: dict[str, Record] = {}
+    for record in records:
+        cell = {name: value for name, value in record.items() if name not in ("family", "feature")}
+        data.setdefault(record["family"], {})[record["feature"]] = cell
+    lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(cells)}" for name, cells in data.items())
+    OUTPUT.write_text(f"{{\n{lines}\n}}\n", encoding="utf-8")
 
 
 def run(families: list[str], words: list[str], again: bool, folder: Path) -> Iterator[Record]:

@@ -21,6 +21,8 @@ from typing import Any, NamedTuple
 
 #: Words of a test's id, by the issue that gave its tests a share of the time. The first that fits counts.
 SHARES = {
+    "60 readers": r"glm_ocr|lighton_ocr|hunyuan_vl|qianfan_ocr|granite_docling|minicpmv4_7|ovis2|cosmos3_edge"
+    r"|/new_family/|test_long_answers",
     "35 families": r"gemma4|qwen3_5|mistral3|lfm2_vl|paligemma|fast_?vlm|paddleocr_vl|llava_next|cosmos"
     r"|sliding_windows",
     "37 decode": r"/speculation/|/test_one_row\.py|/product_check/|/adapters/|_adapters\.py|_slots\.py|test_paired"

@@ -1,8 +1,8 @@
 """A picture is laid out as patches with fewer axes, and where bytes may move, while it is still bytes.
 
 requires: a vision graph.
-matches: image -> Cast, Mul, Sub, Div, Add by scalars or by colours -> Expand of one frame to several, if any ->
-Reshape -> Transpose -> Reshape.
+matches: image -> Cast, Mul, Sub, Div, Add, Clip, Max by scalars or by colours -> Expand of one frame to several, if
+any -> Reshape -> Transpose -> Reshape.
 apply: the frame axis leaves the transposition (frames are copied after it), batch and rows become one axis: 7 axes in
 place of 9, and TensorRT has 8 at most. With the capability ``bytes``, reshaping and transposing come before the Cast
 (a quarter of the memory moved) and colours are no longer the innermost axis of every product. A graph laid out for such
@@ -25,7 +25,7 @@ from luvc_export.export.surgeon.graph import Surgery, readers, source, up, value
 
 ORDER = 10
 
-_ARITHMETIC = ("Cast", "Mul", "Sub", "Div", "Add")
+_ARITHMETIC = ("Cast", "Mul", "Sub", "Div", "Add", "Clip", "Max")
 _AXES = 8
 
 
