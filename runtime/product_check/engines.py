@@ -71,8 +71,8 @@ def openvino_in_place(core: Any, device: str) -> bool:
         (weights,) = (node.data for node in core.read_model(product.graph).get_ops() if "Constant" in str(node))
         turned = np.ascontiguousarray(weights.T)
         bits = (turned.view(np.uint32) >> 16).astype(np.uint16)  # exact: small integers
-        given, weight = opset13.parameter([-1, turned.shape[1]], np.float32), opset13.parameter(bits.shape, Type.bf16)
-        model = Model([opset13.matmul(given, opset13.convert(weight, "f32"), False, True)], [given, weight])
+        rows_in, weight = opset13.parameter([-1, turned.shape[1]], np.float32), opset13.parameter(bits.shape, Type.bf16)
+        model = Model([opset13.matmul(rows_in, opset13.convert(weight, "f32"), False, True)], [rows_in, weight])
         request = core.compile_model(model, device, {"INFERENCE_PRECISION_HINT": "bf16"}).create_infer_request()
         request.set_input_tensor(1, Tensor(bits, Shape(bits.shape), Type.bf16))
 

@@ -67,14 +67,14 @@ class Form:
 
     def __init__(self, name: str, weights: list[tuple[Values, Values, Values]]) -> None:
         source = opset13.parameter([-1, -1, WIDTH], np.float32)
-        value, given, tensors = source, [], []
+        value, parameters, tensors = source, [], []
         self.held: list[Values] = []
         for gate, up, down in weights:
             arrays = (np.concatenate([gate, up]), down) if name == "gate and up" else (gate, up, down)
             stored = [tensor(array, self.held) for array in arrays]
             if name == "in place":
                 nodes = [opset13.parameter(list(array.shape), openvino.Type.bf16) for array in arrays]
-                given += nodes
+                parameters += nodes
                 tensors += stored
             else:
                 nodes = [openvino.op.Constant(one, True) for one in stored]
@@ -87,7 +87,7 @@ class Form:
                 out = layer(value, *wide, name == "fused")
             value = opset13.add(value, out)
         hints = {"INFERENCE_PRECISION_HINT": "bf16", "PERFORMANCE_HINT": "LATENCY"}
-        self.model = openvino.Core().compile_model(openvino.Model([value], [source, *given]), "CPU", hints)
+        self.model = openvino.Core().compile_model(openvino.Model([value], [source, *parameters]), "CPU", hints)
         self.request = self.model.create_infer_request()
         for index, one in enumerate(tensors):
             self.request.set_input_tensor(1 + index, one)

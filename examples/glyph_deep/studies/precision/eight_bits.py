@@ -156,8 +156,8 @@ def figured(rows: list[dict[str, Any]]) -> dict[str, Any]:
             own = {"plan": name, "key": NAMED[plan].key, "questions": row["questions"]}
             own |= {"accuracy": row["accuracy"], "retention": row["kept"]}
             new.append(costs[plan, row["ground"]] | own)
-    told = {row["plan"] for row in new}
-    record["rows"] = [row for row in record["rows"] if row["plan"] not in told] + new
+    replaced = {row["plan"] for row in new}
+    record["rows"] = [row for row in record["rows"] if row["plan"] not in replaced] + new
     return record
 
 
