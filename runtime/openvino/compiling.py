@@ -149,6 +149,7 @@ def compile_graph(
     choose_first_of_equals(library, model)
     decodes = any(port.get_names() & set(caches) for port in model.inputs)
     if device.name == "CPU":
+        rewrites.say_sizes_of_nothing(library, model)
         keep_narrow(library, model)
     if arithmetic == "fp32" and narrowed:
         narrow_floats(library, model)

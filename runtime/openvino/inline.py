@@ -32,11 +32,13 @@ class WrittenOut:
         data: The model.
         weights: Its outside weights by name, without those that became constants.
         outputs: Names of its outputs, in order.
+        empty: Names of its initializers of size [0], which OpenVINO's reader takes for scalars.
     """
 
     data: bytes
     weights: dict[str, OutsideTensor]
     outputs: tuple[str, ...]
+    empty: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ def write_out(graph: CheckedGraph, values: Callable[[OutsideTensor], bytes]) -> 
     writer, outside = _Writer(functions), {tensor.name: tensor for tensor in graph.outside}
     nodes = [writer.written(item) for item in items if item.number == onnx.GRAPH_NODE]
     parts = [bytes(part) for node in nodes for part in node]
-    weights: dict[str, OutsideTensor] = {}
+    weights, empty = dict[str, OutsideTensor](), set[str]()
     for item in items:
         name = wire.text(wire.part(item.value), onnx.TENSOR_NAME) if item.number == onnx.GRAPH_INITIALIZER else ""
         if name in outside:
@@ -95,13 +97,15 @@ def write_out(graph: CheckedGraph, values: Callable[[OutsideTensor], bytes]) -> 
                 parts.append(encoded(onnx.GRAPH_INPUT, _input(tensor)))
         elif item.number != onnx.GRAPH_NODE:
             parts.append(bytes(item.raw))
+            if name and wire.numbers(wire.part(item.value), onnx.TENSOR_DIMS) == [0]:
+                empty.add(name)
     own = {domain for domain, _, _ in functions}
     kept = [bytes(item.raw) for item in model if _stays(item, own)]
     content = b"".join([*kept, encoded(onnx.MODEL_GRAPH, b"".join(parts))])
     outputs = tuple(
         wire.text(wire.part(item.value), onnx.VALUE_NAME) for item in items if item.number == onnx.GRAPH_OUTPUT
     )
-    return WrittenOut(content, weights, outputs)
+    return WrittenOut(content, weights, outputs, frozenset(empty))
 
 
 class _Writer:

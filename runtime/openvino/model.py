@@ -14,6 +14,7 @@ from luvc_export.bundle.graphs import CheckedGraph, read_graph
 from luvc_export.errors import BundleError, MachineError
 from luvc_export.runtime.openvino import device
 from luvc_export.runtime.openvino.inline import write_out
+from luvc_export.runtime.openvino.rewrites import restore_empty
 from luvc_export.runtime.weights import MappedWeights
 
 #: OpenVINO's name, bits and numpy type of a weight, by ONNX element type. numpy has no bf16, fp8 or 4-bit type.
@@ -103,6 +104,7 @@ class GraphReader:
                 got=_short(error),
                 fix="choose the cpu back-end (ONNX Runtime), or another plan",
             ) from error
+        restore_empty(library, model, written.empty)
         for parameter in list(model.get_parameters()):
             names = parameter.get_output_tensor(0).get_names() & written.weights.keys()
             if names:

@@ -34,6 +34,55 @@ def choose_first_of_equals(library: Any, model: Any) -> int:
     return count
 
 
+def restore_empty(library: Any, model: Any, names: frozenset[str]) -> None:
+    """Give constants ``names`` their size [0] back, which OpenVINO's reader of ONNX takes for a scalar's.
+
+    What gathers rows by such a constant gathers none; by a scalar it gathered one, and lost an axis.
+    """
+    for node in model.get_ops():
+        if node.get_type_name() == "Constant" and not names.isdisjoint(node.output(0).get_names()):
+            nothing = library.Tensor(node.get_element_type(), library.Shape([0]))
+            node.output(0).replace(library.op.Constant(nothing, True).output(0))
+
+
+def say_sizes_of_nothing(library: Any, model: Any) -> int:
+    """Write every Unsqueeze of a tensor that holds nothing as a Broadcast to sizes that are said; returns how many.
+
+    The CPU plug-in computes an Unsqueeze as a Reshape to ``[-1, 1, 0]`` where one size is known to be 0: of a tensor of
+    no numbers -1 can be any size, it takes 0, and a batch is lost without a word (OpenVINO 2026.4). Layers that keep a
+    state and that no visual token enters, as LFM2's last one, put text behind such a tensor, and answered wrong.
+
+    Args:
+        library: ``openvino``.
+        model: Changed.
+    """
+    count, op = 0, library.opset13
+    for node in model.get_ordered_ops():
+        sizes = node.get_output_partial_shape(0) if node.get_type_name() == "Unsqueeze" else None
+        if sizes is None or sizes.rank.is_dynamic or sizes.is_static:
+            continue
+        known = [None if size.is_dynamic else size.get_length() for size in sizes]
+        if 0 not in known:
+            continue
+        axes = node.input_value(1).get_node()
+        if axes.get_type_name() != "Constant":
+            continue
+        added = {int(axis) % len(known) for axis in axes.data.ravel()}
+        places = iter(range(len(known)))
+        own, one = op.shape_of(node.input_value(0)), op.constant([1], library.Type.i64)
+        zero = op.constant(0, library.Type.i64)
+        parts = [
+            one if at in added else op.gather(own, op.constant([next(places)], library.Type.i64), zero)
+            for at in range(len(known))
+        ]
+        number = op.constant(0, node.get_output_element_type(0))  # none of them comes to be
+        said = op.broadcast(number, op.concat(parts, 0))
+        said.set_friendly_name(node.get_friendly_name())
+        node.output(0).replace(said.output(0))
+        count += 1
+    return count
+
+
 def is_one(threads: int | None) -> bool:
     """Whether a call runs on one thread: asked for, or because this process has one core."""
     if threads is not None:
