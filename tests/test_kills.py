@@ -78,4 +78,4 @@ def test_every_verb_that_writes_is_in_the_table() -> None:
     for command in app.registered_commands:
         assert command.callback is not None
         writes = {"output", "report", "html"} & set(inspect.signature(command.callback).parameters)
-        assert not writes or command.name in {*table.VERBS, "bench", "demo", "new-family", "run"}, command.name
+        assert not writes or command.name in {*table.VERBS, "bench", "demo", "embed", "new-family", "run"}, command.name

@@ -306,10 +306,10 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background
 sys.argv = ["luvc-export", "export", {str(CHECKPOINT)!r}, "-o", {str(tmp_path / "out")!r}, "--image-size", "{SIZE}"]
 plain, codes = weights.skeleton, []
 for number in (signal.SIGINT, signal.SIGTERM):
-    def interrupted(*args):
+    def interrupted(*args, **named):
         assert any(name.endswith(".part") for name in os.listdir({str(tmp_path)!r}))
         os.kill(os.getpid(), number)
-        return plain(*args)
+        return plain(*args, **named)
     weights.skeleton = interrupted
     try:
         cli.main()

@@ -162,7 +162,11 @@ def test_every_verb_has_such_a_test() -> None:
     """Here or, where the work is long, where it is tested anyway."""
     root = Path(__file__).parents[1]
     test_of = {"build": "engines/test_build_bundle.py", "targets": "", "doctor": ""}
-    test_of |= {"serve": "serve/test_serve_options.py", "trial": "cli/test_trial_cli.py"}
+    test_of |= {
+        "embed": "cli/test_embed_cli.py",
+        "serve": "serve/test_serve_options.py",
+        "trial": "cli/test_trial_cli.py",
+    }
     for command in app.registered_commands:
         file = test_of.get(str(command.name), "cli/test_elsewhere.py")
         assert not file or f'"{command.name}"' in (root / file).read_text(), command.name

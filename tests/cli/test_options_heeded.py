@@ -13,6 +13,7 @@ from cli_words import Cli
 
 from luvc_export.bundle.manifest import Weights
 from luvc_export.cli.commands import demo
+from luvc_export.core import tasks
 from luvc_export.core.plan import Plan
 from luvc_export.demo import CHECKPOINT, IMAGE_SIZE
 from luvc_export.errors import PlanError, UsageError
@@ -208,7 +209,7 @@ def test_graphs_without_weights_are_not_to_be_asked(cli: Cli, tmp_path: Path, mo
     decoder = checkpoint.family.decoder_shape(checkpoint.config)
 
     def written(*arguments: Any, options: ExportOptions, **named: Any) -> SimpleNamespace:
-        manifest = SimpleNamespace(weights=Weights(options.weights), decoder=decoder)
+        manifest = SimpleNamespace(weights=Weights(options.weights), decoder=decoder, does=tasks.find("generate"))
         return SimpleNamespace(folder=tmp_path / "new", manifest=manifest)
 
     monkeypatch.setattr("luvc_export.pipeline.export_bundle", written)

@@ -29,8 +29,9 @@ from luvc_export.demo.questions import cases
 from luvc_export.errors import LuvcError
 from luvc_export.runtime.session import Session
 
-#: Log probabilities: sums of fp32 in another order, of rows packed otherwise (tests/runtime/engine/test_answers.py).
-TOLERANCE = 1e-3
+#: Log probabilities: sums of fp32 in another order, of rows packed otherwise (tests/runtime/engine/test_answers.py); on
+#: a CPU with AMX those of OpenVINO's buckets are 3.8e-3 from where another CPU froze them.
+TOLERANCE = 5e-3
 BACKENDS = {"cpu": "auto", "openvino": "fp32", "openvino+cpu": "fp32", "openvino+openvino": "fp32"}
 LONG: dict[str, Any] = {"min_new_tokens": 12, "max_new_tokens": 12, "logprobs": 0}
 CASES = [*itertools.islice(cases("heldout", 14), 14)]

@@ -128,7 +128,7 @@ def test_tables_of_peers_have_a_place_on_their_pages(tmp_path: Path, monkeypatch
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     peers = importlib.import_module("run")
     places = {
-        "first-token.md": ("9 + 8", "18 + 16"),
+        "first-token.md": ("9 + 8", "9 + 8, weights in bf16", "18 + 16, weights in bf16"),
         "first-token-clips.md": ("9 + 8, clips",),
         "decode-peers.md": ("decode, AMX-INT8", "decode, AVX512-VNNI"),
     }

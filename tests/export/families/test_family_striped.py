@@ -157,7 +157,7 @@ def test_graphs_say_what_torch_says(tiny: Case, bundle: Bundle, backend: str) ->
     plan, ids, images = bundle.entry("striped").plan, tiny.prompt(1), tiny.images(1)
     assert (plan.keep, plan.llm.kv_only) == (striped(tiny).keep, (1, 3))
     expected, places = ours(tiny, plan, ids, images)
-    session = Session(bundle, backend=backend, threads=1)
+    session = Session(bundle, backend=backend, threads=1, arithmetic="auto" if backend == "cpu" else "fp32")
     seen = session.default.run(ids, session.default.encode_images(images.numpy()), all_logits=True)
     assert harness.difference(np.asarray(seen.logits[0]), expected) < TOLERANCE
     assert seen.kept[1][0].tolist() == places.tolist()

@@ -21,8 +21,10 @@ from luvc_export.runtime.session import Session
 from luvc_export.serve.http.app import TABLE
 from luvc_export.triton.inputs import question_from, unheard_parameters
 
+#: Of what answers in text: vectors have fields of their own (tests/serve/http_api/test_embeddings.py).
+ANSWERING = [row for row in TABLE if row["path"] != "/v1/embeddings"]
 #: Each field once; of a name that both paths have, what chat completions say.
-FIELDS = {row["name"]: row for row in reversed(TABLE) if "." not in row["name"]}
+FIELDS = {row["name"]: row for row in reversed(ANSWERING) if "." not in row["name"]}
 ASKED = {"never": "heard"}
 Door = Callable[[str, Any], Any]
 
