@@ -76,9 +76,9 @@ def say_sizes_of_nothing(library: Any, model: Any) -> int:
             for at in range(len(known))
         ]
         number = op.constant(0, node.get_output_element_type(0))  # none of them comes to be
-        said = op.broadcast(number, op.concat(parts, 0))
-        said.set_friendly_name(node.get_friendly_name())
-        node.output(0).replace(said.output(0))
+        empty = op.broadcast(number, op.concat(parts, 0))
+        empty.set_friendly_name(node.get_friendly_name())
+        node.output(0).replace(empty.output(0))
         count += 1
     return count
 
