@@ -34,8 +34,8 @@ from luvc_export.runtime.product_check.check import Way
 from luvc_export.runtime.state import empty_states
 from luvc_export.runtime.weights import check_weights, decoder_file, finished_graphs, older_graphs
 
-#: Rows of a call that packed weights serve sooner than weights in place, and how many such calls come before these are
-#: packed: an answer alone, whose steps are of one row, never asks for a second copy.
+#: Rows of a call that packed weights serve sooner than weights in place, and how many such calls more than others come
+#: before these are packed: an answer alone, whose steps are of one row, never asks for a second copy.
 FEW_ROWS, PACKED_AFTER = range(2, 32), 8
 
 
@@ -110,7 +110,7 @@ class OpenVinoBackend(Backend):
         self.capabilities = Capabilities(host_caches=self.device.name == "CPU", packs_weights=True, times_graphs=True)
         self.narrow_floats, self._only_steps, self._activation_group = narrow_floats, only_steps, activation_group
         self.head = self if head == "own" else head
-        self._headless, self._few_rows = False, 0
+        self._headless, self._few_rows, self._packs = False, 0, True
         self._in_place = devices.reads_in_place(self.device, self.arithmetic)
         #: Whether an adapter was asked for: until then the decoder is compiled without slots.
         self._adapted = False
@@ -149,14 +149,25 @@ class OpenVinoBackend(Backend):
         return values, past.after(present, inputs, self._cache_values)
 
     def _of_rows(self, feeds: Mapping[str, Array]) -> Compiled:
-        """The decoder for a call: weights packed where calls of a few rows have become many, else as they lie."""
+        """The decoder for a call: weights as they lie, or packed where calls of a few rows are more than single ones.
+
+        So it is where answers decode together and where most steps have a draft; short turns of a chat, with single
+        steps between them, are not. Where packed weights do not fit, they stay as they lie.
+        """
         rows = feeds[graph_io.INPUT_IDS].size + (
             feeds[graph_io.VISUAL_EMBEDS].size if graph_io.VISUAL_EMBEDS in feeds else 0
         )
-        if not self._decoder.weights or rows not in FEW_ROWS:
+        few = rows in FEW_ROWS
+        if not self._decoder.weights or not self._packs:
             return self._decoder
-        self._few_rows += 1
-        return self._packed if self._few_rows > PACKED_AFTER else self._decoder
+        self._few_rows = max(0, self._few_rows + (1 if few else -1))
+        if not few or (self._few_rows <= PACKED_AFTER and "_packed" not in self.__dict__):
+            return self._decoder
+        try:
+            return self._packed
+        except MachineError:
+            self._packs = False
+            return self._decoder
 
     def logits(self, rows: Any) -> Any:
         """Of a decoder's last rows before its norm, a tensor [N, D]: a tensor [N, vocab]."""
@@ -210,7 +221,8 @@ class OpenVinoBackend(Backend):
     @property
     def in_place(self) -> int:
         """See ``Backend.in_place``."""
-        return len(self._decoder.weights)
+        loaded = self.__dict__.get("_decoder")
+        return 0 if loaded is None else len(loaded.weights)
 
     @property
     def _graphs(self) -> GraphSet:

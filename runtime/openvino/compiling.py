@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from luvc_export.core import graph_io
 from luvc_export.runtime import memory
 from luvc_export.runtime.openvino import device as devices
 from luvc_export.runtime.openvino import rewrites
@@ -147,16 +148,16 @@ def compile_graph(
     """
     library, model, weights = devices.load_library(), graph.model, dict[str, Any]()
     choose_first_of_equals(library, model)
-    decodes = any(port.get_names() & set(caches) for port in model.inputs)
+    decoder = any(graph_io.INPUT_IDS in port.get_names() for port in model.inputs)
     if device.name == "CPU":
         rewrites.say_sizes_of_nothing(library, model)
         keep_narrow(library, model)
     if arithmetic == "fp32" and narrowed:
         narrow_floats(library, model)
     if arithmetic != "fp32":
-        if arithmetic == "bf16" and decodes:
+        if arithmetic == "bf16" and decoder:
             narrow_products(library, model)
-        if device.name == "CPU" and not decodes:
+        if device.name == "CPU" and not decoder:
             rotate_apart(library, model)
         if device.name == "CPU" and rewrites.is_one(threads):
             rewrites.keep_products_apart(library, model)

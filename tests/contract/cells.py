@@ -29,9 +29,10 @@ from luvc_export.demo.questions import cases
 from luvc_export.errors import LuvcError
 from luvc_export.runtime.session import Session
 
-#: Log probabilities: sums of fp32 in another order, of rows packed otherwise (tests/runtime/engine/test_answers.py); on
-#: a CPU with AMX those of OpenVINO's buckets are 3.8e-3 from where another CPU froze them.
-TOLERANCE = 5e-3
+#: Log probabilities: sums of fp32 in another order, of rows packed otherwise (tests/runtime/engine/test_answers.py).
+TOLERANCE = 1e-3
+#: Of cells whose random model makes more of it: 3.8e-3 on a CPU with AMX from where another CPU froze them.
+WIDER = {"openvino | buckets | buckets": 5e-3}
 BACKENDS = {"cpu": "auto", "openvino": "fp32", "openvino+cpu": "fp32", "openvino+openvino": "fp32"}
 LONG: dict[str, Any] = {"min_new_tokens": 12, "max_new_tokens": 12, "logprobs": 0}
 CASES = [*itertools.islice(cases("heldout", 14), 14)]
@@ -213,8 +214,8 @@ def given_by(run: Callable[[], Record]) -> Any:
         return f"{type(error).__name__}: {error.what}"
 
 
-def verdict(old: Any, new: Any) -> str:
-    """``equal``, ``tokens`` or ``differs``."""
+def verdict(old: Any, new: Any, name: str = "") -> str:
+    """``equal``, ``tokens`` or ``differs``, of the cell ``name``."""
     if old == new:
         return "equal"
     if isinstance(old, str) or isinstance(new, str) or len(old) != len(new):
@@ -222,7 +223,7 @@ def verdict(old: Any, new: Any) -> str:
     for (ids, numbers), (others, also) in zip(old, new, strict=True):
         if ids != others or len(numbers) != len(also):
             return "differs"
-        if numbers and np.abs(np.subtract(numbers, also)).max() > TOLERANCE:
+        if numbers and np.abs(np.subtract(numbers, also)).max() > WIDER.get(name, TOLERANCE):
             return "differs"
     return "tokens"
 
@@ -242,7 +243,7 @@ def main() -> int:
         options.write.write_text(json.dumps(results), encoding="utf-8")
         return 0
     old = json.loads(options.compare.read_text(encoding="utf-8"))
-    verdicts = {name: verdict(old.get(name), result) for name, result in results.items()}
+    verdicts = {name: verdict(old.get(name), result, name) for name, result in results.items()}
     for name, one in verdicts.items():
         print(f"{one:8} {name}")
     counts = {kind: sum(one == kind for one in verdicts.values()) for kind in ("equal", "tokens", "differs")}

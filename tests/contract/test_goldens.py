@@ -34,7 +34,9 @@ def test_cells_give_their_tokens(jobs: dict[str, Callable[[], Any]]) -> None:
     assert jobs.keys() == GOLDENS.keys()
     chosen = some(jobs)
     assert {name.split(" | ")[0] for name in chosen} == {name.split(" | ")[0] for name in jobs}
-    assert [name for name in chosen if cells.verdict(GOLDENS[name], cells.given_by(jobs[name])) == "differs"] == []
+    assert [
+        name for name in chosen if cells.verdict(GOLDENS[name], cells.given_by(jobs[name]), name) == "differs"
+    ] == []
 
 
 def test_a_wrong_cell_is_noticed() -> None:

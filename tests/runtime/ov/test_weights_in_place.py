@@ -10,6 +10,8 @@ import pytest
 from luvc_export.bundle.folder import Bundle
 from luvc_export.core import graph_io
 from luvc_export.demo import IMAGE_SIZE
+from luvc_export.errors import MachineError
+from luvc_export.runtime import memory
 from luvc_export.runtime.openvino import device as devices
 from luvc_export.runtime.openvino import rewrites
 from luvc_export.runtime.openvino.backend import FEW_ROWS, PACKED_AFTER, OpenVinoBackend
@@ -69,6 +71,28 @@ def test_weights_are_packed_once_calls_of_a_few_rows_are_many(narrow_bundle: Bun
         assert backend._of_rows({graph_io.INPUT_IDS: np.zeros((1, rows), np.int64)}) is compiled
     backend.unload()
     assert not {"_packed", "_decoder"} & set(backend.__dict__)
+
+
+@pytest.mark.parametrize("narrow_bundle", ["bf16"], indirect=True)
+@pytest.mark.parametrize("fits", [True, False])
+def test_short_turns_of_a_chat_and_a_small_memory_pack_nothing(
+    narrow_bundle: Bundle, fits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Single steps between few rows; and where packed weights do not fit, what they would have served is answered."""
+    backend = OpenVinoBackend(narrow_bundle, narrow_bundle.entry("thirds"), arithmetic="bf16", threads=1)
+    assert backend.in_place == 0  # not loaded yet, and not for being asked
+    backend.load(images=False)
+    turn, step = ({graph_io.INPUT_IDS: np.zeros((1, rows), np.int64)} for rows in (20, 1))
+    for _ in range(2 * PACKED_AFTER):
+        assert backend._of_rows(turn) is backend._of_rows(step) is backend._decoder
+
+    def refuse(*_: object) -> None:
+        raise MachineError("there is not enough memory", where="here", got="1 GiB", fix="more")
+
+    if not fits:
+        monkeypatch.setattr(memory, "require", refuse)
+    given = [backend._of_rows(turn) for _ in range(PACKED_AFTER + 2)]
+    assert given[-1] is (backend._packed if fits else backend._decoder) and given[0] is backend._decoder
 
 
 @pytest.mark.parametrize("narrow_bundle", ["bf16"], indirect=True)
