@@ -91,8 +91,8 @@ def test_short_turns_of_a_chat_and_a_small_memory_pack_nothing(
 
     if not fits:
         monkeypatch.setattr(memory, "require", refuse)
-    given = [backend._of_rows(turn) for _ in range(PACKED_AFTER + 2)]
-    assert given[-1] is (backend._packed if fits else backend._decoder) and given[0] is backend._decoder
+    decoders = [backend._of_rows(turn) for _ in range(PACKED_AFTER + 2)]
+    assert decoders[-1] is (backend._packed if fits else backend._decoder) and decoders[0] is backend._decoder
 
 
 @pytest.mark.parametrize("narrow_bundle", ["bf16"], indirect=True)
