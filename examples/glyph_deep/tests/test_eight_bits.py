@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from glyph_deep.studies.precision import eight_bits
 
 from luvc_export.core.named_plans import NAMED
+from luvc_export.demo.questions import GlyphCase
 
 RIGHT = {"none": [True, True, False, True], "none_int8": [True, False, True, True], "safe": [True, True, False, False]}
 
@@ -17,10 +19,12 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What is asked, where four questions of every ground have answers that are known."""
     calls: list[str] = []
 
-    def verdicts(store: object, bundle: Path, ground: str, plan: str, some: list[object]) -> object:
+    def verdicts(store: object, bundle: Path, ground: str, plan: str, some: list[GlyphCase]) -> object:
         calls.append(f"{bundle.name} {ground} {plan}")
-        return eight_bits.np.array(RIGHT.get(plan, RIGHT["none"]))
+        return np.array(RIGHT.get(plan, RIGHT["none"]))
 
+    four = [GlyphCase((), "Which digit?", "7", "digit", picture) for picture in range(4)]
+    monkeypatch.setattr(eight_bits, "cases", lambda ground, count, first: four)
     monkeypatch.setattr(eight_bits, "PARTS", {"whole": ()})
     monkeypatch.setattr(eight_bits, "bundle_of", lambda which, part, folder: folder / f"{which}-{part}")
     monkeypatch.setattr(eight_bits, "verdicts", verdicts)
