@@ -16,11 +16,13 @@ from functools import partial
 from luvc_export.bundle.engines import checks as engine_checks
 from luvc_export.bundle.engines.checks import check_device, check_library
 from luvc_export.bundle.folder import Bundle
+from luvc_export.bundle.graph_rules import walk_graph
 from luvc_export.bundle.manifest import EngineEntry
+from luvc_export.core.element_types import BY_PRECISION
 from luvc_export.errors import LuvcError
 from luvc_export.runtime import memory
 from luvc_export.runtime.model import Backend
-from luvc_export.runtime.paired import PAIRS, plan_of_prompts
+from luvc_export.runtime.paired import PAIRS, plans
 from luvc_export.runtime.speed_probe import one_row
 
 #: Times as fast as OpenVINO alone that a pair must be: it holds weights of both.
@@ -85,18 +87,37 @@ def _candidates(
         if name in PAIRS and WORTH * times[name] < alone:
             why = f": products of a step {1000 * times[name]:.2f} ms, openvino alone {1000 * alone:.2f} ms"
             yield name, why, partial(_pair, bundle, plan)
+    if not debug and arithmetic == "auto" and _reads_floats(bundle, plan):
+        yield "openvino+openvino", ": steps read weights in 16 bits where they lie", partial(_pair, bundle, plan)
     yield "openvino", "", partial(_openvino, bundle, plan, arithmetic)
 
 
 def step_times(bundle: Bundle, plan: str | None) -> dict[str, float]:
     """Seconds of a step's products by back-end, of plans in codes whose own plan is there too."""
     quantised = bundle.entry(plan).quantised
-    there = plan_of_prompts(bundle, plan) != (plan or bundle.manifest.default_plan)
+    there = len({*plans(bundle, plan, "cpu")}) == 2
     if quantised is None or quantised.precision not in one_row.BITS or not there:
         return {}
     coded = {name for name, kept in quantised.layers.items() if kept == quantised.precision}
     coded_head = any(part in name for part in _HEADS for name in coded)
     return dict(one_row.step_times(quantised.precision, bundle.manifest.decoder, coded_head=coded_head))
+
+
+def _reads_floats(bundle: Bundle, plan: str | None) -> bool:
+    """Whether steps of a plan in INT8 are those of the plan it was quantised from: its weights are read in place."""
+    from luvc_export.runtime.openvino import device as devices
+
+    prompts, steps = plans(bundle, plan, "openvino")
+    if steps == prompts or bundle.entry(prompts).quantised is None:
+        return False
+    try:
+        device = devices.find()
+        in_place = devices.reads_in_place(device, device.best)
+    except LuvcError:
+        return False
+    outside, _ = walk_graph(bundle.read(name := bundle.entry(steps).decoder), str(bundle.folder / name))
+    narrow = sum(tensor.bytes or 0 for tensor in outside if tensor.kind == BY_PRECISION["bf16"].onnx)
+    return in_place and 2 * narrow > sum(tensor.bytes or 0 for tensor in outside)
 
 
 def blocks_are_faster(bundle: Bundle, plan: str | None) -> bool:
@@ -106,7 +127,7 @@ def blocks_are_faster(bundle: Bundle, plan: str | None) -> bool:
 
 
 def _pair(bundle: Bundle, plan: str | None) -> str | None:
-    why_not = _openvino(bundle, plan_of_prompts(bundle, plan), "auto")
+    why_not = _openvino(bundle, plans(bundle, plan, "cpu")[0], "auto")
     if why_not is None:
         manifest = bundle.manifest
         stored = sum(tensor.bytes for tensor in manifest.weights.tensors.values())

@@ -12,7 +12,7 @@ from luvc_export.runtime.openvino import device as devices
 from luvc_export.runtime.openvino.device import ACTIVATION_GROUPS
 from luvc_export.runtime.ort import OrtBackend
 from luvc_export.runtime.ort_graphs.library import PROVIDERS
-from luvc_export.runtime.paired import PAIRS, PairedBackend, plan_of_prompts
+from luvc_export.runtime.paired import PAIRS, PairedBackend, plans
 
 NAMES = ("auto", *PROVIDERS, "openvino", *PAIRS, "tensorrt")
 ARITHMETICS = ("auto", "fp32", "bf16", "fp16")
@@ -125,23 +125,25 @@ def _pair(
 ) -> PairedBackend:
     """Prompts in ``arithmetic``; steps with fp32 activations, but for the products of a quantised plan that are not.
 
-    Those compute in bf16 where prompts do. Arguments: see ``open_backend``.
+    Those compute in bf16 where prompts do, and so do steps without codes. Arguments: see ``open_backend``.
     """
     if debug:
         fix = "use the cpu or openvino back-end"
         raise UsageError("two engines have no debug decoder", where=f"--backend {name}", fix=fix)
-    first, quantised, second = plan_of_prompts(bundle, plan), bundle.entry(plan).quantised, PAIRS[name]
+    second = PAIRS[name]
+    first, last = plans(bundle, plan, second)
+    quantised, computed = bundle.entry(last).quantised, "fp32"
     settings: dict[str, Any] = {"only_steps": True}
     if second == "cpu":
         from luvc_export.runtime.backend_choice import blocks_are_faster
 
         settings["in_blocks"] = blocks_are_faster(bundle, plan)
     else:
-        computed = devices.arithmetic(devices.find(), arithmetic)
-        settings["narrow_floats"] = quantised is not None and computed == "bf16"
+        best = devices.arithmetic(devices.find(), arithmetic)
+        settings |= {"narrow_floats": quantised is not None and best == "bf16", "head": "own"}
         settings["activation_group"] = ACTIVATION_GROUPS.get(quantised.precision) if quantised else None
-        settings["head"] = "own"
-    steps = _open(second, bundle, plan, threads, False, allow_unverified, "fp32", **settings)
+        computed = arithmetic if bundle.entry(first).quantised else computed
+    steps = _open(second, bundle, last, threads, False, allow_unverified, computed, **settings)
     lent = {"head": steps} if second == "openvino" else {}
     prompts = _open("openvino", bundle, first, threads, False, allow_unverified, arithmetic, **lent)
     for half in (prompts, steps):

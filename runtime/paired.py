@@ -15,12 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from luvc_export.bundle.folder import Bundle
+from luvc_export.bundle.manifest import PlanEntry
 from luvc_export.core import graph_io
 from luvc_export.runtime.host.cache import HostCache
 from luvc_export.runtime.model import Array, Backend
 
 #: Names: prompts on OpenVINO in what the device is best at; steps on ONNX Runtime, or on OpenVINO with fp32
-#: activations, which its kernels for 8- and 4-bit weights ask for.
+#: activations, which its kernels for 8- and 4-bit weights ask for, or without codes (``plans``).
 PAIRS = {"openvino+cpu": "cpu", "openvino+openvino": "openvino"}
 
 
@@ -64,6 +65,11 @@ class PairedBackend(Backend):
     def profile(self, prefix: str | None) -> None:
         self.prompts.profile = prefix
         self.steps.profile = None if prefix is None else f"{prefix}.steps"
+
+    @property
+    def in_place(self) -> int:
+        """See ``Backend.in_place``: of the steps' decoder."""
+        return self.steps.in_place
 
     def end_profiling(self) -> dict[str, str]:
         """See ``Backend.end_profiling``; a step's decoder is not among them."""
@@ -122,18 +128,32 @@ class PairedBackend(Backend):
         return {name: _ForBoth(prompts.get(name), steps.get(name)) for name in arrays}
 
 
-def plan_of_prompts(bundle: Bundle, plan: str | None) -> str:
-    """The plan that prompts of ``plan`` run: the one it was quantised from, where the bundle has it, else itself.
+def plans(bundle: Bundle, plan: str | None, steps: str) -> tuple[str, str]:
+    """The plans that prompts and steps of ``plan`` run: one of them is the one it was quantised from, if that is there.
 
-    Codes of caches are what one plan's scales say, so there it is itself.
+    Codes are fewer bytes to read, which is what a step waits for, and prompts are computed in floats. Activations in
+    ``int8`` are the other way round on OpenVINO: a prompt's products are what they make faster, and one row of them
+    takes longer than weights of 16 bits that are read in place.
+
+    Args:
+        bundle: A checked bundle.
+        plan: Name of a plan; None for the default.
+        steps: Which engine runs steps.
     """
-    name, plans = plan or bundle.manifest.default_plan, bundle.manifest.plans
-    entry = bundle.entry(plan)
+    name, entry = bundle.name_of(plan), bundle.entry(plan)
+    floats = _quantised_from(bundle, name, entry)
+    if entry.quantised is not None and entry.quantised.precision == "int8" and steps == "openvino":
+        return name, floats
+    return floats, name
+
+
+def _quantised_from(bundle: Bundle, name: str, entry: PlanEntry) -> str:
+    """The plan in floats beside a quantised one, else itself: codes of caches are what one plan's scales say."""
     if entry.quantised is None or entry.caches is not None:
         return name
     alike = (
         other
-        for other, one in plans.items()
+        for other, one in bundle.manifest.plans.items()
         if (one.quantised, one.caches, one.plan) == (None, None, entry.plan)
         and (one.size, one.kind) == (entry.size, entry.kind)
     )

@@ -110,7 +110,7 @@ class OpenVinoBackend(Backend):
         self.capabilities = Capabilities(host_caches=self.device.name == "CPU", packs_weights=True, times_graphs=True)
         self.narrow_floats, self._only_steps, self._activation_group = narrow_floats, only_steps, activation_group
         self.head = self if head == "own" else head
-        self._headless, self._few_rows, self._packs = False, 0, True
+        self._headless, self._few_rows, self._packs = False, 0, not only_steps
         self._in_place = devices.reads_in_place(self.device, self.arithmetic)
         #: Whether an adapter was asked for: until then the decoder is compiled without slots.
         self._adapted = False

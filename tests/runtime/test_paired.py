@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 
 from luvc_export.bundle.folder import Bundle
+from luvc_export.core.element_types import BY_PRECISION
 from luvc_export.demo.questions import cases
 from luvc_export.errors import MachineError, UsageError
 from luvc_export.runtime import backend_choice
 from luvc_export.runtime.backend_choice import choose
 from luvc_export.runtime.backends import open_backend
 from luvc_export.runtime.openvino import device as devices
-from luvc_export.runtime.paired import PAIRS, PairedBackend, plan_of_prompts
+from luvc_export.runtime.paired import PAIRS, PairedBackend, plans
 from luvc_export.runtime.session import Session
 from luvc_export.runtime.speed_probe import one_row
 
@@ -104,10 +105,40 @@ def with_codes(bundle: Bundle, precision: str = "q8", own: bool = True, **layers
     return replace(bundle, manifest=replace(bundle.manifest, plans=plans, default_plan="coded"))
 
 
-def test_prompts_run_the_plan_that_was_quantised(short_bundle: Bundle) -> None:
-    assert plan_of_prompts(with_codes(short_bundle), None) == "none"
-    assert plan_of_prompts(with_codes(short_bundle, own=False), "coded") == "coded"
-    assert plan_of_prompts(short_bundle, "thirds") == "thirds"
+def test_one_half_runs_the_plan_that_was_quantised(short_bundle: Bundle) -> None:
+    """Prompts where weights alone are in codes; on OpenVINO steps, where activations are too."""
+    for steps in ("cpu", "openvino"):
+        assert plans(with_codes(short_bundle), None, steps) == ("none", "coded")
+        assert plans(with_codes(short_bundle, own=False), "coded", steps) == ("coded", "coded")
+        assert plans(short_bundle, "thirds", steps) == ("thirds", "thirds")
+    eight = with_codes(short_bundle, "int8")
+    assert (plans(eight, None, "cpu"), plans(eight, None, "openvino")) == (("none", "coded"), ("coded", "none"))
+
+
+def test_steps_without_codes_answer_behind_a_prompt_in_int8(
+    short_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("luvc_export.runtime.confined.first_run.check", lambda *asked: None)
+    ask = list(next(cases("heldout", 1)).images), "what?"
+    backend: Any = open_backend("openvino+openvino", with_codes(short_bundle, "int8"), threads=1, arithmetic="fp32")
+    answer = Session(with_codes(short_bundle, "int8"), backend, "coded").generate(*ask, **LONG)
+    assert answer.token_ids == Session(short_bundle, "cpu", "none", threads=1).generate(*ask, **LONG).token_ids
+    assert backend.prompts._int8 is not None and backend.steps._int8 is None and backend.arithmetic == "fp32+fp32"
+    assert not backend.steps._packs and backend.in_place == 0, "and its weights are packed once at most"
+
+
+def test_auto_reads_floats_at_steps_where_they_lie(short_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    eight, kind = with_codes(short_bundle, "int8"), BY_PRECISION["bf16"].onnx
+    monkeypatch.setattr(devices, "reads_in_place", lambda *asked: True)
+    assert choose(eight).name == "openvino", "weights are stored in 32 bits"
+    weights = [SimpleNamespace(kind=kind, bytes=3), SimpleNamespace(kind=0, bytes=2)]
+    monkeypatch.setattr(backend_choice, "walk_graph", lambda *asked: (weights, []))
+    choice = choose(eight)
+    assert choice.name == "openvino+openvino" and "steps read weights in 16 bits" in choice.line
+    assert choose(eight, arithmetic="fp32").name == choose(short_bundle, "none").name == "openvino"
+    assert choose(with_codes(short_bundle, "int8", own=False)).name == "openvino"
+    monkeypatch.setattr(devices, "reads_in_place", lambda *asked: False)
+    assert choose(eight).name == "openvino"
 
 
 @pytest.mark.parametrize(("precision", "group"), [("q8", 128), ("q4", None)])

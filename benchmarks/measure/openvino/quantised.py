@@ -1,10 +1,10 @@
 """First token and decode of quantised plans on OpenVINO, at the layer shapes of a large model with random weights.
 
 Run: python benchmarks/measure/openvino/quantised.py OUT BUNDLE PLAN [--prepare] [--only VARIANT ...]. Writes
-``PLAN`` of ``BUNDLE`` into OUT in each variant, then times one process after another, every run about another picture
-with another prompt, and prints Markdown. Times that are in OUT stay; what was interrupted goes on. Activations of a
-random model say nothing of a real one's, so INT8 takes one range for all (eight times the unit), and four bits are
-rounded to nearest.
+``PLAN`` of ``BUNDLE`` into OUT, and in each variant, then times one process after another, every run about another
+picture with another prompt, and prints Markdown. Times that are in OUT stay; what was interrupted goes on. Activations
+of a random model say nothing of a real one's, so INT8 takes one range for all (eight times the unit), and four bits
+are rounded to nearest.
 """
 
 from __future__ import annotations
@@ -20,11 +20,13 @@ from typing import Any
 import numpy as np
 
 from luvc_export.bundle import folder as bundles
-from luvc_export.bundle.manifest import CalibrationData
+from luvc_export.bundle.manifest import CalibrationData, PlanEntry
+from luvc_export.calibration.quantise.calibrate import write_plan
 from luvc_export.calibration.quantise.quantiser import Quantiser, load
 from luvc_export.calibration.quantise.recipe import Recipe
 from luvc_export.calibration.quantise.sites import sites
 from luvc_export.calibration.quantise.statistics import Statistics
+from luvc_export.core.files.safe_files import temporary_folder
 from luvc_export.core.precision import PRECISIONS
 
 RANGE, TEXT, NEW, RUNS = 8.0, 64, 17, 3
@@ -37,7 +39,6 @@ def prepare(out: Path, source: str, plan: str, variant: str) -> None:
     folder = out / variant.replace(" ", "-")
     if (folder / bundles.MANIFEST).is_file():
         return
-    folder.mkdir(parents=True, exist_ok=True)
     bundle = bundles.load(source)
     name, encoder = VARIANTS[variant]
     entry = bundle.entry(plan)
@@ -46,8 +47,16 @@ def prepare(out: Path, source: str, plan: str, variant: str) -> None:
         site: Statistics(rows=1, largest=np.array([RANGE], np.float32)) for file in products for site in products[file]
     }
     recipe = Recipe(PRECISIONS[name], smooth=0.0, aware=False)
-    quantiser = Quantiser(bundle, plan, recipe, seen, folder, tuple(products[entry.decoder]) if encoder else ())
-    quantiser.trial((), CalibrationData("one range for all", "0" * 64, 0, 0))
+    keep, data = tuple(products[entry.decoder]) if encoder else (), CalibrationData("one range for all", "0" * 64, 0, 0)
+    with temporary_folder("luvc-quantise") as scratch:
+        quantiser = Quantiser(bundle, plan, recipe, seen, scratch, keep)
+
+        def write(target: Path) -> tuple[PlanEntry, tuple[str, ...]]:
+            new = quantiser.write(target, (), data)
+            assert new.quantised is not None
+            return new, (new.vision, new.decoder, new.quantised.weights)
+
+        write_plan(bundle, quantiser.name, {plan: entry}, (), write, folder, False)
 
 
 def times(folder: str, plan: str) -> dict[str, Any]:
@@ -132,7 +141,9 @@ def main() -> None:
         (options.plan, options.bundle),
         *((v, str(options.out / v.replace(" ", "-"))) for v in options.only),
     ):
-        plan = options.plan if name == options.plan else bundles.load(folder).manifest.default_plan
+        plan = next(
+            one for one in bundles.load(folder).manifest.plans if (one == options.plan) == (name == options.plan)
+        )
         kept = options.out / f"times.{name.replace(' ', '-')}.json"
         if not kept.is_file():
             command = [sys.executable, __file__, str(options.out), folder, plan, "--one"]
