@@ -28,7 +28,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from sixteen_bits_cells import CHECKS, FAMILIES, HERE, KINDS, NAMED, PLAN, WEIGHTS, Cell, Cells
+from sixteen_bits_cells import CHECKS, FAMILIES, HERE, KINDS, NAMED, PLAN, Cell, Cells
 
 from luvc_export.export.weights import DTYPES
 from luvc_export.runtime.openvino import device as devices
@@ -102,8 +102,9 @@ def page(records: list[Record]) -> str:
 Written by `python benchmarks/measure/matrix/sixteen_bits.py FOLDER`, which goes on where it stopped: {len(by_cell)} of
 {len(cells)} cells of family, plan and type have run, each in {len(CHECKS)} checks. Answers are held to the model in the
 same type, within parity's tolerances, or as near to the model in fp32 as that model is; one that goes another way at a
-tie of the model's own logits counts as equal and is counted; codes of weights that fail the same gates in fp32 are said
-to. CPU: {cpus}. Where it has no bf16, OpenVINO's bf16 cells show types and what is stored, not the products' rounding.
+tie of the model's own logits counts as equal and is counted; codes of weights that answer as ONNX Runtime does with the
+same codes in fp32 are equal to those. CPU: {cpus}. Where it has no bf16, OpenVINO's bf16 cells show types and what is
+stored, not the products' rounding.
 
 Verdicts: {counts}.
 
@@ -137,21 +138,6 @@ def write(records: list[Record]) -> None:
     PAGE.write_text(page(records), encoding="utf-8")
 
 
-def beside_fp32(run: Cells, cell: Cell, record: Record) -> Record:
-    """A record of coded weights, in which gates that codes fail in fp32 too are no matter of 16 bits."""
-    name, kind, _ = cell
-    checks = record.get("checks", {})
-    differing = (
-        {check: text for check, text in checks.items() if text.startswith("differs: ")} if kind in WEIGHTS else {}
-    )
-    wide = run(name, kind, "fp32", differing).get("checks", {}) if differing else {}
-    for check, text in differing.items():
-        gates, others = ({*one.removeprefix("differs: ").split(", ")} for one in (text, wide.get(check, "")))
-        if gates <= others:
-            checks[check] = f"as in fp32: {text}"
-    return record
-
-
 def believe_bf16() -> str:
     """Let OpenVINO take this CPU for one with bf16; its name."""
     cpu = devices.find()
@@ -177,7 +163,6 @@ def main() -> int:
             break
         start = monotonic()
         record = {**dict(zip(("family", "kind", "dtype"), cell, strict=True)), "cpu": cpu, **run(*cell)}
-        record = beside_fp32(run, cell, record)
         print(f"{monotonic() - start:.0f} s", json.dumps(record), flush=True)
         write(sorted([one for one in read() if key(one) != cell] + [record], key=key))
     return int(any(str(result).startswith("differs") for one in read() for result in one.get("checks", {}).values()))

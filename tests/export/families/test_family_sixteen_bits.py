@@ -6,7 +6,6 @@ import random
 import shutil
 import sys
 from pathlib import Path
-from typing import Any
 
 import onnx
 import pytest
@@ -81,12 +80,13 @@ def test_a_graph_of_a_wrong_type_differs(cells: Cells) -> None:
     assert cells(NAME, PLAN, DTYPE, ["checker"])["checks"]["checker"].startswith("differs: ")
 
 
-def test_a_wrong_answer_differs(cells: Cells) -> None:
-    """The bundle is held to another model of the same shape."""
+@pytest.mark.parametrize("kind", [PLAN, WEIGHTS[0]])
+def test_a_wrong_answer_differs(cells: Cells, kind: str) -> None:
+    """The bundle is held to another model of the same shape, and codes to those of that model too."""
     pytest.importorskip("openvino")
     tiny = exportable(NAME)
     build(tiny.family, tiny.config, seed=1).model.save_pretrained(cells.checkpoint(NAME))
-    result = cells(NAME, PLAN, DTYPE, ["openvino fp32"])["checks"]["openvino fp32"]
+    result = cells(NAME, kind, DTYPE, ["openvino fp32"])["checks"]["openvino fp32"]
     assert result.startswith("differs: ") and "relative L2" in result
 
 
@@ -94,10 +94,10 @@ def test_a_wrong_answer_differs(cells: Cells) -> None:
     ("name", "own", "reference", "near"),
     [
         ("relative L2", 0.09, 0.08, True),
-        ("relative L2", 0.11, 0.08, False),
+        ("relative L2", 0.13, 0.08, False),
         ("relative L2", float("nan"), 0.08, False),
         ("top-1 agreement", 0.95, 0.96, True),
-        ("top-1 agreement", 0.94, 0.96, False),
+        ("top-1 agreement", 0.93, 0.96, False),
         ("top-1 agreement", 0.99, 1.0, False),
     ],
 )
@@ -106,23 +106,6 @@ def test_what_rounds_no_worse_than_the_reference_is_told_from_what_does(
 ) -> None:
     pair = [Gate("tensors", name, got, 0.0, name == "relative L2", "") for got in (own, reference)]
     assert sixteen_bits_cells.as_near(*pair) is near
-
-
-def test_codes_that_differ_in_fp32_too_are_told_from_those_that_differ_in_16_bits() -> None:
-    wide = {"openvino fp32": "differs: top-1 agreement", "onnx runtime": "differs: relative L2"}
-
-    def run(name: str, kind: str, dtype: str, only: Any) -> dict[str, Any]:
-        assert dtype == "fp32"
-        return {"checks": {check: wide[check] for check in only}}
-
-    def checks(kind: str) -> dict[str, str]:
-        record = {"checks": dict.fromkeys(wide, "differs: top-1 agreement") | {"checker": "typed"}}
-        answer: dict[str, str] = sixteen_bits.beside_fp32(run, (NAME, kind, DTYPE), record)["checks"]  # type: ignore[arg-type]
-        return answer
-
-    apart = "differs: top-1 agreement"
-    assert checks(WEIGHTS[0]) == {"openvino fp32": f"as in fp32: {apart}", "onnx runtime": apart, "checker": "typed"}
-    assert checks("none") == {"openvino fp32": apart, "onnx runtime": apart, "checker": "typed"}
 
 
 def test_the_page_is_its_figures_and_no_cell_of_it_is_empty() -> None:
