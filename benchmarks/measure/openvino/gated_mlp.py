@@ -1,11 +1,13 @@
 """Gated MLPs in bf16 on OpenVINO's CPU plug-in: which kernel is sooner for prompts, which for steps.
 
 Run: python benchmarks/measure/openvino/gated_mlp.py [--layers 5] [--pairs 10] [--rows 1 8 256 1088] [--forms NAME ...]
+[--encoder]
 
 Layers of Qwen2.5-VL-3B's shape, random weights, in each form, in turns: ``fused`` is what the plug-in makes of them on
 a CPU with AMX; ``apart`` three products; ``gate and up`` with both in one product; ``4 blocks`` runs the three products
 on a quarter of the rows each; ``in place`` reads weights from where a bf16 file lies, inputs of the model that nothing
-packs. Prints Markdown: median milliseconds, and the median ratio to ``fused`` with its 95 % interval over pairs.
+packs; ``torch`` is the same in torch, on as many threads. ``--encoder`` takes the shape of an encoder block. Prints
+Markdown: median milliseconds, and the median ratio to ``fused`` with its 95 % interval over pairs.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import numpy as np
 import openvino
 from openvino import opset13
 
-WIDTH, INNER = 2048, 11008
+WIDTH, INNER, ENCODER = 2048, 11008, (1280, 3420)
 Values = np.ndarray[Any, np.dtype[Any]]
 
 
@@ -55,8 +57,7 @@ def layer(source: Any, gate: Any, up: Any, down: Any, fused: bool) -> Any:
 
 def combined(source: Any, both: Any, down: Any) -> Any:
     """Gate and up as one product."""
-    sizes = opset13.constant(np.array([INNER, INNER], np.int64))
-    halves = opset13.variadic_split(opset13.matmul(source, both, False, True), number(2), sizes)
+    halves = opset13.split(opset13.matmul(source, both, False, True), number(2), 2)
     gate = halves.output(0)
     value = opset13.multiply(opset13.multiply(gate, opset13.sigmoid(gate)), halves.output(1))
     return opset13.matmul(opset13.clamp(value, float("-inf"), float("inf")), down, False, True)
@@ -66,7 +67,7 @@ class Form:
     """Layers in one form, compiled."""
 
     def __init__(self, name: str, weights: list[tuple[Values, Values, Values]]) -> None:
-        source = opset13.parameter([-1, -1, WIDTH], np.float32)
+        source = opset13.parameter([-1, -1, weights[0][0].shape[1]], np.float32)
         value, parameters, tensors = source, [], []
         self.held: list[Values] = []
         for gate, up, down in weights:
@@ -99,7 +100,27 @@ class Form:
         return perf_counter() - begin
 
 
-FORMS = ("fused", "apart", "gate and up", "4 blocks", "in place")
+class Torch:
+    """Layers in torch, whose products are oneDNN's too."""
+
+    def __init__(self, weights: list[tuple[Values, Values, Values]]) -> None:
+        import torch
+
+        self.torch = torch
+        self.layers = [[torch.from_numpy(array).bfloat16() for array in arrays] for arrays in weights]
+
+    def seconds(self, rows: Values) -> float:
+        """One call."""
+        begin, linear = perf_counter(), self.torch.nn.functional.linear
+        with self.torch.inference_mode():
+            value = self.torch.from_numpy(rows).bfloat16()
+            for gate, up, down in self.layers:
+                gated = self.torch.nn.functional.silu(linear(value, gate)) * linear(value, up)
+                value = value + linear(gated, down)
+        return perf_counter() - begin
+
+
+FORMS = ("fused", "apart", "gate and up", "4 blocks", "in place", "torch")
 
 
 def main() -> None:
@@ -109,11 +130,16 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=10)
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 8, 256, 1088])
     parser.add_argument("--forms", nargs="+", choices=FORMS, default=list(FORMS))
+    parser.add_argument("--encoder", action="store_true")
     args = parser.parse_args()
     random = np.random.default_rng(0)
-    shapes = ((INNER, WIDTH), (INNER, WIDTH), (WIDTH, INNER))
-    weights = [tuple(0.02 * random.standard_normal(shape, np.float32) for shape in shapes) for _ in range(args.layers)]
-    forms = {name: Form(name, weights) for name in dict.fromkeys(("fused", *args.forms))}  # type: ignore[arg-type]
+    width, inner = ENCODER if args.encoder else (WIDTH, INNER)
+    shapes = ((inner, width), (inner, width), (width, inner))
+    weights: Any = [[0.02 * random.standard_normal(shape, np.float32) for shape in shapes] for _ in range(args.layers)]
+    names = dict.fromkeys(("fused", *args.forms))
+    forms: dict[str, Form | Torch] = {
+        name: Torch(weights) if name == "torch" else Form(name, weights) for name in names
+    }
     print(
         "| rows | "
         + " | ".join(f"{name} ms | by fused" for name in forms)
@@ -122,7 +148,7 @@ def main() -> None:
         + "|"
     )
     for count in args.rows:
-        source, times = random.standard_normal((1, count, WIDTH), np.float32), {name: [] for name in forms}
+        source, times = random.standard_normal((1, count, width), np.float32), {name: [] for name in forms}
         for form in forms.values():
             form.seconds(source)
         for pair in range(args.pairs * (3 if count == 1 else 1)):
