@@ -103,8 +103,8 @@ Written by `python benchmarks/measure/matrix/sixteen_bits.py FOLDER`, which goes
 {len(cells)} cells of family, plan and type have run, each in {len(CHECKS)} checks. Answers are held to the model in the
 same type, within parity's tolerances, or as near to the model in fp32 as that model is; one that goes another way at a
 tie of the model's own logits counts as equal and is counted; codes of weights that answer as ONNX Runtime does with the
-same codes in fp32 are equal to those. CPU: {cpus}. Where it has no bf16, OpenVINO's bf16 cells show types and what is
-stored, not the products' rounding.
+same codes in fp32, or as the same engine in the same arithmetic does with them, are equal to those. CPU: {cpus}. Where
+it has no bf16, OpenVINO's bf16 cells show types and what is stored, not the products' rounding.
 
 Verdicts: {counts}.
 

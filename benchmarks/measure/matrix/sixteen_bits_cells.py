@@ -206,7 +206,7 @@ class Cells:
 
         What fails a gate is equal too where, by every gate it fails, it is as near to the model in fp32 as the
         reference in that type is: then it is the reference's own rounding that the gate sees. So is a plan of codes
-        that answers as ONNX Runtime does with the same codes in fp32.
+        that answers as ONNX Runtime does with the same codes in fp32, or as this engine does in this arithmetic.
 
         Raises:
             LuvcError: The engine or parity refuses.
@@ -235,9 +235,13 @@ class Cells:
         if codes := bundle.entry(plan).quantised:
             kind = "q4" if codes.precision == "q4f16" else codes.precision
             whole, own_plan = self.exported(name, kind, "fp32")
-            coded = open_pair(f"onnx:{whole.folder}#{own_plan}", f"{runner}:{bundle.folder}#{plan}", threads=1)[0]
-            beside = verdict(held(Remembered(coded), candidate), asked)
-            return f"{beside} to the same codes in fp32" if beside.startswith("equal") else text
+            for engine, computed, how in (("onnx", "fp32", ""), (runner, arithmetic, " computed so too")):
+                pair_of = f"{engine}:{whole.folder}#{own_plan}", f"{runner}:{bundle.folder}#{plan}"
+                coded = open_pair(*pair_of, threads=1, arithmetic=computed)[0]
+                beside = verdict(held(Remembered(coded), candidate), asked)
+                if beside.startswith("equal"):
+                    return f"{beside} to the same codes in fp32{how}"
+            return text
         wide = Remembered(pair("fp32")[0])
         own, others = ({gate.name: gate for gate in held(wide, one).gates} for one in (candidate, model))
         failed = [(own[gate.name], others[gate.name]) for gate in result.gates if not gate.passed]
