@@ -205,8 +205,9 @@ class Cells:
         """Whether a plan answers in one engine as transformers' model in a type, or the compressed modules in it.
 
         What fails a gate is equal too where, by every gate it fails, it is as near to the model in fp32 as the
-        reference in that type is: then it is the reference's own rounding that the gate sees. So is a plan of codes
-        that answers as ONNX Runtime does with the same codes in fp32, or as this engine does in this arithmetic.
+        reference in that type is (in bf16 where the engine computes in it): the gate sees that rounding. So is a plan
+        of codes that answers as ONNX Runtime does with the same codes in fp32, or as this engine does in this
+        arithmetic.
 
         Raises:
             LuvcError: The engine or parity refuses.
@@ -242,8 +243,8 @@ class Cells:
                 if beside.startswith("equal"):
                     return f"{beside} to the same codes in fp32{how}"
             return text
-        wide = Remembered(pair("fp32")[0])
-        own, others = ({gate.name: gate for gate in held(wide, one).gates} for one in (candidate, model))
+        wide, alike = Remembered(pair("fp32")[0]), model if arithmetic != "bf16" else Remembered(pair("bf16")[0])
+        own, others = ({gate.name: gate for gate in held(wide, one).gates} for one in (candidate, alike))
         failed = [(own[gate.name], others[gate.name]) for gate in result.gates if not gate.passed]
         print("to fp32:", [(one.name, one.got, other.got) for one, other in failed], file=sys.stderr)
         tensors = [pair for pair in failed if pair[0].name not in TOKENS]
