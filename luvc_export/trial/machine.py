@@ -22,8 +22,7 @@ from luvc_export.packing import device_facts
 from luvc_export.runtime.cpu_features import cpu_features
 from luvc_export.runtime.cuda.device import Gpu
 from luvc_export.runtime.memory import available_bytes
-from luvc_export.trial import steps
-from luvc_export.trial.steps import Asked
+from luvc_export.trial.steps import CHECKS, Asked
 from luvc_export.version import VERSION
 
 #: What decides what comes out, as ``pip list`` names it.
@@ -137,10 +136,10 @@ def lacks(asked: Asked) -> dict[str, str | None]:
     return {
         "export": _packages(_EXPORT, "export"),
         "cpu": _packages(_CPU, "cpu"),
-        "library": _NO_TARGET if asked.target is None else _build(asked.target),
+        "library": _NO_TARGET if asked.target is None else library.why_not(targets.find(asked.target)),
         "gpu": _NO_TARGET if asked.target is None else runs(asked.target),
         "any-gpu": None if library.compute_capability() else "there is no NVIDIA GPU",
-        "checkout": None if steps.checkout() else "this is no checkout of the project",
+        "checkout": None if CHECKS.is_file() else "this is no checkout of the project",
     }
 
 
@@ -165,7 +164,3 @@ def _cached(model: str) -> Path | None:
 def _packages(names: tuple[str, ...], extra: str) -> str | None:
     absent = [name for name in names if importlib.util.find_spec(name) is None]
     return f"no {', '.join(absent)} (pip install 'luvc-export[{extra}]')" if absent else None
-
-
-def _build(target: str) -> str | None:
-    return library.why_not(targets.find(target))

@@ -42,7 +42,20 @@ def make(journal: Journal) -> dict[str, Any]:
         CheckFailed: Something in it looks like a path, or names this host or user: it is not written.
     """
     with figures_of(str(journal.folder)):
-        return _made(journal)
+        names = [*_OWN, *(step.name for step in STEPS)]
+        results = {name: _step(journal.steps[name]) for name in names if name in journal.steps}
+        whole = {
+            "schema": SCHEMA,
+            "version": journal.asked["version"],
+            "target": journal.asked["target"],
+            "steps": results,
+            "verdicts": [asdict(line) for line in judge(results)],
+        }
+        whole = json.loads(json.dumps(whole), parse_constant=str)
+        private = list(told_too_much(whole, own_names()))
+        if private:
+            raise CheckFailed("the report would say more than it should", got="; ".join(private[:3]), fix="report this")
+        return {**whole, "sha256": digest(whole)}
 
 
 @contextlib.contextmanager
@@ -61,23 +74,6 @@ def figures_of(where: str) -> Iterator[None]:
             got=f"{type(error).__name__}: {error}",
             fix="give the trial a folder of its own: --out FOLDER",
         ) from error
-
-
-def _made(journal: Journal) -> dict[str, Any]:
-    names = [*_OWN, *(step.name for step in STEPS)]
-    results = {name: _step(journal.steps[name]) for name in names if name in journal.steps}
-    whole = {
-        "schema": SCHEMA,
-        "version": journal.asked["version"],
-        "target": journal.asked["target"],
-        "steps": results,
-        "verdicts": [asdict(line) for line in judge(results)],
-    }
-    whole = json.loads(json.dumps(whole), parse_constant=str)
-    private = list(told_too_much(whole, own_names()))
-    if private:
-        raise CheckFailed("the report would say more than it should", got="; ".join(private[:3]), fix="report this")
-    return {**whole, "sha256": digest(whole)}
 
 
 def digest(report: dict[str, Any]) -> str:
@@ -120,27 +116,23 @@ _WIDTH, _ROW = 640, 26
 def page(report: dict[str, Any], picture: Path | None = None) -> str:
     """The page as text; ``picture`` shows what was kept, and is part of the page."""
     with figures_of(str(picture.parent) if picture else "report"):
-        return _page(report, picture)
-
-
-def _page(report: dict[str, Any], picture: Path | None) -> str:
-    steps, machine = report["steps"], report["steps"]["machine"]["result"]
-    body = [f"<h1>Trial on {escape(str(machine['device']))}</h1>"]
-    counts = [f"{sum(line['verdict'] == kind for line in report['verdicts'])} {kind}" for kind in _KINDS]
-    body.append(f"<p>luvc-export {escape(report['version'])}: {', '.join(counts)}.</p>")
-    rows = [(_verdict(line["verdict"]), line["says"], line["figure"]) for line in report["verdicts"]]
-    body.append(table(("", "promise", "figure, or why it was not tried"), rows, raw=1))
-    body += _bench(steps)
-    if picture is not None and picture.is_file():
-        body.append("<h2>What was kept</h2>")
-        body.append(figure(picture.read_bytes(), "A picture drawn for this trial: merges and survivors."))
-    body.append("<h2>Machine</h2>")
-    body.append(table(("", ""), [(name, _shown(value)) for name, value in machine.items()]))
-    body.append("<h2>Steps</h2>")
-    done = [(name, step["state"], _took(step), step["why"] or "") for name, step in steps.items()]
-    body.append(table(("step", "state", "took", "why"), done))
-    body.append(f"<p>SHA-256 of the report: <code>{escape(report['sha256'])}</code></p>")
-    return document("Trial", body)
+        steps, machine = report["steps"], report["steps"]["machine"]["result"]
+        body = [f"<h1>Trial on {escape(str(machine['device']))}</h1>"]
+        counts = [f"{sum(line['verdict'] == kind for line in report['verdicts'])} {kind}" for kind in _KINDS]
+        body.append(f"<p>luvc-export {escape(report['version'])}: {', '.join(counts)}.</p>")
+        rows = [(_verdict(line["verdict"]), line["says"], line["figure"]) for line in report["verdicts"]]
+        body.append(table(("", "promise", "figure, or why it was not tried"), rows, raw=1))
+        body += _bench(steps)
+        if picture is not None and picture.is_file():
+            body.append("<h2>What was kept</h2>")
+            body.append(figure(picture.read_bytes(), "A picture drawn for this trial: merges and survivors."))
+        body.append("<h2>Machine</h2>")
+        body.append(table(("", ""), [(name, _shown(value)) for name, value in machine.items()]))
+        body.append("<h2>Steps</h2>")
+        done = [(name, step["state"], _took(step), step["why"] or "") for name, step in steps.items()]
+        body.append(table(("step", "state", "took", "why"), done))
+        body.append(f"<p>SHA-256 of the report: <code>{escape(report['sha256'])}</code></p>")
+        return document("Trial", body)
 
 
 _KINDS = ("holds", "fails", "not tried")

@@ -168,7 +168,7 @@ def run(
         check_anything(plan)
         lacking = machine.lacks(asked)
         steps.write_cases(asked.folder / "cases")
-        journal.write("machine", {"state": "done", "seconds": 0.0, "why": None, "result": machine.facts()})
+        journal.write("machine", _outcome("done", result=machine.facts()))
         for number, each in enumerate(plan):
             progress(each.step.title, number / len(plan))
             if journal.states().get(each.step.name) in KEPT:
@@ -177,8 +177,8 @@ def run(
             left = end - monotonic()
             if why is None and left < each.seconds:
                 why = f"it takes about {each.seconds:.0f} s, and {max(0.0, left):.0f} s were left"
-            journal.write(each.step.name, _skipped(why) if why else _do(each.step, asked, left))
-        journal.write("power-after", {"state": "done", "seconds": 0.0, "why": None, "result": machine.power()})
+            journal.write(each.step.name, _outcome("skipped", why=why) if why else _do(each.step, asked, left))
+        journal.write("power-after", _outcome("done", result=machine.power()))
         progress("done", 1.0)
     return journal
 
@@ -188,8 +188,8 @@ def _identity(asked: Asked) -> dict[str, Any]:
     return {"version": VERSION, "model": asked.model, "target": asked.target, **sized}
 
 
-def _skipped(why: str) -> dict[str, Any]:
-    return {"state": "skipped", "seconds": 0.0, "why": why, "result": None}
+def _outcome(state: str, seconds: float = 0.0, why: str | None = None, result: Any = None) -> dict[str, Any]:
+    return {"state": state, "seconds": seconds, "why": why, "result": result}
 
 
 def _do(step: Step, asked: Asked, left: float) -> dict[str, Any]:
@@ -201,8 +201,7 @@ def _do(step: Step, asked: Asked, left: float) -> dict[str, Any]:
             out, _ = process.communicate(timeout=left)
         except subprocess.TimeoutExpired:
             _end(process)
-            why = "the time was over before it ended"
-            return {"state": "cut off", "seconds": monotonic() - began, "why": why, "result": None}
+            return _outcome("cut off", monotonic() - began, "the time was over before it ended")
         except BaseException:
             _end(process)
             raise
@@ -210,11 +209,11 @@ def _do(step: Step, asked: Asked, left: float) -> dict[str, Any]:
     try:
         data = json.loads(out.decode("utf-8").strip().splitlines()[-1]) if out.strip() else None
         if data is not None and process.returncode in (0, _FAILED):
-            return {"state": "done", "seconds": seconds, "why": None, "result": step.pick(data)}
+            return _outcome("done", seconds, result=step.pick(data))
         why = _reason(log, process.returncode)
     except (ValueError, KeyError, TypeError) as error:
         why = f"its output cannot be read: {type(error).__name__}"
-    return {"state": "failed", "seconds": seconds, "why": why, "result": None}
+    return _outcome("failed", seconds, why)
 
 
 def command(step: Step, asked: Asked) -> list[str]:

@@ -23,6 +23,7 @@ from luvc_export.errors import LuvcError
 Json = dict[str, Any]
 #: The plan with compression, and the one without.
 PLANS = (DEFAULT_PLAN, "none")
+#: Scripts that test native kernels; a checkout has them.
 CHECKS = Path(__file__).resolve().parents[2] / "plugins" / "gpu-check.sh"
 #: Steps that are programs of their own and no verbs (``cli.child``).
 PROGRAMS = ("engines", "gpu-check")
@@ -65,7 +66,7 @@ class Step:
     Args:
         name: Short, as ``--only`` takes it.
         title: For people.
-        needs: What it cannot do without: names of ``lacks.LACKS``.
+        needs: What it cannot do without: names of ``machine.lacks``.
         after: Steps whose results it reads.
         seconds: How long it takes: at least, and for each GiB of weights. Assumed, from runs on two cores.
         pick: What of its JSON is kept.
@@ -86,11 +87,6 @@ class Step:
         values |= {"resolved": asked.folder.resolve(), "checks": CHECKS, "questions": QUESTIONS}
         expanded = (asked.size if word == "{size}" else [word.format(**values)] for word in self.words)
         return [word for words in expanded for word in words]
-
-
-def checkout() -> bool:
-    """Whether this is a checkout, with the scripts that test native kernels."""
-    return CHECKS.is_file()
 
 
 def _picked(spec: Any, output: Any) -> Any:
@@ -154,11 +150,7 @@ def find(name: str) -> Step:
 def lacks(asked: Asked, lacking: Mapping[str, str | None], step: Step, done: Mapping[str, str]) -> str | None:
     """Why a step cannot be done; None if it can.
 
-    Args:
-        asked: By the user.
-        lacking: Of each need, what is missing, None where nothing is.
-        step: Which.
-        done: State of the steps so far.
+    ``lacking`` says of each need what is missing, None where nothing is; ``done`` is the state of the steps so far.
     """
     missing = [str(lacking[need]) for need in step.needs if lacking[need]]
     missing += [f"step {name} gave nothing" for name in step.after if done.get(name) != "done"]
