@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from luvc_export.calibration.cases import Case
+from luvc_export.calibration.drawn import DrawnCase
 from luvc_export.calibration.tasks import Task
 from luvc_export.core.files.safe_files import create, write_new
 from luvc_export.errors import BundleError
@@ -84,7 +85,8 @@ def generated(size: tuple[int, int], count: int) -> list[Case]:
     They compare numbers and ask nothing sensible. Every pixel differs from its neighbours, so that no two visual
     tokens are equal and a tie does not decide which of them stays.
     """
-    return [_Generated((_picture(size, seed),), _PROMPTS[seed % len(_PROMPTS)], picture=seed) for seed in range(count)]
+    prompts = (_PROMPTS[seed % len(_PROMPTS)] for seed in range(count))
+    return [DrawnCase((_picture(size, seed),), asked, "generated", seed) for seed, asked in enumerate(prompts)]
 
 
 def of_task(task: Task, count: int, images: int) -> list[Case]:
@@ -98,15 +100,6 @@ def of_task(task: Task, count: int, images: int) -> list[Case]:
         if len(chosen) == count:
             break
     return chosen
-
-
-@dataclass(frozen=True)
-class _Generated:
-    images: tuple[NDArray[np.uint8], ...]
-    prompt: str
-    answer: str | None = None
-    kind: str = "generated"
-    picture: int = 0
 
 
 def _picture(size: tuple[int, int], seed: int) -> NDArray[np.uint8]:

@@ -76,6 +76,7 @@ def read(root: Path) -> DeviceFacts:
     match = re.search(r"^MemAvailable:\s+(\d+) kB", _text(root / "proc/meminfo"), re.MULTILINE)
     modes = dict(_MODES.findall(_text(root / "etc/nvpmodel.conf")))
     mode = _MODE.search(_text(root / "var/lib/nvpmodel/status"))
+    cpu = _clocks(root / "sys/devices/system/cpu/cpufreq", "policy*", "scaling_{}_freq", 1e3)
     return DeviceFacts(
         model=_text(root / "proc/device-tree/model").strip("\0\n ") or None,
         l4t=_l4t(_text(root / "etc/nv_tegra_release"), packages),
@@ -83,7 +84,7 @@ def read(root: Path) -> DeviceFacts:
         memory=int(match[1]) * 1024 if match else None,
         power_mode=modes.get(mode[1]) if mode else None,
         power_modes=tuple(modes.values()),
-        clocks=(*_clocks(root / "sys/devices/system/cpu/cpufreq", "policy*", "scaling_{}_freq", 1e3), *_gpu(root)),
+        clocks=cpu + _clocks(root / "sys/class/devfreq", "*gpu*", "{}_freq", 1e6),
     )
 
 
@@ -118,10 +119,6 @@ def _l4t(release: str, packages: dict[str, str]) -> tuple[int, ...] | None:
     return numbers or None
 
 
-def _gpu(root: Path) -> tuple[Clock, ...]:
-    return _clocks(root / "sys/class/devfreq", "*gpu*", "{}_freq", 1e6)
-
-
 def _clocks(folder: Path, pattern: str, file: str, per_mhz: float) -> tuple[Clock, ...]:
     clocks = []
     for place in sorted(folder.glob(pattern)):
@@ -147,11 +144,7 @@ class Findings:
 def check(facts: DeviceFacts, target: Target, footprint: Footprint, building: bool) -> Findings:
     """Compare a device with the record of its target.
 
-    Args:
-        facts: The device.
-        target: What the pack was made for.
-        footprint: Predicted memory of the engines.
-        building: Whether engines are to be built, which takes memory of its own.
+    ``footprint`` is predicted; ``building`` engines takes memory of its own.
     """
     problems = [*_system(facts, target), *_memory(facts, target, footprint, building)]
     return Findings(tuple(problems), (*_unknown(facts, target), *_speed(facts)))

@@ -39,11 +39,6 @@ class InplaceCache:
 class InplaceOrt(Backend):
     """A back-end that gives graphs of the KV forms ``inplace`` and ``append`` (docs/surgery.md) what they take.
 
-    Args:
-        bundle: A bundle of such graphs.
-        plan: Name of its plan.
-        capacity: What the graphs were made for.
-
     Raises:
         BundleError: The first run of the graphs, in a helper process, ended that process (``confined.first_run``).
         MachineError: ONNX Runtime is missing, or has no kernels for the graphs' arithmetic.

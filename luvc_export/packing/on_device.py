@@ -78,7 +78,8 @@ def _run(folder: Path, backend: str, root: Path, rebuild: bool) -> bool:
     passed = all(verdict.passed for verdict in verdicts.values())
     _write_report(folder, facts, verdicts, signed, passed)
     if passed:
-        _sign(folder, signed)
+        manifest = bundles.load(folder).manifest
+        bundles.write_manifest(folder, replace(manifest, verified=(*manifest.verified, signed)))
     _say("sign-off", f"in {folder / bundles.MANIFEST}" if passed else "none: a case failed")
     good = sum(verdict.passed for verdict in verdicts.values())
     outcome = f"{'PASSED' if passed else 'FAILED'}: {good} of {len(verdicts)} cases, {signed.backend} {signed.version}"
@@ -243,7 +244,7 @@ def _signature(
         plan=pack.plan,
         target=pack.target,
         backend=backend,
-        version=_version(backend),
+        version=str(importlib.import_module(backend).__version__),
         date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         device=facts.model,
         system=device_facts.numbers(facts.l4t) if facts.l4t else None,
@@ -253,10 +254,6 @@ def _signature(
         warnings=warnings,
         files={name: records[name].sha256 for name in names},
     )
-
-
-def _version(backend: str) -> str:
-    return str(importlib.import_module(backend).__version__)
 
 
 def _write_report(
@@ -270,9 +267,3 @@ def _write_report(
         "cases": {name: {**asdict(verdict), "passed": verdict.passed} for name, verdict in verdicts.items()},
     }
     write_whole(folder / record.REPORT, json.dumps(data, indent=1) + "\n")
-
-
-def _sign(folder: Path, signed: Verified) -> None:
-    """Add the sign-off to ``luvc.json``."""
-    manifest = bundles.load(folder).manifest
-    bundles.write_manifest(folder, replace(manifest, verified=(*manifest.verified, signed)))

@@ -116,7 +116,7 @@ def _seal(folder: Path, data: dict[str, Any]) -> str:
 
 
 def read(folder: Path) -> Pack:
-    """Read ``pack.json`` and check every file it lists.
+    """Read ``pack.json`` and check every file it lists, hashed whole.
 
     Raises:
         BundleError: It is missing or wrong, or a file is missing or has changed.
@@ -135,26 +135,18 @@ def read(folder: Path) -> Pack:
         parts = Path(name).parts
         if Path(name).is_absolute() or ".." in parts or len(parts) > 2:
             raise BundleError("a file name in the pack leaves its folder", where=str(path), got=repr(name))
+        file = folder / name
         if any((folder / part).is_symlink() for part in (parts[0], name)):
-            raise BundleError("a file of the pack is a link", where=str(folder / name), fix="copy the pack again")
-        check_file(folder / name, expected)
+            raise BundleError("a file of the pack is a link", where=str(file), fix="copy the pack again")
+        if not file.is_file():
+            raise BundleError("a file of the pack is missing", where=str(file), fix="copy the pack again")
+        actual = bundles.record(file)
+        if actual.sha256 != expected.sha256:
+            raise BundleError(
+                "a file of the pack has changed since it was made",
+                where=str(file),
+                got=f"{actual.bytes} bytes, sha256 {actual.sha256[:16]}...",
+                expected=f"{expected.bytes} bytes, sha256 {expected.sha256[:16]}...",
+                fix="copy the pack again, or make it again",
+            )
     return pack
-
-
-def check_file(path: Path, expected: FileRecord) -> None:
-    """Hash all of a file, large or not.
-
-    Raises:
-        BundleError: It is missing or has changed.
-    """
-    if not path.is_file():
-        raise BundleError("a file of the pack is missing", where=str(path), fix="copy the pack again")
-    actual = bundles.record(path)
-    if actual.sha256 != expected.sha256:
-        raise BundleError(
-            "a file of the pack has changed since it was made",
-            where=str(path),
-            got=f"{actual.bytes} bytes, sha256 {actual.sha256[:16]}...",
-            expected=f"{expected.bytes} bytes, sha256 {expected.sha256[:16]}...",
-            fix="copy the pack again, or make it again",
-        )

@@ -48,11 +48,7 @@ class PackCases:
 class Packed:
     """A pack that was written.
 
-    Args:
-        folder: Where.
-        pack: What its installer is told.
-        missing: What the device's Python will not find, a line each.
-        others: Plans of the bundle that are not in it.
+    ``missing`` is what the device's Python will not find, a line each; ``others`` are plans that are not in it.
     """
 
     folder: Path
