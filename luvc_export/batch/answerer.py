@@ -102,10 +102,7 @@ class Answerer:
     def answer_lines(self, rows: Sequence[Row], path: Path, folder: Path) -> list[tuple[str | int | None, Answer]]:
         """Answer rows of a file: each row's id, where it has one, and answer.
 
-        Args:
-            rows: Rows.
-            path: The file's name, for errors.
-            folder: What its paths are relative to.
+        ``path`` is the file's name, for errors; ``folder`` is what its paths are relative to.
 
         Raises:
             MachineError: See ``answer``.

@@ -44,11 +44,6 @@ class WorkerDied(Exception):  # noqa: N818
 class Worker:
     """One process.
 
-    Args:
-        job: What to load.
-        source: Where rows are from.
-        program: Arguments of the interpreter.
-
     Raises:
         LuvcError: What the worker said it could not do.
         WorkerDied: It said nothing.
@@ -89,13 +84,7 @@ def answered(
 ) -> Iterator[Answered]:
     """Rows of shards as they are answered, in no order.
 
-    Args:
-        job: What to load.
-        source: Where rows are from.
-        shards: Which of them.
-        workers: Processes.
-        chunk: Rows that a worker is sent at a time.
-        program: See ``PROGRAM``.
+    ``chunk`` rows are sent to a worker at a time; ``program``: see ``PROGRAM``.
 
     Raises:
         LuvcError: A worker cannot load the bundle, or this machine answers no more.

@@ -95,30 +95,26 @@ class Shards:
         """Of a shard."""
         return self._folder / f"part-{index:06d}.jsonl"
 
-    def add(self, number: int, name: str | int | None, answer: Answer) -> int:
+    def add(self, number: int, name: str | int | None, answer: Answer) -> None:
         """Take a row's answer, and write its shard if that is whole now. A row that came already is not counted again.
-
-        Returns:
-            Rows of the shard that was written, 0 if none was.
 
         Raises:
             OSError: The disk is full, or refuses; the other shards stay as they are.
         """
         index = number // self._source.shard
         if self.path(index).exists():
-            return 0
+            return
         rows = self._open.setdefault(index, {})
         record = {"row": number, "id": name, **answer.to_json()}
         rows[number] = json.dumps(record, ensure_ascii=False)
         if len(rows) < self._source.size(index):
-            return 0
+            return
         path = self.path(index)
         with writing_to(path):
             write_whole(path, "".join(rows[one] + "\n" for one in sorted(rows)).encode("utf-8", "backslashreplace"))
         del self._open[index]
         self.written += len(rows)
         self.errors += sum(json.loads(line)["error"] is not None for line in rows.values())
-        return len(rows)
 
     def _count(self, index: int) -> None:
         path, size = self.path(index), self._source.size(index)

@@ -96,10 +96,7 @@ def read_rows(path: Path, start: int, where: int, first: int, count: int) -> Ite
 def open_source(path: Path, shard: int, folder: Path | None = None) -> Source:
     """Count the rows of a file, hash it, and remember where shards begin.
 
-    Args:
-        path: The file.
-        shard: Rows of a shard.
-        folder: What its paths are relative to; None for the file's own folder.
+    ``folder`` is what its paths are relative to; None for the file's own folder.
 
     Raises:
         UsageError: It is missing, or holds no row.

@@ -150,13 +150,7 @@ def answer_dataset(
 
 
 def placed(actors: int, num_cpus: float, num_gpus: float) -> dict[str, Any]:
-    """Options of ``map_batches``: a pool of actors, what each takes, and when Ray gives up on them.
-
-    Args:
-        actors: How many.
-        num_cpus: CPUs of each.
-        num_gpus: GPUs of each.
-    """
+    """Options of ``map_batches``: a pool of actors, what each takes, and when Ray gives up on them."""
     import ray.data
 
     return {
