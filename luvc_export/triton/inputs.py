@@ -6,7 +6,8 @@ import base64
 import binascii
 import json
 from collections.abc import Callable, Sequence
-from typing import Any
+from contextlib import suppress
+from typing import Any, Literal
 
 from luvc_export.errors import UsageError
 from luvc_export.runtime.generation.sampling import OPTIONS
@@ -95,15 +96,7 @@ def picture(item: bytes | str) -> bytes:
     Raises:
         ApiError: It is a ``data:`` address of something else.
     """
-    data = item.encode() if isinstance(item, str) else bytes(item)
-    if data[:5].lower() == b"data:":
-        return data_bytes(data.decode("latin-1"), "image")[0]
-    if data.isascii():
-        try:
-            return base64.b64decode(data, validate=True)
-        except binascii.Error:
-            return data
-    return data
+    return _parts(item, "image")[0]
 
 
 def clip(get: Get, frames: Callable[[], int] = lambda: DEFAULT_FRAMES) -> VideoClip | None:
@@ -114,7 +107,7 @@ def clip(get: Get, frames: Callable[[], int] = lambda: DEFAULT_FRAMES) -> VideoC
         ApiError: A ``data:`` address is none.
         MachineError: A film, and PyAV is not installed.
     """
-    shown, fps = [part for item in get("video") or () for part in _parts(item)], _number(get, "fps")
+    shown, fps = [part for item in get("video") or () for part in _parts(item, "video")], _number(get, "fps")
     if fps is not None:
         check_fps(fps)
     if not shown:
@@ -129,12 +122,14 @@ def clip(get: Get, frames: Callable[[], int] = lambda: DEFAULT_FRAMES) -> VideoC
     return VideoClip(sampled.frames, sampled.fps, sampled.times, sampled.of)
 
 
-def _parts(item: bytes | str) -> list[bytes]:
-    """Bytes of one item, of a ``data:`` address with commas several."""
+def _parts(item: bytes | str, kind: Literal["image", "video"]) -> list[bytes]:
+    """Bytes of one item, of a ``data:`` address of films with commas several."""
     data = item.encode() if isinstance(item, str) else bytes(item)
     if data[:5].lower() == b"data:":
-        return data_bytes(data.decode("latin-1"), "video")
-    return [picture(data)]
+        return data_bytes(data.decode("latin-1"), kind)
+    with suppress(binascii.Error):
+        return [base64.b64decode(data, validate=True) if data.isascii() else data]
+    return [data]
 
 
 def _chat(
