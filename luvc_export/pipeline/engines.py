@@ -242,11 +242,7 @@ def _target_graphs(
         from luvc_export.export.surgeon import run_passes
         from luvc_export.export.surgeon.peak_memory import peak_bytes, weight_bytes
     except ModuleNotFoundError as error:
-        raise MachineError(
-            "turning a bundle's graphs into a target's needs more packages than running",
-            got=f"no module {error.name}",
-            fix="pip install 'luvc-export[export]', or build from a folder that luvc-export pack wrote",
-        ) from error
+        raise _no_surgery(error, ", or build from a folder that luvc-export pack wrote") from error
     weights = bundle.manifest.weights
     if weights.mode == "none":
         raise BundleError(
@@ -291,6 +287,11 @@ def _target_graphs(
     return (inputs[0], inputs[1]), of_batch
 
 
+def _no_surgery(error: ModuleNotFoundError, instead: str = "") -> MachineError:
+    what = "turning a bundle's graphs into a target's needs more packages than running"
+    return MachineError(what, got=f"no module {error.name}", fix=f"pip install 'luvc-export[export]'{instead}")
+
+
 def finish_graphs(
     bundle: str | os.PathLike[str] | bundles.Bundle,
     target: str,
@@ -325,11 +326,7 @@ def finish_graphs(
     try:
         from luvc_export.export.surgeon.finish import finish
     except ModuleNotFoundError as error:
-        raise MachineError(
-            "turning a bundle's graphs into a target's needs more packages than running",
-            got=f"no module {error.name}",
-            fix="pip install 'luvc-export[export]'",
-        ) from error
+        raise _no_surgery(error) from error
     opened = bundle if isinstance(bundle, bundles.Bundle) else bundles.load(bundle)
     manifest, wanted = opened.manifest, [opened.name_of(plan)] if plan else list(opened.manifest.plans)
     check_own(opened.folder, manifest)

@@ -73,14 +73,7 @@ def quantise_plans(
 ) -> list[Calibrated]:
     """Add each plan of a bundle in another precision; see ``calibration.quantise.calibrate``.
 
-    Args:
-        bundle: A checked bundle in fp32 or fp16, with weights.
-        precision: Name of a precision.
-        data: Pictures and prompts.
-        min_agreement: Share of held-out answers that must stay the same.
-        threads: CPU threads.
-        foretell: Told what each plan takes.
-        progress: Told (stage, fraction).
+    Arguments are those of ``calibrate``; ``foretell`` is told what each plan takes.
 
     Raises:
         LuvcError: See ``calibrate``; the bundle stands with the plans it had, and those that were quantised before.
