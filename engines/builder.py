@@ -104,14 +104,7 @@ def build(
 ) -> Built:
     """Build one engine and write it to ``output``, whole or not at all.
 
-    Args:
-        graph: What to build.
-        output: Plan file.
-        target: What to build for.
-        capacity: The largest call.
-        options: How.
-        progress: Told (stage, fraction done).
-        kind: Profiles other than the target's own.
+    ``kind`` are profiles other than the target's own.
 
     Raises:
         UsageError: An option or file does not fit.

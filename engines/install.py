@@ -32,15 +32,7 @@ _PLAN_BYTES = 32 << 20
 class PreparedBuild:
     """All that building the two engines of a plan takes; made by ``luvc_export.pipeline.prepare_build``, or by a pack.
 
-    Args:
-        plan: Name of the plan.
-        graphs: Vision and decoder graph in the target's dialect.
-        target: What to build for.
-        precision: Arithmetic of the graphs.
-        kv: Form of the cache.
-        capacity: The largest call.
-        options: How to build.
-        footprint: Predicted memory.
+    ``graphs`` are vision and decoder in the target's dialect, ``capacity`` is the largest call.
     """
 
     plan: str

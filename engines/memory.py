@@ -6,6 +6,7 @@ while loading, the plan file. Tests hold the prediction against what TensorRT-RT
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -141,12 +142,7 @@ def check_fits(
 ) -> None:
     """Refuse engines the device cannot hold, and say what it could.
 
-    Args:
-        footprint: Predicted.
-        target: What to build for.
-        cache: The KV cache.
-        device_memory_gib: Of the device; None for its largest variant.
-        of_batch: What is predicted for another number of rows.
+    ``device_memory_gib`` None is the device's largest variant; ``of_batch`` predicts for another number of rows.
 
     Raises:
         PlanError: The prediction is more than the target has; names the largest batch that fits, if one does.
@@ -170,11 +166,7 @@ def check_fits(
 
 def largest_batch(of_batch: Callable[[int], Footprint], most: int, target: Target, have: int) -> int:
     """Largest batch of at most ``most`` rows whose engines take at most ``have`` bytes; 0 if not even one row does."""
-    low, high = 0, most
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if needed(of_batch(middle), target) <= have else (low, middle - 1)
-    return low
+    return bisect_right(range(1, most + 1), have, key=lambda rows: needed(of_batch(rows), target))
 
 
 def _advice(footprint: Footprint, while_loading: int, have: int, cache: KvCacheSpec) -> str:
