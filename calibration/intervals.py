@@ -36,9 +36,8 @@ def accuracy(right: Sequence[float] | Floats, clusters: Sequence[int]) -> Interv
     if not len(values):
         return Interval(float("nan"), 0.0, 1.0)
     mean = values.mean()
-    sums = _sums(values - mean, clusters)
-    variance = (sums**2).sum() / len(values) ** 2 * len(sums) / max(1, len(sums) - 1)
-    count = mean * (1 - mean) / variance if variance > 0 else float(len(sums))
+    variance = _variance(values - mean, clusters)
+    count = mean * (1 - mean) / variance if variance > 0 else float(len({*clusters}))
     centre = (mean + _Z**2 / (2 * count)) / (1 + _Z**2 / count)
     half = _Z / (1 + _Z**2 / count) * np.sqrt(mean * (1 - mean) / count + _Z**2 / (4 * count**2))
     return Interval(float(mean), float(np.clip(centre - half, 0, mean)), float(np.clip(centre + half, mean, 1)))
@@ -54,11 +53,9 @@ def retention(right: Sequence[float] | Floats, full: Sequence[float] | Floats, c
     base = bottom.mean() if len(bottom) else 0.0
     if not base:
         return Interval(float("nan"), 0.0, float("inf"))
-    ratio = top.mean() / base
-    sums = _sums((top - ratio * bottom) / base, clusters)
-    variance = (sums**2).sum() / len(top) ** 2 * len(sums) / max(1, len(sums) - 1)
-    half = _Z * float(np.sqrt(variance))
-    return Interval(float(ratio), max(0.0, float(ratio) - half), float(ratio) + half)
+    ratio = float(top.mean() / base)
+    half = _Z * float(np.sqrt(_variance((top - ratio * bottom) / base, clusters)))
+    return Interval(ratio, max(0.0, ratio - half), ratio + half)
 
 
 def difference(right: Sequence[float] | Floats, full: Sequence[float] | Floats, clusters: Sequence[int]) -> Interval:
@@ -66,10 +63,12 @@ def difference(right: Sequence[float] | Floats, full: Sequence[float] | Floats, 
     gaps = np.asarray(right, dtype=np.float64) - np.asarray(full, dtype=np.float64)
     if not len(gaps):
         return Interval(float("nan"), -1.0, 1.0)
-    sums = _sums(gaps - gaps.mean(), clusters)
-    half = _Z * float(np.sqrt((sums**2).sum() / len(gaps) ** 2 * len(sums) / max(1, len(sums) - 1)))
-    return Interval(float(gaps.mean()), float(gaps.mean()) - half, float(gaps.mean()) + half)
+    mean = float(gaps.mean())
+    half = _Z * float(np.sqrt(_variance(gaps - mean, clusters)))
+    return Interval(mean, mean - half, mean + half)
 
 
-def _sums(values: np.ndarray, clusters: Sequence[int]) -> np.ndarray:
-    return np.bincount(np.unique(np.asarray(clusters), return_inverse=True)[1], weights=values)
+def _variance(values: Floats, clusters: Sequence[int]) -> float:
+    """Cluster-robust variance of the mean of ``values``, whose mean is 0."""
+    sums = np.bincount(np.unique(np.asarray(clusters), return_inverse=True)[1], weights=values)
+    return float((sums**2).sum() / len(values) ** 2 * len(sums) / max(1, len(sums) - 1))
