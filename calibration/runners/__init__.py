@@ -82,20 +82,18 @@ def _plans_of(model: str) -> Collection[str]:
     return bundles.read_manifest(folder).plans if (folder / bundles.MANIFEST).is_file() else ()
 
 
-def open_openvino(
-    folder: str, plan: str | None, threads: int | None = None, arithmetic: str = "fp32", device: str = "CPU"
-) -> GraphRunner:
-    """A bundle's plan in OpenVINO as a runner; its tolerances are those of ``arithmetic``.
+def open_openvino(folder: str, plan: str | None, threads: int | None = None, arithmetic: str = "fp32") -> GraphRunner:
+    """A bundle's plan in OpenVINO on the CPU as a runner; its tolerances are those of ``arithmetic``.
 
     Raises:
         BundleError: See ``luvc_export.bundle.folder.load``.
-        MachineError: OpenVINO is missing, or the device lacks the arithmetic.
+        MachineError: OpenVINO is missing, or the CPU lacks the arithmetic.
     """
     loaded = bundles.load(folder)
-    calls = BundleCalls(loaded, plan, threads, f"openvino:{device}", arithmetic)
+    calls = BundleCalls(loaded, plan, threads, "openvino:CPU", arithmetic)
     computed, quantised = calls.free.arithmetic, loaded.entry(plan).quantised
     precision = quantised.precision if quantised else computed
-    return _runner(folder, f"OpenVINO {device} {computed}", precision, loaded, loaded.name_of(plan), calls)
+    return _runner(folder, f"OpenVINO CPU {computed}", precision, loaded, loaded.name_of(plan), calls)
 
 
 def open_bundle(folder: str, plan: str | None, threads: int | None = None) -> GraphRunner:
@@ -119,7 +117,7 @@ def open_engine(
         MachineError: TensorRT or a GPU is missing, or they are not what the engines were built for.
     """
     engine, entry = bundle.engine(plan, target), bundle.entry(plan)
-    calls = EngineCalls(backend or TrtBackend(bundle, plan, target), engine, entry.plan, bundle)
+    calls = EngineCalls(backend or TrtBackend(bundle, plan, target), engine, bundle)
     precision = entry.quantised.precision if entry.quantised else engine.precision
     return _runner(str(bundle.folder), f"engines for {engine.target}", precision, bundle, engine.plan, calls)
 
@@ -143,12 +141,8 @@ def open_torch(
 ) -> GraphRunner:
     """A checkpoint with a plan as a runner, in torch.
 
-    Args:
-        checkpoint: With weights.
-        plan: Compression.
-        image: What pictures are fitted to; a canvas (``canvas``) for tiles and videos too.
-        dtype: Of the model.
-        model: The checkpoint's, loaded here if None.
+    ``image`` is what pictures are fitted to, a canvas (``canvas``) for tiles and videos too; ``model`` is that of the
+    checkpoint, loaded here if None.
 
     Raises:
         PlanError: The plan is for another image size.

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -54,12 +53,7 @@ class Relay(Backend):
 class BundleCalls:
     """See ``graph.Runner``. Hidden states come from a copy of the graph that has them as outputs as well.
 
-    Args:
-        bundle: A checked bundle.
-        plan: Name of one of its plans.
-        threads: CPU threads.
-        backend: ``cpu`` (ONNX Runtime) or ``openvino:DEVICE``.
-        arithmetic: See ``runtime.backends.open_backend``.
+    ``backend`` is ``cpu`` (ONNX Runtime) or ``openvino:DEVICE``; ``arithmetic``: see ``runtime.backends.open_backend``.
     """
 
     largest_batch: int | None = None
@@ -103,8 +97,7 @@ class BundleCalls:
 
     def states(self, cache: Any) -> list[NDArray[Any]]:
         """See ``graph.Runner``."""
-        values = cache.floats()
-        return stood_for(self._bundle, self._entry, values) if self._entry.caches else values
+        return stood_for(self._bundle, self._entry, cache.floats())
 
 
 def _visual(backend: Backend, images: NDArray[np.uint8], beside: NDArray[Any] | None) -> Visual:
@@ -117,12 +110,14 @@ def _kept(plan: Plan, out: Mapping[str, NDArray[Any]]) -> Kept:
     return {layer: out[name] for layer, name in names.items() if name in out}
 
 
-def stood_for(bundle: Bundle, entry: PlanEntry, values: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
-    """States as the model has them (``DecoderShape.kept``), of those of a plan whose caches are codes.
+def stood_for(bundle: Bundle, entry: PlanEntry, values: list[NDArray[Any]]) -> list[NDArray[Any]]:
+    """States as the model has them (``DecoderShape.kept``), of those of a plan, whose caches may be codes.
 
     Raises:
         BundleError: Its decoder lacks the scales of its keys.
     """
+    if entry.caches is None:
+        return values
     decoder, named = read_graph(bundle, entry.decoder), dict(zip(bundle.manifest.states_of(entry), values, strict=True))
     scales = {state.layer: value for state, value in named.items() if state.name == VALUE_SCALE}
     states = []
@@ -141,20 +136,16 @@ class EngineCalls:
 
     Args:
         backend: Runs them.
-        entry: What the manifest says of them.
-        plan: Their compression.
-        bundle: Whose they are: where caches are codes, its decoder has the scales of keys. None: they are no codes.
+        engine: What the manifest says of them.
+        bundle: Whose they are: where caches are codes, its decoder has the scales of keys.
     """
 
     can_force = False
     largest_batch: int | None = 1
 
-    def __init__(self, backend: TrtBackend, entry: EngineEntry, plan: Plan, bundle: Bundle | None = None) -> None:
-        self.backend, self.plan = backend, plan
-        self._stands_for: Callable[[list[NDArray[Any]]], list[NDArray[Any]]] | None = None
-        if bundle is not None and bundle.entry(entry.plan).caches is not None:
-            self._stands_for = partial(stood_for, bundle, bundle.entry(entry.plan))
-        file = entry.decoder
+    def __init__(self, backend: TrtBackend, engine: EngineEntry, bundle: Bundle) -> None:
+        self.backend, self._bundle, self._entry, file = backend, bundle, bundle.entry(engine.plan), engine.decoder
+        self.plan = self._entry.plan
         shapes = {item.name: item.shape for item in file.inputs} | file.profiles[prefill_profile(file)].maximum
         self.logits = shapes[graph_io.LOGITS_INDICES][1]
 
@@ -179,8 +170,7 @@ class EngineCalls:
 
     def states(self, cache: Any) -> list[NDArray[Any]]:
         """See ``graph.Runner``."""
-        values = self.backend.read_states(cache)
-        return values if self._stands_for is None else self._stands_for(values)
+        return stood_for(self._bundle, self._entry, self.backend.read_states(cache))
 
 
 def _check_chosen(out: Mapping[str, NDArray[Any]], backend: TrtBackend) -> None:

@@ -76,13 +76,7 @@ def quiet() -> Iterator[None]:
 
 
 class TorchCalls:
-    """See ``graph.Runner``.
-
-    Args:
-        checkpoint: Where the model is from.
-        model: From ``load_model``.
-        plan: Compression.
-    """
+    """See ``graph.Runner``."""
 
     can_force = True
     largest_batch: int | None = None

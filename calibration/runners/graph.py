@@ -139,7 +139,9 @@ class GraphRunner:
         self, requests: Sequence[Request], forced: Kept | None, others: Sequence[Features] | None
     ) -> list[Observation]:
         features = others or self._features(requests)
-        layouts, feeds = self._graphs.feeds(_prompts(requests), _joined(features), all_logits=True)
+        prompts = [TokensPrompt(request.token_ids, blocks=request.blocks) for request in requests]
+        encoded = [image for row in features for image in row]
+        layouts, feeds = self._graphs.feeds(prompts, join_features(encoded) if encoded else None, all_logits=True)
         embeds = np.asarray(feeds[graph_io.VISUAL_EMBEDS])
         hidden = self.prompting.manifest.decoder.hidden
         out = self.calls.decode(feeds, None, None if forced is None else span_indices(self.plan, forced))
@@ -198,16 +200,6 @@ class GraphRunner:
             if len(self._encoded) > _REMEMBERED:
                 self._encoded.popitem(last=False)
         return self._encoded[key] if size == 1 else self._encoded[key].some([index % size])
-
-
-def _prompts(requests: Sequence[Request]) -> list[TokensPrompt]:
-    return [TokensPrompt(request.token_ids, blocks=request.blocks) for request in requests]
-
-
-def _joined(rows: Sequence[Features]) -> VisualFeatures | None:
-    """Images of all rows, in their order; None without any."""
-    images = [image for row in rows for image in row]
-    return join_features(images) if images else None
 
 
 def _cut(values: NDArray[Any], padding: int) -> NDArray[np.float32]:

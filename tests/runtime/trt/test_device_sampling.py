@@ -242,7 +242,7 @@ def test_parity_holds_the_chosen_token_against_the_logits(
 ) -> None:
     ours, backend, opened = session(engines["inplace"], gpu)
     bundle, request, asked = engines["inplace"].bundle, ours.prepare(*question), []
-    calls = EngineCalls(backend, bundle.engine("thirds"), ours.plan)
+    calls = EngineCalls(backend, bundle.engine("thirds"), bundle)
     honest = backend.decode
     backend.decode = lambda feeds, cache: asked.append(feeds) or honest(feeds, cache)  # type: ignore[func-returns-value]
     ours.default.run(request.token_ids, ours.default.encode_images(request.images), all_logits=True)
