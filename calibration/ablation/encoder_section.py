@@ -39,23 +39,16 @@ def cheaper_encoders(shapes: Shapes) -> list[Variant]:
     """Prune and restore, merges in windows and along axes, units chosen before the patch merger, smaller pictures."""
     blocks, window = shapes.encoder.blocks, shapes.encoder.window
     early, later = earliest(blocks), third(blocks)
-    variants = [_pruned(shapes, f"restore, {keep:g}", block=later, keep=keep) for keep in (0.35, 0.4, 0.5, 0.75, 0.8)]
-    variants += [_pruned(shapes, f"restore, {keep:g}", block=early, keep=keep) for keep in (0.5, 0.75, 0.8)]
-    variants += [
-        _pruned(shapes, f"restore, {keep:g}, residual", block=0, keep=keep, score="residual") for keep in (0.64, 0.8)
+    variants = [
+        *_pruned(shapes, "restore, {:g}", (0.35, 0.4, 0.5, 0.75, 0.8), later),
+        *_pruned(shapes, "restore, {:g}", (0.5, 0.75, 0.8), early),
+        *_pruned(shapes, "restore, {:g}, residual", (0.64, 0.8), 0, score="residual"),
+        *_pruned(shapes, "restore, {:g}, residual", (0.6, 0.8), early, score="residual"),
+        *_pruned(shapes, "restore, {:g}, seen for a quarter", (0.4,), later, stabilise=blocks // 4),
+        *_pruned(shapes, "restore, {:g}, residual", (0.5,), later, score="residual"),
+        *_pruned(shapes, "restore, {:g}, change", (0.5,), later, score="change"),
+        *(_pruned(shapes, "restore, {:g}, each window", (0.5, 0.8), later, window=window) if window else ()),
     ]
-    variants += [
-        _pruned(shapes, f"restore, {k:g}, residual", block=early, keep=k, score="residual") for k in (0.6, 0.8)
-    ]
-    variants += [_pruned(shapes, "restore, 0.4, seen for a quarter", block=later, keep=0.4, stabilise=blocks // 4)]
-    variants += [
-        _pruned(shapes, f"restore, 0.5, {score}", block=later, keep=0.5, score=score)
-        for score in ("residual", "change")
-    ]
-    if window:
-        variants += [
-            _pruned(shapes, f"restore, {k:g}, each window", block=later, keep=k, window=window) for k in (0.5, 0.8)
-        ]
     variants += [
         _merged(shapes, "OIM in windows, 12 of 16", (MergePass(early, 0, 1, 4),)),
         _merged(shapes, "OIM in windows, 9 of 16", (MergePass(early, 1, 1, 4),)),
@@ -63,17 +56,17 @@ def cheaper_encoders(shapes: Shapes) -> list[Variant]:
     ]
     in_llm = one_shot(shapes, round(0.5 * shapes.units)).changed(method=scores.method("norm"))
     variants += [
-        _pruned(shapes, "before the merger, 0.5, norm", block=blocks - 1, keep=0.5, restore="none"),
+        *_pruned(shapes, "before the merger, {:g}, norm", (0.5,), blocks - 1, restore="none"),
         Variant("after the merger, 0.5, norm", (in_llm,), "in the LLM"),
     ]
     sizes = (downsampled(shapes, share * shapes.units, f"smaller picture, {share:g}") for share in (0.75, 0.5))
     return [*variants, *sizes]
 
 
-def _pruned(shapes: Shapes, name: str, **how: object) -> Variant:
-    prune = EncoderPrune(**how)  # type: ignore[arg-type]
-    plan = encoded(shapes, EncoderPlan(shapes.grid, prune=prune), "encoder")
-    return Variant(name, (plan,), f"after block {prune.block}")
+def _pruned(shapes: Shapes, name: str, keeps: Sequence[float], block: int, **how: Any) -> list[Variant]:
+    plans = (EncoderPlan(shapes.grid, prune=EncoderPrune(block=block, keep=keep, **how)) for keep in keeps)
+    rows = zip(keeps, plans, strict=True)
+    return [Variant(name.format(k), (encoded(shapes, plan, "encoder"),), f"after block {block}") for k, plan in rows]
 
 
 def _merged(shapes: Shapes, name: str, merges: tuple[MergePass, ...]) -> Variant:

@@ -142,13 +142,8 @@ def equal_time(results: dict[str, Any]) -> tuple[float, dict[str, float]]:
     curve = results["curve"]
     wanted = curve["SPU, settings searched"][1].times.ttft
     none = curve["downsampling"][0]
-    accuracies = {}
-    for name, rows in curve.items():
-        points = sorted((row.times.ttft, row.accuracy.value) for row in (*rows, none))
-        times, values = zip(*points, strict=True)
-        inside = times[0] <= wanted <= times[-1]
-        accuracies[name] = float(np.interp(wanted, times, values)) if inside else float("nan")
-    return wanted, accuracies
+    reached = {name: past.beside(wanted, (*rows, none)) for name, rows in curve.items()}
+    return wanted, {name: float("nan") if value is None else value for name, value in reached.items()}
 
 
 def _equal_time(results: dict[str, Any]) -> str:

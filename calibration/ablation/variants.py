@@ -80,11 +80,7 @@ def readings(plan: Plan) -> Iterator[Variant]:
 def methods(plan: Plan, tuned: Plan, skip: Sequence[str] = (), scorer: str = "") -> list[Variant]:
     """Every score and reducer at the budgets of ``plan``.
 
-    Args:
-        plan: Budgets.
-        tuned: Carries the settings that a search chose.
-        skip: Scores that are left out.
-        scorer: Hash of a learned scorer, to be one of them.
+    ``tuned`` carries the settings that a search chose; ``skip`` are left out, ``scorer`` is the hash of a learned one.
     """
     best = plan.changed(**filter_of(scores.described(tuned)))
     variants = [
