@@ -69,11 +69,7 @@ class Quarter:
 def quarters(trials: Trials, space: Space, horizon: int, freezable: Collection[int]) -> list[Quarter]:
     """Which quarters of the depth may carry, each alone; what lies behind the horizon sees no token and is not asked.
 
-    Args:
-        trials: What is asked.
-        space: Of the model.
-        horizon: From this layer on no visual token is needed.
-        freezable: Layers that may carry.
+    ``horizon``: from this layer on no visual token is needed; ``freezable``: layers that may carry.
     """
     asked = list[Quarter]()
     for first, stop in pairwise(round(quarter * space.layers / 4) for quarter in range(5)):
@@ -215,12 +211,7 @@ class DepthProfile:
 class _Timed:
     """A part that is asked nothing more when its time is over; counts what it is asked, and says how far that is.
 
-    Args:
-        part: What is asked.
-        seconds: Of a question, about.
-        end: On the clock ``monotonic``.
-        trials: Plans that it is asked under, at most.
-        progress: Told (stage, fraction).
+    ``seconds`` are of a question, about; ``end`` is on the clock ``monotonic``; ``trials`` are plans at most.
     """
 
     def __init__(self, part: Part, seconds: float, end: float, trials: float, progress: Progress) -> None:
@@ -268,25 +259,11 @@ def profile(
     Where right answers are known, what counts are questions that the uncompressed model answers right, of kinds that it
     answers better than chance. Else it is held to its own answers.
 
-    Args:
-        checkpoint: With weights.
-        data: Pictures and prompts; half of the pictures is held out.
-        image_size: Height and width, multiples of the family's unit.
-        tiles: See ``Subject``.
-        video: See ``Subject``.
-        sharing: Images that share a budget.
-        retention: Share of those answers that must stay: the lower end of its 95 % interval for a step of the profile,
-            the share itself for the plan on the held-out part.
-        text: Text tokens counted in costs; None for the median prompt's.
-        score: What the prune ranks tokens by; None for the default.
-        rho: Width of the score's filter.
-        steps: Rounds of a score that chooses in some.
-        scorer: Hash of a learned scorer that was opened.
-        minutes: End before so many are over; what was measured stays in ``folder``.
-        folder: Where measurements are kept after every step, so that an interrupted profile goes on; None for nowhere.
-        foretell: Told the seconds that it takes at most, before it starts.
-        progress: Told (stage, fraction).
-        **switches: Other fields of the plan's parts, such as ``axis``.
+    Arguments are those of ``run.budgets``, but for these: half of the pictures is held out; ``retention`` is the share
+    of those answers that must stay, the lower end of its 95 % interval for a step of the profile, the share itself for
+    the plan on the held-out part; one score is measured, the default where ``score`` is None; ``minutes`` ends it
+    before so many are over, and what was measured stays in ``folder``; ``foretell`` is told the seconds that it takes
+    at most, before it starts.
 
     Raises:
         UsageError: The model answers the data no better than chance or as well without pictures, there are too few
@@ -350,13 +327,6 @@ def measured(
     trials: Trials, space: Space, striped: Callable[[Stripes], Plan], freezable: Collection[int], name: str
 ) -> tuple[PlanTrial, Horizon, list[Quarter], Proposal]:
     """The uncompressed plan, the drop-out layer, the quarters and the shape, in the order in which they are asked.
-
-    Args:
-        trials: What is asked.
-        space: Of the model.
-        striped: The plan of such stripes.
-        freezable: Layers that may carry.
-        name: Of the data, for errors.
 
     Raises:
         UsageError: The answers stay without any visual token.

@@ -229,11 +229,6 @@ def chance(answers: Sequence[str], labels: Sequence[str]) -> float:
 def compared(cases: Sequence[Case], answers: Sequence[str], name: str) -> Answered:
     """What the model answers better than chance.
 
-    Args:
-        cases: Questions with right answers.
-        answers: What the uncompressed model says to each.
-        name: Of the data, for errors.
-
     Raises:
         UsageError: It answers nothing better.
     """

@@ -25,20 +25,13 @@ def write(result: SearchResult | DepthProfile, folder: Path, command: str) -> li
     Raises:
         MachineError: matplotlib is not installed.
     """
+    data = (dumps({"command": command, **result.to_json()}) + "\n").encode()
     if isinstance(result, DepthProfile):
-        data = dumps({"command": command, **result.to_json()}) + "\n"
-        return _write(folder, {"profile.png": profile(result), "profile.json": data.encode()})
-    drawn = {"budgets-horizon.png": horizon(result)} if result.horizon.curve else {}
-    files = {
-        **drawn,
-        "budgets-frontier.png": frontier(result),
-        "budgets.json": (dumps({"command": command, **result.to_json()}) + "\n").encode(),
-        "budgets.md": page(result, command).encode(),
-    }
-    return _write(folder, files)
-
-
-def _write(folder: Path, files: dict[str, bytes]) -> list[Path]:
+        files = {"profile.png": profile(result), "profile.json": data}
+    else:
+        files = {"budgets-horizon.png": horizon(result)} if result.horizon.curve else {}
+        files |= {"budgets-frontier.png": frontier(result), "budgets.json": data}
+        files["budgets.md"] = page(result, command).encode()
     make_folder(folder)
     for name, content in files.items():
         write_whole(folder / name, content)

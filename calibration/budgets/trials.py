@@ -79,23 +79,11 @@ class PlanTrial:
 class Trials:
     """Tries plans and remembers them.
 
-    Args:
-        part: What is asked.
-        bar: Agreement whose lower bound a plan must reach.
-        flops: Prefill cost of a plan.
-        store: Where verdicts are kept.
-        on_trial: Called with every new trial.
+    A plan holds where the lower bound of its agreement reaches ``bar``; ``flops`` is the prefill cost of a plan.
     """
 
-    def __init__(
-        self,
-        part: Asks,
-        bar: float,
-        flops: Callable[[Plan], int],
-        store: Store,
-        on_trial: Callable[[PlanTrial], None] = lambda trial: None,
-    ) -> None:
-        self.part, self.bar, self.flops, self.store, self.on_trial = part, bar, flops, store, on_trial
+    def __init__(self, part: Asks, bar: float, flops: Callable[[Plan], int], store: Store) -> None:
+        self.part, self.bar, self.flops, self.store = part, bar, flops, store
         self.made: dict[str, PlanTrial] = {}
         count = len(part.clusters)
         self.stops = sorted({max(1, round(share * count)) for share in RUNGS})
@@ -158,7 +146,6 @@ class Trials:
         holds = whole and share.low >= self.bar
         trial = PlanTrial(plan, self.flops(plan), share, asked, asked - sum(agrees), whole, holds)
         self.made[key] = trial
-        self.on_trial(trial)
         return trial
 
     def _agrees(self, plan: Plan, step: range) -> list[bool]:
