@@ -44,16 +44,8 @@ def calibrate_caches(
 ) -> CalibratedCaches:
     """Add a plan with quantised caches to a bundle. Scales come from one half of ``data``, agreement from the other.
 
-    Args:
-        bundle: A checked bundle with weights, in fp32 or fp16.
-        data: Cases.
-        precision: A name of ``core.precision.CACHES``.
-        plan: One of the bundle's plans, quantised or not; None for its default.
-        min_agreement: Share of answers on the held-out half that must stay the same.
-        output: Folder of another bundle to write; None adds to this one.
-        overwrite: Replace a plan of that name, or the bundle at ``output``.
-        threads: CPU threads.
-        progress: Told (stage, fraction done).
+    Arguments are those of ``calibrate``; ``precision`` is a name of ``core.precision.CACHES``, and ``plan`` may be
+    quantised.
 
     Raises:
         UsageError: A choice that means nothing or does not fit the bundle.

@@ -56,13 +56,7 @@ def foretelling(
 ) -> Progress:
     """``progress`` that tells a forecast too, by the second case that gives ranges: the first loads and packs.
 
-    Args:
-        tell: Told it, once.
-        progress: Told all else.
-        recipe: How weights are rounded.
-        graphs: Of the plan.
-        keep: Sites that stay high in any case.
-        parts: Cases that give ranges, and those that are held out.
+    ``graphs`` are of the plan, ``keep`` sites that stay high in any case; ``parts`` give ranges, and are held out.
     """
     marks, (fitted, held) = [monotonic()], (len(part.cases) for part in parts)
     values = {name: value.const_value for graph in graphs for name, value in graph.initializers.items()}

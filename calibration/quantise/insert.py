@@ -100,12 +100,8 @@ _ACCURACY_LEVEL = 4
 class Inserter:
     """Edits one graph in place.
 
-    Args:
-        graph: The graph.
-        packer: Where the weights of every site lie.
-        precision: Of every site.
-        dtype: Arithmetic of the graph.
-        simulate: Operators ONNX Runtime has in place of NVFP4's; see ``fp4_simulated``.
+    ``packer`` holds the weights of every site; ``dtype`` is the arithmetic of the graph; ``simulate`` takes operators
+    that ONNX Runtime has in place of NVFP4's (``fp4_simulated``).
     """
 
     def __init__(

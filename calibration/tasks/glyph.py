@@ -13,5 +13,4 @@ TASK = Task(
     search=("heldout", 1),
     report=("heldout", 0),
     longest=8,
-    stops=True,
 )

@@ -18,6 +18,5 @@ TASK = Task(
     search=("search", 0),
     report=("heldout", 0),
     longest=8,
-    stops=True,
     frames=_films.FRAMES,
 )

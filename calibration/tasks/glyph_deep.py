@@ -20,7 +20,6 @@ def task(name: str, ground: str) -> Task:
         search=(f"search-{ground}", 0),
         report=(ground, 0),
         longest=cases.LONGEST,
-        stops=True,
     )
 
 

@@ -153,15 +153,8 @@ class ModelOpt:
     ) -> dict[str, Scales | str]:
         """Decisions by site: scales, or why it stays high. Sites that are high anyway are not asked about.
 
-        Args:
-            models: The graphs ``vision`` and ``decoder`` of ``plan``; they are of no use afterwards.
-            recipe: How to quantise, checked.
-            bundle: The bundle.
-            plan: Name of one of its plans.
-            data: What to calibrate with.
-            keep: Sites that stay high because the user wants it.
-            threads: CPU threads of the recording; nvidia-modelopt takes its own.
-            progress: Told (stage, fraction done).
+        ``models`` are the graphs ``vision`` and ``decoder`` of ``plan``, of no use afterwards; ``recipe`` is checked,
+        ``keep`` are sites that stay high because the user wants it; ``threads`` are of the recording alone.
 
         Raises:
             MachineError: The worker failed; its last lines are in the text.

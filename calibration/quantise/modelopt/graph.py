@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from luvc_export.calibration.quantise.recipe import Scales
-from luvc_export.calibration.quantise.sites import Site, sites
+from luvc_export.calibration.quantise.sites import sites
 from luvc_export.calibration.quantise.weight_packing import WeightPacker
 from luvc_export.core.files.safe_files import write_new
 from luvc_export.errors import CheckFailed
@@ -51,7 +51,7 @@ def write(model: ir.Model, folder: Path, keep: Collection[str] = ()) -> dict[str
     for name, site in sites(graph).items():
         if site.high or name in keep:
             continue
-        columns = int(packer.put(f"{name}.weight_plain", partial(_weight, site)).shape.numpy()[1])
+        columns = int(packer.put(f"{name}.weight_plain", partial(ir.tensor, site.values())).shape.numpy()[1])
         weight = packer.take(graph, f"{name}.weight_plain")
         for number, product in enumerate(site.products):
             at = f"{name}.{number}"
@@ -62,10 +62,6 @@ def write(model: ir.Model, folder: Path, keep: Collection[str] = ()) -> dict[str
     inlined = onnx.inliner.inline_local_functions(ir.to_proto(model))
     write_new(folder / GRAPH, _used_domains_only(inlined).SerializeToString())
     return products
-
-
-def _weight(site: Site) -> ir.TensorProtocol:
-    return ir.tensor(site.values())
 
 
 def _plain(graph: ir.Graph, product: ir.Node, weight: ir.Value, name: str) -> None:
