@@ -119,8 +119,7 @@ class Answerer:
     def answer(self, asked: Sequence[Callable[[], Question]]) -> list[Answer]:
         """Answer questions; those of one plan and number of pictures share model calls.
 
-        Args:
-            asked: Gives each question; whatever it raises becomes that row's error.
+        Whatever one of ``asked`` raises becomes that row's error.
 
         Raises:
             MachineError: ``PATIENCE`` rows in turn could not be answered by this machine.

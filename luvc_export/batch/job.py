@@ -108,10 +108,7 @@ def sha256_read(folder: Path, plan: str | None, engines: bool) -> str:
     Variants of it (for other sizes, videos, tiles, fewer units) belong to it: a question is routed to them. Other plans
     and their files do not, but for the image sizes they bring: pictures are opened as large as any plan has use for.
 
-    Args:
-        folder: Of a bundle.
-        plan: Name of a plan; None for the default.
-        engines: Engines of the plan may answer.
+    ``plan`` None is the default; ``engines``: engines of the plan may answer.
 
     Raises:
         BundleError: Its ``luvc.json`` is damaged.

@@ -11,6 +11,7 @@ import queue
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import astuple
+from itertools import islice
 from typing import Any, NamedTuple
 
 from luvc_export.batch.answerer import Answer
@@ -189,11 +190,6 @@ class _Feeders:
 
 def _chunks(source: Source, shards: Iterable[int], chunk: int) -> Iterator[list[Row]]:
     for index in shards:
-        rows: list[Row] = []
-        for row in source.read(index):
-            rows.append(row)
-            if len(rows) == chunk:
-                yield rows
-                rows = []
-        if rows:
-            yield rows
+        rows = source.read(index)
+        while some := list(islice(rows, chunk)):
+            yield some
