@@ -74,15 +74,9 @@ class BuildInput:
 
 @dataclass(frozen=True)
 class Built:
-    """What a build gave, the plan file aside.
+    """What a build gave, the plan file aside: bindings and profiles in the engine's order.
 
-    Args:
-        inputs: In the engine's order.
-        outputs: In the engine's order.
-        profiles: In the engine's order.
-        activation_bytes: Device memory of one execution context, if the builder said.
-        layers: Layer information, JSON.
-        log: The builder's log.
+    ``activation_bytes`` are device memory of one execution context, if the builder said; ``layers`` is JSON.
     """
 
     inputs: tuple[Binding, ...]

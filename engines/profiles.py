@@ -76,11 +76,7 @@ def profiles(
 ) -> tuple[Profile, ...]:
     """Profiles of an engine.
 
-    Args:
-        shapes: Inputs and their shapes, -1 where open.
-        plan: What was planned.
-        capacity: The largest call.
-        kind: ``wide`` or ``pair``.
+    ``shapes`` of inputs are -1 where open.
 
     Raises:
         CheckFailed: An input of another name has open sizes.
