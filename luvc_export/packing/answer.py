@@ -54,12 +54,8 @@ def answer(
 ) -> Answer:
     """Answer a case with at most ``longest`` tokens.
 
-    Args:
-        session: Who answers.
-        pictures: As ``Session.generate`` takes them.
-        prompt: The question.
-        longest: Tokens at most.
-        forced: Tokens to go on with in place of its own, so that one that differs does not change all that follow.
+    ``pictures`` are as ``Session.generate`` takes them. ``forced`` tokens are gone on with in place of its own, so that
+    one that differs does not change all that follow.
 
     Raises:
         LuvcError: See ``Session.generate``.

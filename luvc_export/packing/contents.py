@@ -123,10 +123,9 @@ _WHEEL = "Wheel-Version: 1.0\nGenerator: luvc-export\nRoot-Is-Purelib: true\nTag
 
 def write_wheel(folder: Path) -> Path:
     """Write the wheel into ``folder`` and return its path."""
-    version = VERSION
-    info = f"luvc_export-{version}.dist-info"
-    path = folder / f"luvc_export-{version}-py3-none-any.whl"
-    metadata = f"Metadata-Version: 2.1\nName: luvc-export\nVersion: {version}\nRequires-Python: >=3.10\n"
+    info = f"luvc_export-{VERSION}.dist-info"
+    path = folder / f"luvc_export-{VERSION}-py3-none-any.whl"
+    metadata = f"Metadata-Version: 2.1\nName: luvc-export\nVersion: {VERSION}\nRequires-Python: >=3.10\n"
     files = {**sources(), f"{info}/METADATA": metadata.encode(), f"{info}/WHEEL": _WHEEL.encode()}
     lines = [f"{name},sha256={_digest(data)},{len(data)}" for name, data in files.items()]
     files[f"{info}/RECORD"] = "\n".join([*lines, f"{info}/RECORD,,", ""]).encode()

@@ -24,15 +24,9 @@ _MIB = 2**20
 
 @dataclass(frozen=True)
 class Claim:
-    """A promise.
+    """A promise: what it says, words of a page of the project that make it, and the step whose result shows it.
 
-    Args:
-        name: Short.
-        says: The promise.
-        quote: Words of the page where it is made.
-        step: Whose result shows it.
-        page: A file of the project.
-        judge: Reads a result: whether it holds, and the figure.
+    ``judge`` reads results: whether it holds, and the figure.
     """
 
     name: str
