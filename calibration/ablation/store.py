@@ -70,8 +70,7 @@ def pack(right: list[bool]) -> str:
 
 def unpack(text: str, count: int) -> list[bool]:
     """The first ``count`` verdicts of ``pack``."""
-    bits = np.unpackbits(np.frombuffer(bytes.fromhex(text), np.uint8))[:count]
-    return [bool(bit) for bit in bits]
+    return [*map(bool, np.unpackbits(np.frombuffer(bytes.fromhex(text), np.uint8))[:count])]
 
 
 def plan_key(plan: Plan) -> dict[str, Any]:

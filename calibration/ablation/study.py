@@ -45,11 +45,7 @@ def measure(engine: PlanEvaluator, plans: Sequence[Plan], rounds: int = 9, text:
 
     Processor time of one thread does not count what other programs take; taking turns spreads what remains.
 
-    Args:
-        engine: Model and cases.
-        plans: What to time.
-        rounds: Turns; the first one warms up and is dropped.
-        text: TokensPrompt length, reached by repeating a real prompt.
+    The first of ``rounds`` turns warms up and is dropped; a real prompt is repeated up to ``text`` tokens.
     """
     every = engine.asked(plans[0])
     index = next(i for i, asked in enumerate(every) if len(asked.pictures) == 1)
@@ -114,13 +110,8 @@ class Row:
 class Study:
     """Measures variants and remembers them.
 
-    Args:
-        engines: Report and search engines, over the same model.
-        shapes: Of the model.
-        store: Where measurements are kept.
-        text: Text tokens counted in FLOPs, KV bytes and times.
-        progress: Told (stage, fraction).
-        scorer: Hash of a learned scorer that was opened, to be compared too.
+    ``text`` tokens are counted in FLOPs, KV bytes and times; ``scorer`` is the hash of a learned scorer that was
+    opened, to be compared too.
     """
 
     def __init__(

@@ -24,12 +24,7 @@ _IMAGES = (1, 2, 3)
 
 @dataclass(frozen=True)
 class Point:
-    """One case of a sweep.
-
-    Args:
-        case: What is timed.
-        tokens: Visual and text tokens a layer sees, mean over layers.
-    """
+    """One case of a sweep, and the visual and text tokens that a layer of it sees, mean over layers."""
 
     case: BenchCase
     tokens: float
