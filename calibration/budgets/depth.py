@@ -129,22 +129,15 @@ def most_trials(layers: int) -> float:
 
 @dataclass(frozen=True)
 class DepthProfile:
-    """A profile and the plan that it proposes.
+    """A profile and the plan that it proposes; fields of ``run.SearchResult`` mean what they mean there.
 
     Attributes:
-        bar: Agreement whose lower end a step had to reach.
-        none: The uncompressed plan.
-        flops: Its prefill FLOPs.
-        text: Text tokens counted in them.
         answered: How well the model answers; None where nobody knows what is right.
-        horizon: From which layer on all visual tokens may be gone.
         quarters: Which may carry.
         proposal: The shape.
-        checked: Its plan on the held-out part.
         passes: Times that the whole data was asked, by interrupted runs too; the uncompressed answers are one.
         foretold: Seconds, at most, as they were foretold.
         seconds: That it took, without what had been measured before.
-        about: Where it all comes from.
     """
 
     bar: float

@@ -42,15 +42,8 @@ Choose = Callable[[Sequence[Case], Sequence[Sequence[int]]], Sequence[int]]
 class Part:
     """Questions and the uncompressed model's greedy answers to them.
 
-    Args:
-        name: For the store: ``calibration`` or ``held-out``.
-        checkpoint: Where ``model`` is from.
-        model: From ``runners.load_model``, fp32.
-        data: Cases.
-        image: What pictures are fitted to, and how they are cut.
-        none: The uncompressed plan.
-        store: Remembers the answers.
-        choose: Leaves questions out when they are answered; None for none.
+    ``model`` is from ``runners.load_model``, in fp32; pictures are fitted to ``image`` and cut as it says; ``store``
+    remembers the answers, and ``choose`` leaves questions out when they are answered.
 
     Attributes:
         clusters: Cluster of each question. Pictures come in a shuffled order (always the same), so that the first
