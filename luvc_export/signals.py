@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import sys
@@ -43,6 +42,8 @@ def ended_cleanly() -> Iterator[None]:
 def end_with(parent: int) -> None:
     """End when process ``parent`` does, where the system can say so (``prctl``, Linux)."""
     if sys.platform == "linux":
+        import ctypes
+
         ctypes.CDLL(None).prctl(_SET_DEATH_SIGNAL, signal.SIGTERM)
         if os.getppid() != parent:  # it went before we asked
             sys.exit(128 + signal.SIGTERM)

@@ -7,12 +7,12 @@ import mmap
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from luvc_export.errors import MachineError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 #: What is wrong where weights do not fit: unloading others may help.
 SHORT, SHORT_ON_GPU = "there is not enough memory", "there is not enough memory on the GPU"
@@ -58,6 +58,8 @@ def leave_to_files(arrays: Iterable[NDArray[Any]]) -> int:
 
     An array that is a copy, in memory of its own, stays as it is.
     """
+    import numpy as np  # doctor asks for the bytes that are free, and needs no numpy
+
     advice, count = getattr(mmap, "MADV_DONTNEED", None), 0
     for array in arrays:
         mapped = getattr(array, "_mmap", None)

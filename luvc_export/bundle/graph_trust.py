@@ -14,6 +14,7 @@ import json
 
 from luvc_export.bundle import hashing
 from luvc_export.bundle.folder import Bundle
+from luvc_export.core.files.remembered import cache_folder
 from luvc_export.core.files.safe_files import write_whole
 from luvc_export.errors import LuvcError
 
@@ -47,7 +48,7 @@ def remember(bundle: Bundle, plan: str | None, by: str, debug: bool = False) -> 
 def place() -> str:
     """The folder of what is remembered, for people."""
     try:
-        return str(hashing.cache_folder() / _FOLDER)
+        return str(cache_folder() / _FOLDER)
     except RuntimeError:
         return "the cache folder of a user without a home"
 

@@ -20,6 +20,7 @@ from typing import IO, Any
 
 from luvc_export.bundle.manifest import FileRecord
 from luvc_export.core.files.folders import list_names, private_folder
+from luvc_export.core.files.remembered import cache_folder
 from luvc_export.core.files.safe_files import create, is_own, open_regular, write_whole
 from luvc_export.errors import BundleError
 
@@ -226,12 +227,6 @@ def link(source: Path, target: Path) -> None:
         raise changed(source, "another file than a moment ago", "one that does not change")
     if dataclasses.replace(after, ctime_ns=before.ctime_ns) == before:
         _carry(before, after)
-
-
-def cache_folder() -> Path:
-    """The user's cache folder of this package."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA") or Path.home() / ".cache"
-    return Path(base) / "luvc-export"
 
 
 def memory(name: str, make: bool = False) -> Path | None:

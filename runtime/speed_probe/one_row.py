@@ -10,8 +10,6 @@ again, when there is none or a few times beside it, and then the shorter time of
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -22,12 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from luvc_export.bundle.hashing import cache_folder
-from luvc_export.core.files.folders import private_folder
-from luvc_export.core.files.json_file import parse_json
-from luvc_export.core.files.safe_files import read_own, write_whole
+from luvc_export.core.files.remembered import keep, recall
 from luvc_export.core.shapes import DecoderShape
-from luvc_export.errors import UsageError
 from luvc_export.runtime.cpu_features import cpu_features
 from luvc_export.runtime.openvino.device import ACTIVATION_GROUPS
 from luvc_export.runtime.ort_graphs.blocks import BLOCKS, Blocks, in_blocks
@@ -45,7 +39,7 @@ BUSY = 0.5
 MOST_ERROR = 0.1
 #: How often it is tried while there always is other work.
 MOST_TRIES = 4
-_FOLDER = "steps"
+FOLDER = "steps"
 #: Of how it is timed: what was remembered of another way of timing is tried again.
 _PROBE = 5
 #: Bytes that are written before each run: one and a half times those of the last cache, between these two.
@@ -70,13 +64,8 @@ def step_times(
         coded_head: The head is in codes too.
     """
     inner, columns = min(shape.hidden, MOST_INNER) // 32 * 32, min(shape.intermediate, MOST_COLUMNS) // 32 * 32
-    sizes = [shape.layers, shape.hidden, shape.heads, shape.kv_heads, shape.head_dim, shape.intermediate, shape.vocab]
-    key = {"cpu": cpu_features(), "versions": _versions(), "shape": [precision, *sizes], "threads": threads}
-    key |= {"coded_head": coded_head, "probe": _PROBE}
-    name = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:24]
-    file = cache_folder() / _FOLDER / f"{name}.json"
-    busy_before = busy()
-    known, tries = _remembered(file, key, busy_before)
+    key, busy_before = _key(precision, shape, threads, coded_head), busy()
+    known, tries = _remembered(key, busy_before)
     if known and not tries:
         return known
     coded = coded_products(BITS[precision], inner, columns)
@@ -94,13 +83,20 @@ def step_times(
     is_busy = busy() or busy_before
     if is_busy:
         times |= {way: min(spent, times.get(way, spent)) for way, spent in known.items()}
-    try:
-        private_folder(file.parent)
-        record = {"key": key, "seconds": times, "busy": is_busy, "tries": tries + is_busy}
-        write_whole(file, json.dumps(record).encode())
-    except OSError:
-        pass  # then it is tried again
+    keep(FOLDER, key, {"seconds": times, "busy": is_busy, "tries": tries + is_busy})
     return times
+
+
+def is_settled(precision: str, shape: DecoderShape) -> bool:
+    """Whether ``step_times`` of all cores are known and not to be tried again."""
+    known, tries = _remembered(_key(precision, shape, None, False), busy())
+    return bool(known) and not tries
+
+
+def _key(precision: str, shape: DecoderShape, threads: int | None, coded_head: bool) -> dict[str, Any]:
+    sizes = [shape.layers, shape.hidden, shape.heads, shape.kv_heads, shape.head_dim, shape.intermediate, shape.vocab]
+    key = {"cpu": cpu_features(), "versions": _versions(), "shape": [precision, *sizes], "threads": threads}
+    return key | {"coded_head": coded_head, "probe": _PROBE}
 
 
 def float_head(inner: int, columns: int) -> Coded:
@@ -230,21 +226,16 @@ def _versions() -> dict[str, str | None]:
     return versions
 
 
-def _remembered(file: Path, key: Mapping[str, Any], busy_now: bool) -> tuple[dict[str, float], int]:
+def _remembered(key: Mapping[str, Any], busy_now: bool) -> tuple[dict[str, float], int]:
     """What was found for ``key``, and how often beside other work, where another try is due; else 0.
 
     Nothing where nothing was found, or what is there is something else. Records of before do not say whether the
     machine was busy; they count as if it had been.
     """
-    content = read_own(file)
-    if content is None:
-        return {}, 0
+    data = recall(FOLDER, key)
     try:
-        data = parse_json(content, str(file), UsageError, "remembered times")
-        if data["key"] != json.loads(json.dumps(key)):
-            return {}, 0
         times = {str(way): float(spent) for way, spent in data["seconds"].items()}
         tries = int(data.get("tries", 1)) if data.get("busy", True) else 0
         return times, tries if tries < MOST_TRIES or not busy_now else 0
-    except (UsageError, KeyError, TypeError, ValueError, AttributeError, OSError):
+    except (KeyError, TypeError, ValueError, AttributeError):
         return {}, 0
