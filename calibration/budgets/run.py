@@ -193,11 +193,7 @@ def budgets(
         PlanError: The scorer has not learned every layer, or another width.
         CheckFailed: The compressed model does not repeat its own answers even where nothing is compressed.
     """
-    for name, share in (("--retention", retention), ("--held-out", held_out)):
-        if not 0 < share < 1:
-            raise UsageError("a share must lie between 0 and 1", where=name, got=share)
-    if speedup is not None and not 1 < speedup < math.inf:
-        raise UsageError("no plan is searched for such a speed", where="--speedup", got=speedup, expected="more than 1")
+    _check_goal(retention, held_out, speedup)
     subject = Subject(checkpoint, data, held_out, image_size, tiles, video, sharing)
     retention = retention if speedup is None else 0.0
     enough([case.picture for case in subject.halves[0].cases], retention, data.name)
@@ -210,8 +206,7 @@ def budgets(
     switches = {"padding": subject.image.image.fit == "pad", **switches}
     space = Space(grid, llm.layers, llm.cached, merges, whole, switches, sharing=sharing, shared=llm.shared)
     with temporary_folder("luvc-search") as scratch:
-        about = subject.about
-        store = Store((folder or scratch) / MEASUREMENTS, about)
+        store = Store((folder or scratch) / MEASUREMENTS, subject.about)
         parts = subject.parts(runners.load_model(checkpoint), space.none(), store, progress)
         counted, images = text if text is not None else parts[0].text, parts[0].images
 
@@ -226,8 +221,16 @@ def budgets(
             defaults[name] = scores.described(solve(request, grid, llm, encoder)).changed(**switches)
         some = candidates(score, rho, scorer, steps, keyed=not llm.keyless)
         freezable = subject.freezable if freeze else []
-        facts = speedup, counted, images, about, progress
+        facts = speedup, counted, images, subject.about, progress
         return _search(trials, fresh, space, defaults, parts[0], some, freezable, *facts)
+
+
+def _check_goal(retention: float, held_out: float, speedup: float | None) -> None:
+    for name, share in (("--retention", retention), ("--held-out", held_out)):
+        if not 0 < share < 1:
+            raise UsageError("a share must lie between 0 and 1", where=name, got=share)
+    if speedup is not None and not 1 < speedup < math.inf:
+        raise UsageError("no plan is searched for such a speed", where="--speedup", got=speedup, expected="more than 1")
 
 
 def _search(

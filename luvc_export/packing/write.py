@@ -106,17 +106,9 @@ def write_pack(
         packed = write_manifest(folder, manifest, name, entry, prepared.precision, capacity)
         graph_trust.inherit(bundle, packed)
         listed = {*list_names(folder)}
-        if options.dynamic_plugins is not None:
-            copy_file(options.dynamic_plugins, folder / PLUGINS, links=True)
-        for part in (CASES, WHEELS):
-            make_folder(folder / part)
+        own = _put_programs(folder, options.dynamic_plugins, wheels_given)
+        make_folder(folder / CASES)
         cases.write(folder / CASES, asked.cases, answers)
-        own = write_wheel(folder / WHEELS)
-        for wheel in wheels_given:
-            copy_file(wheel, folder / WHEELS / wheel.name, links=True)
-        copy_file(Path(bootstrap.__file__), folder / record.BOOTSTRAP, links=True)
-        copy_file(Path(bootstrap.__file__).with_name(record.SCRIPT), folder / record.SCRIPT, links=True)
-        (folder / record.SCRIPT).chmod(0o755)
         paths = sorted(folder / name for name in walk(folder) if name.rpartition("/")[2] not in listed)
         pack = Pack(
             target=target,
@@ -142,10 +134,22 @@ def write_pack(
             tools={"luvc-export": VERSION, "python": platform.python_version(), "onnxruntime": _onnxruntime()},
         )
         record.write(folder, pack)
-    machine = device.device.machine or ""
     names = [wheels.parse(wheel.name) for wheel in wheels_given]
-    others = tuple(each for each in manifest.plans if each != name)
-    return Packed(Path(output), pack, tuple(wheels.missing(names, python, machine)), others)
+    missing = tuple(wheels.missing(names, python, device.device.machine or ""))
+    return Packed(Path(output), pack, missing, tuple(each for each in manifest.plans if each != name))
+
+
+def _put_programs(folder: Path, plugins: Path | None, wheels_given: Sequence[Path]) -> Path:
+    """Plugins, wheels, this package's own and what installs and verifies; returns the package's wheel."""
+    if plugins is not None:
+        copy_file(plugins, folder / PLUGINS, links=True)
+    make_folder(folder / WHEELS)
+    for wheel in wheels_given:
+        copy_file(wheel, folder / WHEELS / wheel.name, links=True)
+    for name, source in ((record.BOOTSTRAP, Path(bootstrap.__file__).name), (record.SCRIPT, record.SCRIPT)):
+        copy_file(Path(bootstrap.__file__).with_name(source), folder / name, links=True)
+    (folder / record.SCRIPT).chmod(0o755)
+    return write_wheel(folder / WHEELS)
 
 
 def _system(device: Target) -> str:
