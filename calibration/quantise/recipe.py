@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from luvc_export.calibration.quantise import blocks
 from luvc_export.calibration.quantise.blocks import Rounded, compensated
 from luvc_export.calibration.quantise.statistics import METHODS, Statistics
+from luvc_export.core.options import choice
 from luvc_export.core.precision import QuantisedPrecision
-from luvc_export.errors import UsageError, did_you_mean
+from luvc_export.errors import UsageError
 
 Floats = NDArray[np.float32]
 
@@ -106,11 +107,7 @@ class Recipe:
     divergence: float = DIVERGENCE
 
     def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise UsageError(
-                "unknown way to choose a range", where="--range", got=repr(self.method),
-                expected=did_you_mean(self.method, METHODS),
-            )  # fmt: skip
+        choice("--range", self.method, METHODS, "unknown way to choose a range")
         if not 50 <= self.percentile <= 100:
             raise UsageError("no such percentile", where="--percentile", got=self.percentile, expected="50 to 100")
         if not 0 <= self.smooth <= 1:

@@ -70,12 +70,7 @@ def bucket_line(selection: Any) -> str | None:
 
 
 def verbose_lines(session: Any, answer: Any) -> Iterator[str]:
-    """Lines for people; what ``Session.notes`` says already is not among them.
-
-    Args:
-        session: A ``Session``.
-        answer: Its ``Generation``.
-    """
+    """Lines for people; what ``Session.notes`` says already is not among them."""
     from luvc_export.runtime.backend_choice import step_times
     from luvc_export.runtime.prompt.template import described
 

@@ -23,16 +23,7 @@ _HELP = """\
 
 
 class Chat:
-    """Questions and answers about pictures, each turn on the caches of the one before.
-
-    Args:
-        session: A ``Session``.
-        sampling: Its options.
-        images: Pictures that stand before the first question.
-        video: Frames of a video that stands there too, and ``fps``.
-        kept: Where ``/kept`` draws when it names no file.
-        say: Called with every answer.
-    """
+    """Questions and answers about pictures, each turn on the caches of the one before."""
 
     def __init__(
         self,

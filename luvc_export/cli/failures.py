@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -31,11 +30,7 @@ _EXTRAS = {
 
 
 class Interrupted(LuvcError):  # noqa: N818
-    """A signal ended the verb.
-
-    Args:
-        exit_code: 128 and the signal's number, as shells have it.
-    """
+    """A signal ended the verb."""
 
     def __init__(self, exit_code: int) -> None:
         super().__init__("interrupted; nothing half-written was left behind")
@@ -100,6 +95,8 @@ def check_streams() -> None:
 def tell(error: LuvcError, as_json: bool) -> None:
     """Print ``error`` on stderr: lines for people, or one line of JSON."""
     if as_json:
+        import json  # --help needs none
+
         print(json.dumps({"error": error.to_json()}), file=sys.stderr)
     else:
         plain = isinstance(error, InternalError | Interrupted)

@@ -16,10 +16,6 @@ _CHECKPOINT = "a folder with config.json and safetensors, a hub id OWNER/NAME, o
 def check_writable(path: Path | None, flag: str) -> None:
     """Refuse a file that cannot be written, before the work it would end; None is fine.
 
-    Args:
-        path: File to write; folders above it may be missing.
-        flag: Option that named it.
-
     Raises:
         UsageError: It is a folder, or the nearest folder above it is none or not writable.
     """
@@ -34,10 +30,6 @@ def check_writable(path: Path | None, flag: str) -> None:
 def check_folder(path: Path | None, flag: str) -> None:
     """Refuse a folder that cannot be made or written into, before the work it would end; None is fine.
 
-    Args:
-        path: Folder to write; it and folders above it may be missing.
-        flag: Option that named it.
-
     Raises:
         UsageError: It, or the nearest above it that exists, is no folder or not writable.
     """
@@ -49,16 +41,7 @@ def check_folder(path: Path | None, flag: str) -> None:
 
 
 def check_bundle(folder: Path | str, verify: bool, progress: Progress) -> None:
-    """Hash a bundle's files before the work: large ones where it is not remembered, or all of them.
-
-    Args:
-        folder: The bundle.
-        verify: Hash everything again, weights in a checkpoint too.
-        progress: Told (stage, fraction) while large files are hashed.
-
-    Raises:
-        BundleError: See ``luvc_export.bundle.folder.load``.
-    """
+    """Hash a bundle's files before the work: large ones where it is not remembered, or all of them."""
     from luvc_export.bundle import folder as bundles
 
     bundles.load(folder, verify, progress)

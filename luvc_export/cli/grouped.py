@@ -8,12 +8,12 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from dataclasses import is_dataclass
+from dataclasses import Field, is_dataclass
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
 
-from luvc_export.core.options import Asked, asked_of
+from luvc_export.core.options import Asked, asked_by, asked_of
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:
@@ -21,31 +21,36 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
 
     A parameter's own default (an instance of the record) replaces the record's defaults. A parameter of type
     ``Annotated[dict, Record]`` gets those values that the command line says, by the names of the record's fields.
+    A parameter whose default is an ``option`` is that option.
     """
     hints: dict[str, Any] = get_type_hints(command, include_extras=True)
-    members: dict[str, tuple[Callable[..., Any], list[Asked], bool]] = {}
+    records: dict[str, tuple[Callable[..., Any], list[Asked], bool]] = {}
+    single: dict[str, Asked] = {}
     flat: list[inspect.Parameter] = []
-    for parameter in inspect.signature(command).parameters.values():
-        kind: Any = hints[parameter.name]
+    for name, parameter in inspect.signature(command).parameters.items():
+        kind: Any = hints[name]
         by_name = get_origin(kind) is Annotated and is_dataclass(get_args(kind)[1])
         record = get_args(kind)[1] if by_name else kind
-        if not (isinstance(record, type) and is_dataclass(record)):
+        if isinstance(parameter.default, Field):
+            single[name] = asked_by(parameter.default, name, kind)
+            flat.append(_parameter(single[name], name))
+        elif isinstance(record, type) and is_dataclass(record):
+            base = None if parameter.default is inspect.Parameter.empty else parameter.default
+            asked = asked_of(record, command.__name__, base)
+            records[name] = (dict if by_name else record, asked, by_name)
+            flat += [_parameter(each, each.parameter, by_name) for each in asked]
+        else:
             flat.append(parameter.replace(annotation=kind, kind=inspect.Parameter.KEYWORD_ONLY))
-            continue
-        base = None if parameter.default is inspect.Parameter.empty else parameter.default
-        asked = asked_of(record, command.__name__, base)
-        members[parameter.name] = (dict if by_name else record, asked, by_name)
-        flat += [_parameter(each, by_name) for each in asked]
 
     @functools.wraps(command)
     def called(**values: Any) -> None:
-        for name, (make, asked, by_name) in members.items():
+        for name, (make, asked, by_name) in records.items():
             written = {each: values.pop(each.parameter) for each in asked}
             fields = {
                 each.name: each.value(value) for each, value in written.items() if not (by_name and _unsaid(value))
             }
             values[name] = make(**fields)
-        command(**values)
+        command(**values | {name: asked.value(values[name]) for name, asked in single.items()})
 
     del called.__wrapped__  # typer would read its signature
     called.__signature__ = inspect.Signature(flat)  # type: ignore[attr-defined]
@@ -70,7 +75,7 @@ def _unsaid(value: Any) -> bool:
     return value is None or value is False or value == []
 
 
-def _parameter(asked: Asked, by_name: bool) -> inspect.Parameter:
+def _parameter(asked: Asked, name: str, by_name: bool = False) -> inspect.Parameter:
     described, kind, default = asked.option, asked.kind, asked.default
     how: dict[str, Any] = {"help": described.help, "metavar": described.metavar}
     how |= {"min": described.least, "max": described.most}
@@ -82,6 +87,4 @@ def _parameter(asked: Asked, by_name: bool) -> inspect.Parameter:
         names = described.flags or (asked.flag,)
         info = typer.Option(*names, is_eager=described.eager, callback=described.callback, **how)
     empty = inspect.Parameter.empty if default is ... else default
-    return inspect.Parameter(
-        asked.parameter, inspect.Parameter.KEYWORD_ONLY, default=empty, annotation=Annotated[kind, info]
-    )
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=empty, annotation=Annotated[kind, info])

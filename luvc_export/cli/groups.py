@@ -65,11 +65,7 @@ class DataOptions:
     max_new_tokens: int | None = _searching(None, "Longest answer; default: the task's own, or 32 tokens.", least=1)
 
     def load(self, progress: Any) -> CalibrationSet:
-        """The set of ``--data``, which must be given.
-
-        Raises:
-            UsageError: See ``calibration.datasets.load``.
-        """
+        """The set of ``--data``, which must be given."""
         from luvc_export.calibration import datasets
 
         assert self.data is not None
@@ -113,9 +109,6 @@ class SearchOptions(DataOptions):
             searched: What a search alone takes; None measures by depth.
             command: What to write of how it was made.
             quiet: Draw no progress.
-
-        Raises:
-            LuvcError: See ``calibration.budgets.run.budgets`` and ``calibration.budgets.depth.profile``.
         """
         from luvc_export.calibration import tasks
         from luvc_export.calibration.budgets import depth, report
@@ -178,7 +171,21 @@ class SizeOptions:
             raise UsageError(
                 "a ceiling of visual tokens makes the size", where="--image-tokens, --image-size", fix="give one"
             )
-        return sizes_of_tokens(self.image_tokens, checkpoint)
+        family, config, where = checkpoint.family, checkpoint.config, "--image-tokens"
+        wanted, fixed = shapes(self.image_tokens, family.image_budgets(config)), family.image_size(config)
+        if fixed is not None:
+            raise UsageError(
+                f"{family.model_type} takes pictures of one size",
+                where=where,
+                got=self.image_tokens,
+                expected=f"{fixed[0]}x{fixed[1]}, which its position embeddings are learned for",
+                fix="leave it out; --tiles and --plan say how many tokens the LLM sees",
+            )
+        sizes = [size_of(tokens, family.unit_pixels(config), shape) for tokens, shape in wanted]
+        if len(set(sizes)) != len(sizes):
+            what, expected = "two ceilings make the same size", "ceilings further apart"
+            raise UsageError(what, where=where, got=self.image_tokens, expected=expected)
+        return sizes
 
     def words(self) -> tuple[str, ...]:
         """What says the same on the command line of another verb, for one size.
@@ -195,30 +202,6 @@ class SizeOptions:
             got = " ".join(word for pair in stated for word in pair)
             raise UsageError("this is for one size", where="--image-size, --image-tokens", got=got, fix="give one")
         return tuple(word for pair in stated for word in pair)
-
-
-def sizes_of_tokens(text: str, checkpoint: Checkpoint) -> list[tuple[int, int]]:
-    """Heights and widths in pixels for ``--image-tokens``.
-
-    Raises:
-        UsageError: See ``SizeOptions.sizes``.
-    """
-    family, config = checkpoint.family, checkpoint.config
-    wanted, fixed = shapes(text, family.image_budgets(config)), family.image_size(config)
-    if fixed is not None:
-        raise UsageError(
-            f"{family.model_type} takes pictures of one size",
-            where="--image-tokens",
-            got=text,
-            expected=f"{fixed[0]}x{fixed[1]}, which its position embeddings are learned for",
-            fix="leave it out; --tiles and --plan say how many tokens the LLM sees",
-        )
-    sizes = [size_of(tokens, family.unit_pixels(config), shape) for tokens, shape in wanted]
-    if len(set(sizes)) != len(sizes):
-        raise UsageError(
-            "two ceilings make the same size", where="--image-tokens", got=text, expected="ceilings further apart"
-        )
-    return sizes
 
 
 def one_size(text: str | None, tokens: str | None, checkpoint: Checkpoint) -> tuple[int, int] | None:
@@ -288,11 +271,7 @@ class ScoreOptions:
         return settings
 
     def check_used(self, plans: Iterable[Plan]) -> None:
-        """Refuse a scorer that no plan prunes by.
-
-        Raises:
-            UsageError: As said.
-        """
+        """Refuse a scorer that no plan prunes by."""
         if self.scorer is None:
             return
         _, sha256 = learned(self.score, self.scorer)
@@ -309,10 +288,6 @@ class ScoreOptions:
 def learned(score: str | None, file: Path) -> tuple[str, str]:
     """The score that ``--scorer`` asks for, and the sha256 of its file, which is read and checked.
 
-    Args:
-        score: Of ``--score``.
-        file: Of ``--scorer``.
-
     Raises:
         UsageError: Another score is asked for.
         PlanError: The file is no scorer.
@@ -328,10 +303,6 @@ def learned(score: str | None, file: Path) -> tuple[str, str]:
 
 def check_shaping(stated: Iterable[Asked], sources: Iterable[str | list[int] | Plan]) -> None:
     """Refuse options that none of the plans asked for would heed.
-
-    Args:
-        stated: Options of the command line.
-        sources: What ``options.plan_source`` gives.
 
     Raises:
         UsageError: Every plan comes whole from a file, or compresses nothing.

@@ -17,6 +17,9 @@ from luvc_export.errors import PlanError, shown
 ImageSize = Annotated[
     str | None, typer.Option("--image-size", metavar="HxW", help="Image input; default: the family's, or 672x672.")
 ]
+Model = Annotated[str, typer.Argument(help="Checkpoint folder, hub id, or demo for the bundled model.")]
+Bundle = Annotated[Path, typer.Argument(help="Bundle folder.")]
+Bundles = Annotated[list[str], typer.Argument(metavar="BUNDLE...", help="Bundle folder, or FOLDER#PLAN; several.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 #: Budgets of a plan; those below 0 are refused as budgets, not as an unknown name.
 _BUDGETS = re.compile(r"[\s,]*-?\d+(?:[\s,]+-?\d+)*[\s,]*")

@@ -65,12 +65,7 @@ class _Collector:
             self._thread.start()
 
     def look(self) -> None:
-        """Take the newest frame, and say what happened to the camera.
-
-        Raises:
-            UsageError: See ``Camera.poll``.
-            MachineError: See there.
-        """
+        """Take the newest frame, and say what happened to the camera."""
         with self._lock:
             if self._error is not None:
                 raise self._error
@@ -118,13 +113,7 @@ class _Collector:
 
 
 def watch(session: Any, camera: Camera, wanted: Watch, sampling: dict[str, Any], write: Write = write_line) -> None:
-    """Ask until the camera ends, so many answers are there, or Ctrl-C: that is how watching ends, so it is no error.
-
-    Raises:
-        UsageError: See ``Camera.poll`` and ``Session.generate``.
-        CheckFailed: See ``Session.generate``.
-        MachineError: See both.
-    """
+    """Ask until the camera ends, so many answers are there, or Ctrl-C: that is how watching ends, so it is no error."""
     collector, answered, why = _Collector(camera, wanted, write), 0, "enough answers"
     due, seen = collector.begun, 0
     try:

@@ -17,6 +17,7 @@ from luvc_export.core.budgets import (
     staged,
 )
 from luvc_export.core.named_plans import DEFAULT_PLAN, NAMED
+from luvc_export.core.options import choice
 from luvc_export.core.plan import EncoderPlan, EncoderPrune, LlmPlan, MergePass, Plan, Sharing
 from luvc_export.core.plan.merging import EARLIEST, TimeMerge, at_depth, earliest, window_pass
 from luvc_export.core.plan.request import EncoderPruneRequest as EncoderPruneRequest
@@ -26,7 +27,7 @@ from luvc_export.core.plan.request import PlanRequest as PlanRequest
 from luvc_export.core.plan.request import TimeRequest as TimeRequest
 from luvc_export.core.plan.stripes import STRIPED
 from luvc_export.core.shapes import DecoderShape, EncoderShape
-from luvc_export.errors import PlanError, did_you_mean
+from luvc_export.errors import PlanError
 
 
 def solve(request: PlanRequest, grid: tuple[int, int], llm: DecoderShape, encoder: EncoderShape) -> Plan:
@@ -235,13 +236,7 @@ def place_merges(
     Raises:
         PlanError: There is no such schedule, or ``keep`` is no share.
     """
-    if schedule not in MERGE_SCHEDULES:
-        raise PlanError(
-            "unknown schedule of merges",
-            where="--merge-schedule",
-            got=repr(schedule),
-            expected=did_you_mean(schedule, MERGE_SCHEDULES),
-        )
+    choice("--merge-schedule", schedule, MERGE_SCHEDULES, "unknown schedule of merges", PlanError)
     if not encoder.blocks and keep == 1:
         return ()
     where = blocks or MERGE_SCHEDULES[schedule](encoder)

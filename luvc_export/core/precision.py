@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from luvc_export.core.options import choice
 from luvc_export.core.plan.names import quantised_name
 from luvc_export.core.target import Kv, Quantised, Target
-from luvc_export.errors import UsageError, did_you_mean
+from luvc_export.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -92,10 +93,7 @@ def check_caches(name: str) -> None:
             expected=", ".join(CACHES),
             fix="--kv int8",
         )
-    if name not in CACHES:
-        raise UsageError(
-            "unsupported precision of caches", where="--kv", got=repr(name), expected=did_you_mean(name, CACHES)
-        )
+    choice("--kv", name, CACHES, "unsupported precision of caches")
 
 
 def check_caches_target(target: Target) -> None:
@@ -140,10 +138,7 @@ def find(name: str) -> QuantisedPrecision:
     Raises:
         UsageError: There is none.
     """
-    if name not in PRECISIONS:
-        raise UsageError(
-            "unsupported precision", where="--precision", got=repr(name), expected=did_you_mean(name, PRECISIONS)
-        )
+    choice("--precision", name, PRECISIONS, "unsupported precision")
     return PRECISIONS[name]
 
 

@@ -19,7 +19,6 @@ from luvc_export.serve.engine.jobs import Ended, Event, Finished
 LOG = logging.getLogger("luvc_export.serve")
 #: uvicorn's own, such as for what is no HTTP.
 _UVICORN = logging.getLogger("uvicorn.error")
-FORMATS = ("text", "json")
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 #: Looked at every few seconds by whoever watches: lines only where something is wrong.
 _WATCHED = frozenset(("/health", "/ready", "/metrics"))

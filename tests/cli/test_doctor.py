@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 
 import pytest
 from cli_words import Cli
@@ -86,3 +87,34 @@ def test_a_package_that_was_never_installed_says_so(cli: Cli, monkeypatch: pytes
     monkeypatch.setattr(importlib.metadata, "requires", requires)
     code, _, err = cli("doctor")
     assert code == 3 and "is not installed" in err and "pip install -e ." in err
+
+
+def test_what_engines_have_is_asked_once(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Not again for the same versions, CPU and times of steps; again for others, and where the record is damaged."""
+    cache, asked = tmp_path_factory.mktemp("cache"), list[str]()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+
+    def products() -> list[str]:
+        asked.append("products")
+        return ["exact"]
+
+    monkeypatch.setattr(doctor, "_products", products)
+
+    def machine() -> dict[str, object]:
+        code, out, _ = cli("doctor", "--json", "--need", "rtx")
+        assert code == 0
+        facts: dict[str, object] = json.loads(out)["machine"]
+        return {name: value for name, value in facts.items() if name not in ("memory_gib", "disk_gib")}
+
+    first = machine()
+    assert machine() == first and first["products"] == ["exact"] and len(asked) == 1
+    (record,) = (cache / "luvc-export" / "doctor").iterdir()
+    record.write_text(record.read_text().replace('"cpu"', '"gpu"'))
+    machine()
+    monkeypatch.setattr(doctor, "VERSION", "0.0")
+    machine()
+    os.utime(cache / "luvc-export" / "steps", (1, 1))
+    machine()
+    assert len(asked) == 4

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from luvc_export.cli import options
 from luvc_export.cli.files import check_folder, check_model
 from luvc_export.cli.grouped import grouped
 from luvc_export.cli.groups import TaskOptions, learned
+from luvc_export.cli.tables.console import write
+from luvc_export.core.options import option
 from luvc_export.runtime.session_options import SessionOptions
 
 _GLYPH = TaskOptions("glyph")
@@ -21,18 +19,14 @@ _SIDE = 700
 @grouped
 def ablate(
     *,
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for tables, plots and measurements.")],
+    output: Path = option(..., "Folder for tables, plots and measurements.", "-o", "--output"),
     asked: TaskOptions = _GLYPH,
-    model: Annotated[str | None, typer.Option("--model", help="Checkpoint; the task's own by default.")] = None,
-    count: Annotated[int, typer.Option("--count", help="Questions that are reported.")] = 2000,
-    side: Annotated[int, typer.Option("--side", help="Questions in side sections.")] = _SIDE,
-    search: Annotated[int, typer.Option("--search", help="Questions that settings are searched on.")] = 420,
-    text: Annotated[
-        int | None, typer.Option("--text", help="Text tokens in costs; the median prompt's by default.")
-    ] = None,
-    scorer: Annotated[
-        Path | None, typer.Option("--scorer", metavar="FILE", help="Learned scorer, .safetensors, to compare too.")
-    ] = None,
+    model: str | None = option(None, "Checkpoint; the task's own by default."),
+    count: int = option(2000, "Questions that are reported."),
+    side: int = option(_SIDE, "Questions in side sections."),
+    search: int = option(420, "Questions that settings are searched on."),
+    text: int | None = option(None, "Text tokens in costs; the median prompt's by default."),
+    scorer: Path | None = option(None, "Learned scorer, .safetensors, to compare too.", metavar="FILE"),
     opening: SessionOptions,
     as_json: options.Json = False,
 ) -> None:
@@ -63,21 +57,14 @@ def ablate(
         check_model(model)
     sha256 = "" if scorer is None else learned(None, scorer)[1]
     command = f"luvc-export ablate --task {asked.task} -o {output}"
-    usual: list[tuple[str, object, object]] = [
-        ("--split", asked.split, None),
-        ("--count", count, 2000),
-        ("--side", side, _SIDE),
-    ]
-    usual += [("--search", search, 420), ("--text", text, None), ("--scorer", scorer, None)]
-    command += "".join(f" {flag} {value}" for flag, value, default in usual if value != default)
-    with options.progress(quiet=as_json) as tell:
+    usual = {"split": None, "count": 2000, "side": _SIDE, "search": 420, "text": None, "scorer": None}
+    values = {"split": asked.split, "count": count, "side": side, "search": search, "text": text, "scorer": scorer}
+    command += "".join(f" --{name} {value}" for name, value in values.items() if value != usual[name])
+    with options.progress(as_json) as tell:
         if task.frames:
             data = clips.ablate(task, output, command, model, count, search, text, opening.threads, tell)
         else:
             data = run(task, output, command, model, count, side, search, text, opening.threads, sha256, tell)
-    if as_json:
-        print(json.dumps(data))
-    else:
-        page, end = (clips.PAGE, "## Searched") if task.frames else ("ablation.md", "## Horizon")
-        print((output / page).read_text(encoding="utf-8").split(end)[0])
-        print(f"wrote {output}")
+    page, end = (clips.PAGE, "## Searched") if task.frames else ("ablation.md", "## Horizon")
+    shown = output / page
+    write(as_json, data, lambda: [shown.read_text(encoding="utf-8").split(end)[0]], f"wrote {output}")

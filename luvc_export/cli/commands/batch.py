@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Iterator
@@ -17,6 +16,8 @@ from luvc_export.batch.job import BatchJob
 from luvc_export.cli import options
 from luvc_export.cli.files import check_folder
 from luvc_export.cli.grouped import grouped
+from luvc_export.cli.tables.console import write
+from luvc_export.core.options import option
 from luvc_export.errors import UsageError
 from luvc_export.runtime.generation.sampling import AnswerOptions
 
@@ -28,16 +29,10 @@ if TYPE_CHECKING:
 def batch(
     *,
     job: BatchJob,
-    workers: Annotated[
-        int | None, typer.Option("--workers", min=1, max=1024, help="Processes, or Ray actors; each loads the bundle.")
-    ] = None,
-    ray: Annotated[
-        str | None, typer.Option("--ray", metavar="ADDRESS", help="Run on this Ray cluster; local starts one here.")
-    ] = None,
-    num_gpus: Annotated[
-        float, typer.Option("--num-gpus", min=0, help="With --ray: GPUs of an actor, a share for several on one.")
-    ] = 0.0,
-    num_cpus: Annotated[float, typer.Option("--num-cpus", min=0, help="With --ray: CPUs of an actor.")] = 1.0,
+    workers: int | None = option(None, "Processes, or Ray actors; each loads the bundle.", least=1, most=1024),
+    ray: str | None = option(None, "Run on this Ray cluster; local starts one here.", metavar="ADDRESS"),
+    num_gpus: float = option(0.0, "With --ray: GPUs of an actor, a share for several on one.", least=0),
+    num_cpus: float = option(1.0, "With --ray: CPUs of an actor.", least=0),
     sampling: Annotated[dict[str, Any], AnswerOptions],
     as_json: options.Json = False,
 ) -> None:
@@ -55,7 +50,7 @@ def batch(
     if ray is None and (num_gpus, num_cpus) != (0.0, 1.0):
         raise UsageError("--num-gpus and --num-cpus are of Ray's actors", where="--num-gpus", fix="pass --ray")
     check_folder(job.output, "--output")
-    with options.progress(quiet=as_json) as tell:
+    with options.progress(as_json) as tell:
         job.check(tell)
     if ray is None:
         result = _run(job, local(workers or 1), as_json, auto=chosen_here)
@@ -64,11 +59,9 @@ def batch(
             from luvc_export.ray.cluster import cluster
 
             result = _run(job, cluster(ray, workers or 1, num_cpus, num_gpus), as_json)
-    if as_json:
-        print(json.dumps(result.to_json()))
-    else:
-        before = f" ({result.resumed} by earlier runs)" if result.resumed else ""
-        print(f"{result.rows} rows in {result.shards} shards{before}, {result.errors} with an error: {job.output}")
+    before = f" ({result.resumed} by earlier runs)" if result.resumed else ""
+    text = f"{result.rows} rows in {result.shards} shards{before}, {result.errors} with an error: {job.output}"
+    write(as_json, result.to_json(), text)
     if result.errors:
         raise typer.Exit(1)
 
@@ -102,12 +95,7 @@ _DRAW, _LOG = 0.2, 30.0
 
 
 class BatchLine:
-    """Draws progress.
-
-    Args:
-        stream: Where.
-        quiet: Draw nothing.
-    """
+    """Draws progress on a stream; nothing where ``quiet``."""
 
     def __init__(self, stream: TextIO, quiet: bool) -> None:
         self._stream, self._quiet = stream, quiet

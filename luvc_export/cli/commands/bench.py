@@ -6,14 +6,13 @@ import json
 from dataclasses import asdict, replace
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from luvc_export.cli import options
 from luvc_export.cli.files import check_bundle, check_writable, write_whole
 from luvc_export.cli.grouped import grouped
-from luvc_export.core.options import choice
+from luvc_export.cli.tables.console import write
+from luvc_export.core.options import choice, option
 from luvc_export.errors import UsageError
 from luvc_export.runtime.bench.case import BenchCase
 from luvc_export.runtime.cpu_features import cpu_features
@@ -23,17 +22,11 @@ from luvc_export.runtime.cpu_features import cpu_features
 def bench(
     *,
     case: BenchCase,
-    vs: Annotated[
-        str | None, typer.Option("--vs", metavar="OTHER", help="Run in turns with FOLDER, FOLDER#PLAN or #PLAN.")
-    ] = None,
-    repeats: Annotated[int, typer.Option("--repeats", min=1, help="Runs that count.")] = 5,
-    warm_up: Annotated[int, typer.Option("--warm-up", min=0, help="Runs before those.")] = 1,
-    sweep: Annotated[
-        str | None, typer.Option("--sweep", help="tokens: more text and images; budget: every plan of the bundle.")
-    ] = None,
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Folder for the sweep's PNG and HTML; default: this one.")
-    ] = None,
+    vs: str | None = option(None, "Run in turns with FOLDER, FOLDER#PLAN or #PLAN.", metavar="OTHER"),
+    repeats: int = option(5, "Runs that count.", least=1),
+    warm_up: int = option(1, "Runs before those.", least=0),
+    sweep: str | None = option(None, "tokens: more text and images; budget: every plan of the bundle."),
+    output: Path | None = option(None, "Folder for the sweep's PNG and HTML; default: this one.", "-o", "--output"),
     as_json: options.Json = False,
 ) -> None:
     """Time a bundle on noise: vision, prefill, first token, decode, memory, merges and prunes alone.
@@ -43,6 +36,7 @@ def bench(
     [dim]luvc-export bench qwen-bundle --plan thirds --vs '#none'
     luvc-export bench qwen-bundle --sweep budget -o curves[/dim]
     """
+    from luvc_export.cli.tables.bench import bench_table
     from luvc_export.runtime.bench.machine import bandwidth_reader, measure_machine
     from luvc_export.runtime.bench.measure import measure
     from luvc_export.runtime.bench.plan_memory import measure_open_plans
@@ -50,9 +44,9 @@ def bench(
 
     verify, case = case.verify, replace(case, verify=False)  # once, here
     first = _case(str(case.bundle), case.plan, case)
-    second = _case(vs, None, first) if vs is not None else None
-    with options.progress(quiet=as_json) as tell:
-        for folder in {each.bundle for each in (first, second) if each is not None}:
+    cases = [first] if vs is None else [first, _case(vs, None, first)]
+    with options.progress(as_json) as tell:
+        for folder in {each.bundle for each in cases}:
             check_bundle(folder, verify, tell)
     if sweep is not None:
         if vs is not None:
@@ -61,25 +55,21 @@ def bench(
         return
     if output is not None:
         raise UsageError("only a sweep writes files", where=f"--output {output}", fix="pass --sweep, or leave it out")
-    cases = [each for each in (first, second) if each is not None]
     machine = measure_machine(case.threads)
-    with options.progress(quiet=as_json) as tell:
+    with options.progress(as_json) as tell:
         timed = measure(cases, repeats, warm_up, tell, bandwidth_reader(case.threads))
-        profiles, opened = [], []
+        profiles, opened = list[Any](), list[Any]()
+        steps = ("profiling", profile, profiles), ("opening plans beside each other", measure_open_plans, opened)
         for index, each in enumerate(cases):
-            tell("profiling", index / len(cases))
-            profiles.append(profile(each))
-            tell("profiling", (index + 1) / len(cases))
-            tell("opening plans beside each other", index / len(cases))
-            opened.append(measure_open_plans(each))
-            tell("opening plans beside each other", (index + 1) / len(cases))
-    if as_json:
-        print(json.dumps(_json(timed, profiles, machine, opened)))
-        return
-    from luvc_export.cli.tables import console as consoles
-    from luvc_export.cli.tables.bench import bench_table
-
-    consoles.console().print(bench_table(timed, profiles, machine, opened))
+            for stage, work, done in steps:
+                tell(stage, index / len(cases))
+                done.append(work(each))
+                tell(stage, (index + 1) / len(cases))
+    write(
+        as_json,
+        lambda: _json(timed, profiles, machine, opened),
+        lambda: [bench_table(timed, profiles, machine, opened)],
+    )
 
 
 def _case(named: str, plan: str | None, like: Any) -> Any:
@@ -119,7 +109,7 @@ def _sweep(first: Any, kind: str, repeats: int, warm_up: int, output: Path, as_j
     import_module("matplotlib")  # what draws is asked for before minutes of measuring
     measured = points(first, kind)  # type: ignore[arg-type]
     machine = measure_machine(first.threads)
-    with options.progress(quiet=as_json) as tell:
+    with options.progress(as_json) as tell:
         timed = measure([point.case for point in measured], repeats, warm_up, tell)
     files = {
         output / f"sweep-{kind}.png": curve(measured, timed, kind, machine),  # type: ignore[arg-type]
@@ -127,13 +117,12 @@ def _sweep(first: Any, kind: str, repeats: int, warm_up: int, output: Path, as_j
     }
     for path, data in files.items():
         write_whole(path, data)
-    if as_json:
-        cases = [{"tokens_a_layer": point.tokens, **one.to_json()} for point, one in zip(measured, timed, strict=True)]
-        sweep = {"machine": asdict(machine), "cases": cases, "exponent": growth(measured, timed)}
-        print(json.dumps({**sweep, "files": [str(path) for path in files]}))
-        return
-    for point, one in zip(measured, timed, strict=True):
-        stat = one.stat("prefill_ms")
-        print(f"{one.facts.label}: {point.tokens:.0f} tokens a layer, prefill {stat.median:.4g} ms")
-    print(f"prefill grows as tokens to the power {growth(measured, timed):.2f}")
-    print("wrote " + ", ".join(map(str, files)))
+    pairs, exponent = list(zip(measured, timed, strict=True)), growth(measured, timed)
+    cases = [{"tokens_a_layer": point.tokens, **one.to_json()} for point, one in pairs]
+    sweep = {"machine": asdict(machine), "cases": cases, "exponent": exponent, "files": [*map(str, files)]}
+    lines = (
+        f"{one.facts.label}: {point.tokens:.0f} tokens a layer, prefill {one.stat('prefill_ms').median:.4g} ms"
+        for point, one in pairs
+    )
+    last = f"prefill grows as tokens to the power {exponent:.2f}", "wrote " + ", ".join(map(str, files))
+    write(as_json, sweep, *lines, *last)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
 
 import typer
 
 from luvc_export.cli import options
 from luvc_export.cli.files import check_bundle
 from luvc_export.cli.grouped import grouped, stated
+from luvc_export.cli.tables.console import styled, write
+from luvc_export.core.options import option
 from luvc_export.engines.options import BuildOptions, EngineOptions
 from luvc_export.errors import UsageError
 from luvc_export.runtime.session_options import SessionOptions
@@ -21,11 +21,9 @@ from luvc_export.runtime.session_options import SessionOptions
 def build(
     context: typer.Context,
     *,
-    bundle: Annotated[Path, typer.Argument(help="Bundle folder; what is built is written into it.")],
-    target: Annotated[str, typer.Option("--target", help="Device, as luvc-export targets lists them.")],
-    plan: Annotated[
-        str | None, typer.Option("--plan", help="Plan of the bundle; default: its default; of CPUs: all.")
-    ] = None,
+    bundle: Path = option(..., "Bundle folder; what is built is written into it.", argument=True),
+    target: str = option(..., "Device, as luvc-export targets lists them."),
+    plan: str | None = option(None, "Plan of the bundle; default: its default; of CPUs: all."),
     engine: EngineOptions,
     building: BuildOptions,
     opening: SessionOptions,
@@ -39,6 +37,7 @@ def build(
     luvc-export build qwen-bundle --target h100 --precision bf16 --images 4 --builderOptimizationLevel 5
     luvc-export build old-bundle --target intel-cpu[/dim]
     """
+    from luvc_export.cli.tables.engines import facts, fits
     from luvc_export.engines import library, targets
     from luvc_export.pipeline import build_engine
 
@@ -54,37 +53,24 @@ def build(
         _finish(bundle, target, plan, opening.verify, as_json)
         return
     library.check_builds(record)
-    with options.progress(quiet=as_json) as tell:
+    with options.progress(as_json) as tell:
         check_bundle(bundle, opening.verify, tell)
         built = build_engine(bundle, target, plan, engine=engine, options=building, progress=tell)
     entry = built.engine(plan, target)
-    if as_json:
-        print(json.dumps({"bundle": str(bundle), "engine": asdict(entry)}))
-        return
-    from luvc_export.cli.tables import console as consoles
-    from luvc_export.cli.tables.engines import facts, fits
-
-    console: Any = consoles.console()
-    console.print(facts(entry))
-    console.print(fits(entry))
-    console.print(
-        f"wrote {bundle / entry.vision.file} and {entry.decoder.file}; luvc-export inspect {bundle} shows more"
-    )
+    text = f"wrote {bundle / entry.vision.file} and {entry.decoder.file}; luvc-export inspect {bundle} shows more"
+    write(as_json, {"bundle": str(bundle), "engine": asdict(entry)}, facts(entry), styled(fits(entry)), styled(text))
 
 
 def _finish(bundle: Path, target: str, plan: str | None, verify: bool, as_json: bool) -> None:
     """Graphs of a target that runs graphs."""
     from luvc_export.pipeline import finish_graphs
 
-    with options.progress(quiet=as_json) as tell:
+    with options.progress(as_json) as tell:
         check_bundle(bundle, verify, tell)
         written = finish_graphs(bundle, target, plan, tell).manifest
     sets = [one for one in written.sets if one.target == target and plan in (None, one.plan)]
     files = sorted({name for one in sets for name in one.files} - {one.decoder for one in written.plans.values()})
-    if as_json:
-        print(json.dumps({"bundle": str(bundle), "sets": [asdict(one) for one in sets]}))
-    elif files:
-        size = sum(written.files[name].bytes for name in files)
-        print(f"wrote {len(files)} graphs for {target} into {bundle}, {size / 2**20:.1f} MiB")
-    else:
-        print(f"{target} runs the graphs of {bundle} as they are")
+    size = sum(written.files[name].bytes for name in files) / 2**20
+    text = f"wrote {len(files)} graphs for {target} into {bundle}, {size:.1f} MiB"
+    none = f"{target} runs the graphs of {bundle} as they are"
+    write(as_json, {"bundle": str(bundle), "sets": [asdict(one) for one in sets]}, text if files else none)

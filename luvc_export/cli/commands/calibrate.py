@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -14,6 +13,7 @@ from luvc_export.cli import options
 from luvc_export.cli.files import check_folder, check_writable
 from luvc_export.cli.grouped import grouped, stated
 from luvc_export.cli.groups import DataOptions
+from luvc_export.cli.tables.console import write
 from luvc_export.core.options import option
 from luvc_export.errors import UsageError
 from luvc_export.runtime.session_options import SessionOptions
@@ -45,11 +45,6 @@ class RecipeOptions:
     def recipe(self, precision: str, smooth: float, stated: Collection[str]) -> Recipe:
         """The recipe for ``precision``.
 
-        Args:
-            precision: Its name.
-            smooth: SmoothQuant's alpha where ``--smooth`` does not say.
-            stated: Fields that the command line says.
-
         Raises:
             UsageError: No such precision, or an option that it does not heed.
         """
@@ -64,11 +59,7 @@ class RecipeOptions:
 
 
 def _check_heeded(stated: Collection[str], recipe: Recipe) -> None:
-    """Refuse options that this recipe would not heed.
-
-    Raises:
-        UsageError: One was given.
-    """
+    """Refuse options that this recipe would not heed."""
     precision = recipe.precision
     conditions = {
         "method": (precision.ranges and precision.weights != 4, "--range", "a precision that takes ranges: int8, fp8"),
@@ -92,23 +83,18 @@ _DATA = DataOptions(count=256)
 def calibrate(
     context: typer.Context,
     *,
-    bundle: Annotated[Path, typer.Argument(help="Bundle folder.")],
-    precision: Annotated[
-        str | None, typer.Option("--precision", help="int8, fp8, int4, nvfp4, nvfp4a16; for the CPU: q8, q4, q4f16.")
-    ] = None,
-    kv: Annotated[
-        str | None, typer.Option("--kv", help="In place of --precision: store keys and values in int8 (PLAN_kv8).")
-    ] = None,
+    bundle: options.Bundle,
+    precision: str | None = option(None, "int8, fp8, int4, nvfp4, nvfp4a16; for the CPU: q8, q4, q4f16."),
+    kv: str | None = option(None, "In place of --precision: store keys and values in int8 (PLAN_kv8)."),
     asked: DataOptions = _DATA,
-    min_agreement: Annotated[
-        float,
-        typer.Option("--retention", "--min-agreement", help="Share of answers that must stay what the plan's are."),
-    ] = 0.99,
-    target: Annotated[str | None, typer.Option("--target", help="Refuse what this target cannot run.")] = None,
+    min_agreement: float = option(
+        0.99, "Share of answers that must stay what the plan's are.", "--retention", "--min-agreement"
+    ),
+    target: str | None = option(None, "Refuse what this target cannot run."),
     rounding: RecipeOptions,
     opening: SessionOptions,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="Write a new bundle instead.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a plan of that name.")] = False,
+    output: Path | None = option(None, "Write a new bundle instead.", "-o", "--output"),
+    overwrite: bool = option(False, "Replace a plan of that name."),
     as_json: options.Json = False,
 ) -> None:
     """Quantise a plan on data, and keep high the fewest layers that answers need. Adds a plan such as PLAN_int8.
@@ -119,7 +105,7 @@ def calibrate(
     from luvc_export.bundle import folder as bundles
     from luvc_export.calibration.quantise import cache_calibration as cache_work
     from luvc_export.calibration.quantise import calibrate as work
-    from luvc_export.cli.tables.quantised import foretell, show_weights, weights_report
+    from luvc_export.cli.tables.quantised import foretell, weights_lines, weights_report
 
     recipe, other = _recipe(context, precision, kv, rounding, target)
     if asked.data is None:
@@ -131,38 +117,30 @@ def calibrate(
         )
     check_folder(output, "--output")
     check_writable(rounding.ranges, "--cache")
-    with options.progress(quiet=as_json) as tell:
+    with options.progress(as_json) as tell:
         loaded = bundles.load(bundle, opening.verify, tell)
     asked_plan = opening.plan or loaded.manifest.default_plan
     common: dict[str, Any] = {"plan": opening.plan, "min_agreement": min_agreement, "threads": opening.threads}
     common |= {"output": output, "overwrite": overwrite}
     if recipe is None:
-        assert kv is not None
-        cache_work.check(loaded, asked_plan, kv, min_agreement, overwrite, output)
-        with options.progress(quiet=as_json) as tell:
-            cases = asked.load(tell)
-            stored = cache_work.calibrate_caches(loaded, cases, kv, progress=tell, **common)
-        _show_caches(stored, cases, min_agreement, as_json)
-        return
-    work.check(loaded, asked_plan, recipe, min_agreement, overwrite, output)
-    with options.progress(quiet=as_json) as tell:
-        cases = asked.load(tell)
-        calibrated = work.calibrate(
-            loaded,
-            cases,
-            recipe,
-            keep_high=rounding.keep_high,
-            quantise_too=rounding.quantise_too,
-            ranges_file=rounding.ranges,
-            modelopt=other,
-            foretell=foretell,
-            progress=tell,
-            **common,
-        )
-    if as_json:
-        print(json.dumps(weights_report(calibrated)))
+        cache_work.check(loaded, asked_plan, str(kv), min_agreement, overwrite, output)
     else:
-        show_weights(calibrated, cases, min_agreement)
+        work.check(loaded, asked_plan, recipe, min_agreement, overwrite, output)
+    with options.progress(as_json) as tell:
+        cases = asked.load(tell)
+        if recipe is None:
+            stored = cache_work.calibrate_caches(loaded, cases, str(kv), progress=tell, **common)
+            data, lines = _caches(stored, cases, min_agreement)
+        else:
+            own: dict[str, Any] = {
+                "keep_high": rounding.keep_high,
+                "quantise_too": rounding.quantise_too,
+                "modelopt": other,
+            }
+            own |= {"ranges_file": rounding.ranges, "foretell": foretell}
+            calibrated = work.calibrate(loaded, cases, recipe, progress=tell, **own, **common)
+            data, lines = weights_report(calibrated), [*weights_lines(calibrated, cases, min_agreement)]
+    write(as_json, data, *lines)
 
 
 def _recipe(
@@ -194,27 +172,19 @@ def _recipe(
     return recipe, other
 
 
-def _show_caches(stored: CalibratedCaches, cases: CalibrationSet, asked: float, as_json: bool) -> None:
+def _caches(stored: CalibratedCaches, cases: CalibrationSet, asked: float) -> tuple[dict[str, Any], list[str]]:
+    """A plan with caches in codes, as plain data and as lines."""
     from luvc_export.calibration.quantise.agreement import share
-    from luvc_export.cli.tables.quantised import print_agreement
+    from luvc_export.cli.tables.quantised import accuracy_of, agreement_lines
     from luvc_export.core.budgets import kv_bytes
 
-    comparison = stored.made
-    right = {who: comparison.right(who) for who in ("reference", "candidate")} if comparison.known else {}
-    shares = {who: sum(answers) / len(answers) for who, answers in right.items()}
+    agreed, answered, accuracy = share(stored.made), len(stored.made.answered), accuracy_of(stored.made)
     shape = stored.bundle.manifest.decoder
     wide, narrow = (sum(kv_bytes(shape, [0] * shape.layers, 1, codes=codes)) for codes in (False, True))
-    if as_json:
-        known = {"reference": shares["reference"], "quantised": shares["candidate"]} if shares else None
-        facts = {"bundle": str(stored.bundle.folder), "plan": stored.plan, "agreement": share(comparison)}
-        print(
-            json.dumps({**facts, "answers": len(comparison.answered), "accuracy": known, "cache_share": narrow / wide})
-        )
-        return
-    accuracy = (shares["reference"], shares["candidate"]) if shares else None
-    agreed, answered = share(comparison), len(comparison.answered)
-    print_agreement(f"{stored.plan} in {stored.bundle.folder}", cases, agreed, answered, asked, accuracy)
-    print(f"caches    | {narrow:,} bytes a token, {narrow / wide:.1%} of 16 bits")
+    facts = {"bundle": str(stored.bundle.folder), "plan": stored.plan, "agreement": agreed, "answers": answered}
+    lines = agreement_lines(f"{stored.plan} in {stored.bundle.folder}", cases, agreed, answered, asked, accuracy)
+    caches = f"caches    | {narrow:,} bytes a token, {narrow / wide:.1%} of 16 bits"
+    return facts | {"accuracy": accuracy, "cache_share": narrow / wide}, [*lines, caches]
 
 
 def _modelopt(asked: RecipeOptions) -> ModelOpt | None:

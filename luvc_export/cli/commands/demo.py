@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from pathlib import Path
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from luvc_export.cli import options
 from luvc_export.cli.files import check_folder
+from luvc_export.cli.grouped import grouped
+from luvc_export.cli.tables.console import styled, table, write
 from luvc_export.core.named_plans import DEFAULT_PLAN
+from luvc_export.core.options import option
 from luvc_export.errors import CheckFailed, UsageError
 
 #: Uncompressed, what ``run`` takes of the bundle where no plan is named, and the system this project is named after.
@@ -25,12 +25,12 @@ ROUNDS = 7
 _LARGE, _LARGE_GRID = "qwen2.5-vl-3b", (32, 32)
 
 
+@grouped
 def demo(
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the bundle and pictures.")] = Path(
-        "demo-out"
-    ),
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Which pictures are drawn.")] = 0,
-    pictures: Annotated[int, typer.Option("--pictures", help="How many pictures to ask about.")] = 1,
+    *,
+    output: Path = option(Path("demo-out"), "Folder for the bundle and pictures.", "-o", "--output"),
+    seed: int = option(0, "Which pictures are drawn.", least=0),
+    pictures: int = option(1, "How many pictures to ask about."),
     as_json: options.Json = False,
 ) -> None:
     """Export the bundled model with and without compression and ask both about freshly drawn pictures.
@@ -55,16 +55,17 @@ def demo(
     asked = list(cases("heldout", len(KINDS) * pictures, seed))
     first: dict[str, Any] = {}
     rows: list[dict[str, Any]] = []
-    with options.progress(quiet=as_json) as tell:
+    with options.progress(as_json) as tell:
         for number, case in enumerate(asked):
-            answers = {}
-            for name, session in sessions.items():
-                result = session.generate(case.images, case.prompt, max_new_tokens=_LONGEST)
-                answers[name] = result.text
-                first.setdefault(name, result)
+            results = {
+                name: session.generate(case.images, case.prompt, max_new_tokens=_LONGEST)
+                for name, session in sessions.items()
+            }
+            first = first or results
+            answers = {name: result.text for name, result in results.items()}
             rows.append({"kind": case.kind, "question": case.prompt, "right": case.answer, "answers": answers})
             tell("asking both", (number + 1) / len(asked))
-    with options.progress(quiet=as_json) as tell:
+    with options.progress(as_json) as tell:
         times = _times(sessions, seed + 1, tell)
     names = [f"picture-{number}.png" for number in range(2)]
     for name, image in zip(names, asked[len(KINDS) - 1].images, strict=True):
@@ -88,10 +89,7 @@ def demo(
         "bundle": str(folder),
         "pictures": [str(output / name) for name in (*names, *kept.values())],
     }
-    if as_json:
-        print(json.dumps(summary))
-    else:
-        _print(summary, rows[: len(KINDS)], costs, first)
+    write(as_json, summary, lambda: _tables(summary, rows[: len(KINDS)], costs, first))
     if min(correct.values()) < 0.8 * len(rows):
         raise CheckFailed("the demo answered too many questions wrong", got=correct, expected=f"80 % of {len(rows)}")
 
@@ -166,17 +164,14 @@ def bundle(output: Path, quiet: bool) -> Path:
     return folder
 
 
-def _print(summary: dict[str, Any], rows: list[dict[str, Any]], costs: dict[str, Any], first: dict[str, Any]) -> None:
-    from luvc_export.cli.tables import console as consoles
-
-    console = consoles.console()
+def _tables(summary: dict[str, Any], rows: list[dict[str, Any]], costs: dict[str, Any], first: dict[str, Any]) -> Any:
     answers = []
     for row in rows:
         texts = [row["answers"][name] for name in PLANS]
-        verdicts = ["right" if text == row["right"] else consoles.styled((text, "red")) for text in texts]
+        verdicts = ["right" if text == row["right"] else styled((text, "red")) for text in texts]
         answers.append((row["question"], row["right"], *verdicts))
     title, caption = "the first picture's questions", "wrong answers in red"
-    console.print(consoles.table(answers, "question", "right answer", *PLANS, title=title, caption=caption))
+    yield table(answers, "question", "right answer", *PLANS, title=title, caption=caption)
     timings = [first[name].timings for name in PLANS]
     median = [summary["timings"][name] for name in PLANS]
     lines = {
@@ -189,7 +184,6 @@ def _print(summary: dict[str, Any], rows: list[dict[str, Any]], costs: dict[str,
         "first token": [f"{t['ttft_ms']:.1f} ms" for t in median],
     }
     cells = ((name, *values) for name, values in lines.items())
-    head = ("", "none (uncompressed)", *PLANS[1:])
-    console.print(consoles.table(cells, *head, left=1, title="cost of one picture"))
-    console.print(_at_size(summary["timings"]), highlight=False)
-    console.print("pictures: " + ", ".join(summary["pictures"]))
+    yield table(cells, "", "none (uncompressed)", *PLANS[1:], left=1, title="cost of one picture")
+    yield styled(_at_size(summary["timings"]))
+    yield styled("pictures: " + ", ".join(summary["pictures"]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import re
@@ -12,12 +11,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from luvc_export.cli import options
+from luvc_export.cli.grouped import grouped
+from luvc_export.cli.tables.console import styled, table, write
+from luvc_export.core.options import option
 from luvc_export.errors import MachineError, UsageError, did_you_mean
+from luvc_export.version import VERSION
 
 #: What every part that runs a model needs beside its extra's packages.
 _RUNTIME = ("numpy", "pillow", "tokenizers", "jinja2")
@@ -37,14 +38,7 @@ _REQUIREMENT = re.compile(r"""([\w.-]+)[^;]*;.*extra\s*==\s*["']([\w-]+)["']""")
 
 @dataclass(frozen=True)
 class Part:
-    """A part of the tool.
-
-    Args:
-        packages: Distribution names that it needs.
-        extra: Which extra of ours brings them.
-        fix: What to do where it has none.
-        program: What it needs on the path, where that is a program.
-    """
+    """A part of the tool."""
 
     packages: tuple[str, ...] = ()
     extra: str | None = None
@@ -84,14 +78,13 @@ def known_parts() -> dict[str, Part]:
     return parts | _OTHERS
 
 
+@grouped
 def doctor(
-    bundle: Annotated[Path | None, typer.Argument(help="A bundle: also say what it is and what is left out.")] = None,
-    need: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--need", help="Exit 3 unless this part works, such as export or serve; repeat. Default: run on CPU."
-        ),
-    ] = None,
+    *,
+    bundle: Path | None = option(None, "A bundle: also say what it is and what is left out.", argument=True),
+    need: tuple[str, ...] = option(
+        (), "Exit 3 unless this part works, such as export or serve; repeat. Default: run on CPU."
+    ),
     as_json: options.Json = False,
 ) -> None:
     """Say what works on this machine, and how to get what does not.
@@ -99,7 +92,6 @@ def doctor(
     [dim]luvc-export doctor
     luvc-export doctor qwen-bundle[/dim]
     """
-    from luvc_export.runtime.cpu_features import cpu_features
     from luvc_export.runtime.memory import available_bytes
 
     known = known_parts()
@@ -113,21 +105,32 @@ def doctor(
         "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_gib": round(memory / 2**30, 1) if memory else None,
         "disk_gib": round(shutil.disk_usage(".").free / 2**30, 1),
-        "cpu_features": cpu_features(),
-        "onnxruntime_providers": _providers(),
-        "openvino_devices": _devices(),
-        "products": _products(),
-        "steps": _steps(),
     }
-    if as_json:
-        print(json.dumps({"machine": machine, "parts": parts, "bundle": facts}))
-    else:
-        _print(machine, parts, facts or {})
+    machine |= _measured([part["found"] for part in parts.values()])
+    write(as_json, {"machine": machine, "parts": parts, "bundle": facts}, lambda: [_table(machine, parts, facts or {})])
     for name in needed:
-        if parts[name]["missing"]:
-            raise MachineError(
-                f"{name} does not work here", got=", ".join(parts[name]["missing"]), fix=parts[name]["fix"]
-            )
+        if missing := parts[name]["missing"]:
+            raise MachineError(f"{name} does not work here", got=", ".join(missing), fix=parts[name]["fix"])
+
+
+def _measured(versions: list[dict[str, str]]) -> dict[str, Any]:
+    """What engines have and compute here; asked once for these versions, this CPU, its devices and times of steps."""
+    from luvc_export.core.files.remembered import cache_folder, keep, recall
+    from luvc_export.runtime.cpu_features import cpu_features
+
+    features = cpu_features()
+    changing = (cache_folder() / "steps", Path("/dev/dri"), Path("/dev/accel"))
+    stamps = [path.stat().st_mtime_ns if path.is_dir() else 0 for path in changing]
+    key: dict[str, Any] = {"luvc-export": VERSION, "versions": versions, "cpu": features, "system": platform.platform()}
+    key |= {"cpus": os.cpu_count(), "stamps": stamps}
+    if record := recall("doctor", key):
+        return {name: value for name, value in record.items() if name != "key"}
+    products, (steps, settled) = _products(), _steps()
+    facts = {"cpu_features": features, "onnxruntime_providers": _providers(), "openvino_devices": _devices()}
+    facts |= {"products": products, "steps": steps}
+    if settled:
+        keep("doctor", key | {"stamps": [(cache_folder() / "steps").stat().st_mtime_ns, *stamps[1:]]}, facts)
+    return facts
 
 
 def _named(name: str, known: Mapping[str, Part]) -> str:
@@ -214,24 +217,26 @@ def _products() -> list[str]:
     return notes + [checked.note or f"{checked.engine}: {checked.arithmetic} is exact" for checked in checks]
 
 
-def _steps() -> list[str]:
-    """What ``auto`` goes by for plans in 8 and 4 bits: products of a step at Qwen2.5-VL-3B's layer shape."""
+def _steps() -> tuple[list[str], bool]:
+    """What ``auto`` goes by for plans in 8 and 4 bits: products of a step at Qwen2.5-VL-3B's layer shape.
+
+    And whether that stays: what was timed beside other work is timed again.
+    """
     from luvc_export.core.shapes import DecoderShape
-    from luvc_export.runtime.speed_probe.one_row import BITS, step_times
+    from luvc_export.runtime.speed_probe.one_row import BITS, is_settled, step_times
 
     shape = DecoderShape(36, 2048, 16, 2, 128, 11008, 151936, 32768)
     measured = {precision: step_times(precision, shape) for precision in BITS}
-    return [f"{name} {way} {1000 * spent:.0f} ms" for name, times in measured.items() for way, spent in times.items()]
+    texts = [f"{name} {way} {1000 * spent:.0f} ms" for name, times in measured.items() for way, spent in times.items()]
+    return texts, all(is_settled(precision, shape) for precision in BITS)
 
 
-def _print(machine: dict[str, Any], parts: dict[str, dict[str, Any]], bundle: dict[str, Any]) -> None:
-    from luvc_export.cli.tables import console as consoles
-
+def _table(machine: dict[str, Any], parts: dict[str, dict[str, Any]], bundle: dict[str, Any]) -> Any:
     facts = (machine | bundle).items()
     rows = [(name, ", ".join(value) if isinstance(value, list) else str(value)) for name, value in facts]
     for name, part in parts.items():
         gone = (("missing", "red"), f" {', '.join(part['missing'])}")
         state = gone if part["missing"] else (("ok", "green"),)
         detail = part["fix"] or ", ".join(f"{package} {number}" for package, number in part["found"].items())
-        rows.append((name, consoles.styled(*state, f"  {detail}")))
-    consoles.console().print(consoles.table(rows, title="this machine"))
+        rows.append((name, styled(*state, f"  {detail}")))
+    return table(rows, title="this machine")

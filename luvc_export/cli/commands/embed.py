@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from luvc_export.cli import options
 from luvc_export.cli.files import check_writable
 from luvc_export.cli.grouped import grouped
+from luvc_export.cli.tables.console import write
 from luvc_export.core.options import option
 from luvc_export.errors import UsageError
 from luvc_export.runtime.session_options import SessionOptions
@@ -32,7 +30,7 @@ class EmbedOptions:
 @grouped
 def embed(
     *,
-    bundle: Annotated[Path, typer.Argument(help="Bundle folder, of the task embed.")],
+    bundle: Path = option(..., "Bundle folder, of the task embed.", argument=True),
     wanted: EmbedOptions,
     opening: SessionOptions,
     as_json: options.Json = False,
@@ -55,22 +53,15 @@ def embed(
     if images and texts and len(images) != len(texts):
         got, expected = f"{len(images)} pictures, {len(texts)} texts", "as many of both, or one kind"
         raise UsageError("pairs are a picture and a text each", where="--image, --text", got=got, expected=expected)
-    with options.progress(quiet=as_json) as tell:
+    with options.progress(as_json) as tell:
         session = load_bundle(bundle, options=opening, progress=tell)
-    asked: dict[str, Any] = {
-        "prompt": wanted.prompt,
-        "instruction": wanted.instruction,
-        "dimensions": wanted.dimensions,
-    }
-    pairs = list(zip(images, texts, strict=True)) if images and texts else None
-    alone: dict[str, Any] = {"images": images or None, "texts": texts or None} if pairs is None else {"pairs": pairs}
-    vectors = session.embed(**alone, **asked)
+    pairs = images and texts and list(zip(images, texts, strict=True))
+    asked: dict[str, Any] = {"pairs": pairs} if pairs else {"images": images or None, "texts": texts or None}
+    vectors = session.embed(**asked, prompt=wanted.prompt, instruction=wanted.instruction, dimensions=wanted.dimensions)
     if wanted.output is not None:
         with whole(wanted.output) as file:
             np.save(file, vectors)
     facts = {"shape": list(vectors.shape), "plan": session.plan_name, "backend": session.backend.name}
-    if as_json:
-        shown = {"output": str(wanted.output)} if wanted.output is not None else {"vectors": vectors.tolist()}
-        print(json.dumps({**facts, **shown}))
-    else:
-        print(f"wrote {wanted.output}: {vectors.shape[0]} vectors of {vectors.shape[1]} numbers, plan {facts['plan']}")
+    shown = {"output": str(wanted.output)} if wanted.output is not None else {"vectors": vectors.tolist()}
+    count, size = vectors.shape
+    write(as_json, facts | shown, f"wrote {wanted.output}: {count} vectors of {size} numbers, plan {facts['plan']}")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -15,6 +14,7 @@ from luvc_export.cli import options
 from luvc_export.cli.files import check_folder, check_model
 from luvc_export.cli.grouped import grouped, stated
 from luvc_export.cli.groups import ScoreOptions, SizeOptions, check_shaping
+from luvc_export.cli.tables.console import write
 from luvc_export.core.named_plans import DEFAULT_PLAN, NAMED
 from luvc_export.core.options import option
 from luvc_export.core.options.texts import percentages
@@ -55,20 +55,12 @@ class PrecisionOptions:
             check_precision(self.precision, asked)
 
     def pictures(self, data: str | PathLike[str] | None, progress: Progress) -> CalibrationSet | None:
-        """What is calibrated on; None where no precision is asked for.
-
-        Raises:
-            UsageError: See ``pipeline.quantising.pictures``.
-        """
+        """What is calibrated on; None where no precision is asked for."""
         return None if self.precision is None else pictures(data, progress)
 
     def apply(self, written: Bundle, data: CalibrationSet | None, quiet: bool) -> list[Calibrated]:
-        """Quantise every plan of a bundle and, unless ``quiet``, show what became of each.
-
-        Raises:
-            LuvcError: See ``pipeline.quantising.quantise_plans``.
-        """
-        from luvc_export.cli.tables.quantised import foretell, show_weights
+        """Quantise every plan of a bundle and, unless ``quiet``, show what became of each."""
+        from luvc_export.cli.tables.quantised import foretell, weights_lines
 
         if self.precision is None or data is None:
             return []
@@ -78,7 +70,7 @@ class PrecisionOptions:
                 written, self.precision, data, min_agreement=wanted, foretell=foretell, progress=tell
             )
         for each in () if quiet else results:
-            show_weights(each, data, wanted)
+            write(False, None, *weights_lines(each, data, wanted))
         return results
 
 
@@ -86,29 +78,21 @@ class PrecisionOptions:
 def export(
     context: typer.Context,
     *,
-    model: Annotated[str, typer.Argument(help="Checkpoint folder, hub id, or demo for the bundled model.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Bundle folder to write.")],
-    plan: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--plan",
-            help=f"{', '.join(NAMED)}, none, a schedule, a JSON file or 64,32,0; repeat. Default: {DEFAULT_PLAN}.",
-        ),
-    ] = None,
+    model: options.Model,
+    output: Path = option(..., "Bundle folder to write.", "-o", "--output"),
+    plan: tuple[str, ...] = option(
+        (), f"{', '.join(NAMED)}, none, a schedule, a JSON file or 64,32,0; repeat. Default: {DEFAULT_PLAN}."
+    ),
     canvas: SizeOptions,
     asked: ExportOptions,
     quantised: PrecisionOptions,
-    no_weights: Annotated[bool, typer.Option("--no-weights", help="Graphs alone, from the config.")] = False,
+    no_weights: bool = option(False, "Graphs alone, from the config."),
     encoder: EncoderRequest,
-    unit_buckets: Annotated[
-        str | None,
-        typer.Option(
-            "--unit-buckets",
-            metavar="25,50,..",
-            help="Percent of units: also graphs of fewer, for pictures whose other units neighbours foretell; no "
-            "merging.",
-        ),
-    ] = None,
+    unit_buckets: str | None = option(
+        None,
+        "Percent of units: also graphs of fewer, for pictures whose other units neighbours foretell; no merging.",
+        metavar="25,50,..",
+    ),
     llm: LlmRequest,
     sharing: Sharing,
     ranking: ScoreOptions,
@@ -147,37 +131,27 @@ def export(
     if quantised.precision is not None and not chosen:
         asked = replace(asked, vocab_data=None)
     checkpoint = open_checkpoint(model, asked.revision, weights=not no_weights)
-    named = _sources(plan or [], llm)
+    named = _sources(plan, llm)
     check_shaping(stated(context, EncoderRequest, LlmRequest, Sharing, ScoreOptions), named.values())
     check_frames(encoder, asked.joint_frames)
     sizes = canvas.sizes(checkpoint)
-    plans = make_plans(
-        checkpoint,
-        named,
-        image_size=sizes,
-        joint_frames=asked.joint_frames,
-        joint_tiles=asked.joint_tiles,
-        unit_buckets=percentages(unit_buckets),
-        request=PlanRequest(llm, encoder, sharing),
-        **ranking.choices(),
-    )
+    request, settings = PlanRequest(llm, encoder, sharing), ranking.choices()
+    settings |= {"joint_frames": asked.joint_frames, "joint_tiles": asked.joint_tiles}
+    settings["unit_buckets"] = percentages(unit_buckets)
+    plans = make_plans(checkpoint, named, image_size=sizes, request=request, **settings)
     ranking.check_used(plans.values())
     video = asked.video or asked.joint_frames is not None
     asked = replace(asked, video=video, joint_frames=None, joint_tiles=None)  # the plans say it now
-    with options.progress(quiet=as_json) as tell:
+    with options.progress(as_json) as tell:
         shown = quantised.pictures(data, tell)
         written = export_bundle(checkpoint, output, plans, image_size=sizes, options=asked, progress=tell)
-    notes = [*remarks(checkpoint), *_codes(written)]
+    codes = written.manifest.weights.stored
+    notes = [*remarks(checkpoint), *(codes.notes if codes else ())]
     if not as_json:
-        _show(written, plans, notes)
+        write(False, None, lambda: _lines(written, plans, notes))
     calibrated = quantised.apply(written, shown, as_json)
     if as_json:
-        print(json.dumps(_report(calibrated[-1].bundle if calibrated else written, plans, notes, calibrated)))
-
-
-def _codes(written: Bundle) -> Iterable[str]:
-    codes = written.manifest.weights.stored
-    return codes.notes if codes else ()
+        write(True, _report(calibrated[-1].bundle if calibrated else written, plans, notes, calibrated))
 
 
 def _report(
@@ -192,25 +166,22 @@ def _report(
     return report | ({"quantised": [weights_report(each) for each in calibrated]} if calibrated else {})
 
 
-def _show(written: Bundle, plans: Mapping[str, Plan], notes: list[str]) -> None:
-    from luvc_export.cli.tables import console as consoles
+def _lines(written: Bundle, plans: Mapping[str, Plan], notes: list[str]) -> Iterator[Any]:
     from luvc_export.cli.tables.named import cost_table
     from luvc_export.core.plan.cost import cost
 
     folder, manifest = written.folder, written.manifest
     for each in plans.values():
-        consoles.console().print(cost_table(each, cost(each, manifest.decoder)))
-    for note in notes:
-        print(f"note: {note}")
+        yield cost_table(each, cost(each, manifest.decoder))
+    yield from (f"note: {note}" for note in notes)
     if manifest.weights.mode == "none":
-        print(f"wrote {folder}, graphs without weights: luvc-export inspect {folder} shows them")
+        yield f"wrote {folder}, graphs without weights: luvc-export inspect {folder} shows them"
     else:
-        verb = "run" if manifest.does.decodes else "embed"
-        words = "--prompt '...'" if manifest.does.decodes else "--json"
-        print(f"wrote {folder}; ask it something: luvc-export {verb} {folder} --image cat.jpg {words}")
+        verb, words = ("run", "--prompt '...'") if manifest.does.decodes else ("embed", "--json")
+        yield f"wrote {folder}; ask it something: luvc-export {verb} {folder} --image cat.jpg {words}"
 
 
-def _sources(plans: list[str], llm: LlmRequest) -> dict[str, str | list[int] | Plan]:
+def _sources(plans: Sequence[str], llm: LlmRequest) -> dict[str, str | list[int] | Plan]:
     """What was asked for by the plans' names; a goal makes a plan of its own, which only ``none`` may stand beside."""
     goals = [f"{name.replace('_', '-')}-{value:g}" for name, value in llm.goals().items()]
     if not goals:

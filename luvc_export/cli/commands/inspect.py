@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from luvc_export.cli import options
 from luvc_export.cli.files import check_writable, write_whole
 from luvc_export.cli.grouped import grouped
-from luvc_export.cli.tables import console as consoles
+from luvc_export.cli.tables.console import styled, table, write
+from luvc_export.core.options import option
 from luvc_export.runtime.session_options import SessionOptions
 
 
 @grouped
 def inspect(
     *,
-    bundle: Annotated[Path, typer.Argument(help="Bundle folder.")],
+    bundle: options.Bundle,
     opening: SessionOptions,
-    text: Annotated[int, typer.Option("--text", min=1, help="Text tokens counted in costs.")] = 64,
-    surgery: Annotated[bool, typer.Option("--surgery", help="Show what graph surgery did.")] = False,
-    html: Annotated[
-        Path | None, typer.Option("--html", metavar="HTML", help="Write the surgery report as one page.")
-    ] = None,
+    text: int = option(64, "Text tokens counted in costs.", least=1),
+    surgery: bool = option(False, "Show what graph surgery did."),
+    html: Path | None = option(None, "Write the surgery report as one page.", metavar="HTML"),
     as_json: options.Json = False,
 ) -> None:
     """Check a bundle and show what is in it.
@@ -38,7 +35,7 @@ def inspect(
     from luvc_export.core.plan.cost import cost
     from luvc_export.runtime.prompt.template import described
 
-    with options.progress(quiet=as_json) as tell:
+    with options.progress(as_json) as tell:
         loaded = load(bundle, opening.verify, tell, task=None)
     manifest = loaded.manifest
     if surgery or html is not None:
@@ -50,40 +47,38 @@ def inspect(
         name: cost(entry.plan, manifest.decoder, text, caches=entry.cache_precision)
         for name, entry in manifest.plans.items()
     }
-    if as_json:
-        data = {
-            "manifest": manifest.to_json(),
-            "cost": {name: value.to_json() for name, value in costs.items()},
-            "chat_template": described(loaded),
-            "changed_since_verified": [changed(signed, manifest) for signed in manifest.verified],
-        }
-        print(json.dumps(data))
-        return
+    template = described(loaded)
+    data = {
+        "manifest": manifest.to_json(),
+        "cost": {name: value.to_json() for name, value in costs.items()},
+        "chat_template": template,
+        "changed_since_verified": [changed(signed, manifest) for signed in manifest.verified],
+    }
+    write(as_json, data, lambda: _tables(manifest, template, costs), lambda: [styled(_trust(manifest, opening.verify))])
+
+
+def _tables(manifest: Any, template: str, costs: dict[str, Any]) -> Iterator[Any]:
     from luvc_export.cli.tables.engines import bindings, facts, trust, validation
     from luvc_export.cli.tables.named import bundle_table, cost_table
 
-    console = consoles.console()  # names come from strangers
-    console.print(_facts(manifest, described(loaded)))
+    yield table(_facts(manifest, template), title="bundle")
     sizes = ((name, f"{record.bytes / 2**20:.2f}", record.sha256[:16]) for name, record in manifest.files.items())
-    files = consoles.table(sizes, "name", "MiB", "sha256", title="files")
+    files = table(sizes, "name", "MiB", "sha256", title="files")
     files.columns[1].justify = "right"
-    console.print(files)
-    console.print(_plans(manifest))
+    yield files
+    yield _plans(manifest)
     for name, entry in manifest.plans.items():
-        console.print(cost_table(entry.plan, costs[name]))
+        yield cost_table(entry.plan, costs[name])
     precisions = {name: entry.quantised.precision for name, entry in manifest.plans.items() if entry.quantised}
     kept = bundle_table({name: one.plan for name, one in manifest.plans.items()}, manifest.decoder, precisions)
     if kept is not None:
-        console.print(kept)
+        yield kept
     for engines in manifest.engines:
-        engine_facts = facts(engines)
-        engine_facts.add_row("trust", trust(engines, manifest))
-        console.print(engine_facts)
-        console.print(bindings("vision", engines.vision))
-        console.print(bindings("decoder", engines.decoder))
+        yield facts(engines, trust(engines, manifest))
+        yield bindings("vision", engines.vision)
+        yield bindings("decoder", engines.decoder)
     for signed in manifest.verified:
-        console.print(validation(signed, manifest))
-    console.print(_trust(manifest, opening.verify))
+        yield validation(signed, manifest)
 
 
 def _trust(manifest: Any, verify: bool) -> str:
@@ -103,12 +98,9 @@ def _surgery(loaded: Any, html: Path | None, as_json: bool) -> None:
     report = surgery_report(loaded)
     if html is not None:
         write_whole(html, render_html(report))
-    if as_json:
-        print(json.dumps({name: [asdict(part) for part in parts] for name, parts in report.items()}))
-        return
-    consoles.console().print(render(report))
-    if html is not None:
-        print(f"wrote {html}")
+    data = {name: [asdict(part) for part in parts] for name, parts in report.items()}
+    written = () if html is None else (f"wrote {html}",)
+    write(as_json, data, lambda: [render(report)], *written)
 
 
 def _plans(manifest: Any) -> Any:
@@ -120,33 +112,29 @@ def _plans(manifest: Any) -> Any:
         precision = entry.precision + (f", caches {entry.cache_precision}" if entry.caches else "")
         rows.append((shown, entry.kind, f"{height}x{width}", units, precision, entry.variant_of or ""))
     head = ("name", "for a", "of pixels", "units", "precision", "variant of")
-    return consoles.table(rows, *head, title="plans")
+    return table(rows, *head, title="plans")
 
 
-def _facts(manifest: Any, template: str) -> Any:
-    table = consoles.table((), title="bundle")
-    source, image, prompt = manifest.source, manifest.image, manifest.prompt
-    table.add_row("source", f"{source.model} ({source.model_type})")
-    table.add_row("task", f"{manifest.task}: {manifest.does.asked_by}")
-    table.add_row("arithmetic", manifest.dtype)
-    table.add_row("image", f"{image.size[0]}x{image.size[1]}, {image.fit}")
-    table.add_row("text capacity", f"{prompt.text_capacity} tokens of a context of {manifest.decoder.context}")
-    table.add_row("chat template", template)
+def _facts(manifest: Any, template: str) -> Iterator[tuple[str, str]]:
+    source, image, prompt, weights = manifest.source, manifest.image, manifest.prompt, manifest.weights
+    yield "source", f"{source.model} ({source.model_type})"
+    yield "task", f"{manifest.task}: {manifest.does.asked_by}"
+    yield "arithmetic", manifest.dtype
+    yield "image", f"{image.size[0]}x{image.size[1]}, {image.fit}"
+    yield "text capacity", f"{prompt.text_capacity} tokens of a context of {manifest.decoder.context}"
+    yield "chat template", template
     if manifest.vocabulary is not None:
-        table.add_row("vocabulary", str(manifest.vocabulary))
+        yield "vocabulary", str(manifest.vocabulary)
     if manifest.generation is not None:
         asked = manifest.generation.options()
-        table.add_row("answers", ", ".join(f"{name} {value}" for name, value in asked.items()) or "the best token")
+        yield "answers", ", ".join(f"{name} {value}" for name, value in asked.items()) or "the best token"
         if manifest.generation.unsupported:
-            table.add_row("not followed", ", ".join(manifest.generation.unsupported))
+            yield "not followed", ", ".join(manifest.generation.unsupported)
     else:
-        table.add_row("answers", "the best token (generation_config.json was not stored: export again to have it)")
-    where = f", in {manifest.weights.folder}" if manifest.weights.folder else ""
-    table.add_row("weights", f"{manifest.weights.mode}{where}")
-    if (codes := manifest.weights.stored) is not None:
+        yield "answers", "the best token (generation_config.json was not stored: export again to have it)"
+    yield "weights", weights.mode + (f", in {weights.folder}" if weights.folder else "")
+    if (codes := weights.stored) is not None:
         bits = 8 * codes.bytes / codes.numbers
-        table.add_row("quantised", f"{codes.method}, {len(codes.products)} weights, {bits:.2f} bits each with scales")
-        for note in codes.notes:
-            table.add_row("", note)
-    table.add_row("made with", ", ".join(f"{name} {version}" for name, version in manifest.tools.items()))
-    return table
+        yield "quantised", f"{codes.method}, {len(codes.products)} weights, {bits:.2f} bits each with scales"
+        yield from (("", note) for note in codes.notes)
+    yield "made with", ", ".join(f"{name} {version}" for name, version in manifest.tools.items())

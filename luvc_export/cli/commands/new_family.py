@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from luvc_export.cli import options
+from luvc_export.cli.grouped import grouped
+from luvc_export.cli.tables.console import write
+from luvc_export.core.options import option
 from luvc_export.errors import UsageError
 
 
+@grouped
 def new_family(
-    model_type: Annotated[str, typer.Argument(metavar="MODEL_TYPE", help="As a checkpoint's config.json names it.")],
-    output: Annotated[
-        Path, typer.Option("-o", "--output", help="Folder of the two files: MODEL_TYPE.py, MODEL_TYPE_checkpoint.py.")
-    ] = Path(),
+    *,
+    model_type: str = option(..., "As a checkpoint's config.json names it.", argument=True, metavar="MODEL_TYPE"),
+    output: Path = option(
+        Path(), "Folder of the two files: MODEL_TYPE.py, MODEL_TYPE_checkpoint.py.", "-o", "--output"
+    ),
     as_json: options.Json = False,
 ) -> None:
     """Write the skeleton of a family's file for a model of transformers, and list what it does not say.
@@ -36,10 +37,11 @@ def new_family(
     for path, text in zip(paths, (written.family, written.checkpoint), strict=True):
         write_whole(path, text)
     kin = None if facts.kin is None else facts.kin.model_type
-    if as_json:
-        files = [str(path) for path in paths]
-        print(json.dumps({"files": files, "like": kin, "open_questions": written.questions}))
-        return
-    print(f"wrote {paths[0]}, made from {kin or 'no family: none has such a tower'}; {paths[1]} for its tests")
-    print("\n".join(["what transformers does not say:", *(f"- {question}" for question in written.questions)]))
-    print("answer each, take its line away, and test: docs/adding-a-family.md")
+    write(
+        as_json,
+        {"files": [str(path) for path in paths], "like": kin, "open_questions": written.questions},
+        f"wrote {paths[0]}, made from {kin or 'no family: none has such a tower'}; {paths[1]} for its tests",
+        "what transformers does not say:",
+        *(f"- {question}" for question in written.questions),
+        "answer each, take its line away, and test: docs/adding-a-family.md",
+    )

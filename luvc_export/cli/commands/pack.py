@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from luvc_export.cli import options
 from luvc_export.cli.files import check_folder, check_model
 from luvc_export.cli.grouped import grouped
+from luvc_export.cli.tables.console import styled, table, unwrapped, write
 from luvc_export.core.files import safe_files
 from luvc_export.core.named_plans import DEFAULT_PLAN
+from luvc_export.core.options import option
 from luvc_export.core.options.texts import size as size_of
 from luvc_export.engines.options import BuildOptions, EngineOptions
 from luvc_export.errors import UsageError
@@ -32,26 +31,20 @@ if TYPE_CHECKING:
 @grouped
 def pack(
     *,
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL_OR_BUNDLE", help="Checkpoint folder, hub id or demo, or a bundle.")
-    ],
-    target: Annotated[str, typer.Option("--target", help="Board, as luvc-export targets lists them.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder to write.")],
-    plan: Annotated[
-        str | None, typer.Option("--plan", help="Plan of the bundle, or the schedule to export; default: its default.")
-    ] = None,
+    model: str = option(
+        ..., "Checkpoint folder, hub id or demo, or a bundle.", argument=True, metavar="MODEL_OR_BUNDLE"
+    ),
+    target: str = option(..., "Board, as luvc-export targets lists them."),
+    output: Path = option(..., "Folder to write.", "-o", "--output"),
+    plan: str | None = option(None, "Plan of the bundle, or the schedule to export; default: its default."),
     engine: EngineOptions,
     building: BuildOptions,
     image_size: options.ImageSize = None,
-    cases: Annotated[
-        Path | None, typer.Option("--cases", help="JSON Lines file of what to ask: image, prompt.")
-    ] = None,
-    task: Annotated[str | None, typer.Option("--task", help="Ask this: glyph, or a module that has a TASK.")] = None,
-    count: Annotated[int, typer.Option("--count", help="Cases to store.")] = 4,
-    wheels: Annotated[
-        Path | None, typer.Option("--wheels", metavar="DIR", help="Wheels for the board's Python, to put in.")
-    ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing pack.")] = False,
+    cases: Path | None = option(None, "JSON Lines file of what to ask: image, prompt."),
+    task: str | None = option(None, "Ask this: glyph, or a module that has a TASK."),
+    count: int = option(4, "Cases to store."),
+    wheels: Path | None = option(None, "Wheels for the board's Python, to put in.", metavar="DIR"),
+    overwrite: bool = option(False, "Replace an existing pack."),
     opening: SessionOptions,
     as_json: options.Json = False,
 ) -> None:
@@ -76,7 +69,7 @@ def pack(
         raise UsageError("say once what to ask", where="pack", expected="--cases FILE, --task NAME, or neither")
     chosen = _questions(cases, task, count)
     with (
-        options.progress(quiet=as_json) as tell,
+        options.progress(as_json) as tell,
         _opened(model, plan, image_size, task, engine, building, output, opening.verify, tell) as (bundle, name),
     ):
         written = write_pack(
@@ -91,11 +84,8 @@ def pack(
             engine=engine,
             options=building,
         )
-    if as_json:
-        summary = {"pack": str(output), "missing": written.missing, "other_plans": written.others}
-        print(json.dumps({**summary, **asdict(written.pack)}))
-        return
-    _show(written)
+    summary = {"pack": str(output), "missing": written.missing, "other_plans": written.others}
+    write(as_json, summary | asdict(written.pack), lambda: _lines(written))
 
 
 @contextmanager
@@ -167,12 +157,11 @@ def _questions(cases: Path | None, task: str | None, count: int) -> Any:
     return choose
 
 
-def _show(written: Packed) -> None:
-    from luvc_export.cli.tables import console as consoles
+def _lines(written: Packed) -> Iterator[Any]:
     from luvc_export.engines import targets
     from luvc_export.packing import wheels
 
-    pack_record, console = written.pack, consoles.console()
+    pack_record = written.pack
     target = targets.find(pack_record.target)
     images = f"{pack_record.images} image{'s' * (pack_record.images != 1)}"
     memory = f"{pack_record.footprint.peak / 2**20:,.1f} MiB at the height of loading or answering"
@@ -185,16 +174,14 @@ def _show(written: Packed) -> None:
     ]
     if pack_record.plugins:
         rows.append(("plugins", f"{pack_record.plugins}, which the graphs call"))
-    console.print(consoles.table(rows, title=f"pack of plan {pack_record.plan} for {pack_record.target}"))
+    yield table(rows, title=f"pack of plan {pack_record.plan} for {pack_record.target}")
     if written.others:
-        console.print(
-            f"a pack holds one plan for one image size; not in it: {', '.join(written.others)} (--plan NAME)",
-            soft_wrap=True,
-        )
+        others = ", ".join(written.others)
+        yield unwrapped(f"a pack holds one plan for one image size; not in it: {others} (--plan NAME)")
     for line in written.missing:
         rest = f" of {line} for Python {pack_record.python}, {target.device.machine}"
-        console.print(consoles.styled(("no wheel", "yellow"), rest), soft_wrap=True)
+        yield unwrapped(("no wheel", "yellow"), rest)
     if written.missing:
-        console.print("without them the board must have these packages itself; to fetch them, with a network:")
-        console.print(f"  {wheels.download(pack_record.python, target.device.machine or '')}", soft_wrap=True)
-    console.print(f"wrote {written.folder}; copy it to the board and run ./install-and-verify there", soft_wrap=True)
+        yield styled("without them the board must have these packages itself; to fetch them, with a network:")
+        yield unwrapped(f"  {wheels.download(pack_record.python, target.device.machine or '')}")
+    yield unwrapped(f"wrote {written.folder}; copy it to the board and run ./install-and-verify there")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -14,10 +14,14 @@ from luvc_export.cli import options
 from luvc_export.cli.files import check_bundle, check_model, check_writable, write_whole
 from luvc_export.cli.grouped import grouped, stated
 from luvc_export.cli.groups import TaskOptions
+from luvc_export.cli.tables.console import write
 from luvc_export.core.options import option, texts
 from luvc_export.errors import CheckFailed, UsageError
 from luvc_export.pipeline.export_options import ExportOptions
 from luvc_export.runtime.session_options import SessionOptions
+
+if TYPE_CHECKING:
+    from luvc_export.calibration.cases import Case
 
 
 @dataclass(frozen=True)
@@ -53,10 +57,10 @@ class ParityOptions:
 def parity(
     context: typer.Context,
     *,
-    reference: Annotated[
-        str, typer.Argument(help=r"Trusted: \[hf:|torch:|onnx:|openvino:|trt:]MODEL\[#PLAN]; MODEL may be 'demo'.")
-    ],
-    candidate: Annotated[str, typer.Argument(help="Under test, described in the same way.")],
+    reference: str = option(
+        ..., r"Trusted: \[hf:|torch:|onnx:|openvino:|trt:]MODEL\[#PLAN]; MODEL may be 'demo'.", argument=True
+    ),
+    candidate: str = option(..., "Under test, described in the same way.", argument=True),
     task: TaskOptions,
     compared: ParityOptions,
     media: ExportOptions,
@@ -86,7 +90,7 @@ def parity(
     known_task = task.found()
     check_writable(compared.report, "--report")
     specs = [runners.parse(each) for each in (reference, candidate)]
-    with options.progress(quiet=as_json) as tell:
+    with options.progress(as_json) as tell:
         for spec in specs:
             if spec.is_bundle:
                 check_bundle(spec.model, opening.verify, tell)
@@ -96,34 +100,29 @@ def parity(
     if own and any(spec.is_bundle for spec in specs):
         raise UsageError("the bundle says how it sees pictures", where=", ".join(own), fix="leave them out")
     count, size = compared.count, texts.size(compared.image_size)
+    frames, longest, stops = 0, 32, False
+    asked: Iterable[Case] = [] if compared.cases is None else islice(read_jsonl(compared.cases), count)
     if known_task:
-        asked = list(known_task.cases(known_task.report[0], count, known_task.report[1]))
-    else:
-        asked = list(islice(read_jsonl(compared.cases or Path()), count))
-    frames = known_task.frames if known_task else 0
+        asked, size = known_task.cases(known_task.report[0], count, known_task.report[1]), size or known_task.image_size
+        frames, longest, stops = known_task.frames, known_task.longest, known_task.stops
     seen = tuple(media.tiles), media.video or frames > 0, compared.arithmetic, frames
-    size = size or (known_task.image_size if known_task else None)
     left, right = open_pair(reference, candidate, size, compared.dtype, opening.threads, *seen)
-    with options.progress(quiet=as_json) as tell:
+    with options.progress(as_json) as tell:
         result = run(
             left,
             right,
-            asked,
+            list(asked),
             observe=compared.observe,
-            longest=compared.max_new_tokens or (known_task.longest if known_task else 32),
-            stops=known_task.stops if known_task else False,
+            longest=compared.max_new_tokens or longest,
+            stops=stops,
             batch=compared.batch,
             retention=compared.retention,
             progress=tell,
         )
     if compared.report is not None:
         write_whole(compared.report, page(result))
-    if as_json:
-        print(json.dumps(result.to_json()))
-    else:
-        print("\n".join(result.lines(compared.locate)))
-        if compared.report is not None:
-            print(f"report    | {compared.report}")
+    page_line = [] if compared.report is None else [f"report    | {compared.report}"]
+    write(as_json, result.to_json(), *result.lines(compared.locate), *page_line)
     if not result.passed:
         failed = [gate.name for gate in result.gates if not gate.passed]
         raise CheckFailed("the models do not agree", got=", ".join(failed), expected="every gate passed")

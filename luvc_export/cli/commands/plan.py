@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -15,6 +15,7 @@ from luvc_export.cli import options
 from luvc_export.cli.files import check_folder, check_model, check_writable, write_whole
 from luvc_export.cli.grouped import given, grouped, stated
 from luvc_export.cli.groups import ScoreOptions, SearchOptions, SizeOptions, check_shaping, learned, one_size
+from luvc_export.cli.tables.console import table, unwrapped, write
 from luvc_export.core import planning
 from luvc_export.core.named_plans import CLIPS, DEFAULT_PLAN, NAMED
 from luvc_export.core.options import flag, option, texts
@@ -60,13 +61,6 @@ class TimeOptions:
     ) -> tuple[float, Speed]:
         """Factor on LLM prefill FLOPs that meets the goal, 1 or less where nothing need go, and what it rests on.
 
-        Args:
-            whole: The uncompressed plan.
-            llm: Sizes of the LLM.
-            encoder: Sizes of the encoder.
-            text: Text tokens.
-            size: The image size, for errors.
-
         Raises:
             UsageError: ``--time`` cannot be read.
             PlanError: The encoder alone takes as long.
@@ -99,13 +93,12 @@ _RECORDS = (SizeOptions, ExportOptions, Sharing, EncoderRequest, LlmRequest, Sco
 def plan(
     context: typer.Context,
     *,
-    model: Annotated[
-        str, typer.Argument(help="Checkpoint folder, hub id or demo; without --data only its config is read.")
-    ],
-    schedule: Annotated[
-        str,
-        typer.Option("--plan", help=f"{', '.join(NAMED)}, none, a schedule, a plan's JSON file, or budgets: 64,32,0."),
-    ] = DEFAULT_PLAN,
+    model: str = option(
+        ..., "Checkpoint folder, hub id or demo; without --data only its config is read.", argument=True
+    ),
+    schedule: str = option(
+        DEFAULT_PLAN, f"{', '.join(NAMED)}, none, a schedule, a plan's JSON file, or budgets: 64,32,0.", "--plan"
+    ),
     image_size: options.ImageSize = None,
     canvas: SizeOptions,
     media: ExportOptions,
@@ -114,18 +107,10 @@ def plan(
     budgets: LlmRequest,
     ranking: ScoreOptions,
     timed: TimeOptions,
-    text: Annotated[
-        int | None,
-        typer.Option("--text", min=1, help="Text tokens counted in costs: 64, or with --data the median prompt's."),
-    ] = None,
-    aspect: Annotated[
-        str | None,
-        typer.Option("--aspect", metavar="W:H", help="Also say what budgets get of a picture of this shape, padded."),
-    ] = None,
-    kv: Annotated[
-        str | None, typer.Option("--kv", help="Show caches stored so (calibrate --kv): int8. --kv-mib counts 16 bits.")
-    ] = None,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="Write the plan as JSON.")] = None,
+    text: int | None = option(None, "Text tokens counted in costs: 64, or with --data the median prompt's.", least=1),
+    aspect: str | None = option(None, "Also say what budgets get of a picture of this shape, padded.", metavar="W:H"),
+    kv: str | None = option(None, "Show caches stored so (calibrate --kv): int8. --kv-mib counts 16 bits."),
+    output: Path | None = option(None, "Write the plan as JSON.", "-o", "--output"),
     asked: SearchOptions,
     as_json: options.Json = False,
 ) -> None:
@@ -164,7 +149,10 @@ def plan(
         common = _choices(request, ranking, media, text)
         own = None if schedule == STRIPED else searched
         result = asked.result(checkpoint, size, common, own, _command(context), as_json)
-        _show(result, as_json)
+        from luvc_export.calibration.budgets import report
+
+        tables = (table(rows, *head, title=title) for title, head, rows in report.tables(result))
+        write(as_json, result.to_json(), *tables, *map(unwrapped, report.summary(result)))
         if not result.passed:
             raise result.failure
         planned, counted, speed = result.chosen.plan, result.text, None
@@ -176,10 +164,9 @@ def plan(
         planned, speed = _planned(checkpoint, source, size, request, ranking, timed, counted)
     if output is not None:
         write_whole(output, json.dumps(planned.to_json(), indent=1) + "\n")
-    if not as_json:
-        shown.print(planned, counted, speed)
-    elif data is None:
-        print(json.dumps(shown.to_json(planned, counted, speed)))
+    if data is None or not as_json:
+        facts = shown.to_json(planned, counted, speed)
+        write(as_json, facts, lambda: shown.tables(planned, counted, speed))
 
 
 def _check_stated(context: typer.Context, asked: SearchOptions, timed: TimeOptions, schedule: str) -> None:
@@ -238,10 +225,7 @@ def _planned(
     from luvc_export.pipeline import make_plan
     from luvc_export.pipeline.plans import check_grid
 
-    llm, encoder = (
-        checkpoint.family.decoder_shape(checkpoint.config),
-        checkpoint.family.encoder_shape(checkpoint.config),
-    )
+    llm, encoder = _shapes(checkpoint)
     if isinstance(source, Plan):
         ranking.check_used([source])
         planning.check_model(source, llm, encoder)
@@ -265,51 +249,46 @@ def _shapes(checkpoint: Checkpoint) -> tuple[DecoderShape, EncoderShape]:
 
 @dataclass(frozen=True)
 class _Shown:
-    """What a plan costs, as a table and as JSON.
-
-    Args:
-        checkpoint: Whose plan it is.
-        caches: How caches are stored, see ``core.plan.cost``.
-        aspect: The text of ``--aspect``.
-        shape: Its number.
-    """
+    """What a plan costs, as a table and as JSON."""
 
     checkpoint: Checkpoint
     caches: str | None
     aspect: str | None
     shape: float | None
 
-    def _parts(self, plan: Plan, text: int, speed: Speed | None) -> tuple[Any, Any, dict[str, Any] | None]:
-        from luvc_export.core.plan.cost import cost, padded
-        from luvc_export.runtime.speed_probe.first_token import predicted, to_json
-
-        llm, encoder = _shapes(self.checkpoint)
-        costs = cost(plan, llm, text, encoder=encoder, caches=self.caches)
-        fit = None if self.shape is None else padded(plan, llm, self.shape, text)
-        return costs, fit, None if speed is None else to_json(predicted(plan, llm, encoder, text, speed), speed)
-
     def to_json(self, plan: Plan, text: int, speed: Speed | None) -> dict[str, Any]:
         """Plain data."""
-        costs, fit, first = self._parts(plan, text, speed)
-        padding = {} if fit is None else {"padded": asdict(fit)}
-        timing = {} if first is None else {"first_token": first}
-        return {"plan": plan.to_json(), "cost": costs.to_json()} | padding | timing
+        from luvc_export.runtime.speed_probe.first_token import predicted, to_json
 
-    def print(self, plan: Plan, text: int, speed: Speed | None) -> None:
+        costs, fit = self._costs(plan, text)
+        facts: dict[str, Any] = {"plan": plan.to_json(), "cost": costs.to_json()}
+        if fit is not None:
+            facts["padded"] = asdict(fit)
+        if speed is not None:
+            facts["first_token"] = to_json(predicted(plan, *_shapes(self.checkpoint), text, speed), speed)
+        return facts
+
+    def tables(self, plan: Plan, text: int, speed: Speed | None) -> Iterator[Any]:
         """Tables and lines for people."""
-        from luvc_export.cli.tables import console as consoles
         from luvc_export.cli.tables.named import cost_table, named_table, padded_line
 
-        (costs, fit, first), console = self._parts(plan, text, speed), consoles.console()
-        console.print(cost_table(plan, costs))
+        costs, fit = self._costs(plan, text)
+        yield cost_table(plan, costs)
         if plan.schedule in NAMED:
             llm, encoder = _shapes(self.checkpoint)
             moments = plan.sharing.images if plan.schedule in CLIPS else None
-            console.print(named_table(plan.grid, llm, encoder, text, planning.recipe_of(plan, llm), moments))
-        if first is not None:
-            console.print(time_line(first), highlight=False, soft_wrap=True)
+            yield named_table(plan.grid, llm, encoder, text, planning.recipe_of(plan, llm), moments)
+        if speed is not None:
+            yield unwrapped(time_line(self.to_json(plan, text, speed)["first_token"]))
         if fit is not None:
-            console.print(padded_line(plan, fit, str(self.aspect)), highlight=False, soft_wrap=True)
+            yield unwrapped(padded_line(plan, fit, str(self.aspect)))
+
+    def _costs(self, plan: Plan, text: int) -> tuple[Any, Any]:
+        from luvc_export.core.plan.cost import cost, padded
+
+        llm, encoder = _shapes(self.checkpoint)
+        costs = cost(plan, llm, text, encoder=encoder, caches=self.caches)
+        return costs, None if self.shape is None else padded(plan, llm, self.shape, text)
 
 
 def _choices(
@@ -331,20 +310,6 @@ def _choices(
         "sharing": request.sharing,
         "text": text,
     }
-
-
-def _show(result: Any, as_json: bool) -> None:
-    from luvc_export.calibration.budgets import report
-    from luvc_export.cli.tables import console as consoles
-
-    if as_json:
-        print(json.dumps(result.to_json()))
-        return
-    console = consoles.console()
-    for title, head, rows in report.tables(result):
-        console.print(consoles.table(rows, *head, title=title))
-    for line in report.summary(result):
-        console.print(line, highlight=False, soft_wrap=True)
 
 
 def _command(context: typer.Context) -> str:

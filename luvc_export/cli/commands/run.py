@@ -9,8 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from luvc_export.cli import options
 from luvc_export.cli.grouped import grouped
 from luvc_export.cli.tables.console import answer_text
@@ -56,11 +54,8 @@ class RunOptions:
 @grouped
 def run(
     *,
-    bundle: Annotated[Path, typer.Argument(help="Bundle folder.")],
-    prompt: Annotated[
-        str | None,
-        typer.Option("--prompt", help="The question; - reads it from standard input. Without it: a chat."),
-    ] = None,
+    bundle: options.Bundle,
+    prompt: str | None = option(None, "The question; - reads it from standard input. Without it: a chat."),
     wanted: RunOptions,
     live: CameraOptions,
     opening: SessionOptions,
@@ -98,7 +93,7 @@ def run(
     if wanted.show_kept is not None and not shown and asked is not None:
         raise UsageError("--show-kept draws on a picture", where="--show-kept", fix="pass --image or --video")
     folders = named_folders([wanted.lora] if wanted.lora else [])
-    with options.progress(quiet=as_json) as tell:
+    with options.progress(as_json) as tell:
         session = load_bundle(bundle, options=replace(opening, lora=folders), progress=tell)
     warmed = 1000 * session.warm_up(images=int(shown or live.camera is not None)) if wanted.warm_up else None
     if folders:

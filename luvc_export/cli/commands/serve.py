@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Annotated
-
-import typer
 
 from luvc_export.cli import options
 from luvc_export.cli.grouped import grouped
-from luvc_export.core.options import choice
+from luvc_export.core.options import option
 from luvc_export.runtime.session_options import SessionOptions
 from luvc_export.serve.options import ServeOptions
 
@@ -18,13 +15,11 @@ from luvc_export.serve.options import ServeOptions
 @grouped
 def serve(
     *,
-    bundles: Annotated[list[str], typer.Argument(metavar="BUNDLE...", help="Bundle folder, or FOLDER#PLAN; several.")],
+    bundles: options.Bundles,
     asked: SessionOptions,
     served: ServeOptions,
-    log_format: Annotated[
-        str, typer.Option("--log-format", help="Of a line a request on stderr: text or json.")
-    ] = "text",
-    quiet: Annotated[bool, typer.Option("--quiet", help="No line a request, nor about the models.")] = False,
+    log_format: str = option("text", "Of a line a request on stderr: text or json.", choices=("text", "json")),
+    quiet: bool = option(False, "No line a request, nor about the models."),
     as_json: options.Json = False,
 ) -> None:
     """Answer over HTTP as OpenAI's chat completions and responses, with a page to try it at /.
@@ -37,9 +32,8 @@ def serve(
     from luvc_export.serve.models import open_models
     from luvc_export.serve.server import Server
 
-    choice("--log-format", log_format, request_log.FORMATS)
     request_log.configure(log_format, quiet)  # type: ignore[arg-type]
-    with options.progress(quiet=as_json) as tell:
+    with options.progress(as_json) as tell:
         models = open_models(bundles, asked, tell)
     server = Server(served, models)
     listening = server.listen()

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from luvc_export.cli import options
+from luvc_export.cli.grouped import grouped
+from luvc_export.cli.tables.console import console, write
+from luvc_export.core.options import option
 from luvc_export.core.target import Target
 
 
+@grouped
 def targets(
-    name: Annotated[str | None, typer.Argument(help="Show one target, each value with its source.")] = None,
+    *,
+    name: str | None = option(None, "Show one target, each value with its source.", argument=True),
     as_json: options.Json = False,
 ) -> None:
     """List the devices engines can be built for, and what of it this machine can do.
@@ -26,16 +28,9 @@ def targets(
 
     chosen = [records.find(name)] if name else [records.find(each) for each in records.names()]
     here = {target.name: library.why_not(target) for target in chosen}
-    if as_json:
-        print(json.dumps([_data(target, here[target.name]) for target in chosen]))
-        return
-    from luvc_export.cli.tables import console as consoles
-
-    console: Any = consoles.console()
-    if not name:
-        console.print(_table(chosen, here, console.width))
-        return
-    print(f"{_one(chosen[0])}\n{'here':26} {here[chosen[0].name] or _USABLE}")
+    one = f"{_one(chosen[0])}\n{'here':26} {here[chosen[0].name] or _USABLE}"
+    data = [_data(target, here[target.name]) for target in chosen]
+    write(as_json, data, one if name else lambda: [_table(chosen, here, console().width)])
 
 
 def _data(target: Target, reason: str | None) -> dict[str, Any]:

@@ -4,30 +4,26 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from luvc_export.cli import options
 from luvc_export.cli.files import check_folder, check_model, write_whole
 from luvc_export.cli.grouped import grouped
 from luvc_export.cli.groups import SizeOptions
+from luvc_export.cli.tables.console import styled, table, write
+from luvc_export.core.options import option
 from luvc_export.errors import CheckFailed, UsageError
 
 
 @grouped
 def trial(
     *,
-    model: Annotated[str, typer.Argument(help="Checkpoint folder, hub id, or demo for the bundled model.")],
-    target: Annotated[
-        str | None, typer.Option("--target", help="Whose engines; default: this GPU's, else what can be built here.")
-    ] = None,
-    out: Annotated[
-        Path, typer.Option("-o", "--out", help="Folder; a trial that was interrupted goes on there.")
-    ] = Path("trial-out"),
-    minutes: Annotated[float, typer.Option("--minutes", help="End inside so many minutes.")] = 30.0,
-    only: Annotated[list[str] | None, typer.Option("--only", help="Only this step; repeat.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and how long.")] = False,
+    model: options.Model,
+    target: str | None = option(None, "Whose engines; default: this GPU's, else what can be built here."),
+    out: Path = option(Path("trial-out"), "Folder; a trial that was interrupted goes on there.", "-o", "--out"),
+    minutes: float = option(30.0, "End inside so many minutes."),
+    only: tuple[str, ...] = option((), "Only this step; repeat."),
+    dry_run: bool = option(False, "Say what would be done, and how long."),
     canvas: SizeOptions,
     as_json: options.Json = False,
 ) -> None:
@@ -59,17 +55,18 @@ def trial(
         )
     asked = Asked(model, target or machine.target_here(), out, sized)
     if dry_run:
-        _say_plan(run.planned(asked, only or []), minutes, as_json)
+        _say_plan(run.planned(asked, only), minutes, as_json)
         return
-    with options.progress(quiet=as_json) as tell:
-        journal = run.run(asked, minutes, only or [], tell)
+    with options.progress(as_json) as tell:
+        journal = run.run(asked, minutes, only, tell)
     summary = report.make(journal)
     write_whole(out / "report.json", json.dumps(summary, indent=1) + "\n")
     write_whole(out / "report.html", page(summary, out / "kept.png"))
-    if as_json:
-        print(json.dumps(summary))
-    else:
-        _say(summary, out)
+    colours = {"holds": "green", "fails": "red", "not tried": "dim"}
+    rows = ((styled((e["verdict"], colours[e["verdict"]])), e["says"], e["figure"]) for e in summary["verdicts"])
+    promises = table(rows, "", "promise", "figure, or why it was not tried")
+    files = f"wrote {out / 'report.json'} and {out / 'report.html'}"
+    write(as_json, summary, promises, f"{files}; docs/trial.md says what to do with them")
     failed = [line["claim"] for line in summary["verdicts"] if line["verdict"] == "fails"]
     if failed:
         raise CheckFailed("the trial found what does not hold", where=str(out / "report.html"), got=", ".join(failed))
@@ -80,23 +77,10 @@ def _say_plan(planned: Any, minutes: float, as_json: bool) -> None:
 
     steps = [{"step": e.step.name, "title": e.step.title, "seconds": e.seconds, "why_not": e.why} for e in planned]
     total = sum(each.seconds for each in planned if each.why is None)
-    if as_json:
-        print(json.dumps({"steps": steps, "seconds": total, "minutes": minutes}))
-    else:
-        for step in steps:
-            shown = f"not done: {step['why_not']}" if step["why_not"] else f"about {step['seconds']:.0f} s"
-            print(f"{step['step']:14} {step['title']}: {shown}")
-        print(f"about {total / 60:.0f} of {minutes:g} minutes; times are assumed, and grow with the weights")
+    lines = [
+        f"{e.step.name:14} {e.step.title}: " + (f"not done: {e.why}" if e.why else f"about {e.seconds:.0f} s")
+        for e in planned
+    ]
+    last = f"about {total / 60:.0f} of {minutes:g} minutes; times are assumed, and grow with the weights"
+    write(as_json, {"steps": steps, "seconds": total, "minutes": minutes}, *lines, last)
     check_anything(planned)
-
-
-def _say(trial_report: dict[str, Any], out: Path) -> None:
-    from luvc_export.cli.tables import console as consoles
-
-    colours = {"holds": "green", "fails": "red", "not tried": "dim"}
-    rows = (
-        (consoles.styled((line["verdict"], colours[line["verdict"]])), line["says"], line["figure"])
-        for line in trial_report["verdicts"]
-    )
-    consoles.console().print(consoles.table(rows, "", "promise", "figure, or why it was not tried"))
-    print(f"wrote {out / 'report.json'} and {out / 'report.html'}; docs/trial.md says what to do with them")

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from luvc_export.cli import options
 from luvc_export.cli.files import check_folder
 from luvc_export.cli.grouped import grouped
+from luvc_export.cli.tables.console import write
+from luvc_export.core.options import option
 from luvc_export.triton.repository import RepositoryOptions, write_repository
 
 
 @grouped
 def triton(
     *,
-    bundles: Annotated[list[str], typer.Argument(metavar="BUNDLE...", help="Bundle folder, or FOLDER#PLAN; several.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Model repository; others in it stay.")],
+    bundles: options.Bundles,
+    output: Path = option(..., "Model repository; others in it stay.", "-o", "--output"),
     repository: RepositoryOptions,
     as_json: options.Json = False,
 ) -> None:
@@ -29,9 +27,7 @@ def triton(
     [dim]luvc-export triton qwen-bundle#thirds -o models && tritonserver --model-repository models[/dim]
     """
     check_folder(output, "--output")
-    with options.progress(quiet=as_json) as tell:
+    with options.progress(as_json) as tell:
         names = write_repository(output, bundles, repository, tell)
-    if as_json:
-        print(json.dumps({"repository": str(output), "models": names}))
-    else:
-        print(f"wrote {', '.join(names)} to {output}; tritonserver --model-repository {output}")
+    text = f"wrote {', '.join(names)} to {output}; tritonserver --model-repository {output}"
+    write(as_json, {"repository": str(output), "models": names}, text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from typing import Any
 
@@ -39,6 +40,29 @@ def styled(*parts: str | tuple[str, str]) -> Any:
     from rich.text import Text
 
     return Text.assemble(*(shown(part) if isinstance(part, str) else (shown(part[0]), part[1]) for part in parts))
+
+
+def write(as_json: bool, data: Any, *parts: Any) -> None:
+    """Print ``data`` as one line of JSON, or for people every part: texts as they are, tables as rich draws them.
+
+    A function stands for what it returns, of parts for several; it is called where that is printed.
+    """
+    if as_json:
+        print(json.dumps(data() if callable(data) else data))
+        return
+    for part in parts:
+        for each in part() if callable(part) else (part,):
+            if isinstance(each, str):
+                print(each)
+            else:
+                console().print(each, soft_wrap=bool(getattr(each, "no_wrap", False)))
+
+
+def unwrapped(*parts: str | tuple[str, str]) -> Any:
+    """``styled`` text that stays one line, however narrow the terminal is: commands and folders to copy."""
+    text = styled(*parts)
+    text.no_wrap = True
+    return text
 
 
 def answer_text(text: str, stream: Any) -> str:

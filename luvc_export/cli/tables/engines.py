@@ -13,26 +13,26 @@ _CACHE = re.compile(r"(past_key_values|present)\.(\d+)\.(?:key|value)")
 _FACTOR = re.compile(r"(lora)\.(\d+)\.(.+)")
 
 
-def facts(entry: EngineEntry) -> Any:
-    """What one pair of engines is and needs."""
-    table = consoles.table((), title=f"engines of plan {entry.plan} for {entry.target}")
-    table.add_row("arithmetic, KV cache", f"{entry.precision}, {entry.kv}")
-    table.add_row("loads in", f"{entry.backend} {entry.version}" + (" or later" if entry.version_compatible else ""))
+def facts(entry: EngineEntry, trusted: str | None = None) -> Any:
+    """What one pair of engines is and needs; ``trusted`` is what ``trust`` says of them."""
+    rows = [("arithmetic, KV cache", f"{entry.precision}, {entry.kv}")]
+    rows.append(("loads in", f"{entry.backend} {entry.version}" + (" or later" if entry.version_compatible else "")))
     level = "" if entry.hardware_compatibility == "none" else f", {entry.hardware_compatibility}"
-    table.add_row("runs on", f"compute capability {', '.join(entry.compute_capabilities)}{level}")
-    sizes = f"{entry.text_capacity} text tokens, {_count(entry.images, 'image')}, batch {entry.batch}"
-    table.add_row("capacity", sizes)
-    for part, engine in (("vision", entry.vision), ("decoder", entry.decoder)):
-        table.add_row(part, _size(engine))
+    rows.append(("runs on", f"compute capability {', '.join(entry.compute_capabilities)}{level}"))
+    images = f"{entry.images} image{'s' * (entry.images != 1)}"
+    rows.append(("capacity", f"{entry.text_capacity} text tokens, {images}, batch {entry.batch}"))
+    rows += [("vision", _size(entry.vision)), ("decoder", _size(entry.decoder))]
     if entry.plugins:
-        table.add_row("plugins", f"{entry.plugins.file}, sha256 {entry.plugins.record.sha256[:16]}")
+        rows.append(("plugins", f"{entry.plugins.file}, sha256 {entry.plugins.record.sha256[:16]}"))
     need = entry.footprint
     parts = f"weights {_mib(need.weights)}, KV {_mib(need.kv)}, activations {_mib(need.activations)}"
     parts += f", adapters {_mib(need.adapters)}" if need.adapters else ""
-    table.add_row("memory, predicted", f"{_mib(need.running)} MiB ({parts})")
+    rows.append(("memory, predicted", f"{_mib(need.running)} MiB ({parts})"))
     if entry.refit:
-        table.add_row("weights", "not in the plan: refit before use" if entry.stripped else "can be refitted")
-    return table
+        rows.append(("weights", "not in the plan: refit before use" if entry.stripped else "can be refitted"))
+    if trusted is not None:
+        rows.append(("trust", trusted))
+    return consoles.table(rows, title=f"engines of plan {entry.plan} for {entry.target}")
 
 
 def fits(entry: EngineEntry) -> str:
@@ -94,10 +94,6 @@ def _size(engine: EngineFile) -> str:
     return f"{_mib(engine.record.bytes)} MiB, {ratio}{scratch}"
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'s' * (number != 1)}"
-
-
 def _mib(count: int) -> str:
     return f"{count / 2**20:,.1f}"
 
@@ -112,17 +108,16 @@ def trust(entry: EngineEntry, manifest: Manifest) -> str:
 
 def validation(signed: Verified, manifest: Manifest) -> Any:
     """What a device found when every stored case passed on it (docs/pack.md)."""
-    table = consoles.table((), title=f"verified: plan {signed.plan} for {signed.target}")
     void = changed(signed, manifest)
-    table.add_row("stands", f"no: {', '.join(void)} changed since" if void else "yes: these files answered")
-    table.add_row("answered", f"{signed.backend} {signed.version}, {signed.cases} cases, all passed")
-    table.add_row("where and when", _where(signed))
-    table.add_row("power mode", signed.power_mode or "not known")
-    for name, value in signed.figures.items():
-        table.add_row(name.replace("_", " "), f"{value:.4g}")
-    for warning in signed.warnings:
-        table.add_row("warning", warning)
-    return table
+    rows = [
+        ("stands", f"no: {', '.join(void)} changed since" if void else "yes: these files answered"),
+        ("answered", f"{signed.backend} {signed.version}, {signed.cases} cases, all passed"),
+        ("where and when", _where(signed)),
+        ("power mode", signed.power_mode or "not known"),
+        *((name.replace("_", " "), f"{value:.4g}") for name, value in signed.figures.items()),
+        *(("warning", warning) for warning in signed.warnings),
+    ]
+    return consoles.table(rows, title=f"verified: plan {signed.plan} for {signed.target}")
 
 
 def _where(signed: Verified) -> str:

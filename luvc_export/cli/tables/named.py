@@ -156,13 +156,7 @@ def named_table(
 
 
 def bundle_table(plans: Mapping[str, Plan], llm: DecoderShape, precisions: Mapping[str, str] | None = None) -> Any:
-    """A rich table of what a bundle's plans kept where they were measured; None where none of them has a name.
-
-    Args:
-        plans: By name in the bundle.
-        llm: Their LLM.
-        precisions: Of those that were quantised, by name.
-    """
+    """A rich table of what a bundle's plans kept where they were measured; None where none of them has a name."""
     recipes = {name: recipe_of(plan, llm) for name, plan in plans.items()}
     rows = {name: plan_figures.measured_as(named, (precisions or {}).get(name)) for name, named in recipes.items()}
     known = {name: row for name, row in rows.items() if row is not None}

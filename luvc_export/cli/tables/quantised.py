@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from luvc_export.core.precision import WIDE
@@ -18,34 +19,38 @@ def foretell(forecast: Forecast) -> None:
     print(f"calibrating takes {forecast}", file=sys.stderr)
 
 
-def show_weights(calibrated: Calibrated, cases: CalibrationSet, asked: float) -> None:
+def weights_lines(calibrated: Calibrated, cases: CalibrationSet, asked: float) -> Iterator[str]:
     """Plan, data, agreement, trials, and what stays high."""
-    report = weights_report(calibrated)
-    agreed, answered = calibrated.found.agreement, len(calibrated.made.answered)
-    accuracy = report["accuracy"] and (report["accuracy"]["reference"], report["accuracy"]["quantised"])
-    size = f", {calibrated.bytes / 2**20:.2f} MiB"
-    print_agreement(f"{calibrated.plan} in {calibrated.bundle.folder}{size}", cases, agreed, answered, asked, accuracy)
+    report, high = weights_report(calibrated), calibrated.found.high
+    plan = f"{calibrated.plan} in {calibrated.bundle.folder}, {calibrated.bytes / 2**20:.2f} MiB"
+    yield from agreement_lines(plan, cases, report["agreement"], report["answers"], asked, report["accuracy"])
     trials = ", ".join(f"{item['high']} high {item['agreement']:.4f}" for item in report["trials"])
-    print(f"trials    | {len(report['trials'])}: {trials}")
+    yield f"trials    | {len(report['trials'])}: {trials}"
     wide = f", {len(report['wide'])} of them in 8 bits" if report["wide"] else ""
-    print(f"layers    | {report['quantised']} quantised{wide}, {len(report['high'])} high")
-    for name in report["wide"]:
-        print(f"  8 bits  | {name}")
+    yield f"layers    | {report['quantised']} quantised{wide}, {len(report['high'])} high"
+    yield from (f"  8 bits  | {name}" for name in report["wide"])
     for name in calibrated.dropped:
-        print(f"dropped   | {name}, which read what was replaced: make it again from {calibrated.plan}")
+        yield f"dropped   | {name}, which read what was replaced: make it again from {calibrated.plan}"
     for name in report["high"]:
-        print(f"  high    | {name}{' (needed for agreement)' if name in calibrated.found.high else ''}")
+        yield f"  high    | {name}{' (needed for agreement)' if name in high else ''}"
 
 
-def print_agreement(
-    plan: str, cases: CalibrationSet, agreed: float, answered: int, asked: float, accuracy: tuple[float, float] | None
-) -> None:
+def agreement_lines(
+    plan: str, cases: CalibrationSet, agreed: float, answered: int, asked: float, accuracy: dict[str, float] | None
+) -> Iterator[str]:
     """Plan, data and agreement."""
-    print(f"plan      | {plan}")
-    print(f"data      | {cases.name}, {len(cases.cases)} cases, sha256 {cases.sha256[:16]}")
-    print(f"agreement | {agreed:.4f} of {answered} held-out answers, asked {asked:g}")
+    yield f"plan      | {plan}"
+    yield f"data      | {cases.name}, {len(cases.cases)} cases, sha256 {cases.sha256[:16]}"
+    yield f"agreement | {agreed:.4f} of {answered} held-out answers, asked {asked:g}"
     if accuracy:
-        print(f"accuracy  | {accuracy[0]:.4f} -> {accuracy[1]:.4f}")
+        yield f"accuracy  | {accuracy['reference']:.4f} -> {accuracy['quantised']:.4f}"
+
+
+def accuracy_of(comparison: Any) -> dict[str, float] | None:
+    """Shares of right answers before and after, where the right ones are known."""
+    sides = {"reference": "reference", "quantised": "candidate"}
+    right = {name: comparison.right(who) for name, who in sides.items()} if comparison.known else {}
+    return {name: sum(answers) / len(answers) for name, answers in right.items()} or None
 
 
 def weights_report(result: Calibrated) -> dict[str, Any]:
@@ -53,16 +58,13 @@ def weights_report(result: Calibrated) -> dict[str, Any]:
     entry = result.bundle.manifest.plans[result.plan].quantised
     assert entry is not None
     narrow = (entry.precision, WIDE)
-    known = result.made.known
-    right = {who: result.made.right(who) for who in ("reference", "candidate")} if known else {}
-    share = {who: sum(answers) / len(answers) for who, answers in right.items()}
     return {
         "bundle": str(result.bundle.folder),
         "plan": result.plan,
         "bytes": result.bytes,
         "agreement": result.found.agreement,
         "answers": len(result.made.answered),
-        "accuracy": {"reference": share["reference"], "quantised": share["candidate"]} if known else None,
+        "accuracy": accuracy_of(result.made),
         "high": [name for name, precision in entry.layers.items() if precision not in narrow],
         "wide": [name for name, precision in entry.layers.items() if precision == WIDE != entry.precision],
         "quantised": sum(precision in narrow for precision in entry.layers.values()),

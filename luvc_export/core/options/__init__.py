@@ -11,10 +11,10 @@ import inspect
 import sys
 import types
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import MISSING, dataclass, field
+from dataclasses import MISSING, Field, dataclass, field
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from luvc_export.errors import UsageError, did_you_mean
+from luvc_export.errors import LuvcError, UsageError, did_you_mean
 
 _Record = TypeVar("_Record")
 _KEY = "option"
@@ -141,21 +141,29 @@ def asked_of(record: type, verb: str, base: Any = None) -> list[Asked]:
         described: Option | None = each.metadata.get(_KEY)
         if described is None or (described.verbs is not None and verb not in described.verbs):
             continue
-        kind, repeated = described.written or _type_of(record, each.name), False
-        if get_origin(_plain(kind)) is tuple:
-            kind, repeated = list[get_args(_plain(kind))[0]] | None, True  # type: ignore[misc]
-        if each.default is MISSING and each.default_factory is MISSING:
-            default = ...
-        elif described.read is not None or repeated:
-            default = described.shown
-        elif base is not None:
-            default = getattr(base, each.name)
-        elif each.default_factory is not MISSING:
-            default = each.default_factory()
-        else:
-            default = each.default  # type: ignore[assignment]
-        options.append(Asked(each.name, described, kind, default))
+        options.append(asked_by(each, each.name, described.written or _type_of(record, each.name), base))
     return options
+
+
+def asked_by(described: Field[Any], name: str, kind: Any, base: Any = None) -> Asked:
+    """The option of one field, or of one parameter whose default is an ``option``; ``kind`` is its type.
+
+    Of a tuple's type it may be repeated. ``base`` is a record whose value is the default.
+    """
+    known: Option = described.metadata[_KEY]
+    repeated = get_origin(_plain(kind)) is tuple
+    default: Any = described.default
+    if repeated:
+        kind = list[get_args(_plain(kind))[0]] | None  # type: ignore[misc]
+    if described.default_factory is not MISSING:
+        default = described.default_factory()
+    if default is MISSING:
+        default = ...
+    elif known.read is not None or repeated:
+        default = known.shown
+    elif base is not None:
+        default = getattr(base, name)
+    return Asked(name, known, kind, default)
 
 
 def values_of(record: Any) -> dict[str, Any]:
@@ -191,14 +199,20 @@ def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def choice(flag: str, value: str, known: tuple[str, ...]) -> None:
+def choice(
+    flag: str | None,
+    value: str,
+    known: Collection[str],
+    what: str = "unknown choice",
+    error: type[LuvcError] = UsageError,
+) -> None:
     """Check one of a few words.
 
     Raises:
-        UsageError: ``value`` is not among ``known``.
+        LuvcError: ``error``, if ``value`` is not among ``known``.
     """
     if value not in known:
-        raise UsageError("unknown choice", where=flag, got=repr(value), expected=did_you_mean(value, known))
+        raise error(what, where=flag, got=repr(value), expected=did_you_mean(value, known))
 
 
 def _type_of(record: type, name: str) -> Any:
