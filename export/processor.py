@@ -79,11 +79,7 @@ def picture_settings(checkpoint: Checkpoint) -> PictureSettings:
 
 
 def normalise(checkpoint: Checkpoint) -> Normalise:
-    """Pixel arithmetic of the vision graph.
-
-    Raises:
-        CheckpointError: See ``picture_settings``.
-    """
+    """Pixel arithmetic of the vision graph. Raises what ``picture_settings`` raises."""
     settings = picture_settings(checkpoint)
     return Normalise(settings.rescale, list(settings.mean), list(settings.std))
 

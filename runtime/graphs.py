@@ -147,8 +147,7 @@ class Graphs:
     def prefill(self, prompts: Sequence[TokensPrompt], seen: VisualFeatures | None = None) -> RowsStep:
         """Run the prompts of several rows in one call, with equally many images; ``seen`` as of ``decoder_feeds``.
 
-        Raises:
-            UsageError: See ``run``.
+        Raises what ``run`` raises.
         """
         layouts, feeds = self.feeds(prompts, seen)
         adapters = tuple(prompt.adapter for prompt in prompts)

@@ -139,8 +139,7 @@ class LoadedPlan:
     def shares_features(self) -> bool:
         """Whether the smaller model that drafts takes the pictures as this one's encoder saw them: its own is equal.
 
-        Raises:
-            BundleError: See ``same_graph``.
+        Raises what ``same_graph`` raises.
         """
         draft = self.draft_model
         if draft is None:
@@ -279,8 +278,7 @@ class LoadedPlan:
     def request(self, asked: OpenedQuestion) -> Request:
         """A question with opened media made ready for this plan: see ``make_request``.
 
-        Raises:
-            UsageError: See ``make_request``.
+        Raises what ``make_request`` raises.
         """
         request = make_request(asked, self.encoder, self.bundle.manifest, self.size, self.plan)
         return replace(request, plan=self.plan_name)

@@ -281,11 +281,7 @@ class Session(Embeds):
         return self.grammars.guided(sampling_from(options, self.bundle.manifest.generation))
 
     def prepare_row(self, asked: Question, options: Sampling) -> Prepared:
-        """Make one question of a batch ready; ``options`` are those its rows share.
-
-        Raises:
-            UsageError: See ``generate``.
-        """
+        """Make one question of a batch ready; ``options`` are those its rows share. Raises what ``generate`` raises."""
         chosen, request = self.fit(open_media(asked, self.bundle.manifest))
         budget = chosen.token_limit(request, options.max_new_tokens)
         return Prepared(chosen, request, budget)
@@ -364,8 +360,7 @@ class Session(Embeds):
     ) -> Request:
         """Preprocess pictures for the plan that answers (``Request.plan``) and tokenise; arguments as of ``generate``.
 
-        Raises:
-            UsageError: See ``generate``.
+        Raises what ``generate`` raises.
         """
         asked = question(image, prompt, messages, video, fps, self.video_frames())
         return self.fit(open_media(asked, self.bundle.manifest))[1]
@@ -373,8 +368,7 @@ class Session(Embeds):
     def token_limit(self, request: Request, wanted: int | None = None) -> int:
         """How many tokens may be generated after a request of ``prepare``: ``wanted``, or as many as fit.
 
-        Raises:
-            UsageError: See ``runtime.prompt.request.token_limit``.
+        Raises what ``runtime.prompt.request.token_limit`` raises.
         """
         return self.plan_of(request).token_limit(request, wanted)
 

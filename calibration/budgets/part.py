@@ -258,11 +258,7 @@ class Chooser:
         self.answered: Answered | None = None
 
     def __call__(self, cases: Sequence[Case], answers: Sequence[Sequence[int]]) -> list[int]:
-        """See ``Choose``; the first call compares with chance.
-
-        Raises:
-            UsageError: See ``compared``.
-        """
+        """See ``Choose``; the first call compares with chance. Raises what ``compared`` raises."""
         ended = [not self.data.stops or (len(answer) > 0 and answer[-1] in self.ends) for answer in answers]
         texts = [self.tokens.decode(a).strip() if end else "" for a, end in zip(answers, ended, strict=True)]
         if self.answered is None:

@@ -97,11 +97,7 @@ def open_openvino(folder: str, plan: str | None, threads: int | None = None, ari
 
 
 def open_bundle(folder: str, plan: str | None, threads: int | None = None) -> GraphRunner:
-    """A bundle's plan as a runner.
-
-    Raises:
-        BundleError: See ``luvc_export.bundle.folder.load``.
-    """
+    """A bundle's plan as a runner. Raises what ``luvc_export.bundle.folder.load`` raises."""
     loaded = bundles.load(folder)
     calls = BundleCalls(loaded, plan, threads)
     return _runner(folder, "ONNX", loaded.entry(plan).precision, loaded, loaded.name_of(plan), calls)

@@ -129,11 +129,7 @@ def open_scorer(path: str | os.PathLike[str]) -> Scorer:
 
 
 def remember(data: bytes, where: str) -> Scorer:
-    """The scorer in ``data``, known from then on.
-
-    Raises:
-        PlanError: See ``open_scorer``.
-    """
+    """The scorer in ``data``, known from then on. Raises what ``open_scorer`` raises."""
     digest = hashlib.sha256(data).hexdigest()
     if digest not in _KNOWN:
         _KNOWN[digest] = Scorer(digest, data, _maps(data, where))

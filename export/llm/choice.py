@@ -141,8 +141,7 @@ def attention_of(layer: Any) -> Any:
 def keys_of(decoder: FamilyAttention, layer: Any, x: Tensor) -> Tensor:
     """Keys [B, S, Hkv * Dh] of rows [B, S, D] that enter a layer, before anything turns them.
 
-    Raises:
-        PlanError: See ``attention_of``.
+    Raises what ``attention_of`` raises.
     """
     key: Tensor = attention_of(layer).k_proj(decoder.norm_of(decoder.parts(layer).before, x))
     return key

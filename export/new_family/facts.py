@@ -128,9 +128,7 @@ def facts_of(model_type: str) -> Facts:
 def described(model_type: str, hidden: frozenset[str]) -> Facts:
     """As ``facts_of``, also of a type that has a family, which ``hidden`` then names with those made from it.
 
-    Raises:
-        UsageError: See ``facts_of``.
-        MachineError: See ``facts_of``.
+    Raises what ``facts_of`` raises.
     """
     config, architecture = _classes(model_type)
     if getattr(config, "vision_config", None) is None:

@@ -16,8 +16,7 @@ _PLAIN = "prompts are taken as they are, one question at a time, where transform
 def remarks(checkpoint: Checkpoint) -> tuple[str, ...]:
     """Sentences for people; nothing where all is as usual.
 
-    Raises:
-        CheckpointError: See ``tokenizer_files`` and ``chat_template``.
+    Raises what ``tokenizer_files`` and ``chat_template`` raise.
     """
     notes = (*checkpoint.notes, *tokenizer_files(checkpoint.folder).notes)
     template = chat_template(checkpoint.folder)

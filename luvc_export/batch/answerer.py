@@ -91,11 +91,7 @@ class Answerer:
 
     @classmethod
     def of(cls, job: BatchJob) -> Answerer:
-        """The session that a batch asks for.
-
-        Raises:
-            LuvcError: See ``Session``.
-        """
+        """The session that a batch asks for. Raises what ``Session`` raises."""
         more: dict[str, Any] = {"sampling": job.sampling, "chat_template_kwargs": job.chat_template_kwargs}
         return cls(job.bundle, SessionOptions(**session_options(job)), rows=job.rows, **more)
 

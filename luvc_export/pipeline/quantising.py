@@ -50,8 +50,7 @@ def check_precision(precision: str, asked: ExportOptions) -> None:
 def pictures(data: str | PathLike[str] | None, progress: Progress) -> CalibrationSet:
     """The set that is calibrated on: ``data``, or drawn pictures; pictures without a text are to be described.
 
-    Raises:
-        UsageError: See ``calibration.datasets.load``.
+    Raises what ``calibration.datasets.load`` raises.
     """
     from luvc_export.calibration import datasets, drawn
 

@@ -93,11 +93,7 @@ class Asker:
             raise wrong from error
 
     def text(self, chat: ChatRequest) -> Question:
-        """What the template is given of a chat without pictures.
-
-        Raises:
-            ApiError: See ``plan``.
-        """
+        """What the template is given of a chat without pictures. Raises what ``plan`` raises."""
         model = self.models.find(chat.model)
         forms = self.forms(model)
         plan = AnswerPlan(Sampling(), None, offered(chat, forms), values_of(chat, forms))

@@ -79,10 +79,7 @@ def measure(
 ) -> list[Timed]:
     """Load every bundle and plan in a process of its own, warm each case up, then run them in turns.
 
-    ``bandwidth`` is called after each run: ``machine.bandwidth_reader``.
-
-    Raises:
-        LuvcError: See ``Worker``.
+    ``bandwidth`` is called after each run: ``machine.bandwidth_reader``. Raises what ``Worker`` raises.
     """
     turns, samples, read = warm_up + repeats, [list[Sample]() for _ in cases], [list[float]() for _ in cases]
     groups = {_group(case): case for case in cases}

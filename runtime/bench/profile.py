@@ -42,11 +42,7 @@ class KernelTimes:
 
 
 def profile(case: BenchCase, runs: int = 3) -> dict[str, KernelTimes]:
-    """Profile vision and prefill of ``case``, mean of ``runs`` after one to warm up.
-
-    Raises:
-        LuvcError: See ``Worker``.
-    """
+    """Profile vision and prefill of ``case``, mean of ``runs`` after one to warm up. Raises what ``Worker`` raises."""
     with temporary_folder("luvc-profile") as folder:
         only_prefill = replace(case, new_tokens=1)
         with Worker(only_prefill, str(folder / "run")) as worker:

@@ -71,8 +71,7 @@ class Prefiller:
     def begin(self, answers: Answers, job: Job, grown: Sequence[Answer]) -> Prefilled:
         """Run a job's prompt, and let its answers grow with a first token each; none where one does not fit.
 
-        Raises:
-            LuvcError: See ``Slots.join``.
+        Raises what ``Slots.join`` raises.
         """
         start, request, past = perf_counter(), job.request, job.past
         cut = self._cut(request) if past is None else None
@@ -100,8 +99,7 @@ class Prefiller:
     def begin_together(self, answers: Answers, jobs: Sequence[Job], grown: Sequence[Answer]) -> list[Prefilled]:
         """Run the prompts of several jobs with equally many images, one answer each, in one call.
 
-        Raises:
-            LuvcError: See ``Slots.join``.
+        Raises what ``Slots.join`` raises.
         """
         loaded, start, requests = self._loaded, perf_counter(), [job.request for job in jobs]
         images = len(requests[0].images)

@@ -297,10 +297,7 @@ def sampling_of_request(options: Mapping[str, Any], defaults: GenerationDefaults
     """As ``sampling_from``, of what a client sent: None is not given.
 
     Where top_k, top_p or min_p say that something is to be drawn and nothing says how, temperature is 1, OpenAI's own.
-    At temperature 0 those three change nothing and are left out.
-
-    Raises:
-        UsageError: See ``sampling_from``.
+    At temperature 0 those three change nothing and are left out. Raises what ``sampling_from`` raises.
     """
     values = {name: value for name, value in options.items() if value is not None}
     drawn = any(name in values for name in _DRAWS) and not values.get("greedy")

@@ -141,8 +141,7 @@ def last_text(messages: Sequence[Message]) -> str:
 def described(bundle: Bundle) -> str:
     """Which template a bundle has, for people: the file, or why chats are refused.
 
-    Raises:
-        MachineError: See ``ChatTemplate.problem``.
+    Raises what ``ChatTemplate.problem`` raises.
     """
     try:
         template = load_template(bundle)

@@ -111,11 +111,7 @@ class Score(ABC):
 
 
 def check(name: str, score: Score) -> None:
-    """``Score``'s rule for what an instance sets itself.
-
-    Raises:
-        PlanError: See ``Score.__init_subclass__``.
-    """
+    """``Score``'s rule for what an instance sets itself. Raises what ``Score.__init_subclass__`` raises."""
     _check(name, score, (each for each in vars(score) if not each.startswith("_")))
 
 

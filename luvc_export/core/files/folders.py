@@ -108,8 +108,7 @@ def copy_file(source: Path, target: Path, links: bool = False) -> None:
 def copy_tree(source: Path, target: Path) -> None:
     """Copy every file below ``source`` to ``target``, a folder of our own where nothing of these names lies.
 
-    Raises:
-        UsageError: See ``walk``.
+    Raises what ``walk`` raises.
     """
     make_folder(target)
     for name in walk(source):

@@ -107,8 +107,7 @@ def unknown(data: Mapping[str, Any], known: Collection[str], strict: bool, where
 def unknown_inside(messages: Any, known: Mapping[str | None, Collection[str]], strict: bool) -> list[str]:
     """The same of messages (``known[None]``) and of their parts by type, which are refused what they are refused.
 
-    Raises:
-        ApiError: See ``refuse`` and ``unknown``.
+    Raises what ``refuse`` and ``unknown`` raise.
     """
     names: dict[str, None] = {}
     for index, message in enumerate(messages if isinstance(messages, list) else ()):

@@ -59,8 +59,7 @@ class Addresses:
     def frames(self, url: str, param: str) -> list[bytes]:
         """One item for a film or an animated picture, several for ``data:video/jpeg;base64,FRAME,FRAME``.
 
-        Raises:
-            ApiError: See ``read``.
+        Raises what ``read`` raises.
         """
         if url[:5].lower() == "data:":
             return data_bytes(url, param)
