@@ -16,6 +16,7 @@ from luvc_export.bundle import graph_trust
 from luvc_export.bundle.graph_rules import check_graph
 from luvc_export.bundle.manifest import PlanEntry, StoredCodes, WeightsMode, WeightTensor
 from luvc_export.bundle.reference import tensor_sha256
+from luvc_export.core import tasks
 from luvc_export.core.files.folders import copy_file, list_names, writing_to
 from luvc_export.core.files.safe_files import write_new
 from luvc_export.core.files.template_source import JINJA
@@ -33,6 +34,7 @@ from luvc_export.export.exported_manifest import make_manifest
 from luvc_export.export.llm.debug_decoder import forced_decoder
 from luvc_export.export.llm.lora_slots import SlottedLayers
 from luvc_export.export.llm.reduced_head import reduced
+from luvc_export.export.llm.vectors import Judge
 from luvc_export.export.options import Options, check_size
 from luvc_export.export.processor import normalise
 from luvc_export.export.reading.remarks import chat_template
@@ -69,12 +71,15 @@ def write_bundle(
     mode = _weights_mode(checkpoint, options)
     tokenizer = tokenizer_files(checkpoint.folder).files
     chat_template(checkpoint.folder)
-    embedding = embedding_of(checkpoint, options) if options.task == "embed" else None
+    embedding = None if tasks.find(options.task).decodes else embedding_of(checkpoint, options)
     with writing_to(output), bundle.writing(output.resolve(), overwrite) as folder:
-        skeleton = weights.skeleton(checkpoint, options.dtype, head=embedding is None)
+        headless = embedding is not None and embedding.width is None
+        skeleton = weights.skeleton(checkpoint, options.dtype, head=not headless)
         tensors = weights.stored(skeleton.model, checkpoint)
         if options.vocabulary is not None:
-            reduced(skeleton, tensors, options.vocabulary, options.dtype)
+            reduced(skeleton, tensors, options.vocabulary.ids, options.dtype)
+        if embedding is not None and embedding.labels is not None:
+            reduced(skeleton, tensors, embedding.labels, options.dtype, Judge, "--task")
         place = {"copy": weights.copy_plan, "none": lambda t: {}}.get(
             mode, lambda t: weights.reference_plan(checkpoint.folder, t)
         )

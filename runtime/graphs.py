@@ -43,8 +43,7 @@ class Graphs:
 
     def __init__(self, manifest: Manifest, plan: Plan, backend: Backend, debug: bool = False) -> None:
         self.manifest, self.plan, self.backend, self._debug = manifest, plan, backend, debug
-        does, decoder = manifest.does, manifest.decoder
-        self._rows, self._width = does.output, decoder.vocab if does.decodes else decoder.hidden
+        self._rows, self._width = manifest.does.output, manifest.row_width
         #: What leaves the caches after a call.
         self.windows = Windows(backend.states if backend.capabilities.host_caches else (), plan)
         self._factors: Factors | None = None

@@ -91,7 +91,7 @@ def open_openvino(
         BundleError: See ``luvc_export.bundle.folder.load``.
         MachineError: OpenVINO is missing, or the device lacks the arithmetic.
     """
-    loaded = bundles.load(folder)
+    loaded = bundles.load(folder, task=None)
     calls = BundleCalls(loaded, plan, threads, f"openvino:{device}", arithmetic)
     computed, quantised = calls.free.arithmetic, loaded.entry(plan).quantised
     precision = quantised.precision if quantised else computed
@@ -104,7 +104,7 @@ def open_bundle(folder: str, plan: str | None, threads: int | None = None) -> Gr
     Raises:
         BundleError: See ``luvc_export.bundle.folder.load``.
     """
-    loaded = bundles.load(folder)
+    loaded = bundles.load(folder, task=None)
     calls = BundleCalls(loaded, plan, threads)
     return _runner(folder, "ONNX", loaded.entry(plan).precision, loaded, loaded.name_of(plan), calls)
 
@@ -167,7 +167,7 @@ def open_torch(
         manifest,
         ends(model.generation_config.eos_token_id),
     )
-    calls = TorchCalls(checkpoint, model, plan)
+    calls = TorchCalls(checkpoint, model, plan, manifest.embedding)
     widened = "" if checkpoint.stored is None else ", codes widened"
     return GraphRunner(f"{checkpoint.name} (torch{widened}, {plan.schedule})", dtype, plan, prompting, calls)
 

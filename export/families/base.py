@@ -7,6 +7,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -79,7 +80,8 @@ class Family(ABC):
         towers: ``model_type`` of the vision towers, where there are others than that of ``tiny_config``.
         also: Models of other names whose checkpoints are of this type.
         limits: What the transformers model or its processor does and this family does not; shown in docs/families.md.
-        embedding: How checkpoints whose folder does not say it embed, by their model's card; None where none does here.
+        embeddings: By task, how checkpoints whose folder does not say it make vectors or scores: as their model's card
+            has it. Empty where none does here.
         open_questions: What ``new-family`` could not tell and nobody has answered yet; none once the family is done.
     """
 
@@ -92,7 +94,7 @@ class Family(ABC):
     towers: tuple[str, ...] = ()
     also: tuple[str, ...] = ()
     limits: tuple[str, ...] = ()
-    embedding: Embedding | None = None
+    embeddings: Mapping[str, Embedding] = MappingProxyType({})
     open_questions: tuple[str, ...] = ()
 
     def build(self, config: Any) -> nn.Module:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
@@ -31,7 +32,7 @@ class Qwen2VL(MropeFamily):
     model_type = "qwen2_vl"
     architecture = Qwen2VLForConditionalGeneration
     encoder = Vision
-    embedding = Embedding()
+    embeddings: Mapping[str, Embedding] = {"embed": Embedding()}
 
     def encoder_shape(self, config: Any) -> EncoderShape:
         """Sizes from ``vision_config``; its ``hidden_size`` is the LLM's, ``embed_dim`` the encoder's."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
-from luvc_export.core.tasks import Embedding
+from luvc_export.core.tasks import Embedding, PairPrompt
 from luvc_export.core.tiling import Video
 from luvc_export.export.families import _tiny
 from luvc_export.export.families.base import HALF
@@ -50,8 +51,25 @@ class Qwen3VL(MropeFamily):
     also: tuple[str, ...] = ("Cosmos-Reason2",)
     pixels = HALF
     encoder = Vision
-    #: Of Qwen3-VL-Embedding: ``default_instruction`` of the script that its hub folder has for it.
-    embedding = Embedding(prompts={"default": "Represent the user's input."}, default_prompt="default")
+    #: Of Qwen3-VL-Embedding and Qwen3-VL-Reranker: ``default_instruction`` of the scripts that their hub folders have
+    #: (``qwen3_vl_embedding.py``, ``qwen3_vl_reranker.py``), and the latter's prompt.
+    embeddings: Mapping[str, Embedding] = {
+        "embed": Embedding(prompts={"default": "Represent the user's input."}, default_prompt="default"),
+        "rerank": Embedding(
+            normalise=False,
+            prompts={"default": "Given a search query, retrieve relevant candidates that answer the query."},
+            default_prompt="default",
+            width=1,
+            pair=PairPrompt(
+                "Judge whether the Document meets the requirements based on the Query and the Instruct provided. Note "
+                'that the answer can only be "yes" or "no".',
+                instruction="<Instruct>: ",
+                query="<Query>:",
+                document="\n<Document>:",
+                nothing="NULL",
+            ),
+        ),
+    }
 
     def axes(self, section: list[int], frequencies: int) -> list[int]:
         """Interleaved t, h, w, t, h, w, ...; what is left after h and w are used up is t."""

@@ -48,20 +48,22 @@ def check_folder(path: Path | None, flag: str) -> None:
         raise UsageError("the folder cannot be written", where=f"{flag} {path}", got=reason, fix="name another folder")
 
 
-def check_bundle(folder: Path | str, verify: bool, progress: Progress) -> None:
+def check_bundle(folder: Path | str, verify: bool, progress: Progress, task: str | None = "generate") -> None:
     """Hash a bundle's files before the work: large ones where it is not remembered, or all of them.
 
     Args:
         folder: The bundle.
         verify: Hash everything again, weights in a checkpoint too.
         progress: Told (stage, fraction) while large files are hashed.
+        task: What it must be made for; None takes any.
 
     Raises:
         BundleError: See ``luvc_export.bundle.folder.load``.
+        UsageError: Its task is another.
     """
     from luvc_export.bundle import folder as bundles
 
-    bundles.load(folder, verify, progress)
+    bundles.load(folder, verify, progress, task)
 
 
 def check_model(model: str, revision: str | None = None) -> None:

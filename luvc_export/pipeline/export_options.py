@@ -106,7 +106,9 @@ class ExportOptions:
     )
     unit_tolerance: int = _export(0, "Pixel levels up to which a unit is foretold; 0: exactly.", metavar="LEVELS")
     task: str | None = _export(
-        None, "generate or embed; default: embed for sentence-transformers folders.", choices=("generate", "embed")
+        None,
+        "generate, embed or rerank; default: what a sentence-transformers folder is for, else generate.",
+        choices=("generate", "embed", "rerank"),
     )
     overwrite: bool = _export(False, "Replace an existing bundle.")
     revision: str | None = _planned(None, "Hub branch, tag or commit.")

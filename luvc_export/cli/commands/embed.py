@@ -23,23 +23,26 @@ class EmbedOptions:
 
     image: tuple[Path, ...] = option((), "Picture; repeat for several.")
     text: tuple[str, ...] = option((), "Text; repeat for several. As many as pictures: pairs.")
+    query: str | None = option(None, "Score each input for this query, in its place.", metavar="TEXT")
     prompt: str | None = option(None, "One of the bundle's instructions by name.", "--prompt-name", metavar="NAME")
     instruction: str | None = option(None, "An instruction in its own words.", metavar="TEXT")
     dimensions: int | None = option(None, "Numbers of a vector, where the bundle names sizes (Matryoshka).")
-    output: Path | None = option(None, "Write the vectors, float32 [N, D].", metavar="FILE.npy")
+    output: Path | None = option(None, "Write the vectors, float32 [N, D], or the scores [N].", metavar="FILE.npy")
 
 
 @grouped
 def embed(
     *,
-    bundle: Annotated[Path, typer.Argument(help="Bundle folder, of the task embed.")],
+    bundle: Annotated[Path, typer.Argument(help="Bundle folder, of a task that decodes nothing.")],
     wanted: EmbedOptions,
     opening: SessionOptions,
     as_json: options.Json = False,
 ) -> None:
-    """Write a vector for each picture, text or pair of both.
+    """Write a vector for each picture, text or pair of both; with --query, a score for each.
 
     [dim]luvc-export embed pages-bundle --image page1.png --image page2.png --output pages.npy[/dim]
+
+    [dim]luvc-export embed reranker --query "invoices above 100 euros" --image page1.png --image page2.png --json[/dim]
     """
     import numpy as np
 
@@ -49,7 +52,7 @@ def embed(
     check_writable(wanted.output, "--output")
     if wanted.output is None and not as_json:
         raise UsageError(
-            "vectors go into a file, or are printed as JSON", where="embed", fix="--output FILE, or --json"
+            "vectors and scores go into a file, or are printed as JSON", where="embed", fix="--output FILE, or --json"
         )
     images, texts = list(wanted.image), list(wanted.text)
     if images and texts and len(images) != len(texts):
@@ -57,20 +60,22 @@ def embed(
         raise UsageError("pairs are a picture and a text each", where="--image, --text", got=got, expected=expected)
     with options.progress(quiet=as_json) as tell:
         session = load_bundle(bundle, options=opening, progress=tell)
-    asked: dict[str, Any] = {
-        "prompt": wanted.prompt,
-        "instruction": wanted.instruction,
-        "dimensions": wanted.dimensions,
-    }
+    if wanted.query is not None and wanted.dimensions is not None:
+        raise UsageError("scores are of whole vectors", where="--dimensions", fix="leave it out, or --query")
+    asked: dict[str, Any] = {"prompt": wanted.prompt, "instruction": wanted.instruction}
     pairs = list(zip(images, texts, strict=True)) if images and texts else None
     alone: dict[str, Any] = {"images": images or None, "texts": texts or None} if pairs is None else {"pairs": pairs}
-    vectors = session.embed(**alone, **asked)
+    if wanted.query is not None:
+        vectors, name = session.score(wanted.query, **alone, **asked), "scores"
+    else:
+        vectors, name = session.embed(**alone, **asked, dimensions=wanted.dimensions), "vectors"
     if wanted.output is not None:
         with whole(wanted.output) as file:
             np.save(file, vectors)
     facts = {"shape": list(vectors.shape), "plan": session.plan_name, "backend": session.backend.name}
     if as_json:
-        shown = {"output": str(wanted.output)} if wanted.output is not None else {"vectors": vectors.tolist()}
+        shown = {"output": str(wanted.output)} if wanted.output is not None else {name: vectors.tolist()}
         print(json.dumps({**facts, **shown}))
     else:
-        print(f"wrote {wanted.output}: {vectors.shape[0]} vectors of {vectors.shape[1]} numbers, plan {facts['plan']}")
+        of = f" of {vectors.shape[1]} numbers" if vectors.ndim > 1 else ""
+        print(f"wrote {wanted.output}: {vectors.shape[0]} {name}{of}, plan {facts['plan']}")
