@@ -151,7 +151,8 @@ def compare(
     order = None
     if vectors:
         error = tolerances(reference.dtype, candidate.dtype).rel_l2.value
-        order = ranks(*(scores_of(side) for side in zip(*vectors, strict=True)), error)
+        left, right = (scores_of([pair[side] for pair in vectors]) for side in (0, 1))
+        order = ranks(left, right, error)
     comparison = Comparison(reference, candidate, same, stops, measured, answered, example, ranks=order)
     return Comparison(**{**vars(comparison), "notes": _notes(comparison)})
 

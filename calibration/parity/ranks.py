@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from luvc_export.runtime.engine.embed import late_interaction
+
 Floats = NDArray[np.float32]
 
 
@@ -29,8 +31,12 @@ class Ranks:
 def scores_of(vectors: Sequence[Floats]) -> Floats:
     """Every input as a query for the others, float32 [N, N - 1]: products of vectors [1, D].
 
-    Where a vector is one number it is the score, of one query, [1, N].
+    Where a vector is one number it is the score, of one query, [1, N]; where there are many, [n, D], their sum of
+    maxima is.
     """
+    if any(len(one) > 1 for one in vectors):
+        rows = [late_interaction(one, vectors) for one in vectors]
+        return np.stack([np.delete(row, at) for at, row in enumerate(rows)])
     whole = np.concatenate([one.astype(np.float32) for one in vectors])
     if whole.shape[1] == 1:
         return whole.T

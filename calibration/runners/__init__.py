@@ -165,7 +165,7 @@ def open_torch(
         lambda case: prepare(case, tokens, manifest, plan),
         tokens.decode,
         manifest,
-        ends(model.generation_config.eos_token_id),
+        ends(getattr(getattr(model, "generation_config", None), "eos_token_id", None)),
     )
     calls = TorchCalls(checkpoint, model, plan, manifest.embedding)
     widened = "" if checkpoint.stored is None else ", codes widened"

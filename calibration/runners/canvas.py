@@ -45,7 +45,7 @@ class Tokens(PromptEncoder):
         self.image_token_id = prompt.image_token_id
         self.prefix = prompt.prefix
         self.cuts = prompt.cuts or (Tiling((self.image_token_id,)),)
-        self.chat_template = _template(checkpoint.folder)
+        self.chat_template = checkpoint.family.prompts(checkpoint.folder) or _template(checkpoint.folder)
         self._where = str(checkpoint.folder)
         self._capacity, self._longest = prompt.text_capacity, max(map(len, self.transformers.get_vocab()))
         self._marks(prompt, str(self.transformers.convert_ids_to_tokens(self.image_token_id)))
@@ -123,7 +123,8 @@ def canvas_of(checkpoint: Checkpoint, bundle: Bundle, plan: str | None = None) -
     prompt = dataclasses.replace(template.prompt, text_capacity=manifest.prompt.text_capacity)
     how = None
     if not manifest.does.decodes:  # as the checkpoint itself says it, not the bundle under test
-        how = embedding_of(checkpoint, Options(image.size, task=manifest.task))
+        merged = manifest.embedding.merged if manifest.embedding else (1, 1)
+        how = embedding_of(checkpoint, Options(image.size, task=manifest.task, merge_vectors=merged))
     return dataclasses.replace(template, image=image, prompt=prompt, task=manifest.task, embedding=how)
 
 
@@ -144,7 +145,8 @@ def prepare(case: Case, encoder: PromptEncoder, manifest: Manifest, plan: Plan) 
     frames = manifest.image.frames * plan.sharing.images if plan.sharing.shared else DEFAULT_FRAMES
     question = asked(case, frames)
     if (how := manifest.embedding) is not None:
-        text = None if how.pair is not None else question.plain  # of a pair, the query
+        alone = how.pair is not None or (how.pooling == "every" and question.media)
+        text = None if alone else question.plain  # of a pair, the query; a page has none
         question = input_chat(how, _pictures(question), text, instruction_of(how), question.plain)
     request = make_request(open_media(question, manifest), encoder, manifest, manifest.image.size, plan)
     token_limit(manifest, plan, request)

@@ -91,7 +91,7 @@ class TorchCalls:
     largest_batch: int | None = None
 
     def __init__(
-        self, checkpoint: Checkpoint, model: nn.Module, plan: Plan, embedding: Embedding | None = None
+        self, checkpoint: Checkpoint, model: Any, plan: Plan, embedding: Embedding | None = None
     ) -> None:
         self.plan = plan
         self.encoder = checkpoint.family.vision(model, plan, normalise(checkpoint)).eval()

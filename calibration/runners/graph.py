@@ -162,7 +162,8 @@ class GraphRunner:
                         flat = values[row].swapaxes(0, 1).reshape(values.shape[2], -1)
                         tensors[probe(layer, state.name)] = _cut(flat, cut)
             rows = _cut(out.logits[row], cut)
-            tensors |= {LOGITS: rows} if decodes else {VECTORS: rows[-1:]}
+            how = self.prompting.manifest.embedding
+            tensors |= {LOGITS: rows} if how is None else {VECTORS: rows[-1:] if how.pooling == "last" else rows}
             kept = {layer: indices[row] for layer, indices in (forced or out.kept).items()}
             scores = {layer: values[row] for layer, values in out.scores.items()}
             images = requests[row].images

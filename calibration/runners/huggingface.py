@@ -92,9 +92,12 @@ class HuggingFace:
                 if values is not None and values.shape[2] == len(order):  # a layer with a window forgot what left it
                     tensors[probe(number, part)] = _array(values[0].transpose(0, 1).flatten(1)[order])
         how = self.manifest.embedding
-        tensors |= (
-            {LOGITS: _array(out.logits[0][text])} if how is None else {VECTORS: self._vector(last[0][0, -1:], how)}
-        )
+        if how is None:
+            tensors[LOGITS] = _array(out.logits[0][text])
+        elif how.pooling == "every":
+            tensors[VECTORS] = self._merged(_array(out.embeddings[0][order]), len(visual), how)
+        else:
+            tensors[VECTORS] = self._vector(last[0][0, -1:], how)
         return Observation(tensors, len(text), first=request.images[0, 0] if len(request.images) else None)
 
     def _vector(self, rows: Tensor, how: Embedding) -> NDArray[np.float32]:
@@ -103,6 +106,16 @@ class HuggingFace:
             no, yes = self.model.lm_head.weight[[*how.labels]]
             return _array(rows @ (yes - no)[:, None])
         return _array(torch.nn.functional.normalize(rows.float(), dim=-1) if how.normalise else rows)
+
+    def _merged(self, rows: NDArray[np.float32], visual: int, how: Embedding) -> NDArray[np.float32]:
+        """Vectors of one picture's tokens, merged cell by cell, then those of text."""
+        (high, wide), (height, width) = how.merged, self.plan.grid
+        if not visual or how.merged == (1, 1):
+            return rows
+        whole = rows[:visual].reshape(height, width, -1)
+        places = [(row, column) for row in range(0, height, high) for column in range(0, width, wide)]
+        means = np.stack([whole[row : row + high, column : column + wide].mean((0, 1)) for row, column in places])
+        return np.concatenate([means / np.linalg.norm(means, axis=-1, keepdims=True), rows[visual:]])
 
     @contextmanager
     def _watch(self, entered: list[Tensor], added: list[Tensor], last: list[Tensor]) -> Iterator[None]:
@@ -149,7 +162,9 @@ class HuggingFace:
             config, ReferencePrompt(pixels, ids, request.tiles if cut else (), request.clips)
         )
         known, dtype = inspect.signature(self.model.forward).parameters, next(self.model.parameters()).dtype
-        return {name: _as(value, dtype) for name, value in inputs.items() if name in known}
+        how = self.manifest.embedding
+        hands_on = how is not None and how.pooling == "every"  # to the model inside
+        return {name: _as(value, dtype) for name, value in inputs.items() if name in known or hands_on}
 
     def _pixels(self, images: NDArray[np.uint8]) -> Tensor:
         """uint8 [n, F, H, W, 3] -> normalised fp32 of the same shape."""

@@ -7,7 +7,6 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -17,10 +16,10 @@ from transformers import AutoImageProcessor
 
 from luvc_export.core.plan import Plan
 from luvc_export.core.shapes import DEFAULT_IMAGE_SIZE, PLACE, ROWS, DecoderShape, EncoderShape, State
-from luvc_export.core.tasks import Embedding
 from luvc_export.core.tiling import ClipImages, Prefix, Tiling, TilingRule, Video
 from luvc_export.core.token_layout import PositionKind
 from luvc_export.errors import CheckpointError, UsageError
+from luvc_export.export.families._vectors import MakesVectors
 from luvc_export.export.llm.decoder import Decoder
 from luvc_export.export.llm.rope import Rope
 
@@ -67,7 +66,7 @@ class ReferencePrompt:
     clips: Sequence[ClipImages] = ()
 
 
-class Family(ABC):
+class Family(MakesVectors, ABC):
     """One Hugging Face ``model_type``. The defaults are those of an image tower in front of a plain text model.
 
     Attributes:
@@ -80,8 +79,6 @@ class Family(ABC):
         towers: ``model_type`` of the vision towers, where there are others than that of ``tiny_config``.
         also: Models of other names whose checkpoints are of this type.
         limits: What the transformers model or its processor does and this family does not; shown in docs/families.md.
-        embeddings: By task, how checkpoints whose folder does not say it make vectors or scores: as their model's card
-            has it. Empty where none does here.
         open_questions: What ``new-family`` could not tell and nobody has answered yet; none once the family is done.
     """
 
@@ -94,7 +91,6 @@ class Family(ABC):
     towers: tuple[str, ...] = ()
     also: tuple[str, ...] = ()
     limits: tuple[str, ...] = ()
-    embeddings: Mapping[str, Embedding] = MappingProxyType({})
     open_questions: tuple[str, ...] = ()
 
     def build(self, config: Any) -> nn.Module:

@@ -23,7 +23,7 @@ from luvc_export.export.llm.shared_caches import Consumers, Producer, consume
 from luvc_export.export.llm.sight import Images, Kind, Sight
 from luvc_export.export.llm.span import Parts, Placed, Rows, Span, aggregated, rows_at
 from luvc_export.export.llm.states.logical_order import LogicalOrder
-from luvc_export.export.llm.vectors import vectors
+from luvc_export.export.llm.vectors import merged, vectors
 
 
 class Decoder(nn.Module):
@@ -132,8 +132,8 @@ class Decoder(nn.Module):
         beside: dict[int, Tensor] = {}
         producers: dict[int, Producer] = {}
         last, frozen = self.plan.layers - 1, self.plan.llm.frozen
-        if self.pooled is not None:
-            frozen |= {last}  # nobody reads its visual rows but for their keys and values
+        if self.pooled is not None:  # nobody reads the last layer's visual rows, or everybody does
+            frozen = frozen | {last} if self.pooled.pooling == "last" else frozen - {last}
         before: Tensor | None = None
         mass = llm_merge.Mass(sizes, visual_position_ids, visual_padding is not None)
         subject: Tensor | None = None
@@ -189,7 +189,11 @@ class Decoder(nn.Module):
             own_rows = [beside.get(number) for number in shared]
             asked = consume(consumers, asked, text, logits_indices, producers, own_rows)
         if self.pooled is not None:
-            return vectors(self.pooled, self.lm_head, self.norm_of(self.norm, asked)), presents, kept
+            rows = vectors(self.pooled, self.lm_head, self.norm_of(self.norm, asked))
+            if self.pooled.pooling == "every":
+                shown = vectors(self.pooled, self.lm_head, self.norm_of(self.norm, x[:, : groups * count]))
+                rows = torch.cat([merged(self.pooled, shown, self.plan.grid), rows], 1)
+            return rows, presents, kept
         return self.logits(asked), presents, kept
 
     def _stage_end(self, number: int) -> int:

@@ -111,12 +111,12 @@ def reduced(
     tensors: dict[str, StoredTensor],
     ids: tuple[int, ...],
     dtype: str,
-    made: Callable[[nn.Parameter, Sequence[int], int], nn.Module] | None = None,
+    kind: Callable[[nn.Parameter, Sequence[int], int], nn.Module] | None = None,
     option: str = "--vocab",
 ) -> None:
     """Give ``skeleton`` a head of the rows of ``ids``, and ``tensors`` where these lie in the checkpoint.
 
-    ``made`` makes the head of its weight, the ids and the vocabulary's size; None a ``ReducedHead``.
+    ``kind`` makes the head of its weight, the ids and the vocabulary's size; None a ``ReducedHead``.
 
     Raises:
         CheckpointError: The head is no plain matrix.
@@ -142,7 +142,7 @@ def reduced(
         )
     rows, weight = head.weight.shape[0], nn.Parameter(zero, requires_grad=False)
     skeleton.names[id(weight)] = HEAD
-    model.lm_head = (made or ReducedHead)(weight, ids, rows)
+    model.lm_head = (kind or ReducedHead)(weight, ids, rows)
     if stored is not None:
         bytes_ = stored.bytes // rows * len(ids)
         tensors[HEAD] = replace(stored, bytes=bytes_, shape=(len(ids), stored.shape[1]), rows=ids)

@@ -39,7 +39,16 @@ _TEMPLATE = {"add_generation_prompt", "restore_suffix"}
 
 
 def task_of(checkpoint: Checkpoint, named: str | None) -> str:
-    """The task to export for: the one named, or what the folder is made for."""
+    """The task to export for: the one named, or what the folder is made for.
+
+    Raises:
+        UsageError: The family has no such task.
+    """
+    if only := checkpoint.family.task:
+        if named not in (None, only):
+            got, fix = named, f"--task {only}, or leave it out"
+            raise UsageError("this family is for one task", where="--task", got=got, expected=only, fix=fix)
+        return only
     if named or not (checkpoint.folder / MODULES).is_file():
         return named or "generate"
     return "rerank" if _names(_list(checkpoint.folder)) == _JUDGES else "embed"
@@ -54,7 +63,7 @@ def embedding_of(checkpoint: Checkpoint, options: Options) -> Embedding:
     """
     family, folder = checkpoint.family, checkpoint.folder
     task = options.task
-    if (card := family.embeddings.get(task)) is None:
+    if (card := family.embedding(checkpoint.config, task)) is None:
         got, expected = family.model_type, "a family of docs/embeddings.md"
         raise UsageError("this family does not embed here", where=f"--task {task}", got=got, expected=expected)
     alone = {"--debug-graph": options.debug, "--video": options.video, "--vocab": options.vocabulary is not None}
@@ -62,10 +71,15 @@ def embedding_of(checkpoint: Checkpoint, options: Options) -> Embedding:
     if unfit := [name for name, value in alone.items() if value]:
         fix = "leave it out, or --task generate"
         raise UsageError("a bundle that embeds has nothing of this", where=unfit[0], got=f"--task {task}", fix=fix)
-    if checkpoint.tensors and chat_template(folder) is None:
+    template = family.prompts(folder)
+    if checkpoint.tensors and template is None and chat_template(folder) is None:
         raise CheckpointError("inputs are embedded inside a chat, and there is no chat template", where=str(folder))
     hidden = family.decoder_shape(checkpoint.config).hidden
     listed = (folder / MODULES).is_file()
+    if options.merge_vectors != (1, 1) and card.pooling != "every":
+        raise UsageError("one vector is not merged", where="--merge-vectors", got=options.merge_vectors)
+    if card.pooling == "every":
+        return replace(card, merged=options.merge_vectors)
     if card.pair is not None:
         return replace(card, labels=_labels(folder) if listed else _yes_or_no(checkpoint))
     sizes = _sizes(getattr(checkpoint.config, "matryoshka_dimensions", None), hidden, folder)
@@ -101,16 +115,16 @@ def _yes_or_no(checkpoint: Checkpoint) -> tuple[int, int]:
     if not checkpoint.tensors:
         return 0, 1
     tokenizer = Tokenizer.from_str(tokenizer_files(checkpoint.folder).files["tokenizer.json"].decode())
-    labels = tokenizer.token_to_id("no"), tokenizer.token_to_id("yes")
-    if None in labels:
+    no, yes = (tokenizer.token_to_id(word) for word in ("no", "yes"))
+    if no is None or yes is None:
         raise CheckpointError(
             "the tokenizer has no tokens for yes and no, which a score is made of",
             where=str(checkpoint.folder / "tokenizer.json"),
-            got=labels,
+            got=f"no {no}, yes {yes}",
             expected="one token each",
             fix="take a reranker, or --task embed",
         )
-    return labels
+    return no, yes
 
 
 def _read(folder: Path, hidden: int) -> Embedding:

@@ -141,6 +141,11 @@ def check_task(task: Task, embedding: Embedding | None, decoder: DecoderShape, w
         got, expected = f"default_prompt {how.default_prompt!r}"[:80], "one of prompts, or null"
     elif how.width is not None and not (1 if task.pairs else 2) <= how.width <= (1 if task.pairs else hidden):
         got, expected = f"width {how.width}", "1 for pairs, else numbers up to the hidden size"
+    elif how.merged != (1, 1) and (task.pooling == "last" or not all(1 <= one <= 64 for one in how.merged)):
+        got, expected = (
+            f"merged {how.merged}"[:80],
+            "1 to 64 rows and columns, of many vectors",
+        )
     elif (how.labels is not None) != task.pairs or not all(0 <= one < decoder.vocab for one in how.labels or ()):
         got, expected = f"labels {how.labels}"[:80], f"two tokens of {decoder.vocab:,} for pairs, else null"
     elif any(one >= other for one, other in pairwise((0, *how.sizes, (how.width or hidden) + 1))):

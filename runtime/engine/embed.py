@@ -27,16 +27,20 @@ BATCH = 8
 class Vector:
     """What a prompt gives, in the place of tokens. Follows ``TokenChooser``.
 
+    Args:
+        shown: Which vectors of images show more than padding, bool [n]; None for all, or where there is one vector.
+
     Attributes:
-        value: float32 [D], once it is there (``done``).
+        value: float32 [D], or [n, D] of every token, once it is there (``done``).
     """
 
     wants_logits, newest, budget = True, 0, 0
     prompt: Sequence[int] = ()
 
-    def __init__(self) -> None:
+    def __init__(self, shown: NDArray[np.bool_] | None = None) -> None:
         self.ids: list[int] = []
         self.done = False
+        self._shown = shown
         self.value: NDArray[np.float32] | None = None
 
     def certain(self) -> Sequence[int]:
@@ -58,7 +62,11 @@ class Vector:
                 expected="finite numbers",
                 fix="export in fp32 (--dtype), or choose another back-end or arithmetic",
             )
-        self.value, self.done = np.array(step.logits, np.float32), True
+        rows = step.logits
+        if self._shown is not None:
+            count = len(self._shown)
+            rows = np.concatenate([rows[:count][self._shown], rows[count:]])
+        self.value, self.done = np.array(rows, np.float32), True
 
 
 class Embeds:
@@ -113,6 +121,31 @@ class Embeds:
         parts = _inputs("embed", batch, images=images, texts=texts, pairs=pairs)
         return cut(how, np.stack(self._vectors(how, system, parts, batch)), dimensions)
 
+    def embed_many(
+        self,
+        images: Sequence[Picture] | None = None,
+        texts: Sequence[str] | None = None,
+        *,
+        batch: int = BATCH,
+    ) -> list[NDArray[np.float32]]:
+        """A vector of every token of each page or each query, where the bundle's task is ``embed-many``.
+
+        Args:
+            images: Pages, as of ``embed``.
+            texts: Queries, likewise.
+            batch: Inputs that run in one call at most.
+
+        Returns:
+            float32 [n, D] of each input, a page's visual vectors first, row by row; those of padding are left out.
+
+        Raises:
+            UsageError: As ``embed``.
+            CheckFailed: As ``embed``.
+            MachineError: See ``Session``.
+        """
+        self.bundle.check_task("embed-many")
+        return self._vectors(embedding_of(self.bundle), "", _inputs("embed", batch, images=images, texts=texts), batch)
+
     def score(
         self,
         query: str,
@@ -137,7 +170,7 @@ class Embeds:
 
         Returns:
             float32 [N] in the order of the documents: between 0 and 1 where the model judges pairs, else the product
-            of the query's vector with the document's.
+            of the query's vector with the document's, or ``late_interaction`` where there are many of both.
 
         Raises:
             UsageError: As ``embed``; or the bundle generates.
@@ -153,6 +186,8 @@ class Embeds:
         if how.pair is not None:
             return chance(np.concatenate(self._vectors(how, system, parts, batch, query)))
         (asked,) = self._vectors(how, system, [(None, query)], batch)
+        if how.pooling == "every":
+            return late_interaction(asked, self._vectors(how, "", parts, batch))
         documents = np.stack(self._vectors(how, instruction_of(how), parts, batch))
         return np.asarray(documents @ asked, np.float32)
 
@@ -176,9 +211,25 @@ class Embeds:
         return loaded, request
 
 
+def taker(loaded: LoadedPlan, request: Request) -> Vector:
+    """What takes the vectors of a request: none of those that show padding alone, which would win a maximum."""
+    how, plan = embedding_of(loaded.bundle), loaded.plan
+    if how.pooling == "last" or request.padding is None or plan.keep[-1] != plan.units:
+        return Vector()
+    void, (high, wide) = request.padding, how.merged
+    below, right = -void.shape[1] % high, -void.shape[2] % wide
+    void = np.pad(void, ((0, 0), (0, below), (0, right)), constant_values=True)
+    cells = void.reshape(len(void), void.shape[1] // high, high, void.shape[2] // wide, wide)
+    return Vector(~cells.all((2, 4)).reshape(-1))
+
+
+def _job(loaded: LoadedPlan, request: Request) -> Job:
+    return Job(loaded, request, lambda room: [taker(loaded, request)])
+
+
 def _run(ready: Sequence[tuple[LoadedPlan, Request]]) -> list[NDArray[np.float32]]:
     """Vectors of some inputs; those of one plan with equally many images run in one call."""
-    engine, jobs = Engine(together=True), [Job(loaded, request, lambda room: [Vector()]) for loaded, request in ready]
+    engine, jobs = Engine(together=True), [_job(*one) for one in ready]
     vectors: dict[Job, NDArray[np.float32]] = {}
     for job in jobs:
         engine.submit(job)
@@ -215,6 +266,19 @@ def _inputs(where: str, batch: int, **kinds: Any) -> list[tuple[Picture | None, 
 def _check_query(query: object) -> None:
     if not isinstance(query, str) or not query:
         raise UsageError("a query is a text", where="query", got=repr(query)[:80], expected="one letter at least")
+
+
+def late_interaction(query: NDArray[np.float32], pages: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """For each of a query's vectors the largest product with one of a page's, and their sum (ColBERT, 2004.12832).
+
+    Args:
+        query: float32 [n, D].
+        pages: float32 [m, D] of each of N pages.
+
+    Returns:
+        float32 [N].
+    """
+    return np.array([(query @ page.T).max(1).sum() for page in pages], np.float32)
 
 
 def chance(scores: NDArray[np.float32]) -> NDArray[np.float32]:

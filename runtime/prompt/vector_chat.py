@@ -41,7 +41,17 @@ def input_chat(
     """Pictures, then the text, as the user's message; the instruction, if any, is the system's before it.
 
     Where the model judges pairs they are the document of ``query``, and all stands as ``Embedding.pair`` says.
+
+    Raises:
+        UsageError: Where every token has a vector, it is not one picture or one text.
     """
+    if how.pooling == "every" and len(pictures) + (text is not None) != 1:
+        raise UsageError(
+            "this model reads a page or a query, each by itself",
+            where="input",
+            got=f"{len(pictures)} pictures and {'a' if text is not None else 'no'} text",
+            expected="one picture, or a text",
+        )
     content: list[Message] = [{"type": "image"} for _ in pictures]
     content += [_text(text)] if text is not None else []
     system = instruction

@@ -27,7 +27,11 @@ class EmbedOptions:
     prompt: str | None = option(None, "One of the bundle's instructions by name.", "--prompt-name", metavar="NAME")
     instruction: str | None = option(None, "An instruction in its own words.", metavar="TEXT")
     dimensions: int | None = option(None, "Numbers of a vector, where the bundle names sizes (Matryoshka).")
-    output: Path | None = option(None, "Write the vectors, float32 [N, D], or the scores [N].", metavar="FILE.npy")
+    output: Path | None = option(
+        None,
+        "Write vectors, float32 [N, D], or scores [N]; of many vectors an input, their counts too (npz).",
+        metavar="FILE.npy",
+    )
 
 
 @grouped
@@ -38,7 +42,7 @@ def embed(
     opening: SessionOptions,
     as_json: options.Json = False,
 ) -> None:
-    """Write a vector for each picture, text or pair of both; with --query, a score for each.
+    """Write a vector for each picture, text or pair of both (embed-many: each token); with --query, a score for each.
 
     [dim]luvc-export embed pages-bundle --image page1.png --image page2.png --output pages.npy[/dim]
 
@@ -65,14 +69,19 @@ def embed(
     asked: dict[str, Any] = {"prompt": wanted.prompt, "instruction": wanted.instruction}
     pairs = list(zip(images, texts, strict=True)) if images and texts else None
     alone: dict[str, Any] = {"images": images or None, "texts": texts or None} if pairs is None else {"pairs": pairs}
+    counts: list[int] | None = None
     if wanted.query is not None:
         vectors, name = session.score(wanted.query, **alone, **asked), "scores"
+    elif session.bundle.manifest.does.pooling == "every":
+        rows, name = session.embed_many(**alone), "vectors"
+        vectors, counts = np.concatenate(rows), [len(one) for one in rows]
     else:
         vectors, name = session.embed(**alone, **asked, dimensions=wanted.dimensions), "vectors"
     if wanted.output is not None:
         with whole(wanted.output) as file:
-            np.save(file, vectors)
+            np.save(file, vectors) if counts is None else np.savez(file, vectors=vectors, counts=counts)
     facts = {"shape": list(vectors.shape), "plan": session.plan_name, "backend": session.backend.name}
+    facts |= {} if counts is None else {"counts": counts}
     if as_json:
         shown = {"output": str(wanted.output)} if wanted.output is not None else {name: vectors.tolist()}
         print(json.dumps({**facts, **shown}))

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 ENTRY_POINTS = "luvc_export.tasks"
 
-Pooling = Literal["last"]
+Pooling = Literal["last", "every"]
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,8 @@ class Embedding:
     """How the rows behind the last norm become vectors, or a score.
 
     Args:
-        pooling: Which rows they are: ``last``, that of the prompt's last token.
+        pooling: Which rows they are: ``last``, that of the prompt's last token, or ``every``, those of all tokens, an
+            image's first.
         normalise: The graph divides it by its length.
         prompts: Instructions by name, of which one stands before an input, as the system's message.
         default_prompt: Name of the one that is taken where nobody names one; None for none.
@@ -74,6 +75,7 @@ class Embedding:
         sizes: Numbers that a vector may be cut to (Matryoshka), ascending; none where the model was not trained so.
         width: Numbers that a head behind the norm makes of a row; None where there is no head, and a row is the vector.
         pair: The prompt of a query and a document; None where there is one input.
+        merged: Rows and columns of an image's tokens whose vectors become one; (1, 1) merges none.
         labels: Tokens whose rows of the head are taken, the second's less the first's (no, yes); None for none.
     """
 
@@ -86,6 +88,14 @@ class Embedding:
     width: int | None = None
     pair: PairPrompt | None = None
     labels: tuple[int, int] | None = None
+    merged: tuple[int, int] = (1, 1)
+
+    def image_vectors(self, tokens: int, grid: tuple[int, int]) -> int:
+        """Vectors of an image of so many tokens, which are ``grid`` (rows, columns) where some merge."""
+        if self.merged == (1, 1):
+            return tokens
+        rows, columns = (-(-side // size) for side, size in zip(grid, self.merged, strict=True))
+        return rows * columns
 
 
 def _misfit(name: str, task: Any) -> str | None:
@@ -97,7 +107,7 @@ def _registry() -> Registry[Task]:
     from luvc_export.registry import Registry  # which no session needs before a bundle is read
 
     where, fix = "luvc.json: task", "pip install --upgrade luvc-export"
-    return Registry("task", __name__, ENTRY_POINTS, "TASK", _misfit, BundleError, where=where, fix=fix)
+    return Registry("task", __name__, ENTRY_POINTS, "TASK", _misfit, BundleError, True, where, fix)
 
 
 def names() -> list[str]:

@@ -1,9 +1,15 @@
-"""``POST /v1/embeddings``: a vector for each text or picture, or for one chat (vLLM's ``messages``)."""
+"""``POST /v1/embeddings``: a vector for each text or picture, or for one chat (vLLM's ``messages``).
+
+``POST /pooling`` gives those of every token, where the model makes some.
+"""
 
 from __future__ import annotations
 
 import base64
+import uuid
+from collections.abc import Callable
 from functools import partial
+from time import time
 from typing import Any
 
 import msgspec
@@ -41,6 +47,19 @@ def parse_embedding(body: bytes, strict: bool = False) -> InputsRequest:
     Raises:
         ApiError: As ``protocol.parse``.
     """
+    return _parse(body, strict, ("embed",), _body)
+
+
+def parse_pooling(body: bytes, strict: bool = False) -> InputsRequest:
+    """Read a body.
+
+    Raises:
+        ApiError: As ``protocol.parse``.
+    """
+    return _parse(body, strict, ("embed-many",), _pooled)
+
+
+def _parse(body: bytes, strict: bool, tasks: tuple[str, ...], answer: Callable[..., dict[str, Any]]) -> InputsRequest:
     data = {name: value for name, value in decoded(body).items() if value is not None}
     refuse(data, EMBEDDINGS_REFUSED)
     ignored = unknown(data, {*EMBEDDINGS_READ, *EMBEDDINGS_REFUSED, *HARMLESS}, strict)
@@ -62,8 +81,8 @@ def parse_embedding(body: bytes, strict: bool = False) -> InputsRequest:
     return InputsRequest(
         chat.model,
         inputs,
-        ("embed",),
-        partial(_body, size=size, packed=packed),
+        tasks,
+        partial(answer, size=size, packed=packed),
         lambda bundle: check_size(bundle, size),
         lambda numbers: numbers * PER_NUMBER[packed],
         ignored=ignored,
@@ -83,6 +102,16 @@ def _inputs(sent: Any) -> list[Input]:
     return [
         Input(where, [ChatMessage("user", item_parts(one, where))]) for where, one in zip(places, listed, strict=True)
     ]
+
+
+def _pooled(answered: Answered, size: int | None, packed: bool) -> dict[str, Any]:
+    """VLLM's list of poolings: a list of vectors each, or their numbers as bytes, row by row."""
+    data = []
+    for at, rows in enumerate(np.ascontiguousarray(one, "<f4") for one in answered.vectors):
+        shown = base64.b64encode(rows.tobytes()).decode() if packed else rows.tolist()
+        data.append({"object": "pooling", "index": at, "shape": [*rows.shape], "data": shown})
+    facts = {"id": f"pool-{uuid.uuid4().hex}", "object": "list", "created": int(time())}
+    return {**facts, "model": answered.model, "data": data, "usage": answered.usage}
 
 
 def _body(answered: Answered, size: int | None, packed: bool) -> dict[str, Any]:

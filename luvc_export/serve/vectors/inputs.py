@@ -83,7 +83,7 @@ class Answered:
     Args:
         model: Name of the model.
         how: How it makes vectors.
-        vectors: Of each input float32 [width].
+        vectors: Of each input float32 [width], or [n, width].
         tokens: Of all prompts, without compression.
     """
 
@@ -149,9 +149,10 @@ def item_parts(sent: Any, where: str) -> list[Part]:
     if isinstance(sent, Mapping) and set(sent) == {"content"} and isinstance(sent["content"], list):
         known = {"text": "text", "image_url": "image_url", "image": "image"}
         listed = [one if isinstance(one, Mapping) else {} for one in sent["content"]]
-        if len(listed) > 512 or any(one.get("type") not in known for one in listed):
+        kinds = [known.get(str(one.get("type"))) for one in listed]
+        if len(listed) > 512 or None in kinds:
             raise bad_request(f"{wrong}, parts of the types text and image_url", where, "invalid_value")
-        fields = [{known[one["type"]]: one.get(known[one["type"]])} for one in listed]
+        fields = [{str(kind): one.get(str(kind))} for kind, one in zip(kinds, listed, strict=True)]
     else:
         fields = [{"text": sent} if isinstance(sent, str) else dict(sent) if isinstance(sent, Mapping) else {}]
     parts: list[Part] = []
@@ -204,18 +205,28 @@ def vectors_of(
     manifest = model.session.bundle.manifest
     how = embedding_of(model.session.bundle)
     instruction = instruction_of(how) if asked.instruction is None else asked.instruction
-    if (size := asked.size(len(asked.inputs) * manifest.row_width)) > MOST_BYTES:
-        message = f"the answer would have {size / 2**20:.0f} MiB; expected: at most {MOST_BYTES // 2**20}; fix: send"
-        raise bad_request(f"{message} fewer inputs, or encoding_format base64", "input", "invalid_value")
+    vectors, most = len(asked.inputs), MOST_BYTES // 2**20
     for one in asked.inputs:
+        if (size := asked.size(vectors * manifest.row_width)) > MOST_BYTES:
+            message = f"the answer would have {size / 2**20:.0f} MiB or more; expected: at most {most}; fix: send fewer"
+            raise bad_request(f"{message} inputs, or encoding_format base64", "input", "invalid_value")
         try:
             chain.jobs.append(asker.job(one.chat(asked.model, how, instruction), chain.tell, arrived, plan)[1])
         except ApiError as error:
             error.param = error.param if one.where == "messages" else one.where
             raise
+        if how.pooling == "every":
+            vectors += _vectors_of(how, chain.jobs[-1]) - 1
     for job in chain.jobs:
         job.beside = chain.jobs
     return Vectors(asked, model.name, how, chain.jobs)
+
+
+def _vectors_of(how: Embedding, job: Job) -> int:
+    """Vectors of a job's tokens, those of padding counted too."""
+    plan, images = job.loaded.plan, len(job.request.images)
+    text = len(job.request.token_ids) - images
+    return text + plan.sharing.groups(images) * how.image_vectors(plan.keep[-1], plan.grid)
 
 
 @dataclass

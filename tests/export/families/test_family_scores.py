@@ -83,8 +83,8 @@ def test_parity_compares_scores(folder: Path) -> None:
     from luvc_export.runtime.prompt.case_lines import FileCase
 
     asked = [FileCase((), text, None, picture=at) for at, text in enumerate(TEXTS)]
-    for left, plan in (("hf", "none"), ("torch", "lean")):
-        pair = open_pair(f"{left}:{folder}/checkpoint", f"onnx:{folder}/bundle#{plan}", threads=1)
+    for left in ("hf", "torch"):
+        pair = open_pair(f"{left}:{folder}/checkpoint", f"onnx:{folder}/bundle", threads=1)
         result = parity(*pair, asked, observe=3)
         assert result.passed and result.comparison.ranks is not None, result.lines(True)
         spoilt = Spoilt(pair[1], lambda number, score: score * np.float32(-1 if number else 1))

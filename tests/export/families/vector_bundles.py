@@ -90,13 +90,15 @@ def _export(name: str, folder: Path) -> None:
     tiny = tiny_of(name)
     folder.mkdir()
     checkpoint = family_chat.save(tiny, folder / "checkpoint")
-    plans, task = {"none": tiny.plan, "lean": named_plans(tiny)["lean"]}, "embed"
+    plans, task = {"none": tiny.plan}, "embed"
+    if name == "qwen3_vl":
+        plans["lean"] = named_plans(tiny)["lean"]
     if name == RERANKER:
         labelled(checkpoint)
         task = None
     if name == "qwen2_vl":
         sentence_transformers(checkpoint, tiny.config.get_text_config().hidden_size)
-        plans, task = {"none": tiny.plan}, None
+        task = None
     export_bundle(str(checkpoint), folder / "bundle", plans, image_size=tiny.size, text_capacity=512, task=task)
 
 

@@ -114,7 +114,7 @@ def test_sizes_that_are_none(sizes: Any, tmp_path: Path) -> None:
 def test_options_of_answers_and_other_families(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="nothing of this"):
         read(write(tmp_path), debug=True)
-    monkeypatch.setattr(type(families.find("qwen3_vl", "test")), "embeddings", {})
+    monkeypatch.setattr(type(families.find("qwen3_vl", "test")), "embedding", lambda self, config, task: None)
     with pytest.raises(UsageError, match="does not embed here"):
         read(tmp_path)
 

@@ -108,7 +108,7 @@ def test_pictures_are_documents(asked: Client, judge: Session) -> None:
         ({"query": QUERY, "documents": TEXTS, "top_n": True}, "top_n", "at least 1"),
         ({"query": QUERY, "documents": TEXTS, "return_documents": "yes"}, "return_documents", "true or false"),
         ({"query": QUERY, "documents": TEXTS, "instruction": 3}, "instruction", "is a text"),
-        ({"query": QUERY, "documents": ["a", "word " * 500]}, "documents[1]", "text capacity"),
+        ({"query": QUERY, "documents": ["a", "word " * 200]}, "documents[1]", "text capacity"),
         ({"query": QUERY, "documents": TEXTS, "model": "demo"}, "model", "POST /v1/chat/completions"),
     ],
 )
