@@ -205,11 +205,9 @@ def vectors_of(
     manifest = model.session.bundle.manifest
     how = embedding_of(model.session.bundle)
     instruction = instruction_of(how) if asked.instruction is None else asked.instruction
-    vectors, most = len(asked.inputs), MOST_BYTES // 2**20
+    vectors = len(asked.inputs)
+    _check_size(asked.size(vectors * manifest.row_width))
     for one in asked.inputs:
-        if (size := asked.size(vectors * manifest.row_width)) > MOST_BYTES:
-            message = f"the answer would have {size / 2**20:.0f} MiB or more; expected: at most {most}; fix: send fewer"
-            raise bad_request(f"{message} inputs, or encoding_format base64", "input", "invalid_value")
         try:
             chain.jobs.append(asker.job(one.chat(asked.model, how, instruction), chain.tell, arrived, plan)[1])
         except ApiError as error:
@@ -217,9 +215,21 @@ def vectors_of(
             raise
         if how.pooling == "every":
             vectors += _vectors_of(how, chain.jobs[-1]) - 1
+            _check_size(asked.size(vectors * manifest.row_width))
     for job in chain.jobs:
         job.beside = chain.jobs
     return Vectors(asked, model.name, how, chain.jobs)
+
+
+def _check_size(size: float) -> None:
+    """Refuse an answer of so many bytes, before its inputs run.
+
+    Raises:
+        ApiError: There are too many.
+    """
+    if size > MOST_BYTES:
+        message = f"the answer would have {size / 2**20:.0f} MiB or more; expected: at most {MOST_BYTES // 2**20}; fix:"
+        raise bad_request(f"{message} send fewer inputs, or encoding_format base64", "input", "invalid_value")
 
 
 def _vectors_of(how: Embedding, job: Job) -> int:

@@ -17,6 +17,7 @@ from luvc_export.export.reading import sentence_transformers
 from luvc_export.export.reading.sentence_transformers import embedding_of, task_of
 
 CARD = Embedding(prompts={"default": "Represent the user's input."}, default_prompt="default")
+FAMILY = families.find("qwen3_vl", "test")
 NOW = (
     "sentence_transformers.base.modules.transformer.Transformer",
     "sentence_transformers.sentence_transformer.modules.pooling.Pooling",
@@ -43,7 +44,15 @@ def read(folder: Path, sizes: Any = None, **options: Any) -> Embedding:
     if sizes is not None:
         config.matryoshka_dimensions = sizes
     asked: Any = SimpleNamespace(
-        **{"task": "embed", "debug": False, "video": False, "vocabulary": None, "lora_slots": None} | options
+        **{
+            "task": "embed",
+            "debug": False,
+            "video": False,
+            "vocabulary": None,
+            "lora_slots": None,
+            "merge_vectors": (1, 1),
+        }
+        | options
     )
     checkpoint: Any = SimpleNamespace(family=family, folder=folder, config=config, tensors={})
     return embedding_of(checkpoint, asked)
@@ -52,8 +61,8 @@ def read(folder: Path, sizes: Any = None, **options: Any) -> Embedding:
 def test_the_folder_says_it_all(tmp_path: Path) -> None:
     """No prompt where it names no default one, and no opening of an answer: nothing is filled in from the card."""
     assert read(write(tmp_path)) == Embedding(generation_prompt=False)
-    assert task_of(SimpleNamespace(folder=tmp_path), None) == "embed"  # type: ignore[arg-type]
-    assert task_of(SimpleNamespace(folder=tmp_path), "generate") == "generate"  # type: ignore[arg-type]
+    assert task_of(SimpleNamespace(folder=tmp_path, family=FAMILY), None) == "embed"  # type: ignore[arg-type]
+    assert task_of(SimpleNamespace(folder=tmp_path, family=FAMILY), "generate") == "generate"  # type: ignore[arg-type]
 
 
 def test_older_files_say_the_same(tmp_path: Path) -> None:
@@ -66,7 +75,7 @@ def test_older_files_say_the_same(tmp_path: Path) -> None:
 
 def test_without_such_files_the_card_says_it(tmp_path: Path) -> None:
     assert read(tmp_path) == CARD
-    assert task_of(SimpleNamespace(folder=tmp_path), None) == "generate"  # type: ignore[arg-type]
+    assert task_of(SimpleNamespace(folder=tmp_path, family=FAMILY), None) == "generate"  # type: ignore[arg-type]
 
 
 def test_class_paths_are_matched_and_never_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,7 +139,7 @@ JUDGE = (NOW[0], "sentence_transformers.cross_encoder.modules.logit_score.LogitS
 def test_a_reranker_names_its_tokens(tmp_path: Path) -> None:
     """The prompt is the model card's, and the task is known by the files."""
     folder = write(tmp_path, JUDGE, pooling={"true_token_id": 9, "false_token_id": 4, "module_input_name": "x"})
-    assert task_of(SimpleNamespace(folder=folder), None) == "rerank"  # type: ignore[arg-type]
+    assert task_of(SimpleNamespace(folder=folder, family=FAMILY), None) == "rerank"  # type: ignore[arg-type]
     how = read(folder, task="rerank")
     assert how.labels == (4, 9) and how.width == 1 and how.pair is not None and not how.normalise
     with pytest.raises(CheckpointError, match="not computed here"):
