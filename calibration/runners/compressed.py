@@ -90,9 +90,7 @@ class TorchCalls:
     can_force = True
     largest_batch: int | None = None
 
-    def __init__(
-        self, checkpoint: Checkpoint, model: Any, plan: Plan, embedding: Embedding | None = None
-    ) -> None:
+    def __init__(self, checkpoint: Checkpoint, model: Any, plan: Plan, embedding: Embedding | None = None) -> None:
         self.plan = plan
         self.encoder = checkpoint.family.vision(model, plan, normalise(checkpoint)).eval()
         self.decoder = checkpoint.family.decoder(model, plan).eval()
