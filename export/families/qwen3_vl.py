@@ -16,8 +16,8 @@ from luvc_export.export.llm.mrope import MropeFamily
 from luvc_export.export.towers.interpolated_positions import corner_taps, interpolated
 from luvc_export.export.towers.rotary_position_vit import RotaryPositionViT
 
-#: Of Qwen3-VL-Embedding and Qwen3-VL-Reranker: ``default_instruction`` of the scripts that their hub folders have
-#: (``qwen3_vl_embedding.py``, ``qwen3_vl_reranker.py``), and the latter's prompt.
+#: Of Qwen3-VL-Embedding and Qwen3-VL-Reranker: ``default_instruction`` of the scripts that their hub folders have, and
+#: the reranker's prompt.
 _EMBEDDINGS = {
     "embed": Embedding(prompts={"default": "Represent the user's input."}, default_prompt="default"),
     "rerank": Embedding(
