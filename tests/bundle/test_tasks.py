@@ -25,7 +25,7 @@ def embedding(demo_bundle: Bundle) -> Manifest:
 
 
 def test_tasks_are_found_by_name() -> None:
-    assert tasks.names() == ["embed", "generate", "rerank"]
+    assert tasks.names() == ["embed", "embed-many", "generate", "rerank"]
     for name in tasks.names():
         assert tasks.find(name).name == name
 
