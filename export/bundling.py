@@ -16,6 +16,7 @@ from luvc_export.bundle import graph_trust
 from luvc_export.bundle.graph_rules import check_graph
 from luvc_export.bundle.manifest import PlanEntry, StoredCodes, WeightsMode, WeightTensor
 from luvc_export.bundle.reference import tensor_sha256
+from luvc_export.core import tasks
 from luvc_export.core.files.folders import copy_file, list_names, writing_to
 from luvc_export.core.files.safe_files import write_new
 from luvc_export.core.files.template_source import JINJA
@@ -33,6 +34,7 @@ from luvc_export.export.exported_manifest import make_manifest
 from luvc_export.export.llm.debug_decoder import forced_decoder
 from luvc_export.export.llm.lora_slots import SlottedLayers
 from luvc_export.export.llm.reduced_head import reduced
+from luvc_export.export.llm.vectors import Judge, to_the_end
 from luvc_export.export.options import Options, check_size
 from luvc_export.export.processor import normalise
 from luvc_export.export.reading.remarks import chat_template
@@ -64,17 +66,22 @@ def write_bundle(
     """
     together = PlanSet.of(plans)
     plans = {name: scores.described(plan).changed(padding=options.told_padding) for name, plan in together.items()}
+    embedding = None if tasks.find(options.task).decodes else embedding_of(checkpoint, options)
+    if embedding is not None and embedding.pooling == "every":
+        plans = {name: to_the_end(plan, embedding, options.fit == "pad") for name, plan in plans.items()}
     together = together.changed(plans)
     check_size(checkpoint, together, options)
     mode = _weights_mode(checkpoint, options)
     tokenizer = tokenizer_files(checkpoint.folder).files
     chat_template(checkpoint.folder)
-    embedding = embedding_of(checkpoint, options) if options.task == "embed" else None
     with writing_to(output), bundle.writing(output.resolve(), overwrite) as folder:
-        skeleton = weights.skeleton(checkpoint, options.dtype, head=embedding is None)
+        headless = embedding is not None and embedding.width is None
+        skeleton = weights.skeleton(checkpoint, options.dtype, head=not headless)
         tensors = weights.stored(skeleton.model, checkpoint)
         if options.vocabulary is not None:
-            reduced(skeleton, tensors, options.vocabulary, options.dtype)
+            reduced(skeleton, tensors, options.vocabulary.ids, options.dtype)
+        if embedding is not None and embedding.labels is not None:
+            reduced(skeleton, tensors, embedding.labels, options.dtype, Judge, "--task")
         place = {"copy": weights.copy_plan, "none": lambda t: {}}.get(
             mode, lambda t: weights.reference_plan(checkpoint.folder, t)
         )
@@ -98,11 +105,14 @@ def write_bundle(
             write_new(folder / file_name(scorer), known(scorer).data)
         for name, data in tokenizer.items():
             write_new(folder / name, data)
-        for name in _TEMPLATE_FILES:
+        template = None if embedding is None else checkpoint.family.prompts(checkpoint.folder)
+        if template is not None:
+            write_new(folder / JINJA, template.encode())
+        for name in _TEMPLATE_FILES if template is None else ():
             if (checkpoint.folder / name).is_file():
                 copy_file(checkpoint.folder / name, folder / name, links=True)
         processor = checkpoint.folder / "processor_config.json"
-        if processor.is_file() and (template := checkpoint_json(processor).get("chat_template")):
+        if template is None and processor.is_file() and (template := checkpoint_json(processor).get("chat_template")):
             write_new(folder / processor.name, json.dumps({"chat_template": template}).encode())
         if mode == "reference":
             _hash_reference(checkpoint.folder, places, writer.used, progress)

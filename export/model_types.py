@@ -42,7 +42,7 @@ def check_model_type(config: Mapping[str, Any], where: str) -> None:
         CheckpointError: There is no family for it.
     """
     known, model_type = families.names(), str(config.get("model_type"))
-    if model_type in known:
+    if model_type in known or model_type in families.retrieval_names():
         return
     if model_type in _CONVERTED:
         raise CheckpointError(

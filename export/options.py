@@ -31,6 +31,7 @@ class Options:
         vocabulary: The tokens that the head has rows for; None for all.
         lora_slots: Products that adapters may be beside when the bundle answers; None for none.
         task: What the bundle is made for (``core.tasks``).
+        merge_vectors: ``Embedding.merged`` where a page has many vectors.
         surgery: Operate on the traced graphs; without it they stay as the exporter's optimiser left them, to compare.
     """
 
@@ -50,6 +51,7 @@ class Options:
     vocabulary: ChosenTokens | None = None
     lora_slots: SlotRequest | None = None
     task: str = "generate"
+    merge_vectors: tuple[int, int] = (1, 1)
 
     @property
     def told_padding(self) -> bool:

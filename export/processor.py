@@ -237,7 +237,7 @@ def _check_model(checkpoint: Checkpoint, processor: Any) -> None:
         settings = checkpoint_json(outer) if outer.is_file() else {}
         sizes += [(name, settings.get(name), units) for name in _TOKENS]
     else:
-        vision = config.vision_config
+        vision = getattr(config, "vlm_config", config).vision_config  # a model for retrieval has one inside
         for name, theirs in (("patch_size", None), ("merge_size", "spatial_merge_size"), ("temporal_patch_size", None)):
             sizes.append((name, _one_side(getattr(processor, name, None)), getattr(vision, theirs or name, None)))
     for name, got, expected in sizes:

@@ -43,8 +43,7 @@ class Graphs:
 
     def __init__(self, manifest: Manifest, plan: Plan, backend: Backend, debug: bool = False) -> None:
         self.manifest, self.plan, self.backend, self._debug = manifest, plan, backend, debug
-        does, decoder = manifest.does, manifest.decoder
-        self._rows, self._width = does.output, decoder.vocab if does.decodes else decoder.hidden
+        self._rows, self._width = manifest.does.output, manifest.row_width
         #: What leaves the caches after a call.
         self.windows = Windows(backend.states if backend.capabilities.host_caches else (), plan)
         self._factors: Factors | None = None
@@ -149,15 +148,26 @@ class Graphs:
 
         Raises what ``run`` raises.
         """
-        layouts, feeds = self.feeds(prompts, seen)
+        how = self.manifest.embedding
+        every = how if how is not None and how.pooling == "every" else None
+        layouts, feeds = self.feeds(prompts, seen, all_logits=every is not None)
         adapters = tuple(prompt.adapter for prompt in prompts)
         out, cache = self._call("prompt", feeds | self.adapter_inputs(adapters), None)
-        _check_shape(self._rows, out[self._rows], (len(prompts), None, self._width))
+        if every is None:
+            _check_shape(self._rows, out[self._rows], (len(prompts), None, self._width))
+            rows: Any = out[self._rows][:, -1]
+        else:
+            own = every.image_vectors(self.plan.keep[-1], self.plan.grid) * feeds[graph_io.VISUAL_EMBEDS].shape[1]
+            _check_shape(
+                self._rows, out[self._rows], (len(prompts), own + feeds[graph_io.TEXT_MASK].shape[1], self._width)
+            )
+            lengths = [own + layout.input_ids.shape[1] for layout in layouts]
+            rows = [row[:length] for row, length in zip(out[self._rows], lengths, strict=True)]
         mask = feeds[graph_io.TEXT_MASK]
         positions = np.array([layout.next_position for layout in layouts], np.int64)
         orders = np.array([layout.next_order for layout in layouts], np.int64)
         after = RowsState(self.windows.left(cache, mask, orders), mask, positions, orders, adapters)
-        return RowsStep(out[self._rows][:, -1], after, kept_tokens(self.plan, out))
+        return RowsStep(rows, after, kept_tokens(self.plan, out))
 
     def verify(self, tokens: Sequence[Sequence[int]], state: RowsState) -> tuple[NDArray[np.float32], Cache]:
         """Go on with several tokens of every row, none of them certain yet.

@@ -122,9 +122,11 @@ class RowsState:
 class RowsStep:
     """What a call of several rows gave: logits of each row's last token float32 [B, vocab], and the state after it.
 
+    Where every token has a vector, ``logits`` are a row's float32 [n, width], an image's first, of each of B rows.
+
     ``kept``: see ``Step``, [B, G, keep].
     """
 
-    logits: NDArray[np.float32]
+    logits: NDArray[np.float32] | list[NDArray[np.float32]]
     state: RowsState
     kept: dict[int, NDArray[np.int64]]

@@ -21,8 +21,9 @@ from luvc_export.calibration.parity.metrics import (
     overlaps,
     prediction,
 )
+from luvc_export.calibration.parity.ranks import Ranks, ranks, scores_of
 from luvc_export.calibration.parity.tolerances import tolerances
-from luvc_export.calibration.runners.base import LOGITS, VISION, Kept, Observation, Runner, Said
+from luvc_export.calibration.runners.base import LOGITS, VECTORS, VISION, Kept, Observation, Runner, Said
 from luvc_export.core.graph_io import ABSENT
 from luvc_export.core.plan import EncoderPlan, Plan
 from luvc_export.core.progress import Progress
@@ -39,6 +40,7 @@ class Measured:
         overlap: Per prune, of what each model chooses by itself.
         forced: Whether the tensors come from a run with the other model's indices or visual tokens.
         merged: Units of the images, and how many are in tokens of the same units in both models; None without merges.
+        vector: Difference of the vectors; None where answers are compared.
     """
 
     tensors: dict[str, Difference]
@@ -46,6 +48,7 @@ class Measured:
     overlap: dict[int, Overlap]
     forced: bool
     merged: tuple[int, int] | None = None
+    vector: Difference | None = None
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,7 @@ class Comparison:
         same: Whether both have the same plan, so that every tensor should agree.
         stops: Whether a right answer must end.
         example: The candidate's observation of the first case with a picture, and that picture.
+        ranks: How both order the cases by their vectors; None where answers are compared.
     """
 
     reference: Runner
@@ -80,6 +84,7 @@ class Comparison:
     answered: list[Answered]
     example: tuple[Case, Observation] | None = None
     notes: list[str] = field(default_factory=list)
+    ranks: Ranks | None = None
 
     def right(self, who: str) -> list[bool]:
         """Whether each answer of ``who`` (``reference`` or ``candidate``) is right."""
@@ -128,20 +133,27 @@ def compare(
     same = _effective(reference.plan) == _effective(candidate.plan)
     tie = tolerances(reference.dtype, candidate.dtype).tie.value
     measured: list[Measured] = []
+    vectors: list[tuple[Any, Any]] = []
     example: tuple[Case, Observation] | None = None
     for first in range(0, observe, batch):
         some = cases[first : min(first + batch, observe)]
-        observed, seen = _observe(reference, candidate, some, same, tie)
+        observed, seen, pairs_of = _observe(reference, candidate, some, same, tie)
         measured += observed
+        vectors += pairs_of
         example = example or next(((c, o) for c, o in zip(some, seen, strict=True) if o.first is not None), None)
         progress("tensors and tokens", (first + len(some)) / observe)
     answered: list[Answered] = []
-    for first in range(0, len(cases), 16):
+    for first in range(0, 0 if vectors else len(cases), 16):
         some = cases[first : first + 16]
         pairs = zip(some, reference.answer(some, longest), candidate.answer(some, longest), strict=True)
         answered += [_answered(*pair) for pair in pairs]
         progress("answers", (first + len(some)) / len(cases))
-    comparison = Comparison(reference, candidate, same, stops, measured, answered, example)
+    order = None
+    if vectors:
+        error = tolerances(reference.dtype, candidate.dtype).rel_l2.value
+        left, right = (scores_of([pair[side] for pair in vectors]) for side in (0, 1))
+        order = ranks(left, right, error)
+    comparison = Comparison(reference, candidate, same, stops, measured, answered, example, ranks=order)
     return Comparison(**{**vars(comparison), "notes": _notes(comparison)})
 
 
@@ -157,7 +169,8 @@ def _effective(plan: Plan) -> Plan:
 
 def _observe(
     reference: Runner, candidate: Runner, cases: Sequence[Case], same: bool, tie: float
-) -> tuple[list[Measured], list[Observation]]:
+) -> tuple[list[Measured], list[Observation], list[tuple[Any, Any]]]:
+    """What cases show, the candidate's observations, and the vectors of both, where there are any."""
     left, right = reference.observe(cases), candidate.observe(cases)
     seen, forced = right, False
     met = [alike(a.merged_into, b.merged_into) if same else None for a, b in zip(left, right, strict=True)]
@@ -185,6 +198,8 @@ def _observe(
         else:
             comparable = [a and b for a, b in zip(agree, merged, strict=True)]
     result = []
+    both = [(a.tensors, b.tensors) for a, b in zip(left, right, strict=True)]
+    vectors = [(one[VECTORS], other[VECTORS]) for one, other in both if VECTORS in one]
     for index, (a, b) in enumerate(zip(left, right, strict=True)):
         pairs_of = {name: _rows(a, b, name) for name in a.tensors if name in b.tensors} if comparable[index] else {}
         units = met[index]
@@ -192,8 +207,10 @@ def _observe(
             pairs_of[name] = (one, other) if units is None else (one[units.rows[:, 0]], other[units.rows[:, 1]])
         tensors = {name: difference(*pair) for name, pair in pairs_of.items()}
         guess = prediction(*pairs_of[LOGITS]) if LOGITS in pairs_of else None
-        result.append(Measured(tensors, guess, overlap[index], forced, None if units is None else units.units))
-    return result, seen
+        vector = difference(*vectors[index]) if vectors else None
+        merged_units = None if units is None else units.units
+        result.append(Measured(tensors, guess, overlap[index], forced, merged_units, vector))
+    return result, seen, vectors
 
 
 def _choices(other: Sequence[Observation], kept: bool, features: bool) -> tuple[Any, Any]:
@@ -236,6 +253,8 @@ def _notes(comparison: Comparison) -> list[str]:
             f"{skipped} of {len(comparison.measured)} cases kept other tokens and neither model takes forced indices:"
             " their tensors are not compared. Export with --debug-graph."
         )
+    if comparison.ranks is not None and not comparison.ranks.pairs:
+        notes.append(f"no two scores are further apart than {comparison.ranks.level:.3g}: their order is not judged.")
     if not comparison.same:
         notes.append("the plans differ: tensors are shown (text rows) and not judged; retention is.")
     return notes + ties_of_own(comparison.reference.plan, comparison.measured)

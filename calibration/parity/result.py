@@ -16,8 +16,8 @@ import numpy as np
 from luvc_export.calibration.intervals import accuracy
 from luvc_export.calibration.parity.compare import Comparison
 from luvc_export.calibration.parity.metrics import Difference
-from luvc_export.calibration.parity.tolerances import RETENTION, Limit, Tolerances, tolerances
-from luvc_export.calibration.runners.base import LOGITS, VISION, Runner
+from luvc_export.calibration.parity.tolerances import RANKS, RETENTION, Limit, Tolerances, tolerances
+from luvc_export.calibration.runners.base import LOGITS, VECTORS, VISION, Runner
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,7 @@ def check_gates(comparison: Comparison, retention: float = RETENTION.value) -> l
     gates = [_nonfinite(comparison)]
     if comparison.same:
         gates += [*_tensors(comparison, limit), *_tokens(comparison, limit), *_answers(comparison, limit)]
+    gates += _vectors(comparison, limit, retention)
     if comparison.answered and (not comparison.same or comparison.known):
         kept = comparison.retention()
         where = f"95 % interval {kept.low:.4f} to {kept.high:.4f}, {len(comparison.answered)} questions"
@@ -67,6 +68,24 @@ def check_gates(comparison: Comparison, retention: float = RETENTION.value) -> l
             where = "the reference answers nothing right: ask something it knows"
         floor = retention if not comparison.same else min(retention, limit.exact.value)
         gates.append(Gate("answers", "retention", kept.value, floor, False, RETENTION.why, where))
+    return gates
+
+
+def _vectors(comparison: Comparison, limit: Tolerances, retention: float) -> list[Gate]:
+    """Of vectors: how far they are off, and their order; between two plans the order alone."""
+    order, gaps = comparison.ranks, [item.vector for item in comparison.measured if item.vector is not None]
+    if order is None:
+        return []
+    gates = []
+    if comparison.same:
+        errors = [gap.rel_l2 for gap in gaps]
+        where = f"case {int(np.argmax(errors))}, {len(gaps)} vectors"
+        gates.append(Gate.most("vectors", "relative L2 of vectors", max(errors), limit.rel_l2, where))
+        gates.append(Gate.least("vectors", "cosine of vectors", min(gap.cosine for gap in gaps), limit.cosine))
+    where = f"{order.pairs - order.alike} of {order.pairs} pairs further apart than {order.level:.3g} are turned around"
+    floor = RANKS if comparison.same else Limit(retention, RETENTION.why)
+    if order.pairs:
+        gates.append(Gate.least("vectors", "pairs ordered alike", order.alike / order.pairs, floor, where))
     return gates
 
 
@@ -98,10 +117,15 @@ def _tensors(comparison: Comparison, limit: Tolerances) -> list[Gate]:
     rows = sum(guess.rows for guess in guesses)
     agree = sum(guess.agree for guess in guesses) / max(rows, 1)
     kl = [guess.kl for guess in guesses]
-    return [
+    of_tensors = [
         gate("relative L2", lambda gap: gap.rel_l2, limit.rel_l2, True),
         gate("worst row, relative L2", lambda gap: gap.worst_row, limit.worst_row, True),
         gate("cosine", lambda gap: gap.cosine, limit.cosine, False),
+    ]
+    if comparison.ranks is not None:
+        return of_tensors
+    return [
+        *of_tensors,
         Gate.most("tensors", "KL of predictions", max(kl, default=np.inf), limit.kl),
         Gate.least("tensors", "top-1 agreement", agree, limit.top1, f"{rows} positions, every case"),
     ]
@@ -188,8 +212,8 @@ def first(steps: list[LocatedTensor]) -> Located | None:
 def _suspect(tensor: str, names: set[str]) -> str:
     if tensor.startswith(VISION):
         return "the vision graph, or the picture's preprocessing"
-    if tensor == LOGITS:
-        return "the last layer's attention or MLP, the final norm or the output head"
+    if tensor in (LOGITS, VECTORS):
+        return "the last layer's attention or MLP, the final norm, the output head or the pooling"
     match = re.fullmatch(r"layer (\d+) (\w+)", tensor)
     assert match is not None
     layer, part = int(match[1]), match[2]
@@ -258,6 +282,7 @@ class ParityResult:
             "located": asdict(self.located) if self.located else None,
             "tensors": [asdict(step) for step in self.steps],
             "cases": [asdict(item) for item in comparison.measured],
+            "ranks": asdict(comparison.ranks) if comparison.ranks else None,
             "answers": answers,
         }
         if comparison.answered and comparison.known:

@@ -79,7 +79,9 @@ def open_pair(
             family that takes none.
     """
     specs = runners.parse(left), runners.parse(right)
-    opened = [(bundles.load(spec.model), spec.plan) for spec in specs if spec.is_bundle]
+    opened = [(bundles.load(spec.model, task=None), spec.plan) for spec in specs if spec.is_bundle]
+    if len(made_for := sorted({bundle.manifest.task for bundle, _ in opened})) > 1:
+        raise UsageError("the bundles are made for unlike tasks", where="parity", got=", ".join(made_for))
     for bundle, _ in opened:
         _learn_scorers(bundle)
     images = [

@@ -66,6 +66,9 @@ TABLE = {name: Tolerances(**limits) for name, limits in _LIMITS.items()}
 #: Smallest share of the uncompressed accuracy that a compressed plan may keep: the issue's "negligible loss".
 RETENTION = Limit(0.99, "the accuracy goal at half the prefill FLOPs")
 
+#: Smallest share of pairs further apart than twice a vector's error that are ordered alike.
+RANKS = Limit(1.0, "no rounding that the limit of a vector's error allows turns them around")
+
 _ROWS = {name: f"{item.weights}-bit" for name, item in PRECISIONS.items()}
 
 

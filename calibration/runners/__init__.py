@@ -89,7 +89,7 @@ def open_openvino(folder: str, plan: str | None, threads: int | None = None, ari
         BundleError: See ``luvc_export.bundle.folder.load``.
         MachineError: OpenVINO is missing, or the CPU lacks the arithmetic.
     """
-    loaded = bundles.load(folder)
+    loaded = bundles.load(folder, task=None)
     calls = BundleCalls(loaded, plan, threads, "openvino:CPU", arithmetic)
     computed, quantised = calls.free.arithmetic, loaded.entry(plan).quantised
     precision = quantised.precision if quantised else computed
@@ -98,7 +98,7 @@ def open_openvino(folder: str, plan: str | None, threads: int | None = None, ari
 
 def open_bundle(folder: str, plan: str | None, threads: int | None = None) -> GraphRunner:
     """A bundle's plan as a runner. Raises what ``luvc_export.bundle.folder.load`` raises."""
-    loaded = bundles.load(folder)
+    loaded = bundles.load(folder, task=None)
     calls = BundleCalls(loaded, plan, threads)
     return _runner(folder, "ONNX", loaded.entry(plan).precision, loaded, loaded.name_of(plan), calls)
 
@@ -155,9 +155,9 @@ def open_torch(
         lambda case: prepare(case, tokens, manifest, plan),
         tokens.decode,
         manifest,
-        ends(model.generation_config.eos_token_id),
+        ends(getattr(getattr(model, "generation_config", None), "eos_token_id", None)),
     )
-    calls = TorchCalls(checkpoint, model, plan)
+    calls = TorchCalls(checkpoint, model, plan, manifest.embedding)
     widened = "" if checkpoint.stored is None else ", codes widened"
     return GraphRunner(f"{checkpoint.name} (torch{widened}, {plan.schedule})", dtype, plan, prompting, calls)
 

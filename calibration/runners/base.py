@@ -10,12 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from luvc_export.calibration.cases import Case
+from luvc_export.core import graph_io
 from luvc_export.core.plan import Plan
 from luvc_export.runtime.state import VisualFeatures
 
 Kept = dict[int, NDArray[np.int64]]
 
-VISION, LOGITS = "vision", "logits"
+VISION, LOGITS, VECTORS = "vision", graph_io.LOGITS, graph_io.VECTORS
 
 
 def plane(index: int) -> str:
@@ -49,7 +50,8 @@ class Observation:
     Attributes:
         tensors: By name, in the order in which they are computed. ``vision`` [G * N_0, D] and its DeepStack planes, if
             any; of each layer ``in``, the hidden state [rows, D] that enters it, ``key`` and ``value``
-            [rows, Hkv * Dh] with keys rotated; ``logits`` [text, vocab]. Rows are visual tokens first, then text.
+            [rows, Hkv * Dh] with keys rotated; ``logits`` [text, vocab], or where nothing is decoded
+            ``vectors`` [1, D]. Rows are visual tokens first, then text.
         text: Text tokens, the last rows of every tensor but ``vision``.
         kept: Per prune with a budget above 0, tokens of the encoder that stay, int64 [G, keep].
         scores: Per prune, what they were ranked by [G, N], where the runner can tell; N counts what entered.

@@ -93,7 +93,7 @@ class BundleCalls:
         out, after = backend.decode({**feeds, **forced_feeds}, cache)
         names = [hidden_name(layer) for layer in range(self.plan.cached)]
         hidden = [out[name] for name in names] if all(name in out for name in names) else []
-        return Decoded(out[graph_io.LOGITS], _kept(self.plan, out), {}, hidden, after)
+        return Decoded(out[self.manifest.does.output], _kept(self.plan, out), {}, hidden, after)
 
     def states(self, cache: Any) -> list[NDArray[Any]]:
         """See ``graph.Runner``."""

@@ -18,14 +18,16 @@ from luvc_export.core.plan import EncoderPlan, LlmPlan, Plan, Sharing
 from luvc_export.core.plan.encoder import POSITION_COPIES
 from luvc_export.core.planning import unshared
 from luvc_export.core.tiling import Tiling
-from luvc_export.errors import CheckpointError
+from luvc_export.errors import CheckpointError, UsageError
 from luvc_export.export.checkpoint import Checkpoint
 from luvc_export.export.exported_manifest import make_manifest
 from luvc_export.export.options import Options, check_size
+from luvc_export.export.reading.sentence_transformers import embedding_of
 from luvc_export.runtime.media.video import DEFAULT_FRAMES
 from luvc_export.runtime.prompt.encoder import PromptEncoder
-from luvc_export.runtime.prompt.question import Question
+from luvc_export.runtime.prompt.question import Question, VideoClip
 from luvc_export.runtime.prompt.request import Request, make_request, open_media, token_limit
+from luvc_export.runtime.prompt.vector_chat import input_chat, instruction_of
 
 
 class Tokens(PromptEncoder):
@@ -43,7 +45,7 @@ class Tokens(PromptEncoder):
         self.image_token_id = prompt.image_token_id
         self.prefix = prompt.prefix
         self.cuts = prompt.cuts or (Tiling((self.image_token_id,)),)
-        self.chat_template = _template(checkpoint.folder)
+        self.chat_template = checkpoint.family.prompts(checkpoint.folder) or _template(checkpoint.folder)
         self._where = str(checkpoint.folder)
         self._capacity, self._longest = prompt.text_capacity, max(map(len, self.transformers.get_vocab()))
         self._marks(prompt, str(self.transformers.convert_ids_to_tokens(self.image_token_id)))
@@ -54,7 +56,10 @@ class Tokens(PromptEncoder):
             return self._plainly(asked)
         template = self.template_of_videos(asked) or self.chat_template
         text: str = self.transformers.apply_chat_template(
-            list(asked.messages), chat_template=template, tokenize=False, add_generation_prompt=True
+            list(asked.messages),
+            chat_template=template,
+            tokenize=False,
+            **{"add_generation_prompt": True, **asked.values},
         )
         return text
 
@@ -116,7 +121,11 @@ def canvas_of(checkpoint: Checkpoint, bundle: Bundle, plan: str | None = None) -
     image = dataclasses.replace(manifest.image, size=bundle.entry(plan).size)
     template = canvas(checkpoint, image.size, image.fit, grids, manifest.prompt.video is not None)
     prompt = dataclasses.replace(template.prompt, text_capacity=manifest.prompt.text_capacity)
-    return dataclasses.replace(template, image=image, prompt=prompt)
+    how = None
+    if not manifest.does.decodes:  # as the checkpoint itself says it, not the bundle under test
+        merged = manifest.embedding.merged if manifest.embedding else (1, 1)
+        how = embedding_of(checkpoint, Options(image.size, task=manifest.task, merge_vectors=merged))
+    return dataclasses.replace(template, image=image, prompt=prompt, task=manifest.task, embedding=how)
 
 
 def canvas_for(checkpoint: Checkpoint, image: ImageInput | Manifest) -> Manifest:
@@ -134,9 +143,25 @@ def prepare(case: Case, encoder: PromptEncoder, manifest: Manifest, plan: Plan) 
             fit, as ``run`` says it.
     """
     frames = manifest.image.frames * plan.sharing.images if plan.sharing.shared else DEFAULT_FRAMES
-    request = make_request(open_media(asked(case, frames), manifest), encoder, manifest, manifest.image.size, plan)
+    question = asked(case, frames)
+    if (how := manifest.embedding) is not None:
+        alone = how.pair is not None or (how.pooling == "every" and question.media)
+        text = None if alone else question.plain  # of a pair, the query; a page has none
+        question = input_chat(how, _pictures(question), text, instruction_of(how), question.plain)
+    request = make_request(open_media(question, manifest), encoder, manifest, manifest.image.size, plan)
     token_limit(manifest, plan, request)
     return request
+
+
+def _pictures(question: Question) -> list[Any]:
+    """What a question shows.
+
+    Raises:
+        UsageError: A video, which nothing is embedded of.
+    """
+    if any(isinstance(one, VideoClip) for one in question.media):
+        raise UsageError("vectors are of pictures and texts", where="cases", got="a video", expected="pictures")
+    return list(question.media)
 
 
 def uncompressed(checkpoint: Checkpoint, size: tuple[int, int], sharing: Sharing = Sharing()) -> Plan:

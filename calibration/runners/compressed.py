@@ -16,10 +16,12 @@ from luvc_export.calibration.runners.base import Kept
 from luvc_export.calibration.runners.graph import Decoded, Visual
 from luvc_export.core import graph_io
 from luvc_export.core.plan import Plan
+from luvc_export.core.tasks import Embedding
 from luvc_export.export.checkpoint import Checkpoint
 from luvc_export.export.compression.scores import ScoreInput
 from luvc_export.export.llm.decoder import Decoder
 from luvc_export.export.llm.span import empty_caches
+from luvc_export.export.llm.vectors import Judge
 from luvc_export.export.processor import normalise
 from luvc_export.export.stored.base import array
 from luvc_export.export.weights import DTYPES
@@ -76,15 +78,18 @@ def quiet() -> Iterator[None]:
 
 
 class TorchCalls:
-    """See ``graph.Runner``."""
+    """See ``graph.Runner``; rows become vectors where ``embedding`` says how, else logits."""
 
     can_force = True
     largest_batch: int | None = None
 
-    def __init__(self, checkpoint: Checkpoint, model: nn.Module, plan: Plan) -> None:
+    def __init__(self, checkpoint: Checkpoint, model: Any, plan: Plan, embedding: Embedding | None = None) -> None:
         self.plan = plan
         self.encoder = checkpoint.family.vision(model, plan, normalise(checkpoint)).eval()
         self.decoder = checkpoint.family.decoder(model, plan).eval()
+        self.decoder.pooled = embedding
+        if embedding is not None and embedding.labels is not None:
+            self.decoder.lm_head = Judge(nn.Parameter(model.lm_head.weight[[*embedding.labels]]), embedding.labels, 0)
         self.shape = checkpoint.family.decoder_shape(checkpoint.config)
         self.dtype = next(model.parameters()).dtype
 
@@ -125,7 +130,9 @@ class TorchCalls:
         return [(part.float() if part.is_floating_point() else part).numpy() for part in cache]
 
     def empty(self, rows: int) -> list[Tensor]:
-        """Caches of nothing."""
+        """Caches of nothing; none where there are vectors."""
+        if self.decoder.pooled is not None:
+            return []
         return empty_caches(self.shape, rows, self.dtype)
 
 

@@ -15,6 +15,7 @@ from luvc_export.bundle.manifest import Manifest
 from luvc_export.calibration.cases import Case
 from luvc_export.calibration.runners.base import (
     LOGITS,
+    VECTORS,
     Encoded,
     Features,
     Forced,
@@ -48,7 +49,7 @@ class Decoded:
     """What one decoder call gives for a batch.
 
     Attributes:
-        logits: [B, n, vocab].
+        logits: [B, n, vocab], or vectors [B, n, D] where nothing is decoded.
         kept: Per prune [B, G, keep].
         scores: Per prune [B, G, N]; empty where the calls cannot tell.
         hidden: Entering each layer [B, S, D]; empty where the calls cannot tell.
@@ -145,7 +146,10 @@ class GraphRunner:
         embeds = np.asarray(feeds[graph_io.VISUAL_EMBEDS])
         hidden = self.prompting.manifest.decoder.hidden
         out = self.calls.decode(feeds, None, None if forced is None else span_indices(self.plan, forced))
-        kept_states = list(zip(self.prompting.manifest.decoder.kept, self.calls.states(out.cache), strict=True))
+        decodes = self.prompting.manifest.does.decodes
+        kept_states = []
+        if decodes:
+            kept_states = list(zip(self.prompting.manifest.decoder.kept, self.calls.states(out.cache), strict=True))
         longest = feeds[graph_io.INPUT_IDS].shape[1]
         result = []
         for row, layout in enumerate(layouts):
@@ -159,7 +163,9 @@ class GraphRunner:
                     if state.layer == layer and state.in_cache:
                         flat = values[row].swapaxes(0, 1).reshape(values.shape[2], -1)
                         tensors[probe(layer, state.name)] = _cut(flat, cut)
-            tensors[LOGITS] = _cut(out.logits[row], cut)
+            rows = _cut(out.logits[row], cut)
+            how = self.prompting.manifest.embedding
+            tensors |= {LOGITS: rows} if how is None else {VECTORS: rows[-1:] if how.pooling == "last" else rows}
             kept = {layer: indices[row] for layer, indices in (forced or out.kept).items()}
             scores = {layer: values[row] for layer, values in out.scores.items()}
             images = requests[row].images

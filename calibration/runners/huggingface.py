@@ -16,6 +16,7 @@ from luvc_export.bundle.manifest import Manifest
 from luvc_export.calibration.cases import Case
 from luvc_export.calibration.runners.base import (
     LOGITS,
+    VECTORS,
     VISION,
     Encoded,
     Forced,
@@ -27,6 +28,7 @@ from luvc_export.calibration.runners.base import (
 )
 from luvc_export.calibration.runners.canvas import Tokens, prepare, uncompressed
 from luvc_export.core.plan import Sharing
+from luvc_export.core.tasks import Embedding
 from luvc_export.core.token_layout import arrange
 from luvc_export.export.checkpoint import Checkpoint
 from luvc_export.export.compression.placement import CACHE
@@ -74,31 +76,57 @@ class HuggingFace:
         order = torch.cat([visual, text])
         entered: list[Tensor] = []
         added: list[Tensor] = []
-        with self._watch(entered, added):
+        last: list[Tensor] = []
+        with self._watch(entered, added, last):
             out = self.model(**self._inputs(request), use_cache=True)
         tensors = {VISION: _array(entered[0][0][visual])}
         taps = len(self.checkpoint.family.plane_mergers(self.model))
         planes = [torch.cat(added[index::taps]).flatten(0, -2) for index in range(taps if added else 0)]
         tensors |= {plane(index + 1): _array(values) for index, values in enumerate(planes)}
         cached = self.checkpoint.family.decoder_shape(self.checkpoint.config).cached
+        decodes = self.manifest.does.decodes
         for number, layer in enumerate(getattr(out, CACHE).layers[:cached]):
             tensors[probe(number, "in")] = _array(entered[number][0][order])
-            for part in ("key", "value"):
+            for part in ("key", "value") if decodes else ():
                 values = getattr(layer, f"{part}s", None)
                 if values is not None and values.shape[2] == len(order):  # a layer with a window forgot what left it
                     tensors[probe(number, part)] = _array(values[0].transpose(0, 1).flatten(1)[order])
-        tensors[LOGITS] = _array(out.logits[0][text])
+        how = self.manifest.embedding
+        if how is None:
+            tensors[LOGITS] = _array(out.logits[0][text])
+        elif how.pooling == "every":
+            tensors[VECTORS] = self._merged(_array(out.embeddings[0][order]), len(visual), how)
+        else:
+            tensors[VECTORS] = self._vector(last[0][0, -1:], how)
         return Observation(tensors, len(text), first=request.images[0, 0] if len(request.images) else None)
 
+    def _vector(self, rows: Tensor, how: Embedding) -> NDArray[np.float32]:
+        """A vector, or the second label's logit less the first's, of the row behind the last norm [1, D]."""
+        if how.labels is not None:
+            no, yes = self.model.lm_head.weight[[*how.labels]]
+            return _array(rows @ (yes - no)[:, None])
+        return _array(torch.nn.functional.normalize(rows.float(), dim=-1) if how.normalise else rows)
+
+    def _merged(self, rows: NDArray[np.float32], visual: int, how: Embedding) -> NDArray[np.float32]:
+        """Vectors of one picture's tokens, merged cell by cell, then those of text."""
+        (high, wide), (height, width) = how.merged, self.plan.grid
+        if not visual or how.merged == (1, 1):
+            return rows
+        whole = rows[:visual].reshape(height, width, -1)
+        places = [(row, column) for row in range(0, height, high) for column in range(0, width, wide)]
+        means = np.stack([whole[row : row + high, column : column + wide].mean((0, 1)) for row, column in places])
+        return np.concatenate([means / np.linalg.norm(means, axis=-1, keepdims=True), rows[visual:]])
+
     @contextmanager
-    def _watch(self, entered: list[Tensor], added: list[Tensor]) -> Iterator[None]:
-        """Collect what enters each layer of the LLM, and what DeepStack's mergers give."""
+    def _watch(self, entered: list[Tensor], added: list[Tensor], last: list[Tensor]) -> Iterator[None]:
+        """Collect what enters each layer of the LLM, what DeepStack's mergers give, and the LLM's last rows."""
 
         def enters(module: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
             entered.append(arguments[0] if arguments else named["hidden_states"])
 
         inner: Any = self.checkpoint.family.language_model(self.model)
         hooks = [layer.register_forward_pre_hook(enters, with_kwargs=True) for layer in inner.layers]
+        hooks += [inner.register_forward_hook(lambda module, arguments, out: last.append(out[0]))]
         hooks += [
             tap.register_forward_hook(lambda module, arguments, out: added.append(out))
             for tap in self.checkpoint.family.plane_mergers(self.model)
@@ -134,7 +162,9 @@ class HuggingFace:
             config, ReferencePrompt(pixels, ids, request.tiles if cut else (), request.clips)
         )
         known, dtype = inspect.signature(self.model.forward).parameters, next(self.model.parameters()).dtype
-        return {name: _as(value, dtype) for name, value in inputs.items() if name in known}
+        how = self.manifest.embedding
+        hands_on = how is not None and how.pooling == "every"  # to the model inside
+        return {name: _as(value, dtype) for name, value in inputs.items() if name in known or hands_on}
 
     def _pixels(self, images: NDArray[np.uint8]) -> Tensor:
         """uint8 [n, F, H, W, 3] -> normalised fp32 of the same shape."""

@@ -69,7 +69,7 @@ def add_hidden_outputs(model: onnx.ModelProto, plan: Plan) -> bool:
     What enters a layer is what its attention's output is added to: from the output projection's weight, whose name is
     the checkpoint's, down to the first Add of two computed tensors. That holds before and after surgery, which moves
     norms, fuses projections and prunes, but leaves the residual sum alone. A layer that computes text alone
-    (``LlmPlan.frozen``) adds a Slice of what entered.
+    (``LlmPlan.frozen``, the last where there are vectors) adds a Slice of what entered.
     """
     graph = model.graph
     weights = {item.name for item in graph.initializer}
@@ -83,12 +83,14 @@ def add_hidden_outputs(model: onnx.ModelProto, plan: Plan) -> bool:
             readers.setdefault(name, []).append(node)
     factors = {graph_io.lora_names(layer, "o_proj")[1] for layer in range(plan.cached)}
     beside = {node.output[0] for node in graph.node if factors & {*node.input}}
-    sources = []
+    sources, vector_graph = [], graph_io.VECTORS in {one.name for one in graph.output}
     for layer in range(plan.cached):
         entering = _added_to(f"layers.{layer}.self_attn.o_proj.weight", weights, readers, beside)
         if entering is None:
             return False
-        if layer in plan.llm.frozen and entering in makers:
+        vectors = vector_graph and layer == plan.layers - 1 and plan.keep[layer] > 0
+        cut = entering in makers and makers[entering].op_type == "Slice"
+        if (layer in plan.llm.frozen and entering in makers) or (vectors and cut):
             entering = makers[entering].input[0]
         sources.append(entering)
     kind = next(item for item in graph.input if item.name == graph_io.VISUAL_EMBEDS).type.tensor_type.elem_type

@@ -24,10 +24,16 @@ def _misfit(name: str, family: Any) -> str | None:
 
 
 _FAMILIES: Registry[Family] = Registry("family", __name__, ENTRY_POINTS, "FAMILY", _misfit, CheckpointError)
+#: Models for retrieval, which give vectors and nothing else.
+_RETRIEVAL: Registry[Family] = Registry(
+    "family", "luvc_export.export.retrieval", "luvc_export.retrieval", "FAMILY", _misfit, CheckpointError
+)
 
 
 #: Every ``model_type`` there is a family for, and those of this package.
 names, built_in = _FAMILIES.names, _FAMILIES.built_in
+#: Every ``model_type`` of models for retrieval.
+retrieval_names = _RETRIEVAL.names
 
 
 def find(model_type: str, where: str) -> Family:
@@ -38,7 +44,7 @@ def find(model_type: str, where: str) -> Family:
         MachineError: The installed transformers is older than the family's model.
     """
     try:
-        family = _FAMILIES.get(model_type)
+        family = _FAMILIES.get(model_type) or _RETRIEVAL.get(model_type)
     except ImportError as error:
         raise MachineError(
             "this family's model is not in the installed transformers",

@@ -16,10 +16,10 @@ from transformers import AutoImageProcessor
 
 from luvc_export.core.plan import Plan
 from luvc_export.core.shapes import DEFAULT_IMAGE_SIZE, PLACE, ROWS, DecoderShape, EncoderShape, State
-from luvc_export.core.tasks import Embedding
 from luvc_export.core.tiling import ClipImages, Prefix, Tiling, TilingRule, Video
 from luvc_export.core.token_layout import PositionKind
 from luvc_export.errors import CheckpointError, UsageError
+from luvc_export.export.families._vectors import MakesVectors
 from luvc_export.export.llm.decoder import Decoder
 from luvc_export.export.llm.rope import Rope
 
@@ -66,7 +66,7 @@ class ReferencePrompt:
     clips: Sequence[ClipImages] = ()
 
 
-class Family(ABC):
+class Family(MakesVectors, ABC):
     """One Hugging Face ``model_type``. The defaults are those of an image tower in front of a plain text model.
 
     Attributes:
@@ -79,7 +79,6 @@ class Family(ABC):
         towers: ``model_type`` of the vision towers, where there are others than that of ``tiny_config``.
         also: Models of other names whose checkpoints are of this type.
         limits: What the transformers model or its processor does and this family does not; shown in docs/families.md.
-        embedding: How checkpoints whose folder does not say it embed, by their model's card; None where none does here.
         open_questions: What ``new-family`` could not tell and nobody has answered yet; none once the family is done.
     """
 
@@ -92,7 +91,6 @@ class Family(ABC):
     towers: tuple[str, ...] = ()
     also: tuple[str, ...] = ()
     limits: tuple[str, ...] = ()
-    embedding: Embedding | None = None
     open_questions: tuple[str, ...] = ()
 
     def build(self, config: Any) -> nn.Module:

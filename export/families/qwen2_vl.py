@@ -31,13 +31,16 @@ class Qwen2VL(MropeFamily):
     model_type = "qwen2_vl"
     architecture = Qwen2VLForConditionalGeneration
     encoder = Vision
-    embedding = Embedding()
 
     def encoder_shape(self, config: Any) -> EncoderShape:
         """Sizes from ``vision_config``; its ``hidden_size`` is the LLM's, ``embed_dim`` the encoder's."""
         width, blocks, unit = config.vision_config.embed_dim, self.blocks(config), self.side(config) ** 2
         inside = int(width * config.vision_config.mlp_ratio)
         return EncoderShape(blocks, width, inside, unit, 0, tuple(range(blocks)))
+
+    def embedding(self, config: Any, task: str) -> Embedding | None:
+        """Of the last token, of length 1, without an instruction."""
+        return Embedding() if task == "embed" else None
 
     def tiny_config(self) -> Qwen2VLConfig:
         """Two encoder blocks, three LLM layers with grouped keys, tied head."""

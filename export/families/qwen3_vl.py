@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
-from luvc_export.core.tasks import Embedding
+from luvc_export.core.tasks import Embedding, PairPrompt
 from luvc_export.core.tiling import Video
 from luvc_export.export.families import _tiny
 from luvc_export.export.families.base import HALF
@@ -15,6 +15,26 @@ from luvc_export.export.layers import norm
 from luvc_export.export.llm.mrope import MropeFamily
 from luvc_export.export.towers.interpolated_positions import corner_taps, interpolated
 from luvc_export.export.towers.rotary_position_vit import RotaryPositionViT
+
+#: Of Qwen3-VL-Embedding and Qwen3-VL-Reranker: ``default_instruction`` of the scripts that their hub folders have, and
+#: the reranker's prompt.
+_EMBEDDINGS = {
+    "embed": Embedding(prompts={"default": "Represent the user's input."}, default_prompt="default"),
+    "rerank": Embedding(
+        normalise=False,
+        prompts={"default": "Given a search query, retrieve relevant candidates that answer the query."},
+        default_prompt="default",
+        width=1,
+        pair=PairPrompt(
+            "Judge whether the Document meets the requirements based on the Query and the Instruct provided. Note "
+            'that the answer can only be "yes" or "no".',
+            instruction="<Instruct>: ",
+            query="<Query>:",
+            document="\n<Document>:",
+            nothing="NULL",
+        ),
+    ),
+}
 
 
 class Vision(RotaryPositionViT):
@@ -50,8 +70,6 @@ class Qwen3VL(MropeFamily):
     also: tuple[str, ...] = ("Cosmos-Reason2",)
     pixels = HALF
     encoder = Vision
-    #: Of Qwen3-VL-Embedding: ``default_instruction`` of the script that its hub folder has for it.
-    embedding = Embedding(prompts={"default": "Represent the user's input."}, default_prompt="default")
 
     def axes(self, section: list[int], frequencies: int) -> list[int]:
         """Interleaved t, h, w, t, h, w, ...; what is left after h and w are used up is t."""
@@ -69,6 +87,10 @@ class Qwen3VL(MropeFamily):
         """
         written = ("<{seconds} seconds><|vision_start|>", self.image_token_id(config), "<|vision_end|>")
         return Video("<|vision_start|><|video_pad|><|vision_end|>", config.vision_config.temporal_patch_size, written)
+
+    def embedding(self, config: Any, task: str) -> Embedding | None:
+        """As the scripts beside Qwen3-VL-Embedding and Qwen3-VL-Reranker do."""
+        return _EMBEDDINGS.get(task)
 
     def tiny_config(self) -> Qwen3VLConfig:
         """Three blocks, planes after the first two (one before the merges, one at them), three LLM layers."""

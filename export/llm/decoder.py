@@ -23,6 +23,7 @@ from luvc_export.export.llm.shared_caches import Consumers, Producer, consume
 from luvc_export.export.llm.sight import Images, Kind, Sight
 from luvc_export.export.llm.span import Parts, Placed, Rows, Span, aggregated, rows_at
 from luvc_export.export.llm.states.logical_order import LogicalOrder
+from luvc_export.export.llm.vectors import merged, vectors
 
 
 class Decoder(nn.Module):
@@ -101,9 +102,9 @@ class Decoder(nn.Module):
         ``visual_padding`` no token is padding.
 
         Returns:
-            Logits fp32 [B, n, vocab] (of an embedding, vectors fp32 [B, n, D]), what is kept now in the order of
-            ``past``, and for each prune with a budget
-            above 0 the kept indices int64 [B, G, keep] into the encoder's visual tokens.
+            Logits fp32 [B, n, vocab] (vectors fp32 [B, n, width] where rows are pooled), what is kept now in the order
+            of ``past``, and for each prune with a budget above 0 the kept indices int64 [B, G, keep] into the encoder's
+            visual tokens.
         """
         groups, count = visual_embeds.shape[1], self.plan.span_tokens
         text_cos, text_sin = self.rope(position_ids)
@@ -131,8 +132,8 @@ class Decoder(nn.Module):
         beside: dict[int, Tensor] = {}
         producers: dict[int, Producer] = {}
         last, frozen = self.plan.layers - 1, self.plan.llm.frozen
-        if self.pooled is not None:
-            frozen |= {last}  # nobody reads its visual rows but for their keys and values
+        if self.pooled is not None:  # nobody reads the last layer's visual rows, or everybody does
+            frozen = frozen | {last} if self.pooled.pooling == "last" else frozen - {last}
         before: Tensor | None = None
         mass = llm_merge.Mass(sizes, visual_position_ids, visual_padding is not None)
         subject: Tensor | None = None
@@ -187,7 +188,13 @@ class Decoder(nn.Module):
             consumers = Consumers(layers, self.sources, self.kind, self._query, self._attended, self.scale)
             own_rows = [beside.get(number) for number in shared]
             asked = consume(consumers, asked, text, logits_indices, producers, own_rows)
-        return (self.logits if self.pooled is None else self.vectors)(asked), presents, kept
+        if self.pooled is not None:
+            shown = vectors(self.pooled, self.lm_head, self.norm_of(self.norm, asked))
+            if self.pooled.pooling == "every":
+                visual = vectors(self.pooled, self.lm_head, self.norm_of(self.norm, x[:, : groups * count]))
+                shown = torch.cat([merged(self.pooled, visual, self.plan.grid), shown], 1)
+            return shown, presents, kept
+        return self.logits(asked), presents, kept
 
     def _stage_end(self, number: int) -> int:
         """The next layer after ``number`` before which visual tokens leave, or that has no cache."""
@@ -374,17 +381,6 @@ class Decoder(nn.Module):
         flat = self.norm_of(self.norm, rows.flatten(0, 1))  # a Gemm of rows reads a tied embedding as it lies
         scores: Tensor = self.lm_head(flat).unflatten(0, (rows.shape[0], -1))
         return scores.float()
-
-    def vectors(self, rows: Tensor) -> Tensor:
-        """Hidden states [B, n, D] to vectors fp32 [B, n, D], of length 1 where the embedding normalises them.
-
-        As ``torch.nn.functional.normalize``, which divides by 1e-12 at least.
-        """
-        assert self.pooled is not None
-        vectors = self.norm_of(self.norm, rows).float()
-        if not self.pooled.normalise:
-            return vectors
-        return vectors / (vectors * vectors).sum(-1, keepdim=True).sqrt().clamp(min=1e-12)
 
 
 def _rows(past: Tensor | None) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -106,8 +106,17 @@ def needed(checkpoint: Checkpoint, tokenizer: Any) -> frozenset[int]:
     return frozenset(id_ for id_ in short | {*tokenizer.get_added_tokens_decoder()} if id_ < rows)
 
 
-def reduced(skeleton: Skeleton, tensors: dict[str, StoredTensor], chosen: ChosenTokens, dtype: str) -> None:
-    """Give ``skeleton`` a head of the chosen rows, and ``tensors`` where these lie in the checkpoint.
+def reduced(
+    skeleton: Skeleton,
+    tensors: dict[str, StoredTensor],
+    ids: tuple[int, ...],
+    dtype: str,
+    kind: Callable[[nn.Parameter, Sequence[int], int], nn.Module] | None = None,
+    option: str = "--vocab",
+) -> None:
+    """Give ``skeleton`` a head of the rows of ``ids``, and ``tensors`` where these lie in the checkpoint.
+
+    ``kind`` makes the head of its weight, the ids and the vocabulary's size; None a ``ReducedHead``.
 
     Raises:
         CheckpointError: The head is no plain matrix.
@@ -120,24 +129,23 @@ def reduced(skeleton: Skeleton, tensors: dict[str, StoredTensor], chosen: Chosen
             where="lm_head",
             got=type(head).__name__,
             expected="one matrix without a bias",
-            fix="leave --vocab out",
+            fix=f"leave {option} out",
         )
     stored = tensors.get(HEAD) or tensors.get(skeleton.names[id(head.weight)])
-    zero = torch.zeros((), dtype=DTYPES[dtype]).expand(len(chosen.ids), head.weight.shape[1])
+    zero = torch.zeros((), dtype=DTYPES[dtype]).expand(len(ids), head.weight.shape[1])
     if tensors and stored is None:
         raise CheckpointError(
             "the head of this checkpoint is quantised, so its rows cannot be left out",
             where="lm_head",
             expected="a head of fp32, fp16 or bf16",
-            fix="leave --vocab out, or export the checkpoint it was made of",
+            fix=f"leave {option} out, or export the checkpoint it was made of",
         )
     rows, weight = head.weight.shape[0], nn.Parameter(zero, requires_grad=False)
     skeleton.names[id(weight)] = HEAD
-    model.lm_head = ReducedHead(weight, chosen.ids, rows)
+    model.lm_head = (kind or ReducedHead)(weight, ids, rows)
     if stored is not None:
-        bytes_ = stored.bytes // rows * len(chosen.ids)
-        shape = (len(chosen.ids), stored.shape[1])
-        tensors[HEAD] = replace(stored, bytes=bytes_, shape=shape, rows=chosen.ids)
+        bytes_ = stored.bytes // rows * len(ids)
+        tensors[HEAD] = replace(stored, bytes=bytes_, shape=(len(ids), stored.shape[1]), rows=ids)
 
 
 class ReducedHead(nn.Module):

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from luvc_export.core.files.folders import list_names
-from luvc_export.core.files.json_file import read_json
 from luvc_export.core.files.safe_files import open_regular
+from luvc_export.core.files.template_source import json_object
 from luvc_export.errors import CheckpointError
 
 #: Composed and decomposed letters, digits in groups and in other scripts, scripts without blanks, marks that join,
@@ -36,7 +36,6 @@ def hard_texts(tokens: Iterable[str]) -> list[str]:
 
 
 TOKENIZER, CONFIG = "tokenizer.json", "tokenizer_config.json"
-_LARGEST = 2**28
 #: Of the added tokens, those that texts are made of: the first and the last.
 _NAMED = 64
 
@@ -150,9 +149,7 @@ def _differs(folder: Path, got: str) -> CheckpointError:
 
 def _config(data: bytes | None, special: dict[str, str], folder: Path) -> dict[str, bytes]:
     """tokenizer_config.json with the named tokens that a chat template sees, which are those of transformers alone."""
-    fields = {} if data is None else read_json(folder / CONFIG, _LARGEST, CheckpointError, "a file of the checkpoint")
-    if not isinstance(fields, dict):
-        raise CheckpointError("a file of the checkpoint is not a JSON object", where=str(folder / CONFIG))
+    fields = {} if data is None else json_object(data, CheckpointError, str(folder / CONFIG))  # a length may be 1e30
     plain = {name: one.get("content") if isinstance(one, dict) else one for name, one in fields.items()}
     stated = {name: one for name, one in plain.items() if name.endswith("_token") and isinstance(one, str)}
     if stated == special:

@@ -208,7 +208,7 @@ class Manifest:
     ``planes`` of DeepStack follow each visual embedding. ``generation`` is how the model's makers meant answers to be
     drawn; None in bundles that were made before this was stored, which are greedy. ``vocabulary`` is the part
     that a reduced head has rows for; None for all. ``lora`` are the slots for adapters; None where it has none.
-    ``task`` is what it is made for (``core.tasks``), ``embedding`` how vectors are made, where that is ``embed``.
+    ``task`` is what it is made for (``core.tasks``), ``embedding`` how vectors are made where nothing is decoded.
     """
 
     source: Source
@@ -241,6 +241,12 @@ class Manifest:
     def does(self) -> Task:
         """What it is made for."""
         return tasks.find(self.task)
+
+    @property
+    def row_width(self) -> int:
+        """Numbers of each row of the decoder's output."""
+        how = self.embedding
+        return self.decoder.vocab if how is None else how.width or self.decoder.hidden
 
     @property
     def head_rows(self) -> int:
@@ -324,7 +330,7 @@ class Manifest:
         elif isinstance(data, dict) and version in range(_WITHOUT_STATES, SCHEMA_VERSION):
             data = {**data, "schema_version": SCHEMA_VERSION}
         manifest = from_json_data(cls, data, where)
-        check_task(manifest.does, manifest.embedding, manifest.decoder.hidden, f"{where}: embedding")
+        check_task(manifest.does, manifest.embedding, manifest.decoder, f"{where}: embedding")
         check_states(manifest.decoder, f"{where}: decoder.states")
         if lora := manifest.lora:
             check_lora(lora.rank, lora.slots, lora.modules, manifest.decoder.layers, f"{where}: lora")

@@ -123,19 +123,32 @@ def check_states(decoder: DecoderShape, where: str) -> None:
         raise wrong(f"nothing for layer {min(bare)}, which has no keys", "a state, or key/value heads")
 
 
-def check_task(task: Task, embedding: Embedding | None, hidden: int, where: str) -> None:
-    """Check what is said of vectors of ``hidden`` numbers: there where the task makes some, and of what there is.
+def check_task(task: Task, embedding: Embedding | None, decoder: DecoderShape, where: str) -> None:
+    """Check what is said of vectors: there where the task makes some, and of what there is.
 
     Raises:
         BundleError: It is not.
     """
-    expected = got = ""
-    if (embedding is None) == (task.name == "embed"):
-        got = f"task {task.name}, {'none' if embedding is None else 'one'}"
-        expected = "how vectors are made where the task is embed, and nowhere else"
-    elif embedding is not None and embedding.default_prompt not in {None, *embedding.prompts}:
-        got, expected = f"default_prompt {embedding.default_prompt!r}"[:80], "one of prompts, or null"
-    elif embedding is not None and any(one >= other for one, other in pairwise((0, *embedding.sizes, hidden + 1))):
-        got, expected = f"sizes {list(embedding.sizes)}"[:80], f"ascending numbers up to {hidden}"
+    how, hidden, expected, got = embedding, decoder.hidden, "", ""
+    if how is None or task.decodes:
+        if (how is None) != task.decodes:
+            got = f"task {task.name}, {'none' if how is None else 'one'}"
+            expected = "how vectors are made where nothing is decoded, and nowhere else"
+    elif (how.pooling, how.pair is not None) != (task.pooling, task.pairs):
+        got = f"pooling {how.pooling}, {'a' if how.pair else 'no'} prompt of pairs"
+        expected = f"pooling {task.pooling}, {'one' if task.pairs else 'none'}, as the task {task.name} has it"
+    elif how.default_prompt not in {None, *how.prompts}:
+        got, expected = f"default_prompt {how.default_prompt!r}"[:80], "one of prompts, or null"
+    elif how.width is not None and not (1 if task.pairs else 2) <= how.width <= (1 if task.pairs else hidden):
+        got, expected = f"width {how.width}", "1 for pairs, else numbers up to the hidden size"
+    elif how.merged != (1, 1) and (task.pooling == "last" or not all(1 <= one <= 64 for one in how.merged)):
+        got, expected = (
+            f"merged {how.merged}"[:80],
+            "1 to 64 rows and columns, of many vectors",
+        )
+    elif (how.labels is not None) != task.pairs or not all(0 <= one < decoder.vocab for one in how.labels or ()):
+        got, expected = f"labels {how.labels}"[:80], f"two tokens of {decoder.vocab:,} for pairs, else null"
+    elif any(one >= other for one, other in pairwise((0, *how.sizes, (how.width or hidden) + 1))):
+        got, expected = f"sizes {list(how.sizes)}"[:80], f"ascending numbers up to {how.width or hidden}"
     if expected:
         raise BundleError("a bundle does not say how it embeds", where=where, got=got, expected=expected, fix=_FIX)

@@ -40,11 +40,15 @@ def check_folder(path: Path | None, flag: str) -> None:
         raise UsageError("the folder cannot be written", where=f"{flag} {path}", got=reason, fix="name another folder")
 
 
-def check_bundle(folder: Path | str, verify: bool, progress: Progress) -> None:
-    """Hash a bundle's files before the work: large ones where it is not remembered, or all of them."""
+def check_bundle(folder: Path | str, verify: bool, progress: Progress, task: str | None = "generate") -> None:
+    """Hash a bundle's files before the work: large ones where it is not remembered, or all of them.
+
+    Raises:
+        UsageError: Its task is another than ``task`` (None: any).
+    """
     from luvc_export.bundle import folder as bundles
 
-    bundles.load(folder, verify, progress)
+    bundles.load(folder, verify, progress, task)
 
 
 def check_model(model: str, revision: str | None = None) -> None:

@@ -71,7 +71,7 @@ LORA_ROWS = "lora_rows"
 PAST_TEXT = "past_text"
 PAST_GROUPS = "past_groups"
 LOGITS = "logits"
-#: In their place where the bundle's task is ``embed``: float32 [B, n, D], of a decoder that takes and gives no caches.
+#: In their place where nothing is decoded: float32 [B, n, width], of a decoder that takes and gives no caches.
 VECTORS = "vectors"
 #: Rows [N, D] before the last norm, of the tokens whose logits are asked for (``split_head``): what a decoder gives
 #: beside logits [B, n, vocab], and what its head alone takes, which gives them as [N, vocab].

@@ -106,7 +106,16 @@ class ExportOptions:
     )
     unit_tolerance: int = _export(0, "Pixel levels up to which a unit is foretold; 0: exactly.", metavar="LEVELS")
     task: str | None = _export(
-        None, "generate or embed; default: embed for sentence-transformers folders.", choices=("generate", "embed")
+        None,
+        "generate, embed, rerank or embed-many; default: what the checkpoint is for.",
+        choices=("generate", "embed", "rerank", "embed-many"),
+    )
+    merge_vectors: tuple[int, int] = _export(
+        (1, 1),
+        "Rows x columns of a page's vectors that become one (embed-many): 1x2, 2x2, 3x3.",
+        metavar="RxC",
+        written=str | None,
+        read=texts.cell,
     )
     overwrite: bool = _export(False, "Replace an existing bundle.")
     revision: str | None = _planned(None, "Hub branch, tag or commit.")

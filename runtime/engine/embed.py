@@ -10,15 +10,15 @@ from numpy.typing import NDArray
 
 from luvc_export.bundle.folder import Bundle
 from luvc_export.core.tasks import Embedding
-from luvc_export.errors import CheckFailed, UsageError, did_you_mean
+from luvc_export.errors import CheckFailed, UsageError
 from luvc_export.runtime.engine.job import Began, Job, Refused
 from luvc_export.runtime.engine.scheduler import Engine
 from luvc_export.runtime.loaded_plan import LoadedPlan
 from luvc_export.runtime.media.pictures import Picture
 from luvc_export.runtime.model import StepResult
-from luvc_export.runtime.prompt.question import OpenedQuestion, Question, question
+from luvc_export.runtime.prompt.question import OpenedQuestion
 from luvc_export.runtime.prompt.request import Request, open_media
-from luvc_export.runtime.prompt.template import Message
+from luvc_export.runtime.prompt.vector_chat import input_chat, instruction_of
 
 #: Inputs that run in one call at most: their texts are padded to the longest, their pictures encoded together.
 BATCH = 8
@@ -27,16 +27,20 @@ BATCH = 8
 class Vector:
     """What a prompt gives, in the place of tokens. Follows ``TokenChooser``.
 
+    Args:
+        shown: Which vectors of images show more than padding, bool [n]; None for all, or where there is one vector.
+
     Attributes:
-        value: float32 [D], once it is there (``done``).
+        value: float32 [D], or [n, D] of every token, once it is there (``done``).
     """
 
     wants_logits, newest, budget = True, 0, 0
     prompt: Sequence[int] = ()
 
-    def __init__(self) -> None:
+    def __init__(self, shown: NDArray[np.bool_] | None = None) -> None:
         self.ids: list[int] = []
         self.done = False
+        self._shown = shown
         self.value: NDArray[np.float32] | None = None
 
     def certain(self) -> Sequence[int]:
@@ -58,11 +62,15 @@ class Vector:
                 expected="finite numbers",
                 fix="export in fp32 (--dtype), or choose another back-end or arithmetic",
             )
-        self.value, self.done = np.array(step.logits, np.float32), True
+        rows = step.logits
+        if self._shown is not None:
+            count = len(self._shown)
+            rows = np.concatenate([rows[:count][self._shown], rows[count:]])
+        self.value, self.done = np.array(rows, np.float32), True
 
 
 class Embeds:
-    """What a session does where the bundle's task is ``embed``."""
+    """What a session does where nothing is decoded."""
 
     default: LoadedPlan
 
@@ -108,40 +116,120 @@ class Embeds:
         """
         self.bundle.check_task("embed")
         how = embedding_of(self.bundle)
-        check_size(how, self.bundle, dimensions)
+        check_size(self.bundle, dimensions)
         system = instruction_of(how, prompt) if instruction is None else instruction
-        kinds = [
-            (name, one) for name, one in (("images", images), ("texts", texts), ("pairs", pairs)) if one is not None
-        ]
-        if len(kinds) != 1 or isinstance(kinds[0][1], str | bytes) or not len(kinds[0][1]) or batch < 1:
-            raise UsageError(
-                "there is nothing to embed, or too much of it",
-                where="embed",
-                got=", ".join(f"{len(one)} {name}" for name, one in kinds) or "no inputs",
-                expected="a list of images, of texts or of pairs, with one input at least",
-            )
-        name, inputs = kinds[0][0], list[Any](kinds[0][1])
-        parts = inputs if name == "pairs" else [(one, None) if name == "images" else (None, one) for one in inputs]
-        ready = [self._ready(how, system, *one) for one in parts]
-        vectors = [vector for first in range(0, len(ready), batch) for vector in _run(ready[first : first + batch])]
-        return cut(how, np.stack(vectors), dimensions)
+        parts = _inputs("embed", batch, images=images, texts=texts, pairs=pairs)
+        return cut(how, np.stack(self._vectors(how, system, parts, batch)), dimensions)
+
+    def embed_many(
+        self,
+        images: Sequence[Picture] | None = None,
+        texts: Sequence[str] | None = None,
+        *,
+        batch: int = BATCH,
+    ) -> list[NDArray[np.float32]]:
+        """A vector of every token of each page or each query, where the bundle's task is ``embed-many``.
+
+        Args:
+            images: Pages, as of ``embed``.
+            texts: Queries, likewise.
+            batch: Inputs that run in one call at most.
+
+        Returns:
+            float32 [n, D] of each input, a page's visual vectors first, row by row; those of padding are left out.
+
+        Raises:
+            UsageError: As ``embed``.
+            CheckFailed: As ``embed``.
+            MachineError: See ``Session``.
+        """
+        self.bundle.check_task("embed-many")
+        return self._vectors(embedding_of(self.bundle), "", _inputs("embed", batch, images=images, texts=texts), batch)
+
+    def score(
+        self,
+        query: str,
+        images: Sequence[Picture] | None = None,
+        texts: Sequence[str] | None = None,
+        pairs: Sequence[tuple[Picture, str]] | None = None,
+        *,
+        prompt: str | None = None,
+        instruction: str | None = None,
+        batch: int = BATCH,
+    ) -> NDArray[np.float32]:
+        """How well each document answers a query: a chance where the bundle's task is ``rerank``, else a product.
+
+        Args:
+            query: What is searched for.
+            images: Documents, as of ``embed``.
+            texts: Likewise.
+            pairs: Likewise.
+            prompt: As of ``embed``; of the query where it has a vector of its own.
+            instruction: As of ``embed``, likewise.
+            batch: Documents that run in one call at most.
+
+        Returns:
+            float32 [N] in the order of the documents: between 0 and 1 where the model judges pairs, else the product
+            of the query's vector with the document's, or ``late_interaction`` where there are many of both.
+
+        Raises:
+            UsageError: As ``embed``; or the bundle generates.
+            CheckFailed: As ``embed``.
+            MachineError: See ``Session``.
+        """
+        if self.bundle.manifest.does.decodes:
+            self.bundle.check_task("rerank")
+        how = embedding_of(self.bundle)
+        _check_query(query)
+        parts = _inputs("score", batch, images=images, texts=texts, pairs=pairs)
+        system = instruction_of(how, prompt) if instruction is None else instruction
+        if how.pair is not None:
+            return chance(np.concatenate(self._vectors(how, system, parts, batch, query)))
+        (asked,) = self._vectors(how, system, [(None, query)], batch)
+        if how.pooling == "every":
+            return late_interaction(asked, self._vectors(how, "", parts, batch))
+        documents = np.stack(self._vectors(how, instruction_of(how), parts, batch))
+        return np.asarray(documents @ asked, np.float32)
+
+    def _vectors(
+        self,
+        how: Embedding,
+        system: str,
+        parts: Sequence[tuple[Picture | None, str | None]],
+        batch: int,
+        query: str | None = None,
+    ) -> list[NDArray[np.float32]]:
+        ready = [self._ready(how, system, *one, query) for one in parts]
+        return [vector for first in range(0, len(ready), batch) for vector in _run(ready[first : first + batch])]
 
     def _ready(
-        self, how: Embedding, system: str, picture: Picture | None, text: str | None
+        self, how: Embedding, system: str, picture: Picture | None, text: str | None, query: str | None
     ) -> tuple[LoadedPlan, Request]:
-        content: list[Message] = [{"type": "image"}] if picture is not None else []
-        content += [{"type": "text", "text": text}] if text is not None else []
-        before: list[Message] = [{"role": "system", "content": [{"type": "text", "text": system}]}] if system else []
-        asked: Question = question(picture, None, [*before, {"role": "user", "content": content}])
-        opened = open_media(asked, self.bundle.manifest)
-        loaded, request = self.fit(OpenedQuestion(opened.messages, opened.media, values=template_values(how)))
+        asked = input_chat(how, [] if picture is None else [picture], text, system, query)
+        loaded, request = self.fit(open_media(asked, self.bundle.manifest))
         loaded.token_limit(request)
         return loaded, request
 
 
+def taker(loaded: LoadedPlan, request: Request) -> Vector:
+    """What takes the vectors of a request: none of those that show padding alone, which would win a maximum."""
+    how, plan = embedding_of(loaded.bundle), loaded.plan
+    if how.pooling == "last" or request.padding is None or plan.keep[-1] != plan.units:
+        return Vector()
+    void, (high, wide) = request.padding, how.merged
+    below, right = -void.shape[1] % high, -void.shape[2] % wide
+    void = np.pad(void, ((0, 0), (0, below), (0, right)), constant_values=True)
+    cells = void.reshape(len(void), void.shape[1] // high, high, void.shape[2] // wide, wide)
+    return Vector(~cells.all((2, 4)).reshape(-1))
+
+
+def _job(loaded: LoadedPlan, request: Request) -> Job:
+    return Job(loaded, request, lambda room: [taker(loaded, request)])
+
+
 def _run(ready: Sequence[tuple[LoadedPlan, Request]]) -> list[NDArray[np.float32]]:
     """Vectors of some inputs; those of one plan with equally many images run in one call."""
-    engine, jobs = Engine(together=True), [Job(loaded, request, lambda room: [Vector()]) for loaded, request in ready]
+    engine, jobs = Engine(together=True), [_job(*one) for one in ready]
     vectors: dict[Job, NDArray[np.float32]] = {}
     for job in jobs:
         engine.submit(job)
@@ -157,45 +245,67 @@ def _run(ready: Sequence[tuple[LoadedPlan, Request]]) -> list[NDArray[np.float32
     return [vectors[job] for job in jobs]
 
 
+def _inputs(where: str, batch: int, **kinds: Any) -> list[tuple[Picture | None, str | None]]:
+    """A picture, a text or both of each input.
+
+    Raises:
+        UsageError: There is not one kind of input, or none.
+    """
+    stated = [(name, one) for name, one in kinds.items() if one is not None]
+    if len(stated) != 1 or isinstance(stated[0][1], str | bytes) or not len(stated[0][1]) or batch < 1:
+        raise UsageError(
+            f"there is nothing to {where}, or too much of it",
+            where=where,
+            got=", ".join(f"{len(one)} {name}" for name, one in stated) or "no inputs",
+            expected="a list of images, of texts or of pairs, with one input at least",
+        )
+    name, inputs = stated[0]
+    return [tuple(one) if name == "pairs" else (one, None) if name == "images" else (None, one) for one in inputs]
+
+
+def _check_query(query: object) -> None:
+    if not isinstance(query, str) or not query:
+        raise UsageError("a query is a text", where="query", got=repr(query)[:80], expected="one letter at least")
+
+
+def late_interaction(query: NDArray[np.float32], pages: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """For each of a query's vectors the largest product with one of a page's, and their sum (ColBERT, 2004.12832).
+
+    Args:
+        query: float32 [n, D].
+        pages: float32 [m, D] of each of N pages.
+
+    Returns:
+        float32 [N].
+    """
+    return np.array([(query @ page.T).max(1).sum() for page in pages], np.float32)
+
+
+def chance(scores: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The logistic function of scores, in float64: float32 overflows at 89."""
+    return np.asarray(1 / (1 + np.exp(-scores.astype(np.float64))), np.float32)
+
+
 def embedding_of(bundle: Bundle) -> Embedding:
-    """How a bundle of the task ``embed`` does it."""
+    """How a bundle makes vectors or scores."""
     assert bundle.manifest.embedding is not None  # ``check_task``
     return bundle.manifest.embedding
 
 
-def template_values(how: Embedding) -> dict[str, bool]:
-    """What the chat template is told."""
-    return {"add_generation_prompt": how.generation_prompt}
-
-
-def instruction_of(how: Embedding, prompt: str | None) -> str:
-    """The instruction of a name, or the default one; empty where there is none.
-
-    Raises:
-        UsageError: The bundle has none of that name.
-    """
-    name = how.default_prompt if prompt is None else prompt
-    if name is None:
-        return ""
-    if name not in how.prompts:
-        expected = did_you_mean(name, how.prompts) if how.prompts else "no prompt: the bundle names none"
-        raise UsageError("the bundle has no such prompt", where="prompt", got=repr(name)[:80], expected=expected)
-    return how.prompts[name]
-
-
-def check_size(how: Embedding, bundle: Bundle, dimensions: int | None) -> None:
+def check_size(bundle: Bundle, dimensions: int | None) -> None:
     """Refuse sizes that vectors may not be cut to.
 
     Raises:
         UsageError: The model was not trained for it, as far as its folder says.
     """
-    if dimensions is None or dimensions in (*how.sizes, bundle.manifest.decoder.hidden):
+    how = embedding_of(bundle)
+    if dimensions is None or dimensions in (*how.sizes, bundle.manifest.row_width):
         return
     raise UsageError(
         "vectors of this bundle may not be cut to so many numbers",
         where="dimensions",
         got=dimensions,
-        expected=", ".join(map(str, (*how.sizes, bundle.manifest.decoder.hidden))),
+        expected=", ".join(map(str, (*how.sizes, bundle.manifest.row_width))),
         fix=None if how.sizes else "its checkpoint names no Matryoshka sizes (matryoshka_dimensions in config.json)",
     )
 

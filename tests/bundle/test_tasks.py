@@ -13,7 +13,7 @@ import pytest
 from luvc_export.bundle.folder import Bundle
 from luvc_export.bundle.manifest import Manifest
 from luvc_export.core import tasks
-from luvc_export.core.tasks import Embedding
+from luvc_export.core.tasks import Embedding, PairPrompt
 from luvc_export.errors import BundleError
 
 HOW = Embedding(prompts={"query": "Find it."}, default_prompt="query", sizes=(8, 16))
@@ -25,7 +25,7 @@ def embedding(demo_bundle: Bundle) -> Manifest:
 
 
 def test_tasks_are_found_by_name() -> None:
-    assert tasks.names() == ["embed", "generate"]
+    assert tasks.names() == ["embed", "embed-many", "generate", "rerank"]
     for name in tasks.names():
         assert tasks.find(name).name == name
 
@@ -45,6 +45,17 @@ def test_another_task_takes_the_newest_schema(embedding: Manifest) -> None:
     assert Manifest.from_json(json.loads(json.dumps(data)), "luvc.json") == embedding
 
 
+def test_a_bundle_that_judges_says_how(embedding: Manifest) -> None:
+    how = Embedding(normalise=False, width=1, pair=PairPrompt("s", "i", "q", "d", "n"), labels=(1, 2))
+    manifest = replace(embedding, task="rerank", embedding=how)
+    assert manifest.row_width == 1
+    data = json.loads(json.dumps(manifest.to_json()))
+    assert Manifest.from_json(data, "luvc.json") == manifest
+    for spoilt in ({"width": 2}, {"labels": None}, {"labels": [1, 2**30]}, {"labels": [-1, 2]}, {"pair": None}):
+        with pytest.raises(BundleError, match="does not say how it embeds"):
+            Manifest.from_json({**data, "embedding": data["embedding"] | spoilt}, "luvc.json")
+
+
 def _named(name: str) -> Callable[[dict[str, Any]], object]:
     return lambda data: data.update(task=name)
 
@@ -52,7 +63,8 @@ def _named(name: str) -> Callable[[dict[str, Any]], object]:
 @pytest.mark.parametrize(
     ("spoil", "wrong"),
     [
-        (_named("rerank"), "unknown task"),
+        (_named("judge"), "unknown task"),
+        (_named("rerank"), "does not say how it embeds"),
         (_named("embedd"), "unknown task"),
         (_named("generate"), "does not say how it embeds"),
         (lambda data: data.update(embedding=None), "does not say how it embeds"),
@@ -60,6 +72,9 @@ def _named(name: str) -> Callable[[dict[str, Any]], object]:
         (lambda data: data["embedding"].update(sizes=[16, 8]), "does not say how it embeds"),
         (lambda data: data["embedding"].update(sizes=[2**19]), "does not say how it embeds"),
         (lambda data: data["embedding"].update(sizes=[0]), "does not say how it embeds"),
+        (lambda data: data["embedding"].update(width=1), "does not say how it embeds"),
+        (lambda data: data["embedding"].update(width=2**19), "does not say how it embeds"),
+        (lambda data: data["embedding"].update(labels=[1, 2]), "does not say how it embeds"),
         (lambda data: data["embedding"].update(pooling="mean"), "pooling|wrong|value"),
     ],
 )

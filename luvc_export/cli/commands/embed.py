@@ -21,23 +21,30 @@ class EmbedOptions:
 
     image: tuple[Path, ...] = option((), "Picture; repeat for several.")
     text: tuple[str, ...] = option((), "Text; repeat for several. As many as pictures: pairs.")
+    query: str | None = option(None, "Score each input for this query, in its place.", metavar="TEXT")
     prompt: str | None = option(None, "One of the bundle's instructions by name.", "--prompt-name", metavar="NAME")
     instruction: str | None = option(None, "An instruction in its own words.", metavar="TEXT")
     dimensions: int | None = option(None, "Numbers of a vector, where the bundle names sizes (Matryoshka).")
-    output: Path | None = option(None, "Write the vectors, float32 [N, D].", metavar="FILE.npy")
+    output: Path | None = option(
+        None,
+        "Write vectors, float32 [N, D], or scores [N]; of many vectors an input, their counts too (npz).",
+        metavar="FILE.npy",
+    )
 
 
 @grouped
 def embed(
     *,
-    bundle: Path = option(..., "Bundle folder, of the task embed.", argument=True),
+    bundle: Path = option(..., "Bundle folder, of a task that decodes nothing.", argument=True),
     wanted: EmbedOptions,
     opening: SessionOptions,
     as_json: options.Json = False,
 ) -> None:
-    """Write a vector for each picture, text or pair of both.
+    """Write a vector for each picture, text or pair of both (embed-many: each token); with --query, a score for each.
 
     [dim]luvc-export embed pages-bundle --image page1.png --image page2.png --output pages.npy[/dim]
+
+    [dim]luvc-export embed reranker --query "invoices above 100 euros" --image page1.png --image page2.png --json[/dim]
     """
     import numpy as np
 
@@ -47,7 +54,7 @@ def embed(
     check_writable(wanted.output, "--output")
     if wanted.output is None and not as_json:
         raise UsageError(
-            "vectors go into a file, or are printed as JSON", where="embed", fix="--output FILE, or --json"
+            "vectors and scores go into a file, or are printed as JSON", where="embed", fix="--output FILE, or --json"
         )
     images, texts = list(wanted.image), list(wanted.text)
     if images and texts and len(images) != len(texts):
@@ -55,13 +62,24 @@ def embed(
         raise UsageError("pairs are a picture and a text each", where="--image, --text", got=got, expected=expected)
     with options.progress(as_json) as tell:
         session = load_bundle(bundle, options=opening, progress=tell)
-    pairs = images and texts and list(zip(images, texts, strict=True))
-    asked: dict[str, Any] = {"pairs": pairs} if pairs else {"images": images or None, "texts": texts or None}
-    vectors = session.embed(**asked, prompt=wanted.prompt, instruction=wanted.instruction, dimensions=wanted.dimensions)
+    if wanted.query is not None and wanted.dimensions is not None:
+        raise UsageError("scores are of whole vectors", where="--dimensions", fix="leave it out, or --query")
+    asked: dict[str, Any] = {"prompt": wanted.prompt, "instruction": wanted.instruction}
+    pairs = list(zip(images, texts, strict=True)) if images and texts else None
+    alone: dict[str, Any] = {"images": images or None, "texts": texts or None} if pairs is None else {"pairs": pairs}
+    counts: list[int] | None = None
+    if wanted.query is not None:
+        vectors, name = session.score(wanted.query, **alone, **asked), "scores"
+    elif session.bundle.manifest.does.pooling == "every":
+        rows, name = session.embed_many(**alone), "vectors"
+        vectors, counts = np.concatenate(rows), [len(one) for one in rows]
+    else:
+        vectors, name = session.embed(**alone, **asked, dimensions=wanted.dimensions), "vectors"
     if wanted.output is not None:
         with whole(wanted.output) as file:
-            np.save(file, vectors)
+            np.save(file, vectors) if counts is None else np.savez(file, vectors=vectors, counts=counts)
     facts = {"shape": list(vectors.shape), "plan": session.plan_name, "backend": session.backend.name}
-    shown = {"output": str(wanted.output)} if wanted.output is not None else {"vectors": vectors.tolist()}
-    count, size = vectors.shape
-    write(as_json, facts | shown, f"wrote {wanted.output}: {count} vectors of {size} numbers, plan {facts['plan']}")
+    facts |= {} if counts is None else {"counts": counts}
+    shown = {"output": str(wanted.output)} if wanted.output is not None else {name: vectors.tolist()}
+    of = f" of {vectors.shape[1]} numbers" if vectors.ndim > 1 else ""
+    write(as_json, facts | shown, f"wrote {wanted.output}: {vectors.shape[0]} {name}{of}, plan {facts['plan']}")

@@ -93,7 +93,7 @@ def parity(
     with options.progress(as_json) as tell:
         for spec in specs:
             if spec.is_bundle:
-                check_bundle(spec.model, opening.verify, tell)
+                check_bundle(spec.model, opening.verify, tell, task=None)
             else:
                 check_model(spec.model)
     own = ["--image-size"] * bool(compared.image_size) + [each.flag for each in stated(context, ExportOptions)]

@@ -248,6 +248,7 @@ DEFAULT = (-(2**62), 2**62)
 ENTRIES, CHARACTERS = 200_000, 65_536
 #: Fields whose texts are written into prompts and may hold line ends.
 _PROMPT = frozenset({"marker", "written", "after_pictures", "at_end", "opening", "between", "closing", "template"})
+_PROMPT |= {"prompts", "system", "instruction", "query", "document", "nothing"}
 
 
 def beyond(field: str, value: object) -> str | None:

@@ -25,6 +25,20 @@ def joint_tiles(text: str | None) -> tuple[int, int] | None:
     return None if text is None else _pair(text, "the tiles", "--joint-tiles", "RxC, such as 2x3")
 
 
+def cell(text: str | None) -> tuple[int, int]:
+    """Parse ``RxC`` of ``--merge-vectors``; (1, 1) where there is none.
+
+    Raises:
+        UsageError: It is no such pair, or larger than a bundle may say.
+    """
+    rows, columns = (1, 1) if text is None else _pair(text, "the vectors", "--merge-vectors", "RxC, such as 2x2")
+    if max(rows, columns) > 64:
+        raise UsageError(
+            "so many vectors do not become one", where="--merge-vectors", got=text, expected="64x64 at most"
+        )
+    return rows, columns
+
+
 def grids(texts: list[str] | None) -> tuple[tuple[int, int], ...]:
     """Parse every ``RxC`` (rows, columns) of ``--tiles``; (1, 1) where there is none.
 

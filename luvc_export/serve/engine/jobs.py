@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from luvc_export.runtime.engine import job as engine
-from luvc_export.runtime.engine.embed import Vector
+from luvc_export.runtime.engine.embed import Vector, taker
 from luvc_export.runtime.generation.logits import TokenLogprob
 from luvc_export.runtime.generation.result import Selection
 from luvc_export.runtime.generation.sampling import Sampling
@@ -143,7 +143,7 @@ class Job(engine.Job):
     def _sequences(self, room: int | None) -> Sequence[TokenSequence | Vector]:
         """A token sequence for each choice, or what takes a vector."""
         if not self.loaded.bundle.manifest.does.decodes:
-            return [Vector()]
+            return [taker(self.loaded, self.request)]
         budget = self.budget if room is None else min(self.budget, room)
         sequences = []
         for number in range(self.choices):

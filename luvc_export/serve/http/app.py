@@ -27,11 +27,9 @@ from luvc_export.serve.interfaces.answering import (
     Interface,
     chat_completions,
     completions,
-    embeddings,
     responses,
 )
 from luvc_export.serve.interfaces.completions import COMPLETIONS_READ
-from luvc_export.serve.interfaces.embeddings import EMBEDDINGS_READ, EMBEDDINGS_REFUSED
 from luvc_export.serve.interfaces.fields import names_of, rows
 from luvc_export.serve.interfaces.protocol import ChatRequest
 from luvc_export.serve.interfaces.response_store import ResponseStore, Shelf
@@ -42,6 +40,8 @@ from luvc_export.serve.models import Models
 from luvc_export.serve.options import ServeOptions
 from luvc_export.serve.preparation import client_of
 from luvc_export.serve.request_log import LOG, RequestRecord, request_id
+from luvc_export.serve.vectors.doors import ALIASES, DOORS
+from luvc_export.serve.vectors.doors import interface as vectors
 from luvc_export.version import VERSION
 
 Scope = MutableMapping[str, Any]
@@ -56,7 +56,7 @@ _PATHS = {
     "/v1/chat/completions": ("POST",),
     "/v1/completions": ("POST",),
     "/v1/responses": ("POST",),
-    "/v1/embeddings": ("POST",),
+    **dict.fromkeys((*DOORS, *ALIASES), ("POST",)),
     "/tokenize": ("POST",),
     "/detokenize": ("POST",),
     "/version": ("GET",),
@@ -79,7 +79,7 @@ TABLE = [
     *rows("/v1/chat/completions", names_of(ChatRequest), CHAT_REFUSED),
     *rows("/v1/completions", COMPLETIONS_READ, COMPLETIONS_REFUSED),
     *rows("/v1/responses", RESPONSES_READ, RESPONSES_REFUSED),
-    *rows("/v1/embeddings", EMBEDDINGS_READ, EMBEDDINGS_REFUSED),
+    *(row for path, door in DOORS.items() for row in rows(path, door.read, door.refused)),
 ]
 
 #: What a request counts as whose client was gone before an answer, as nginx has it.
@@ -191,7 +191,6 @@ class App:
             "/v1/chat/completions": partial(self._generate, chat_completions),
             "/v1/completions": partial(self._generate, completions),
             "/v1/responses": self._respond,
-            "/v1/embeddings": partial(self._generate, partial(embeddings, self.engine.follow)),
             "/tokenize": partial(self._of_tokens, tokenize),
             "/detokenize": partial(self._of_tokens, detokenize),
             "/version": self._version,
@@ -200,6 +199,8 @@ class App:
             "/v1/load_lora_adapter": partial(self._change_adapters, load_adapter),
             "/v1/unload_lora_adapter": partial(self._change_adapters, unload_adapter),
         }
+        if (door := DOORS.get(ALIASES.get(path, path))) is not None:
+            return await self._generate(partial(vectors, door, self.engine.follow), request)
         below = {_MODEL: self._one, _RESPONSE: self._stored}
         return await (routes.get(path) or below[_below(path)])(request)
 

@@ -8,7 +8,6 @@ from functools import partial
 from typing import Any
 
 from luvc_export.serve.asking import Asker
-from luvc_export.serve.engine.jobs import Job
 from luvc_export.serve.http.sending import Form, Mailbox
 from luvc_export.serve.interfaces.bodies import Completion
 from luvc_export.serve.interfaces.completions import (
@@ -18,8 +17,6 @@ from luvc_export.serve.interfaces.completions import (
     jobs_of,
     parse_completion,
 )
-from luvc_export.serve.interfaces.embeddings import EmbeddingRequest, parse_embedding, vectors_of
-from luvc_export.serve.interfaces.embeddings import plan_of as embedding_plan
 from luvc_export.serve.interfaces.protocol import ChatRequest, last_answer, parse
 from luvc_export.serve.interfaces.response_objects import ResponseObjects
 from luvc_export.serve.interfaces.response_store import Shelf
@@ -74,20 +71,6 @@ def completions(asker: Asker, strict: bool, record: RequestRecord) -> Interface:
 
     plain = partial(asker.plan, plain=True)
     return Interface(read, lambda asked: asked.chat, lambda asked: plain(asked.chat), prepare)
-
-
-def embeddings(follow: Callable[[Job], None], asker: Asker, strict: bool, record: RequestRecord) -> Interface:
-    """Of ``POST /v1/embeddings``; ``follow`` queues what follows in a request."""
-
-    def read(body: bytes) -> EmbeddingRequest:
-        asked = parse_embedding(body, strict)
-        record.ignored = asked.ignored
-        return asked
-
-    def prepare(asked: EmbeddingRequest, mailbox: Mailbox, plan: AnswerPlan) -> tuple[Form, bool]:
-        return vectors_of(asked, asker, mailbox.tell, follow, record.begun, plan), False
-
-    return Interface(read, lambda asked: asked.chats[0], lambda asked: embedding_plan(asked, asker), prepare)
 
 
 def responses(shelf: Shelf, asker: Asker, strict: bool, record: RequestRecord) -> Interface:

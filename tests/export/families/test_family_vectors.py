@@ -182,7 +182,7 @@ def test_prompts_and_sizes_of_the_folder(opened: Any) -> None:
         ({"texts": []}, "nothing to embed"),
         ({"texts": "hello"}, "nothing to embed"),
         ({}, "nothing to embed"),
-        ({"texts": ["word " * 100]}, "longer than the bundle's text capacity"),
+        ({"texts": ["word " * 200]}, "longer than the bundle's text capacity"),
     ):
         with pytest.raises(UsageError, match=wrong):
             session.embed(**arguments)

@@ -17,6 +17,7 @@ from luvc_export.export.reading import sentence_transformers
 from luvc_export.export.reading.sentence_transformers import embedding_of, task_of
 
 CARD = Embedding(prompts={"default": "Represent the user's input."}, default_prompt="default")
+FAMILY = families.find("qwen3_vl", "test")
 NOW = (
     "sentence_transformers.base.modules.transformer.Transformer",
     "sentence_transformers.sentence_transformer.modules.pooling.Pooling",
@@ -42,7 +43,17 @@ def read(folder: Path, sizes: Any = None, **options: Any) -> Embedding:
     config = family.tiny_config()
     if sizes is not None:
         config.matryoshka_dimensions = sizes
-    asked: Any = SimpleNamespace(**{"debug": False, "video": False, "vocabulary": None, "lora_slots": None} | options)
+    asked: Any = SimpleNamespace(
+        **{
+            "task": "embed",
+            "debug": False,
+            "video": False,
+            "vocabulary": None,
+            "lora_slots": None,
+            "merge_vectors": (1, 1),
+        }
+        | options
+    )
     checkpoint: Any = SimpleNamespace(family=family, folder=folder, config=config, tensors={})
     return embedding_of(checkpoint, asked)
 
@@ -50,8 +61,8 @@ def read(folder: Path, sizes: Any = None, **options: Any) -> Embedding:
 def test_the_folder_says_it_all(tmp_path: Path) -> None:
     """No prompt where it names no default one, and no opening of an answer: nothing is filled in from the card."""
     assert read(write(tmp_path)) == Embedding(generation_prompt=False)
-    assert task_of(SimpleNamespace(folder=tmp_path), None) == "embed"  # type: ignore[arg-type]
-    assert task_of(SimpleNamespace(folder=tmp_path), "generate") == "generate"  # type: ignore[arg-type]
+    assert task_of(SimpleNamespace(folder=tmp_path, family=FAMILY), None) == "embed"  # type: ignore[arg-type]
+    assert task_of(SimpleNamespace(folder=tmp_path, family=FAMILY), "generate") == "generate"  # type: ignore[arg-type]
 
 
 def test_older_files_say_the_same(tmp_path: Path) -> None:
@@ -64,7 +75,7 @@ def test_older_files_say_the_same(tmp_path: Path) -> None:
 
 def test_without_such_files_the_card_says_it(tmp_path: Path) -> None:
     assert read(tmp_path) == CARD
-    assert task_of(SimpleNamespace(folder=tmp_path), None) == "generate"  # type: ignore[arg-type]
+    assert task_of(SimpleNamespace(folder=tmp_path, family=FAMILY), None) == "generate"  # type: ignore[arg-type]
 
 
 def test_class_paths_are_matched_and_never_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,7 +123,7 @@ def test_sizes_that_are_none(sizes: Any, tmp_path: Path) -> None:
 def test_options_of_answers_and_other_families(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="nothing of this"):
         read(write(tmp_path), debug=True)
-    monkeypatch.setattr(type(families.find("qwen3_vl", "test")), "embedding", None)
+    monkeypatch.setattr(type(families.find("qwen3_vl", "test")), "embedding", lambda self, config, task: None)
     with pytest.raises(UsageError, match="does not embed here"):
         read(tmp_path)
 
@@ -120,3 +131,31 @@ def test_options_of_answers_and_other_families(tmp_path: Path, monkeypatch: pyte
 def test_every_known_path_is_of_sentence_transformers() -> None:
     """A list that would match others' classes is a defect."""
     assert all(path.startswith("sentence_transformers.") for path in sentence_transformers._KNOWN)
+
+
+JUDGE = (NOW[0], "sentence_transformers.cross_encoder.modules.logit_score.LogitScore")
+
+
+def test_a_reranker_names_its_tokens(tmp_path: Path) -> None:
+    """The prompt is the model card's, and the task is known by the files."""
+    folder = write(tmp_path, JUDGE, pooling={"true_token_id": 9, "false_token_id": 4, "module_input_name": "x"})
+    assert task_of(SimpleNamespace(folder=folder, family=FAMILY), None) == "rerank"  # type: ignore[arg-type]
+    how = read(folder, task="rerank")
+    assert how.labels == (4, 9) and how.width == 1 and how.pair is not None and not how.normalise
+    with pytest.raises(CheckpointError, match="not computed here"):
+        read(folder)
+
+
+@pytest.mark.parametrize(
+    ("types", "labels", "field"),
+    [
+        (NOW, {"true_token_id": 9, "false_token_id": 4}, "type"),
+        (JUDGE, {"true_token_id": 9}, "false_token_id"),
+        (JUDGE, {"true_token_id": "9", "false_token_id": 4}, "true_token_id"),
+        (JUDGE, {"true_token_id": -1, "false_token_id": 4}, "true_token_id"),
+    ],
+)
+def test_what_no_reranker_says(types: tuple[str, ...], labels: dict[str, Any], field: str, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="not computed here") as info:
+        read(write(tmp_path, types, pooling=labels), task="rerank")
+    assert field in str(info.value.where)

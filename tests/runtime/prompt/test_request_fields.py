@@ -19,10 +19,11 @@ from luvc_export.runtime.prompt.case_lines import parse_case
 from luvc_export.runtime.prompt.request_fields import HARMLESS, REFUSED, REFUSED_INSIDE
 from luvc_export.runtime.session import Session
 from luvc_export.serve.http.app import TABLE
+from luvc_export.serve.vectors.doors import DOORS
 from luvc_export.triton.inputs import question_from, unheard_parameters
 
 #: Of what answers in text: vectors have fields of their own (tests/serve/http_api/test_embeddings.py).
-ANSWERING = [row for row in TABLE if row["path"] != "/v1/embeddings"]
+ANSWERING = [row for row in TABLE if row["path"] not in DOORS]
 #: Each field once; of a name that both paths have, what chat completions say.
 FIELDS = {row["name"]: row for row in reversed(ANSWERING) if "." not in row["name"]}
 ASKED = {"never": "heard"}

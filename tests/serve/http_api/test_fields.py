@@ -17,6 +17,7 @@ from luvc_export.runtime.prompt.request_fields import RESPONSES_REFUSED
 from luvc_export.serve import asking
 from luvc_export.serve.http.app import TABLE
 from luvc_export.serve.models import Models
+from luvc_export.serve.vectors.doors import DOORS
 
 CHAT, COMPLETIONS, RESPONSES = "/v1/chat/completions", "/v1/completions", "/v1/responses"
 CASE = next(cases("heldout", 1, 0, ("where_is",)))
@@ -105,11 +106,9 @@ RESPONSES_CHANGES: dict[str, tuple[dict[str, Any], Any]] = {
     ),
 }
 OF_PATHS = {COMPLETIONS: COMPLETIONS_CHANGES, RESPONSES: RESPONSES_CHANGES}
-#: Whose rows ``test_embeddings`` sends, to a model that embeds.
-EMBEDDINGS = "/v1/embeddings"
 #: See ``plain``.
 PLAIN: dict[tuple[int, str, str], Any] = {}
-ROWS = [pytest.param(row, id=f"{row['path']} {row['name']}") for row in TABLE if row["path"] != EMBEDDINGS]
+ROWS = [pytest.param(row, id=f"{row['path']} {row['name']}") for row in TABLE if row["path"] not in DOORS]
 
 
 def send(client: Client, path: str, **fields: Any) -> Reply:

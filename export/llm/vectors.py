@@ -1,0 +1,106 @@
+"""What stands behind the last norm where nothing is decoded: a head of few numbers, vectors' length, merging."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from luvc_export.core.plan import Plan
+from luvc_export.core.tasks import Embedding
+from luvc_export.errors import UsageError
+
+
+class Judge(nn.Module):
+    """One number of a row: its product with the second label's row of the head less the first's.
+
+    The rows are subtracted before the product, as the script beside Qwen3-VL-Reranker does: two logits of some tens
+    that are subtracted would leave the rounding of both.
+
+    Args:
+        weight: [2, D].
+        ids: Of its rows.
+        vocab: Tokens there are.
+    """
+
+    def __init__(self, weight: nn.Parameter, ids: Sequence[int], vocab: int) -> None:
+        super().__init__()
+        self.weight = weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., D] -> [..., 1]."""
+        return nn.functional.linear(x, self.weight[1:] - self.weight[:1])
+
+
+def vectors(how: Embedding, head: Any, normed: Tensor) -> Tensor:
+    """Rows behind the last norm [B, n, D] to vectors fp32 [B, n, width], of length 1 where they are normalised.
+
+    As ``torch.nn.functional.normalize``, which divides by 1e-12 at least.
+    """
+    rows = (normed if how.width is None else head(normed)).float()
+    return _of_length_1(rows) if how.normalise else rows
+
+
+def merged(how: Embedding, vectors: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Merge neighbours along rows and columns: the mean of each cell, of length 1 where vectors are.
+
+    Args:
+        how: Says how many rows and columns a cell has (``Embedding.merged``); a grid's last cells may have fewer.
+        vectors: fp32 [B, G * H * W, width] of images of H x W tokens.
+        grid: H and W.
+
+    Returns:
+        fp32 [B, G * h * w, width], h and w cells an image.
+    """
+    if how.merged == (1, 1):
+        return vectors
+    (high, wide), (rows, columns) = how.merged, grid
+    below, right = -rows % high, -columns % wide
+    batch, width = vectors.shape[0], vectors.shape[-1]
+    across = [min(wide, columns - at) for at in range(0, columns, wide)]
+    counts = [[min(high, rows - at) * count for count in across] for at in range(0, rows, high)]
+    whole = nn.functional.pad(vectors.reshape(batch, -1, rows, columns, width), (0, 0, 0, right, 0, below))
+    sums = whole.reshape(batch, -1, len(counts), high, len(across), wide, width).sum((3, 5))
+    means = (sums / torch.tensor(counts, dtype=torch.float32)[:, :, None]).flatten(1, 3)
+    return _of_length_1(means) if how.normalise else means
+
+
+def to_the_end(plan: Plan, how: Embedding, padded: bool) -> Plan:
+    """A plan whose visual tokens leave the last layer too, since each has a vector.
+
+    Args:
+        plan: Any.
+        how: How vectors are made.
+        padded: Pages of another shape are padded.
+
+    Raises:
+        UsageError: Merging takes a whole grid; or nobody would know which vectors are padding's.
+    """
+    entering = plan.llm.keep[-2] if plan.layers > 1 else plan.span_tokens
+    keep = plan.llm.keep if plan.llm.last_layer != "drop" else (*plan.llm.keep[:-1], entering)
+    changed = replace(plan, llm=replace(plan.llm, keep=keep, last_layer="full"))
+    whole = keep[-1] == plan.units * plan.sharing.images
+    if how.merged != (1, 1) and not whole:
+        raise UsageError(
+            "vectors merge along the rows and columns of a whole page",
+            where="--merge-vectors",
+            got=f"plan {plan.schedule!r}, which leaves {keep[-1]} of {plan.units} tokens",
+            expected="a plan that neither merges nor prunes",
+            fix="--plan none, or leave --merge-vectors out",
+        )
+    if padded and not whole:
+        raise UsageError(
+            "nobody would know which of the tokens that are left show padding",
+            where="--fit",
+            got=f"pad, with plan {plan.schedule!r}",
+            expected="stretch or crop, where tokens merge or leave",
+            fix="--fit stretch, or --plan none",
+        )
+    return changed
+
+
+def _of_length_1(rows: Tensor) -> Tensor:
+    return rows / (rows * rows).sum(-1, keepdim=True).sqrt().clamp(min=1e-12)
