@@ -22,4 +22,5 @@ CHECKPOINT = FamilyCheckpoint(
     processor=_processor,
     settings={"crop_to_patches": False, "size": {"height": 64, "width": 64}},
     two_tiles={"crop_to_patches": True, "min_patches": 1, "max_patches": 2},
+    on_openvino=True,
 )

@@ -20,4 +20,5 @@ CHECKPOINT = FamilyCheckpoint(
     processor=_processor,
     settings={"patch_size": 8, "size": {"shortest_edge": 256, "longest_edge": 2**20}, "resample": 1},
     named={"image_token": "<image>", "image_start_token": "<img>", "image_end_token": "</img>", "pad_token": "<pad>"},
+    on_openvino=True,
 )
