@@ -32,15 +32,14 @@ def small(name: str, layers: int = 2) -> Case:
     """
     family = families.find(name, "test")
     config = family.tiny_config()
-    if own := find(name).small:
-        return _shortened(build(family, own(config)))
-    text = config.get_text_config()
+    text, vision = config.get_text_config(), config.vision_config
     text.num_hidden_layers = layers
     if getattr(text, "layer_types", None):
         text.layer_types = text.layer_types[:layers]
-    if hasattr(config.vision_config, "deepstack_visual_indexes"):
-        config.vision_config.depth, config.vision_config.deepstack_visual_indexes = 2, [0]
-    return _shortened(build(family, config))
+    if hasattr(vision, "deepstack_visual_indexes"):
+        vision.depth, vision.deepstack_visual_indexes = 2, [0]
+    own = find(name).small
+    return _shortened(build(family, own(config) if own else config))
 
 
 @cache

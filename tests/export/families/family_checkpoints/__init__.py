@@ -29,6 +29,12 @@ def fitted(tiny: Any) -> dict[str, Any]:
     return {"patch_size": vision.patch_size, "merge_size": vision.spatial_merge_size}
 
 
+def few_blocks(config: Any) -> Any:
+    """As many blocks as layers, and two at least: one that merges, one before it."""
+    config.vision_config.num_hidden_layers = max(2, config.get_text_config().num_hidden_layers)
+    return config
+
+
 def plain_rope(config: Json) -> None:
     """RoPE as transformers 4 wrote it: the base alone."""
     config["text_config"]["rope_theta"] = config["text_config"]["rope_parameters"]["rope_theta"]
@@ -93,7 +99,7 @@ class FamilyCheckpoint:
         old_rope: RoPE as transformers 4 wrote it, beside ``rope_parameters``, which go then.
         old: What else its configs of transformers 4 have otherwise, in turn.
         odd: A config of ``family_odd.odd``, from the tiny one, the kind and what makes it of most.
-        small: A config of ``family_questions.small`` from the tiny one.
+        small: What else a config of ``family_questions.small`` has otherwise, from one of as few layers.
         sliding: Fields of the text model whose windows are short, beside their length; None where it has none.
         drawn: A random config and what of it differs, for ``config_sweep.py``.
         graphs: Whether its graphs of the default plan are exported by every run of the tests; else by make slow.
