@@ -174,4 +174,4 @@ def test_the_table_says_of_tiles_and_videos_what_tests_show() -> None:
         tiles, video = (cell.strip() == "yes" for cell in row.split("|")[3:5])
         assert tiles == (name in SPLITTING)
         own = families.find(name, "test").video(families.find(name, "test").tiny_config())
-        assert video == (name in VIDEO or (own is not None and own.pooled))
+        assert video == (name in VIDEO or bool(own and own.pooled))
