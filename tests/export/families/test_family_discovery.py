@@ -83,6 +83,14 @@ def test_no_family_is_named_where_another_would_have_to_be() -> None:
     assert named('if name == "gemma4":\n    from x.families import llava') == ["gemma4", "llava"], "the check can fail"
 
 
+def test_the_files_of_a_family_are_two() -> None:
+    """All that name this one, but for rows and figures that commands write; it needs no test of its own."""
+    name, root = "granite" + "_docling", DOCS.parent
+    places = [path for room in (*ROOMS, "tests", "docs") for path in (root / room).rglob("*.py")]
+    naming = [path for path in places if re.search(rf"\b{name}\b", path.read_text(encoding="utf-8"))]
+    assert {*naming} == {root / f"export/families/{name}.py", HERE / f"family_checkpoints/{name}.py"}
+
+
 def test_the_documented_family_from_outside(install: Install) -> None:
     text = (DOCS / "adding-a-family.md").read_text(encoding="utf-8")
     blocks = dict(re.findall(r"```(python|ini)\n(.*?)```", text, re.DOTALL))
