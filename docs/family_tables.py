@@ -94,7 +94,7 @@ def plans(data: dict[str, dict[str, dict[str, Any]]]) -> str:
 
     def cell(record: dict[str, Any] | None) -> str:
         if record is None:
-            return ""
+            return "not run"
         parts = [f"{record['equal']} equal, {record['worst']:.0e}"] if record.get("equal") else []
         parts += refused(record.get("refused", {}).values(), reasons)
         return "; ".join(parts + ["**differs**"] * ("differs" in record))
@@ -184,7 +184,7 @@ def row(family: Family) -> list[str]:
         ", ".join(traits),
         ", ".join(place),
         ", ".join(f"`{name}`" for name in (family.text_models if text in family.text_models else (text,))),
-        "; ".join(family.limits),
+        "; ".join(family.limits) or "nothing known",
     ]
 
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from luvc_export.core import graph_io, tasks
 from luvc_export.core.plan import Plan
 from luvc_export.core.shapes import DecoderShape
-from luvc_export.errors import CheckFailed
+from luvc_export.errors import CheckFailed, LuvcError
 from luvc_export.export.compression.marks import marking
 from luvc_export.export.decomposition import by_substitution, without_repeats
 from luvc_export.export.llm.decoder import Decoder
@@ -168,17 +168,14 @@ def check(model: ir.Model) -> None:
 
 def _trace(module: nn.Module, args: Any, dynamic: Any, inputs: list[str], outputs: list[str], marked: bool) -> ir.Model:
     with _TRACING, torch.no_grad(), _quiet(), by_substitution(), without_repeats(), marking(marked):
-        program = torch.onnx.export(
-            module.eval(),
-            args,
-            dynamo=True,
-            opset_version=OPSET,
-            dynamic_shapes=dynamic,
-            input_names=inputs,
-            output_names=outputs,
-            optimize=False,
-            verbose=False,
-        )
+        options: dict[str, Any] = {"dynamo": True, "opset_version": OPSET, "optimize": False, "verbose": False}
+        options |= {"input_names": inputs, "output_names": outputs, "dynamic_shapes": dynamic}
+        try:
+            program = torch.onnx.export(module.eval(), args, **options)
+        except torch.onnx.OnnxExporterError as error:
+            if isinstance(error.__cause__, LuvcError):  # what a score or a family refuses
+                raise error.__cause__ from None
+            raise
     assert program is not None
     _forget_sources(program.model)
     delta_body.attach(program.model)

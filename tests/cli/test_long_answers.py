@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 from luvc_export.batch.answerer import Answerer
 from luvc_export.batch.job import BatchJob
 from luvc_export.batch.pool import Answered
-from luvc_export.batch.run import local, run_batch
+from luvc_export.batch.run import run_batch
 from luvc_export.batch.source import Source
 from luvc_export.bundle import folder as bundles
 from luvc_export.bundle.folder import Bundle
@@ -67,7 +67,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 def here(job: BatchJob, source: Source, shards: list[int]) -> Iterator[Answered]:
-    """A worker of this process."""
+    """A worker of this process; tests/batch has those of their own."""
     answerer = Answerer.of(job)
     for shard in shards:
         rows = [*source.read(shard)]
@@ -99,7 +99,7 @@ def test_a_page_is_written_as_it_was_answered(cli: Cli, bundle: Bundle, tmp_path
     page = tmp_path / "page.md"
     assert "cut after" not in run(cli, bundle, page)
     assert page.read_bytes() == PAGE.encode()
-    batch(bundle, tmp_path / "batch", local())
+    batch(bundle, tmp_path / "batch", here)
 
 
 def test_a_token_that_gets_lost_on_the_way_is_seen(

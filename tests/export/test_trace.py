@@ -7,12 +7,13 @@ import json
 import onnx
 import onnx_ir as ir
 import pytest
+import torch
 from onnx import TensorProto, helper
 
 from luvc_export.bundle.folder import Bundle
 from luvc_export.core import graph_io
 from luvc_export.core.plan import Plan
-from luvc_export.errors import CheckFailed
+from luvc_export.errors import CheckFailed, PlanError
 from luvc_export.export import trace
 
 GRAPHS = [
@@ -111,3 +112,16 @@ def test_wrong_versions_are_named() -> None:
         with pytest.raises(CheckFailed, match=f"opset {opset}, ir_version {version}"):
             trace.check(sabotage("Abs", opset, version))
     trace.check(sabotage("Abs"))
+
+
+class _Refuses(torch.nn.Module):
+    """A part of a model that a score refuses only once its tensors are there."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        raise PlanError("no keys here")
+
+
+def test_what_is_refused_while_it_is_traced_is_the_error() -> None:
+    """Not torch's, that it could not trace the model."""
+    with pytest.raises(PlanError, match="no keys here"):
+        trace._trace(_Refuses(), (torch.ones(1),), ({},), ["x"], ["y"], False)

@@ -23,6 +23,7 @@ sys.path[:0] = [str(ROOT / "tests/export/families"), str(ROOT / "tests")]
 
 import family_harness as harness  # noqa: E402
 import torch  # noqa: E402
+from family_checkpoints import find  # noqa: E402
 
 from luvc_export.errors import LuvcError  # noqa: E402
 from luvc_export.export import families  # noqa: E402
@@ -62,8 +63,8 @@ def drawn(name: str, number: int) -> tuple[Any, dict[str, Any]]:
     draw = random.Random(f"{name} {number}")
     family = families.find(name, "sweep")
     config = family.tiny_config()
-    if name == "gemma4":
-        return _gemma_4(draw, config)
+    if own := find(name).drawn:
+        return own(draw, config)
     text, vision = config.get_text_config(), config.vision_config
     changed: dict[str, Any] = {}
 
@@ -118,51 +119,6 @@ def drawn(name: str, number: int) -> tuple[Any, dict[str, Any]]:
     put(text, "text", "conv_L_cache", draw.choice([2, 3, 4]))
     put(config, "", "projector_use_layernorm", draw.random() < 0.5)
     return config, changed
-
-
-def _gemma_4(draw: random.Random, config: Any) -> tuple[Any, dict[str, Any]]:
-    """The sizes that its two kinds of layers have of their own, and what its layers may have or lack."""
-    layers, kv, wide_kv = draw.randint(2, 6), draw.choice([1, 2, 3]), draw.choice([None, 1, 2])
-    heads = max(kv, wide_kv or 1) * draw.choice([1, 2]) if wide_kv in (None, 1, kv) or kv == 1 else 2 * kv * wide_kv
-    kinds = draw.choice([["sliding_attention"], ["sliding_attention", "full_attention"], ["full_attention"]])
-    text = {
-        "num_hidden_layers": layers,
-        "layer_types": [kinds[layer % len(kinds)] for layer in range(layers - 1)] + ["full_attention"],
-        "num_attention_heads": heads,
-        "num_key_value_heads": kv,
-        "num_global_key_value_heads": wide_kv,
-        "head_dim": draw.choice([8, 16, 24]),
-        "global_head_dim": draw.choice([16, 32, 40]),
-        "attention_k_eq_v": draw.random() < 0.4,
-        "num_kv_shared_layers": draw.choice([0, 0, 1, 2]),
-        "use_double_wide_mlp": draw.random() < 0.5,
-        "hidden_size_per_layer_input": draw.choice([0, 8, 12]),
-        "hidden_size": draw.choice([48, 64, 72]),
-        "intermediate_size": draw.choice([40, 96, 130]),
-        "final_logit_softcapping": draw.choice([None, 10.0, 30.0]),
-        "use_bidirectional_attention": draw.choice([None, "vision"]),
-        "hidden_activation": draw.choice(["gelu_pytorch_tanh", "silu", "gelu"]),
-        "rms_norm_eps": draw.choice([1e-5, 1e-6]),
-        "sliding_window": draw.choice([16, 128, 512]),
-    }
-    across = draw.choice([1, 2, 4])
-    vision = {
-        "num_hidden_layers": draw.randint(1, 4),
-        "num_attention_heads": across,
-        "num_key_value_heads": across,
-        "head_dim": draw.choice([8, 16]),
-        "intermediate_size": draw.choice([40, 64]),
-        "use_clipped_linears": draw.random() < 0.5,
-        "standardize": draw.random() < 0.5,
-    }
-    whole, tied = config.to_dict(), draw.random() < 0.5
-    for part in ("text_config", "vision_config"):
-        whole[part].pop("per_layer_config", None)
-    whole["text_config"] |= text | {"tie_word_embeddings": tied}
-    whole["vision_config"] |= vision
-    changed = {f"text.{name}": value for name, value in text.items()}
-    changed |= {f"vision.{name}": value for name, value in vision.items()} | {"tie_word_embeddings": tied}
-    return whole | {"tie_word_embeddings": tied}, changed
 
 
 def _turn(draw: random.Random, text: Any, changed: dict[str, Any]) -> None:

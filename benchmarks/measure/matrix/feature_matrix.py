@@ -41,7 +41,6 @@ from luvc_export.pipeline import make_plan  # noqa: E402
 from luvc_export.runtime.session import Session  # noqa: E402
 
 OUTPUT = HERE / "docs" / "results" / "feature-matrix.json"
-FAMILIES = ("qwen2_5_vl", "internvl", "gemma3")
 BACKENDS = ("torch", "cpu", "openvino")
 #: Plans of a bundle: what was answered is written after each, what was traced is lost where the run is cut off.
 MOST = 8
@@ -169,14 +168,16 @@ def main() -> int:
     """Run what was asked for; the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--family", action="append", help=f"default: {', '.join(FAMILIES)}")
+    parser.add_argument("--family", action="append", help="default: those that have a line")
     parser.add_argument("--feature", action="append", default=[], help="those whose name holds it")
     parser.add_argument("--again", action="store_true", help="also those that stand there")
     options = parser.parse_args()
     torch.set_num_threads(1)
     quicken()
     order = [feature.name for feature in features()]
-    for record in run(options.family or list(FAMILIES), options.feature, options.again, options.folder):
+    for record in run(
+        options.family or sorted({one["family"] for one in read()}), options.feature, options.again, options.folder
+    ):
         print(json.dumps(record), flush=True)
         key = (record["family"], record["feature"])
         records = [one for one in read() if (one["family"], one["feature"]) != key] + [record]

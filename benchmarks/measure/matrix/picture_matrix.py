@@ -32,6 +32,7 @@ import soak  # noqa: E402
 import torch  # noqa: E402
 from answers import apart, ask  # noqa: E402
 from families import FailedError, command  # noqa: E402
+from family_checkpoints import find  # noqa: E402
 from family_harness import Case  # noqa: E402
 from family_questions import small  # noqa: E402
 from PIL import Image  # noqa: E402
@@ -51,11 +52,6 @@ PLANS, BACKENDS, TOKENS = ("none", "some"), ("cpu", "openvino"), 24
 ABOUT = ("family", "opened otherwise")
 #: Words of an answer that stands in a chat.
 SAID = "ok"
-#: Processors that cut pictures into tiles whatever they are told, which a bundle without ``--tiles`` does not: the only
-#: picture of a prompt, or every one. Their ids are not compared.
-CUTS_ONE, CUTS_ALL = "llava_onevision", "llava_next"
-#: Processors that take no prompt without a picture.
-NEEDS_ONE = "paligemma"
 
 
 def files(folder: Path) -> dict[str, Path]:
@@ -135,8 +131,9 @@ class Family:
         tiny, ours = self.tiny, self.torch["none"]
         request = ours.prepare(messages=chat)
         canvases = [one[0] for one in request.images]
-        cut = bool(shown) if self.name == CUTS_ALL else len(shown) == 1 and self.name == CUTS_ONE
-        cut |= self.name == NEEDS_ONE and not shown
+        own = find(self.name)  # ids are not compared of what a processor cuts whatever it is told, or refuses
+        cut = bool(shown) if own.cuts_always == "every" else len(shown) == 1 and own.cuts_always == "only"
+        cut |= own.needs_picture and not shown
         if not cut:
             inputs = family_chat.ask(tiny, family_chat.processor(tiny), plain(chat), canvases)
             if family_chat.expanded(tiny, request.token_ids) != inputs["input_ids"][0].tolist():

@@ -22,7 +22,7 @@ def new_family(
 ) -> None:
     """Write the skeleton of a family's file for a model of transformers, and list what it does not say.
 
-    [dim]luvc-export new-family ovis2 -o .[/dim]
+    [dim]luvc-export new-family glm4v -o .[/dim]
     """
     from luvc_export.core.files.safe_files import write_whole
     from luvc_export.export.new_family.facts import facts_of

@@ -31,7 +31,7 @@ def tokenizer(name: str) -> Tokenizer:
     words |= {id_: token for token, id_ in find(name).tokens.items()}
     vocabulary = {words.get(index, f"<t{index}>"): index for index in range(256)}
     joined = [("\n", "\n"), ("\n\n", "\n"), ("\n\n", "\n\n")]
-    if name == "qwen3_5":  # transformers makes its tokenizer anew, of bytes
+    if find(name).of_bytes:
         vocabulary = {_bytes(token): index for token, index in vocabulary.items()}
         fast = Tokenizer(models.BPE(vocabulary, [(_bytes(one), _bytes(other)) for one, other in joined]))
         fast.decoder, fast.pre_tokenizer = decoders.ByteLevel(), pre_tokenizers.ByteLevel(False, use_regex=False)
@@ -59,7 +59,6 @@ def processor(tiny: Case, **images: Any) -> Any:
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer(name),
         bos_token="<bos>" if written.bos else None,
-        pad_token="<t0>" if name == "gemma4" else None,
         extra_special_tokens=dict(written.named),
     )
     parts = {"image_processor": image_processor(name, **images), "tokenizer": fast, "chat_template": template(name)}
@@ -69,7 +68,7 @@ def processor(tiny: Case, **images: Any) -> Any:
 def ask(tiny: Case, processor: Any, messages: list[Any], pictures: list[Any]) -> dict[str, Any]:
     """What ``processor`` turns a chat into, as ``generate`` takes it."""
     text = processor.apply_chat_template(messages, add_generation_prompt=True)
-    nested = [pictures] if str(tiny) == "llava_onevision" else pictures  # one prompt's pictures, so that it counts them
+    nested = [pictures] if find(str(tiny)).nested else pictures
     with warnings.catch_warnings():  # PaliGemma's makes an array of a tensor in a way that numpy will not take
         warnings.simplefilter("ignore", DeprecationWarning)
         inputs = dict(processor(images=nested if pictures else None, text=[text], return_tensors="pt"))

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import timm_stand_in
 import torch
+from family_checkpoints import find
 from flat_plans import flat_request
 from torch import Tensor, nn
 
@@ -27,8 +28,8 @@ TOLERANCE = 1e-4
 #: What a sabotage must move the logits by.
 SABOTAGE = 100 * TOLERANCE
 GREEDY = 32
-#: Families whose models can be made here: FastVLM's tower is timm's.
-MADE_HERE = [name for name in families.built_in() if name != "fast_vlm" or find_spec("timm")]
+#: Families whose models can be made here: some towers are another package's.
+MADE_HERE = [name for name in families.built_in() if (own := find(name).needs) is None or find_spec(own)]
 if find_spec("timm"):  # modules that ask a family for its sizes may be collected alone
     timm_stand_in.load()
 

@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # helpers of all t
 
 import family_chat
 import torch
+from family_checkpoints import find
 from family_harness import Case, build
 from family_questions import questions
 
@@ -42,10 +43,13 @@ def odd(name: str, kind: str) -> Case:
 
     ``deep``: five layers, tied.
     """
-    family = families.find(name, "test")
-    config: Any = family.tiny_config()
-    if name == "gemma4":
-        return build(family, type(config)(**GEMMA_4[kind](config.to_dict())), seed=3)
+    family, own = families.find(name, "test"), find(name).odd
+    config = family.tiny_config()
+    return build(family, own(config, kind, _usual) if own else _usual(config, kind), seed=3)
+
+
+def _usual(config: Any, kind: str) -> Any:
+    """Of most families; a config of its own sizes is changed in place."""
     text, vision = config.get_text_config(), config.vision_config
     if kind == "narrow":
         text.num_attention_heads, text.num_key_value_heads = 3, 1
@@ -57,12 +61,6 @@ def odd(name: str, kind: str) -> Case:
             text.rope_parameters = rope | {"mrope_section": [turned // axes] * axes}
         if hasattr(vision, "out_hidden_size"):
             vision.out_hidden_size = 72
-        if name == "qwen2_vl":
-            vision.hidden_size = 72
-        if name == "ovis2":
-            config.hidden_size, config.vocab_size = 72, 307
-        if name == "paligemma":
-            config.projection_dim = vision.projection_dim = 72
         heads = "num_heads" if hasattr(vision, "num_heads") else "num_attention_heads"
         if hasattr(vision, heads):
             setattr(vision, heads, 2 * getattr(vision, heads))
@@ -72,46 +70,9 @@ def odd(name: str, kind: str) -> Case:
         text.num_hidden_layers, text.intermediate_size = 5, 130
         if getattr(text, "layer_types", None):
             text.layer_types = [text.layer_types[index % len(text.layer_types)] for index in range(5)]
-        if name == "paligemma":
-            config = type(config)(**config.to_dict() | {"text_config": _gemma_2(text.to_dict())})
-            text = config.text_config
     tied = kind == "deep"
     config.tie_word_embeddings = text.tie_word_embeddings = tied
-    model = build(family, type(config)(**config.to_dict()), seed=3)
-    return replace(model)
-
-
-def _gemma_2(text: dict[str, Any]) -> dict[str, Any]:
-    """PaliGemma 2's text model of the same sizes: capped scores and logits, another scale, layers of two kinds."""
-    names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "head_dim", "vocab_size")
-    caps = {"query_pre_attn_scalar": 24, "attn_logit_softcapping": 5.0, "final_logit_softcapping": 6.0}
-    kept = {name: text[name] for name in (*names, "max_position_embeddings")}
-    return {"model_type": "gemma2", **kept, **caps, "num_key_value_heads": 2, "sliding_window": 512}
-
-
-def _narrow_gemma_4(config: dict[str, Any]) -> dict[str, Any]:
-    """Beside what the docstring of ``odd`` says: two consumers of three kinds of heads, embeddings of every layer."""
-    heads = {"num_attention_heads": 3, "num_key_value_heads": 1, "head_dim": 24, "global_head_dim": 36}
-    sizes = {"hidden_size": 72, "intermediate_size": 100, "vocab_size": 307, "vocab_size_per_layer_input": 307}
-    text = {**config["text_config"], **heads, **sizes, "tie_word_embeddings": False}
-    vision = {**config["vision_config"], "num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 8}
-    text.pop("per_layer_config", None)
-    return {**config, "text_config": text, "vision_config": vision, "tie_word_embeddings": False}
-
-
-def _deep_gemma_4(config: dict[str, Any]) -> dict[str, Any]:
-    """As 12B and larger: no layer shares, none has embeddings of its own, values are keys, pictures are causal too."""
-    layers = {"num_hidden_layers": 5, "num_kv_shared_layers": 0, "hidden_size_per_layer_input": 0}
-    kinds = ["sliding_attention", "full_attention", "sliding_attention", "sliding_attention", "full_attention"]
-    heads = {"num_key_value_heads": 4, "num_global_key_value_heads": 2, "attention_k_eq_v": True}
-    other = {"intermediate_size": 130, "tie_word_embeddings": True, "use_bidirectional_attention": None}
-    text = {**config["text_config"], **layers, **heads, **other, "layer_types": kinds, "global_head_dim": 32}
-    vision = {**config["vision_config"], "use_clipped_linears": False, "standardize": False}
-    text.pop("per_layer_config", None)
-    return {**config, "text_config": text, "vision_config": vision, "tie_word_embeddings": True}
-
-
-GEMMA_4 = {"narrow": _narrow_gemma_4, "deep": _deep_gemma_4}
+    return type(config)(**config.to_dict())
 
 
 def save(tiny: Case, folder: Path, kind: str) -> Path:

@@ -21,83 +21,28 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import family_chat
-from family_checkpoints import find, names
+from family_checkpoints import Json, find, names
 from family_harness import Case, case
 
 #: Whose form each family's old config has; those published since transformers 5 have no old form.
 SOURCES = {name: find(name).repository for name in names() if find(name).repository}
-Json = dict[str, Any]
 
 
 def old_config(config: Json) -> Json:
     """``config`` as transformers 4 wrote it for the family."""
-    name, old = config["model_type"], json.loads(json.dumps(config))
-    text, vision = old["text_config"], old["vision_config"]
-    OLD_ROPE.get(name, _plain_rope)(text)
-    for part in (text, vision):
+    written, old = find(config["model_type"]), json.loads(json.dumps(config))
+    written.old_rope(old)
+    for part in (old["text_config"], old["vision_config"]):
         part.pop("dtype", None)
         part.pop("rope_parameters", None)
-    if name not in ("gemma3", "lfm2_vl"):
-        text.pop("layer_types", None)
-    if name in ("qwen2_5_vl", "qwen2_vl"):
-        text.pop("model_type")
-        vision.pop("model_type")
-        vision["in_chans"] = vision.pop("in_channels")
-        vision["spatial_patch_size"] = vision["patch_size"]
-        old = {**old, **text}
-        del old["text_config"]
-    elif name == "paddleocr_vl":
-        text.pop("model_type")
-        old = {**old, **text, "vision_config": vision | {"model_type": name}, "model_type": name}
-        del old["text_config"]
-    elif name in ("llava", "llava_next", "llava_onevision", "mistral3", "gemma3"):
-        token = old.pop("image_token_id", None)
-        old["image_token_index"] = old.get("image_token_index", token)
-    if name in ("idefics3", "smolvlm"):
-        text |= {"_flash_attn_2_enabled": True, "perceiver_config": {"model_type": name, "resampler_n_heads": 16}}
-        vision["size"] = {"longest_edge": vision["image_size"]}
+    for change in written.old:
+        change(old)
     old["torch_dtype"] = "bfloat16"
     old.pop("dtype", None)
     return old | {"_name_or_path": "somewhere", "transformers_version": "4.45.0", "use_cache": True}
 
-
-def _plain_rope(text: Json) -> None:
-    text["rope_theta"] = text["rope_parameters"]["rope_theta"]
-
-
-def _mrope(text: Json) -> None:
-    _plain_rope(text)
-    text["rope_scaling"] = {"type": "mrope", "mrope_section": text["rope_parameters"]["mrope_section"]}
-
-
-def _interleaved(text: Json) -> None:
-    _plain_rope(text)
-    kept = ("mrope_interleaved", "mrope_section", "rope_type")
-    text["rope_scaling"] = {name: text["rope_parameters"][name] for name in kept}
-
-
-def _two_kinds(text: Json) -> None:
-    full, local = (text["rope_parameters"][kind] for kind in ("full_attention", "sliding_attention"))
-    text |= {"rope_theta": full["rope_theta"], "rope_local_base_freq": local["rope_theta"]}
-    text["rope_scaling"] = {"factor": full["factor"], "rope_type": full["rope_type"]}
-
-
-def _scaled(text: Json) -> None:
-    _plain_rope(text)
-    text["rope_scaling"] = {key: value for key, value in text["rope_parameters"].items() if key != "rope_theta"}
-
-
-OLD_ROPE: dict[str, Callable[[Json], None]] = {
-    "gemma3": _two_kinds,
-    "mistral3": _scaled,
-    "paddleocr_vl": _scaled,
-    "qwen2_5_vl": _mrope,
-    "qwen2_vl": _mrope,
-    "qwen3_vl": _interleaved,
-}
 
 #: Where a chat template may stand, and the file without it.
 PLACES: dict[str, Callable[[Path, str], None]] = {

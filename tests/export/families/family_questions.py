@@ -15,13 +15,12 @@ from flat_plans import replan
 from luvc_export.calibration.datasets import CalibrationSet
 from luvc_export.core.plan import Plan
 from luvc_export.export import families
-from luvc_export.export.families.base import Family
 from luvc_export.runtime.prompt.case_lines import FileCase
 
 #: Families that cut pictures.
 TILED = tuple(name for name in names() if find(name).two_tiles is not None)
 #: Families whose layers have windows, and one that is shorter than any prompt here.
-SLIDING, WINDOW = ("gemma3", "gemma4"), 12
+SLIDING, WINDOW = tuple(name for name in names() if find(name).sliding is not None), 12
 
 
 @cache
@@ -33,41 +32,30 @@ def small(name: str, layers: int = 2) -> Case:
     """
     family = families.find(name, "test")
     config = family.tiny_config()
-    text = config.get_text_config()
-    if name == "gemma4":
-        return _small_gemma_4(family, config.to_dict())
+    text, vision = config.get_text_config(), config.vision_config
     text.num_hidden_layers = layers
     if getattr(text, "layer_types", None):
         text.layer_types = text.layer_types[:layers]
-    if hasattr(config.vision_config, "deepstack_visual_indexes"):
-        config.vision_config.depth, config.vision_config.deepstack_visual_indexes = 2, [0]
-    tiny = build(family, config)
-    return replace(tiny, thirds=_once(tiny.thirds))
-
-
-def _small_gemma_4(family: Family, config: dict[str, Any]) -> Case:
-    """A layer of each kind, and one that reads the second one's cache."""
-    kinds = ["sliding_attention", "full_attention", "full_attention"]
-    text = {**config["text_config"], "num_hidden_layers": 3, "layer_types": kinds, "num_kv_shared_layers": 1}
-    text = {**text, "global_head_dim": 32}
-    text.pop("per_layer_config", None)
-    tiny = build(family, type(family.tiny_config())(**{**config, "text_config": text}))
-    return replace(tiny, thirds=_once(tiny.thirds))
+    if hasattr(vision, "deepstack_visual_indexes"):
+        vision.depth, vision.deepstack_visual_indexes = 2, [0]
+    own = find(name).small
+    return _shortened(build(family, own(config) if own else config))
 
 
 @cache
 def exportable(name: str) -> Case:
     """``small``, with short windows where the family has them, and consumers of caches of both kinds of Gemma 4's."""
-    tiny = small(name)
-    if name not in SLIDING:
+    tiny, own = small(name), find(name).sliding
+    if own is None:
         return tiny
     config = tiny.config.to_dict()
-    text = {**config["text_config"], "sliding_window": WINDOW, "max_position_embeddings": 2048}
+    text = {**config["text_config"], "sliding_window": WINDOW, "max_position_embeddings": 2048, **own}
     text.pop("per_layer_config", None)
-    if name == "gemma4":
-        kinds = ["sliding_attention", "full_attention"] * 2
-        text |= {"global_head_dim": 32, "num_hidden_layers": 4, "layer_types": kinds, "num_kv_shared_layers": 2}
-    tiny = build(tiny.family, type(tiny.config)(**{**config, "text_config": text}))
+    return _shortened(build(tiny.family, type(tiny.config)(**{**config, "text_config": text})))
+
+
+def _shortened(tiny: Case) -> Case:
+    """The same model with a shorter default plan."""
     return replace(tiny, thirds=_once(tiny.thirds))
 
 

@@ -24,10 +24,6 @@ from luvc_export.export.options import Options
 from luvc_export.runtime.session import Session
 
 FAMILIES = MADE_HERE
-#: Whose processors take no prompt without a picture.
-PICTURES_ALONE = ("paligemma",)
-#: Whose processors always cut a lone picture.
-ALWAYS_CUT = ("llava_next", "llava_onevision")
 
 
 def session(tiny: Case, folder: Path, plan: Plan, **options: Any) -> Session:
@@ -93,9 +89,9 @@ def test_a_chat_is_answered_as_by_transformers(name: str, tmp_path: Path) -> Non
     The last answer is ``generate``'s, of the others each token is what it would take.
     """
     tiny = case(name)
-    tiles = ((1, 1), (1, 2)) if name in ALWAYS_CUT else ((1, 1),)
+    tiles = ((1, 1), (1, 2)) if find(name).cuts_always else ((1, 1),)
     ours = session(tiny, tmp_path, tiny.plan, tiles=tiles)
-    for count in (0, 1, 2)[name in PICTURES_ALONE :]:
+    for count in (0, 1, 2)[find(name).needs_picture :]:
         shown = pictures(tiny, count)
         inputs = asked(tiny, chat(count), shown)
         request = ours.prepare(shown, messages=chat(count))

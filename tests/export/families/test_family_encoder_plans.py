@@ -58,10 +58,10 @@ PLANS = {
 }
 
 
-#: Windows that units leave; places of learned positions that are restored. Buckets (test_family_unit_buckets.py) trace
-#: planes, learned positions and a class token that units leave, and surgeon/test_encoder_graphs.py has windows that
-#: units come back to.
-TRACED = (("qwen2_5_vl", "gone"), ("internvl", "restored"))
+#: Windows that units leave; places of learned positions that are restored, and patches that join in between. Buckets
+#: (test_family_unit_buckets.py) trace planes, learned positions and a class token that units leave, and
+#: surgeon/test_encoder_graphs.py has windows that units come back to.
+TRACED = (("qwen2_5_vl", "gone"), ("internvl", "restored"), ("minicpmv4_7", "restored"))
 
 
 @pytest.mark.parametrize(("name", "option"), TRACED)

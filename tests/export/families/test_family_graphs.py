@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import family_checkpoints
 import family_harness as harness
 import numpy as np
 import onnx
@@ -32,9 +33,9 @@ from luvc_export.runtime.state import Step
 
 #: Whose graphs another family has (a test below): SmolVLM's are Idefics3's, of odder units.
 ALIKE = {"idefics3": "smolvlm", "llava_next": "llava_onevision"}
-#: Exported with other plans by test_family_vocabulary.py and test_family_plans.py; with the default one in make slow.
-#: The towers of the last four are mistral3's, internvl's, lfm2_vl's and of one grid, their decoders plain.
-ELSEWHERE = ("llava", "qwen2_vl", "smolvlm", "lighton_ocr", "qianfan_ocr", "cosmos3_edge", "ovis2")
+#: Exported with other plans by test_family_vocabulary.py and test_family_plans.py, or of parts that others' graphs have
+#: (a tower of theirs, a plain decoder); with the default plan in make slow.
+ELSEWHERE = tuple(name for name in MADE_HERE if not family_checkpoints.find(name).graphs)
 FAMILIES = tuple(name for name in MADE_HERE if name not in (*ALIKE, *ELSEWHERE))
 #: Whose wide pictures are cut to tiles; the second also ends the rows of the whole one.
 CUT = ("internvl", "llava_onevision")
@@ -46,12 +47,11 @@ CALIBRATED = tuple(
 )
 #: Run by OpenVINO too: convolutions, shared caches, states of two kinds, prefixes, windows; heads that turn in pairs,
 #: places of units as sines; those that cut pictures.
-ON_OPENVINO = ("fast_vlm", "gemma4", "lfm2_vl", "mistral3", "paligemma", "qwen2_5_vl", "qwen3_5", *CUT)
-ON_OPENVINO += ("glm_ocr", "granite_docling", "hunyuan_vl")
+ON_OPENVINO = tuple(name for name in FAMILIES if family_checkpoints.find(name).on_openvino)
 #: Families with operators that torch decomposes by tracing twice more; and the one that is exported now.
 LONG_WAY = {"fast_vlm"}
 #: Whose towers neither merge nor prune.
-WHOLE = {"fast_vlm"}
+WHOLE = [name for name in MADE_HERE if not (own := families.find(name, "test")).encoder_shape(own.tiny_config()).blocks]
 tracing: set[str] = set()
 
 
@@ -175,11 +175,11 @@ def test_the_families_on_openvino_have_the_operators_of_all(exported: Any) -> No
         models = [onnx.load_model_from_string(reader(file)) for file in (entry.vision, entry.decoder)]
         bodies = [node for model in models for body in model.functions for node in body.node]
         kinds[name] = {(n.domain, n.op_type) for n in (*bodies, *(n for model in models for n in model.graph.node))}
-    here = set[tuple[str, str]]().union(*(kinds[name] for name in ON_OPENVINO if name in kinds))
+    here = set[tuple[str, str]]().union(*(kinds[name] for name in ON_OPENVINO))
     assert {name: kinds[name] - here for name in FAMILIES if kinds[name] - here} == {}
 
 
-@pytest.mark.parametrize("name", [name for name in ON_OPENVINO if name in FAMILIES])
+@pytest.mark.parametrize("name", ON_OPENVINO)
 def test_openvino_answers_as_onnx_runtime(name: str, on_openvino: Any) -> None:
     """fp32: vision, prefill of two images, decode, text alone and a chat, from the same files."""
     tiny, (ours, theirs) = exportable(name), on_openvino(name)

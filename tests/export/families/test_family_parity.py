@@ -7,6 +7,7 @@ from collections.abc import Callable
 import family_harness as harness
 import pytest
 import torch
+from family_checkpoints import find
 from family_harness import MADE_HERE, SABOTAGE, TOLERANCE, case
 from torch import Tensor
 
@@ -33,6 +34,7 @@ def test_vision_embeddings_equal_transformers(name: str) -> None:
 @pytest.mark.parametrize("images", [0, 1, 2])
 @pytest.mark.parametrize("name", FAMILIES)
 def test_logits_and_greedy_tokens_equal_transformers(name: str, images: int) -> None:
+    """Tokens after two pictures, and after as few as test_family_answers.py has not; it has none and one."""
     tiny = case(name)
     ids, pictures = tiny.prompt(images), tiny.images(images)
     inputs = harness.reference(tiny, ids, pictures)
@@ -42,7 +44,8 @@ def test_logits_and_greedy_tokens_equal_transformers(name: str, images: int) -> 
     run = harness.lay_out(tiny, tiny.plan, ids, embeds, positions)
     assert expected.std() >= 1
     assert harness.difference(harness.logits(tiny, decoder, run), expected) < TOLERANCE
-    assert harness.reference_chooses(tiny, ids, pictures, harness.greedy(tiny, decoder, run))
+    if images == 2 or find(name).needs_picture:
+        assert harness.reference_chooses(tiny, ids, pictures, harness.greedy(tiny, decoder, run))
 
 
 def _swap(positions: Tensor) -> Tensor:

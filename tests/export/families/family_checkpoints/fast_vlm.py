@@ -22,4 +22,6 @@ CHECKPOINT = FamilyCheckpoint(
     settings={"do_resize": False, "do_center_crop": False, "image_mean": [0.0, 0.0, 0.0], "image_std": [1.0, 1.0, 1.0]},
     repository="KamilaMila/FastVLM-0.5B",
     fitted=lambda tiny: {},
+    needs="timm",
+    on_openvino=True,
 )

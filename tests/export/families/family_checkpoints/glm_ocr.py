@@ -20,4 +20,5 @@ CHECKPOINT = FamilyCheckpoint(
     images="glm46v",
     processor=_processor,
     settings={"patch_size": 8, "size": {"shortest_edge": 256, "longest_edge": 2**20}},
+    on_openvino=True,
 )

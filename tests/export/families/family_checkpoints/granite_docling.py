@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers.models.granite_docling.processing_granite_docling import GraniteDoclingProcessor
 
-from family_checkpoints import FamilyCheckpoint, Parts
+from family_checkpoints import FamilyCheckpoint, Parts, few_blocks
 
 LABELS = {f"<row_{row}_col_{column}>": 230 + 2 * row + column for row in (1, 2) for column in (1, 2)}
 
@@ -22,4 +22,6 @@ CHECKPOINT = FamilyCheckpoint(
     processor=_processor,
     settings={"crop_to_patches": False, "size": {"height": 64, "width": 64}},
     two_tiles={"crop_to_patches": True, "min_patches": 1, "max_patches": 2},
+    small=few_blocks,
+    on_openvino=True,
 )

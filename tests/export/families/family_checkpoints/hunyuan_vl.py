@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers.models.hunyuan_vl.processing_hunyuan_vl import HunYuanVLProcessor
 
-from family_checkpoints import FamilyCheckpoint, Parts
+from family_checkpoints import FamilyCheckpoint, Parts, few_blocks
 
 
 def _processor(tiny: Any, parts: Parts) -> Any:
@@ -20,4 +20,6 @@ CHECKPOINT = FamilyCheckpoint(
     processor=_processor,
     settings={"patch_size": 8, "size": {"shortest_edge": 256, "longest_edge": 2**20}, "resample": 1},
     named={"image_token": "<image>", "image_start_token": "<img>", "image_end_token": "</img>", "pad_token": "<pad>"},
+    small=few_blocks,
+    on_openvino=True,
 )

@@ -6,11 +6,18 @@ from typing import Any
 
 from transformers.models.idefics3.processing_idefics3 import Idefics3Processor
 
-from family_checkpoints import FamilyCheckpoint, Parts
+from family_checkpoints import FamilyCheckpoint, Json, Parts, no_kinds
 
 
 def _processor(tiny: Any, parts: Parts) -> Any:
     return Idefics3Processor(**parts, image_seq_len=tiny.plan.units)
+
+
+def _old(config: Json) -> None:
+    """With what Idefics 2 had."""
+    text, vision, name = config["text_config"], config["vision_config"], config["model_type"]
+    text |= {"_flash_attn_2_enabled": True, "perceiver_config": {"model_type": name, "resampler_n_heads": 16}}
+    vision["size"] = {"longest_edge": vision["image_size"]}
 
 
 CHECKPOINT = FamilyCheckpoint(
@@ -30,4 +37,5 @@ CHECKPOINT = FamilyCheckpoint(
     repository="HuggingFaceM4/Idefics3-8B-Llama3",
     fitted=lambda tiny: {name: {"longest_edge": tiny.size[0]} for name in ("size", "max_image_size")},
     two_tiles={"do_image_splitting": True, "size": {"longest_edge": 128}, "max_image_size": {"longest_edge": 64}},
+    old=(no_kinds, _old),
 )

@@ -34,4 +34,5 @@ CHECKPOINT = FamilyCheckpoint(
         "video_token": "<video>",
     },
     two_tiles={"crop_to_patches": True, "min_patches": 1, "max_patches": 2},
+    on_openvino=True,
 )

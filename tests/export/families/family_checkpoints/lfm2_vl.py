@@ -32,4 +32,6 @@ CHECKPOINT = FamilyCheckpoint(
     repository="LiquidAI/LFM2-VL-450M",
     fitted=lambda tiny: {"patch_size": tiny.config.vision_config.patch_size},
     two_tiles={"tile_size": 64},
+    old=(),
+    on_openvino=True,
 )

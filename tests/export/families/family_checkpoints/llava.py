@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers.models.llava.processing_llava import LlavaProcessor
 
-from family_checkpoints import FamilyCheckpoint, Parts
+from family_checkpoints import FamilyCheckpoint, Parts, no_kinds, token_index
 
 
 def _fitted(tiny: Any) -> dict[str, Any]:
@@ -32,4 +32,6 @@ CHECKPOINT = FamilyCheckpoint(
     settings={"size": {"shortest_edge": 60}, "crop_size": {"height": 60, "width": 60}},
     repository="llava-hf/llava-1.5-7b-hf",
     fitted=_fitted,
+    old=(no_kinds, token_index),
+    graphs=False,
 )

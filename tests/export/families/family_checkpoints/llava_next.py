@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers.models.llava_next.processing_llava_next import LlavaNextProcessor
 
-from family_checkpoints import FamilyCheckpoint, Parts
+from family_checkpoints import FamilyCheckpoint, Parts, no_kinds, token_index
 from family_checkpoints.llava import CHECKPOINT as LLAVA
 from family_checkpoints.llava import COUNTED
 
@@ -24,4 +24,6 @@ CHECKPOINT = FamilyCheckpoint(
     repository="llava-hf/llava-v1.6-mistral-7b-hf",
     fitted=LLAVA.fitted,
     two_tiles={},
+    old=(no_kinds, token_index),
+    cuts_always="every",
 )

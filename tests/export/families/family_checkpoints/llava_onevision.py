@@ -7,7 +7,7 @@ from typing import Any
 from family_processors import Still, still
 from transformers.models.llava_onevision.processing_llava_onevision import LlavaOnevisionProcessor
 
-from family_checkpoints import FamilyCheckpoint, Parts
+from family_checkpoints import FamilyCheckpoint, Parts, no_kinds, token_index
 
 
 def _processor(tiny: Any, parts: Parts) -> Any:
@@ -29,4 +29,8 @@ CHECKPOINT = FamilyCheckpoint(
     repository="llava-hf/llava-onevision-qwen2-0.5b-ov-hf",
     video="<video>\n",
     two_tiles={},
+    old=(no_kinds, token_index),
+    cuts_always="only",
+    nested=True,
+    on_openvino=True,
 )

@@ -6,7 +6,7 @@ from typing import Any
 
 from family_processors import beside_pillow
 
-from family_checkpoints import FamilyCheckpoint, Parts
+from family_checkpoints import FamilyCheckpoint, Parts, no_kinds, scaled_rope, token_index
 
 
 def _processor(tiny: Any, parts: Parts) -> Any:
@@ -21,4 +21,7 @@ CHECKPOINT = FamilyCheckpoint(
     settings={"patch_size": 8, "size": {"longest_edge": 256}},
     repository="mistralai/Ministral-3-3B-Instruct-2512-BF16",
     fitted=lambda tiny: {},
+    old_rope=scaled_rope,
+    old=(no_kinds, token_index),
+    on_openvino=True,
 )

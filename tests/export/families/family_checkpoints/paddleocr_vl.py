@@ -6,11 +6,17 @@ from typing import Any
 
 from transformers.models.paddleocr_vl.processing_paddleocr_vl import PaddleOCRVLProcessor
 
-from family_checkpoints import FamilyCheckpoint, Parts
+from family_checkpoints import FamilyCheckpoint, Json, Parts, no_kinds, scaled_rope
 
 
 def _processor(tiny: Any, parts: Parts) -> Any:
     return PaddleOCRVLProcessor(**parts)
+
+
+def _old(config: Json) -> None:
+    """The text model's fields are the config's own, and the tower has its type."""
+    config |= {**config.pop("text_config"), "model_type": config["model_type"]}
+    config["vision_config"]["model_type"] = config["model_type"]
 
 
 CHECKPOINT = FamilyCheckpoint(
@@ -21,4 +27,6 @@ CHECKPOINT = FamilyCheckpoint(
     settings={"patch_size": 8, "size": {"shortest_edge": 256, "longest_edge": 1048576}},
     repository="PaddlePaddle/PaddleOCR-VL",
     named={"image_token": "<|IMAGE_PLACEHOLDER|>"},
+    old_rope=scaled_rope,
+    old=(no_kinds, _old),
 )

@@ -7,7 +7,7 @@ from typing import Any
 from family_processors import Still, still
 from transformers.models.qwen2_5_vl.processing_qwen2_5_vl import Qwen2_5_VLProcessor
 
-from family_checkpoints import FamilyCheckpoint, Parts
+from family_checkpoints import FamilyCheckpoint, Parts, mrope, no_kinds, text_at_the_top
 
 
 def _processor(tiny: Any, parts: Parts) -> Any:
@@ -20,4 +20,7 @@ CHECKPOINT = FamilyCheckpoint(
     images="qwen2_vl",
     processor=_processor,
     repository="Qwen/Qwen2.5-VL-3B-Instruct",
+    old_rope=mrope,
+    old=(no_kinds, text_at_the_top),
+    on_openvino=True,
 )

@@ -7,11 +7,17 @@ from typing import Any
 from family_processors import Still, still
 from transformers.models.qwen3_vl.processing_qwen3_vl import Qwen3VLProcessor
 
-from family_checkpoints import FamilyCheckpoint, Parts
+from family_checkpoints import FamilyCheckpoint, Json, Parts, plain_rope
 
 
 def _processor(tiny: Any, parts: Parts) -> Any:
     return still(Qwen3VLProcessor)(**parts, video_processor=Still())
+
+
+def _interleaved(config: Json) -> None:
+    plain_rope(config)
+    text, kept = config["text_config"], ("mrope_interleaved", "mrope_section", "rope_type")
+    text["rope_scaling"] = {name: text["rope_parameters"][name] for name in kept}
 
 
 CHECKPOINT = FamilyCheckpoint(
@@ -21,4 +27,5 @@ CHECKPOINT = FamilyCheckpoint(
     processor=_processor,
     settings={"patch_size": 8, "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]},
     repository="Qwen/Qwen3-VL-4B-Instruct",
+    old_rope=_interleaved,
 )

@@ -7,6 +7,7 @@ from unittest import mock
 
 from family_processors import Still, still
 from transformers.models.smolvlm import processing_smolvlm
+from transformers.models.smolvlm.modeling_smolvlm import SmolVLMModel
 
 from family_checkpoints import FamilyCheckpoint, Parts
 from family_checkpoints.idefics3 import CHECKPOINT as IDEFICS3
@@ -28,4 +29,7 @@ CHECKPOINT = FamilyCheckpoint(
     video="<video>",
     fitted=IDEFICS3.fitted,
     two_tiles={"do_image_splitting": True, "size": {"longest_edge": 200}, "max_image_size": {"longest_edge": 100}},
+    old=IDEFICS3.old,
+    runs=lambda: not hasattr(SmolVLMModel, "inputs_merger"),  # it needs 5.23
+    graphs=False,
 )
