@@ -14,7 +14,7 @@ import json
 
 from luvc_export.bundle import hashing
 from luvc_export.bundle.folder import Bundle
-from luvc_export.core.files.remembered import cache_folder
+from luvc_export.core.files.folders import cache_folder
 from luvc_export.core.files.safe_files import write_whole
 from luvc_export.errors import LuvcError
 

@@ -19,8 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from luvc_export.bundle.manifest import FileRecord
-from luvc_export.core.files.folders import list_names, private_folder
-from luvc_export.core.files.remembered import cache_folder
+from luvc_export.core.files.folders import cache_folder, list_names, private_folder
 from luvc_export.core.files.safe_files import create, is_own, open_regular, write_whole
 from luvc_export.errors import BundleError
 

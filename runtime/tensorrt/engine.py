@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from luvc_export.bundle.manifest import EngineFile
-from luvc_export.core.files.folders import private_folder
-from luvc_export.core.files.remembered import cache_folder
+from luvc_export.core.files.folders import cache_folder, private_folder
 from luvc_export.core.files.safe_files import read_own, write_whole
 from luvc_export.errors import BundleError, MachineError
 from luvc_export.runtime.memory import SHORT_ON_GPU

@@ -31,6 +31,12 @@ _CHUNK = 2**20
 _LEFT_BY_PYTHON = "__pycache__"
 
 
+def cache_folder() -> Path:
+    """The user's cache folder of this package."""
+    base = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA") or Path.home() / ".cache"
+    return Path(base) / "luvc-export"
+
+
 def walk(folder: Path, links: bool = False, hidden: bool = True) -> Iterator[str]:
     """Names of the regular files below ``folder``, relative to it with ``/`` between, as the system lists them.
 

@@ -5,21 +5,14 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from luvc_export.core.files.folders import private_folder
+from luvc_export.core.files.folders import cache_folder, private_folder
 from luvc_export.core.files.json_file import parse_json
 from luvc_export.core.files.safe_files import read_own, write_whole
 from luvc_export.errors import UsageError
-
-
-def cache_folder() -> Path:
-    """The user's cache folder of this package."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA") or Path.home() / ".cache"
-    return Path(base) / "luvc-export"
 
 
 def recall(kind: str, key: Mapping[str, Any]) -> dict[str, Any]:

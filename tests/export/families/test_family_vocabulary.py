@@ -115,7 +115,7 @@ def test_rows_of_other_tokens_would_show(exported: Any) -> None:
     checkpoint = open_checkpoint(str(bundle.folder.parent / "checkpoint"))
     chosen = ChosenTokens((3, 4, 9), "test")
     tensors = weights.stored(tiny.model, checkpoint)
-    reduced(weights.skeleton(checkpoint, "fp32"), tensors, chosen, "fp32")
+    reduced(weights.skeleton(checkpoint, "fp32"), tensors, chosen.ids, "fp32")
     place = {"lm_head.weight": weights.copy_plan(tensors)["lm_head.weight"]}
     folder = bundle.folder.parent
 

@@ -94,7 +94,7 @@ def _ruff(*files: Path) -> None:
 @pytest.mark.parametrize("name", ["vipllava", "glm4v"])
 def test_the_files_are_in_the_house_s_form(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """One that some family is like, and what it lists on the screen is what the file lists."""
-    new_family(name, tmp_path, True)
+    new_family(model_type=name, output=tmp_path, as_json=True)
     written = json.loads(capsys.readouterr().out)
     assert written["files"] == [str(tmp_path / f"{name}.py"), str(tmp_path / f"{name}_checkpoint.py")]
     _ruff(*map(Path, written["files"]))
@@ -105,7 +105,7 @@ def test_the_files_are_in_the_house_s_form(name: str, tmp_path: Path, capsys: py
     asked = " ".join(written["open_questions"])
     assert all(word in asked for word in ("merge order", "positions", "soft caps", "template"))
     with pytest.raises(UsageError, match=r"this file is there already(.|\n)*name another folder"):
-        new_family(name, tmp_path, True)
+        new_family(model_type=name, output=tmp_path, as_json=True)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_the_files_are_in_the_house_s_form(name: str, tmp_path: Path, capsys: py
 )
 def test_types_without_a_skeleton(name: str, refusal: str, tmp_path: Path) -> None:
     with pytest.raises((UsageError, MachineError), match=refusal):
-        new_family(name, tmp_path, True)
+        new_family(model_type=name, output=tmp_path, as_json=True)
     assert not [*tmp_path.iterdir()]
 
 

@@ -140,8 +140,8 @@ def test_parity_compares_what_codes_stand_for(
 
     assert not failed()
     calls: Any = candidate.calls
-    right = calls._stands_for
-    calls._stands_for = lambda values: [value * np.float32(1.2) for value in right(values)]
+    right = calls.states
+    calls.states = lambda cache: [value * np.float32(1.2) for value in right(cache)]
     assert "relative L2" in failed()
 
 

@@ -156,7 +156,7 @@ def test_a_field_that_is_wrong_is_named_as_it_was_sent(client: Client, change: A
 @pytest.mark.parametrize(
     ("path", "way"),
     [("/v1/responses/resp_1/cancel", "GET and DELETE"),
-     ("/v1/rerank", "/v1/models"), ("/v2", "/v1/models")],
+     ("/v1/rerankers", "/v1/models"), ("/v2", "/v1/models")],
 )  # fmt: skip
 def test_what_is_not_here_says_where_to_go(client: Client, path: str, way: str) -> None:
     reply = client.call("POST", path, b"{}")
