@@ -142,7 +142,7 @@ def _pair(
         best = devices.arithmetic(devices.find(), arithmetic)
         settings |= {"narrow_floats": quantised is not None and best == "bf16", "head": "own"}
         settings["activation_group"] = ACTIVATION_GROUPS.get(quantised.precision) if quantised else None
-        computed = arithmetic if bundle.entry(first).quantised else computed
+        computed = arithmetic if quantised is None and first != last else computed
     steps = _open(second, bundle, last, threads, False, allow_unverified, computed, **settings)
     lent = {"head": steps} if second == "openvino" else {}
     prompts = _open("openvino", bundle, first, threads, False, allow_unverified, arithmetic, **lent)

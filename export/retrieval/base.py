@@ -109,14 +109,14 @@ def _as_inner(model: Any) -> Any:
 
 
 def processor_texts(folder: Path, usual: Mapping[str, str]) -> dict[str, str]:
-    """What a processor writes around inputs: of ``processor_config.json``, or what transformers has for it.
+    """What a processor writes around inputs: of ``processor_config.json``, or where that has none, as transformers.
 
     Raises:
         CheckpointError: One is no text.
     """
     path = folder / "processor_config.json"
     stated = checkpoint_json(path) if path.is_file() else {}
-    texts = {name: stated.get(name) or text for name, text in usual.items()}
+    texts = {name: text if stated.get(name) is None else stated[name] for name, text in usual.items()}
     for name, text in texts.items():
         if not isinstance(text, str) or len(text) > _LONGEST:
             raise CheckpointError(

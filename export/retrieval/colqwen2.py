@@ -43,7 +43,7 @@ class ColQwen2(RetrievalFamily):
         page = "<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>Describe the image.<|im_end|><|endoftext|>"
         texts = processor_texts(folder, {"visual_prompt_prefix": page, "query_prefix": "Query: "})
         behind = padding_token(folder, "<|endoftext|>") * 10 + "\n"
-        return one_input(texts["visual_prompt_prefix"], (texts["query_prefix"], behind))
+        return one_input(texts["visual_prompt_prefix"] or page, (texts["query_prefix"] or "Query: ", behind))
 
     def reference_inputs(self, config: Any, prompt: ReferencePrompt) -> dict[str, Any]:
         """Those of Qwen2-VL, patches of one picture a row."""

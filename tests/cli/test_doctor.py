@@ -118,3 +118,8 @@ def test_what_engines_have_is_asked_once(
     os.utime(cache / "luvc-export" / "steps", (1, 1))
     machine()
     assert len(asked) == 4
+    monkeypatch.setattr(doctor, "VERSION", "0.1")
+    monkeypatch.setattr(doctor, "_providers", list)
+    machine()
+    machine()
+    assert len(asked) == 6, "an engine that is there and gives nothing may be mended"

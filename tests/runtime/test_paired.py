@@ -218,8 +218,9 @@ def test_auto_needs_memory_for_both(short_bundle: Bundle, monkeypatch: pytest.Mo
 def test_steps_of_codes_keep_what_is_not_coded_in_bf16(short_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("luvc_export.runtime.confined.first_run.check", lambda *asked: None)
     bf16 = "bf16" in devices.find("CPU").arithmetics
-    coded = open_backend("openvino+openvino", with_codes(short_bundle), threads=1)
-    assert isinstance(coded, PairedBackend) and coded.narrow_floats == (coded.arithmetic == "bf16+fp32") == bf16
+    for own in (True, False):  # whether the plan in floats is there
+        coded = open_backend("openvino+openvino", with_codes(short_bundle, own=own), threads=1)
+        assert isinstance(coded, PairedBackend) and coded.narrow_floats == (coded.arithmetic == "bf16+fp32") == bf16
     for name, plan in (("openvino+cpu", None), ("openvino+openvino", "none")):
         other = open_backend(name, with_codes(short_bundle), plan, 1)
         assert isinstance(other, PairedBackend) and not other.narrow_floats

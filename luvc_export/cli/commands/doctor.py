@@ -129,7 +129,9 @@ def _measured(versions: list[dict[str, str]]) -> dict[str, Any]:
     products, (steps, settled) = _products(), _steps()
     facts = {"cpu_features": features, "onnxruntime_providers": _providers(), "openvino_devices": _devices()}
     facts |= {"products": products, "steps": steps}
-    if settled:
+    installed = {name.partition("-")[0] for part in versions for name in part}
+    asked = {"onnxruntime": "onnxruntime_providers", "openvino": "openvino_devices"}
+    if settled and all(facts[what] for engine, what in asked.items() if engine in installed):  # else it may be mended
         keep("doctor", key | {"stamps": [(cache_folder() / "steps").stat().st_mtime_ns, *stamps[1:]]}, facts)
     return facts
 

@@ -124,9 +124,12 @@ class InputsRequest:
 
     @property
     def chat(self) -> ChatRequest:
-        """All of its parts, for who weighs what it takes to prepare them."""
-        shown = [part for one in self.inputs for message in one.messages for part in parts_of(message)]
-        return ChatRequest([ChatMessage("user", [*shown, *(self.inputs[0].query or ())])], self.model)
+        """All of its parts, for who weighs what it takes to prepare them: a query's once for each of its documents."""
+        parts: list[Part] = []
+        for one in self.inputs:
+            parts += one.query or ()
+            parts += [part for message in one.messages for part in parts_of(message)]
+        return ChatRequest([ChatMessage("user", parts)], self.model)
 
 
 def check_count(count: int, where: str) -> None:
@@ -183,7 +186,8 @@ def plan_of(asked: InputsRequest, asker: Asker) -> AnswerPlan:
         raise explained(error, str(error.where)) from error
     pictures = sum(isinstance(part, ImagePart) for part in parts_of(asked.chat.messages[0]))
     if pictures > asker.max_images:
-        message = f"there are {pictures} pictures; expected: at most {asker.max_images} a request (--max-images)"
+        message = f"there are {pictures} pictures, a query's once for each document"
+        message += f"; expected: at most {asker.max_images} a request (--max-images)"
         raise bad_request(message, asked.inputs[0].where, "too_many_images")
     return AnswerPlan(Sampling(), values=template_values(embedding_of(bundle)))
 

@@ -21,6 +21,8 @@ from luvc_export.core.tasks import Embedding
 from luvc_export.errors import BundleError, CheckpointError, UsageError
 from luvc_export.export.llm.vectors import merged, to_the_end
 from luvc_export.export.retrieval.base import one_input
+from luvc_export.export.retrieval.colpali import FAMILY as COLPALI
+from luvc_export.export.retrieval.colqwen2 import FAMILY as COLQWEN2
 from luvc_export.pipeline import export_bundle
 from luvc_export.runtime.engine.embed import late_interaction
 from luvc_export.runtime.session import Session
@@ -206,6 +208,16 @@ def test_what_is_refused(folders: Callable[[str], Path], opened: Any, pages: Seq
     for spoilt in ({"merged": [0, 2]}, {"merged": [2, 65]}, {"pooling": "last"}, {"width": 0}, {"width": 2**20}):
         with pytest.raises(BundleError, match="does not say how it embeds"):
             Manifest.from_json({**data, "embedding": data["embedding"] | spoilt}, "luvc.json")
+
+
+def test_a_processor_that_writes_nothing(tmp_path: Path) -> None:
+    """ColPali's writes nothing where it says so; ColQwen2's takes that for nothing said, as transformers'."""
+    (tmp_path / "processor_config.json").write_text(
+        '{"visual_prompt_prefix": "", "query_prefix": ""}', encoding="utf-8"
+    )
+    (tmp_path / "tokenizer_config.json").write_text("{}", encoding="utf-8")
+    pali, qwen = (family.prompts(tmp_path) for family in (COLPALI, COLQWEN2))
+    assert "Question: " not in pali and "Describe" not in pali and "Query: " in qwen and "Describe" in qwen
 
 
 def test_a_processor_that_says_no_text(folders: Callable[[str], Path], tmp_path: Path) -> None:

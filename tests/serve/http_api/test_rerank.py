@@ -104,6 +104,7 @@ def test_pictures_are_documents(asked: Client, judge: Session) -> None:
         ({"query": QUERY, "documents": [{"content": [{"type": ["text"]}]}]}, "documents", "text and image_url"),
         ({"query": QUERY, "documents": [{"image": "not a picture"}]}, "documents", ""),
         ({"query": QUERY, "documents": [{"image": "data:image/png;base64,AAAA"}] * 3}, "documents[0]", "at most 2"),
+        ({"query": {"image": "data:image/png;base64,AAAA"}, "documents": ["x"] * 3}, "documents[0]", "at most 2"),
         ({"query": QUERY, "documents": TEXTS, "top_n": 0}, "top_n", "at least 1"),
         ({"query": QUERY, "documents": TEXTS, "top_n": True}, "top_n", "at least 1"),
         ({"query": QUERY, "documents": TEXTS, "return_documents": "yes"}, "return_documents", "true or false"),
