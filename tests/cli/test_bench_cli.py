@@ -77,6 +77,7 @@ def test_plans_that_are_open_stand_in_the_table() -> None:
     ]
 
 
+@pytest.mark.slow(beside="cli/test_bench_cli.py::test_bench_compares_two_plans")
 def test_sweeps_write_a_picture_and_a_page(cli: Cli, short_bundle: Bundle, tmp_path: Path) -> None:
     code, out, _ = cli("bench", short_bundle.folder, "--sweep", "budget", "-o", tmp_path / "out", "--json", *QUICK)
     data = json.loads(out)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from cli_words import Cli
 from PIL import Image
+from slow_cases import slow_but
 
 from luvc_export.bundle.folder import Bundle
 from luvc_export.demo.questions import cases
@@ -70,7 +71,7 @@ def test_bench_times_both_back_ends(cli: Cli, demo_bundle: Bundle) -> None:
     assert isinstance(json.loads(out)["machine"]["cpu_features"], list)
 
 
-@pytest.mark.parametrize("arithmetic", device.find("CPU").arithmetics)
+@pytest.mark.parametrize("arithmetic", slow_but(device.find("CPU").arithmetics[-1:], device.find("CPU").arithmetics))
 def test_parity_takes_it_as_a_side(cli: Cli, demo_bundle: Bundle, arithmetic: str) -> None:
     """In bf16, too, every gate passes, though units merge with other neighbours."""
     sides = (f"onnx:{demo_bundle.folder}#thirds", f"openvino:{demo_bundle.folder}#thirds")

@@ -142,6 +142,7 @@ def test_a_stranger_s_pack_with_caches_in_place_runs_in_a_helper_first(
     assert len([*marks.iterdir()]) == 1
 
 
+@pytest.mark.slow(beside="packing/test_pack.py::test_each_file_of_a_pack_changed_is_refused")
 def test_plugins_travel_with_the_pack(
     unpadded_bundle: Bundle, tmp_path: Path, board: Path, verify: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

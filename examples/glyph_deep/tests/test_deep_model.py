@@ -219,6 +219,7 @@ def test_the_committed_weights_answer_and_the_evaluations_verdicts_are_those_of_
         assert np.mean(greedy) >= least
 
 
+@pytest.mark.slow(beside="calibration/ablation/test_ablation.py::test_the_engine_says_what_greedy_decoding_says")
 def test_the_comparison_measures_every_section_and_goes_on_where_it_stopped(tmp_path, monkeypatch):
     few = variants.methods
     monkeypatch.setattr(variants, "methods", lambda plan, tuned, skip=(): few(plan, tuned, skip)[:4])

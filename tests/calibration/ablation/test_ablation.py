@@ -131,6 +131,7 @@ def test_an_unknown_task_suggests_one() -> None:
         find("glyphs")
 
 
+@pytest.mark.slow(beside="calibration/ablation/test_ablation.py::test_the_engine_says_what_greedy_decoding_says")
 def test_tables_and_plots_come_from_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The whole document with invented verdicts: every section is written, nothing is measured."""
     from luvc_export.calibration.ablation import run as runs

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import pytest
+from slow_cases import slow_but
 from typer.testing import CliRunner
 
 from luvc_export import load_bundle
@@ -107,7 +108,7 @@ def test_every_product_with_a_weight_is_a_site_and_the_ends_stay_high(short_bund
     assert not any("norm" in name for name in products)
 
 
-@pytest.mark.parametrize("name", ["int8", "fp8", "int4", "nvfp4", "q8", "q4"])
+@pytest.mark.parametrize("name", slow_but(["int8", "q4"], ["int8", "fp8", "int4", "nvfp4", "q8", "q4"]))
 def test_nothing_changes_where_all_stay_high_and_little_where_none_does(
     short_bundle: Bundle, data: CalibrationSet, seen: dict[str, Statistics], tmp_path: Path, name: str
 ) -> None:
@@ -125,7 +126,9 @@ def test_nothing_changes_where_all_stay_high_and_little_where_none_does(
     assert 1e-4 < moved(()) < 0.5
 
 
-@pytest.mark.parametrize(("name", "kinds"), [("int8", {"i8"}), ("q8", {"u8", "i8"}), ("q4", {"u4", "i4"})])
+@pytest.mark.parametrize(
+    ("name", "kinds"), slow_but(["int8"], [("int8", {"i8"}), ("q8", {"u8", "i8"}), ("q4", {"u4", "i4"})])
+)
 def test_openvino_runs_products_on_integer_kernels(
     short_bundle: Bundle, data: CalibrationSet, seen: dict[str, Statistics], tmp_path: Path, name: str, kinds: set[str]
 ) -> None:

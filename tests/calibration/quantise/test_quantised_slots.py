@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from growing import stepped
 from numpy.typing import NDArray
+from slow_cases import slow_but
 
 from luvc_export.bundle.folder import load
 from luvc_export.calibration import datasets
@@ -70,7 +71,10 @@ def worst(session: Session, floats: dict[str | None, NDArray[np.float32]]) -> fl
 
 @pytest.mark.parametrize(
     ("plan", "backend"),
-    [("thirds_quantized", "cpu"), ("thirds_q4", "cpu"), ("thirds_quantized", "openvino+cpu")],
+    slow_but(
+        [("thirds_q4", "cpu")],
+        [("thirds_quantized", "cpu"), ("thirds_q4", "cpu"), ("thirds_quantized", "openvino+cpu")],
+    ),
 )
 def test_an_adapter_beside_codes_does_what_it_does(
     coded: Path, lora: Path, floats: dict[str | None, NDArray[np.float32]], plan: str, backend: str

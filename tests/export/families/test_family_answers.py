@@ -9,9 +9,10 @@ import family_chat
 import family_harness as harness
 import pytest
 import torch
-from family_checkpoints import find
+from family_checkpoints import find, quick
 from family_harness import GREEDY, MADE_HERE, Case, case
 from family_questions import scenery
+from slow_cases import slow_but
 from torch_backend import TorchBackend
 
 from luvc_export.bundle.folder import Bundle, record
@@ -82,7 +83,7 @@ def theirs(tiny: Case, messages: list[Any], shown: list[Any], **images: Any) -> 
     return inputs["input_ids"][0].tolist(), harness.reference_greedy(tiny, inputs)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", slow_but(quick(), FAMILIES))
 def test_a_chat_is_answered_as_by_transformers(name: str, tmp_path: Path) -> None:
     """No picture, one, two: with a system prompt, through the checkpoint's own chat template.
 
@@ -106,7 +107,7 @@ SPLITTING = {name: dict(cut) for name in FAMILIES if (cut := find(name).two_tile
 
 
 @pytest.mark.parametrize("tall", [False, True])
-@pytest.mark.parametrize("name", SPLITTING)
+@pytest.mark.parametrize("name", slow_but(quick(), SPLITTING))
 def test_tiles_are_cut_and_written_as_by_transformers(name: str, tall: bool, tmp_path: Path) -> None:
     """One bundle, two grids: the picture's shape decides. Uncompressed, so every token has its own place."""
     tiny = case(name)

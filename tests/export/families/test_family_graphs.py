@@ -15,6 +15,7 @@ import onnx
 import pytest
 from family_harness import MADE_HERE, TOLERANCE
 from family_questions import exportable, few, questions, scenery
+from slow_cases import slow_but
 from test_family_answers import chat, pictures
 from torch_backend import TorchBackend
 
@@ -35,7 +36,7 @@ from luvc_export.runtime.state import Step
 ALIKE = {"idefics3": "smolvlm", "llava_next": "llava_onevision"}
 #: Exported with other plans by test_family_vocabulary.py and test_family_plans.py, or of parts that others' graphs have
 #: (a tower of theirs, a plain decoder); with the default plan in make slow.
-ELSEWHERE = tuple(name for name in MADE_HERE if not family_checkpoints.find(name).graphs)
+ELSEWHERE = tuple(name for name in MADE_HERE if not family_checkpoints.find(name).quick)
 FAMILIES = tuple(name for name in MADE_HERE if name not in (*ALIKE, *ELSEWHERE))
 #: Whose wide pictures are cut to tiles; the second also ends the rows of the whole one.
 CUT = ("internvl", "llava_onevision")
@@ -142,10 +143,12 @@ def test_onnx_equals_compressed_torch(name: str, exported: Any, on_cpu: Any) -> 
     beside="export/families/test_family_vocabulary.py::test_logits_of_kept_tokens_are_those_of_the_full_head"
 )
 @pytest.mark.parametrize("name", ELSEWHERE)
-def test_so_do_those_of_families_that_are_exported_elsewhere(name: str, exported: Any, on_cpu: Any) -> None:
+def test_so_do_those_of_other_families(name: str, exported: Any, on_cpu: Any, on_openvino: Any) -> None:
     test_onnx_equals_compressed_torch(name, exported, on_cpu)
     test_padding_is_kept_last_as_in_torch(name, exported, on_cpu)
     test_graphs_pass_lint_and_are_parsed_without_a_gpu(name, exported)
+    if family_checkpoints.find(name).on_openvino:
+        test_openvino_answers_as_onnx_runtime(name, on_openvino)
 
 
 @pytest.fixture(scope="module")
@@ -253,7 +256,7 @@ def test_padding_is_kept_last_as_in_torch(name: str, exported: Any, on_cpu: Any)
     assert changed
 
 
-@pytest.mark.parametrize("name", CALIBRATED)
+@pytest.mark.parametrize("name", slow_but(["gemma4", "qwen3_5"], CALIBRATED))
 def test_parity_and_calibration_take_the_bundle(name: str, exported: Any, tmp_path: Path) -> None:
     """Padded pictures and several; the reference is torch in one, the plan itself in the other."""
     bundle = exported(name)

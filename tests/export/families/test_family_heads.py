@@ -13,9 +13,11 @@ import family_chat
 import family_harness as harness
 import pytest
 import torch
+from family_checkpoints import quick
 from family_harness import MADE_HERE, SABOTAGE, TOLERANCE, Case, build
 from family_questions import questions, small
 from safetensors.torch import load_file, save_file
+from slow_cases import slow_but
 
 from luvc_export import export_bundle
 from luvc_export.calibration import runners
@@ -76,7 +78,10 @@ def text_logits(tiny: Case) -> torch.Tensor:
 
 @pytest.mark.parametrize(
     ("name", "kind"),
-    [(name, kind) for at, name in enumerate(MADE_HERE) for kind in ("differs", ("equal", "head alone")[at % 2])],
+    slow_but(
+        quick(),
+        [(name, kind) for at, name in enumerate(MADE_HERE) for kind in ("differs", ("equal", "head alone")[at % 2])],
+    ),
 )
 def test_the_head_is_the_one_that_transformers_loads(name: str, kind: Kind, tmp_path: Path) -> None:
     tiny = tied(name)

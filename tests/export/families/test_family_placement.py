@@ -9,7 +9,9 @@ import family_chat
 import family_harness as harness
 import pytest
 import torch
+from family_checkpoints import quick
 from family_harness import MADE_HERE, TOLERANCE, case
+from slow_cases import slow_but
 from test_family_answers import chat, pictures, session
 
 from luvc_export.errors import UsageError
@@ -27,7 +29,7 @@ REFUSED = [
 FAMILIES = [name for name in MADE_HERE if name not in REFUSED]
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", slow_but(quick(), FAMILIES))
 def test_generate_inside_transformers(name: str, tmp_path: Path) -> None:
     tiny = case(name)
     ours = session(tiny, tmp_path, tiny.thirds)

@@ -8,8 +8,10 @@ from typing import Any
 
 import family_chat
 import pytest
+from family_checkpoints import quick
 from family_harness import MADE_HERE
 from family_questions import SLIDING, TILED, exportable, few, questions, small
+from slow_cases import slow_but
 
 from luvc_export.calibration import runners
 from luvc_export.calibration.budgets.run import budgets
@@ -75,7 +77,7 @@ JOINT = ("gemma4", "qwen2_vl", "qwen3_vl", "llava_onevision")
 ALL = [*KINDS, *((name, "joint") for name in JOINT), ("llava_onevision", "whole")]
 
 
-@pytest.mark.parametrize(("name", "kind"), ALL)
+@pytest.mark.parametrize(("name", "kind"), slow_but(quick(), ALL))
 def test_the_uncompressed_plan_is_transformers(name: str, kind: str, saved: Any) -> None:
     """Every tensor that enters a layer, caches, logits and answers; also where one budget is of a whole video."""
     checkpoint = saved(name)
@@ -124,7 +126,9 @@ def test_a_reference_that_reads_otherwise_is_told(
     assert not parity(left, right, asked, observe=1, longest=1).passed
 
 
-@pytest.mark.parametrize(("name", "kind"), [cell for cell in SEARCHED if cell[0] in FAMILIES])
+@pytest.mark.parametrize(
+    ("name", "kind"), slow_but(["qwen2_5_vl", "gemma4"], [cell for cell in SEARCHED if cell[0] in FAMILIES])
+)
 def test_budgets_are_searched(name: str, kind: str, saved: Any) -> None:
     """The uncompressed model repeats its answers (else the search refuses), and the plan has the right span.
 

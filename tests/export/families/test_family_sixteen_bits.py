@@ -12,6 +12,7 @@ import pytest
 from family_harness import build
 from family_questions import exportable
 from made_once import made_once
+from slow_cases import slow_but
 
 ROOT = Path(__file__).resolve().parents[3]
 sys.path.append(str(ROOT / "benchmarks/measure/matrix"))
@@ -80,7 +81,7 @@ def test_a_graph_of_a_wrong_type_differs(cells: Cells) -> None:
     assert cells(NAME, PLAN, DTYPE, ["checker"])["checks"]["checker"].startswith("differs: ")
 
 
-@pytest.mark.parametrize("kind", [PLAN, WEIGHTS[0]])
+@pytest.mark.parametrize("kind", slow_but([PLAN], [PLAN, WEIGHTS[0]]))
 def test_a_wrong_answer_differs(cells: Cells, kind: str) -> None:
     """The bundle is held to another model of the same shape, and codes to those of that model too."""
     pytest.importorskip("openvino")

@@ -163,6 +163,7 @@ def test_graphs_say_what_torch_says(tiny: Case, bundle: Bundle, backend: str) ->
     assert seen.kept[1][0].tolist() == places.tolist()
 
 
+@pytest.mark.slow(beside="engines/test_build_bundle.py::test_the_entry_describes_the_engines")
 def test_an_engine_is_built_of_it(bundle: Bundle) -> None:
     pytest.importorskip("tensorrt_rtx", reason="pip install 'luvc-export[rtx]' to build engines")
     build_engine(bundle.folder, "rtx-ada", "striped", precision="fp16")

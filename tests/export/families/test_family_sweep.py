@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from family_checkpoints import quick
+from slow_cases import slow_but
 
 ROOT = Path(__file__).resolve().parents[3]
 sys.path.append(str(ROOT / "benchmarks/measure/matrix"))
@@ -16,7 +18,7 @@ import config_sweep  # noqa: E402
 FOUND = json.loads(config_sweep.FIGURES.read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize("name", config_sweep.DRAWN)
+@pytest.mark.parametrize("name", slow_but(quick(), config_sweep.DRAWN))
 def test_some_configs_are_still_equal_or_refused(name: str) -> None:
     refused = {number for numbers in FOUND[name]["refused"].values() for number in numbers}
     for number in (0, 1, *sorted(refused)[:1]):

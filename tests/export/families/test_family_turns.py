@@ -7,8 +7,9 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
-from family_checkpoints import find
+from family_checkpoints import find, quick
 from family_harness import MADE_HERE, case
+from slow_cases import slow_but
 from test_family_answers import chat, pictures, session, theirs
 from torch_backend import TorchBackend
 
@@ -42,7 +43,8 @@ def turns(answer: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(
-    ("name", "plan"), [*((name, "none") for name in FAMILIES), *((name, "thirds") for name in PRUNED)]
+    ("name", "plan"),
+    slow_but(quick(), [*((name, "none") for name in FAMILIES), *((name, "thirds") for name in PRUNED)]),
 )
 def test_a_second_turn_equals_the_whole_chat(name: str, plan: str, tmp_path: Path) -> None:
     """Uncompressed it equals Hugging Face; compressed, a run over everything: what is kept does not hang on what is

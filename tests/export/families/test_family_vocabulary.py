@@ -16,6 +16,7 @@ import pytest
 from family_harness import TOLERANCE
 from family_questions import questions, small
 from PIL import Image
+from slow_cases import slow_but
 from test_family_answers import chat, pictures
 from tokenizers import Tokenizer
 from torch import nn
@@ -52,7 +53,9 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return export
 
 
-@pytest.mark.parametrize(("name", "backend"), [("llava", "cpu"), ("llava", "openvino"), ("smolvlm", "cpu")])
+@pytest.mark.parametrize(
+    ("name", "backend"), slow_but(["llava"], [("llava", "cpu"), ("llava", "openvino"), ("smolvlm", "cpu")])
+)
 def test_logits_of_kept_tokens_are_those_of_the_full_head(name: str, backend: str, exported: Any) -> None:
     pytest.importorskip("openvino" if backend == "openvino" else "onnxruntime")
     tiny, bundle = small(name, LAYERS), exported(name)
@@ -74,7 +77,7 @@ def test_logits_of_kept_tokens_are_those_of_the_full_head(name: str, backend: st
     assert any("tokens, chosen by some.json" in note for note in ours.notes)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", slow_but(["llava"], FAMILIES))
 def test_the_bundle_holds_the_rows_and_says_so(name: str, exported: Any, capsys: pytest.CaptureFixture[str]) -> None:
     """A head of its own is left out; one that is the embedding stays for the prompts."""
     bundle = exported(name)

@@ -14,6 +14,7 @@ from family_harness import SABOTAGE, TOLERANCE, Case
 from family_questions import WINDOW, exportable
 from growing import stepped
 from numpy.typing import NDArray
+from slow_cases import slow_but
 from test_family_answers import pictures, session, theirs
 from test_family_turns import first_turn, turns
 from test_sliding_windows import FAMILIES, Bundles, pruned, sliding
@@ -90,7 +91,10 @@ def answers(
     return logits, most, first
 
 
-@pytest.mark.parametrize(("name", "seed"), [("gemma3", 0), ("gemma3", 1), ("gemma4", 1), ("gemma4", 2)])
+@pytest.mark.parametrize(
+    ("name", "seed"),
+    slow_but([("gemma3", 0), ("gemma4", 1)], [("gemma3", 0), ("gemma3", 1), ("gemma4", 1), ("gemma4", 2)]),
+)
 def test_random_conversations_are_answered_as_from_whole_caches(name: str, seed: int, tmp_path: Path) -> None:
     """Any lengths, windows of 8, 12 and 16, with and without prunes; plan none as transformers with all at once."""
     random = np.random.default_rng(seed)
@@ -197,7 +201,9 @@ def exact(tiny: Case, bundle: Bundle, request: Any, seed: int) -> tuple[torch.Te
     return torch.from_numpy(np.stack(logits)), step.state.cache
 
 
-@pytest.mark.parametrize(("name", "backend"), [("gemma3", "cpu"), ("gemma4", "cpu"), ("gemma3", "openvino")])
+@pytest.mark.parametrize(
+    ("name", "backend"), slow_but(["gemma3"], [("gemma3", "cpu"), ("gemma4", "cpu"), ("gemma3", "openvino")])
+)
 def test_graphs_take_what_is_left(name: str, backend: str, bundles: Bundles) -> None:
     """Answers longer than the window, alone and in rows that come and go, of which fewer have left."""
     if backend != "cpu":
@@ -254,7 +260,9 @@ def test_a_bundle_of_before_keeps_all_rows(bundles: Bundles) -> None:
     assert harness.difference(logits, expected) < TOLERANCE and cache.lengths == all_rows.lengths
 
 
-@pytest.mark.parametrize(("name", "backend"), [("gemma3", "cpu"), ("gemma4", "cpu"), ("gemma4", "openvino")])
+@pytest.mark.parametrize(
+    ("name", "backend"), slow_but(["gemma4"], [("gemma3", "cpu"), ("gemma4", "cpu"), ("gemma4", "openvino")])
+)
 def test_drafts_that_are_taken_back_need_no_row_that_left(name: str, backend: str, bundles: Bundles) -> None:
     if backend != "cpu":
         pytest.importorskip("openvino", reason="pip install 'luvc-export[openvino]'")

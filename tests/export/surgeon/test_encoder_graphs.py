@@ -10,6 +10,7 @@ import encoder_cache
 import onnx
 import pytest
 from flat_plans import replan
+from slow_cases import slow_but
 from surgery_harness import PLUGINS, RTX, TRT103, Traced, broken, cut, edited, equal
 
 from luvc_export.core.plan import EncoderPrune
@@ -20,7 +21,8 @@ from luvc_export.export.surgeon.passes import fuse_orthogonal_merge
 
 
 @pytest.mark.parametrize(
-    ("target", "precision"), [(ORT_CPU, "fp32"), (RTX, "fp32"), (TRT103, "fp32"), (PLUGINS, "fp32")]
+    ("target", "precision"),
+    slow_but([ORT_CPU, PLUGINS], [(ORT_CPU, "fp32"), (RTX, "fp32"), (TRT103, "fp32"), (PLUGINS, "fp32")]),
 )
 def test_whole_list(inside: Traced, target: TargetSpec, precision: Any) -> None:
     """The list ends with lint for the target's dialect."""

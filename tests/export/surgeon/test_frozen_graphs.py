@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from slow_cases import slow_but
 from surgery_harness import INLINED, INPLACE, PLUGINS, RTX, TRT103, Traced, cut, edited, equal, feeds, run
 
 from luvc_export.calibration.runners.probes import add_hidden_outputs, hidden_name
@@ -17,7 +18,7 @@ from luvc_export.export.surgeon import lint
 
 @pytest.mark.parametrize(
     ("target", "precision"),
-    [(INLINED, "fp32"), (ORT_CPU, "fp32"), (RTX, "fp16"), (TRT103, "fp32"), (TRT103, "fp16")],
+    slow_but([INLINED, RTX], [(INLINED, "fp32"), (ORT_CPU, "fp32"), (RTX, "fp16"), (TRT103, "fp32"), (TRT103, "fp16")]),
     ids=["inlined", "cpu", "rtx-fp16", "primitive-fp32", "primitive-fp16"],
 )
 def test_every_dialect_computes_the_same(frozen: Traced, target: TargetSpec, precision: Any) -> None:

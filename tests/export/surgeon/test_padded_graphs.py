@@ -9,6 +9,7 @@ import onnx
 import pytest
 from native_kernels import Native
 from plugin_runner import run_with_kernels
+from slow_cases import slow_but
 from surgery_harness import (
     CASES,
     PLUGINS,
@@ -36,7 +37,8 @@ VOID = {"vision": "padding", "decoder": "visual_padding"}
 
 
 @pytest.mark.parametrize(
-    ("target", "precision"), [(ORT_CPU, "fp32"), (RTX, "fp16"), (TRT103, "fp32"), (TRT103, "fp16")]
+    ("target", "precision"),
+    slow_but([ORT_CPU, RTX], [(ORT_CPU, "fp32"), (RTX, "fp16"), (TRT103, "fp32"), (TRT103, "fp16")]),
 )
 @pytest.mark.parametrize("half", HALVES)
 def test_whole_list(padded: Traced, half: str, target: TargetSpec, precision: Any) -> None:

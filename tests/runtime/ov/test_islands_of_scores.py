@@ -7,6 +7,7 @@ from pathlib import Path
 
 import cut_checkpoint
 import pytest
+from slow_cases import slow_but
 
 from luvc_export import export_bundle, make_plan
 from luvc_export.bundle import folder as bundles
@@ -20,7 +21,7 @@ pytest.importorskip("openvino", reason="pip install 'luvc-export[openvino]'")
 PRODUCTS = 7
 
 
-@pytest.mark.parametrize("score", ["scope", "low"])
+@pytest.mark.parametrize("score", slow_but(["low"], ["scope", "low"]))
 def test_what_only_decides_stays_in_fp32_fused_or_not(tmp_path: Path, score: str) -> None:
     """Products with weights, and attention, above a choice that no fused node holds are narrowed as well."""
     checkpoint = cut_checkpoint.write(tmp_path, 3, 2)

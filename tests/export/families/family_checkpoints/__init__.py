@@ -102,7 +102,7 @@ class FamilyCheckpoint:
         small: What else a config of ``family_questions.small`` has otherwise, from one of as few layers.
         sliding: Fields of the text model whose windows are short, beside their length; None where it has none.
         drawn: A random config and what of it differs, for ``config_sweep.py``.
-        graphs: Whether its graphs of the default plan are exported by every run of the tests; else by make slow.
+        quick: Whether every run of the tests exports its graphs and asks it all; else make slow does, of what costs.
         on_openvino: Whether OpenVINO runs these: one operator no other family has, or another order of them.
     """
 
@@ -129,7 +129,7 @@ class FamilyCheckpoint:
     small: Callable[[Any], Any] | None = None
     sliding: Mapping[str, Any] | None = None
     drawn: Callable[[Any, Any], tuple[Any, Json]] | None = None
-    graphs: bool = True
+    quick: bool = True
     on_openvino: bool = False
 
 
@@ -138,3 +138,8 @@ _CHECKPOINTS: Registry[FamilyCheckpoint] = Registry(
 )
 #: Names of all, and the one of a family.
 names, find = _CHECKPOINTS.built_in, _CHECKPOINTS.find
+
+
+def quick() -> list[str]:
+    """Families that every run of the tests asks everything."""
+    return [name for name in names() if find(name).quick]

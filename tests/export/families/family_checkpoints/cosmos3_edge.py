@@ -24,5 +24,5 @@ CHECKPOINT = replace(
     processor=_processor,
     settings={"patch_size": 8, "size": {"shortest_edge": 256, "longest_edge": 2**20}},
     repository=None,
-    graphs=False,
+    quick=False,
 )

@@ -21,4 +21,5 @@ CHECKPOINT = FamilyCheckpoint(
     processor=_processor,
     settings={"patch_size": 8, "size": {"shortest_edge": 256, "longest_edge": 2**20}},
     on_openvino=True,
+    quick=False,
 )

@@ -24,4 +24,5 @@ CHECKPOINT = FamilyCheckpoint(
     two_tiles={"crop_to_patches": True, "min_patches": 1, "max_patches": 2},
     small=few_blocks,
     on_openvino=True,
+    quick=False,
 )

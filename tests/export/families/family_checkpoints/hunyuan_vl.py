@@ -22,4 +22,5 @@ CHECKPOINT = FamilyCheckpoint(
     named={"image_token": "<image>", "image_start_token": "<img>", "image_end_token": "</img>", "pad_token": "<pad>"},
     small=few_blocks,
     on_openvino=True,
+    quick=False,
 )

@@ -25,5 +25,5 @@ CHECKPOINT = FamilyCheckpoint(
         "image_end_token": "<|vision_end|>",
     },
     fitted=lambda tiny: {},
-    graphs=False,
+    quick=False,
 )

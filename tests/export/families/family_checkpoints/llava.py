@@ -33,5 +33,5 @@ CHECKPOINT = FamilyCheckpoint(
     repository="llava-hf/llava-1.5-7b-hf",
     fitted=_fitted,
     old=(no_kinds, token_index),
-    graphs=False,
+    quick=False,
 )

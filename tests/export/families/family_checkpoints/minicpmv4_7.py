@@ -30,5 +30,5 @@ CHECKPOINT = FamilyCheckpoint(
     settings={"patch_size": 4, "slice_mode": False, "scale_resolution": 78},
     named={f"{name}_token": token for name, token in MARKS.items()} | {"pad_token": "<t0>"},
     fitted=lambda tiny: {},
-    graphs=False,
+    quick=False,
 )

@@ -24,4 +24,5 @@ CHECKPOINT = FamilyCheckpoint(
     old_rope=scaled_rope,
     old=(no_kinds, token_index),
     on_openvino=True,
+    quick=False,
 )

@@ -29,5 +29,5 @@ CHECKPOINT = FamilyCheckpoint(
     processor=_processor,
     settings={"size": {"height": 64, "width": 64}},
     odd=_odd,
-    graphs=False,
+    quick=False,
 )

@@ -29,4 +29,5 @@ CHECKPOINT = FamilyCheckpoint(
     named={"image_token": "<|IMAGE_PLACEHOLDER|>"},
     old_rope=scaled_rope,
     old=(no_kinds, _old),
+    quick=False,
 )

@@ -22,5 +22,5 @@ CHECKPOINT = FamilyCheckpoint(
     settings=INTERNVL.settings,
     named={"start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>"},
     two_tiles=INTERNVL.two_tiles,
-    graphs=False,
+    quick=False,
 )

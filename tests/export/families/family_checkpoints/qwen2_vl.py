@@ -30,5 +30,5 @@ CHECKPOINT = FamilyCheckpoint(
     old_rope=mrope,
     old=(no_kinds, text_at_the_top),
     odd=_odd,
-    graphs=False,
+    quick=False,
 )

@@ -31,5 +31,5 @@ CHECKPOINT = FamilyCheckpoint(
     two_tiles={"do_image_splitting": True, "size": {"longest_edge": 200}, "max_image_size": {"longest_edge": 100}},
     old=IDEFICS3.old,
     runs=lambda: not hasattr(SmolVLMModel, "inputs_merger"),  # it needs 5.23
-    graphs=False,
+    quick=False,
 )
