@@ -118,6 +118,8 @@ def test_what_is_counted(own: tuple[Server, Client], demo_session: Session) -> N
             time.sleep(0.01)
     gone = lines(out, 3)[2]
     assert (gone["status"], gone["cancelled"]) == (499, True)
+    while server.engine.running:  # its row leaves before the next step
+        time.sleep(0.01)
     text = client.call("GET", "/metrics").body.decode()
     for line in (
         f'luvc_prompt_tokens_total{{model="demo"}} {2.0 * usage["prompt_tokens"]}',
