@@ -18,7 +18,7 @@ test: $(RTX_STAMP)
 	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not slow"
 
 # What CI runs beside: what takes long and breaks seldom, and further cases of what every run asks (slow_cases.py).
-slow: SLOW = $(shell grep -rlE --include='test_*.py' 'mark\.slow|slow_but\(' tests examples)
+slow: SLOW = $(shell grep -rlE --include='test_*.py' 'mark\.slow|slow_but' tests examples)
 slow: $(RTX_STAMP)
 	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m slow $(SLOW)
 
