@@ -14,10 +14,11 @@ from typing import Any
 
 from luvc_export.batch.job import BatchJob
 from luvc_export.batch.source import Row
+from luvc_export.batch.vectors import RowVectors
 from luvc_export.core.options import settled
 from luvc_export.errors import LuvcError, MachineError, shown
 from luvc_export.runtime.engine.generate_batch import Prepared
-from luvc_export.runtime.generation.sampling import OPTIONS
+from luvc_export.runtime.generation.sampling import OPTIONS, Sampling
 from luvc_export.runtime.prompt.case_lines import case_id, parse_case, question_of
 from luvc_export.runtime.prompt.question import Question
 from luvc_export.runtime.prompt.template import template_values
@@ -41,6 +42,7 @@ class Answer:
         timings: Of the rows that ran together (``Timings.to_json``).
         error: Kind and text of what was wrong.
         video: How much of the row's video was looked at (``FramesTaken.to_json``); None without one, or with several.
+        vectors: In the place of a text, see ``RowVectors.texts``.
     """
 
     text: str | None = None
@@ -49,10 +51,11 @@ class Answer:
     timings: dict[str, Any] | None = None
     error: str | None = None
     video: dict[str, Any] | None = None
+    vectors: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
-        return {**self.__dict__}
+        return {name: value for name, value in self.__dict__.items() if name != "vectors" or value is not None}
 
 
 class Answerer:
@@ -64,6 +67,7 @@ class Answerer:
         sampling: Fields of ``Sampling``, for every row.
         rows: Questions of one model call, at most.
         chat_template_kwargs: Variables of the chat template for every row.
+        vectors: Fields of ``VectorOptions``, of a bundle that decodes nothing; None for one that answers.
         **settings: Fields of ``SessionOptions`` by name; ``lora`` also as ``NAME=FOLDER`` texts, see ``BatchJob``.
 
     Raises:
@@ -78,13 +82,16 @@ class Answerer:
         sampling: Mapping[str, Any] | None = None,
         rows: int = 8,
         chat_template_kwargs: Mapping[str, Any] | None = None,
+        vectors: Mapping[str, Any] | None = None,
         **settings: Any,
     ) -> None:
         self._session = Session(bundle, options=settled(SessionOptions, options, settings, "Answerer"))
         names = self._session.adapters.names
         #: Of rows that name none.
         self._adapter = names[0] if len(names) == 1 else None
-        self._options, self._values = self._session.sampling(sampling or {}), template_values(chat_template_kwargs)
+        self._vectors = None if vectors is None else RowVectors(self._session.bundle, vectors)
+        self._options = self._session.sampling(sampling or {}) if self._vectors is None else Sampling()
+        self._values = template_values(chat_template_kwargs)
         self._rows, self._failed = rows, 0
         self._spent: dict[int, float] = {}
         self._session.load(images=False)
@@ -93,6 +100,7 @@ class Answerer:
     def of(cls, job: BatchJob) -> Answerer:
         """The session that a batch asks for. Raises what ``Session`` raises."""
         more: dict[str, Any] = {"sampling": job.sampling, "chat_template_kwargs": job.chat_template_kwargs}
+        more["vectors"] = job.vectors if job.embeds else None
         return cls(job.bundle, SessionOptions(**session_options(job)), rows=job.rows, **more)
 
     def answer_lines(self, rows: Sequence[Row], path: Path, folder: Path) -> list[tuple[str | int | None, Answer]]:
@@ -105,7 +113,10 @@ class Answerer:
         """
 
         def ask(row: Row) -> Question:
-            case = parse_case(row.line, f"{path}: line {row.where}", folder, OF_ALL_ROWS)
+            where = f"{path}: line {row.where}"
+            case = parse_case(row.line, where, folder, OF_ALL_ROWS, alone=self._vectors is not None)
+            if self._vectors is not None:
+                return self._vectors.question(case)
             asked = question_of(case.images, case.prompt, case.video, case.fps, self._session.video_frames())
             return replace(asked, adapter=self._session.adapters.find(case.adapter))
 
@@ -126,7 +137,9 @@ class Answerer:
         for place, ask in enumerate(asked):
             started = perf_counter()
             try:
-                question = replace(ask(), values=self._values)
+                question = ask()
+                if self._vectors is None:
+                    question = replace(question, values=self._values)
                 if question.adapter is None:
                     question = replace(question, adapter=self._session.adapters.find(self._adapter))
                 ready[place] = self._session.prepare_row(question, self._options)
@@ -141,7 +154,7 @@ class Answerer:
     def _answer_group(self, group: list[int], ready: dict[int, Prepared], answers: dict[int, Answer]) -> None:
         spent = sum(self._spent[place] for place in group)
         try:
-            results = self._session.answer_rows([ready[place] for place in group], self._options, spent)
+            results = self._answers([ready[place] for place in group], spent)
         except Exception as error:
             if len(group) > 1:  # whose fault it is shows alone
                 for place in group:
@@ -153,11 +166,18 @@ class Answerer:
             answers[group[0]] = Answer(error=error_text(error))
             return
         self._failed = 0
-        for place, one in zip(group, results, strict=True):
-            timings = one.timings.to_json()
-            taken = ready[place].request.taken
+        answers.update(zip(group, results, strict=True))
+
+    def _answers(self, ready: list[Prepared], spent: float) -> list[Answer]:
+        if self._vectors is not None:
+            return [Answer(vectors=one) for one in self._vectors.texts(ready)]
+        answers = []
+        for row, one in zip(ready, self._session.answer_rows(ready, self._options, spent), strict=True):
+            taken = row.request.taken
             video = taken[0].to_json() if len(taken) == 1 else None
-            answers[place] = Answer(one.text, one.finish_reason, len(one.token_ids), timings, video=video)
+            ended = one.finish_reason, len(one.token_ids), one.timings.to_json()
+            answers.append(Answer(one.text, *ended, video=video))
+        return answers
 
 
 def error_text(error: Exception) -> str:

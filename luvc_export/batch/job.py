@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from luvc_export.batch.vectors import RowVectors
 from luvc_export.bundle import folder as bundles
 from luvc_export.bundle.adapters.peft_folder import read_adapter
 from luvc_export.bundle.folder import read_manifest
@@ -36,6 +37,7 @@ class BatchJob(SessionOptions):
     Args:
         sampling: Fields of ``Sampling``, plain data; every row draws as ``run`` would with them.
         chat_template_kwargs: Variables of the chat template for every row; see ``Session.generate``.
+        vectors: Fields of ``VectorOptions`` that are not as usual, of a bundle that decodes nothing.
     """
 
     bundle: Path = option(..., "Bundle folder.", argument=True)
@@ -46,6 +48,12 @@ class BatchJob(SessionOptions):
     shard: int = option(256, "Rows of a shard.", least=1, most=1_000_000)
     sampling: dict[str, Any] = field(default_factory=dict)
     chat_template_kwargs: dict[str, Any] | None = None
+    vectors: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def embeds(self) -> bool:
+        """Rows get vectors: the bundle decodes nothing."""
+        return not read_manifest(self.bundle).does.decodes
 
     def check(self, progress: Progress | None = None) -> None:
         """Refuse what could not be answered, before anything starts.
@@ -56,15 +64,30 @@ class BatchJob(SessionOptions):
         for path, what in ((self.source, "the input"), (self.output, "the output folder"), (self.bundle, "the bundle")):
             folders.check_name(Path(path), what)
         check_name(self.backend)
-        bundle = bundles.load(self.bundle, self.verify, progress)
+        bundle = bundles.load(self.bundle, self.verify, progress, task=None)
+        self._check_task(bundle)
         for folder in self.lora.values():
             read_adapter(Path(folder), bundle.manifest)
         bundle.entry(self.plan)
-        sampling_from(self.sampling, bundle.manifest.generation)
         if self.prompt is not None and not self.source.is_dir():
             raise UsageError(
                 "every line of a file has its own prompt", where="--prompt", fix="leave it out, or give a folder"
             )
+
+    def _check_task(self, bundle: bundles.Bundle) -> None:
+        answers = bundle.manifest.does.decodes
+        if answers:
+            sampling_from(self.sampling, bundle.manifest.generation)
+        else:
+            RowVectors(bundle, self.vectors)
+        for name in ("vectors",) if answers else ("sampling", "chat_template_kwargs", "lora", "speculate"):
+            if values := getattr(self, name):
+                raise UsageError(
+                    "this bundle writes text, and no vectors" if answers else "nothing is decoded by this bundle",
+                    where=f"{self.bundle}, a bundle of the task {bundle.manifest.does.name}",
+                    got=f"{name}: {', '.join(values) if isinstance(values, dict) else values}",
+                    fix="leave it out",
+                )
 
     def identity(self) -> dict[str, Any]:
         """What two runs into one folder must agree on, beside the questions; ``bundle`` is what the plan in use reads.
@@ -77,7 +100,7 @@ class BatchJob(SessionOptions):
         kept = {name: getattr(self, name) for name in _ALWAYS}
         asked = {name: value for name, value in stated(self).items() if name not in (*_ALWAYS, *_SAME_ANSWERS)}
         if self.lora:
-            manifest = bundles.load(self.bundle).manifest
+            manifest = bundles.load(self.bundle, task=None).manifest
             asked["lora"] = {name: read_adapter(Path(one), manifest).sha256 for name, one in self.lora.items()}
         return {"bundle": read, **kept, **asked}
 

@@ -14,6 +14,7 @@ from luvc_export.batch import pool
 from luvc_export.batch.job import BatchJob, sha256_manifest
 from luvc_export.batch.shards import RECORD, Shards, check_record
 from luvc_export.batch.source import LISTING, Source, list_folder, open_source
+from luvc_export.batch.vectors import RowVectors
 from luvc_export.bundle.folder import load
 from luvc_export.core.files.folders import make_folder
 from luvc_export.core.files.safe_files import locked
@@ -90,7 +91,7 @@ def local(workers: int = 1, program: tuple[str, ...] = pool.PROGRAM) -> Fleet:
 
 def chosen_here(job: BatchJob) -> str:
     """The back-end that ``auto`` takes on this machine, for ``run_batch``."""
-    return choose(load(job.bundle), job.plan, job.arithmetic).name
+    return choose(load(job.bundle, task=None), job.plan, job.arithmetic).name
 
 
 def run_batch(
@@ -122,7 +123,8 @@ def run_batch(
         record = check_record(job.output, identity, took, {"bundle": sha256_manifest(job.bundle)})
         job = replace(job, backend=str(record.get("took", job.backend)))
         check_name(job.backend)
-        shards = Shards(job.output, source)
+        vectors = RowVectors(load(job.bundle, task=None), job.vectors) if job.embeds else None
+        shards = Shards(job.output, source, vectors)
         resumed, came, first = shards.written, 0, monotonic()
         progress(BatchProgress(source.rows, resumed, shards.errors, 0.0, None))
         if shards.missing:

@@ -12,6 +12,7 @@ from typing import Any
 
 from luvc_export.batch.answerer import Answer
 from luvc_export.batch.source import LISTING, Source
+from luvc_export.batch.vectors import RowVectors
 from luvc_export.core.files.folders import list_names, writing_to
 from luvc_export.core.files.json_file import read_json
 from luvc_export.core.files.safe_files import is_scratch, open_regular, write_whole
@@ -74,14 +75,15 @@ class Shards:
     Args:
         folder: Where they are.
         source: The questions.
+        vectors: Where rows have vectors, what writes them: each shard's in an npy file beside its lines.
 
     Raises:
         UsageError: One that is there is not whole, or not one of these.
     """
 
-    def __init__(self, folder: Path, source: Source) -> None:
-        self._folder, self._source = folder, source
-        self._open: dict[int, dict[int, str]] = {}
+    def __init__(self, folder: Path, source: Source, vectors: RowVectors | None = None) -> None:
+        self._folder, self._source, self._vectors = folder, source, vectors
+        self._open: dict[int, dict[int, dict[str, Any]]] = {}
         #: Rows that are written, and of these those with an error.
         self.written = self.errors = 0
         self.missing: list[int] = []
@@ -105,19 +107,25 @@ class Shards:
         if self.path(index).exists():
             return
         rows = self._open.setdefault(index, {})
-        record = {"row": number, "id": name, **answer.to_json()}
-        rows[number] = json.dumps(record, ensure_ascii=False)
+        rows[number] = {"row": number, "id": name, **answer.to_json()}
         if len(rows) < self._source.size(index):
             return
-        path = self.path(index)
+        path, records = self.path(index), [rows[one] for one in sorted(rows)]
+        if self._vectors is not None:  # before the lines: a shard whose lines are there is whole
+            places = self._vectors.write(path.with_suffix(".npy"), [one.get("vectors") for one in records])
+            records = [
+                {"row": one["row"], "id": one["id"], "first": first, "count": count, "error": one["error"]}
+                for one, (first, count) in zip(records, places, strict=True)
+            ]
+        lines = "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in records)
         with writing_to(path):
-            write_whole(path, "".join(rows[one] + "\n" for one in sorted(rows)).encode("utf-8", "backslashreplace"))
+            write_whole(path, lines.encode("utf-8", "backslashreplace"))
         del self._open[index]
         self.written += len(rows)
-        self.errors += sum(json.loads(line)["error"] is not None for line in rows.values())
+        self.errors += sum(one["error"] is not None for one in records)
 
     def _count(self, index: int) -> None:
-        path, size = self.path(index), self._source.size(index)
+        path, size, vectors = self.path(index), self._source.size(index), 0
         expected = index * self._source.shard
         try:
             with open_regular(path) as file:
@@ -127,8 +135,14 @@ class Shards:
                         raise ValueError(f"row {data['row']} where {expected} belongs")
                     self.errors += data["error"] is not None
                     expected += 1
+                    if self._vectors is not None:
+                        if data["first"] != vectors or not data["count"] >= 0:
+                            raise ValueError(f"row {data['row']}: vectors {data['first']} and {data['count']} more")
+                        vectors += data["count"]
             if expected != index * self._source.shard + size:
                 raise ValueError(f"{expected - index * self._source.shard} rows of {size}")
+            if self._vectors is not None:
+                self._vectors.check(path.with_suffix(".npy"), vectors)
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise UsageError(
                 "this shard is not as it was written",

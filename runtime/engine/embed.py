@@ -9,10 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from luvc_export.bundle.folder import Bundle
+from luvc_export.core.options import choice
 from luvc_export.core.tasks import Embedding
 from luvc_export.errors import CheckFailed, UsageError
 from luvc_export.runtime.engine.job import Began, Job, Refused
 from luvc_export.runtime.engine.scheduler import Engine
+from luvc_export.runtime.engine.vector_form import DTYPES, VectorOptions, pack
 from luvc_export.runtime.loaded_plan import LoadedPlan
 from luvc_export.runtime.media.pictures import Picture
 from luvc_export.runtime.model import StepResult
@@ -92,8 +94,9 @@ class Embeds:
         prompt: str | None = None,
         instruction: str | None = None,
         dimensions: int | None = None,
+        embed_dtype: str = "float32",
         batch: int = BATCH,
-    ) -> NDArray[np.float32]:
+    ) -> NDArray[Any]:
         """One vector for each input, of pictures, of texts, or of pairs of both.
 
         Args:
@@ -103,10 +106,11 @@ class Embeds:
             prompt: Name of one of the bundle's instructions (``Embedding.prompts``); None for its default one.
             instruction: The instruction itself, in its place.
             dimensions: Numbers of a vector, one of the bundle's Matryoshka sizes; None for all.
+            embed_dtype: ``float32``, ``float16``, ``int8`` or ``binary``, see ``vector_form.pack``.
             batch: Inputs that run in one call at most.
 
         Returns:
-            float32 [N, D] in the order of the inputs, of length 1 where the bundle normalises.
+            float32 [N, D] in the order of the inputs, of length 1 where the bundle normalises; or as ``pack`` has it.
 
         Raises:
             UsageError: The bundle's task is another; there is not one kind of input, or none; an instruction or a size
@@ -115,28 +119,33 @@ class Embeds:
             MachineError: See ``Session``.
         """
         self.bundle.check_task("embed")
-        how = embedding_of(self.bundle)
-        check_size(self.bundle, dimensions)
-        system = instruction_of(how, prompt) if instruction is None else instruction
+        how, wanted = (
+            embedding_of(self.bundle),
+            VectorOptions(prompt=prompt, instruction=instruction, dimensions=dimensions, embed_dtype=embed_dtype),
+        )
+        system = check_options(self.bundle, wanted)
         parts = _inputs("embed", batch, images=images, texts=texts, pairs=pairs)
-        return cut(how, np.stack(self._vectors(how, system, parts, batch)), dimensions)
+        return pack(cut(how, np.stack(self._vectors(how, system, parts, batch)), dimensions), embed_dtype)
 
     def embed_many(
         self,
         images: Sequence[Picture] | None = None,
         texts: Sequence[str] | None = None,
         *,
+        embed_dtype: str = "float32",
         batch: int = BATCH,
-    ) -> list[NDArray[np.float32]]:
+    ) -> list[NDArray[Any]]:
         """A vector of every token of each page or each query, where the bundle's task is ``embed-many``.
 
         Args:
             images: Pages, as of ``embed``.
             texts: Queries, likewise.
+            embed_dtype: As of ``embed``.
             batch: Inputs that run in one call at most.
 
         Returns:
-            float32 [n, D] of each input, a page's visual vectors first, row by row; those of padding are left out.
+            float32 [n, D], or as ``embed_dtype`` says, of each input, a page's visual vectors first, row by row; those
+            of padding are left out.
 
         Raises:
             UsageError: As ``embed``.
@@ -144,7 +153,9 @@ class Embeds:
             MachineError: See ``Session``.
         """
         self.bundle.check_task("embed-many")
-        return self._vectors(embedding_of(self.bundle), "", _inputs("embed", batch, images=images, texts=texts), batch)
+        check_options(self.bundle, VectorOptions(embed_dtype=embed_dtype))
+        parts = _inputs("embed", batch, images=images, texts=texts)
+        return [pack(one, embed_dtype) for one in self._vectors(embedding_of(self.bundle), "", parts, batch)]
 
     def score(
         self,
@@ -200,7 +211,7 @@ class Embeds:
         query: str | None = None,
     ) -> list[NDArray[np.float32]]:
         ready = [self._ready(how, system, *one, query) for one in parts]
-        return [vector for first in range(0, len(ready), batch) for vector in _run(ready[first : first + batch])]
+        return [vector for first in range(0, len(ready), batch) for vector in run(ready[first : first + batch])]
 
     def _ready(
         self, how: Embedding, system: str, picture: Picture | None, text: str | None, query: str | None
@@ -213,22 +224,34 @@ class Embeds:
 
 def taker(loaded: LoadedPlan, request: Request) -> Vector:
     """What takes the vectors of a request: none of those that show padding alone, which would win a maximum."""
+    cells = shown_cells(loaded, request)
+    return Vector(None if cells is None else cells.reshape(-1))
+
+
+def shown_cells(loaded: LoadedPlan, request: Request) -> NDArray[np.bool_] | None:
+    """Cells of each image (``Embedding.merged``) that show more than padding, bool [n, rows, columns].
+
+    None where there is one vector, nobody looked for padding, or visual vectors are not those of cells.
+    """
     how, plan = embedding_of(loaded.bundle), loaded.plan
     if how.pooling == "last" or request.padding is None or plan.keep[-1] != plan.units:
-        return Vector()
+        return None
     void, (high, wide) = request.padding, how.merged
     below, right = -void.shape[1] % high, -void.shape[2] % wide
     void = np.pad(void, ((0, 0), (0, below), (0, right)), constant_values=True)
     cells = void.reshape(len(void), void.shape[1] // high, high, void.shape[2] // wide, wide)
-    return Vector(~cells.all((2, 4)).reshape(-1))
+    return np.asarray(~cells.all((2, 4)))
 
 
 def _job(loaded: LoadedPlan, request: Request) -> Job:
     return Job(loaded, request, lambda room: [taker(loaded, request)])
 
 
-def _run(ready: Sequence[tuple[LoadedPlan, Request]]) -> list[NDArray[np.float32]]:
-    """Vectors of some inputs; those of one plan with equally many images run in one call."""
+def run(ready: Sequence[tuple[LoadedPlan, Request]]) -> list[NDArray[np.float32]]:
+    """Vectors of some inputs, float32 [D], or [n, D] of each; those of one plan with equally many images share a call.
+
+    Raises what ``Embeds.embed`` raises.
+    """
     engine, jobs = Engine(together=True), [_job(*one) for one in ready]
     vectors: dict[Job, NDArray[np.float32]] = {}
     for job in jobs:
@@ -290,6 +313,24 @@ def embedding_of(bundle: Bundle) -> Embedding:
     """How a bundle makes vectors or scores."""
     assert bundle.manifest.embedding is not None  # ``check_task``
     return bundle.manifest.embedding
+
+
+def check_options(bundle: Bundle, wanted: VectorOptions) -> str:
+    """What stands before an input, where the bundle can do what is set.
+
+    Raises:
+        UsageError: It names no such prompt or size; or each token has a vector, whose prompt and size are the model's.
+    """
+    how = embedding_of(bundle)
+    choice("embed_dtype", wanted.embed_dtype, DTYPES)
+    if how.pooling == "every":
+        names = [name for name in ("prompt", "instruction", "dimensions") if getattr(wanted, name) is not None]
+        if names:
+            what, got = "vectors of every token are whole, behind the prompt of the model's processor", ", ".join(names)
+            raise UsageError(what, where="embed", got=got, fix="leave it out")
+        return ""
+    check_size(bundle, wanted.dimensions)
+    return instruction_of(how, wanted.prompt) if wanted.instruction is None else wanted.instruction
 
 
 def check_size(bundle: Bundle, dimensions: int | None) -> None:

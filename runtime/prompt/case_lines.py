@@ -65,7 +65,9 @@ def case_id(line: str) -> str | int | None:
     return own if isinstance(own, str | int) and not isinstance(own, bool) else None
 
 
-def parse_case(line: str, where: str, folder: Path, options: Mapping[str, str] | None = None) -> FileCase:
+def parse_case(
+    line: str, where: str, folder: Path, options: Mapping[str, str] | None = None, alone: bool = False
+) -> FileCase:
     """Read one line.
 
     Its fields: ``prompt``, ``image`` (a path or a list of them, relative to ``folder``) or ``video`` (a film, a
@@ -77,6 +79,7 @@ def parse_case(line: str, where: str, folder: Path, options: Mapping[str, str] |
         where: The line's place, for errors.
         folder: The file's.
         options: What is said beside the file, by name, and where: see ``request_fields.hint``.
+        alone: A picture needs no prompt, which is empty then.
 
     Raises:
         UsageError: It is no such object, or a picture is not there.
@@ -85,7 +88,8 @@ def parse_case(line: str, where: str, folder: Path, options: Mapping[str, str] |
         data = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise UsageError("this line is not JSON", where=where, got=str(error)) from error
-    if not isinstance(data, dict) or not isinstance(data.get("prompt"), str) or not data["prompt"]:
+    prompt = data.get("prompt", "") if isinstance(data, dict) else None
+    if not isinstance(prompt, str) or not (prompt or (alone and data.get("image"))):
         raise UsageError(
             "a case needs a prompt", where=where, got=line[:80], expected='{"image": ..., "prompt": "..."}'
         )
@@ -113,4 +117,4 @@ def parse_case(line: str, where: str, folder: Path, options: Mapping[str, str] |
     clip = None if video is None else folder / video
     if clip is not None and not clip.exists():
         raise UsageError("a video of this case is not there", where=where, got=str(clip))
-    return FileCase(images, data["prompt"], answer, str(data.get("kind", "question")), 0, clip, fps, own, adapter)
+    return FileCase(images, prompt, answer, str(data.get("kind", "question")), 0, clip, fps, own, adapter)

@@ -35,6 +35,10 @@ def test_vectors_go_into_a_file_or_are_printed(pages: Path, tmp_path: Path, cli:
     facts = json.loads(printed)
     assert code == 0 and facts["shape"] == [1, 32]
     assert np.abs(np.array(facts["vectors"]) - wanted).max() > 1e-2
+    code, printed, _ = cli(*words, "--json", "--embed-dtype", "int8")
+    facts = json.loads(printed)
+    assert code == 0 and facts["shape"] == [1, 32]
+    assert np.abs(np.array(facts["vectors"]) * facts["scales"] - wanted).max() < 5e-3
 
 
 @pytest.mark.parametrize(
@@ -45,6 +49,8 @@ def test_vectors_go_into_a_file_or_are_printed(pages: Path, tmp_path: Path, cli:
         (("--json",), "nothing to embed"),
         (("--json", "--text", "x", "--dimensions", "20"), "may not be cut"),
         (("--json", "--text", "x", "--prompt-name", "qurey"), "no such prompt"),
+        (("--json", "--text", "x", "--embed-dtype", "int4"), "did you mean 'int8'"),
+        (("--json", "--text", "x", "--query", "y", "--embed-dtype", "int8"), "scores are of whole vectors"),
     ],
 )
 def test_what_it_refuses(words: tuple[str, ...], says: str, pages: Path, cli: Cli) -> None:

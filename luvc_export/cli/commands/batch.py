@@ -17,8 +17,9 @@ from luvc_export.cli import options
 from luvc_export.cli.files import check_folder
 from luvc_export.cli.grouped import grouped
 from luvc_export.cli.tables.console import write
-from luvc_export.core.options import option
+from luvc_export.core.options import option, stated
 from luvc_export.errors import UsageError
+from luvc_export.runtime.engine.vector_form import VectorOptions
 from luvc_export.runtime.generation.sampling import AnswerOptions
 
 if TYPE_CHECKING:
@@ -34,10 +35,12 @@ def batch(
     num_gpus: float = option(0.0, "With --ray: GPUs of an actor, a share for several on one.", least=0),
     num_cpus: float = option(1.0, "With --ray: CPUs of an actor.", least=0),
     sampling: Annotated[dict[str, Any], AnswerOptions],
+    vectors: Annotated[dict[str, Any], VectorOptions],
     as_json: options.Json = False,
 ) -> None:
     """Answer a file of questions, or ask one of every picture of a folder, into shards of JSON Lines.
 
+    Of a bundle that decodes nothing: a vector of each row's picture, prompt or both, in an npy file beside each shard.
     Interrupted anywhere, the same command goes on where it was. A bad row becomes a line with an error; the exit code
     is 1 then. Several machines: docs/scale.md.
 
@@ -46,7 +49,7 @@ def batch(
     from luvc_export.batch.run import chosen_here, local
 
     values = sampling.pop("chat_template_kwargs", None)
-    job = replace(job, sampling=sampling, chat_template_kwargs=values)
+    job = replace(job, sampling=sampling, chat_template_kwargs=values, vectors=stated(VectorOptions(**vectors)))
     if ray is None and (num_gpus, num_cpus) != (0.0, 1.0):
         raise UsageError("--num-gpus and --num-cpus are of Ray's actors", where="--num-gpus", fix="pass --ray")
     check_folder(job.output, "--output")

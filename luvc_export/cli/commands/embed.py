@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from luvc_export.cli import options
 from luvc_export.cli.files import check_writable
@@ -12,22 +12,24 @@ from luvc_export.cli.grouped import grouped
 from luvc_export.cli.tables.console import write
 from luvc_export.core.options import option
 from luvc_export.errors import UsageError
+from luvc_export.runtime.engine.vector_form import VectorOptions, values_and_scales
 from luvc_export.runtime.session_options import SessionOptions
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
-@dataclass(frozen=True)
-class EmbedOptions:
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedOptions(VectorOptions):
     """What is embedded, by what, and where the vectors go."""
 
     image: tuple[Path, ...] = option((), "Picture; repeat for several.")
     text: tuple[str, ...] = option((), "Text; repeat for several. As many as pictures: pairs.")
     query: str | None = option(None, "Score each input for this query, in its place.", metavar="TEXT")
-    prompt: str | None = option(None, "One of the bundle's instructions by name.", "--prompt-name", metavar="NAME")
-    instruction: str | None = option(None, "An instruction in its own words.", metavar="TEXT")
-    dimensions: int | None = option(None, "Numbers of a vector, where the bundle names sizes (Matryoshka).")
     output: Path | None = option(
         None,
-        "Write vectors, float32 [N, D], or scores [N]; of many vectors an input, their counts too (npz).",
+        "Write vectors, [N, D] (int8: records of scale and values), or scores [N]; of many vectors an input, their "
+        "counts too (npz).",
         metavar="FILE.npy",
     )
 
@@ -50,6 +52,7 @@ def embed(
 
     from luvc_export.core.files.safe_files import whole
     from luvc_export.pipeline import load_bundle
+    from luvc_export.runtime.engine.embed import check_options
 
     check_writable(wanted.output, "--output")
     if wanted.output is None and not as_json:
@@ -62,24 +65,31 @@ def embed(
         raise UsageError("pairs are a picture and a text each", where="--image, --text", got=got, expected=expected)
     with options.progress(as_json) as tell:
         session = load_bundle(bundle, options=opening, progress=tell)
-    if wanted.query is not None and wanted.dimensions is not None:
-        raise UsageError("scores are of whole vectors", where="--dimensions", fix="leave it out, or --query")
-    asked: dict[str, Any] = {"prompt": wanted.prompt, "instruction": wanted.instruction}
+    if wanted.query is not None and (wanted.dimensions, wanted.embed_dtype) != (None, "float32"):
+        where = "--dimensions, --embed-dtype"
+        raise UsageError("scores are of whole vectors in float32", where=where, fix="leave them out, or --query")
     pairs = list(zip(images, texts, strict=True)) if images and texts else None
     alone: dict[str, Any] = {"images": images or None, "texts": texts or None} if pairs is None else {"pairs": pairs}
+    vectors: NDArray[Any]
     counts: list[int] | None = None
+    asked = {each.name: getattr(wanted, each.name) for each in fields(VectorOptions)}
     if wanted.query is not None:
-        vectors, name = session.score(wanted.query, **alone, **asked), "scores"
+        vectors = session.score(wanted.query, **alone, prompt=wanted.prompt, instruction=wanted.instruction)
+        name = "scores"
     elif session.bundle.manifest.does.pooling == "every":
-        rows, name = session.embed_many(**alone), "vectors"
+        check_options(session.bundle, wanted)
+        rows, name = session.embed_many(**alone, embed_dtype=wanted.embed_dtype), "vectors"
         vectors, counts = np.concatenate(rows), [len(one) for one in rows]
     else:
-        vectors, name = session.embed(**alone, **asked, dimensions=wanted.dimensions), "vectors"
+        vectors, name = session.embed(**alone, **asked), "vectors"
     if wanted.output is not None:
         with whole(wanted.output) as file:
             np.save(file, vectors) if counts is None else np.savez(file, vectors=vectors, counts=counts)
-    facts = {"shape": list(vectors.shape), "plan": session.plan_name, "backend": session.backend.name}
+    values, scales = values_and_scales(vectors)
+    facts = {"shape": list(values.shape), "plan": session.plan_name, "backend": session.backend.name}
     facts |= {} if counts is None else {"counts": counts}
-    shown = {"output": str(wanted.output)} if wanted.output is not None else {name: vectors.tolist()}
-    of = f" of {vectors.shape[1]} numbers" if vectors.ndim > 1 else ""
-    write(as_json, facts | shown, f"wrote {wanted.output}: {vectors.shape[0]} {name}{of}, plan {facts['plan']}")
+    shown = {"output": str(wanted.output)} if wanted.output is not None else {name: values.tolist()}
+    if scales is not None and wanted.output is None:
+        shown["scales"] = scales.tolist()
+    of = f" of {values.shape[1]} {'bytes' if wanted.embed_dtype == 'binary' else 'numbers'}" if values.ndim > 1 else ""
+    write(as_json, facts | shown, f"wrote {wanted.output}: {len(vectors)} {name}{of}, plan {facts['plan']}")
