@@ -27,7 +27,7 @@ BOXES: dict[str, Box] = {
         "luvc_export/trial   >   luvc_export/packing   >   luvc_export/pipeline",
         "luvc_export/serve: luvc_export/serve/http, luvc_export/serve/interfaces over luvc_export/serve/engine",
         "luvc_export/serve/media, luvc_export/serve/tools, luvc_export/serve/tools/forms, luvc_export/serve/vectors",
-        "luvc_export/batch, on a cluster luvc_export/ray      luvc_export/triton: what that server runs")),
+        "luvc_export/search, luvc_export/batch, on a cluster luvc_export/ray    luvc_export/triton: what it runs")),
     "checkpoint": (0.2, 6.9, 2.9, 1.2, FILES, "checkpoint", ("Hugging Face", "folder or hub id")),
     "families": (0.2, 3.6, 2.9, 2.7, TORCH, "export: torch", (
         "export/families", "export/towers", "export/llm", "export/llm/states", "export/compression",

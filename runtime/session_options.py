@@ -17,8 +17,10 @@ from luvc_export.core.options import option, stated
 ANSWERING = ("run", "serve", "batch")
 #: Those that also time, quantise or compare, and ask for some.
 _MEASURING = ("bench", "triton")
+#: Those that embed, where nothing is decoded.
+_EMBEDDING = ("embed", "search")
 
-_session = partial(option, verbs=(*ANSWERING, "embed"))
+_session = partial(option, verbs=(*ANSWERING, *_EMBEDDING))
 
 
 def _named_folders(texts: Sequence[str] | None) -> Mapping[str, Path]:
@@ -41,25 +43,25 @@ class SessionOptions:
     """
 
     plan: str | None = option(
-        None, "Plan of the bundle; default: its default.", verbs=("run", "batch", "bench", "calibrate", "embed")
+        None, "Plan of the bundle; default: its default.", verbs=("run", "batch", "bench", "calibrate", *_EMBEDDING)
     )
     backend: str = option(
         "auto",
         "auto (what runs the plan here), cpu, cuda, openvino, openvino:DEVICE, openvino+cpu or openvino+openvino "
         "(prompts on the first, tokens after them on the second), tensorrt, or tensorrt:TARGET.",
-        verbs=(*ANSWERING, *_MEASURING, "embed"),
+        verbs=(*ANSWERING, *_MEASURING, *_EMBEDDING),
     )
     arithmetic: str = option(
         "auto",
         "Of products: fp32, bf16, fp16, or auto for what the device is best at.",
-        verbs=(*ANSWERING, *_MEASURING, "embed"),
+        verbs=(*ANSWERING, *_MEASURING, *_EMBEDDING),
     )
     threads: int | None = option(
         None,
         "CPU threads; default: all cores, which batch divides by its workers.",
         least=1,
         most=1024,
-        verbs=(*ANSWERING, *_MEASURING, "parity", "ablate", "calibrate", "embed"),
+        verbs=(*ANSWERING, *_MEASURING, "parity", "ablate", "calibrate", *_EMBEDDING),
     )
     speculate: str | None = option(
         None,
@@ -101,10 +103,10 @@ class SessionOptions:
     verify: bool = option(
         False,
         "Hash a bundle's large files again, weights in a checkpoint too.",
-        verbs=(*ANSWERING, *_MEASURING, "build", "pack", "inspect", "parity", "calibrate", "embed"),
+        verbs=(*ANSWERING, *_MEASURING, "build", "pack", "inspect", "parity", "calibrate", *_EMBEDDING),
     )
     allow_unverified: bool = option(
-        False, "Run engines that luvc.json does not name, graphs nobody ran here.", verbs=("run", "embed")
+        False, "Run engines that luvc.json does not name, graphs nobody ran here.", verbs=("run", *_EMBEDDING)
     )
     remember: int = option(
         0, "Groups of images whose features are kept for questions that show them again; 0: none.", verbs=()

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from luvc_export.bundle import folder as bundles
@@ -13,6 +14,8 @@ from luvc_export.bundle.replacing import strangers
 from luvc_export.core.files import safe_files
 from luvc_export.demo import CHECKPOINT, IMAGE_SIZE
 
+#: Pictures that are searched.
+PAGES = Path(__file__).parents[1] / "docs" / "results"
 SIZE = f"{IMAGE_SIZE[0]}x{IMAGE_SIZE[1]}"
 
 
@@ -111,6 +114,29 @@ def whole_shards(path: Path) -> None:
             raise AssertionError(f"half of {file.name}")
 
 
+def _no_model(base: Path) -> None:
+    """Every page has the same vector, without a model."""
+    import numpy as np
+
+    from luvc_export import pipeline
+    from luvc_export.core import tasks
+
+    facts = {"embedding": tasks.Embedding(), "row_width": 4, "source": SimpleNamespace(model="none")}
+    manifest = SimpleNamespace(does=tasks.find("embed"), **facts)
+    session = SimpleNamespace(bundle=SimpleNamespace(folder=base, manifest=manifest), plan_name="none")
+    session.embed = lambda images=(), texts=(), **more: np.ones((len([*images, *texts]), 4), np.float32)
+    session.backend = SimpleNamespace(name="none")
+    pipeline.load_bundle = lambda *arguments, **options: session  # type: ignore[assignment]
+
+
+def whole_index(path: Path) -> None:
+    """What it names is there, as long as it says."""
+    if (path / "index.json").exists():
+        for name, record in json.loads((path / "index.json").read_text())["vectors"]:
+            if (path / name).stat().st_size != record["bytes"]:
+                raise AssertionError(f"half of {name}")
+
+
 def whole_trial(path: Path) -> None:
     """The journal is JSON, and so is every line of the cases."""
     for file in (path / "journal.json", path / "report.json"):
@@ -191,6 +217,9 @@ VERBS: dict[str, Verb] = {
         whole_shards,
         over=False,
         patches=_no_workers,
+    ),
+    "search": Verb(
+        ("search", str(PAGES), "what?", "--bundle", "BUNDLE", "--index", "OUT"), whole_index, False, _no_model
     ),
     "triton": Verb(("triton", "BUNDLE", "-o", "OUT", "--copy", "--overwrite"), whole_models, over=False),
     "trial": Verb(("trial", "demo", "--only", "plan", "--minutes", "2", "--out", "OUT"), whole_trial, over=False),

@@ -14,7 +14,7 @@ import luvc_export
 
 ROOT = Path(luvc_export.__file__).resolve().parent
 PARTS = ("export", "engines", "runtime", "calibration")
-GLUE = ("cli", "pipeline", "packing", "serve", "trial", "batch", "ray", "triton")
+GLUE = ("cli", "pipeline", "packing", "serve", "trial", "batch", "ray", "triton", "search")
 #: Rooms and modules of the root that everything may use, each with what it may use itself.
 SHARED = {
     "errors": set[str](),
@@ -113,7 +113,8 @@ def test_a_shared_room_imports_only_what_it_may(room: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("room", "beside"), [("serve", {"version"}), ("batch", {"signals"}), ("ray", {"batch"}), ("triton", {"serve"})]
+    ("room", "beside"),
+    [("serve", {"version"}), ("batch", {"signals"}), ("ray", {"batch"}), ("triton", {"serve"}), ("search", {"batch"})],
 )
 def test_who_answers_many_needs_the_light_runtime_alone(room: str, beside: set[str]) -> None:
     for path in sorted((ROOT / room).rglob("*.py")):

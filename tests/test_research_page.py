@@ -110,11 +110,11 @@ from luvc_export.runtime.loaded_plan import LoadedPlan
 from luvc_export.runtime.session import Session
 from luvc_export.runtime.session_options import SessionOptions
 
-opening = ("run", "serve", "batch", "embed")
+opening = ("run", "serve", "batch", "embed", "search")
 for verb, wanted in (*((verb, True) for verb in opening), ("bench", False), ("triton", False)):
     assert ("patience" in {each.name for each in asked_of(SessionOptions, verb)}) is wanted, verb
 page = (Path(sys.argv[1]) / "docs" / "cli.md").read_text()
-assert page.count("| `--patience` | number, at least 0.1, at most 3600 | `30.0` | Seconds that an answer may") == 4
+assert page.count("| `--patience` | number, at least 0.1, at most 3600 | `30.0` | Seconds that an answer may") == 5
 session = Session(sys.argv[2], plan="even", threads=1, patience=5)
 assert session.options.patience == 5 and Session(sys.argv[2], options=SessionOptions(patience=6)).options.patience == 6
 job = BatchJob(Path(sys.argv[2]), Path("in"), Path("out"), patience=7)

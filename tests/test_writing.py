@@ -37,7 +37,7 @@ ALLOWED = {
 #: Path options that only name what is read.
 _READ = """
 bundle scorer lora lora_dir timing_cache dynamic_plugins cases wheels image video json_schema api_key_file media_dir
-source modelopt_python chat_template
+source modelopt_python chat_template pages
 """
 READ = frozenset(_READ.split())
 #: Path options that name what is written, by verbs that are not run at every planted link.

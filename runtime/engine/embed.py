@@ -191,7 +191,7 @@ class Embeds:
         if self.bundle.manifest.does.decodes:
             self.bundle.check_task("rerank")
         how = embedding_of(self.bundle)
-        _check_query(query)
+        check_query(query)
         parts = _inputs("score", batch, images=images, texts=texts, pairs=pairs)
         system = instruction_of(how, prompt) if instruction is None else instruction
         if how.pair is not None:
@@ -286,7 +286,12 @@ def _inputs(where: str, batch: int, **kinds: Any) -> list[tuple[Picture | None, 
     return [tuple(one) if name == "pairs" else (one, None) if name == "images" else (None, one) for one in inputs]
 
 
-def _check_query(query: object) -> None:
+def check_query(query: object) -> None:
+    """Refuse what is no text, or empty.
+
+    Raises:
+        UsageError: It is.
+    """
     if not isinstance(query, str) or not query:
         raise UsageError("a query is a text", where="query", got=repr(query)[:80], expected="one letter at least")
 

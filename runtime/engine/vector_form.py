@@ -19,7 +19,7 @@ DTYPES = ("float32", "float16", "int8", "binary")
 
 @dataclass(frozen=True, kw_only=True)
 class VectorOptions:
-    """What is set of vectors, for ``Session.embed``, ``embed`` and ``batch``."""
+    """What is set of vectors, for ``Session.embed``, ``embed``, ``batch`` and ``search``."""
 
     prompt: str | None = option(None, "One of the bundle's instructions by name.", "--prompt-name", metavar="NAME")
     instruction: str | None = option(None, "An instruction in its own words.", metavar="TEXT")

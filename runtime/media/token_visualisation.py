@@ -50,11 +50,11 @@ def draw(
     merged = "merged to" if tokens < owner.size else "unmerged:"
     merged = f"leave {(owner >= 0).sum()}," if (owner < 0).any() else merged
     headline = f"{tokens} of {owner.size} units computed" if foretold else f"{owner.size} units {merged} {tokens}"
-    panels = [(f"{headline}{_told(len(empty))}", _panel(picture, owner, everyone, void, False))]
+    panels = [(f"{headline}{_told(len(empty))}", shade(picture, owner, everyone, void, False))]
     for layer, alive in sorted(kept.items()):
         caption_of_layer = f"into layer {layer}: {len(alive)} of {tokens}{_told(len(np.intersect1d(alive, empty)))}"
         mean = layer in means
-        panels.append((caption_of_layer + " + mean" * mean, _panel(picture, owner, alive, void, mean)))
+        panels.append((caption_of_layer + " + mean" * mean, shade(picture, owner, alive, void, mean)))
     sheet = Image.new("RGB", (_GAP + (panel + _GAP) * len(panels), height + 2 * _GAP + _CAPTION), (30, 30, 34))
     write = ImageDraw.Draw(sheet)
     for index, (caption, image) in enumerate(panels):
@@ -68,16 +68,21 @@ def _told(padding: int) -> str:
     return f", {padding} padding" if padding else ""
 
 
-def _panel(
+def shade(
     picture: Image.Image,
     owner: NDArray[np.int64],
     alive: NDArray[np.int64],
     void: NDArray[np.bool_],
-    mean: bool,
+    mean: bool = False,
 ) -> Image.Image:
     """The picture with the units of dropped tokens darkened, those of padding hatched, borders between tokens.
 
-    With ``mean`` those of dropped tokens are tinted instead: they are in the aggregate.
+    Args:
+        picture: RGB.
+        owner: Token of each unit, [rows, columns].
+        alive: Tokens whose units stay as they are.
+        void: Units of padding, [rows, columns].
+        mean: Units of dropped tokens are tinted instead: they are in the aggregate.
     """
     rows, columns = owner.shape
     width, height = picture.size

@@ -164,6 +164,7 @@ def test_every_verb_has_such_a_test() -> None:
     test_of = {"build": "engines/test_build_bundle.py", "targets": "", "doctor": ""}
     test_of |= {
         "embed": "cli/test_embed_cli.py",
+        "search": "cli/test_search_cli.py",
         "serve": "serve/test_serve_options.py",
         "trial": "cli/test_trial_cli.py",
     }

@@ -70,7 +70,7 @@ print(json.dumps(found))
 
 
 def test_what_an_extra_brings_is_asked_for(demo_bundle: Bundle, tmp_path: Path) -> None:
-    other = {"embed"}  # as ``run``, of bundles that the demo is none of
+    other = {"embed", "search"}  # as ``run``, of bundles that the demo is none of
     assert {*LACKING, *WORKING, *other} == {command.name for command in app.registered_commands}
     asked = {
         verb: [str(demo_bundle.folder) if word == "BUNDLE" else str(word) for word in words]

@@ -1,0 +1,1 @@
+"""Pages embedded once into an index, and found by what they show: docs/embeddings.md."""
