@@ -21,10 +21,13 @@ from pathlib import Path
 from calling import Client, data_uri
 from soak import serving
 
-from luvc_export import export_bundle, make_plan
-from luvc_export.core.files import pages
-from luvc_export.demo import CHECKPOINT, IMAGE_SIZE
-from luvc_export.demo.questions import cases
+sys.path[:0] = [str(Path(__file__).resolve().parents[2] / folder) for folder in ("tests/export/families", "tests")]
+import vector_bundles  # noqa: E402
+
+from luvc_export import export_bundle, load_bundle, make_plan  # noqa: E402
+from luvc_export.core.files import pages  # noqa: E402
+from luvc_export.demo import CHECKPOINT, IMAGE_SIZE  # noqa: E402
+from luvc_export.demo.questions import cases  # noqa: E402
 
 OFFICIAL = Path(__file__).resolve().parent / "official"
 #: Environment and script of each client.
@@ -32,6 +35,7 @@ SCRIPTS = {
     "openai": ("openai", "openai_python.py"),
     "openai's own tests": ("openai", "openai_standard.py"),
     "openai's schemas by schemathesis": ("openai", "openai_schemas.py"),
+    "openai's and langchain's embeddings": ("openai", "openai_vectors.py"),
     "langchain": ("openai", "langchain_chat.py"),
     "langchain's standard tests": ("openai", "langchain_standard.py"),
     "litellm": ("litellm", "litellm_library.py"),
@@ -60,6 +64,20 @@ def bundle(folder: Path) -> Path:
     plan = make_plan(str(CHECKPOINT), "even", image_size=IMAGE_SIZE)
     export_bundle(str(CHECKPOINT), folder / "demo", {"even": plan}, image_size=IMAGE_SIZE, text_capacity=1024)
     return folder / "demo"
+
+
+def vectors(folder: Path, stack: ExitStack) -> dict[str, str]:
+    """Serve the tiny model with one vector an input that tests export; what its clients are told."""
+    place = vector_bundles.kept(folder / "vectors", "qwen2_vl") / "bundle"
+    client, texts = stack.enter_context(serving(str(place), "cpu", 1)), ["a page of numbers", "x"]
+    expected = load_bundle(place, "cpu", threads=1).embed(texts=texts)
+    return {
+        "vectors_url": f"http://127.0.0.1:{client.port}/v1",
+        "vectors_model": client.call("GET", "/v1/models").json()["data"][0]["id"],
+        "texts": json.dumps(texts),
+        "vectors": json.dumps(expected.tolist()),
+        "dimensions": str(vector_bundles.SIZES[0]),
+    }
 
 
 def end_of_answers(client: Client) -> str:
@@ -123,6 +141,7 @@ def main() -> None:
             "question": case.prompt,
             "answer": case.answer,
             "end": end_of_answers(client),
+            **vectors(folder, stack),
         }
         env = {**os.environ, **SHARED, **NOTHING, **({"LUVC_WHOLE": "1"} if asked.page else {})}
         for name in names:

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# The official openai clients of Python and Node, openai-python's own tests, requests drawn from OpenAI's own file by
-# schemathesis, LangChain's standard tests, and eight agent libraries, against the bundled model. Two environments, as
+# The official openai clients of Python and Node, embeddings by openai and LangChain, openai-python's own tests, requests
+# drawn from OpenAI's own file by schemathesis, LangChain's standard tests, and eight agent libraries, against the
+# bundled model, embeddings against a tiny one. Two environments, as
 # litellm wants an older openai; Node's where there is npm. $LUVC_WHOLE, and --page, run all of suites of which else a
 # part is run.
 # After installing nothing reaches the network but this machine's own address (official/common.py).

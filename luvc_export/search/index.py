@@ -35,7 +35,7 @@ _MOST_FILES = 16
 
 
 @dataclass(frozen=True)
-class Made:
+class Origin:
     """What vectors depend on.
 
     Args:
@@ -75,7 +75,7 @@ class IndexedFile:
 @dataclass(frozen=True)
 class _Contents:
     schema: int
-    made: Made
+    origin: Origin
     vectors: tuple[tuple[str, FileRecord], ...] = ()
     places: dict[str, Place] = field(default_factory=dict)
     files: dict[str, IndexedFile] = field(default_factory=dict)
@@ -86,7 +86,7 @@ class Index:
 
     Args:
         folder: Where it is, or shall be.
-        made: What its vectors depend on.
+        origin: What its vectors depend on.
 
     Attributes:
         files: Files of pages, by the names of ``pages.list_files`` as they are written (``key_of``).
@@ -95,9 +95,9 @@ class Index:
         UsageError: The folder holds another index, one that is damaged, or something else.
     """
 
-    def __init__(self, folder: Path, made: Made) -> None:
-        self._folder, self.made = folder, made
-        contents = _read(folder, made)
+    def __init__(self, folder: Path, origin: Origin) -> None:
+        self._folder, self.origin = folder, origin
+        contents = _read(folder, origin)
         self.files = dict(contents.files)
         self._places, self._records = dict(contents.places), list(contents.vectors)
         self._mapped = [self._map(*one) for one in self._records]
@@ -116,7 +116,7 @@ class Index:
         """A page's vectors, float32 [n, D]."""
         place = self._places[page]
         rows = self._mapped[place.file][place.first : place.first + place.count]
-        return unpack(rows, self.made.embed_dtype, self.made.numbers)
+        return unpack(rows, self.origin.embed_dtype, self.origin.numbers)
 
     def add(self, page: str, vectors: NDArray[Any]) -> None:
         """Take a page's vectors, as ``vector_form.pack`` gives them, until they are saved.
@@ -151,7 +151,7 @@ class Index:
             every = {page: self._raw(page) for page in self._places}
             self._records, self._mapped = [], []
             self._places = self._write(every)
-        data = dataclasses.asdict(_Contents(1, self.made, tuple(self._records), self._places, self.files))
+        data = dataclasses.asdict(_Contents(1, self.origin, tuple(self._records), self._places, self.files))
         with writing_to(self._folder / INDEX):
             safe_files.write_whole(self._folder / INDEX, dumps(data) + "\n")
         self._tidy()
@@ -169,7 +169,7 @@ class Index:
 
     def _write(self, pages: Mapping[str, NDArray[Any]]) -> dict[str, Place]:
         """A new file of vectors: where each page's are."""
-        dtype, tail = layout(self.made.embed_dtype, self.made.numbers)
+        dtype, tail = layout(self.origin.embed_dtype, self.origin.numbers)
         self._newest += 1
         path = self._folder / f"vectors-{self._newest:06}.npy"
         shape = (sum(map(len, pages.values())), *tail)
@@ -190,7 +190,7 @@ class Index:
         path = self._folder / name
         if not _NAME.fullmatch(name):
             raise _damaged(self._folder / INDEX, f"a file called {name[:80]!r}")
-        dtype, tail = layout(self.made.embed_dtype, self.made.numbers)
+        dtype, tail = layout(self.origin.embed_dtype, self.origin.numbers)
         try:
             hashing.verify(path, record)
             mapped = map_array(path)
@@ -203,7 +203,7 @@ class Index:
         return mapped
 
 
-def _read(folder: Path, made: Made) -> _Contents:
+def _read(folder: Path, origin: Origin) -> _Contents:
     path = folder / INDEX
     if not path.exists():
         others = [name for name in list_names(folder) if not (safe_files.is_scratch(name) or _NAME.fullmatch(name))]
@@ -212,7 +212,7 @@ def _read(folder: Path, made: Made) -> _Contents:
             what, got = "this folder holds something else", first_few(others, 3)
             raise UsageError(what, where=f"--index {folder}", got=got, expected=expected)
         make_folder(folder)
-        return _Contents(1, made)
+        return _Contents(1, origin)
     data = read_json(path, _MOST_BYTES, UsageError, "this index")
     try:
         contents = from_json_data(_Contents, data, str(path))
@@ -220,8 +220,8 @@ def _read(folder: Path, made: Made) -> _Contents:
         raise _damaged(path, f"{error.what}: {error.where}: {error.got}") from error
     if contents.schema != 1:
         raise _damaged(path, f"schema {contents.schema}")
-    if contents.made != made:
-        before, now = dataclasses.asdict(contents.made), dataclasses.asdict(made)
+    if contents.origin != origin:
+        before, now = dataclasses.asdict(contents.origin), dataclasses.asdict(origin)
         differs = [name for name in now if now[name] != before[name]]
         raise UsageError(
             "this index was made by another model or plan, or with other options",

@@ -21,7 +21,7 @@ from luvc_export.errors import UsageError
 from luvc_export.runtime.engine.embed import BATCH, check_options, check_query, late_interaction
 from luvc_export.runtime.engine.vector_form import VectorOptions
 from luvc_export.runtime.session import Session
-from luvc_export.search.index import Index, IndexedFile, Made
+from luvc_export.search.index import Index, IndexedFile, Origin
 from luvc_export.search.pages import PDF, Page, list_files, pages_of, read_file
 
 #: Seconds, and bytes of vectors, after which what was embedded is written.
@@ -89,7 +89,7 @@ class Search:
             raise UsageError(what, where=f"--index {self.folder}", fix=fix)
         numbers = self.options.dimensions or manifest.row_width
         read = sha256_read(session.bundle.folder, session.plan_name, False)
-        self._made = Made(manifest.source.model, read, session.plan_name, self.options.embed_dtype, numbers)
+        self._origin = Origin(manifest.source.model, read, session.plan_name, self.options.embed_dtype, numbers)
 
     def update(self, tell: Progress = lambda stage, done: None) -> None:
         """Embed pages that are new or changed, and drop those that are gone; wherever it ends, what was embedded stays.
@@ -101,7 +101,7 @@ class Search:
         """
         make_folder(self.folder)
         with locked(self.folder):
-            table = self._table = Index(self.folder, self._made)
+            table = self._table = Index(self.folder, self._origin)
             before, self._saved, self.embedded, self.errors = dict(table.files), monotonic(), 0, {}
             try:
                 self._take_all(tell)

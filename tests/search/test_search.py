@@ -293,7 +293,7 @@ def _named(name: str) -> Callable[[dict[str, Any], Path], None]:
         (_named("a\\..\\b"), "leaves the folder"),
         (lambda data, folder: data.update(schema=2), "schema 2"),
         (lambda data, folder: data.update(more=1), "unknown"),
-        (lambda data, folder: data["made"].update(numbers="3"), "wrong type"),
+        (lambda data, folder: data["origin"].update(numbers="3"), "wrong type"),
     ],
 )
 def test_an_index_of_a_stranger_s_is_refused(change: Any, says: str, scans: Path, one: Session) -> None:
@@ -320,7 +320,7 @@ def test_a_stale_index_and_a_folder_of_something_else_are_refused(
         with pytest.raises(UsageError, match=rf"another model or plan(.|\n)*{differs}"):
             Search(session, scans, options=options).update()
     path, data = index_of(Search(one, scans))
-    path.write_text(json.dumps(data | {"made": data["made"] | {"plan": "lean"}}))
+    path.write_text(json.dumps(data | {"origin": data["origin"] | {"plan": "lean"}}))
     with pytest.raises(UsageError, match=r"got: plan none(.|\n)*expected: plan lean"):
         Search(one, scans).update()
     path.write_text("{")
