@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,13 +14,15 @@ from luvc_export.core.tasks import Embedding
 from luvc_export.errors import CheckFailed, UsageError
 from luvc_export.runtime.engine.job import Began, Job, Refused
 from luvc_export.runtime.engine.scheduler import Engine
-from luvc_export.runtime.engine.vector_form import DTYPES, VectorOptions, pack
 from luvc_export.runtime.loaded_plan import LoadedPlan
 from luvc_export.runtime.media.pictures import Picture
 from luvc_export.runtime.model import StepResult
 from luvc_export.runtime.prompt.question import OpenedQuestion
 from luvc_export.runtime.prompt.request import Request, open_media
 from luvc_export.runtime.prompt.vector_chat import input_chat, instruction_of
+
+if TYPE_CHECKING:
+    from luvc_export.runtime.engine.vector_form import VectorOptions
 
 #: Inputs that run in one call at most: their texts are padded to the longest, their pictures encoded together.
 BATCH = 8
@@ -118,6 +120,8 @@ class Embeds:
             CheckFailed: A vector is not finite.
             MachineError: See ``Session``.
         """
+        from luvc_export.runtime.engine.vector_form import VectorOptions, pack  # of no session that answers
+
         self.bundle.check_task("embed")
         how, wanted = (
             embedding_of(self.bundle),
@@ -152,6 +156,8 @@ class Embeds:
             CheckFailed: As ``embed``.
             MachineError: See ``Session``.
         """
+        from luvc_export.runtime.engine.vector_form import VectorOptions, pack
+
         self.bundle.check_task("embed-many")
         check_options(self.bundle, VectorOptions(embed_dtype=embed_dtype))
         parts = _inputs("embed", batch, images=images, texts=texts)
@@ -326,6 +332,8 @@ def check_options(bundle: Bundle, wanted: VectorOptions) -> str:
     Raises:
         UsageError: It names no such prompt or size; or each token has a vector, whose prompt and size are the model's.
     """
+    from luvc_export.runtime.engine.vector_form import DTYPES
+
     how = embedding_of(bundle)
     choice("embed_dtype", wanted.embed_dtype, DTYPES)
     if how.pooling == "every":

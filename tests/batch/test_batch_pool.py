@@ -34,10 +34,10 @@ DYING = """
 import os, signal, sys
 from luvc_export.batch import answerer, worker
 real = answerer.parse_case
-def parse(line, where, folder, options):
+def parse(line, *where, **options):
     if "poison" in line:
         os.kill(os.getpid(), signal.SIGKILL)
-    return real(line, where, folder, options)
+    return real(line, *where, **options)
 answerer.parse_case = parse
 worker.main()
 """
