@@ -28,7 +28,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from sixteen_bits_cells import CHECKS, FAMILIES, HERE, KINDS, NAMED, PLAN, Cell, Cells
+from sixteen_bits_cells import CHECKS, FAMILIES, HERE, KINDS, LAYERS, NAMED, PLAN, Cell, Cells
 
 from luvc_export.export.weights import DTYPES
 from luvc_export.runtime.openvino import device as devices
@@ -156,7 +156,8 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no cell after so many")
     parser.add_argument("--again", action="store_true", help="also those that stand there")
     options, begin = parser.parse_args(), monotonic()
-    named = [name for name in NAMED if name in (options.kind or NAMED) or name == PLAN]
+    shown = {"none" if kind in LAYERS else kind for kind in options.kind or KINDS}
+    named = [name for name in NAMED if name in shown or name == PLAN]
     cpu, run = believe_bf16(), Cells(options.folder, named)
     for cell in wanted(options):
         if monotonic() - begin > options.seconds:
