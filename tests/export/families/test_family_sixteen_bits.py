@@ -66,6 +66,13 @@ def test_every_option_has_a_column() -> None:
     assert {*order} == every and len(order) == len(every)
 
 
+def test_what_differs_has_a_reason() -> None:
+    differ = {sixteen_bits.key(one) for one in sixteen_bits.read() if sixteen_bits.differs(one)}
+    assert differ == {*sixteen_bits.REASONS}
+    other = {**sixteen_bits.read()[0], "family": "another", "checks": {"checker": "differs: x"}}
+    assert sixteen_bits.differs(other) and not sixteen_bits.differs({"none": "no such layers"})
+
+
 @pytest.mark.parametrize(("kind", "check"), DRAWN)
 def test_a_drawn_cell_is_as_the_page_says(cells: Cells, kind: str, check: str) -> None:
     pytest.importorskip({"openvino": "openvino", "rtx": "tensorrt_rtx"}.get(check.split()[0], "onnxruntime"))
