@@ -41,13 +41,9 @@ BROAD, OTHERS = "qwen2_vl", {"states": "lfm2_vl", "windows": "gemma3"}
 ODD = ("fast_vlm", "gemma3", "gemma4")
 #: Why a cell differs that is no fault of the graphs'.
 REASONS: dict[Cell, str] = {
-    (
-        "gemma4",
-        "luvc",
-        "fp16",
-    ): "OpenVINO computing in bf16 merges other units of two pictures. Similarities are nearer "
-    "to each other there than bf16 moves them in torch, which merges one unit otherwise than in fp32 too; a swap changes "
-    "three units and more of the 24 that these pictures have."
+    ("gemma4", "luvc", "fp16"): """OpenVINO computing in bf16 merges other units of two pictures. Their similarities are
+nearer to each other than bf16 moves them in torch, which merges one unit otherwise than in fp32 too; a swap changes
+three units and more of the 24 that these pictures have."""
 }
 Record = dict[str, Any]
 
