@@ -132,6 +132,12 @@ def _open(
     frames: int,
 ) -> Runner:
     if spec.kind == "onnx":
+        if bundles.read_manifest(Path(spec.model)).dtype == "bf16":
+            raise UsageError(
+                "ONNX Runtime computes nothing in bf16 on a CPU, so parity cannot ask this bundle there",
+                where=spec.model,
+                fix=f"compare openvino:{spec.model}, or the same plan exported in fp32 or fp16",
+            )
         return runners.open_bundle(spec.model, spec.plan, threads)
     if spec.kind == "openvino":
         return runners.open_openvino(spec.model, spec.plan, threads, arithmetic)

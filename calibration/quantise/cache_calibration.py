@@ -102,7 +102,7 @@ def check(bundle: Bundle, plan: str, precision: str, min_agreement: float, overw
         UsageError: It cannot be done.
     """
     check_caches(precision)
-    check_bundle(bundle, min_agreement, "answer with", "ranges of keys")
+    check_bundle(bundle, min_agreement, "answer with")
     entry, where = bundle.entry(plan), str(bundle.folder)
     if entry.caches is not None:
         raise UsageError("the caches of this plan are in codes already", where=where, got=plan)

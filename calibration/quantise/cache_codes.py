@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
@@ -34,7 +35,9 @@ LARGEST = 127
 HEADROOM = 1.25
 #: Scale of a row of zeros: the smallest normal number of FP16, so that nothing is divided by 0.
 _LEAST = 2.0**-14
-_FLOATS = {ir.DataType.FLOAT: np.float32, ir.DataType.FLOAT16: np.float16}
+_FLOATS: dict[ir.DataType, Any] = {
+    ir.DataType.FLOAT: np.float32, ir.DataType.FLOAT16: np.float16, ir.DataType.BFLOAT16: ml_dtypes.bfloat16,
+}  # fmt: skip
 _PARTS = ("key", "value")
 #: What stands between a rotation and a cache: operators that move or convert numbers.
 _LAYOUT = ("Cast", "Concat", "Gather", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze")

@@ -82,7 +82,7 @@ def calibrate(
     """Add a quantised plan to a bundle. Ranges come from one half of ``data``, agreement from the other.
 
     Args:
-        bundle: A checked bundle with weights, in fp32 or fp16.
+        bundle: A checked bundle with weights. Where it is in bf16, answers are compared and ranges taken in fp32.
         data: Cases.
         recipe: How to quantise.
         plan: One of the bundle's plans; None for its default.
@@ -193,7 +193,7 @@ def check(
     Raises:
         UsageError: It cannot be done.
     """
-    check_bundle(bundle, min_agreement, "quantise", "ranges")
+    check_bundle(bundle, min_agreement, "quantise")
     entry, manifest, where = bundle.entry(plan), bundle.manifest, str(bundle.folder)
     if entry.quantised is not None:
         raise UsageError(
@@ -206,7 +206,7 @@ def check(
             got=plan,
             fix="quantise the plan it was made of, then that one's caches: --kv",
         )
-    check_dtype(manifest.dtype, where, precision=recipe.precision.name)
+    check_dtype(manifest.dtype, where, recipe.precision.name)
     quantised = recipe.precision.plan_name(plan, entry.variant_of)
     check_target(bundle, quantised, "the bundle has this plan in this precision", output, overwrite)
 
@@ -248,8 +248,8 @@ def replaced(manifest: Manifest, name: str) -> tuple[dict[str, PlanEntry], set[s
     return stay, {file for other in manifest.plans if other not in stay for file in files[other]} - kept
 
 
-def check_bundle(bundle: Bundle, min_agreement: float, weights_for: str, ranges: str) -> None:
-    """Check that plans of ``bundle`` can be measured and written; ``weights_for`` and ``ranges`` say to what end.
+def check_bundle(bundle: Bundle, min_agreement: float, weights_for: str) -> None:
+    """Check that plans of ``bundle`` can be measured and written; ``weights_for`` says to what end.
 
     Raises:
         UsageError: They cannot.
@@ -260,26 +260,19 @@ def check_bundle(bundle: Bundle, min_agreement: float, weights_for: str, ranges:
     if manifest.weights.mode == "none":
         fix = "export it without --no-weights"
         raise UsageError(f"this bundle has no weights to {weights_for}", where=where, fix=fix)
-    check_dtype(manifest.dtype, where, ranges)
     check_own(bundle.folder, manifest)
 
 
-def check_dtype(dtype: str, where: str, ranges: str = "ranges", precision: str = "") -> None:
-    """Check that a bundle of ``dtype`` can be measured here, and take weights in ``precision`` where that is named.
+def check_dtype(dtype: str, where: str, precision: str) -> None:
+    """Check that a bundle of ``dtype`` takes weights in ``precision``.
 
     Raises:
-        UsageError: They cannot.
+        UsageError: It does not.
     """
-    if dtype == "bf16":
-        raise UsageError(
-            f"ONNX Runtime computes nothing in bf16 on a CPU, so no {ranges} can be collected",
-            where=where,
-            fix="export with --dtype fp32 or fp16",
-        )
     if precision in ("q4", "q4f16") and (precision == "q4f16") != (dtype == "fp16"):
         other = "q4" if precision == "q4f16" else "q4f16"
         raise UsageError(
-            f"{precision} needs a bundle of dtype {'fp16' if precision == 'q4f16' else 'fp32'}",
+            f"{precision} needs a bundle of dtype {'fp16' if precision == 'q4f16' else 'fp32 or bf16'}",
             where=where,
             got=dtype,
             fix=f"--precision {other}, or export with another --dtype",

@@ -113,6 +113,7 @@ class Inserter:
         simulate: bool = False,
     ) -> None:
         self.graph, self.packer, self.precision, self.dtype, self.simulate = graph, packer, precision, dtype, simulate
+        self._own = ir.DataType.from_numpy(np.dtype(dtype))
 
     def apply(self, sites: Mapping[str, Site], placed: Mapping[str, PackedWeight]) -> None:
         """Quantise ``sites``, each as ``placed`` says."""
@@ -139,7 +140,7 @@ class Inserter:
             zero = self._constant(f"{name}.weight_zero", np.array(128, np.uint8))
             inputs = [self._cast(activation, ir.DataType.FLOAT, f"{at}.input_cast", product), weight, scale, zero]
             out = self._node("DynamicQuantizeMatMul", inputs, f"{at}.product", product, CONTRIB_DOMAIN)
-            return self._cast(out, ir.DataType.FLOAT16, f"{at}.output_cast", product)  # the operator knows fp32 alone
+            return self._cast(out, self._own, f"{at}.output_cast", product)  # the operator knows fp32 alone
         if not self.precision.portable:
             attributes = {"K": how.rows, "N": how.columns, "bits": how.bits, "block_size": how.block or how.rows}
             attributes["accuracy_level"] = _ACCURACY_LEVEL
@@ -170,8 +171,8 @@ class Inserter:
                 self.graph.opset_imports.setdefault(TENSORRT_DOMAIN, 1)
             rounding = fp4_simulated if self.simulate else fp4_activation
             activation = rounding(emit, self._constant, at, activation, how.range)
-            activation = self._cast(activation, ir.DataType.FLOAT16, f"{at}.input_cast", product)
-        widened = self._cast(widened, ir.DataType.FLOAT16, f"{at}.weight_cast", product)
+            activation = self._cast(activation, self._own, f"{at}.input_cast", product)
+        widened = self._cast(widened, self._own, f"{at}.weight_cast", product)
         return self._node("MatMul", [activation, widened], f"{at}.product", product)
 
     def _cast(self, value: ir.Value, to: ir.DataType, name: str, before: ir.Node) -> ir.Value:

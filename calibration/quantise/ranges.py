@@ -1,6 +1,7 @@
 """Statistics of what enters every site, collected on a plan's own compressed graphs: pruned layers see what is kept.
 
 Cases run one at a time, prefill and answer, so that no padding is counted; a picture goes through the encoder once.
+Graphs in bf16 compute in fp32 for it (``runners.probes.widen``).
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def collect(
     """Statistics by site of both graphs of ``plan`` over ``data``.
 
     Raises:
-        UsageError: A picture cannot be prepared, or the bundle is in bf16.
+        UsageError: A picture cannot be prepared.
     """
     statistics: dict[str, Statistics] = {}
     with temporary_folder("luvc-ranges") as folder:
@@ -62,7 +63,7 @@ def watch(
     """Answer ``data`` with a plan of the bundle in ``folder``, a case at a time, through what ``wrap`` makes.
 
     Raises:
-        UsageError: A picture cannot be prepared, or the bundle is in bf16.
+        UsageError: A picture cannot be prepared.
     """
     runner = open_bundle(str(folder), plan, threads)
     assert isinstance(runner.calls, BundleCalls)

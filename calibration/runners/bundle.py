@@ -17,7 +17,7 @@ from luvc_export.calibration.runners.probes import hidden_name, probed
 from luvc_export.core import graph_io
 from luvc_export.core.plan import Plan
 from luvc_export.core.shapes import VALUE_SCALE
-from luvc_export.errors import CheckFailed, UsageError
+from luvc_export.errors import CheckFailed
 from luvc_export.runtime.backends import open_backend
 from luvc_export.runtime.batching import Feeds
 from luvc_export.runtime.model import Backend
@@ -53,7 +53,8 @@ class Relay(Backend):
 class BundleCalls:
     """See ``graph.Runner``. Hidden states come from a copy of the graph that has them as outputs as well.
 
-    ``backend`` is ``cpu`` (ONNX Runtime) or ``openvino:DEVICE``; ``arithmetic``: see ``runtime.backends.open_backend``.
+    ``backend`` is ``cpu`` (ONNX Runtime, which computes nothing in bf16: such graphs are widened to fp32) or
+    ``openvino:DEVICE``; ``arithmetic``: see ``runtime.backends.open_backend``.
     """
 
     largest_batch: int | None = None
@@ -67,16 +68,10 @@ class BundleCalls:
         arithmetic: str = "auto",
     ) -> None:
         entry = bundle.entry(plan)
-        if backend == "cpu" and bundle.manifest.dtype == "bf16":
-            raise UsageError(
-                "ONNX Runtime computes nothing in bf16 on a CPU, so parity cannot ask this bundle there",
-                where=str(bundle.folder),
-                fix=f"compare openvino:{bundle.folder}, or the same plan exported in fp32 or fp16",
-            )
         self.plan, self.manifest = entry.plan, bundle.manifest
         self._bundle, self._entry = bundle, entry
         self.can_force = entry.decoder_debug is not None or not any(keep for _, _, keep in entry.plan.prunes)
-        watched = probed(bundle, entry)
+        watched = probed(bundle, entry, widened=backend == "cpu" and bundle.manifest.dtype == "bf16")
         self.free: Backend = open_backend(backend, watched, plan, threads, arithmetic=arithmetic)
         self.debug: Backend = self.free
         if entry.decoder_debug is not None:

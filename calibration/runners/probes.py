@@ -23,6 +23,7 @@ from luvc_export.bundle.manifest import PlanEntry
 from luvc_export.core import graph_io
 from luvc_export.core.files.safe_files import temporary_folder, write_new
 from luvc_export.core.plan import Plan
+from luvc_export.export import ir_edits
 
 
 def write_copy(
@@ -52,6 +53,26 @@ def write_copy(
 def read_model(bundle: Bundle, file: str) -> ir.Model:
     """A graph of a bundle to change and write again: its weights stay where the bundle has them."""
     return ir.from_proto(onnx.load_model_from_string(read_graph(bundle, file).data))
+
+
+def widen(model: ir.Model) -> None:
+    """Let a graph in bf16 compute in fp32. What it stores or casts is rounded as before, and read through a Cast."""
+    narrow, wide = ir.DataType.BFLOAT16, ir.DataType.FLOAT
+    to_wide, graph = {"to": int(wide)}, model.graph
+    nodes = [*graph.all_nodes(), *(node for one in model.functions.values() for node in one.all_nodes())]
+    for node in nodes:
+        if node.op_type == "Cast" and node.attributes.get_int("to") == narrow and node.graph is not None:
+            name, to_narrow = f"{node.outputs[0].name}.rounded", {"to": int(narrow)}
+            node.replace_input_with(0, ir_edits.add_node(node.graph, node, "Cast", node.inputs, name, "", to_narrow)[0])
+            node.attributes["to"] = ir.AttrInt64("to", int(wide))
+    for value in [value for value in graph.initializers.values() if value.dtype == narrow]:
+        uses = tuple(value.uses())
+        (cast,) = ir_edits.add_node(graph, graph[0], "Cast", [value], f"{value.name}.wide", "", to_wide)
+        for node, index in uses:
+            node.replace_input_with(index, cast)
+    for value in (*graph.inputs, *(out for node in nodes for out in node.outputs)):
+        if value.dtype == narrow:
+            value.type = ir.TensorType(wide)
 
 
 #: What keeps a weight a weight.
@@ -118,18 +139,23 @@ def _added_to(weight: str, weights: set[str], readers: dict[str, list[onnx.NodeP
     return None
 
 
-def probed(bundle: Bundle, entry: PlanEntry) -> Bundle:
+def probed(bundle: Bundle, entry: PlanEntry, widened: bool = False) -> Bundle:
     """A copy of ``bundle`` in a temporary folder (removed with the object) whose decoders of ``entry`` are probed.
 
-    Weights are hard links where the file system has them. Graphs whose layers are not found stay as they are.
+    Weights are hard links where the file system has them. Graphs whose layers are not found stay as they are. Those in
+    bf16 are in fp32 in a copy that is ``widened``.
     """
     kept = ExitStack()
     folder = kept.enter_context(temporary_folder("luvc-parity"))
-    names = [name for name in (entry.decoder, entry.decoder_debug) if name is not None]
+    names = [name for name in (widened and entry.vision, entry.decoder, entry.decoder_debug) if name]
     for name in names:
-        model = onnx.load_model_from_string(read_graph(bundle, name).data)
-        add_hidden_outputs(model, entry.plan)
-        write_new(folder / name, model.SerializeToString())
-    copy = write_copy(bundle, folder, names)
+        model = read_model(bundle, name)
+        if widened:
+            widen(model)
+        proto = ir.to_proto(model)
+        if name != entry.vision:
+            add_hidden_outputs(proto, entry.plan)
+        write_new(folder / name, proto.SerializeToString())
+    copy = write_copy(bundle, folder, names, dtype="fp32" if widened else bundle.manifest.dtype)
     weakref.finalize(copy, kept.close)
     return copy

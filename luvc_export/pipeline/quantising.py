@@ -35,7 +35,7 @@ def check_precision(precision: str, asked: ExportOptions) -> None:
     from luvc_export.calibration.quantise.calibrate import check_dtype
 
     find(precision)
-    check_dtype(asked.dtype, f"--precision {precision}", precision=precision)
+    check_dtype(asked.dtype, f"--precision {precision}", precision)
     if asked.weights == "none":
         raise UsageError("graphs without weights have nothing to quantise", where=f"--precision {precision}")
     if asked.video or asked.joint_frames is not None or asked.joint_tiles is not None:

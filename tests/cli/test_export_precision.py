@@ -47,8 +47,8 @@ def test_pictures_without_a_question_are_enough(cli: Cli, tmp_path: Path, photos
 @pytest.mark.parametrize(
     ("words", "refusal"),
     [
-        (("--precision", "int8", "--dtype", "bf16"), "--precision int8 .* export with --dtype fp32 or fp16"),
-        (("--precision", "q4", "--dtype", "fp16"), "q4 needs a bundle of dtype fp32 .* --precision q4f16"),
+        (("--precision", "q4f16", "--dtype", "bf16"), "q4f16 needs a bundle of dtype fp16 .* --precision q4"),
+        (("--precision", "q4", "--dtype", "fp16"), "q4 needs a bundle of dtype fp32 or bf16 .* --precision q4f16"),
         (("--precision", "int9"), "did you mean 'int8'"),
         (("--precision", "int8", "--no-weights"), "graphs without weights have nothing to quantise"),
         (("--precision", "int8", "--joint-frames", 4), "pictures say nothing of plans for films, .* calibrate BUNDLE"),

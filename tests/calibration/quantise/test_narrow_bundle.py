@@ -1,7 +1,9 @@
-"""Codes of a bundle in fp16: ``q8``, whose operator knows fp32 alone, so casts stand around it; and of its caches."""
+"""Codes of bundles in 16 bits: ``q8``, whose operator knows fp32 alone, so casts stand around it; and of caches."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +12,15 @@ import pytest
 
 from luvc_export.bundle.folder import Bundle
 from luvc_export.calibration import datasets
+from luvc_export.calibration.datasets import CalibrationSet
 from luvc_export.calibration.quantise import ranges
-from luvc_export.calibration.quantise.cache_calibration import rewritten
+from luvc_export.calibration.quantise.cache_calibration import calibrate_caches, rewritten
 from luvc_export.calibration.quantise.quantiser import Quantiser
 from luvc_export.calibration.quantise.recipe import Recipe
+from luvc_export.calibration.runners import open_bundle, open_openvino
+from luvc_export.calibration.runners.base import LOGITS, Runner
 from luvc_export.core.precision import PRECISIONS
+from luvc_export.core.shapes import VALUE_SCALE
 from luvc_export.demo import IMAGE_SIZE
 from luvc_export.engines import targets
 from luvc_export.export.surgeon import run_passes
@@ -43,6 +49,31 @@ def test_q8_is_well_typed_and_near(narrow_bundle: Bundle, tmp_path: Path) -> Non
         session = Session(bundle, "cpu", plan, threads=1)
         answers.append(session.default.run(ids, session.default.encode_images(picture)).logits)
     assert 0 < np.linalg.norm(answers[1] - answers[0]) < NEAR * np.linalg.norm(answers[0])
+
+
+@pytest.mark.skipif(find_spec("openvino") is None, reason="pip install 'luvc-export[openvino]'")
+@pytest.mark.parametrize("narrow_bundle", ["bf16"], indirect=True)
+def test_a_bundle_in_bf16_is_measured_in_fp32(narrow_bundle: Bundle, tmp_path: Path) -> None:
+    """ONNX Runtime computes nothing in bf16; what OpenVINO runs is the bundle's own type, in codes too."""
+    data = datasets.load("glyph", count=28)
+    data = replace(data, cases=data.cases[::14], pixels=data.pixels[::14])
+    wide, own = (one(str(narrow_bundle.folder), "thirds", 1) for one in (open_bundle, open_openvino))
+    assert own.dtype == "fp32" and off(wide, own, data) < NEAR / 10
+    seen = ranges.collect(narrow_bundle, "thirds", data, threads=1)
+    trial = Quantiser(narrow_bundle, "thirds", Recipe(PRECISIONS["q8"]), seen, tmp_path).trial((), data.record)
+    decoder = onnx.load(trial.path(trial.entry(None).decoder), load_external_data=False)
+    onnx.shape_inference.infer_shapes(decoder, check_type=True, strict_mode=True)
+    assert 0 < off(wide, open_openvino(str(trial.folder), None, 1), data) < NEAR
+    caches = calibrate_caches(narrow_bundle, data, "int8", plan="thirds", output=tmp_path / "coded", threads=1)
+    scales = [state.name for state in caches.bundle.manifest.states_of(caches.bundle.entry(caches.plan))]
+    assert scales.count(VALUE_SCALE) == 3
+    assert off(wide, open_openvino(str(caches.bundle.folder), caches.plan, 1), data) < NEAR / 10
+
+
+def off(reference: Runner, runner: Runner, data: CalibrationSet) -> float:
+    """Largest distance of logits, by their length."""
+    pairs = [[item.tensors[LOGITS] for item in one.observe(data.cases)] for one in (reference, runner)]
+    return float(max(np.linalg.norm(a - b) / np.linalg.norm(a) for a, b in zip(*pairs, strict=True)))
 
 
 @pytest.mark.parametrize("narrow_bundle", ["fp16"], indirect=True)

@@ -116,6 +116,12 @@ def randomise(model: nn.Module) -> None:
             parameter.copy_(parameter + 0.2 * noise)
         else:
             parameter.copy_(0.2 * noise)
+    for rule in (module for module in model.modules() if hasattr(module, "in_proj_qkv")):
+        # A gated norm reads what a query finds under the keys, its own first. Drawn apart, some of a few channels find
+        # next to nothing, which the norm makes as large as any other row: 16 bits then say nothing of it.
+        for weight in (rule.in_proj_qkv.weight, rule.conv1d.weight):
+            queries, keys = weight[: rule.key_dim], weight[rule.key_dim : 2 * rule.key_dim]
+            keys.copy_((queries + keys) / 2**0.5)
     for name, buffer in model.named_buffers():
         if name.endswith(("_min", "_max")):
             buffer.copy_(torch.tensor(-2.5 if name.endswith("_min") else 2.5) + 0.5 * torch.randn(()))

@@ -5,10 +5,12 @@ from __future__ import annotations
 import random
 import shutil
 import sys
+from copy import deepcopy
 from pathlib import Path
 
 import onnx
 import pytest
+import torch
 from family_harness import build
 from family_questions import exportable
 from made_once import made_once
@@ -25,6 +27,7 @@ from luvc_export.bundle.folder import load  # noqa: E402
 from luvc_export.calibration.parity.result import Gate  # noqa: E402
 from luvc_export.core.precision import CACHES, PRECISIONS  # noqa: E402
 from luvc_export.export import families  # noqa: E402
+from luvc_export.export.families.base import ReferencePrompt  # noqa: E402
 from luvc_export.export.weights import DTYPES  # noqa: E402
 from luvc_export.runtime.openvino import device as devices  # noqa: E402
 
@@ -63,12 +66,35 @@ def test_every_option_has_a_column() -> None:
     assert {*order} == every and len(order) == len(every)
 
 
+def test_what_differs_has_a_reason() -> None:
+    differ = {sixteen_bits.key(one) for one in sixteen_bits.read() if sixteen_bits.differs(one)}
+    assert differ == {*sixteen_bits.REASONS}
+    other = {**sixteen_bits.read()[0], "family": "another", "checks": {"checker": "differs: x"}}
+    assert sixteen_bits.differs(other) and not sixteen_bits.differs({"none": "no such layers"})
+
+
 @pytest.mark.parametrize(("kind", "check"), DRAWN)
 def test_a_drawn_cell_is_as_the_page_says(cells: Cells, kind: str, check: str) -> None:
     pytest.importorskip({"openvino": "openvino", "rtx": "tensorrt_rtx"}.get(check.split()[0], "onnxruntime"))
     (record,) = (one for one in sixteen_bits.read() if sixteen_bits.key(one) == (NAME, kind, DTYPE))
     result = cells(NAME, kind, DTYPE, [check])["checks"][check]
     assert sixteen_bits.kinds_of(result) == sixteen_bits.kinds_of(record["checks"][check]) != "differs", result
+
+
+@pytest.mark.parametrize("name", ["minicpmv4_7", "qwen3_5"])
+def test_gated_norms_of_tiny_models_say_something_in_16_bits(name: str) -> None:
+    tiny, seen = exportable(name), list[torch.Tensor]()
+    words = torch.randint(3, 200, (256,), generator=torch.Generator().manual_seed(7)).tolist()
+    inputs = tiny.family.reference_inputs(tiny.config, ReferencePrompt(torch.zeros(0, 1, *tiny.size, 3), words))
+    for dtype in (torch.float32, torch.bfloat16):
+        model = deepcopy(tiny.model).to(dtype)
+        norm = model.get_submodule("model.language_model.layers.0.linear_attn.norm")
+        norm.register_forward_pre_hook(lambda _, rows: seen.append(rows[0].float()))
+        with torch.no_grad():
+            model(input_ids=inputs["input_ids"])
+    wide, narrow = seen
+    apart = (wide - narrow).norm(dim=-1) / wide.norm(dim=-1)
+    assert apart.max() < 0.2  # 0.28 and 0.87 where queries and keys are drawn apart
 
 
 def test_a_graph_of_a_wrong_type_differs(cells: Cells) -> None:
