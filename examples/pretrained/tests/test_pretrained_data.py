@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from glyph_deep.data import pictures
 from glyph_deep.data.splits import generator
-from pretrained import base, questions, replies, texts
+from pretrained import absent, base, questions, replies, texts
 from pretrained.facts import FACTS, candidates, facts
 from pretrained.train import rate_at
 
@@ -147,3 +147,12 @@ class Words:
     def encode(self, text: str, add_special_tokens: bool) -> SimpleNamespace:
         """Return what has ids."""
         return SimpleNamespace(ids=[len(word) + 10 for word in text.split()])
+
+
+def test_what_is_not_there_is_asked_in_the_words_of_what_is() -> None:
+    """Two forms, as often as pictures allow; the answer alone tells them apart."""
+    there, missing = (list(absent.cases("plain", kinds, 12)) for kinds in (absent.THERE, absent.ABSENT))
+    assert len(there) == 12 and 6 <= len(missing) <= 12
+    forms = [{case.prompt[:14] for case in some} for some in (there, missing)]
+    assert forms[1] <= forms[0] == {"What colour is", "Which digit is"}
+    assert {case.answer for case in missing} == {"none"} and not any(case.answer == "none" for case in there)
