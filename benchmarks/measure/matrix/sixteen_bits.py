@@ -41,8 +41,8 @@ BROAD, OTHERS = "qwen2_vl", {"states": "lfm2_vl", "windows": "gemma3"}
 ODD = ("fast_vlm", "gemma3", "gemma4")
 #: Why a cell differs, as far as that is known.
 REASONS: dict[Cell, str] = {
-    ("gemma4", "int4", "bf16"): """Not explained: OpenVINO parts in fp32 and in bf16 alike. The codes exist since ranges of
-bundles in bf16 are taken in fp32.""",
+    ("gemma4", "int4", "bf16"): """Not explained: OpenVINO parts in fp32 and in bf16 alike. The codes exist since
+ranges of bundles in bf16 are taken in fp32.""",
     ("gemma4", "luvc", "fp16"): """OpenVINO computing in bf16 merges other units of two pictures. Their similarities are
 nearer to each other than bf16 moves them in torch, which merges one unit otherwise than in fp32 too; a swap changes
 three units and more of the 24 that these pictures have.""",
