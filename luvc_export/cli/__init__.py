@@ -21,22 +21,8 @@ _PIPE_CLOSED = 141
 
 #: In the order of the help; each is a module of ``commands`` and the function of its name.
 VERBS = (
-    *(
-        "demo",
-        "plan",
-        "export",
-        "build",
-        "pack",
-        "targets",
-        "run",
-        "embed",
-        "search",
-        "serve",
-        "batch",
-        "inspect",
-        "doctor",
-    ),
-    *("parity", "ablate", "calibrate", "bench", "triton", "trial", "make-random", "new-family"),
+    *("demo", "plan", "export", "build", "pack", "targets", "run", "embed", "search", "serve", "batch", "inspect"),
+    *("doctor", "parity", "ablate", "calibrate", "bench", "triton", "trial", "make-random", "new-family"),
 )
 
 

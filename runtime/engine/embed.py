@@ -123,10 +123,8 @@ class Embeds:
         from luvc_export.runtime.engine.vector_form import VectorOptions, pack  # of no session that answers
 
         self.bundle.check_task("embed")
-        how, wanted = (
-            embedding_of(self.bundle),
-            VectorOptions(prompt=prompt, instruction=instruction, dimensions=dimensions, embed_dtype=embed_dtype),
-        )
+        how = embedding_of(self.bundle)
+        wanted = VectorOptions(prompt=prompt, instruction=instruction, dimensions=dimensions, embed_dtype=embed_dtype)
         system = check_options(self.bundle, wanted)
         parts = _inputs("embed", batch, images=images, texts=texts, pairs=pairs)
         return pack(cut(how, np.stack(self._vectors(how, system, parts, batch)), dimensions), embed_dtype)

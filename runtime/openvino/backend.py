@@ -324,7 +324,7 @@ class OpenVinoBackend(Backend):
                 what,
                 where=f"{where}, {self.name}, {self.arithmetic}",
                 got=short,
-                fix="choose the cpu back-end (ONNX Runtime), or another plan",
+                fix="choose another plan, or, but for bundles in bf16, the cpu back-end (ONNX Runtime)",
             ) from error
 
 
