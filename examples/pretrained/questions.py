@@ -1,14 +1,21 @@
-"""Ordinary English questions about glyph_deep's pictures of coloured digits, and what is not there."""
+"""Ordinary English questions about glyph_deep's pictures of coloured digits, and what is not there.
+
+`python -m pretrained.questions FOLDER` writes those to search plans on as `luvc-export plan --data` reads them.
+"""
 
 from __future__ import annotations
 
+import argparse
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from glyph_deep.data import pictures
 from glyph_deep.data.splits import generator
 from numpy.typing import NDArray
+from PIL import Image
 
 from luvc_export.demo.scene import NAMES, Scene
 
@@ -120,3 +127,31 @@ def cases(split: str, ground: str, number: int, seed: int = 0) -> Iterator[Case]
                 drawn += 1
                 yield Case(image, *asked, kind, picture)
         picture += 1
+
+
+def write(folder: Path, number: int, ground: str = "plain") -> Path:
+    """Write `number` questions of the search split, four a picture, and return their JSON Lines file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    kinds, lines = list(KINDS), []
+    for case in cases("search", ground, 2 * number + len(KINDS)):
+        name = f"{case.picture:04}.png"
+        if len(lines) < number and (case.picture + kinds.index(case.kind)) % 2:
+            Image.fromarray(case.image).save(folder / name)
+            lines.append({"image": name, "prompt": case.prompt, "answer": case.answer, "kind": case.kind})
+    path = folder / "questions.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    return path
+
+
+def main() -> None:
+    """Write them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="folder of questions.jsonl and its pictures")
+    parser.add_argument("--count", type=int, default=480, help="questions")
+    parser.add_argument("--ground", choices=("plain", "textured"), default="plain")
+    args = parser.parse_args()
+    print(write(args.folder, args.count, args.ground))
+
+
+if __name__ == "__main__":
+    main()

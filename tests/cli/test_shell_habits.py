@@ -47,3 +47,17 @@ def test_no_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_terminal_of_no_width_is_one_that_is_not_known() -> None:
     code, shown, _ = shell(f"{CALL} targets", COLUMNS="0")
     assert code == 0 and "cpu" in shown
+
+
+def test_help_is_drawn_without_the_slow_import() -> None:
+    """rich's Markdown is a fifth of its time; who asks for the module afterwards gets the real one."""
+    code = (
+        "import atexit, sys; from luvc_export.cli import main; sys.argv = ['luvc-export', '--help']\n"
+        "def seen():\n"
+        "    before = 'markdown_it' in sys.modules\n"
+        "    from rich.markdown import Markdown\n"
+        "    print(before, Markdown.__module__, 'markdown_it' in sys.modules)\n"
+        "atexit.register(seen); main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.splitlines()[-1] == "False rich.markdown True"

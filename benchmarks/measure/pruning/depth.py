@@ -1,7 +1,8 @@
-"""The whole profile by depth of two trained models, beside what `plan --data` measures of it: writes depth.json.
+"""The whole profile by depth of trained models, beside what `plan --data` measures of it: writes depth.json.
 
-    python benchmarks/measure/pruning/depth.py docs/results --measurements FOLDER
+    python benchmarks/measure/pruning/depth.py docs/results --measurements FOLDER [--pretrained CHECKPOINT]
 
+`--pretrained` is the checkpoint that `pretrained.merge` makes (examples/pretrained): without it its row stays as it is.
 Every layer and every quarter is asked, on the held-out half of the data, which the profile of few passes never sees but
 for its last check. A killed run goes on in FOLDER. `tests/docs/test_results.py` compares the two.
 """
@@ -9,6 +10,8 @@ for its last check. A killed run goes on in FOLDER. `tests/docs/test_results.py`
 from __future__ import annotations
 
 import argparse
+import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,7 @@ from luvc_export.core.plan.cost import cost
 from luvc_export.export.checkpoint import open_checkpoint
 
 MODELS, DATA = ("glyph_shallow", "glyph_deep"), "glyph-deep-plain"
+PRETRAINED = "pretrained"
 
 
 def figures(trial: PlanTrial) -> list[float]:
@@ -68,19 +72,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path, help="folder of depth.json")
     parser.add_argument("--measurements", type=Path, required=True, help="folder in which a killed run goes on")
+    parser.add_argument("--pretrained", type=Path, help="measure this checkpoint in place of the others")
     parser.add_argument("--count", type=int, default=480, help="questions, half of them for each profile")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    rows = {}
-    for name in MODELS:
-        checkpoint = open_checkpoint(str(tasks.EXAMPLES / name / "checkpoint"))
-        data, size = datasets.load(DATA, count=args.count), tasks.find(DATA).image_size
-        folder = args.measurements / name
+    path = args.output / "depth.json"
+    rows = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    folders = {name: tasks.EXAMPLES / name / "checkpoint" for name in MODELS if not args.pretrained}
+    folders |= {PRETRAINED: args.pretrained} if args.pretrained else {}
+    for name, weights in folders.items():
+        checkpoint, folder = open_checkpoint(str(weights)), args.measurements / name
+        source: Path | str = DATA
+        if name == PRETRAINED:
+            sys.path.append(str(tasks.EXAMPLES))
+            from pretrained import questions
+
+            source = questions.write(folder / "data", args.count)
+        data, size = datasets.load(source, count=args.count), tasks.find(DATA).image_size
         folder.mkdir(parents=True, exist_ok=True)
         asked = profile(checkpoint, data, size, folder=folder, progress=print_step)
         rows[name] = {
             "weights": weights_hash(checkpoint.folder)[:16],
-            "data": data.to_json(),
+            "data": {**data.to_json(), "name": Path(data.name).name},
             "layers": asked.none.layers,
             "bar": BAR,
             "whole": whole(Subject(checkpoint, data, 0.5, size), folder),
@@ -100,7 +113,7 @@ def main() -> None:
             },
         }
         print(dumps(rows[name]), flush=True)
-    write_whole(args.output / "depth.json", (dumps(rows) + "\n").encode())
+    write_whole(path, (dumps(rows) + "\n").encode())
 
 
 if __name__ == "__main__":
