@@ -45,7 +45,14 @@ def prepare(options: dict[str, Any]) -> None:
         )
     if options.get("int8") and not (codes(options) / "luvc.json").is_file():
         quantised = str(Path(__file__).parents[1] / "measure" / "openvino" / "quantised.py")
-        words = [str(codes(options).parent), str(folder(options)), options["plan"], "--prepare", "--only", "int8"]
+        words = [
+            str(codes(options).parent),
+            str(folder(options)),
+            options["plan"],
+            "--prepare",
+            "--only",
+            options["int8"],
+        ]
         subprocess.run([sys.executable, quantised, *words], check=True)
     elif options.get("codes") and not (codes(options) / "luvc.json").is_file():
         halves = str(Path(__file__).parents[1] / "measure" / "times" / "halves.py")
@@ -77,9 +84,9 @@ def clip_times(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def codes(options: dict[str, Any]) -> Path:
-    """The bundle with the LLM, head included, in 8 and 4 bits too; for ``int8`` both parts, one range for all."""
+    """The bundle with the LLM, head included, in 8 and 4 bits too; ``int8`` names a variant with one range for all."""
     name = f"{'int8' if options.get('int8') else 'codes'}-{options['plan']}"
-    return Path(options["out"]) / name / ("int8" if options.get("int8") else "")
+    return Path(options["out"]) / name / options.get("int8", "").replace(" ", "-")
 
 
 def times(options: dict[str, Any]) -> dict[str, Any]:

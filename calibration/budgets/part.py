@@ -258,16 +258,29 @@ class Chooser:
         self.answered: Answered | None = None
 
     def __call__(self, cases: Sequence[Case], answers: Sequence[Sequence[int]]) -> list[int]:
-        """See ``Choose``; the first call compares with chance. Raises what ``compared`` raises."""
+        """See ``Choose``; the first call compares with chance.
+
+        Raises:
+            UsageError: The model answers nothing better than chance, or nothing that counts in the other part.
+        """
         ended = [not self.data.stops or (len(answer) > 0 and answer[-1] in self.ends) for answer in answers]
         texts = [self.tokens.decode(a).strip() if end else "" for a, end in zip(answers, ended, strict=True)]
         if self.answered is None:
             self.answered = compared(cases, texts, self.data.name)
-        return [
+        counted = [
             index
             for index, (case, text) in enumerate(zip(cases, texts, strict=True))
             if text == str(case.answer).strip() and case.kind in self.answered.kinds
         ]
+        if not counted:
+            raise UsageError(
+                "without compression the model answers no question of the held-out part that counts",
+                where=self.data.name,
+                got=f"{len(cases)} questions, of kinds {', '.join(sorted({case.kind for case in cases}))}",
+                expected=f"right answers to some of {', '.join(self.answered.kinds)}, as in the other part",
+                fix="every kind of question about as many pictures (every second picture is held out)",
+            )
+        return counted
 
 
 def shuffled(clusters: Sequence[int]) -> list[int]:

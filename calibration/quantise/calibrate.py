@@ -207,7 +207,7 @@ def check(
             fix="quantise the plan it was made of, then that one's caches: --kv",
         )
     check_dtype(manifest.dtype, where, recipe.precision.name)
-    quantised = recipe.precision.plan_name(plan, entry.variant_of)
+    quantised = recipe.precision.plan_name(plan, entry.variant_of, recipe.named)
     check_target(bundle, quantised, "the bundle has this plan in this precision", output, overwrite)
 
 

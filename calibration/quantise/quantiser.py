@@ -64,7 +64,7 @@ class Quantiser:
     ) -> None:
         self.bundle, self.plan, self.recipe = bundle, plan, recipe
         self.entry = bundle.entry(plan)
-        self.name = recipe.precision.plan_name(plan, self.entry.variant_of)
+        self.name = recipe.precision.plan_name(plan, self.entry.variant_of, recipe.named)
         self._dtype = np.dtype(BY_PRECISION[bundle.manifest.dtype].name).type
         self._packer = WeightPacker(folder, f"weights.{self.name}")
         self._placed: dict[str, PackedWeight] = {}

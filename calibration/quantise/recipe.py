@@ -93,6 +93,7 @@ class Recipe:
         backend: Name and version of what else decided; empty for this package.
         divergence: For precisions that mix widths, how far predictions may move (KL in nats, mean over cases of the
             worst position): the worst products get eight bits until they do not. Infinite for four bits everywhere.
+        named: What the new plan is called; empty: as the old one, with the precision's suffix.
 
     Raises:
         UsageError: A value that means nothing.
@@ -105,6 +106,7 @@ class Recipe:
     aware: bool = True
     backend: str = ""
     divergence: float = DIVERGENCE
+    named: str = ""
 
     def __post_init__(self) -> None:
         choice("--range", self.method, METHODS, "unknown way to choose a range")

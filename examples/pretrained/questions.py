@@ -135,7 +135,7 @@ def write(folder: Path, number: int, ground: str = "plain") -> Path:
     kinds, lines = list(KINDS), []
     for case in cases("search", ground, 2 * number + len(KINDS)):
         name = f"{case.picture:04}.png"
-        if len(lines) < number and (case.picture + kinds.index(case.kind)) % 2:
+        if len(lines) < number and (case.picture // 2 + kinds.index(case.kind)) % 2:  # every second picture is held out
             Image.fromarray(case.image).save(folder / name)
             lines.append({"image": name, "prompt": case.prompt, "answer": case.answer, "kind": case.kind})
     path = folder / "questions.jsonl"

@@ -25,6 +25,8 @@ FIGURES = Path(__file__).with_name("named_plans.json")
 #: What a user gets who names no plan.
 DEFAULT_PLAN = "safe"
 
+_RECIPES: dict[str, dict[str, Any]] = json.loads(Path(__file__).with_name("recipes.json").read_text(encoding="utf-8"))
+
 #: Part, field and default of what recipes measured before these fields had none of.
 _LATER = (("encoder", "time", None), ("encoder", "restore", "all"), ("llm", "apart", False), ("llm", "stripes", None))
 
@@ -61,6 +63,23 @@ class NamedPlan:
         return replace(request, llm=llm, encoder=encoder, sharing=sharing)
 
 
+@dataclass(frozen=True)
+class QuantisedPlan:
+    """A name that also says a precision, which ranges of pictures are needed for: ``export`` alone makes it.
+
+    Args:
+        says: What it is for, one line for people.
+        source: Why it has a name.
+        recipe: A name of ``PICTURES``.
+        precision: Of the encoder, a name of ``core.precision``; the LLM stays in the bundle's own.
+    """
+
+    says: str
+    source: str
+    recipe: str
+    precision: str
+
+
 def _otherwise(part: LlmRequest | EncoderRequest) -> dict[str, Any]:
     """Fields of ``part`` that are not their defaults."""
     return {one.name: value for one in fields(part) if (value := getattr(part, one.name)) != one.default}
@@ -68,8 +87,7 @@ def _otherwise(part: LlmRequest | EncoderRequest) -> dict[str, Any]:
 
 def _recipes(group: str) -> dict[str, NamedPlan]:
     """Recipes of ``recipes.json``: what a request says otherwise than its defaults; shares may be fractions as text."""
-    data = json.loads(Path(__file__).with_name("recipes.json").read_text(encoding="utf-8"))
-    return {name: NamedPlan(row["says"], row["source"], _request(row)) for name, row in data[group].items()}
+    return {name: NamedPlan(row["says"], row["source"], _request(row)) for name, row in _RECIPES[group].items()}
 
 
 def _request(row: dict[str, Any]) -> PlanRequest:
@@ -97,5 +115,7 @@ PICTURES: dict[str, NamedPlan] = _recipes("pictures")
 #: Recipes for clips, measured on films of moving digits (examples/glyph_clips). Shares that a source leaves to the user
 #: are a quarter, at which the others are held against each other.
 CLIPS: dict[str, NamedPlan] = _recipes("clips")
+
+QUANTISED: dict[str, QuantisedPlan] = {name: QuantisedPlan(**row) for name, row in _RECIPES["quantised"].items()}
 
 NAMED: dict[str, NamedPlan] = {**PICTURES, **CLIPS}

@@ -16,7 +16,7 @@ from luvc_export.core.budgets import (
     solve_speedup,
     staged,
 )
-from luvc_export.core.named_plans import DEFAULT_PLAN, NAMED
+from luvc_export.core.named_plans import DEFAULT_PLAN, NAMED, QUANTISED
 from luvc_export.core.options import choice
 from luvc_export.core.plan import EncoderPlan, EncoderPrune, LlmPlan, MergePass, Plan, Sharing
 from luvc_export.core.plan.merging import EARLIEST, TimeMerge, at_depth, earliest, window_pass
@@ -41,6 +41,13 @@ def solve(request: PlanRequest, grid: tuple[int, int], llm: DecoderShape, encode
     name = goal or (asked if isinstance(asked, str) else "list")
     if request.llm.stripes is not None and name != STRIPED:
         raise PlanError("this plan has no stripes", where="--stripes", got=f"--plan {name}", fix=f"--plan {STRIPED}")
+    if name in QUANTISED:
+        raise PlanError(
+            f"{name} is {QUANTISED[name].recipe} with its encoder in {QUANTISED[name].precision}, which needs pictures",
+            where="--plan",
+            got=name,
+            fix=f"luvc-export export MODEL --plan {name}; its budgets are those of --plan {QUANTISED[name].recipe}",
+        )
     recipe = NAMED.get(DEFAULT_PLAN if goal else name)
     if recipe is not None:
         request = recipe.under(replace(request, llm=replace(request.llm, schedule=None)))
@@ -94,7 +101,7 @@ def _llm_part(wanted: LlmRequest, encoder: EncoderPlan, llm: DecoderShape, image
     elif wanted.stages:
         keep = staged(llm.layers, tokens, wanted.stages, last)
     elif isinstance(wanted.schedule, str):
-        keep = schedule(wanted.schedule, llm.layers, tokens, ("none", *NAMED))
+        keep = schedule(wanted.schedule, llm.layers, tokens, ("none", *NAMED, *QUANTISED))
         if last != "drop" and len(keep) > 1:
             keep = (*keep[:-1], keep[-2])
     else:

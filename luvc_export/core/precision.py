@@ -46,9 +46,9 @@ class QuantisedPrecision:
         """Products of four and of eight bits can stand beside each other: ``MatMulNBits`` has both."""
         return self.weights == 4 and not self.portable
 
-    def plan_name(self, plan: str, root: str | None = None) -> str:
-        """Name of ``plan``, a variant of ``root`` (None: of none), in this precision."""
-        return quantised_name(plan, root or plan, self.suffix)
+    def plan_name(self, plan: str, root: str | None = None, named: str = "") -> str:
+        """Name of ``plan``, a variant of ``root`` (None: of none), in this precision, or where it is ``named`` so."""
+        return quantised_name(plan, root or plan, self.suffix, named)
 
 
 PRECISIONS: dict[str, QuantisedPrecision] = {

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from os import PathLike
 from typing import TYPE_CHECKING
 
 from luvc_export.bundle.folder import Bundle
+from luvc_export.core.named_plans import QUANTISED
 from luvc_export.core.precision import find
 from luvc_export.core.progress import Progress
 from luvc_export.errors import UsageError
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from luvc_export.calibration.datasets import CalibrationSet
     from luvc_export.calibration.quantise.calibrate import Calibrated
     from luvc_export.calibration.quantise.forecast import Forecast
+    from luvc_export.export.checkpoint import Checkpoint
 
 #: Pictures taken, half of which are held out.
 COUNT = 128
@@ -26,8 +29,8 @@ LONGEST = 8
 AGREEMENT = 0.95
 
 
-def check_precision(precision: str, asked: ExportOptions) -> None:
-    """Check before a long export that its plans can be quantised afterwards.
+def check_precision(precision: str, asked: ExportOptions, where: str) -> None:
+    """Check before a long export that its plans can be quantised afterwards; ``where`` asks for it.
 
     Raises:
         UsageError: They cannot.
@@ -35,15 +38,32 @@ def check_precision(precision: str, asked: ExportOptions) -> None:
     from luvc_export.calibration.quantise.calibrate import check_dtype
 
     find(precision)
-    check_dtype(asked.dtype, f"--precision {precision}", precision)
+    check_dtype(asked.dtype, where, precision)
     if asked.weights == "none":
-        raise UsageError("graphs without weights have nothing to quantise", where=f"--precision {precision}")
+        raise UsageError("graphs without weights have nothing to quantise", where=where)
     if asked.video or asked.joint_frames is not None or asked.joint_tiles is not None:
         raise UsageError(
             "pictures say nothing of plans for films, or for tiles that share a budget",
-            where=f"--precision {precision}",
+            where=where,
             got="--video, --joint-frames or --joint-tiles",
             fix="export first, then luvc-export calibrate BUNDLE --plan PLAN@video --data a set of films",
+        )
+
+
+def check_answers(checkpoint: Checkpoint, task: str | None) -> None:
+    """Check before a long export that its bundle will give answers, to which quantised plans are held.
+
+    Raises:
+        UsageError: It gives vectors.
+    """
+    from luvc_export.export.reading.sentence_transformers import task_of
+
+    if (made_for := task_of(checkpoint, task)) != "generate":
+        raise UsageError(
+            "plans are quantised by the answers that stay, and this model gives none",
+            where="--precision, --plan",
+            got=f"--task {made_for}",
+            fix="leave the precision out",
         )
 
 
@@ -62,27 +82,36 @@ def pictures(data: str | PathLike[str] | None, progress: Progress) -> Calibratio
 
 def quantise_plans(
     bundle: Bundle,
-    precision: str,
+    precision: str | None,
     data: CalibrationSet,
     *,
+    named: Collection[str] = (),
     min_agreement: float = AGREEMENT,
     threads: int | None = None,
     foretell: Callable[[Forecast], None] = lambda forecast: None,
     progress: Progress = lambda stage, done: None,
 ) -> list[Calibrated]:
-    """Add each plan of a bundle in another precision; see ``calibration.quantise.calibrate``.
+    """Add each plan of a bundle in ``precision``, and ``named`` ones; see ``calibration.quantise.calibrate``.
 
-    Arguments are those of ``calibrate``; ``foretell`` is told what each plan takes.
+    Arguments are those of ``calibrate``; ``foretell`` is told what each plan takes. ``named`` are of
+    ``core.named_plans.QUANTISED``, each made of the bundle's plan of its recipe.
 
     Raises:
         LuvcError: See ``calibrate``; the bundle stands with the plans it had, and those that were quantised before.
     """
     from luvc_export.calibration.quantise.calibrate import calibrate
+    from luvc_export.calibration.quantise.quantiser import load
     from luvc_export.calibration.quantise.recipe import Recipe
+    from luvc_export.calibration.quantise.sites import sites
 
-    recipe = Recipe(find(precision))
+    wanted = [(name, Recipe(find(precision))) for name in bundle.manifest.plans] if precision else []
+    for row in named:
+        recipe = Recipe(find(QUANTISED[row].precision), named=row)
+        roots = {name: entry.variant_of or name for name, entry in bundle.manifest.plans.items()}
+        wanted += [(name, recipe) for name, root in roots.items() if root == QUANTISED[row].recipe]
     results: list[Calibrated] = []
-    for name in [*bundle.manifest.plans]:
+    for name, recipe in wanted:
+        llm = sites(load(bundle, bundle.entry(name).decoder).graph) if recipe.named else {}
         results.append(
             calibrate(
                 bundle,
@@ -90,6 +119,7 @@ def quantise_plans(
                 recipe,
                 plan=name,
                 min_agreement=min_agreement,
+                keep_high=[f"^{re.escape(site)}$" for site in llm],
                 threads=threads,
                 foretell=foretell,
                 progress=progress,

@@ -14,6 +14,10 @@ from PIL import Image
 
 from luvc_export.bundle import folder as bundles
 from luvc_export.demo import IMAGE_SIZE
+from luvc_export.errors import UsageError
+from luvc_export.export.checkpoint import open_checkpoint
+from luvc_export.export.reading import sentence_transformers
+from luvc_export.pipeline.quantising import check_answers
 
 SIZE = f"{IMAGE_SIZE[0]}x{IMAGE_SIZE[1]}"
 
@@ -32,16 +36,20 @@ def test_pictures_without_a_question_are_enough(cli: Cli, tmp_path: Path, photos
     folder = tmp_path / "model"
     folder.mkdir()
     cut_checkpoint.write_weights(cut_checkpoint.write(folder, 2, 2) / "model.safetensors", 2, 2)
-    words = ("export", folder, "-o", tmp_path / "bundle", "--image-size", SIZE, "--plan", "even", "--precision", "int8")
-    code, out, err = cli(*words, "--data", photos, "--retention", 0, "--json")
+    words = ("export", folder, "-o", tmp_path / "bundle", "--image-size", SIZE, "--plan", "quick")
+    code, out, err = cli(*words, "--precision", "int8", "--data", photos, "--retention", 0, "--json")
     assert code == 0, err
     report = json.loads(out)
     written = bundles.load(tmp_path / "bundle", full=True)
-    assert [each["plan"] for each in report["quantised"]] == ["even_int8"] and report["quantised"][0]["answers"] == 2
-    assert report["manifest"] == written.manifest.to_json() and written.manifest.default_plan == "even"
-    quantised = written.entry("even_int8").quantised
-    assert quantised is not None and quantised.data.name == str(photos) and quantised.data.cases == 4
-    assert "calibrating takes about" in err
+    reports = report["quantised"]
+    assert [each["plan"] for each in reports] == ["safe_int8", "quick"] and reports[0]["answers"] == 2
+    assert report["manifest"] == written.manifest.to_json() and written.manifest.default_plan == "quick"
+    quantised = [written.entry(name).quantised for name in ("safe_int8", "quick")]
+    assert all(one is not None and one.data.name == str(photos) and one.data.cases == 4 for one in quantised)
+    assert [one.extent for one in quantised if one] == ["int8", "int8 encoder"], "the LLM of quick stays as it was"
+    assert "calibrating takes about" in err and written.entry("quick").variant_of == "safe"
+    table = " ".join(cli("inspect", written.folder)[1].split())
+    assert "safe int8" in table and re.search(r"│ quick │ quick │", table), "what it kept where it was measured"
 
 
 @pytest.mark.parametrize(
@@ -54,6 +62,9 @@ def test_pictures_without_a_question_are_enough(cli: Cli, tmp_path: Path, photos
         (("--precision", "int8", "--joint-frames", 4), "pictures say nothing of plans for films, .* calibrate BUNDLE"),
         (("--retention", 0.9), "only quantised plans are held to their answers .* --precision"),
         (("--precision", "int8", "--data", "nowhere"), "no such calibration set .* drawn"),
+        (("--plan", "quick", "--no-weights"), "graphs without weights have nothing to quantise where: --plan quick"),
+        (("--plan", "none", "--plan", "quick", "--speedup", 2), "solve the budgets themselves .* got: quick"),
+        (("--plan", "quikc"), "did you mean 'quick'"),
     ],
 )
 def test_what_cannot_be_is_refused_before_the_export(
@@ -62,3 +73,11 @@ def test_what_cannot_be_is_refused_before_the_export(
     code, out, err = cli("export", "demo", "-o", tmp_path / "bundle", *words)
     assert code == 2 and not out and not (tmp_path / "bundle").exists()
     assert re.search(refusal, " ".join(err.split())), err
+
+
+def test_a_model_of_vectors_has_no_answers_to_hold_plans_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = open_checkpoint("demo", weights=False)
+    check_answers(checkpoint, None)
+    monkeypatch.setattr(sentence_transformers, "task_of", lambda checkpoint, task: "embed")
+    with pytest.raises(UsageError, match=r"this model gives none[\s\S]*--precision, --plan[\s\S]*--task embed"):
+        check_answers(checkpoint, None)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from luvc_export.core.budgets import prefill_flops
-from luvc_export.core.named_plans import CLIPS, DEFAULT_PLAN, NAMED, PICTURES
+from luvc_export.core.named_plans import CLIPS, DEFAULT_PLAN, NAMED, PICTURES, QUANTISED
 from luvc_export.core.plan.merging import EARLIEST
 from luvc_export.core.plan.request import EncoderRequest
 from luvc_export.core.planning import recipe_of, solve
@@ -75,6 +75,12 @@ def test_a_goal_is_solved_as_the_default_keeps_tokens() -> None:
         assert own.keep[-1] > 0 and full / sum(prefill_flops(LLM, own.keep, 64, own.llm.last_layer)) >= 3
     with pytest.raises(PlanError, match="--speedup solves the budgets itself"):
         solve(flat_request("fast", speedup=2.0), (32, 32), LLM, ENCODER)
+
+
+def test_a_name_with_a_precision_is_a_recipe_and_no_plan() -> None:
+    assert {each.recipe for each in QUANTISED.values()} <= {*PICTURES} and not {*QUANTISED} & {*NAMED}
+    with pytest.raises(PlanError, match=r"quick is safe with its encoder in int8[\s\S]*export MODEL --plan quick"):
+        solve(flat_request("quick"), (32, 32), LLM, ENCODER)
 
 
 def test_what_is_said_beside_a_name_goes_before_the_recipe() -> None:

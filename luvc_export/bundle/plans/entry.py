@@ -45,6 +45,12 @@ class Quantisation:
     recipe: dict[str, str]
     data: CalibrationData
 
+    @property
+    def extent(self) -> str:
+        """The precision, with ``encoder`` behind it where no product of the LLM has it."""
+        coded = [name for name, precision in self.layers.items() if precision == self.precision]
+        return self.precision + " encoder" * all("language_model" not in name for name in coded)
+
 
 @dataclass(frozen=True)
 class CacheQuantisation:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,20 +14,22 @@ from luvc_export.cli.files import check_folder, check_model
 from luvc_export.cli.grouped import grouped, stated
 from luvc_export.cli.groups import ScoreOptions, SizeOptions, check_shaping
 from luvc_export.cli.tables.console import write
-from luvc_export.core.named_plans import DEFAULT_PLAN, NAMED
+from luvc_export.core.named_plans import DEFAULT_PLAN, NAMED, QUANTISED
 from luvc_export.core.options import option
 from luvc_export.core.options.texts import percentages
 from luvc_export.core.plan import Plan, Sharing
 from luvc_export.core.plan.request import EncoderRequest, LlmRequest, PlanRequest, check_frames
-from luvc_export.core.progress import Progress
 from luvc_export.errors import UsageError
 from luvc_export.pipeline.export_options import ExportOptions
-from luvc_export.pipeline.quantising import AGREEMENT, check_precision, pictures, quantise_plans
+from luvc_export.pipeline.quantising import AGREEMENT, check_answers, check_precision, pictures, quantise_plans
 
 if TYPE_CHECKING:
     from luvc_export.bundle.folder import Bundle
     from luvc_export.calibration.datasets import CalibrationSet
     from luvc_export.calibration.quantise.calibrate import Calibrated
+
+
+_NAMES = ", ".join([*NAMED, *QUANTISED])
 
 
 @dataclass(frozen=True)
@@ -43,31 +44,27 @@ class PrecisionOptions:
         None, f"With --precision: share of answers that must stay what the plan's are. Default: {AGREEMENT}."
     )
 
-    def check(self, asked: ExportOptions) -> None:
-        """Check it before the export, which is long.
+    def check(self, asked: ExportOptions, named: Sequence[str]) -> None:
+        """Check it before the export, which is long; ``named`` are plans that say a precision.
 
         Raises:
             UsageError: A precision these plans cannot have, or what belongs to one without it.
         """
-        if self.precision is None and self.retention is not None:
+        if self.precision is None and self.retention is not None and not named:
             raise UsageError("only quantised plans are held to their answers", where="--retention", fix="--precision")
         if self.precision is not None:
-            check_precision(self.precision, asked)
+            check_precision(self.precision, asked, f"--precision {self.precision}")
+        for name in named:
+            check_precision(QUANTISED[name].precision, asked, f"--plan {name}")
 
-    def pictures(self, data: str | PathLike[str] | None, progress: Progress) -> CalibrationSet | None:
-        """What is calibrated on; None where no precision is asked for."""
-        return None if self.precision is None else pictures(data, progress)
-
-    def apply(self, written: Bundle, data: CalibrationSet | None, quiet: bool) -> list[Calibrated]:
-        """Quantise every plan of a bundle and, unless ``quiet``, show what became of each."""
+    def apply(self, written: Bundle, data: CalibrationSet, named: Sequence[str], quiet: bool) -> list[Calibrated]:
+        """Quantise plans of a bundle and, unless ``quiet``, show what became of each."""
         from luvc_export.cli.tables.quantised import foretell, weights_lines
 
-        if self.precision is None or data is None:
-            return []
         wanted = AGREEMENT if self.retention is None else self.retention
         with options.progress(quiet) as tell:
             results = quantise_plans(
-                written, self.precision, data, min_agreement=wanted, foretell=foretell, progress=tell
+                written, self.precision, data, named=named, min_agreement=wanted, foretell=foretell, progress=tell
             )
         for each in () if quiet else results:
             write(False, None, *weights_lines(each, data, wanted))
@@ -81,7 +78,7 @@ def export(
     model: options.Model,
     output: Path = option(..., "Bundle folder to write.", "-o", "--output"),
     plan: tuple[str, ...] = option(
-        (), f"{', '.join(NAMED)}, none, a schedule, a JSON file or 64,32,0; repeat. Default: {DEFAULT_PLAN}."
+        (), f"{_NAMES}, none, a schedule, a JSON file or 64,32,0; repeat. Default: {DEFAULT_PLAN}."
     ),
     canvas: SizeOptions,
     asked: ExportOptions,
@@ -116,7 +113,7 @@ def export(
 
     [dim]luvc-export export OpenGVLab/InternVL3-1B-hf -o internvl-bundle --tiles 1x1 --tiles 2x2 --tiles 2x3[/dim]
     """
-    from luvc_export.bundle.folder import check_target
+    from luvc_export.bundle.folder import check_target, load, write_manifest
     from luvc_export.export.checkpoint import open_checkpoint
     from luvc_export.export.reading.remarks import remarks
     from luvc_export.pipeline import export_bundle, make_plans
@@ -126,11 +123,14 @@ def export(
     check_model(model, asked.revision)
     if no_weights:
         asked = replace(asked, weights="none")
-    quantised.check(asked)
-    data, chosen = asked.vocab_data, isinstance(asked.vocab, int)
-    if quantised.precision is not None and not chosen:
+    coded = [name for name in dict.fromkeys(plan) if name in QUANTISED]
+    quantised.check(asked, coded)
+    data, chosen, calibrates = asked.vocab_data, isinstance(asked.vocab, int), coded or quantised.precision is not None
+    if calibrates and not chosen:
         asked = replace(asked, vocab_data=None)
     checkpoint = open_checkpoint(model, asked.revision, weights=not no_weights)
+    if calibrates:
+        check_answers(checkpoint, asked.task)
     named = _sources(plan, llm)
     check_shaping(stated(context, EncoderRequest, LlmRequest, Sharing, ScoreOptions), named.values())
     check_frames(encoder, asked.joint_frames)
@@ -143,15 +143,18 @@ def export(
     video = asked.video or asked.joint_frames is not None
     asked = replace(asked, video=video, joint_frames=None, joint_tiles=None)  # the plans say it now
     with options.progress(as_json) as tell:
-        shown = quantised.pictures(data, tell)
+        shown = pictures(data, tell) if calibrates else None
         written = export_bundle(checkpoint, output, plans, image_size=sizes, options=asked, progress=tell)
     codes = written.manifest.weights.stored
     notes = [*remarks(checkpoint), *(codes.notes if codes else ())]
     if not as_json:
         write(False, None, lambda: _lines(written, plans, notes))
-    calibrated = quantised.apply(written, shown, as_json)
+    calibrated = [] if shown is None else quantised.apply(written, shown, coded, as_json)
+    if plan and plan[0] in coded:
+        final = calibrated[-1].bundle
+        write_manifest(final.folder, replace(final.manifest, default_plan=plan[0]))
     if as_json:
-        write(True, _report(calibrated[-1].bundle if calibrated else written, plans, notes, calibrated))
+        write(True, _report(load(written.folder) if calibrated else written, plans, notes, calibrated))
 
 
 def _report(
@@ -185,7 +188,8 @@ def _sources(plans: Sequence[str], llm: LlmRequest) -> dict[str, str | list[int]
     """What was asked for by the plans' names; a goal makes a plan of its own, which only ``none`` may stand beside."""
     goals = [f"{name.replace('_', '-')}-{value:g}" for name, value in llm.goals().items()]
     if not goals:
-        return {options.plan_name(name): options.plan_source(name) for name in plans or [DEFAULT_PLAN]}
+        recipes = [QUANTISED[name].recipe if name in QUANTISED else name for name in plans or [DEFAULT_PLAN]]
+        return {options.plan_name(name): options.plan_source(name) for name in recipes}
     if others := [name for name in plans if name != "none"]:
         raise UsageError(
             "--speedup and --kv-mib solve the budgets themselves",

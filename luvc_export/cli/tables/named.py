@@ -11,7 +11,7 @@ from typing import Any
 
 from luvc_export.cli.tables import console as consoles
 from luvc_export.core.files import pages
-from luvc_export.core.named_plans import CLIPS, PICTURES, NamedPlan
+from luvc_export.core.named_plans import CLIPS, PICTURES, QUANTISED, NamedPlan, QuantisedPlan
 from luvc_export.core.plan import MergePass, Plan, Sharing
 from luvc_export.core.plan import figures as plan_figures
 from luvc_export.core.plan.cost import Cost, Padded, Stage, cost
@@ -186,7 +186,7 @@ def first_tokens() -> str:
 
 def page_tables() -> str:
     """The tables of docs/plans.md: what every plan is, and what it kept with 95 % intervals, clustered by picture."""
-    parts = [_described(PICTURES), first_tokens()]
+    parts = [_described({**PICTURES, **QUANTISED}), first_tokens()]
     for title, names, columns in (
         ("glyph_deep", [*PICTURES, *plan_figures.INT8], plan_figures.COLUMNS),
         ("glyph_shallow", PICTURES, plan_figures.SHALLOW),
@@ -206,7 +206,7 @@ def clip_tables() -> str:
 TABLES = {"plans": page_tables, "plans for clips": clip_tables}
 
 
-def _described(plans: Mapping[str, NamedPlan]) -> str:
+def _described(plans: Mapping[str, NamedPlan | QuantisedPlan]) -> str:
     rows = ((f"`{name}`", plan.says, plan.source) for name, plan in plans.items())
     return pages.table(("plan", "what it does", "from"), rows)
 

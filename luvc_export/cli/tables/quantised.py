@@ -31,8 +31,12 @@ def weights_lines(calibrated: Calibrated, cases: CalibrationSet, asked: float) -
     yield from (f"  8 bits  | {name}" for name in report["wide"])
     for name in calibrated.dropped:
         yield f"dropped   | {name}, which read what was replaced: make it again from {calibrated.plan}"
+    llm = [name for name in report["high"] if "language_model" in name] if report["extent"].endswith("encoder") else []
+    if llm:
+        yield f"  high    | the LLM: {len(llm)} products"
     for name in report["high"]:
-        yield f"  high    | {name}{' (needed for agreement)' if name in high else ''}"
+        if name not in llm:
+            yield f"  high    | {name}{' (needed for agreement)' if name in high else ''}"
 
 
 def agreement_lines(
@@ -61,6 +65,7 @@ def weights_report(result: Calibrated) -> dict[str, Any]:
     return {
         "bundle": str(result.bundle.folder),
         "plan": result.plan,
+        "extent": entry.extent,
         "bytes": result.bytes,
         "agreement": result.found.agreement,
         "answers": len(result.made.answered),

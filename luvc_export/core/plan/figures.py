@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from luvc_export.core.named_plans import CLIPS, FIGURES, NAMED
+from luvc_export.core.named_plans import CLIPS, FIGURES, NAMED, QUANTISED
 from luvc_export.core.plan import Plan
 
 #: Models and grounds in the order of tables, as (model, ground, title).
@@ -29,8 +29,9 @@ BUNDLED = (
 )
 #: Of the model whose language model its authors pretrained (examples/pretrained).
 PRETRAINED = (("pretrained", "plain", "digits"), ("pretrained", "textured", "busy"))
-#: Plans that were measured with encoder and LLM in INT8 too (`glyph_deep.studies.precision.eight_bits`).
-INT8 = ("safe int8", "lean int8")
+#: Plans in INT8 (`glyph_deep.studies.precision.eight_bits`): recipe, and precision as ``Quantisation.extent`` has it.
+INT8 = {"safe int8": ("safe", "int8"), "lean int8": ("lean", "int8")}
+INT8 |= {name: (plan.recipe, f"{plan.precision} encoder") for name, plan in QUANTISED.items()}
 #: Of films (examples/glyph_clips).
 FILMS = (("glyph_clips", "heldout", "films"),)
 
@@ -92,13 +93,12 @@ def figures() -> tuple[Figure, ...]:
 
 def recipe(plan: str) -> str:
     """Name of the recipe of a plan that may be of ``INT8``."""
-    return plan.removesuffix(" int8")
+    return INT8.get(plan, (plan, ""))[0]
 
 
 def measured_as(named: str | None, precision: str | None) -> str | None:
     """The row that holds for a bundle's plan of recipe ``named``, quantised to ``precision``; None if none does."""
-    row = named if precision is None else f"{named} {precision}"
-    return row if row in (named, *INT8) else None
+    return named if precision is None else next((row for row, one in INT8.items() if one == (named, precision)), None)
 
 
 def of(plan: str, some: Iterable[Figure] | None = None) -> dict[tuple[str, str], Figure]:

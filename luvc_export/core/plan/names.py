@@ -30,10 +30,10 @@ def bucket_name(plan: str, share: int) -> str:
     return f"{plan}@{share}"
 
 
-def quantised_name(plan: str, root: str, suffix: str) -> str:
-    """Name of ``plan`` in a precision of ``suffix``; what it adds to its root's name stays at the end."""
+def quantised_name(plan: str, root: str, suffix: str, named: str = "") -> str:
+    """Name of ``plan`` in a precision of ``suffix``, or ``named`` so; what it adds to its root's name stays behind."""
     begin = root if plan.startswith(root) else plan
-    return f"{begin}{suffix}{plan[len(begin) :]}"
+    return f"{named or begin + suffix}{plan[len(begin) :]}"
 
 
 def variant_of(name: str, plans: Container[str], suffix: str = "") -> str | None:

@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -22,6 +24,7 @@ from luvc_export.calibration.budgets import depth, part
 from luvc_export.calibration.budgets import trials as trials_module
 from luvc_export.calibration.budgets.space import Space, find_horizon
 from luvc_export.calibration.budgets.trials import Trials
+from luvc_export.calibration.datasets import CalibrationSet
 from luvc_export.core.plan import Plan
 from luvc_export.core.plan.stripes import Stripes, read
 from luvc_export.core.planning import LlmRequest, PlanRequest, solve
@@ -29,6 +32,7 @@ from luvc_export.core.shapes import DecoderShape, EncoderShape
 from luvc_export.demo import CHECKPOINT
 from luvc_export.errors import CheckFailed, UsageError
 from luvc_export.pipeline import make_plan
+from luvc_export.runtime.prompt.case_lines import FileCase
 
 GRID, COUNT = (6, 8), 120
 UNITS = GRID[0] * GRID[1]
@@ -248,6 +252,23 @@ def test_shuffled_answers_are_refused(plan: Cli, files: Path, tmp_path: Path) ->
         err,
     ), err
     assert "Traceback" not in err and not (tmp_path / "depth" / "profile.json").exists()
+
+
+def test_a_held_out_part_of_other_kinds_is_refused() -> None:
+    """Every second picture asked otherwise, as a file that deals kinds by the picture's number has it."""
+    chooser = object.__new__(part.Chooser)
+    chooser.data = CalibrationSet("dealt.jsonl", (), ())
+    chooser.tokens, chooser.ends, chooser.answered = SimpleNamespace(decode=lambda text: text), [], None  # type: ignore[assignment]
+
+    def cases(kind: str) -> list[FileCase]:
+        return [FileCase((), "?", str(number), kind, number) for number in range(40)]
+
+    answers: list[Any] = [str(number) for number in range(40)]
+    assert chooser(cases("count"), answers) == [*range(40)]
+    with pytest.raises(
+        UsageError, match=r"held-out part[\s\S]*dealt.jsonl[\s\S]*40 questions, of kinds sum[\s\S]*some of count"
+    ):
+        chooser(cases("sum"), answers)
 
 
 def test_time_that_is_over_ends_the_profile_before_it_asks() -> None:

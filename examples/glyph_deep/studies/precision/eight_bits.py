@@ -143,14 +143,14 @@ def page(record: dict[str, Any]) -> str:
 
 
 def figured(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the record of named plans with `rows` of whole models in INT8, where every ground of a plan was asked."""
+    """Return the record of named plans with `rows` in INT8 that have a name, where every ground of one was asked."""
     record: dict[str, Any] = json.loads(FIGURES.read_text(encoding="utf-8"))
     costs = {(row["plan"], row["ground"]): row for row in record["rows"] if row["model"] == "glyph_deep"}
     new: list[dict[str, Any]] = []
-    for plan in dict.fromkeys(row["plan"] for row in rows):
-        name = f"{plan} int8"
-        some = [row for row in rows if (row["plan"], row["part"]) == (plan, "whole")]
-        if name not in plan_figures.INT8 or {row["ground"] for row in some} != {*GROUNDS}:
+    for plan, part in dict.fromkeys((row["plan"], row["part"]) for row in rows):
+        name = plan_figures.measured_as(plan, "int8 encoder" if part == "encoder" else "int8")
+        some = [row for row in rows if (row["plan"], row["part"]) == (plan, part)]
+        if name is None or {row["ground"] for row in some} != {*GROUNDS}:
             continue
         for row in some:
             own = {"plan": name, "key": NAMED[plan].key, "questions": row["questions"]}
