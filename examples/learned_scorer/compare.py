@@ -43,7 +43,7 @@ def compared(study: studies.Study, share: float) -> dict[str, Any]:
     rows = study.rows(f"{share:.0%}", [*some, down])
     by_name = {variant.name: variant for variant in some}
     best = max((row for row in rows if row.name in past.METHODS), key=lambda row: row.accuracy.value).name
-    right = [np.asarray(study._right("report", by_name[name].plans[0]), dtype=np.float64) for name in (LEARNED, best)]
+    right = [np.asarray(study.right("report", by_name[name].plans[0]), dtype=np.float64) for name in (LEARNED, best)]
     pictures = [case.picture for case in study.engines["report"].cases]
     return {"keep": plan.keep[0], "rows": rows, "best": best, "ahead": intervals.difference(*right, pictures)}
 

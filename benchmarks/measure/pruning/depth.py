@@ -43,9 +43,7 @@ def whole(subject: Subject, folder: Path) -> dict[str, Any]:
     space = Space(subject.grid, llm.layers, llm.cached, switches={"padding": True}, shared=llm.shared)
     store = Store(folder / MEASUREMENTS, subject.about)
     part = subject.parts(model, space.none(), store, print_step, Chooser(subject, model))[1]
-    trials = Trials(
-        part, BAR, lambda plan: cost(plan, llm, part.text).flops, store, lambda trial: print_step("plan", 1)
-    )
+    trials = Trials(part, BAR, lambda plan: cost(plan, llm, part.text).flops, store)
     gone = [trials.whole(cut(space, layer)) for layer in range(llm.layers)]
     carried = [
         trials.whole(space.none().changed(kv_only=tuple(n for n in subject.freezable if n >= layer)))
