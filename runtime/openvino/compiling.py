@@ -151,6 +151,7 @@ def compile_graph(
     decoder = any(graph_io.INPUT_IDS in port.get_names() for port in model.inputs)
     if device.name == "CPU":
         rewrites.say_sizes_of_nothing(library, model)
+        rewrites.widen_beside_codes(library, model)
         keep_narrow(library, model)
     if arithmetic == "fp32" and narrowed:
         narrow_floats(library, model)

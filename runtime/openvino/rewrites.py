@@ -122,6 +122,40 @@ def _behind_converts(node: Any) -> Any:
     return node
 
 
+def widen_beside_codes(library: Any, model: Any) -> int:
+    """Let a graph in bf16 whose activations become codes compute in fp32; returns how many values are widened.
+
+    Where a CPU has bf16 the plug-in leaves that type in such a graph (elsewhere it widens it so itself), and what moves
+    scales of codes behind their products makes fp32 of a value that joins a cache in bf16: "Argument element types are
+    inconsistent" (OpenVINO 2026.4), of every model whose values have no bias. In ``bf16`` products without codes are
+    narrowed as those of a graph in fp32 are.
+
+    Args:
+        library: ``openvino``.
+        model: Changed; its inputs and outputs in bf16 become fp32.
+    """
+    narrow, wide, count = library.Type.bf16, library.Type.f32, 0
+    nodes = model.get_ordered_ops()
+    if not any(node.get_type_name() == "FakeQuantize" for node in nodes):
+        return 0
+    for node in nodes:
+        kind = node.get_type_name()
+        if kind not in ("Parameter", "Constant", "Convert") or node.get_output_element_type(0) != narrow:
+            continue
+        if kind == "Parameter":
+            node.set_element_type(wide)
+        elif kind == "Convert":
+            node.set_destination_type(wide)
+        else:
+            readers = node.output(0).get_target_inputs()
+            widened = library.opset13.convert(node, wide).output(0)
+            for reader in readers:
+                reader.replace_source_output(widened)
+        count += 1
+    model.validate_nodes_and_infer_types()
+    return count
+
+
 _MARK = "decompression_0"
 #: Vectors stay as they are: what recognises norms looks for constants.
 _LEAST_RANK = 2

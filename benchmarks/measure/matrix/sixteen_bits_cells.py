@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import sys
 import traceback
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from luvc_export.calibration.quantise.agreement import Remembered  # noqa: E402
 from luvc_export.calibration.quantise.cache_calibration import calibrate_caches  # noqa: E402
 from luvc_export.calibration.quantise.calibrate import calibrate  # noqa: E402
 from luvc_export.calibration.quantise.recipe import Recipe  # noqa: E402
+from luvc_export.calibration.runners import open_bundle  # noqa: E402
 from luvc_export.calibration.runners.base import LOGITS, Runner  # noqa: E402
 from luvc_export.calibration.runners.graph import GraphRunner  # noqa: E402
 from luvc_export.core.plan.plan_set import with_buckets  # noqa: E402
@@ -233,12 +234,8 @@ class Cells:
         text = verdict(result, asked)
         if dtype == "fp32" or not text.startswith("differs: "):
             return text
-        if codes := bundle.entry(plan).quantised:
-            kind = "q4" if codes.precision == "q4f16" else codes.precision
-            whole, own_plan = self.exported(name, kind, "fp32")
-            for engine, computed, how in (("onnx", "fp32", ""), (runner, arithmetic, " computed so too")):
-                pair_of = f"{engine}:{whole.folder}#{own_plan}", f"{runner}:{bundle.folder}#{plan}"
-                coded = open_pair(*pair_of, threads=1, arithmetic=computed)[0]
+        if bundle.entry(plan).quantised:
+            for coded, how in self.coded(bundle, plan, name, runner, arithmetic):
                 beside = verdict(held(Remembered(coded), candidate), asked)
                 if beside.startswith("equal"):
                     return f"{beside} to the same codes in fp32{how}"
@@ -254,6 +251,21 @@ class Cells:
             return "equal, as near to fp32 as the reference"
         ties = tied(result, asked)
         return f"equal, as near to fp32 as the reference, {ties}" if ties else text
+
+    def coded(self, bundle: Bundle, plan: str, name: str, runner: str, arithmetic: str) -> Iterator[tuple[Runner, str]]:
+        """A plan's codes in ONNX Runtime in fp32, and in an engine in an arithmetic, each with how it computes.
+
+        A bundle in bf16 lends its very codes, its graphs widened: a bundle in fp32 has others where rounding a row of a
+        weight moves the rows that follow. Last come codes of such a bundle.
+        """
+        codes = bundle.entry(plan).quantised
+        assert codes is not None
+        if bundle.manifest.dtype == "bf16" and PRECISIONS[codes.precision].portable:
+            yield open_bundle(str(bundle.folder), plan, threads=1), ""
+        whole, own_plan = self.exported(name, "q4" if codes.precision == "q4f16" else codes.precision, "fp32")
+        for engine, computed, how in (("onnx", "fp32", ""), (runner, arithmetic, " computed so too")):
+            pair_of = f"{engine}:{whole.folder}#{own_plan}", f"{runner}:{bundle.folder}#{plan}"
+            yield open_pair(*pair_of, threads=1, arithmetic=computed)[0], how
 
 
 def as_near(own: Gate, reference: Gate) -> bool:
