@@ -58,7 +58,8 @@ SLACK = 1.5
 KINDS = (*NAMED, *WEIGHTS, *CODES, *LAYERS, *OPTIONS)
 FAMILIES = tuple(MADE_HERE)
 #: Gates of parity that say what becomes of logits, whose own distance has gates.
-TOKENS = {"KL of predictions", "top-1 agreement", "greedy agreement", "same text"}
+PREDICTIONS = {"KL of predictions", "top-1 agreement"}
+TOKENS = PREDICTIONS | {"greedy agreement", "same text"}
 KEPT = "kept tokens that no tie explains"
 CHECKS = ("checker", "onnx runtime", "openvino fp32", "openvino bf16", "rtx build", "pack lint")
 Cell = tuple[str, str, str]
@@ -314,14 +315,18 @@ def verdict(result: ParityResult, asked: Sequence[FileCase]) -> str:
 
 
 def tied(result: ParityResult, asked: Sequence[FileCase]) -> str | None:
-    """How many answers part at a tie of the reference; None where one parts elsewhere."""
+    """How many answers part at a tie of the reference; None where one parts elsewhere.
+
+    So must positions of the prompt where a gate of predictions failed; what such a gate lets pass needs no tie.
+    """
     comparison = result.comparison
     width = tolerances(comparison.reference.dtype, comparison.candidate.dtype).tie.value
     apart = [pair for pair in zip(asked, comparison.answered, strict=True) if pair[1].diverged is not None]
     gaps = [gap(comparison.reference, *pair) for pair in apart]
-    guesses = [one.prediction.widest_gap for one in comparison.measured if one.prediction]
+    wrong = not all(gate.passed for gate in result.gates if gate.name in PREDICTIONS)
+    guesses = [one.prediction.widest_gap for one in comparison.measured if one.prediction] if wrong else []
     print(f"ties: {gaps}, at most {width}", file=sys.stderr)
-    widest = max([*gaps, *guesses])
+    widest = max([*gaps, *guesses], default=0.0)
     return f"{len(gaps)} of {len(asked)} answers after a tie ({widest:.2g} apart)" if widest <= width else None
 
 

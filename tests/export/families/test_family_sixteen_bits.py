@@ -7,6 +7,8 @@ import shutil
 import sys
 from copy import deepcopy
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import onnx
 import pytest
@@ -30,6 +32,7 @@ from luvc_export.export import families  # noqa: E402
 from luvc_export.export.families.base import ReferencePrompt  # noqa: E402
 from luvc_export.export.weights import DTYPES  # noqa: E402
 from luvc_export.runtime.openvino import device as devices  # noqa: E402
+from luvc_export.runtime.prompt.case_lines import FileCase  # noqa: E402
 
 #: Draws what is run: a family, a type, a kind whose plan is made of the default one's, and checks.
 DRAW = random.Random(58)
@@ -133,6 +136,18 @@ def test_what_rounds_no_worse_than_the_reference_is_told_from_what_does(
 ) -> None:
     pair = [Gate("tensors", name, got, 0.0, name == "relative L2", "") for got in (own, reference)]
     assert sixteen_bits_cells.as_near(*pair) is near
+
+
+@pytest.mark.parametrize(("top1", "explained"), [(0.96, "0 of 1 answers after a tie (0 apart)"), (0.9, None)])
+def test_a_position_of_the_prompt_needs_a_tie_where_its_gate_failed(top1: float, explained: str | None) -> None:
+    guess = SimpleNamespace(prediction=SimpleNamespace(widest_gap=0.34))
+    runner = SimpleNamespace(dtype="bf16")
+    comparison = SimpleNamespace(
+        reference=runner, candidate=runner, answered=[SimpleNamespace(diverged=None)], measured=[guess]
+    )
+    gates = [Gate("tensors", "top-1 agreement", top1, 0.95, False, "")]
+    result: Any = SimpleNamespace(comparison=comparison, gates=gates)
+    assert sixteen_bits_cells.tied(result, [FileCase((), "Hi")]) == explained
 
 
 def test_the_page_is_its_figures_and_no_cell_of_it_is_empty() -> None:
