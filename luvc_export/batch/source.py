@@ -16,7 +16,7 @@ from PIL import Image
 
 from luvc_export.core.files.folders import walk
 from luvc_export.core.files.safe_files import open_regular, whole
-from luvc_export.core.files.text import decoded, read_text
+from luvc_export.core.files.text import decoded, is_utf16, read_text
 from luvc_export.errors import UsageError
 
 #: Bytes of a line; what is longer is no question.
@@ -99,7 +99,7 @@ def open_source(path: Path, shard: int, folder: Path | None = None) -> Source:
     ``folder`` is what its paths are relative to; None for the file's own folder.
 
     Raises:
-        UsageError: It is missing, or holds no row.
+        UsageError: It is missing, in UTF-16, whose lines end otherwise, or holds no row.
     """
     starts, lines = array("q"), array("q")
     digest = hashlib.sha256()
@@ -107,6 +107,9 @@ def open_source(path: Path, shard: int, folder: Path | None = None) -> Source:
     try:
         with open_regular(path, links=True) as file:
             while line := file.readline(MAX_LINE):
+                if not offset and is_utf16(line):
+                    fix = "save it as UTF-8 (PowerShell: Set-Content -Encoding utf8)"
+                    raise UsageError("the questions are in UTF-16", where=f"--input {path}", expected="UTF-8", fix=fix)
                 at, offset = offset, offset + len(line)
                 digest.update(line)
                 real = bool(line.strip())

@@ -158,16 +158,15 @@ def test_a_prompt_from_standard_input(
     cli: Cli, demo_bundle: Bundle, picture: Path, asked: list[GlyphCase], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = ("run", demo_bundle.folder, "--plan", "even", "--image", picture, "--prompt", "-", "--max-new-tokens", 8)
-    monkeypatch.setattr("sys.stdin", io.StringIO(f"{asked[0].prompt}\n"))
+
+    def write(data: bytes) -> None:
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(data), "utf-8"))
+
+    write(f"{asked[0].prompt}\n".encode())
     code, out, _ = cli(*run, "--json")
     assert code == 0 and json.loads(out)["text"] == asked[0].answer
-    broken = io.TextIOWrapper(io.BytesIO(b"\xff\xfe\xff"), "utf-8")
-    for text, refusal in (
-        (io.StringIO(" \n"), "nothing"),
-        (io.StringIO("a" * 10**6 + "b"), "million"),
-        (broken, "not text"),
-    ):
-        monkeypatch.setattr("sys.stdin", text)
+    for data, refusal in ((b" \n", "nothing"), (b"a" * 10**6 + b"b", "million"), (b"\xff\xfe\xff", "not text")):
+        write(data)
         code, _, err = cli(*run)
         assert code == 2 and refusal in err
 

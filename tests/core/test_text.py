@@ -73,9 +73,20 @@ def test_a_prompt_beside_a_picture(pictures: Path) -> None:
     assert {json.loads(row)["prompt"] for row in rows} == {"What is it?\nSay so."}
 
 
-def test_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stdin", TextIOWrapper(BytesIO(MARK + b"What is it?\r\n"), encoding="utf-8"))
-    assert read_prompt("-", as_json=False) == "What is it?"
+@pytest.mark.parametrize(("coding", "own"), [("utf-8-sig", "cp1252"), ("utf-16", "utf-8"), ("cp1252", "cp1252")])
+def test_standard_input(coding: str, own: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Marked as it may be, else in the encoding of the terminal."""
+    data = "What is it?\r\nT\u00fcr\r\n".encode(coding)
+    monkeypatch.setattr(sys, "stdin", TextIOWrapper(BytesIO(data), encoding=own))
+    assert read_prompt("-", as_json=False) == "What is it?\nT\u00fcr"
+
+
+def test_rows_in_utf16_are_refused_at_once(pictures: Path) -> None:
+    """A row of each was an error, and one of the byte behind the last."""
+    file = pictures / "cases.jsonl"
+    file.write_bytes('{"image": "a.png", "prompt": "one"}\r\n'.encode("utf-16"))
+    with pytest.raises(UsageError, match=r"the questions are in UTF-16(.|\n)*cases\.jsonl(.|\n)*Set-Content"):
+        open_source(file, 10)
 
 
 def test_a_mark_inside_is_a_letter() -> None:

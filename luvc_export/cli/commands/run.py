@@ -13,6 +13,7 @@ from luvc_export.cli import options
 from luvc_export.cli.grouped import grouped
 from luvc_export.cli.tables.console import answer_text
 from luvc_export.cli.watching import CameraOptions
+from luvc_export.core.files.text import decoded
 from luvc_export.core.options import option
 from luvc_export.errors import UsageError
 from luvc_export.runtime.generation.sampling import AnswerOptions
@@ -180,7 +181,8 @@ def read_prompt(prompt: str | None, as_json: bool) -> str | None:
             "standard input is closed", where="--prompt -", got="<&-", expected="text on it", fix="--prompt TEXT"
         )
     try:
-        text = sys.stdin.read(_PROMPT_LIMIT + 1).removeprefix("\ufeff")
+        data = sys.stdin.buffer.read(4 * _PROMPT_LIMIT + 4)  # four bytes a character at most, and a mark
+        text = decoded(data, plain=sys.stdin.encoding).replace("\r\n", "\n")
     except UnicodeDecodeError as error:
         raise UsageError("standard input is not text", where="--prompt -", got=str(error)) from error
     if not text.strip() or len(text) > _PROMPT_LIMIT:

@@ -11,13 +11,21 @@ from luvc_export.errors import LuvcError
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
-def decoded(data: bytes, errors: str = "strict") -> str:
+def is_utf16(data: bytes) -> bool:
+    """Whether a text begins with the mark of UTF-16, which Windows' shells write where they redirect."""
+    return data.startswith(_UTF16)
+
+
+def decoded(data: bytes, errors: str = "strict", plain: str = "utf-8") -> str:
     """``data`` without its mark, which is no letter of the text: Windows' editors and shells write one.
 
+    ``plain`` is the encoding of what has no mark.
+
     Raises:
-        UnicodeDecodeError: It is neither UTF-8 nor marked UTF-16; never with ``errors`` ``replace``.
+        UnicodeDecodeError: It is neither ``plain`` nor marked; never with ``errors`` ``replace``.
     """
-    return data.decode("utf-16" if data.startswith(_UTF16) else "utf-8-sig", errors)
+    marked = "utf-8-sig" if data.startswith(codecs.BOM_UTF8) else plain
+    return data.decode("utf-16" if is_utf16(data) else marked, errors)
 
 
 def read_bytes(path: Path, error: type[LuvcError], what: str, most: int, too_large: str) -> bytes:
