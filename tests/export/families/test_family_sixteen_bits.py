@@ -138,6 +138,39 @@ def test_what_rounds_no_worse_than_the_reference_is_told_from_what_does(
     assert sixteen_bits_cells.as_near(*pair) is near
 
 
+@pytest.mark.parametrize(
+    ("own", "widened", "expected"),
+    [
+        (0.598, 0.01, "equal to its own codes in fp32, as near to the model as a bundle's in fp32"),
+        (1.4, 0.01, "differs: relative L2"),  # codes of another model
+        (0.598, 0.7, "differs: relative L2"),  # arithmetic of its own
+    ],
+)
+def test_codes_of_a_bundle_in_bf16_are_as_good_as_others(
+    own: float, widened: float, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Codes of a bundle in fp32 are 0.6 from the model, and too far from those of this one."""
+    apart = {("model", "bf16"): own, ("model", "fp32"): 0.6, ("fp32", "bf16"): 0.65, ("widened", "bf16"): widened}
+    bundle: Any = SimpleNamespace(
+        folder=tmp_path / "bf16", entry=lambda plan: SimpleNamespace(quantised=SimpleNamespace(precision="int4"))
+    )
+
+    def pair(left: str, right: str, **_: Any) -> tuple[str, str]:
+        return "model" if left.startswith("torch:") else "fp32", "bf16"
+
+    def held(one: str, other: str, asked: object, **_: Any) -> SimpleNamespace:
+        gap = apart[one, other]
+        gate = Gate("tensors", "relative L2", gap, 0.4, True, "")
+        return SimpleNamespace(gates=[gate], comparison=SimpleNamespace(measured=[]))
+
+    for name, stub in {"open_pair": pair, "parity": held, "Remembered": str}.items():
+        monkeypatch.setattr(sixteen_bits_cells, name, stub)
+    monkeypatch.setattr(sixteen_bits_cells, "open_bundle", lambda *_, threads: "widened")
+    cells = Cells(tmp_path, (PLAN,))
+    monkeypatch.setattr(cells, "exported", lambda *_: (SimpleNamespace(folder=tmp_path / "fp32"), "safe_int4"))
+    assert cells.same(bundle, "safe_int4", NAME, "bf16", "openvino", "fp32") == expected
+
+
 @pytest.mark.parametrize(("top1", "explained"), [(0.96, "0 of 1 answers after a tie (0 apart)"), (0.9, None)])
 def test_a_position_of_the_prompt_needs_a_tie_where_its_gate_failed(top1: float, explained: str | None) -> None:
     guess = SimpleNamespace(prediction=SimpleNamespace(widest_gap=0.34))
