@@ -64,12 +64,20 @@ class Place:
 
 @dataclass(frozen=True)
 class IndexedFile:
-    """A file of pages as it was read, and its pages' hashes, which are the file's own where it is a picture."""
+    """A file of pages as it was read, and its pages' hashes, which are the file's own where it is a picture.
+
+    The hash of a page that could not be read is empty: it has no vectors, and the others keep their numbers.
+    """
 
     bytes: int
     mtime_ns: int
     sha256: str
     pages: tuple[str, ...]
+
+    @property
+    def count(self) -> int:
+        """Pages that have vectors."""
+        return sum(map(bool, self.pages))
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ _WIDTH, _GAP = 460, 12
 def results_page(search: Search, query: str, vectors: NDArray[np.float32], hits: Iterable[Hit]) -> str:
     """One self-contained page; ``vectors`` are the query's, float32 [n, D]."""
     session = search.session
-    pages = sum(len(one.pages) for one in search.indexed.values())
+    pages = sum(one.count for one in search.indexed.values())
     body = [f"<h1>{escape(query)}</h1>"]
     body.append(f"<p>{pages} pages, {escape(session.bundle.manifest.source.model)}, plan {session.plan_name}</p>")
     for place, hit in enumerate(hits, 1):

@@ -29,11 +29,12 @@ PDF = ".pdf"
 
 
 class Page(NamedTuple):
-    """A page: a picture, the hash of its file or its pixels, and its number from 1 in a PDF."""
+    """A page: a picture, the hash of its file or its pixels, its number from 1 in a PDF, and why it cannot be read."""
 
     picture: Picture
     sha256: str
     number: int | None = None
+    error: UsageError | None = None
 
 
 def list_files(pages: Path) -> dict[str, Path]:
@@ -66,7 +67,7 @@ def pages_of(path: Path, data: bytes, sha256: str, only: int | None = None) -> I
     """Pages of a file, one after another; ``only`` is the number of one of a PDF's.
 
     Raises:
-        UsageError: A PDF, or a page of it, cannot be read, or takes too much time or memory.
+        UsageError: A PDF cannot be read, or takes too much time or memory; of a page of it, ``Page.error`` says so.
         MachineError: pypdfium2 is not installed, or no helper can be started here.
     """
     if path.suffix.lower() != PDF:
@@ -80,7 +81,11 @@ def pages_of(path: Path, data: bytes, sha256: str, only: int | None = None) -> I
         expected = f"at most {MAX_PAGES:,}"
         raise UsageError("the PDF has too many pages", where=str(path), got=f"{count:,}", expected=expected)
     for number in range(1, count + 1) if only is None else [only]:
-        reply, pixels = _ask(path, data, sha256, number - 1)
+        try:
+            reply, pixels = _ask(path, data, sha256, number - 1)
+        except UsageError as error:
+            yield Page(b"", "", number, error)
+            continue
         size = tuple(reply["size"])
         digest = hashlib.sha256(f"{size}".encode() + pixels).hexdigest()
         yield Page(Image.frombytes("RGB", size, pixels), digest, number)

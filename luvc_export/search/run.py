@@ -26,6 +26,8 @@ from luvc_export.search.pages import PDF, Page, list_files, pages_of, read_file
 
 #: Seconds, and bytes of vectors, after which what was embedded is written.
 _SECONDS, _BYTES = 30.0, 2**26
+#: Pages of a PDF that may be bad; a file with more is refused, for each may take as long as ``pages.SECONDS``.
+MOST_BAD = 32
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,8 @@ class Search:
         files: Of pages, by name.
         folder: Of the index.
         embedded: Pages that the last ``update`` embedded.
-        errors: What is wrong with files of pages, by name; they are not in the index.
+        errors: What is wrong with files of pages, by name, and with pages of a PDF, by ``NAME, page N``; these are not in
+            the index, and the next ``update`` tries them again.
 
     Raises:
         UsageError: There are no pages, the bundle does not embed or cannot do what is set.
@@ -149,19 +152,19 @@ class Search:
         return _Read(name, path, data, IndexedFile(*facts, sha256, ()))
 
     def _take(self, files: Sequence[_Read]) -> None:
-        """Embed pages of one PDF, or of several pictures; of these, one that cannot be read costs no other."""
-        pages = (page for one in files for page in pages_of(one.path, one.data, one.file.sha256))
+        """Embed pages of one PDF, or of several pictures; one that cannot be read costs no other."""
+        hashes = {one.name: list[str]() for one in files}
+        pages = ((one.name, page) for one in files for page in pages_of(one.path, one.data, one.file.sha256))
         try:
-            hashes = [page for some in _some(pages) for page in self._embed(some)]
+            for some in _some(pages):
+                for (name, _), page in zip(some, self._embed(some), strict=True):
+                    hashes[name].append(page)
         except UsageError as error:
-            if len(files) == 1:
-                self._refuse(files[0].name, error)
-            for one in files if len(files) > 1 else ():
-                self._take([one])
+            self._refuse(files[0].name, error)  # a PDF as a whole
             return
-        for at, one in enumerate(files):
-            own = hashes if one.path.suffix.lower() == PDF else hashes[at : at + 1]
-            self._table.files[key_of(one.name)] = replace(one.file, pages=tuple(own))
+        for one in files:
+            if any(hashes[one.name]):
+                self._table.files[key_of(one.name)] = replace(one.file, pages=tuple(hashes[one.name]))
 
     def _refuse(self, name: str, error: UsageError | OSError) -> None:
         if isinstance(error, OSError):
@@ -170,24 +173,44 @@ class Search:
         parts = ("", error.what), ("got ", error.got), ("expected ", error.expected), ("", error.fix)
         self.errors[name] = "; ".join(f"{label}{part}" for label, part in parts if part is not None)
 
-    def _embed(self, pages: Sequence[Page]) -> list[str]:
-        """Embed pages that have no vectors; all their hashes."""
+    def _embed(self, pages: Sequence[tuple[str, Page]]) -> list[str]:
+        """Embed pages of named files that have no vectors; all their hashes, "" of one that cannot be read.
+
+        Raises:
+            UsageError: Too many pages of a PDF cannot be read.
+        """
+        try:
+            if bad := next((page.error for _, page in pages if page.error is not None), None):
+                raise bad
+            self._embed_missing([page for _, page in pages])
+        except UsageError as error:
+            if len(pages) > 1:
+                return [page for one in pages for page in self._embed([one])]
+            ((name, page),) = pages
+            title = name if page.number is None else f"{name}, page {page.number}"
+            self._refuse(title, error)
+            if sum(one.startswith(f"{name}, page ") for one in self.errors) > MOST_BAD:
+                raise
+            return [""]
+        return [page.sha256 for _, page in pages]
+
+    def _embed_missing(self, pages: Sequence[Page]) -> None:
         table = self._table
         missing = [page for page in {page.sha256: page for page in pages}.values() if page.sha256 not in table]
-        if missing:
-            pictures, dtype = [page.picture for page in missing], self.options.embed_dtype
-            if self._many:
-                vectors = self.session.embed_many(images=pictures, embed_dtype=dtype)
-            else:
-                rows = self.session.embed(images=pictures, dimensions=self.options.dimensions, embed_dtype=dtype)
-                vectors = [rows[at : at + 1] for at in range(len(rows))]
-            for page, one in zip(missing, vectors, strict=True):
-                table.add(page.sha256, one)
-            self.embedded += len(missing)
-            if monotonic() - self._saved > _SECONDS or table.waiting > _BYTES:
-                table.save()
-                self._saved = monotonic()
-        return [page.sha256 for page in pages]
+        if not missing:
+            return
+        pictures, dtype = [page.picture for page in missing], self.options.embed_dtype
+        if self._many:
+            vectors = self.session.embed_many(images=pictures, embed_dtype=dtype)
+        else:
+            rows = self.session.embed(images=pictures, dimensions=self.options.dimensions, embed_dtype=dtype)
+            vectors = [rows[at : at + 1] for at in range(len(rows))]
+        for page, one in zip(missing, vectors, strict=True):
+            table.add(page.sha256, one)
+        self.embedded += len(missing)
+        if monotonic() - self._saved > _SECONDS or table.waiting > _BYTES:
+            table.save()
+            self._saved = monotonic()
 
     @property
     def indexed(self) -> Mapping[str, IndexedFile]:
@@ -216,9 +239,10 @@ class Search:
         names = {key_of(name): name for name in self.files}
         hits = []
         for key, one in sorted(self._table.files.items()):
-            scores = late_interaction(query, [self._table.rows(page) for page in one.pages])
+            readable = [(at, page) for at, page in enumerate(one.pages, 1) if page]
+            scores = late_interaction(query, [self._table.rows(page) for _, page in readable])
             several = Path(names[key]).suffix.lower() == PDF
-            for at, (page, score) in enumerate(zip(one.pages, scores.tolist(), strict=True), 1):
+            for (at, page), score in zip(readable, scores.tolist(), strict=True):
                 hits.append(Hit(names[key], at if several else None, score, page))
         return sorted(hits, key=lambda hit: -hit.score)[:top]
 
@@ -228,9 +252,9 @@ def key_of(name: str) -> str:
     return quote(os.fsencode(name).replace(os.sep.encode(), b"/"), safe="/ ")
 
 
-def _some(pages: Iterator[Page]) -> Iterator[list[Page]]:
-    """Pages, as many at a time as one call takes."""
-    some = list[Page]()
+def _some(pages: Iterator[tuple[str, Page]]) -> Iterator[list[tuple[str, Page]]]:
+    """Pages and their files' names, as many at a time as one call takes."""
+    some = list[tuple[str, Page]]()
     for page in pages:
         some.append(page)
         if len(some) == BATCH:

@@ -182,6 +182,47 @@ def test_pages_of_a_pdf_each_by_what_they_show(tmp_path: Path, many: Session) ->
     ]
 
 
+def test_a_bad_page_of_a_pdf_costs_no_other(tmp_path: Path, many: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page whose object is gone is named, by both kinds of fault; the others have vectors and their own numbers."""
+    pytest.importorskip("pypdfium2", reason="pip install 'luvc-export[pdf]'")
+    paper = tmp_path / "a.pdf"
+    pdf(paper, 1, 2, 3)
+    whole = Search(many, paper, tmp_path / "whole")
+    whole.update()
+    expected = [one for one in ranked(whole) if one[1] != 2]
+    intact = paper.read_bytes()
+    kids = intact[intact.index(b"/Kids [") : intact.index(b"]", intact.index(b"/Kids ["))]
+    paper.write_bytes(intact.replace(kids, kids.replace(b" 3 0 R", b" 9 9 R")))
+    for _ in range(2):  # the second time nothing is embedded, and it is named again
+        search = Search(many, paper)
+        search.update()
+        assert ranked(search) == expected and search.errors.keys() == {"a.pdf, page 2"}
+        assert "the PDF cannot be read" in search.errors["a.pdf, page 2"] and search.indexed[key_of("a.pdf")].count == 2
+    assert search.embedded == 0
+    monkeypatch.setattr("luvc_export.search.run.MOST_BAD", 0)
+    search = Search(many, paper, tmp_path / "another")
+    search.update()
+    assert not ranked(search) and search.errors.keys() == {"a.pdf, page 2", "a.pdf"}
+    monkeypatch.undo()
+    refused, embed_many = UsageError("no such picture", where="test"), many.embed_many
+
+    def embed(images: Any = None, **how: Any) -> Any:
+        if any(np.array_equal(np.asarray(one), worst) for one in images):
+            raise refused
+        return embed_many(images=images, **how)
+
+    paper.write_bytes(intact)
+    worst = np.asarray(list(search_pages.pages_of(paper, *search_pages.read_file(paper)))[1].picture)
+    monkeypatch.setattr(many, "embed_many", embed)
+    search = Search(many, paper, tmp_path / "refused")
+    search.update()
+    monkeypatch.undo()
+    assert ranked(search) == expected and search.errors == {"a.pdf, page 2": "no such picture"}
+    paper.write_bytes(intact)
+    search.update()
+    assert len(ranked(search)) == 3 and search.embedded == 1 and not search.errors
+
+
 def test_a_pdf_without_its_library_says_what_to_install(
     tmp_path: Path, one: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -56,7 +56,7 @@ def search(
     hits = searched.rank(vectors, wanted.top)
     if wanted.html is not None:
         write_whole(wanted.html, results_page(searched, query, vectors, hits))
-    count = sum(len(one.pages) for one in searched.indexed.values())
+    count = sum(one.count for one in searched.indexed.values())
     facts = {
         "hits": [{"name": one.name, "page": one.number, "score": one.score} for one in hits],
         "pages": count,
