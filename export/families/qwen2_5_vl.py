@@ -8,6 +8,7 @@ from typing import Any
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from luvc_export.core.shapes import EncoderShape
+from luvc_export.core.tasks import Embedding
 from luvc_export.core.tiling import Video
 from luvc_export.export.families import _tiny
 from luvc_export.export.families.qwen2_vl import Vision
@@ -28,6 +29,10 @@ class Qwen25VL(MropeFamily):
         window = vision.window_size // vision.spatial_merge_size // vision.patch_size
         full = tuple(vision.fullatt_block_indexes)
         return replace(super().encoder_shape(config), window=window, full_attention=full, gated=True)
+
+    def embedding(self, config: Any, task: str) -> Embedding | None:
+        """As of Qwen2-VL: of the last token, of length 1, without an instruction."""
+        return Embedding() if task == "embed" else None
 
     def video(self, config: Any) -> Video | None:
         """Pairs of frames whose time positions follow the clock."""

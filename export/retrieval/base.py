@@ -29,11 +29,15 @@ class RetrievalFamily(Family):
     """A ``ForRetrieval`` model: ``vlm`` without its head, then ``embedding_proj_layer`` of every row, of length 1.
 
     Attributes:
-        inner: The family of ``vlm``.
+        inner: The family of ``vlm``, or the first of those it may have.
     """
 
     inner: Family
     task = "embed-many"
+
+    def inside(self, config: Any) -> Family:
+        """The family of a checkpoint's ``vlm``."""
+        return self.inner
 
     def embedding(self, config: Any, task: str) -> Embedding | None:
         """A vector of every row, projected."""
@@ -43,39 +47,39 @@ class RetrievalFamily(Family):
 
     def side(self, config: Any) -> int:
         """See ``Family``, as all below."""
-        return self.inner.side(config.vlm_config)
+        return self.inside(config).side(config.vlm_config)
 
     def blocks(self, config: Any) -> int:
         """Of ``vlm``."""
-        return self.inner.blocks(config.vlm_config)
+        return self.inside(config).blocks(config.vlm_config)
 
     def encoder_shape(self, config: Any) -> EncoderShape:
         """Of ``vlm``."""
-        return self.inner.encoder_shape(config.vlm_config)
+        return self.inside(config).encoder_shape(config.vlm_config)
 
     def unit_pixels(self, config: Any) -> int:
         """Of ``vlm``."""
-        return self.inner.unit_pixels(config.vlm_config)
+        return self.inside(config).unit_pixels(config.vlm_config)
 
     def decoder_shape(self, config: Any) -> DecoderShape:
         """Of ``vlm``."""
-        return self.inner.decoder_shape(config.vlm_config)
+        return self.inside(config).decoder_shape(config.vlm_config)
 
     def image_token_id(self, config: Any) -> int:
         """Of ``vlm``."""
-        return self.inner.image_token_id(config.vlm_config)
+        return self.inside(config).image_token_id(config.vlm_config)
 
     def image_size(self, config: Any) -> tuple[int, int] | None:
         """Of ``vlm``."""
-        return self.inner.image_size(config.vlm_config)
+        return self.inside(config).image_size(config.vlm_config)
 
     def visual_width(self, config: Any) -> int:
         """Of ``vlm``."""
-        return self.inner.visual_width(config.vlm_config)
+        return self.inside(config).visual_width(config.vlm_config)
 
     def prefix(self, config: Any) -> Prefix | None:
         """Of ``vlm``."""
-        return self.inner.prefix(config.vlm_config)
+        return self.inside(config).prefix(config.vlm_config)
 
     def image_processor(self, folder: str | os.PathLike[str]) -> Any:
         """Of ``vlm``."""
@@ -92,15 +96,15 @@ class RetrievalFamily(Family):
 
     def vision(self, model: Any, plan: Plan, normalise: Normalise) -> nn.Module:
         """Of ``vlm``."""
-        return self.inner.vision(_as_inner(model), plan, normalise)
+        return self.inside(model.config).vision(_as_inner(model), plan, normalise)
 
     def decoder(self, model: Any, plan: Plan) -> Decoder:
         """Of ``vlm``, with the projection as its head."""
-        return self.inner.decoder(_as_inner(model), plan)
+        return self.inside(model.config).decoder(_as_inner(model), plan)
 
     def reference_inputs(self, config: Any, prompt: ReferencePrompt) -> dict[str, Any]:
         """Of ``vlm``."""
-        return self.inner.reference_inputs(config.vlm_config, prompt)
+        return self.inside(config).reference_inputs(config.vlm_config, prompt)
 
 
 def _as_inner(model: Any) -> Any:

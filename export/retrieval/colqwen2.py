@@ -1,4 +1,4 @@
-"""ColQwen2: Qwen2-VL and a projection of every token to 128 numbers."""
+"""ColQwen2: Qwen2-VL, or Qwen2.5-VL where its config says so, and a projection of every token to 128 numbers."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ from transformers import ColQwen2Config, ColQwen2ForRetrieval
 from luvc_export.core.plan import Plan
 from luvc_export.core.token_layout import PositionKind
 from luvc_export.export.families.base import Family, Pixels, ReferencePrompt
+from luvc_export.export.families.qwen2_5_vl import Qwen25VL
 from luvc_export.export.families.qwen2_vl import FAMILY as QWEN2_VL
 from luvc_export.export.families.qwen2_vl import Qwen2VL
+from luvc_export.export.llm.mrope import MropeFamily
 from luvc_export.export.llm.rope import Rope
 from luvc_export.export.retrieval.base import RetrievalFamily, one_input, padding_token, processor_texts
 
 
-class _InARow(Qwen2VL):
-    """Qwen2-VL whose visual tokens stand one behind another, as text does.
+class _InARow(MropeFamily):
+    """A family whose visual tokens stand one behind another, as text does.
 
     ``ColQwen2ForRetrieval`` of transformers hands the LLM embeddings alone, so no token's row and column reach it.
     """
@@ -29,6 +31,14 @@ class _InARow(Qwen2VL):
         return Family.rope(self, model, plan)
 
 
+class _Qwen2VL(_InARow, Qwen2VL):
+    pass
+
+
+class _Qwen25VL(_InARow, Qwen25VL):
+    pass
+
+
 class ColQwen2(RetrievalFamily):
     """ColQwen2 of any size."""
 
@@ -36,7 +46,12 @@ class ColQwen2(RetrievalFamily):
     architecture = ColQwen2ForRetrieval
     position_kind = "sequential"
     pixels: Pixels = QWEN2_VL.pixels
-    inner = _InARow()
+    inner = _Qwen2VL()
+    newer = _Qwen25VL()
+
+    def inside(self, config: Any) -> Family:
+        """Of Qwen2-VL or Qwen2.5-VL."""
+        return self.newer if config.vlm_config.model_type == self.newer.model_type else self.inner
 
     def prompts(self, folder: Path) -> str:
         """Of ``ColQwen2Processor``: a page and an instruction; a query and ten tokens of padding to think with."""

@@ -69,8 +69,8 @@ class Search:
         files: Of pages, by name.
         folder: Of the index.
         embedded: Pages that the last ``update`` embedded.
-        errors: What is wrong with files of pages, by name, and with pages of a PDF, by ``NAME, page N``; these are not in
-            the index, and the next ``update`` tries them again.
+        errors: What is wrong with files of pages, by name, and with pages of a PDF, by ``NAME, page N``; these are not
+            in the index, and the next ``update`` tries them again.
 
     Raises:
         UsageError: There are no pages, the bundle does not embed or cannot do what is set.

@@ -20,15 +20,18 @@ from luvc_export.pipeline import export_bundle
 
 #: By name of a bundle: its family, and cells of vectors that become one.
 BUNDLES = {"every": ("colqwen2", (1, 1)), "quarters": ("colqwen2", (2, 2)), "colpali": ("colpali", (1, 1))}
+BUNDLES["newer"] = "colqwen2.5", (1, 1)
 #: Units of a page: rows and columns that cells of 2 and 3 do not divide.
 GRID = (5, 4)
 
 
 @cache
 def tiny(name: str = "colqwen2", seed: int = 0) -> harness.Case:
-    """Two layers, so that a page is seen by what follows it."""
-    family = families.find(name, "test")
+    """Two layers, so that a page is seen by what follows it; ``colqwen2.5`` is ColQwen2 of a Qwen2.5-VL."""
+    family = families.find(name.removesuffix(".5"), "test")
     config = family.tiny_config()
+    if name.endswith(".5"):
+        config.vlm_config = families.find("qwen2_5_vl", "test").tiny_config()
     text = config.get_text_config()
     text.num_hidden_layers = 2
     if getattr(text, "layer_types", None):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -67,7 +68,7 @@ def cells(vectors: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.flo
 
 
 @pytest.mark.parametrize(
-    ("name", "backend"), [("every", "cpu"), ("every", "openvino"), ("colpali", "cpu"), ("colpali", "openvino")]
+    ("name", "backend"), [*itertools.product(("every", "colpali"), ("cpu", "openvino")), ("newer", "cpu")]
 )
 def test_vectors_are_transformers(name: str, backend: str, opened: Any) -> None:
     """Of pages, visual tokens first, and of queries, in batches of several lengths."""
