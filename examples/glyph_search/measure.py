@@ -1,0 +1,233 @@
+"""What plans keep of retrieval: `python -m glyph_search.measure -o ../docs/results` in `examples`.
+
+Pages of the heldout split are embedded by a bundle, and queries about them (a query a page) rank them all: NDCG@5 of
+every plan with a name, of prunes to a quarter by three scores, of merging at the output with random and even choice
+beside it, and of vectors kept in fewer bits. Writes `retrieval.json`, a record a line, and tables of `retrieval.md`.
+A killed run goes on behind the last ground that it finished; records of other weights are measured anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from glyph_search.checkpoint import BASE, SMALL, write_checkpoint
+from glyph_search.corpus import FACTS, GROUNDS, SIZES, queries, relevant, sheet
+from luvc_export.calibration.intervals import Interval, accuracy, retention
+from luvc_export.core.files.pages import table as markdown
+from luvc_export.core.files.pages import within
+from luvc_export.core.named_plans import PICTURES
+from luvc_export.core.plan import Plan
+from luvc_export.pipeline import export_bundle, make_plan
+from luvc_export.runtime.engine.embed import late_interaction
+from luvc_export.runtime.engine.vector_form import pack, unpack
+from luvc_export.runtime.session import Session
+
+UNIT = 28  # pixels of a visual token's side
+#: Layers of the LLM that see every token before a prune: an eighth of them, as of `safe`.
+BEFORE, LAYERS = 1, 8
+#: Vectors that are left of a page's, by cells that merge: the mean of each, of length 1, as `--merge-vectors` does it.
+CELLS = {"1/2": (1, 2), "1/4": (2, 2), "1/9": (3, 3)}
+#: Forms that the index keeps vectors in.
+FORMS, IN_FORMS = ("float16", "int8", "binary"), "vectors merged 1x2"
+Floats = NDArray[np.float64]
+Vectors = list[NDArray[np.float32]]
+Row = dict[str, Any]
+
+
+def plans(checkpoint: Path, size: tuple[int, int]) -> dict[str, Plan]:
+    """Plans that are measured, by name: none, those with a name, and prunes to a quarter by three scores."""
+    units = size[0] // UNIT * (size[1] // UNIT)
+    named = {name: make_plan(str(checkpoint), name, image_size=size) for name in ("none", *PICTURES)}
+    budgets = (*[units] * BEFORE, *[units // 4] * (LAYERS - BEFORE))
+    for score in ("residual", "random", "stride"):
+        pruned = make_plan(str(checkpoint), budgets, image_size=size, score=score, last_layer="full")
+        named[f"quarter-{score}"] = pruned
+    return named
+
+
+def derived(pages: Vectors, grid: tuple[int, int]) -> Iterator[tuple[str, Vectors]]:
+    """Yield what becomes of a page's uncompressed vectors [units + text, D] behind the graph: merged, or left out."""
+    units = grid[0] * grid[1]
+    rng = np.random.default_rng(0)
+    for share, (high, wide) in CELLS.items():
+        below, right = -grid[0] % high, -grid[1] % wide
+        merged = list[NDArray[np.float32]]()
+        for page in pages:
+            whole = np.pad(page[:units].reshape(*grid, -1), ((0, below), (0, right), (0, 0)))
+            sums = (
+                whole.reshape(len(whole) // high, high, -1, wide, whole.shape[-1])
+                .sum((1, 3))
+                .reshape(-1, whole.shape[-1])
+            )
+            cells = sums / np.linalg.norm(sums, axis=-1, keepdims=True)
+            merged.append(np.concatenate([cells, page[units:]]))
+        yield f"vectors merged {high}x{wide}", merged
+        count = len(merged[0]) - len(pages[0][units:])
+        chosen = [rng.permutation(units)[:count] for _ in pages]
+        yield (
+            f"{share} of vectors, at random",
+            [page[[*one, *range(units, len(page))]] for one, page in zip(chosen, pages, strict=True)],
+        )
+        even = np.linspace(0, units - 1, count).round().astype(int)
+        yield f"{share} of vectors, evenly", [page[[*even, *range(units, len(page))]] for page in pages]
+
+
+def ndcg(scores: Floats, answers: NDArray[np.bool_], top: int = 5) -> Floats:
+    """NDCG of the first `top` pages for each query (Jarvelin and Kekalainen 2002, relevance 0 or 1), [queries].
+
+    Args:
+        scores: [queries, pages]; equal ones are ordered as pages are.
+        answers: Which pages answer a query, one at least.
+        top: Pages that count.
+    """
+    discount = 1 / np.log2(np.arange(2, top + 2))
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :top]
+    gains = (np.take_along_axis(answers, order, 1) * discount).sum(1)
+    best = np.array([discount[: min(top, count)].sum() for count in answers.sum(1)])
+    return np.asarray(gains / best)
+
+
+def score(asked: Vectors, pages: Vectors) -> Floats:
+    """Scores [queries, pages] of vectors [n, D] each."""
+    return np.stack([late_interaction(one, pages) for one in asked]).astype(np.float64)
+
+
+def random_vectors(like: Vectors, seed: int) -> Vectors:
+    """As many vectors of length 1 in random directions."""
+    rng = np.random.default_rng(seed)
+    rows = [rng.standard_normal(one.shape, np.float32) for one in like]
+    return [one / np.linalg.norm(one, axis=-1, keepdims=True) for one in rows]
+
+
+class Study:
+    """Pages of a ground and queries about them, of each number of facts, and how vectors rank them."""
+
+    def __init__(self, ground: str, count: int) -> None:
+        drawn = [sheet("heldout", ground, 0, number) for number in range(count)]
+        self.ground = ground
+        self.pictures, shown = [pixels for pixels, _ in drawn], [one for _, one in drawn]
+        self.wanted = {facts: queries("heldout", ground, 0, shown, facts) for facts in FACTS[ground]}
+        self.answers = {facts: relevant(some, shown) for facts, some in self.wanted.items()}
+        self.full: dict[int, Floats] = {}
+
+    def rows(self, plan: str, asked: dict[int, Vectors], pages: Vectors, form: str = "float32") -> Iterator[Row]:
+        """What a plan keeps, by facts: NDCG@5, its share of the first plan's, vectors and bytes of a page."""
+        width = pages[0].shape[1]
+        packed = [pack(page, form) for page in pages]
+        unpacked = [unpack(page, form, width) for page in packed]
+        for facts, some in asked.items():
+            gains = ndcg(score(some, unpacked), self.answers[facts])
+            full = self.full.setdefault(facts, gains)
+            yield {
+                "ground": self.ground,
+                "facts": facts,
+                "plan": plan if form == "float32" else f"{plan}, {form}",
+                "ndcg": [round(value, 4) for value in accuracy(gains, range(len(gains)))],
+                "kept": [round(value, 4) for value in retention(gains, full, range(len(gains)))],
+                "vectors": round(float(np.mean([len(page) for page in pages])), 1),
+                "bytes": round(float(np.mean([page.nbytes for page in packed]))),
+            }
+
+    def measured(self, folder: Path, backend: str) -> Iterator[Row]:
+        """Yield the records of every plan, the uncompressed one first."""
+        size, checkpoint = SIZES[self.ground], folder / "checkpoint"
+        if not checkpoint.exists():
+            write_checkpoint(BASE, SMALL, checkpoint)
+        every = plans(checkpoint, size)
+        how: dict[str, Any] = {"image_size": size, "text_capacity": 128, "fit": "stretch"}
+        bundle = export_bundle(str(checkpoint), folder / self.ground, every, **how)
+        asked: dict[int, Vectors] = {}
+        for name in every:
+            session = Session(bundle, backend, plan=name)
+            for facts, some in self.wanted.items() if not asked else ():
+                asked[facts] = session.embed_many(texts=[query.text for query in some])
+            pages = session.embed_many(images=self.pictures)
+            yield from self.rows(name, asked, pages)
+            if name == "none":
+                noise = {facts: random_vectors(some, facts) for facts, some in asked.items()}
+                yield from self.rows("random vectors", noise, random_vectors(pages, 0))
+                yield from self.smaller(asked, pages)
+
+    def smaller(self, asked: dict[int, Vectors], pages: Vectors) -> Iterator[Row]:
+        """Yield what becomes of uncompressed vectors in an index: fewer of them, and fewer bits."""
+        size = SIZES[self.ground]
+        fewer = dict(derived(pages, (size[0] // UNIT, size[1] // UNIT)))
+        for name, some in fewer.items():
+            yield from self.rows(name, asked, some)
+        forms = {"none": pages, IN_FORMS: fewer[IN_FORMS]}
+        for name, some in forms.items():
+            for form in FORMS:
+                yield from self.rows(name, asked, some, form)
+
+
+def counts(row: Row) -> tuple[str, str]:
+    """Vectors and bytes of a page, for people."""
+    return f"{row['vectors']:g}", f"{row['bytes']:,}"
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The records as Markdown, a table of each ground and number of facts."""
+    tables = []
+    for ground, facts in dict.fromkeys((row["ground"], row["facts"]) for row in rows):
+        some = [row for row in rows if (row["ground"], row["facts"]) == (ground, facts)]
+        title = f"{ground}, queries of {facts}"
+        lines = [
+            (row["plan"], *(Interval(*row[name]).text(3) for name in ("ndcg", "kept")), *counts(row)) for row in some
+        ]
+        tables.append(markdown((title, "NDCG@5", "kept", "vectors a page", "bytes"), lines, 1))
+    return "\n".join(tables)
+
+
+def write(folder: Path, data: dict[str, Any]) -> None:
+    """Write the figures, a record a line, and the tables of the page."""
+    rows = ",\n".join(json.dumps(row) for row in data["rows"])
+    text = f'{{"about": {json.dumps(data["about"])},\n"rows": [\n{rows}\n]}}\n'
+    (folder / "retrieval.json").write_text(text, encoding="utf-8")
+    page = folder / "retrieval.md"
+    if page.is_file():
+        page.write_text(within(page.read_text(encoding="utf-8"), "plans", table(data["rows"])), encoding="utf-8")
+
+
+def kept(before: dict[str, Any], about: dict[str, Any]) -> list[Row]:
+    """Records that need no measuring: of the same weights, pages and back-end."""
+    return before["rows"] if before["about"] == about else []
+
+
+def main() -> None:
+    """Measure what is not there yet, and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-o", "--output", type=Path, default=Path("../docs/results"), help="folder of the figures")
+    parser.add_argument("--pages", type=int, default=300, help="pages of each ground, with a query about each")
+    parser.add_argument("--grounds", nargs="+", choices=GROUNDS, default=list(GROUNDS))
+    parser.add_argument("--backend", default="openvino", help="what embeds, in the arithmetic that it comes with")
+    args = parser.parse_args()
+    weights = hashlib.sha256(SMALL.read_bytes()).hexdigest()[:16]
+    about = {"pages": args.pages, "backend": args.backend, "weights": weights}
+    file = args.output / "retrieval.json"
+    before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {"about": about, "rows": []}
+    data: dict[str, Any] = {"about": about, "rows": kept(before, about)}
+    with TemporaryDirectory() as scratch:
+        for ground in args.grounds:
+            if any(row["ground"] == ground for row in data["rows"]):
+                continue
+            rows = list[Row]()
+            for row in Study(ground, args.pages).measured(Path(scratch), args.backend):
+                rows.append(row)
+                print(json.dumps(row), flush=True)
+            data["rows"] += rows
+            write(args.output, data)
+    write(args.output, data)
+    print(table(data["rows"]))
+
+
+if __name__ == "__main__":
+    main()
