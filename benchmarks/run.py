@@ -92,7 +92,8 @@ def main() -> None:
     parser.add_argument("--prepare", action="store_true", help="Make what is missing, and time nothing.")
     parser.add_argument("--dtype", default="fp32", help="What the checkpoint's weights are stored in: fp32 or bf16.")
     parser.add_argument("--again", action="store_true", help="Forget the times that are in --results.")
-    parser.add_argument("--page", action="store_true", help="Put the table into its page of docs/results too.")
+    page_help = "Put the table into its page of docs/results too, where the page names these shapes, and then NAME."
+    parser.add_argument("--page", nargs="?", const="", metavar="NAME", help=page_help)
     parser.add_argument("--figures", action="store_true", help="Put the times of named plans beside what they keep.")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
@@ -133,9 +134,13 @@ def main() -> None:
     text = f"{cpu()}\n\n{table([name for name, *_ in chosen], runs_of, errors)}"
     print(text)
     stored = f", weights in {args.dtype}" * (args.dtype != "fp32")
-    if args.page:
+    if args.page is not None:
         page = RESULTS / ("first-token-clips.md" if args.clip else "first-token.md")
-        put(page, f"{args.layers} + {args.encoder_blocks}{stored}{', clips' * args.clip}", text)
+        put(
+            page,
+            f"{args.layers} + {args.encoder_blocks}{stored}{', clips' * args.clip}{', ' * bool(args.page)}{args.page}",
+            text,
+        )
     if args.figures:
         record_times(args.out, f"{args.layers} layers and {args.encoder_blocks} blocks{stored}", runs_of)
 
