@@ -144,7 +144,10 @@ def test_tables_of_peers_have_a_place_on_their_pages(tmp_path: Path, monkeypatch
 
 
 def disagreements(row: dict[str, Any]) -> list[str]:
-    """Where the profile of few passes and the whole one part: a layer at the drop-out, a quarter in what works."""
+    """Where the profile of few passes and the whole one part: a layer at the drop-out, a quarter in what works.
+
+    A quarter whose interval holds the bar is not decided by the whole profile either.
+    """
     whole, proposed, layers = row["whole"], row["proposed"], row["layers"]
 
     def needed(curve: list[list[float]]) -> int:
@@ -157,12 +160,13 @@ def disagreements(row: dict[str, Any]) -> list[str]:
     if abs(working - needed(whole["carried_from"])) > layers / 4:
         wrong.append("working set")
     for mine, theirs in zip(proposed["quarters"], whole["quarters"], strict=True):
-        if mine["free"] != (theirs["kept"][1] >= row["bar"]):
+        _, low, high = theirs["kept"]
+        if mine["free"] != (low >= row["bar"]) and not low < row["bar"] < high:
             wrong.append(f"quarter {mine['layers']}")
     return wrong
 
 
-@pytest.mark.parametrize("model", ["glyph_shallow", "glyph_deep"])
+@pytest.mark.parametrize("model", ["glyph_shallow", "glyph_deep", "pretrained"])
 def test_a_profile_of_few_passes_agrees_with_that_of_every_layer(model: str) -> None:
     row = json.loads((RESULTS / "depth.json").read_text(encoding="utf-8"))[model]
     assert disagreements(row) == [] and row["proposed"]["passes"] <= 12
