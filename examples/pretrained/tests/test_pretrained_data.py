@@ -14,6 +14,7 @@ from pretrained import absent, base, questions, replies, texts
 from pretrained.facts import FACTS, candidates, facts
 from pretrained.train import rate_at
 
+from luvc_export.calibration import datasets
 from luvc_export.errors import MachineError, UsageError
 
 
@@ -156,3 +157,10 @@ def test_what_is_not_there_is_asked_in_the_words_of_what_is() -> None:
     forms = [{case.prompt[:14] for case in some} for some in (there, missing)]
     assert forms[1] <= forms[0] == {"What colour is", "Which digit is"}
     assert {case.answer for case in missing} == {"none"} and not any(case.answer == "none" for case in there)
+
+
+def test_questions_to_search_on_hold_out_every_kind(tmp_path: Path) -> None:
+    """Every second picture is held out, so each half is asked of all kinds."""
+    data = datasets.load(questions.write(tmp_path, 64), count=64)
+    assert data.known and len(data.cases) == 64
+    assert all({case.kind for case in half.cases} >= {*questions.KINDS} - {"absent"} for half in data.split())
