@@ -45,6 +45,8 @@ REASONS: dict[Cell, str] = {
 nearer to each other than bf16 moves them in torch, which merges one unit otherwise than in fp32 too; a swap changes
 three units and more of the 24 that these pictures have. Its visual tokens are nearer to those of fp32 than torch's in
 bf16 are, in every picture, so it rounds no worse.""",
+    ("lighton_ocr", "fp8", "bf16"): """Not explained: visual tokens of one picture of four are 0.28 from the model's
+(relative L2, 0.2 is allowed), and 0.22 to 0.25 from the same codes in fp32 on ONNX Runtime.""",
 }
 Record = dict[str, Any]
 

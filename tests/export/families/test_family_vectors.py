@@ -233,4 +233,4 @@ def test_options_of_answers_are_refused(folders: Callable[[str], Path], tmp_path
         with pytest.raises(UsageError, match="has nothing of this"):
             export_bundle(checkpoint, tmp_path / "out", "none", image_size=run_case.size, task="embed", **options)
     with pytest.raises(UsageError, match="does not embed here"):
-        export_bundle("demo", tmp_path / "out", "none", task="embed")
+        export_bundle("demo", tmp_path / "out", "none", task="rerank")
