@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 import torch
 import vector_bundles
 from numpy.typing import NDArray
+from slow_cases import slow_but
 from torch_backend import TorchBackend
 
 from luvc_export.bundle.folder import Bundle, load
@@ -61,7 +63,8 @@ def pictures(tiny: Any) -> list[NDArray[np.uint8]]:
 
 
 @pytest.mark.parametrize(
-    ("name", "backend"), [("qwen3_vl", "cpu"), ("qwen3_vl", "openvino"), ("qwen2_vl", "cpu"), ("qwen2_vl", "openvino")]
+    ("name", "backend"),
+    slow_but(["qwen3_vl", "qwen2_vl"], product(vector_bundles.INSTRUCTIONS, ("cpu", "openvino"))),
 )
 def test_vectors_are_transformers(name: str, backend: str, opened: Any) -> None:
     """Text alone, a picture alone, both, in batches of several lengths; unlike inputs have unlike vectors."""

@@ -22,8 +22,8 @@ from luvc_export.core.planning import solve
 from luvc_export.pipeline import export_bundle
 
 #: By family, the instruction of each input: of the folder, or of the model's card.
-INSTRUCTIONS = {"qwen3_vl": "Represent the user's input.", "qwen2_vl": "Find the page."}
-#: Of the second, whose folder is sentence-transformers'.
+INSTRUCTIONS = {"qwen3_vl": "Represent the user's input."} | dict.fromkeys(("qwen2_vl", "qwen2_5_vl"), "Find the page.")
+#: Of the others, whose folders are sentence-transformers'.
 SIZES, PROMPTS = [16, 32], {"query": "Find the page.", "document": ""}
 #: The one of the task ``rerank``, of the first family, and its tokens for no and yes.
 RERANKER, LABELS = "reranker", (40, 77)
@@ -96,7 +96,7 @@ def _export(name: str, folder: Path) -> None:
     if name == RERANKER:
         labelled(checkpoint)
         task = None
-    if name == "qwen2_vl":
+    if name in ("qwen2_vl", "qwen2_5_vl"):
         sentence_transformers(checkpoint, tiny.config.get_text_config().hidden_size)
         task = None
     export_bundle(str(checkpoint), folder / "bundle", plans, image_size=tiny.size, text_capacity=512, task=task)
