@@ -136,11 +136,8 @@ def main() -> None:
     stored = f", weights in {args.dtype}" * (args.dtype != "fp32")
     if args.page is not None:
         page = RESULTS / ("first-token-clips.md" if args.clip else "first-token.md")
-        put(
-            page,
-            f"{args.layers} + {args.encoder_blocks}{stored}{', clips' * args.clip}{', ' * bool(args.page)}{args.page}",
-            text,
-        )
+        place = f"{args.layers} + {args.encoder_blocks}{stored}{', clips' * args.clip}"
+        put(page, ", ".join(filter(None, (place, args.page))), text)
     if args.figures:
         record_times(args.out, f"{args.layers} layers and {args.encoder_blocks} blocks{stored}", runs_of)
 

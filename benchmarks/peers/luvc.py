@@ -45,14 +45,8 @@ def prepare(options: dict[str, Any]) -> None:
         )
     if options.get("int8") and not (codes(options) / "luvc.json").is_file():
         quantised = str(Path(__file__).parents[1] / "measure" / "openvino" / "quantised.py")
-        words = [
-            str(codes(options).parent),
-            str(folder(options)),
-            options["plan"],
-            "--prepare",
-            "--only",
-            options["int8"],
-        ]
+        words = [str(codes(options).parent), str(folder(options)), options["plan"]]
+        words += ["--prepare", "--only", options["int8"]]
         subprocess.run([sys.executable, quantised, *words], check=True)
     elif options.get("codes") and not (codes(options) / "luvc.json").is_file():
         halves = str(Path(__file__).parents[1] / "measure" / "times" / "halves.py")

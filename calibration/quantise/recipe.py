@@ -121,7 +121,7 @@ class Recipe:
 
     def to_json(self) -> dict[str, str]:
         """What of it concerns this precision, for people."""
-        settings = {}
+        settings = {"named": self.named} if self.named else {}
         if self.precision.ranges:
             settings["range"] = f"{self.method} {self.percentile:g}" if self.method == "percentile" else self.method
         if self.backend:

@@ -67,7 +67,7 @@ class ServedModel:
             "context": manifest.decoder.context,
             "text_capacity": manifest.prompt.text_capacity,
             "limits": dict(limits or {}),
-            "recipe": measured(recipe_of(plan, manifest.decoder), quantised.extent if quantised else None),
+            "recipe": measured(recipe_of(plan, manifest.decoder), quantised.measured if quantised else None),
             "visual_tokens": {"before": plan.units, "encoder": plan.vision_tokens, "layers": list(plan.keep)},
         }
         if self.adapter is not None:

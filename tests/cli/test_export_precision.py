@@ -46,7 +46,10 @@ def test_pictures_without_a_question_are_enough(cli: Cli, tmp_path: Path, photos
     assert report["manifest"] == written.manifest.to_json() and written.manifest.default_plan == "quick"
     quantised = [written.entry(name).quantised for name in ("safe_int8", "quick")]
     assert all(one is not None and one.data.name == str(photos) and one.data.cases == 4 for one in quantised)
-    assert [one.extent for one in quantised if one] == ["int8", "int8 encoder"], "the LLM of quick stays as it was"
+    assert [one.measured for one in quantised if one] == ["int8", "quick"]
+    coded = [{name for name, kept in one.layers.items() if kept == "int8"} for one in quantised if one]
+    encoder = {name for name in coded[0] if name.startswith("model.visual")}
+    assert coded[1] == encoder < coded[0], "the LLM of quick stays as it was"
     assert "calibrating takes about" in err and written.entry("quick").variant_of == "safe"
     table = " ".join(cli("inspect", written.folder)[1].split())
     assert "safe int8" in table and re.search(r"│ quick │ quick │", table), "what it kept where it was measured"

@@ -46,10 +46,9 @@ class Quantisation:
     data: CalibrationData
 
     @property
-    def extent(self) -> str:
-        """The precision, with ``encoder`` behind it where no product of the LLM has it."""
-        coded = [name for name, precision in self.layers.items() if precision == self.precision]
-        return self.precision + " encoder" * all("language_model" not in name for name in coded)
+    def measured(self) -> str:
+        """What its figures stand under: the name it was made by (``core.named_plans.QUANTISED``), or its precision."""
+        return self.recipe.get("named", self.precision)
 
 
 @dataclass(frozen=True)

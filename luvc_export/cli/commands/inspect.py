@@ -69,7 +69,7 @@ def _tables(manifest: Any, template: str, costs: dict[str, Any]) -> Iterator[Any
     yield _plans(manifest)
     for name, entry in manifest.plans.items():
         yield cost_table(entry.plan, costs[name])
-    precisions = {name: entry.quantised.extent for name, entry in manifest.plans.items() if entry.quantised}
+    precisions = {name: entry.quantised.measured for name, entry in manifest.plans.items() if entry.quantised}
     kept = bundle_table({name: one.plan for name, one in manifest.plans.items()}, manifest.decoder, precisions)
     if kept is not None:
         yield kept

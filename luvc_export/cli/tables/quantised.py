@@ -7,11 +7,15 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from luvc_export.core.precision import WIDE
+from luvc_export.errors import first_few
 
 if TYPE_CHECKING:
     from luvc_export.calibration.datasets import CalibrationSet
     from luvc_export.calibration.quantise.calibrate import Calibrated
     from luvc_export.calibration.quantise.forecast import Forecast
+
+#: Products named that stay high whatever the answers are; ``--json`` names all.
+_SHOWN = 3
 
 
 def foretell(forecast: Forecast) -> None:
@@ -31,12 +35,10 @@ def weights_lines(calibrated: Calibrated, cases: CalibrationSet, asked: float) -
     yield from (f"  8 bits  | {name}" for name in report["wide"])
     for name in calibrated.dropped:
         yield f"dropped   | {name}, which read what was replaced: make it again from {calibrated.plan}"
-    llm = [name for name in report["high"] if "language_model" in name] if report["extent"].endswith("encoder") else []
-    if llm:
-        yield f"  high    | the LLM: {len(llm)} products"
-    for name in report["high"]:
-        if name not in llm:
-            yield f"  high    | {name}{' (needed for agreement)' if name in high else ''}"
+    for name in high:
+        yield f"  high    | {name} (needed for agreement)"
+    if others := [name for name in report["high"] if name not in high]:
+        yield f"  high    | {first_few(others, _SHOWN)}"
 
 
 def agreement_lines(
@@ -65,7 +67,6 @@ def weights_report(result: Calibrated) -> dict[str, Any]:
     return {
         "bundle": str(result.bundle.folder),
         "plan": result.plan,
-        "extent": entry.extent,
         "bytes": result.bytes,
         "agreement": result.found.agreement,
         "answers": len(result.made.answered),

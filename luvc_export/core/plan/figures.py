@@ -29,9 +29,9 @@ BUNDLED = (
 )
 #: Of the model whose language model its authors pretrained (examples/pretrained).
 PRETRAINED = (("pretrained", "plain", "digits"), ("pretrained", "textured", "busy"))
-#: Plans in INT8 (`glyph_deep.studies.precision.eight_bits`): recipe, and precision as ``Quantisation.extent`` has it.
+#: Plans in INT8 (`glyph_deep.studies.precision.eight_bits`): recipe, and what ``Quantisation.measured`` says.
 INT8 = {"safe int8": ("safe", "int8"), "lean int8": ("lean", "int8")}
-INT8 |= {name: (plan.recipe, f"{plan.precision} encoder") for name, plan in QUANTISED.items()}
+INT8 |= {name: (plan.recipe, name) for name, plan in QUANTISED.items()}
 #: Of films (examples/glyph_clips).
 FILMS = (("glyph_clips", "heldout", "films"),)
 

@@ -148,7 +148,7 @@ def figured(rows: list[dict[str, Any]]) -> dict[str, Any]:
     costs = {(row["plan"], row["ground"]): row for row in record["rows"] if row["model"] == "glyph_deep"}
     new: list[dict[str, Any]] = []
     for plan, part in dict.fromkeys((row["plan"], row["part"]) for row in rows):
-        name = plan_figures.measured_as(plan, "int8 encoder" if part == "encoder" else "int8")
+        name = plan_figures.measured_as(plan, "quick" if part == "encoder" else "int8")
         some = [row for row in rows if (row["plan"], row["part"]) == (plan, part)]
         if name is None or {row["ground"] for row in some} != {*GROUNDS}:
             continue
