@@ -242,7 +242,7 @@ def replaced(manifest: Manifest, name: str) -> tuple[dict[str, PlanEntry], set[s
     A plan that reads a file of the old one goes too: its own numbers are of weights that are no more.
     """
     old, files = manifest.plans.get(name), {other: manifest.files_of(other) for other in manifest.plans}
-    own = files[name] if old and old.quantised else set()  # files of other plans may serve several
+    own = {old.quantised.weights} if old and old.quantised else set()  # other files may serve several plans
     stay = {other: entry for other, entry in manifest.plans.items() if other != name and not own & files[other]}
     kept = {file for other in stay for file in files[other]}
     return stay, {file for other in manifest.plans if other not in stay for file in files[other]} - kept

@@ -12,7 +12,7 @@ import onnx_ir as ir
 from luvc_export.calibration.datasets import CalibrationSet
 from luvc_export.calibration.quantise import agreement
 from luvc_export.calibration.quantise.recipe import Recipe
-from luvc_export.calibration.quantise.sites import constants, sites
+from luvc_export.calibration.quantise.sites import Site, constants, sites
 from luvc_export.core.progress import Progress
 
 #: Seconds that rounding takes for a number of a weight, by bits: SmoothQuant and a scale a column, and AWQ with GPTQ
@@ -59,13 +59,20 @@ def foretelling(
     ``graphs`` are of the plan, ``keep`` sites that stay high in any case; ``parts`` give ranges, and are held out.
     """
     marks, (fitted, held) = [monotonic()], (len(part.cases) for part in parts)
-    values = {name: value.const_value for graph in graphs for name, value in graph.initializers.items()}
-    stored = sum(value.nbytes for value in values.values() if value is not None)
-    placed = {name: site for graph in graphs for name, site in sites(graph).items()}
-    chosen = [site for name, site in placed.items() if name not in keep and not site.high]
+    read: dict[str, int] = {}
+    written: dict[str, int] = {}
+    chosen: list[Site] = []
+    for graph in graphs:
+        own = [site for name, site in sites(graph).items() if name not in keep and not site.high]
+        tensors = {
+            name: one.const_value.nbytes for name, one in graph.initializers.items() if one.const_value is not None
+        }
+        read |= tensors
+        written |= tensors if own else {}  # a graph that stays as it is needs no weights of its own
+        chosen += own
     weights = [root.const_value for site in chosen for root in constants(site.weight) or ()]
     numbers, wide = (sum(getattr(weight, part) for weight in weights) for part in ("size", "nbytes"))
-    disk = stored - wide + numbers * recipe.precision.weights // 8
+    disk = sum(written.values()) - wide + numbers * recipe.precision.weights // 8
 
     def heard(stage: str, done: float) -> None:
         progress(stage, done)
@@ -75,6 +82,8 @@ def foretelling(
             seconds = (fitted + 2 * held) * each + numbers * _ROUNDING[recipe.precision.weights]
             trials = 2 * math.ceil(math.log2(len(chosen) + 1))
             ranked = len(chosen) * min(fitted, agreement.OBSERVED)
-            tell(Forecast(seconds, seconds + (ranked + trials * held) * each, _HELD * stored + _BESIDE, disk))
+            tell(
+                Forecast(seconds, seconds + (ranked + trials * held) * each, _HELD * sum(read.values()) + _BESIDE, disk)
+            )
 
     return heard

@@ -119,6 +119,7 @@ class Quantiser:
     def write(self, folder: Path, high: Collection[str], data: CalibrationData, simulate: bool = False) -> PlanEntry:
         """Write both graphs and their weights to ``folder``, all sites but ``high`` quantised.
 
+        A graph without a quantised site is the plan's own: nothing of it is written, its weights stay where they lie.
         In the folder given at first, weights that this choice does not use stay for the next one. With ``simulate``,
         precisions ONNX Runtime has not are numbers of that precision in fp32.
         """
@@ -128,6 +129,9 @@ class Quantiser:
             model = load(self.bundle, file)
             placed = {name: site for name, site in sites(model.graph).items() if name in self._placed}
             chosen = {name: site for name, site in placed.items() if name not in high}
+            if not chosen:
+                written.append(file)
+                continue
             Inserter(model.graph, self._packer, self.recipe.precision, self._dtype, simulate).apply(
                 chosen, {name: self._packed(name) for name in chosen}
             )
@@ -147,7 +151,7 @@ class Quantiser:
             self.entry,
             vision=vision,
             decoder=decoder,
-            decoder_debug=None,
+            decoder_debug=self.entry.decoder_debug if decoder == self.entry.decoder else None,
             quantised=quantisation,
             precision=quantisation.precision,
             variant_of=self.entry.variant_of or self.plan,
@@ -156,9 +160,14 @@ class Quantiser:
     def trial(self, high: Collection[str], data: CalibrationData) -> Bundle:
         """A bundle, in the folder given at first, whose one plan keeps ``high``, as ONNX Runtime can run it."""
         folder = self._packer.folder
-        entry = dataclasses.replace(self.write(folder, high, data, simulate=True), variant_of=None)
-        own = [name for name in self.bundle.manifest.files if name.endswith(".onnx") or name.startswith("weights")]
-        written = (entry.vision, entry.decoder, self._packer.name)
+        entry = self.write(folder, high, data, simulate=True)
+        entry = dataclasses.replace(entry, variant_of=None, decoder_debug=None)
+        graphs = {entry.vision, entry.decoder}
+        kept = graphs & set(self._files)
+        own = {name for name in self.bundle.manifest.files if name.endswith(".onnx")} - kept
+        if not kept:
+            own |= {name for name in self.bundle.manifest.files if name.startswith("weights")}
+        written = (*(graphs - kept), self._packer.name)
         plans = {"plans": {self.name: entry}, "default_plan": self.name}
         return write_copy(self.bundle, folder, written, own, engines=(), **plans)
 

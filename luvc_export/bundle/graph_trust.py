@@ -70,7 +70,7 @@ def inherit(source: Bundle, derived: Bundle) -> None:
 def _key(bundle: Bundle, plan: str | None, by: str, debug: bool) -> str:
     manifest, entry = bundle.manifest, bundle.entry(plan)
     graphs = [entry.vision, entry.decoder_debug if debug else entry.decoder]
-    tensors = {} if entry.quantised else manifest.weights.tensors
+    tensors = manifest.weights.tensors  # a quantised plan may read some too
     inside = {tensor.file for tensor in tensors.values()} if manifest.weights.mode == "copy" else set()
     inside |= {entry.quantised.weights} if entry.quantised else set()
     reads = {

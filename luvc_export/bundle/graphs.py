@@ -88,7 +88,8 @@ def read_graph(bundle: Bundle, name: str) -> CheckedGraph:
     outside, nodes = walk_graph(data, where)
     _check_sources(data, outside, nodes, where)
     manifest = bundle.manifest
-    quantised = any(entry.quantised and name in manifest.graphs_of(plan) for plan, entry in manifest.plans.items())
+    weights = {entry.quantised.weights for entry in manifest.plans.values() if entry.quantised}
+    quantised = any(tensor.location in weights for tensor in outside)
     if manifest.weights.mode == "none":
         return CheckedGraph(data, bundle.folder, outside, {}, nodes)
     if manifest.weights.mode == "reference" and not quantised:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import cut_checkpoint
@@ -12,7 +13,10 @@ import pytest
 from cli_words import Cli
 from PIL import Image
 
+from luvc_export import load_bundle
 from luvc_export.bundle import folder as bundles
+from luvc_export.bundle import graph_trust
+from luvc_export.calibration.quantise.calibrate import replaced
 from luvc_export.demo import IMAGE_SIZE
 from luvc_export.errors import UsageError
 from luvc_export.export.checkpoint import open_checkpoint
@@ -37,6 +41,7 @@ def test_pictures_without_a_question_are_enough(cli: Cli, tmp_path: Path, photos
     folder.mkdir()
     cut_checkpoint.write_weights(cut_checkpoint.write(folder, 2, 2) / "model.safetensors", 2, 2)
     words = ("export", folder, "-o", tmp_path / "bundle", "--image-size", SIZE, "--plan", "quick")
+    words += ("--weights", "reference")
     code, out, err = cli(*words, "--precision", "int8", "--data", photos, "--retention", 0, "--json")
     assert code == 0, err
     report = json.loads(out)
@@ -50,6 +55,20 @@ def test_pictures_without_a_question_are_enough(cli: Cli, tmp_path: Path, photos
     coded = [{name for name, kept in one.layers.items() if kept == "int8"} for one in quantised if one]
     encoder = {name for name in coded[0] if name.startswith("model.visual")}
     assert coded[1] == encoder < coded[0], "the LLM of quick stays as it was"
+    assert quantised[1] and written.manifest.weights.mode == "reference"
+    safe, quick = (written.entry(name) for name in ("safe", "quick"))
+    assert quick.decoder == safe.decoder, "its weights are the checkpoint's, not stored once more"
+    stay, gone = replaced(written.manifest, "quick")
+    assert (
+        stay.keys() == {"safe", "safe_int8"}
+        and {quick.vision, quantised[1].weights} <= gone
+        and safe.decoder not in gone
+    )
+    assert load_bundle(written.folder, "cpu", plan="quick").generate([photos / "0.png"], "what?").text
+    tensors = {name: replace(one, sha256="0" * 64) for name, one in written.manifest.weights.tensors.items()}
+    other = replace(written.manifest, weights=replace(written.manifest.weights, tensors=tensors))
+    assert graph_trust.known(written, "quick", graph_trust.OWN)
+    assert not graph_trust.known(replace(written, manifest=other), "quick", graph_trust.OWN), "other weights"
     assert "calibrating takes about" in err and written.entry("quick").variant_of == "safe"
     table = " ".join(cli("inspect", written.folder)[1].split())
     assert "safe int8" in table and re.search(r"│ quick │ quick │", table), "what it kept where it was measured"

@@ -16,16 +16,17 @@ from luvc_export.calibration.quantise.recipe import Recipe
 from luvc_export.core.precision import PRECISIONS
 
 
-def test_disk_is_what_is_written_and_time_about_what_it_takes(copied_short: Path) -> None:
+@pytest.mark.parametrize("high", [[], ["language_model"]])
+def test_disk_is_what_is_written_and_time_about_what_it_takes(copied_short: Path, high: list[str]) -> None:
     foretold: list[Forecast] = []
-    options = {"plan": "thirds", "min_agreement": 0, "threads": 1, "foretell": foretold.append}
+    options = {"plan": "thirds", "min_agreement": 0, "threads": 1, "foretell": foretold.append, "keep_high": high}
     data, begin = datasets.load("glyph", count=28), monotonic()
     result = calibrate(bundles.load(copied_short), data, Recipe(PRECISIONS["int8"]), **options)  # type: ignore[arg-type]
     took, (forecast,) = monotonic() - begin, foretold
     manifest = result.bundle.manifest
     entry = manifest.plans[result.plan]
     assert entry.quantised is not None
-    assert forecast.disk == pytest.approx(manifest.files[entry.quantised.weights].bytes, rel=0.05)
+    assert forecast.disk == pytest.approx(manifest.files[entry.quantised.weights].bytes, rel=0.08)
     assert forecast.memory == pytest.approx(4 * manifest.files["weights"].bytes + 2**29, rel=0.05)
     assert took / 10 < forecast.seconds < 10 * took and forecast.most > forecast.seconds
     assert re.fullmatch(
