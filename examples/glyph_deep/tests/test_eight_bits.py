@@ -12,6 +12,8 @@ from luvc_export.core.named_plans import NAMED
 from luvc_export.demo.questions import GlyphCase
 
 RIGHT = {"none": [True, True, False, True], "none_int8": [True, False, True, True], "safe": [True, True, False, False]}
+HERE = {"glyph_deep": Path()}
+GROUNDS = eight_bits.GROUNDS["glyph_deep"]
 
 
 @pytest.fixture
@@ -24,35 +26,38 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return np.array(RIGHT.get(plan, RIGHT["none"]))
 
     four = [GlyphCase((), "Which digit?", "7", "digit", picture) for picture in range(4)]
-    monkeypatch.setattr(eight_bits, "cases", lambda ground, count, first: four)
+    monkeypatch.setattr(eight_bits, "asked", lambda model, ground, count, search: four)
     monkeypatch.setattr(eight_bits, "PARTS", {"whole": ()})
-    monkeypatch.setattr(eight_bits, "bundle_of", lambda which, part, folder: folder / f"{which}-{part}")
+    monkeypatch.setattr(eight_bits, "bundle_of", lambda which, part, folder, *_: folder / f"{which}-{part}")
     monkeypatch.setattr(eight_bits, "verdicts", verdicts)
     return calls
 
 
 def test_the_page_says_whether_every_ground_keeps_enough() -> None:
     """One that does not is enough to miss; grounds that were not asked are named."""
-    row = {"part": "encoder", "plan": "none", "questions": 1000, "pictures": 72, "fp32": 0.991, "changed": [2, 1]}
-    row |= {"accuracy": [0.99, 0.98, 1.0], "kept": [0.999, 0.9956, 1.0024]}
+    row = {"part": "encoder", "model": "glyph_deep", "plan": "none", "questions": 1000}
+    row |= {"pictures": 72, "fp32": 0.991, "changed": [2, 1], "accuracy": [0.99, 0.98, 1.0]}
+    row["kept"] = [0.999, 0.9956, 1.0024]
     rows = [{**row, "ground": name, "retention": [0.999, 0.9956, 1.0024]} for name in ("plain", "textured")]
     text = eight_bits.page({"machine": "a processor", "rows": rows})
-    assert "on every ground: met; the least" in text and "Not run: photographs, pages, fonts." in text
-    line = (
-        "| encoder | plain | `none` | 1,000 | 72 | 0.9910 | 0.9900 | 0.999 (0.996 to 1.002) | 0.999 (0.996 to 1.002) |"
+    assert (
+        "on every ground: met; the least" in text
+        and "Not run: glyph_deep, photographs; glyph_deep, pages; glyph_deep, fonts; pretrained" in text
     )
-    assert f"{line} 2 | 1 |" in text
+    line = "| encoder | glyph_deep, plain | `none` | 1,000 | 72 | 0.9910 | 0.9900 |"
+    assert f"{line} 0.999 (0.996 to 1.002) | 0.999 (0.996 to 1.002) | 2 | 1 |" in text
     rows[1]["retention"] = [0.98, 0.97, 0.99]
     text = eight_bits.page({"machine": "a processor", "rows": rows})
-    assert "on every ground: **missed**; the least, `none` on textured (encoder in INT8), keeps 0.980." in text
+    assert (
+        "on every ground: **missed**; the least, `none` on glyph_deep, textured (encoder in INT8), keeps 0.980." in text
+    )
 
 
 def test_won_and_lost_answers_are_counted_apart(
     asked: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As many of each leave the accuracy as it was, and only grounds asked for are asked."""
-    monkeypatch.setattr(eight_bits, "PLANS", ("none",))
-    (row,) = eight_bits.measure(tmp_path, 4, ["plain"])
+    (row,) = eight_bits.measure(tmp_path, 4, ["plain"], ["none"], HERE)
     assert asked == [f"digits-whole plain {plan}" for plan in ("none", "none", "none_int8")]
     assert row["fp32"] == row["accuracy"][0] == 0.75 and row["changed"] == [1, 1] and row["retention"][0] == 1
 
@@ -61,13 +66,12 @@ def test_figures_are_held_to_the_uncompressed_model(
     asked: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A named plan's row in INT8 has the costs of its row in fp32; a plan with a ground that is missing has none."""
-    monkeypatch.setattr(eight_bits, "PLANS", ("safe",))
     monkeypatch.setitem(RIGHT, "safe_int8", RIGHT["safe"])
-    rows = eight_bits.measure(tmp_path, 4, [*eight_bits.GROUNDS])
+    rows = eight_bits.measure(tmp_path, 4, GROUNDS, ["safe"], HERE)
     record = eight_bits.figured(rows)
-    new = [row for row in record["rows"] if row["plan"] == "safe int8"]
+    new = [row for row in record["rows"] if (row["plan"], row["model"]) == ("safe int8", "glyph_deep")]
     old = {row["ground"]: row for row in record["rows"] if (row["plan"], row["model"]) == ("safe", "glyph_deep")}
-    assert {row["ground"] for row in new} == {*eight_bits.GROUNDS} and asked
+    assert {row["ground"] for row in new} == {*GROUNDS} and asked
     for row in new:
         assert row["retention"][0] == round(2 / 3, 4) and row["questions"] == 4 and row["key"] == NAMED["safe"].key
         assert row["flops"] == old[row["ground"]]["flops"] and row["accuracy"][0] == 0.5

@@ -2,7 +2,8 @@
 
 Held-out questions answered greedily by ONNX Runtime: a plan in fp32, and after `calibrate --precision int8`, whole and
 with `--keep-high language_model` for the encoder alone; ranges come from the search splits. Bundles and answers stay in
-FOLDER: a killed run goes on where it stopped. `--figures` puts named plans whose every ground was asked into
+FOLDER: a killed run goes on where it stopped. `pretrained` is asked where `--merged` says its checkpoint; rows of
+models that are not asked stay in the file. `--figures` puts named plans whose every ground was asked into
 `luvc_export/core/named_plans.json`, which `luvc-export plan` prints and docs/plans.md shows.
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Collection, Mapping
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from glyph_deep.data.cases import SIZES, cases
+from glyph_deep.data.cases import SIZES
+from glyph_deep.studies.plans.instruments import MODELS, asked
 from luvc_export import export_bundle, make_plan
 from luvc_export.bundle import folder as bundles
 from luvc_export.calibration import intervals
@@ -29,36 +32,38 @@ from luvc_export.core.plan import figures as plan_figures
 from luvc_export.core.precision import PRECISIONS
 from luvc_export.demo.questions import GlyphCase
 
-from .quantised import CHECKPOINT, machine, right, searched
+from .quantised import CALIBRATION, calibration_set, machine, right
 
 COMMAND = "python -m glyph_deep.studies.precision.eight_bits FOLDER -o ../docs/results"
 FILE = "glyph-deep-int8.json"
 #: What stays in the bundle's own precision, by what is in INT8.
 PARTS: dict[str, tuple[str, ...]] = {"encoder": ("language_model",), "whole": ()}
-#: The grounds that a bundle's size of pictures fits, and the search splits that ranges come from.
+#: Of each bundle its model, the grounds that its size of pictures fits, and those whose search splits give ranges.
 SETS = {
-    "digits": (("plain", "textured", "photographs"), ("search-plain", "search-textured")),
-    "pages": (("pages", "fonts"), ("search-pages",)),
+    "digits": ("glyph_deep", ("plain", "textured", "photographs"), ("plain", "textured")),
+    "pages": ("glyph_deep", ("pages", "fonts"), ("pages",)),
+    "english": ("pretrained", ("plain", "textured"), ("plain", "textured")),
 }
 PLANS = ("none", "safe", "lean")
-GROUNDS = tuple(ground for grounds, _ in SETS.values() for ground in grounds)
+GROUNDS = {model: [one for of, some, _ in SETS.values() if of == model for one in some] for model, *_ in SETS.values()}
 #: What is to stay of the right answers on every ground.
 BAR = 0.99
 
 
-def bundle_of(which: str, part: str, folder: Path) -> Path:
-    """Return the bundle for one size of pictures, every plan of it also with `part` of the model in INT8."""
-    target, (grounds, splits) = folder / f"{which}-{part}", SETS[which]
+def bundle_of(which: str, part: str, folder: Path, plans: list[str], checkpoint: Path) -> Path:
+    """Return the bundle for one size of pictures, `plans` of it also with `part` of the model in INT8."""
+    target, (model, grounds, searched) = folder / f"{which}-{part}", SETS[which]
     size = SIZES[grounds[0]]
     if not (target / bundles.MANIFEST).is_file():
-        plans = {name: make_plan(str(CHECKPOINT), name, image_size=size) for name in PLANS}
-        export_bundle(str(CHECKPOINT), target, plans, image_size=size, text_capacity=256)
-    for plan in PLANS:
+        made = {name: make_plan(str(checkpoint), name, image_size=size) for name in PLANS}
+        export_bundle(str(checkpoint), target, made, image_size=size, text_capacity=256)
+    for plan in plans:
         loaded = bundles.load(target)
         if f"{plan}_int8" not in loaded.manifest.plans:
+            some = [case for ground in searched for case in asked(model, ground, CALIBRATION // len(searched), True)]
             calibrate(
                 loaded,
-                searched(splits),
+                calibration_set("+".join(f"search-{ground}" for ground in searched), some),
                 Recipe(PRECISIONS["int8"]),
                 plan=plan,
                 min_agreement=0,
@@ -70,32 +75,35 @@ def bundle_of(which: str, part: str, folder: Path) -> Path:
     return target
 
 
-def verdicts(store: Store, bundle: Path, ground: str, plan: str, asked: list[GlyphCase]) -> NDArray[np.bool_]:
+def verdicts(store: Store, bundle: Path, ground: str, plan: str, some: list[GlyphCase]) -> NDArray[np.bool_]:
     """Return which cases are answered right, from `store` where it has them of these graphs and weights."""
     manifest = bundles.load(bundle).manifest
     entry = manifest.plans[plan]
-    weights = entry.quantised.weights if entry.quantised else "weights"
-    key = [ground, *(manifest.files[name].sha256 for name in (entry.vision, entry.decoder, weights))]
-    return np.array(unpack(store.of(key, lambda: pack(right(bundle, plan, asked))), len(asked)))
+    read = ["weights", *([entry.quantised.weights] if entry.quantised else [])]
+    key = [ground, *(manifest.files[name].sha256 for name in (entry.vision, entry.decoder, *read))]
+    return np.array(unpack(store.of(key, lambda: pack(right(bundle, plan, some))), len(some)))
 
 
-def measure(folder: Path, count: int, grounds: list[str]) -> list[dict[str, Any]]:
-    """Return a record for each part of the model, ground and plan."""
+def measure(
+    folder: Path, count: int, grounds: Collection[str], plans: list[str], checkpoints: Mapping[str, Path]
+) -> list[dict[str, Any]]:
+    """Return a record for each part of the models of `checkpoints`, ground and plan."""
     records: list[dict[str, Any]] = []
-    for part, which in product(PARTS, SETS):
-        wanted = [ground for ground in SETS[which][0] if ground in grounds]
-        bundle = bundle_of(which, part, folder) if wanted else folder
+    for part, (which, (model, own, _)) in product(PARTS, SETS.items()):
+        wanted = [ground for ground in own if ground in grounds and model in checkpoints]
+        if not wanted:
+            continue
+        bundle = bundle_of(which, part, folder, plans, checkpoints[model])
         store = Store(folder / f"{which}-answers.json", {"count": count})
         for ground in wanted:
-            asked = list(cases(ground, count, 0))
-            pictures = [case.picture for case in asked]
-            none = verdicts(store, bundle, ground, "none", asked)
-            for plan in PLANS:
-                whole, coded = (verdicts(store, bundle, ground, name, asked) for name in (plan, f"{plan}_int8"))
+            some = asked(model, ground, count, False)
+            pictures = [case.picture for case in some]
+            none = verdicts(store, bundle, ground, "none", some)
+            for plan in plans:
+                whole, coded = (verdicts(store, bundle, ground, name, some) for name in (plan, f"{plan}_int8"))
                 right = intervals.accuracy(coded.tolist(), pictures)
-                record: dict[str, Any] = {"part": part, "ground": ground, "plan": plan, "questions": count}
-                record["pictures"] = len(set(pictures))
-                record["fp32"] = round(float(whole.mean()), 4)
+                record: dict[str, Any] = {"part": part, "model": model, "ground": ground, "plan": plan}
+                record |= {"questions": count, "pictures": len(set(pictures)), "fp32": round(float(whole.mean()), 4)}
                 record["accuracy"] = [round(value, 4) for value in (right.value, right.low, right.high)]
                 for name, than in (("retention", whole), ("kept", none)):
                     share = intervals.retention(coded.tolist(), than.tolist(), pictures)
@@ -111,9 +119,10 @@ def page(record: dict[str, Any]) -> str:
     rows = record["rows"]
     least = min(rows, key=lambda row: row["retention"][0])
     met = all(row["retention"][0] >= BAR for row in rows)
-    missing = [ground for ground in GROUNDS if ground not in {row["ground"] for row in rows}]
+    ran = {(row["model"], row["ground"]) for row in rows}
+    missing = [f"{model}, {one}" for model, some in GROUNDS.items() for one in some if (model, one) not in ran]
     lines = [
-        "# Plans in INT8, on glyph_deep",
+        "# Plans in INT8, on glyph_deep and pretrained",
         "",
         f"Written by `{COMMAND}` in `examples`. Do not edit: run it again.",
         "",
@@ -126,53 +135,67 @@ def page(record: dict[str, Any]) -> str:
         "",
         f"The bar is {BAR} of the same plan in fp32 on every ground: "
         + ("met" if met else "**missed**")
-        + f"; the least, `{least['plan']}` on {least['ground']} ({least['part']} in INT8), keeps "
+        + f"; the least, `{least['plan']}` on {least['model']}, {least['ground']} ({least['part']} in INT8), keeps "
         f"{least['retention'][0]:.3f}.",
         "",
         "| in INT8 | ground | plan | questions | pictures | fp32 | INT8 | retention | kept | lost | won |",
         "|---|---|---|---:|---:|---:|---:|---|---|---:|---:|",
     ]
     for row in rows:
-        cells = [row["part"], row["ground"], f"`{row['plan']}`", f"{row['questions']:,}", str(row["pictures"])]
+        cells = [
+            row["part"],
+            f"{row['model']}, {row['ground']}",
+            f"`{row['plan']}`",
+            f"{row['questions']:,}",
+            str(row["pictures"]),
+        ]
         cells += [f"{row['fp32']:.4f}", f"{row['accuracy'][0]:.4f}"]
         cells += ["{:.3f} ({:.3f} to {:.3f})".format(*row[name]) for name in ("retention", "kept")]
         lines.append("| " + " | ".join([*cells, *map(str, row["changed"])]) + " |")
     if missing:
-        lines += ["", f"Not run: {', '.join(missing)}."]
+        lines += ["", f"Not run: {'; '.join(missing)}."]
     return "\n".join(lines) + "\n"
 
 
 def figured(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Return the record of named plans with `rows` in INT8 that have a name, where every ground of one was asked."""
     record: dict[str, Any] = json.loads(FIGURES.read_text(encoding="utf-8"))
-    costs = {(row["plan"], row["ground"]): row for row in record["rows"] if row["model"] == "glyph_deep"}
+    costs = {(row["model"], row["ground"], row["plan"]): row for row in record["rows"]}
     new: list[dict[str, Any]] = []
-    for plan, part in dict.fromkeys((row["plan"], row["part"]) for row in rows):
+    for model, plan, part in dict.fromkeys((row["model"], row["plan"], row["part"]) for row in rows):
         name = plan_figures.measured_as(plan, "quick" if part == "encoder" else "int8")
-        some = [row for row in rows if (row["plan"], row["part"]) == (plan, part)]
-        if name is None or {row["ground"] for row in some} != {*GROUNDS}:
+        some = [row for row in rows if (row["model"], row["plan"], row["part"]) == (model, plan, part)]
+        if name is None or {row["ground"] for row in some} != {*GROUNDS[model]}:
             continue
         for row in some:
             own = {"plan": name, "key": NAMED[plan].key, "questions": row["questions"]}
             own |= {"accuracy": row["accuracy"], "retention": row["kept"]}
-            new.append(costs[plan, row["ground"]] | own)
-    replaced = {row["plan"] for row in new}
-    record["rows"] = [row for row in record["rows"] if row["plan"] not in replaced] + new
+            new.append(costs[model, row["ground"], plan] | own)
+    replaced = {(row["model"], row["plan"]) for row in new}
+    record["rows"] = [row for row in record["rows"] if (row["model"], row["plan"]) not in replaced] + new
     return record
 
 
 def main() -> None:
     """Measure and write."""
+    every = [*dict.fromkeys(ground for some in GROUNDS.values() for ground in some)]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="folder of bundles and answers, in which a killed run goes on")
     parser.add_argument("-o", "--output", type=Path, default=Path(), help=f"folder of {FILE} and its page")
     parser.add_argument("--count", type=int, default=1000, help="questions a ground")
-    parser.add_argument("--grounds", nargs="*", choices=GROUNDS, default=list(GROUNDS))
+    parser.add_argument("--grounds", nargs="*", choices=every, default=every)
+    parser.add_argument("--plans", nargs="*", choices=PLANS, default=list(PLANS), help="plans in INT8")
+    parser.add_argument("--models", nargs="*", choices=[*GROUNDS], default=[*GROUNDS], help="models to ask")
+    parser.add_argument("--merged", type=Path, help="checkpoint of `pretrained`; without it that model is left out")
     parser.add_argument("--figures", action="store_true", help="put named plans beside those in fp32 too")
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
-    record = {"machine": machine(), "rows": measure(args.folder, args.count, args.grounds)}
+    places = {"glyph_deep": MODELS["glyph_deep"]} | ({"pretrained": args.merged} if args.merged else {})
+    places = {name: place for name, place in places.items() if name in args.models}
     file = args.output / FILE
+    before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {"rows": []}
+    kept = [row for row in before["rows"] if row["model"] not in places]
+    record = {"machine": machine(), "rows": kept + measure(args.folder, args.count, args.grounds, args.plans, places)}
     rows = ",\n".join(json.dumps(row) for row in record["rows"])
     file.write_text(f'{{"machine": {json.dumps(record["machine"])}, "rows": [\n{rows}\n]}}\n', encoding="utf-8")
     file.with_suffix(".md").write_text(page(record), encoding="utf-8")

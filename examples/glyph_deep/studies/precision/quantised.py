@@ -142,9 +142,14 @@ def written(form: str, folder: Path) -> Path:
 def searched(splits: tuple[str, ...]) -> CalibrationSet:
     """Return cases of the search splits, as many of each."""
     some = [case for split in splits for case in cases(split, CALIBRATION // len(splits), 0)]
+    return calibration_set("+".join(splits), some)
+
+
+def calibration_set(name: str, some: list[GlyphCase]) -> CalibrationSet:
+    """Return cases as a set, a number for each picture."""
     numbered = [GlyphCase(one.images, one.prompt, one.answer, one.kind, at) for at, one in _by_picture(some)]
     pixels = tuple(tuple(hashlib.sha256(image.tobytes()).hexdigest() for image in one.images) for one in numbered)
-    return CalibrationSet("+".join(splits), tuple(numbered), pixels, LONGEST, True)
+    return CalibrationSet(name, tuple(numbered), pixels, LONGEST, True)
 
 
 def _by_picture(some: list[GlyphCase]) -> list[tuple[int, GlyphCase]]:
