@@ -39,7 +39,7 @@ from luvc_export.export.options import Options, check_size
 from luvc_export.export.processor import normalise
 from luvc_export.export.reading.remarks import chat_template
 from luvc_export.export.reading.sentence_transformers import embedding_of
-from luvc_export.export.reading.tokenizer_files import tokenizer_files
+from luvc_export.export.reading.tokenizer_files import TOKENIZER, tokenizer_files
 from luvc_export.export.simplify import simplify
 from luvc_export.export.surgeon import run_passes
 from luvc_export.export.surgeon.finish import finish
@@ -71,8 +71,8 @@ def write_bundle(
         plans = {name: to_the_end(plan, embedding, options.fit == "pad") for name, plan in plans.items()}
     together = together.changed(plans)
     check_size(checkpoint, together, options)
-    mode = _weights_mode(checkpoint, options)
     tokenizer = tokenizer_files(checkpoint.folder).files
+    mode = _weights_mode(checkpoint, options, TOKENIZER in tokenizer)
     chat_template(checkpoint.folder)
     with writing_to(output), bundle.writing(output.resolve(), overwrite) as folder:
         headless = embedding is not None and embedding.width is None
@@ -128,12 +128,12 @@ def write_bundle(
     return written
 
 
-def _weights_mode(checkpoint: Checkpoint, options: Options) -> WeightsMode:
+def _weights_mode(checkpoint: Checkpoint, options: Options, reads: bool) -> WeightsMode:
     """How the bundle has its weights; ``none`` where the checkpoint was opened without.
 
     Raises:
         UsageError: Codes are to stay in the checkpoint.
-        CheckpointError: There is no tokenizer.json, which answering takes.
+        CheckpointError: There is no tokenizer to read with (``reads``), which answering takes.
     """
     mode: WeightsMode = options.weights if checkpoint.tensors else "none"
     if checkpoint.method is not None and options.weights != "copy":
@@ -143,7 +143,7 @@ def _weights_mode(checkpoint: Checkpoint, options: Options) -> WeightsMode:
             got=f"a checkpoint of quant_method {checkpoint.method}, weights {options.weights}",
             expected="--weights copy",
         )
-    if mode != "none" and not (checkpoint.folder / "tokenizer.json").is_file():
+    if mode != "none" and not reads:
         raise CheckpointError(
             "the checkpoint has no fast tokenizer",
             where=str(checkpoint.folder),

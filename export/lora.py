@@ -15,6 +15,8 @@ from luvc_export.core.files.safe_files import temporary_folder
 from luvc_export.errors import CheckpointError, LuvcError, MachineError, first_few
 from luvc_export.export.checkpoint import Checkpoint, open_checkpoint
 
+#: Endings of files that lie beside weights.
+_COPIED = (".json", ".jinja", ".txt", ".model")
 #: Tensors that an error names.
 _NAMED = 8
 
@@ -40,7 +42,11 @@ def merged(checkpoint: Checkpoint, adapter: str) -> Iterator[Checkpoint]:
     read_object(folder)
     with temporary_folder("luvc-lora") as target:
         for path in (checkpoint.folder / name for name in list_names(checkpoint.folder)):
-            if path.is_file() and path.suffix in (".json", ".jinja") and ".safetensors." not in path.name:
+            if (
+                path.is_file()
+                and path.suffix in (".json", ".jinja", ".txt", ".model")
+                and ".safetensors." not in path.name
+            ):
                 copy_file(path, target / path.name, links=True)
         _merge(checkpoint, folder, target)
         opened = open_checkpoint(str(target))

@@ -24,7 +24,7 @@ from luvc_export.core.files.text import read_text
 from luvc_export.core.graph_io import ABSENT
 from luvc_export.errors import CheckpointError, UsageError
 from luvc_export.export.checkpoint import Checkpoint, StoredTensor
-from luvc_export.export.reading.tokenizer_files import tokenizer_files
+from luvc_export.export.reading.tokenizer_files import TOKENIZER, tokenizer_files
 from luvc_export.export.weights import DTYPES, Skeleton
 
 HEAD = "lm_head.weight"
@@ -187,15 +187,15 @@ def _chosen(checkpoint: Checkpoint, tokenizer: Any, tokens: set[int], source: st
 def _tokenizer(checkpoint: Checkpoint) -> Any:
     from tokenizers import Tokenizer
 
-    path = checkpoint.folder / "tokenizer.json"
-    if not path.is_file():
+    data = tokenizer_files(checkpoint.folder).files.get(TOKENIZER)
+    if data is None:
         raise CheckpointError(
             "a reduced vocabulary needs the tokenizer",
             where=str(checkpoint.folder),
-            expected="tokenizer.json",
+            expected=TOKENIZER,
             fix="AutoTokenizer.from_pretrained(MODEL).save_pretrained(MODEL) writes one",
         )
-    tokenizer = Tokenizer.from_str(tokenizer_files(checkpoint.folder).files[path.name].decode())
+    tokenizer = Tokenizer.from_str(data.decode())
     tokenizer.no_truncation()
     return tokenizer
 

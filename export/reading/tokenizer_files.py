@@ -36,6 +36,8 @@ def hard_texts(tokens: Iterable[str]) -> list[str]:
 
 
 TOKENIZER, CONFIG = "tokenizer.json", "tokenizer_config.json"
+#: What transformers makes a tokenizer of where there is no tokenizer.json.
+_SLOW = ("vocab.json", "vocab.txt", "tokenizer.model", "spiece.model")
 #: Of the added tokens, those that texts are made of: the first and the last.
 _NAMED = 64
 
@@ -51,8 +53,9 @@ class TokenizerFiles:
 def tokenizer_files(folder: Path) -> TokenizerFiles:
     """The tokenizer of a checkpoint's folder; the checkpoint's own bytes where they say the same already.
 
-    Without a tokenizer.json, which graphs alone do not need, nothing is built. A tokenizer that needs code of the
-    repository, or a package that is not here, keeps its files, with a note.
+    Where only an older vocabulary lies there, tokenizer.json is what transformers makes of it; without either, which
+    graphs alone do not need, nothing is built. A tokenizer that needs code of the repository, or a package that is not
+    here, keeps its files, with a note.
 
     Raises:
         CheckpointError: transformers builds none of the files, or one that reads or writes a text otherwise than what
@@ -65,16 +68,20 @@ def tokenizer_files(folder: Path) -> TokenizerFiles:
 @lru_cache(maxsize=4)
 def _files(folder: Path, known_by: tuple[tuple[str, int, int], ...]) -> TokenizerFiles:
     own = {name: _bytes(folder / name) for name in (TOKENIZER, CONFIG) if (folder / name).is_file()}
-    if TOKENIZER not in own:
+    if TOKENIZER not in own and not any((folder / name).is_file() for name in _SLOW):
         return TokenizerFiles(own)
     try:
         built = _build(folder)
     except (ImportError, _OwnCodeError) as error:
-        kept = "its tokenizer.json is kept as it is, and not compared"
+        kept = (
+            "its tokenizer.json is kept as it is, and not compared" if TOKENIZER in own else "it has no tokenizer.json"
+        )
         return TokenizerFiles(own, (f"transformers does not build this tokenizer here ({error}): {kept}",))
     backend = getattr(built, "backend_tokenizer", None)
+    if backend is None and TOKENIZER not in own:
+        return TokenizerFiles(own, ("transformers makes no fast tokenizer of this vocabulary",))
     data = own[TOKENIZER] if backend is None else backend.to_str().encode()
-    if _rules(data) == _rules(own[TOKENIZER]):
+    if TOKENIZER in own and _rules(data) == _rules(own[TOKENIZER]):
         data = own[TOKENIZER]
     _compare(data, built, folder)
     return TokenizerFiles({TOKENIZER: data} | _config(own.get(CONFIG), dict(built.special_tokens_map), folder))
@@ -127,7 +134,10 @@ def _compare(data: bytes, built: Any, folder: Path) -> None:
     added = [token.content for _, token in sorted(ours.get_added_tokens_decoder().items())]
     for text in hard_texts(dict.fromkeys([*added[:_NAMED], *added[-_NAMED:]])):
         for special in (False, True):
-            ids = ours.encode(text, add_special_tokens=special).ids
+            try:
+                ids = ours.encode(text, add_special_tokens=special).ids
+            except Exception as error:  # the bare one: a class names an unknown token that the vocabulary has not
+                raise _differs(folder, f"the text {text!r:.60} cannot be read: {str(error)[:200]}") from error
             right = list(built(text, add_special_tokens=special).input_ids)
             if ids != right:
                 raise _differs(folder, f"the text {text!r:.60} has ids {ids[:12]} where transformers has {right[:12]}")

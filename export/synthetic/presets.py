@@ -67,7 +67,7 @@ def find(name: str) -> Preset:
         known = did_you_mean(name, PRESETS)
         raise UsageError("no such model and no such config file", where="CONFIG", got=repr(name), expected=known)
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = read_json(path, 2**20, UsageError, "the config")
         image = int(config["image_token_id"] if "image_token_id" in config else config["image_token_index"])
         _ = config["model_type"]
     except (ValueError, KeyError, TypeError) as error:

@@ -9,6 +9,7 @@ from typing import Any
 
 from luvc_export.bundle.folder import Bundle
 from luvc_export.core.files.template_source import CONFIG, json_object, template_source
+from luvc_export.core.files.text import read_text
 from luvc_export.errors import BundleError, UsageError
 from luvc_export.runtime.confined.helpers import Helpers, TooMuchError
 
@@ -111,23 +112,10 @@ def load_template(bundle: Bundle, file: Path | None = None) -> ChatTemplate | No
     where = str(bundle.folder)
     special = {} if config is None else _special_tokens(json_object(config, BundleError, f"{where}/{CONFIG}"))
     if file is not None:
-        return ChatTemplate(_text_of(file), str(file), special)
+        text = read_text(file, UsageError, "the chat template of --chat-template", _MOST_BYTES)
+        return ChatTemplate(text, str(file), special)
     source = template_source(read, BundleError, where)
     return None if source is None else ChatTemplate(source.text, f"{where}/{source.file}", special)
-
-
-def _text_of(file: Path) -> str:
-    try:
-        with file.open("rb") as opened:
-            data = opened.read(_MOST_BYTES + 1)
-        text = data.decode("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
-        raise UsageError("the chat template cannot be read", where=f"--chat-template {file}", got=reason) from error
-    if len(data) > _MOST_BYTES:
-        got, most = f"more than {_MOST_BYTES:,} bytes", f"at most {_MOST_BYTES:,}"
-        raise UsageError("this is no chat template", where=f"--chat-template {file}", got=got, expected=most)
-    return text
 
 
 def last_text(messages: Sequence[Message]) -> str:

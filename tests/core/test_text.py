@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from luvc_export.batch.source import list_folder, open_source
+from luvc_export.bundle.folder import Bundle
 from luvc_export.calibration.cases import read_jsonl
 from luvc_export.calibration.datasets import load
 from luvc_export.cli.commands.run import read_prompt
@@ -18,7 +19,9 @@ from luvc_export.core.files.json_file import read_json
 from luvc_export.core.files.template_source import CONFIG, template_source
 from luvc_export.core.files.text import decoded, read_text
 from luvc_export.errors import BundleError, UsageError
+from luvc_export.export.synthetic.presets import find
 from luvc_export.runtime.generation.sampling import read_schema
+from luvc_export.runtime.prompt.template import load_template
 
 MARK = b"\xef\xbb\xbf"
 
@@ -87,6 +90,20 @@ def test_rows_in_utf16_are_refused_at_once(pictures: Path) -> None:
     file.write_bytes('{"image": "a.png", "prompt": "one"}\r\n'.encode("utf-16"))
     with pytest.raises(UsageError, match=r"the questions are in UTF-16(.|\n)*cases\.jsonl(.|\n)*Set-Content"):
         open_source(file, 10)
+
+
+@pytest.mark.parametrize("coding", ["utf-8-sig", "utf-16"])
+def test_a_config_and_a_server_s_template(demo_bundle: Bundle, tmp_path: Path, coding: str) -> None:
+    """The config was none of a model; the template's mark began every prompt."""
+    config, template = tmp_path / "config.json", tmp_path / "own.jinja"
+    config.write_bytes('{"model_type": "qwen2_vl", "image_token_id": 7}'.encode(coding))
+    assert set(find(str(config)).tokens) == {7}
+    template.write_bytes("Say: {{ messages[0].content }}".encode(coding))
+    read = load_template(demo_bundle, template)
+    assert read is not None and read.source == "Say: {{ messages[0].content }}"
+    template.write_bytes(b"\xffno text")
+    with pytest.raises(UsageError, match=r"--chat-template is no text(.|\n)*own\.jinja"):
+        load_template(demo_bundle, template)
 
 
 def test_a_mark_inside_is_a_letter() -> None:

@@ -138,6 +138,39 @@ def test_what_cannot_be_saved_is_refused(folder: Path, monkeypatch: pytest.Monke
         tokenizer_files(folder)
 
 
+def older(folder: Path) -> None:
+    """vocab.json and merges.txt in the place of tokenizer.json, as the first repositories of a family have them."""
+    model = json.loads((folder / TOKENIZER).read_text())["model"]
+    (folder / TOKENIZER).unlink()
+    (folder / "vocab.json").write_text(json.dumps(model["vocab"]))
+    (folder / "merges.txt").write_text("\n".join(" ".join(pair) for pair in model["merges"]))
+    config(folder, tokenizer_class="Qwen2Tokenizer")
+
+
+def test_an_older_vocabulary_is_made_a_tokenizer_of(folder: Path) -> None:
+    """Such a checkpoint had to be converted by hand; what an adapter is merged into has its merges too."""
+    decoder(folder)
+    older(folder)
+    built: Any = AutoTokenizer.from_pretrained(folder)
+    ours = Tokenizer.from_str(tokenizer_files(folder).files[TOKENIZER].decode())
+    for text in TEXTS:
+        ids = list(built(text).input_ids)
+        assert reads(ours, text) == (ids, built.decode(ids, skip_special_tokens=True))
+    assert len(ours.encode("the picture").ids) < len("the picture")  # merges are read
+
+
+def test_without_any_vocabulary_nothing_is_built(folder: Path) -> None:
+    (folder / TOKENIZER).unlink()
+    assert TOKENIZER not in tokenizer_files(folder).files
+
+
+def test_rules_that_cannot_read_a_text_are_refused(folder: Path) -> None:
+    """Gemma's class names an unknown token that these rules have not; the library raises its bare Exception."""
+    config(folder, tokenizer_class="GemmaTokenizerFast")
+    with pytest.raises(CheckpointError, match=r"cannot be saved as a tokenizer\.json(.|\n)*cannot be read: Unk token"):
+        tokenizer_files(folder)
+
+
 def test_a_tokenizer_that_nobody_builds(folder: Path) -> None:
     (folder / TOKENIZER).write_text('{"model": {"type": "none of them"}}')
     with pytest.raises(CheckpointError, match=r"transformers builds no tokenizer of this folder(.|\n)*download"):
