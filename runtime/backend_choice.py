@@ -70,6 +70,23 @@ def behind(backend: Backend, arithmetic: str) -> list[tuple[str, str]]:
     return [] if backend.name == "cpu" else [one for one in rest if arithmetic in ("auto", one[1])]
 
 
+def refusal(bundle: Bundle) -> str | None:
+    """Why no back-end of this machine opens a bundle's default plan, engines aside; None where one does."""
+    from luvc_export.runtime.ort import OrtBackend
+
+    try:
+        OrtBackend(bundle, bundle.entry(None), "cpu")
+        reason = "ONNX Runtime has no products in bf16 on a CPU" if bundle.manifest.dtype == "bf16" else None
+    except LuvcError as error:
+        reason = error.what
+    if reason is None:
+        return None
+    others = [(name, why_not()) for name, _, why_not in _candidates(bundle, None, "auto", debug=True)]
+    if not all(why for _, why in others):
+        return None
+    return "; ".join(f"{name}: {why}" for name, why in [*others, ("cpu", reason)])
+
+
 def _candidates(
     bundle: Bundle, plan: str | None, arithmetic: str, debug: bool
 ) -> Iterator[tuple[str, str, Callable[[], str | None]]]:

@@ -146,7 +146,7 @@ def export(
         shown = pictures(data, tell) if calibrates else None
         written = export_bundle(checkpoint, output, plans, image_size=sizes, options=asked, progress=tell)
     codes = written.manifest.weights.stored
-    notes = [*remarks(checkpoint), *(codes.notes if codes else ())]
+    notes = [*remarks(checkpoint), *(codes.notes if codes else ()), *_unopened(written)]
     if not as_json:
         write(False, None, lambda: _lines(written, plans, notes))
     calibrated = [] if shown is None else quantised.apply(written, shown, coded, as_json)
@@ -155,6 +155,15 @@ def export(
         write_manifest(final.folder, replace(final.manifest, default_plan=plan[0]))
     if as_json:
         write(True, _report(load(written.folder) if calibrated else written, plans, notes, calibrated))
+
+
+def _unopened(written: Bundle) -> Iterator[str]:
+    """That no back-end here opens a bundle, which may be for another machine."""
+    from luvc_export.runtime.backend_choice import refusal
+
+    if written.manifest.weights.mode != "none" and (why := refusal(written)):
+        fix = "--dtype fp32 is for every CPU" if written.manifest.dtype == "bf16" else "luvc-export doctor says more"
+        yield f"no back-end of this machine opens this bundle ({why}); {fix}"
 
 
 def _report(

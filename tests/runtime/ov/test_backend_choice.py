@@ -15,9 +15,10 @@ from luvc_export import load_bundle
 from luvc_export.bundle.engines import checks as engine_checks
 from luvc_export.bundle.folder import Bundle
 from luvc_export.bundle.manifest import EngineEntry, FileRecord
+from luvc_export.cli.commands.export import _unopened
 from luvc_export.errors import MachineError
 from luvc_export.runtime import backend_choice
-from luvc_export.runtime.backend_choice import choose
+from luvc_export.runtime.backend_choice import choose, refusal
 from luvc_export.runtime.backends import open_backend
 from luvc_export.runtime.openvino import device as devices
 from luvc_export.runtime.session import Session
@@ -50,6 +51,22 @@ def test_openvino_is_taken_where_there_is_no_cuda(tiny: Bundle) -> None:
     answer = session.generate(None, "a", max_new_tokens=1)
     assert answer.backend == "openvino:CPU" and answer.arithmetic == devices.find("CPU").best
     assert load_bundle(tiny.folder, "cpu").choice is None
+
+
+def test_a_bundle_that_nothing_opens(tiny: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One in bf16 where OpenVINO is not: export told its user to ask it something."""
+    pytest.importorskip("openvino", reason="pip install 'luvc-export[openvino]'")
+    narrow = replace(tiny, manifest=replace(tiny.manifest, dtype="bf16"))
+    assert refusal(tiny) is None and refusal(narrow) is None
+    without_openvino(monkeypatch)
+    assert refusal(tiny) is None
+    why = refusal(narrow)
+    assert (
+        why is not None and "openvino: openvino is not installed" in why and "cpu: ONNX Runtime has no products" in why
+    )
+    (note,) = _unopened(narrow)
+    assert note.startswith("no back-end of this machine opens this bundle (cuda: ") and "--dtype fp32" in note
+    assert [*_unopened(tiny)] == []
 
 
 def test_onnx_runtime_is_what_is_left(tiny: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
