@@ -24,4 +24,5 @@ CHECKPOINT = FamilyCheckpoint(
     fitted=lambda tiny: {},
     needs="timm",
     on_openvino=True,
+    quick=False,
 )

@@ -44,4 +44,5 @@ CHECKPOINT = FamilyCheckpoint(
     odd=_odd,
     needs_picture=True,
     on_openvino=True,
+    quick=False,
 )
