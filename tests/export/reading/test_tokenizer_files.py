@@ -14,6 +14,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from luvc_export.demo import CHECKPOINT
 from luvc_export.errors import CheckpointError
+from luvc_export.export import lora
+from luvc_export.export.checkpoint import open_checkpoint
 from luvc_export.export.reading.tokenizer_files import hard_texts, tokenizer_files
 
 TOKENIZER, CONFIG = "tokenizer.json", "tokenizer_config.json"
@@ -148,7 +150,7 @@ def older(folder: Path) -> None:
 
 
 def test_an_older_vocabulary_is_made_a_tokenizer_of(folder: Path) -> None:
-    """Such a checkpoint had to be converted by hand; what an adapter is merged into has its merges too."""
+    """Such a checkpoint had to be converted by hand."""
     decoder(folder)
     older(folder)
     built: Any = AutoTokenizer.from_pretrained(folder)
@@ -157,6 +159,19 @@ def test_an_older_vocabulary_is_made_a_tokenizer_of(folder: Path) -> None:
         ids = list(built(text).input_ids)
         assert reads(ours, text) == (ids, built.decode(ids, skip_special_tokens=True))
     assert len(ours.encode("the picture").ids) < len("the picture")  # merges are read
+
+
+def test_what_an_adapter_is_merged_into_has_its_merges(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They were left behind, and its words were read letter by letter."""
+    older(folder)
+    shutil.copy(CHECKPOINT / "model.safetensors", folder)
+    (adapter := folder.parent / "adapter").mkdir()
+    (adapter / "adapter_config.json").write_text("{}")
+    monkeypatch.setattr(
+        lora, "_merge", lambda checkpoint, own, target: shutil.copy(folder / "model.safetensors", target)
+    )
+    with lora.merged(open_checkpoint(str(folder)), str(adapter)) as merged:
+        assert tokenizer_files(merged.folder).files[TOKENIZER] == tokenizer_files(folder).files[TOKENIZER]
 
 
 def test_without_any_vocabulary_nothing_is_built(folder: Path) -> None:
