@@ -42,11 +42,7 @@ def merged(checkpoint: Checkpoint, adapter: str) -> Iterator[Checkpoint]:
     read_object(folder)
     with temporary_folder("luvc-lora") as target:
         for path in (checkpoint.folder / name for name in list_names(checkpoint.folder)):
-            if (
-                path.is_file()
-                and path.suffix in (".json", ".jinja", ".txt", ".model")
-                and ".safetensors." not in path.name
-            ):
+            if path.is_file() and path.suffix in _COPIED and ".safetensors." not in path.name:
                 copy_file(path, target / path.name, links=True)
         _merge(checkpoint, folder, target)
         opened = open_checkpoint(str(target))
