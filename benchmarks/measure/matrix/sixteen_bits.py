@@ -41,10 +41,10 @@ BROAD, OTHERS = "qwen2_vl", {"states": "lfm2_vl", "windows": "gemma3"}
 ODD = ("fast_vlm", "gemma3", "gemma4")
 #: Of two families whose tiny towers are the same.
 PIXTRAL = """FP8 has three bits of fraction, and the input of every product of the tower is rounded to them: a small
-difference changes some codes, and behind each product more of them. With the same codes in fp32, ONNX Runtime and
-OpenVINO part in the first rounding, of pixels (100 of 18,432 lie between two codes, and one engine divides by the scale
-where the other multiplies), by 0.006, and are 0.17 apart at the end of the tower in that picture; bf16 moves every
-value as far. Those codes in fp32 are 0.27 from the model there (relative L2, 0.2 is allowed), in bf16 0.28 to 0.30."""
+difference changes some codes, and behind each product more of them. Seen on mistral3, with the same codes in fp32: ONNX
+Runtime and OpenVINO part in the first rounding, of pixels (100 of 18,432 get another code), by 0.006, and are 0.17
+apart at the end of the tower in one picture. Those codes in fp32 are 0.27 from the model there (relative L2, 0.2 is
+allowed), in bf16 0.28 to 0.30."""
 #: Why a cell differs, as far as that is known.
 REASONS: dict[Cell, str] = {
     ("gemma4", "luvc", "fp16"): """OpenVINO computing in bf16 merges other units of two pictures. Their similarities are

@@ -55,8 +55,8 @@ def bundle_of(which: str, part: str, folder: Path, plans: list[str], checkpoint:
     target, (model, grounds, searched) = folder / f"{which}-{part}", SETS[which]
     size = SIZES[grounds[0]]
     if not (target / bundles.MANIFEST).is_file():
-        made = {name: make_plan(str(checkpoint), name, image_size=size) for name in PLANS}
-        export_bundle(str(checkpoint), target, made, image_size=size, text_capacity=256)
+        plans_of = {name: make_plan(str(checkpoint), name, image_size=size) for name in PLANS}
+        export_bundle(str(checkpoint), target, plans_of, image_size=size, text_capacity=256)
     for plan in plans:
         loaded = bundles.load(target)
         if f"{plan}_int8" not in loaded.manifest.plans:

@@ -24,5 +24,4 @@ CHECKPOINT = FamilyCheckpoint(
     fitted=lambda tiny: {},
     needs="timm",
     on_openvino=True,
-    quick=False,
 )
