@@ -238,7 +238,7 @@ def shown_cells(loaded: LoadedPlan, request: Request) -> NDArray[np.bool_] | Non
     None where there is one vector, nobody looked for padding, or visual vectors are not those of cells.
     """
     how, plan = embedding_of(loaded.bundle), loaded.plan
-    if how.pooling == "last" or request.padding is None or plan.keep[-1] != plan.units:
+    if how.pooling != "every" or request.padding is None or plan.keep[-1] != plan.units:
         return None
     void, (high, wide) = request.padding, how.merged
     below, right = -void.shape[1] % high, -void.shape[2] % wide
