@@ -1,11 +1,12 @@
 """Vectors of new pages a second, by luvc-export, transformers (bf16, SDPA) and OpenVINO GenAI's EmbeddingPipeline.
 
 Run: python benchmarks/vectors.py OUT [--layers 9] [--encoder-blocks 8] [--size 896x896] [--runs 3] [--only NAME ...]
-[--prepare] [--json FILE]
+[--prepare] [--record]
 
 OUT is a folder of ``run.py``: its checkpoint (Qwen2.5-VL-3B's layer shapes, which ``--layers`` and ``--encoder-blocks``
 shorten) and, for GenAI, its ``openvino`` folder; what is missing is made. One process after another, one page a call,
-none twice. A peer that cannot run says why. ``--json`` adds the rows to a file, one record a line.
+none twice. A peer that cannot run says why. ``--record`` puts the rows into vectors.json and retrieval.md of
+docs/results.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from run import ask, cpu
+from run import RESULTS, ask, cpu
 
 #: Name, options of peers/vectors.py.
 PEERS: tuple[tuple[str, dict[str, Any]], ...] = (
@@ -43,7 +44,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--only", nargs="*", metavar="NAME")
     parser.add_argument("--prepare", action="store_true", help="Make what is missing, and time nothing.")
-    parser.add_argument("--json", type=Path, help="Rows of this size are put in the place of its own.")
+    parser.add_argument("--record", action="store_true", help="Put the rows, in place of theirs, into docs/results.")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     checkpoint = args.out / "checkpoint"
@@ -64,13 +65,23 @@ def main() -> None:
             made = made if "error" in made else ask("times", "vectors", needs, chosen)
             rows.append({"name": name, "size": args.size, "cpu": cpu(), **made})
         print(json.dumps({name: made}), flush=True)
-    if args.json and rows:
-        mine = {(row["name"], row["size"]) for row in rows}
-        old = json.loads(args.json.read_text(encoding="utf-8")) if args.json.is_file() else []
-        kept = [row for row in old if (row["name"], row["size"]) not in mine]
-        lines = ",\n".join(json.dumps(row) for row in kept + rows)
-        args.json.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
+    if args.record and rows:
+        record(rows)
     print(table(rows))
+
+
+def record(rows: list[dict[str, Any]]) -> None:
+    """Keep the rows, one record a line, and write all there are into the page."""
+    from luvc_export.core.files.pages import within
+
+    file, page = RESULTS / "vectors.json", RESULTS / "retrieval.md"
+    mine = {(row["name"], row["size"]) for row in rows}
+    old = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
+    every = [row for row in old if (row["name"], row["size"]) not in mine] + rows
+    every.sort(key=lambda row: [name for name, _ in PEERS].index(row["name"]))
+    every.sort(key=lambda row: int(row["size"].partition("x")[0]))
+    file.write_text("[\n" + ",\n".join(map(json.dumps, every)) + "\n]\n", encoding="utf-8")
+    page.write_text(within(page.read_text(encoding="utf-8"), "vectors", table(every) + "\n"), encoding="utf-8")
 
 
 def table(rows: list[dict[str, Any]]) -> str:
