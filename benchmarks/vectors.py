@@ -59,12 +59,12 @@ def main() -> None:
         if args.only and name not in args.only:
             continue
         chosen, needs = {**common, **options}, "requirements.txt" if options["peer"] == "openvino" else None
-        made = ask("prepare", "openvino_genai_vlm", needs, chosen) if needs else {}
-        made = made if "error" in made else ask("prepare", "vectors", needs, chosen)
+        answer = ask("prepare", "openvino_genai_vlm", needs, chosen) if needs else {}
+        answer = answer if "error" in answer else ask("prepare", "vectors", needs, chosen)
         if not args.prepare:
-            made = made if "error" in made else ask("times", "vectors", needs, chosen)
-            rows.append({"name": name, "size": args.size, "cpu": cpu(), **made})
-        print(json.dumps({name: made}), flush=True)
+            answer = answer if "error" in answer else ask("times", "vectors", needs, chosen)
+            rows.append({"name": name, "size": args.size, "cpu": cpu(), **answer})
+        print(json.dumps({name: answer}), flush=True)
     if args.record and rows:
         record(rows)
     print(table(rows))

@@ -107,8 +107,8 @@ def transformers(options: dict[str, Any]) -> Any:
     high, wide = (side // 14 for side in options["size"])
     name = "ColQwen2ForRetrieval" if options.get("many") else "Qwen2_5_VLForConditionalGeneration"
     checkpoint = options["many_checkpoint" if options.get("many") else "checkpoint"]
-    made = getattr(library, name).from_pretrained(checkpoint, dtype=torch.bfloat16, attn_implementation="sdpa")
-    model = made.eval() if options.get("many") else made.eval().model
+    loaded = getattr(library, name).from_pretrained(checkpoint, dtype=torch.bfloat16, attn_implementation="sdpa")
+    model = loaded.eval() if options.get("many") else loaded.eval().model
     prepared: dict[int, Any] = {}
 
     def ready(run: int) -> None:
@@ -144,8 +144,8 @@ def openvino(options: dict[str, Any]) -> Any:
     pipe = openvino_genai.EmbeddingPipeline(str(headless(options)), "CPU", pooling_type=kind)
 
     def embed(run: int) -> Any:
-        made = pipe.embed("a page", images=[library.Tensor(page(run, options)[None])]).embeddings
-        return np.array(made[0].data if isinstance(made, list) else made.data, np.float32).reshape(-1)
+        vectors = pipe.embed("a page", images=[library.Tensor(page(run, options)[None])]).embeddings
+        return np.array(vectors[0].data if isinstance(vectors, list) else vectors.data, np.float32).reshape(-1)
 
     return f"openvino-genai {openvino_genai.__version__.partition('-')[0]}, as it comes", embed
 
