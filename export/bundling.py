@@ -67,7 +67,7 @@ def write_bundle(
     together = PlanSet.of(plans)
     plans = {name: scores.described(plan).changed(padding=options.told_padding) for name, plan in together.items()}
     embedding = None if tasks.find(options.task).decodes else embedding_of(checkpoint, options)
-    if embedding is not None and embedding.pooling == "every":
+    if embedding is not None and embedding.pooling != "last":
         plans = {name: to_the_end(plan, embedding, options.fit == "pad") for name, plan in plans.items()}
     together = together.changed(plans)
     check_size(checkpoint, together, options)

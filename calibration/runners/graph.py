@@ -165,7 +165,7 @@ class GraphRunner:
                         tensors[probe(layer, state.name)] = _cut(flat, cut)
             rows = _cut(out.logits[row], cut)
             how = self.prompting.manifest.embedding
-            tensors |= {LOGITS: rows} if how is None else {VECTORS: rows[-1:] if how.pooling == "last" else rows}
+            tensors |= {LOGITS: rows} if how is None else {VECTORS: rows if how.pooling == "every" else rows[-1:]}
             kept = {layer: indices[row] for layer, indices in (forced or out.kept).items()}
             scores = {layer: values[row] for layer, values in out.scores.items()}
             images = requests[row].images

@@ -78,14 +78,15 @@ class HuggingFace:
         added: list[Tensor] = []
         last: list[Tensor] = []
         with self._watch(entered, added, last):
-            out = self.model(**self._inputs(request), use_cache=True)
+            decodes = self.manifest.does.decodes
+            out = self.model(**self._inputs(request), **({"use_cache": True} if decodes else {}))
         tensors = {VISION: _array(entered[0][0][visual])}
         taps = len(self.checkpoint.family.plane_mergers(self.model))
         planes = [torch.cat(added[index::taps]).flatten(0, -2) for index in range(taps if added else 0)]
         tensors |= {plane(index + 1): _array(values) for index, values in enumerate(planes)}
         cached = self.checkpoint.family.decoder_shape(self.checkpoint.config).cached
-        decodes = self.manifest.does.decodes
-        for number, layer in enumerate(getattr(out, CACHE).layers[:cached]):
+        caches = getattr(out, CACHE).layers if decodes else [None] * cached  # those that embed may keep none
+        for number, layer in enumerate(caches[:cached]):
             tensors[probe(number, "in")] = _array(entered[number][0][order])
             for part in ("key", "value") if decodes else ():
                 values = getattr(layer, f"{part}s", None)
@@ -97,7 +98,8 @@ class HuggingFace:
         elif how.pooling == "every":
             tensors[VECTORS] = self._merged(_array(out.embeddings[0][order]), len(visual), how)
         else:
-            tensors[VECTORS] = self._vector(last[0][0, -1:], how)
+            rows = last[0][0]
+            tensors[VECTORS] = self._vector(rows.mean(0)[None] if how.pooling == "mean" else rows[-1:], how)
         return Observation(tensors, len(text), first=request.images[0, 0] if len(request.images) else None)
 
     def _vector(self, rows: Tensor, how: Embedding) -> NDArray[np.float32]:

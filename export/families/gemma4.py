@@ -143,12 +143,20 @@ class Gemma4Decoder(Decoder):
         super().__init__(text, lm_head, shape.head_dim, rope, plan, sources=sources, states=shape.states)
         self.scale, self.config, self.placeholders = 1.0, config, tuple(placeholders)
         self.window = window(config)
-        self.both_ways = config.use_bidirectional_attention == "vision"
+        self.both_ways = getattr(config, "use_bidirectional_attention", None) == "vision"
         self.first = len(getattr(text.rotary_emb, f"{LAYER_KINDS[0]}_inv_freq", ()))
         if config.hidden_size_per_layer_input:
-            self.table: Any = text.embed_tokens_per_layer
-            self.projection: Any = text.per_layer_model_projection
-            self.projection_norm: Any = text.per_layer_projection_norm
+            self.take_own(text)
+
+    def take_own(self, text: Any) -> None:
+        """What layers' own embeddings are made by."""
+        self.table: Any = text.embed_tokens_per_layer
+        self.projection: Any = text.per_layer_model_projection
+        self.projection_norm: Any = text.per_layer_projection_norm
+
+    def slides(self, layer: Any) -> bool:
+        """Whether a layer has a window."""
+        return bool(layer.self_attn.is_sliding)
 
     def embed_text(self, input_ids: Tensor) -> Tensor:
         """Embeddings times sqrt(D), rounded to their dtype as in training."""
@@ -160,7 +168,7 @@ class Gemma4Decoder(Decoder):
 
     def angles(self, layer: Any, cache: Tensor) -> Tensor:
         """Frequencies of full layers stand first."""
-        return cache[:, :, self.first :] if layer.self_attn.is_sliding else cache[:, :, : self.first]
+        return cache[:, :, self.first :] if self.slides(layer) else cache[:, :, : self.first]
 
     def head_size(self, layer: Any) -> int:
         """Full layers have heads of their own size."""
@@ -168,7 +176,7 @@ class Gemma4Decoder(Decoder):
 
     def kind(self, layer: Any) -> Kind:
         """Pictures are seen both ways in sliding layers alone, which look back no further than their window."""
-        slides = layer.self_attn.is_sliding
+        slides = self.slides(layer)
         return Kind(self.both_ways and slides, self.window if slides else None)
 
     def keys_values(self, layer: Any, normed: Tensor) -> tuple[Tensor, Tensor]:
@@ -189,8 +197,9 @@ class Gemma4Decoder(Decoder):
     def leave(self, layer: Any, x: Tensor, own: Tensor | None) -> Tensor:
         """The layer's own embeddings through a gate, and the layer's factor."""
         if own is not None:
-            gated = layer.act_fn(layer.per_layer_input_gate(x)) * own
-            x = x + norm(layer.post_per_layer_input_norm, layer.per_layer_projection(gated))
+            block = getattr(layer, "ple_block", layer)
+            gated = block.act_fn(block.per_layer_input_gate(x)) * own
+            x = x + norm(block.post_per_layer_input_norm, block.per_layer_projection(gated))
         scaled: Tensor = x * layer.layer_scalar
         return scaled
 
@@ -206,15 +215,20 @@ class Gemma4Decoder(Decoder):
         if not width:
             return {}
         part = slice(layers[0] * width, (layers[-1] + 1) * width)
-        rows = words if visual is None else torch.cat([visual, words], 1)
-        projected = nn.functional.linear(rows, self.projection.weight[part]) * self.config.hidden_size**-0.5
-        projected = norm(self.projection_norm, projected.unflatten(-1, (len(layers), width)))
+        projected = self.projected(layers, words if visual is None else torch.cat([visual, words], 1))
         looked_up = self._looked_up(self.table, input_ids)[:, :, part]
         if visual is not None:
             padding = self._looked_up(self.table, torch.full((1, 1), self.config.pad_token_id))[:, :, part]
             looked_up = torch.cat([padding.expand(visual.shape[0], visual.shape[1], -1), looked_up], 1)
         both = (projected + looked_up.unflatten(-1, (len(layers), width))) * 2.0**-0.5
         return {number: both[:, :, index] for index, number in enumerate(layers)}
+
+    def projected(self, layers: range, rows: Tensor) -> Tensor:
+        """Of embeddings [B, S, D], what these layers' own are made of, normed: [B, S, layers, P]."""
+        width = self.config.hidden_size_per_layer_input
+        weight = self.projection.weight[layers[0] * width : (layers[-1] + 1) * width]
+        projected = nn.functional.linear(rows, weight) * self.config.hidden_size**-0.5
+        return norm(self.projection_norm, projected.unflatten(-1, (len(layers), width)))
 
     def logits(self, rows: Tensor) -> Tensor:
         """Capped softly where the model does so."""

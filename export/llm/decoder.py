@@ -23,7 +23,7 @@ from luvc_export.export.llm.shared_caches import Consumers, Producer, consume
 from luvc_export.export.llm.sight import Images, Kind, Sight
 from luvc_export.export.llm.span import Parts, Placed, Rows, Span, aggregated, rows_at
 from luvc_export.export.llm.states.logical_order import LogicalOrder
-from luvc_export.export.llm.vectors import merged, vectors
+from luvc_export.export.llm.vectors import mean, merged, vectors
 
 
 class Decoder(nn.Module):
@@ -189,6 +189,11 @@ class Decoder(nn.Module):
             own_rows = [beside.get(number) for number in shared]
             asked = consume(consumers, asked, text, logits_indices, producers, own_rows)
         if self.pooled is not None:
+            if self.pooled.pooling == "mean":
+                units = self.plan.units * self.plan.sharing.images
+                pooled = mean(self.norm_of(self.norm, x), groups * count, units / max(count, 1), text_mask)
+                row = vectors(self.pooled, self.lm_head, pooled)
+                return row.expand(-1, logits_indices.shape[1], -1), presents, kept
             shown = vectors(self.pooled, self.lm_head, self.norm_of(self.norm, asked))
             if self.pooled.pooling == "every":
                 visual = vectors(self.pooled, self.lm_head, self.norm_of(self.norm, x[:, : groups * count]))

@@ -21,10 +21,12 @@ class Kind(NamedTuple):
     Args:
         both_ways: Tokens of one image see each other both ways.
         window: What stands so many places back, or further, is not seen; None where all is.
+        encoder: All tokens see each other, in a window those on both sides.
     """
 
     both_ways: bool = False
     window: int | None = None
+    encoder: bool = False
 
 
 class Images:
@@ -86,7 +88,8 @@ class Sight:
             seen = causal_mask(order, order, self.text_mask, past)
             if kind.window:
                 own = torch.cat([self.placed.order[:, : self.pictures], self._text_places], 1)
-                seen = seen & within(own, places, kind.window)
+                seen = seen & within(own, own if kind.encoder else places, kind.window)
+                seen = seen & within(own, own, kind.window).mT if kind.encoder else seen
             if self.sides is not None:
                 seen = seen & unparted(self.sides, past, self.text.order.shape[1])
             self._masks[kind] = seen
@@ -104,6 +107,8 @@ class Sight:
         return torch.where(self.text_mask[:, self.text_mask.shape[1] - length :], self.text.order, 0)
 
     def _order(self, kind: Kind) -> Tensor:
+        if kind.encoder:
+            return torch.zeros_like(self.placed.order)
         if not kind.both_ways or self.visual is None:
             return self.placed.order
         return torch.cat([self.visual, self.text.order], 1)

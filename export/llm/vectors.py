@@ -44,6 +44,19 @@ def vectors(how: Embedding, head: Any, normed: Tensor) -> Tensor:
     return _of_length_1(rows) if how.normalise else rows
 
 
+def mean(normed: Tensor, visual: int, share: float, text_mask: Tensor) -> Tensor:
+    """The mean of all rows but padding's, [B, 1, D]; images have in it what all their units would have.
+
+    Args:
+        normed: Rows behind the last norm, [B, V + T, D].
+        visual: V.
+        share: Units of an image for each of its rows that is left.
+        text_mask: bool [B, T], False for padding.
+    """
+    weights = torch.cat([torch.full((normed.shape[0], visual), share), text_mask.float()], 1)[:, :, None]
+    return ((normed.float() * weights).sum(1, keepdim=True) / weights.sum(1, keepdim=True)).to(normed.dtype)
+
+
 def merged(how: Embedding, vectors: Tensor, grid: tuple[int, int]) -> Tensor:
     """Merge neighbours along rows and columns: the mean of each cell, of length 1 where vectors are.
 
@@ -69,7 +82,7 @@ def merged(how: Embedding, vectors: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 def to_the_end(plan: Plan, how: Embedding, padded: bool) -> Plan:
-    """A plan whose visual tokens leave the last layer too, since each has a vector.
+    """A plan whose visual tokens leave the last layer too, since each has a vector or a part in the mean.
 
     Args:
         plan: Any.

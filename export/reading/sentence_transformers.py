@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luvc_export.core.files.json_file import read_json
-from luvc_export.core.tasks import Embedding
+from luvc_export.core.tasks import Embedding, Pooling
 from luvc_export.errors import CheckpointError, UsageError
 from luvc_export.export.checkpoint import Checkpoint, checkpoint_json
 from luvc_export.export.reading.remarks import chat_template
@@ -82,8 +82,8 @@ def embedding_of(checkpoint: Checkpoint, options: Options) -> Embedding:
         return replace(card, merged=options.merge_vectors)
     if card.pair is not None:
         return replace(card, labels=_labels(folder) if listed else _yes_or_no(checkpoint))
-    sizes = _sizes(getattr(checkpoint.config, "matryoshka_dimensions", None), hidden, folder)
-    return replace(_read(folder, hidden) if listed else card, sizes=sizes)
+    sizes = _sizes(getattr(checkpoint.config, "matryoshka_dimensions", None), card.width or hidden, folder)
+    return replace(_read(folder, card, card.width or hidden) if listed else card, sizes=sizes)
 
 
 def _labels(folder: Path) -> tuple[int, int]:
@@ -127,7 +127,7 @@ def _yes_or_no(checkpoint: Checkpoint) -> tuple[int, int]:
     return no, yes
 
 
-def _read(folder: Path, hidden: int) -> Embedding:
+def _read(folder: Path, card: Embedding, numbers: int) -> Embedding:
     """By sentence-transformers' files.
 
     Raises:
@@ -142,11 +142,15 @@ def _read(folder: Path, hidden: int) -> Embedding:
     if modules[0].get("path") not in ("", None):
         raise _unlike("path", modules[0].get("path"), "the model in the folder itself", folder)
     pooling = checkpoint_json(place / "config.json")
-    if (mode := _mode(pooling)) != ["lasttoken"]:
-        raise _unlike("pooling_mode", mode, "lasttoken", place / "config.json")
-    width = pooling.get("embedding_dimension", pooling.get("word_embedding_dimension", hidden))
-    if width != hidden:
-        raise _unlike("embedding_dimension", width, str(hidden), place / "config.json")
+    if (mode := _mode(pooling)) not in (["lasttoken"], ["mean"]):
+        raise _unlike("pooling_mode", mode, "lasttoken or mean", place / "config.json")
+    if mode == ["mean"] and pooling.get("include_prompt", True) is not True:
+        raise _unlike(
+            "include_prompt", pooling["include_prompt"], "true: of the mean a prompt is part", place / "config.json"
+        )
+    width = pooling.get("embedding_dimension", pooling.get("word_embedding_dimension", numbers))
+    if width != numbers:
+        raise _unlike("embedding_dimension", width, str(numbers), place / "config.json")
     settings = _optional(folder / "config_sentence_transformers.json")
     prompts, default = settings.get("prompts") or {}, settings.get("default_prompt_name")
     if not isinstance(prompts, dict) or not all(isinstance(text, str) for text in prompts.values()):
@@ -158,7 +162,9 @@ def _read(folder: Path, hidden: int) -> Embedding:
     if not isinstance(template, dict) or not template.keys() <= _TEMPLATE:
         raise _unlike("processing_kwargs.chat_template", str(template)[:80], " and ".join(sorted(_TEMPLATE)), folder)
     opens = bool(template.get("add_generation_prompt", False))
-    return Embedding("last", "Normalize" in names, dict(prompts), default, opens)
+    kind: Pooling = "mean" if mode == ["mean"] else "last"
+    card = replace(card, pooling=kind, normalise="Normalize" in names, generation_prompt=opens)
+    return replace(card, prompts=dict(prompts), default_prompt=default)
 
 
 def _names(modules: Sequence[dict[str, Any]]) -> list[str | None]:
@@ -184,7 +190,7 @@ def _mode(pooling: dict[str, Any]) -> list[str]:
     if mode is not None:
         return [str(one) for one in mode] if isinstance(mode, list) else [str(mode)]
     flags = [name.removeprefix("pooling_mode_") for name, value in pooling.items() if value is True]
-    return [name for name in flags if name not in ("include_prompt",)] or ["mean"]
+    return [name.removesuffix("_tokens") for name in flags if name not in ("include_prompt",)] or ["mean"]
 
 
 def _sizes(stated: Any, hidden: int, folder: Path) -> tuple[int, ...]:

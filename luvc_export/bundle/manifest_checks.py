@@ -134,14 +134,14 @@ def check_task(task: Task, embedding: Embedding | None, decoder: DecoderShape, w
         if (how is None) != task.decodes:
             got = f"task {task.name}, {'none' if how is None else 'one'}"
             expected = "how vectors are made where nothing is decoded, and nowhere else"
-    elif (how.pooling, how.pair is not None) != (task.pooling, task.pairs):
+    elif (how.pooling, how.pair is not None) not in {(task.pooling, task.pairs), ("mean", task.name != "embed")}:
         got = f"pooling {how.pooling}, {'a' if how.pair else 'no'} prompt of pairs"
         expected = f"pooling {task.pooling}, {'one' if task.pairs else 'none'}, as the task {task.name} has it"
     elif how.default_prompt not in {None, *how.prompts}:
         got, expected = f"default_prompt {how.default_prompt!r}"[:80], "one of prompts, or null"
-    elif how.width is not None and not (1 if task.pairs else 2) <= how.width <= (1 if task.pairs else hidden):
-        got, expected = f"width {how.width}", "1 for pairs, else numbers up to the hidden size"
-    elif how.merged != (1, 1) and (task.pooling == "last" or not all(1 <= one <= 64 for one in how.merged)):
+    elif how.width is not None and not (1 if task.pairs else 2) <= how.width <= (1 if task.pairs else 8 * hidden):
+        got, expected = f"width {how.width}", "1 for pairs, else numbers up to 8 times the hidden size"
+    elif how.merged != (1, 1) and (task.pooling != "every" or not all(1 <= one <= 64 for one in how.merged)):
         got, expected = (
             f"merged {how.merged}"[:80],
             "1 to 64 rows and columns, of many vectors",

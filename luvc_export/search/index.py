@@ -44,6 +44,7 @@ class Origin:
         plan: Its name.
         embed_dtype: See ``vector_form.pack``.
         numbers: Of each vector.
+        pool: Of a page's many vectors one is left for so many.
     """
 
     model: str
@@ -51,6 +52,7 @@ class Origin:
     plan: str
     embed_dtype: str
     numbers: int
+    pool: int = 1
 
 
 @dataclass(frozen=True)

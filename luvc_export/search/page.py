@@ -64,7 +64,7 @@ def _matched(
     """What the model saw, beside it the same, dark but for matched patches; None where no vector is a patch's."""
     session = search.session
     how = embedding_of(session.bundle)
-    if how.pooling != "every":
+    if how.pooling != "every" or search.pool != 1:
         return None
     loaded, request = session.fit(open_media(input_chat(how, [page.picture], None, ""), session.bundle.manifest))
     plan, (high, wide) = loaded.plan, how.merged

@@ -135,6 +135,7 @@ class Embeds:
         texts: Sequence[str] | None = None,
         *,
         embed_dtype: str = "float32",
+        pool: int = 1,
         batch: int = BATCH,
     ) -> list[NDArray[Any]]:
         """A vector of every token of each page or each query, where the bundle's task is ``embed-many``.
@@ -143,6 +144,7 @@ class Embeds:
             images: Pages, as of ``embed``.
             texts: Queries, likewise.
             embed_dtype: As of ``embed``.
+            pool: Merge a page's visual vectors to one for so many, alike ones together (``clusters.pooled``).
             batch: Inputs that run in one call at most.
 
         Returns:
@@ -158,8 +160,12 @@ class Embeds:
 
         self.bundle.check_task("embed-many")
         check_options(self.bundle, VectorOptions(embed_dtype=embed_dtype))
+        if type(pool) is not int or pool < 1:
+            raise UsageError(
+                "vectors merge to one for so many", where="pool", got=repr(pool)[:80], expected="1 or more"
+            )
         parts = _inputs("embed", batch, images=images, texts=texts)
-        return [pack(one, embed_dtype) for one in self._vectors(embedding_of(self.bundle), "", parts, batch)]
+        return [pack(one, embed_dtype) for one in self._vectors(embedding_of(self.bundle), "", parts, batch, pool=pool)]
 
     def score(
         self,
@@ -213,9 +219,16 @@ class Embeds:
         parts: Sequence[tuple[Picture | None, str | None]],
         batch: int,
         query: str | None = None,
+        pool: int = 1,
     ) -> list[NDArray[np.float32]]:
         ready = [self._ready(how, system, *one, query) for one in parts]
-        return [vector for first in range(0, len(ready), batch) for vector in run(ready[first : first + batch])]
+        vectors = [vector for first in range(0, len(ready), batch) for vector in run(ready[first : first + batch])]
+        if pool == 1:
+            return vectors
+        from luvc_export.runtime.engine.clusters import pooled  # which few sessions need
+
+        texts = [len(request.token_ids) - len(request.images) for _, request in ready]
+        return [pooled(one, len(one) - text, pool) for one, text in zip(vectors, texts, strict=True)]
 
     def _ready(
         self, how: Embedding, system: str, picture: Picture | None, text: str | None, query: str | None
@@ -238,7 +251,7 @@ def shown_cells(loaded: LoadedPlan, request: Request) -> NDArray[np.bool_] | Non
     None where there is one vector, nobody looked for padding, or visual vectors are not those of cells.
     """
     how, plan = embedding_of(loaded.bundle), loaded.plan
-    if how.pooling == "last" or request.padding is None or plan.keep[-1] != plan.units:
+    if how.pooling != "every" or request.padding is None or plan.keep[-1] != plan.units:
         return None
     void, (high, wide) = request.padding, how.merged
     below, right = -void.shape[1] % high, -void.shape[2] % wide

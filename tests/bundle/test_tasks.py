@@ -75,7 +75,7 @@ def _named(name: str) -> Callable[[dict[str, Any]], object]:
         (lambda data: data["embedding"].update(width=1), "does not say how it embeds"),
         (lambda data: data["embedding"].update(width=2**19), "does not say how it embeds"),
         (lambda data: data["embedding"].update(labels=[1, 2]), "does not say how it embeds"),
-        (lambda data: data["embedding"].update(pooling="mean"), "pooling|wrong|value"),
+        (lambda data: data["embedding"].update(pooling="max"), "pooling|wrong|value"),
     ],
 )
 def test_what_a_stranger_says_of_it(embedding: Manifest, spoil: Any, wrong: str) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 ENTRY_POINTS = "luvc_export.tasks"
 
-Pooling = Literal["last", "every"]
+Pooling = Literal["last", "mean", "every"]
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,8 @@ class Task:
         output: What its decoder gives of the rows that are asked for (``core.graph_io``).
         decodes: Tokens follow a prompt: there are steps, caches that they read, and a head over the vocabulary. Without
             them prompts are all that runs.
-        pooling: Which rows are read where nothing is decoded (``Embedding.pooling``).
+        pooling: Which rows are read where nothing is decoded (``Embedding.pooling``); ``mean`` may be in the place of
+            ``last``.
         pairs: A prompt holds a query and a document (``Embedding.pair``).
     """
 
@@ -66,8 +67,8 @@ class Embedding:
     """How the rows behind the last norm become vectors, or a score.
 
     Args:
-        pooling: Which rows they are: ``last``, that of the prompt's last token, or ``every``, those of all tokens, an
-            image's first.
+        pooling: Which rows they are: ``last``, that of the prompt's last token, ``mean``, the mean of all tokens' with
+            images' as many as there were units, or ``every``, those of all tokens, an image's first.
         normalise: The graph divides it by its length.
         prompts: Instructions by name, of which one stands before an input, as the system's message.
         default_prompt: Name of the one that is taken where nobody names one; None for none.

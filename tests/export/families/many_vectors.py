@@ -13,14 +13,15 @@ import torch
 from family_processors import image_processor
 from made_once import made_once
 from numpy.typing import NDArray
-from transformers import ColPaliProcessor, ColQwen2Processor, PreTrainedTokenizerFast
+from PIL import Image
+from transformers import ColModernVBertProcessor, ColPaliProcessor, ColQwen2Processor, PreTrainedTokenizerFast
 
 from luvc_export.export import families
 from luvc_export.pipeline import export_bundle
 
 #: By name of a bundle: its family, and cells of vectors that become one.
 BUNDLES = {"every": ("colqwen2", (1, 1)), "quarters": ("colqwen2", (2, 2)), "colpali": ("colpali", (1, 1))}
-BUNDLES["newer"] = "colqwen2.5", (1, 1)
+BUNDLES |= {"newer": ("colqwen2.5", (1, 1)), "both ways": ("colmodernvbert", (1, 1))}
 #: Units of a page: rows and columns that cells of 2 and 3 do not divide.
 GRID = (5, 4)
 
@@ -32,7 +33,7 @@ def tiny(name: str = "colqwen2", seed: int = 0) -> harness.Case:
     config = family.tiny_config()
     if name.endswith(".5"):
         config.vlm_config = families.find("qwen2_5_vl", "test").tiny_config()
-    text = config.get_text_config()
+    text = getattr(config.vlm_config, "text_config", config).get_text_config()
     text.num_hidden_layers = 2
     if getattr(text, "layer_types", None):
         text.layer_types = text.layer_types[:2]
@@ -50,6 +51,10 @@ def processor(name: str = "colqwen2") -> Any:
         shown = image_processor("paligemma")
         shown.image_seq_length = tiny(name).plan.units
         return ColPaliProcessor(shown, fast)
+    if name == "colmodernvbert":
+        fast = PreTrainedTokenizerFast(tokenizer_object=family_chat.tokenizer("idefics3"), pad_token="<t0>")
+        shown = image_processor("idefics3")
+        return ColModernVBertProcessor(shown, fast, image_seq_len=tiny(name).plan.units)
     fast = PreTrainedTokenizerFast(tokenizer_object=family_chat.tokenizer("qwen2_vl"), pad_token="<t0>")
     sizes = {"patch_size": vision.patch_size, "merge_size": vision.spatial_merge_size}
     return ColQwen2Processor(image_processor("qwen2_vl", **sizes), fast)
@@ -63,8 +68,10 @@ def expected(inputs: dict[str, Any], name: str = "colqwen2") -> NDArray[np.float
 
 def page(picture: NDArray[np.uint8], name: str = "colqwen2") -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Of its visual tokens, and of the text around them."""
-    inputs = dict(processor(name).process_images([torch.tensor(picture).permute(2, 0, 1)]))
-    inputs.pop("labels", None)
+    shown = Image.fromarray(picture) if name == "colmodernvbert" else torch.tensor(picture).permute(2, 0, 1)
+    inputs = dict(processor(name).process_images([shown]))
+    for unused in {"labels", "rows", "cols"} & {*inputs}:
+        inputs.pop(unused)
     shown = inputs["input_ids"][0] == tiny(name).family.image_token_id(tiny(name).config)
     rows = expected(inputs, name)
     return rows[shown.numpy()], rows[~shown.numpy()]

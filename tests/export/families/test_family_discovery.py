@@ -62,7 +62,9 @@ SHARED = [
     *(path for folder in (DOCS, DOCS.parent / "benchmarks/measure/matrix", HERE) for path in folder.glob("*.py")),
 ]
 #: Where some were chosen that stand for a kind of graph, beside tests of one thing; retrievers, each of one family.
-CHOSEN = re.compile("test_.*|sixteen_bits|family_bundles|vector_bundles|many_vectors|colpali|colqwen2")
+CHOSEN = re.compile(
+    "test_.*|sixteen_bits|family_bundles|vector_bundles|many_vectors|colpali|colqwen2|colmodernvbert|embedding_gemma2"
+)
 
 
 def named(text: str) -> list[str]:

@@ -68,7 +68,7 @@ def cells(vectors: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.flo
 
 
 @pytest.mark.parametrize(
-    ("name", "backend"), [*itertools.product(("every", "colpali"), ("cpu", "openvino")), ("newer", "cpu")]
+    ("name", "backend"), [*itertools.product(("every", "colpali", "both ways"), ("cpu", "openvino")), ("newer", "cpu")]
 )
 def test_vectors_are_transformers(name: str, backend: str, opened: Any) -> None:
     """Of pages, visual tokens first, and of queries, in batches of several lengths."""
