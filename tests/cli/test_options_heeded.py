@@ -213,6 +213,7 @@ def test_graphs_without_weights_are_not_to_be_asked(cli: Cli, tmp_path: Path, mo
         return SimpleNamespace(folder=tmp_path / "new", manifest=manifest)
 
     monkeypatch.setattr("luvc_export.pipeline.export_bundle", written)
+    monkeypatch.setattr("luvc_export.runtime.backend_choice.refusal", lambda bundle: None)
     words = ("export", CHECKPOINT, *SIZE, "-o", tmp_path / "new")
     assert "ask it something" in cli(*words)[1]
     out = cli(*words, "--no-weights")[1]

@@ -100,7 +100,7 @@ def test_the_steps_load_no_encoder_and_all_goes_back(short_bundle: Bundle) -> No
 def with_codes(bundle: Bundle, precision: str = "q8", own: bool = True, **layers: str) -> Bundle:
     """A bundle that has a plan ``coded`` beside ``none``, or alone."""
     entry = bundle.manifest.plans["none"]
-    quantised: Any = SimpleNamespace(precision=precision, recipe={}, layers=dict(layers))
+    quantised: Any = SimpleNamespace(precision=precision, weights="weights.coded", recipe={}, layers=dict(layers))
     plans = {"coded": replace(entry, quantised=quantised), **({"none": entry} if own else {})}
     return replace(bundle, manifest=replace(bundle.manifest, plans=plans, default_plan="coded"))
 
