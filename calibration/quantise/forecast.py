@@ -72,6 +72,7 @@ def foretelling(
         chosen += own
     weights = [root.const_value for site in chosen for root in constants(site.weight) or ()]
     numbers, wide = (sum(getattr(weight, part) for weight in weights) for part in ("size", "nbytes"))
+    memory = _HELD * sum(read.values()) + _BESIDE
     disk = sum(written.values()) - wide + numbers * recipe.precision.weights // 8
 
     def heard(stage: str, done: float) -> None:
@@ -82,8 +83,6 @@ def foretelling(
             seconds = (fitted + 2 * held) * each + numbers * _ROUNDING[recipe.precision.weights]
             trials = 2 * math.ceil(math.log2(len(chosen) + 1))
             ranked = len(chosen) * min(fitted, agreement.OBSERVED)
-            tell(
-                Forecast(seconds, seconds + (ranked + trials * held) * each, _HELD * sum(read.values()) + _BESIDE, disk)
-            )
+            tell(Forecast(seconds, seconds + (ranked + trials * held) * each, memory, disk))
 
     return heard

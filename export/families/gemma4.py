@@ -243,6 +243,23 @@ class Gemma4Decoder(Decoder):
         return nn.functional.embedding(input_ids, table.weight) * scale
 
 
+def shape_of(text: Any, layers: Sequence[LayerShape], **rest: Any) -> DecoderShape:
+    """Sizes of a text model of such layers; ``rest`` are further fields."""
+    return DecoderShape(
+        layers=text.num_hidden_layers,
+        hidden=text.hidden_size,
+        heads=text.num_attention_heads,
+        kv_heads=layers[0].kv_heads,
+        head_dim=layers[0].head_dim,
+        intermediate=text.intermediate_size,
+        vocab=text.vocab_size,
+        context=int(text.max_position_embeddings),
+        per_layer=tuple(layers),
+        gate=text.hidden_size_per_layer_input or 0,
+        **rest,
+    )
+
+
 class Gemma4(Family):
     """Gemma 4 with dense text; what its audio tower hears is left out.
 
@@ -292,20 +309,7 @@ class Gemma4(Family):
             reads = max(n for n in range(first) if text.layer_types[n] == kind) if shares else number
             wide = 2 if text.use_double_wide_mlp and shares else 1
             layers.append(LayerShape(own.num_key_value_heads, own.head_dim, wide * text.intermediate_size, reads))
-        return DecoderShape(
-            layers=text.num_hidden_layers,
-            hidden=text.hidden_size,
-            heads=text.num_attention_heads,
-            kv_heads=layers[0].kv_heads,
-            head_dim=layers[0].head_dim,
-            intermediate=text.intermediate_size,
-            vocab=text.vocab_size,
-            context=int(text.max_position_embeddings),
-            per_layer=tuple(layers),
-            shared=text.num_kv_shared_layers,
-            gate=text.hidden_size_per_layer_input or 0,
-            states=places(text, first),
-        )
+        return shape_of(text, layers, shared=text.num_kv_shared_layers, states=places(text, first))
 
     def image_budgets(self, config: Any) -> tuple[int, ...]:
         """``max_soft_tokens`` of its processor."""

@@ -17,7 +17,7 @@ from luvc_export.core.tiling import Video
 from luvc_export.errors import CheckpointError
 from luvc_export.export.families import _tiny
 from luvc_export.export.families.base import Normalise, rope_of_kinds, rotary_embedding
-from luvc_export.export.families.gemma4 import LAYER_KINDS, Gemma4, Gemma4Decoder, PooledRotaryViT
+from luvc_export.export.families.gemma4 import LAYER_KINDS, Gemma4, Gemma4Decoder, PooledRotaryViT, shape_of
 from luvc_export.export.llm.decoder import Decoder
 from luvc_export.export.llm.sight import Kind
 
@@ -90,18 +90,7 @@ class EmbeddingGemma2(Gemma4):
             LayerShape(one.num_key_value_heads, one.head_dim, text.intermediate_size, number)
             for number, one in enumerate(own)
         ]
-        return DecoderShape(
-            layers=text.num_hidden_layers,
-            hidden=text.hidden_size,
-            heads=text.num_attention_heads,
-            kv_heads=layers[0].kv_heads,
-            head_dim=layers[0].head_dim,
-            intermediate=text.intermediate_size,
-            vocab=text.vocab_size,
-            context=int(text.max_position_embeddings),
-            per_layer=tuple(layers),
-            gate=text.hidden_size_per_layer_input,
-        )
+        return shape_of(text, layers)
 
     def language_model(self, model: Any) -> nn.Module:
         """The text model, which projects too."""

@@ -26,7 +26,7 @@ def test_disk_is_what_is_written_and_time_about_what_it_takes(copied_short: Path
     manifest = result.bundle.manifest
     entry = manifest.plans[result.plan]
     assert entry.quantised is not None
-    assert forecast.disk == pytest.approx(manifest.files[entry.quantised.weights].bytes, rel=0.08)
+    assert forecast.disk == pytest.approx(manifest.files[entry.quantised.weights].bytes, rel=0.08 if high else 0.05)
     assert forecast.memory == pytest.approx(4 * manifest.files["weights"].bytes + 2**29, rel=0.05)
     assert took / 10 < forecast.seconds < 10 * took and forecast.most > forecast.seconds
     assert re.fullmatch(

@@ -34,7 +34,7 @@ from luvc_export.demo.questions import GlyphCase
 
 from .quantised import CALIBRATION, calibration_set, machine, right
 
-COMMAND = "python -m glyph_deep.studies.precision.eight_bits FOLDER -o ../docs/results"
+COMMAND = "python -m glyph_deep.studies.precision.eight_bits FOLDER -o ../docs/results --merged CHECKPOINT"
 FILE = "glyph-deep-int8.json"
 #: What stays in the bundle's own precision, by what is in INT8.
 PARTS: dict[str, tuple[str, ...]] = {"encoder": ("language_model",), "whole": ()}
