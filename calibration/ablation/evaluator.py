@@ -205,7 +205,7 @@ class PlanEvaluator:
                 question = [] if whole else every[index].prompt[every[index].shared :]
                 tails.append([*question, *every[index].answer[:-1]])
                 starts.append(len(question) - 1)
-            parents = torch.tensor([number for number, _ in rows])
+            parents = torch.tensor([number for number, _ in rows], device=calls.device)
             guesses: Any = None
             if any(tails):
                 starting = ((layouts[number].next_position, layouts[number].next_order) for number, _ in rows)
@@ -214,7 +214,7 @@ class PlanEvaluator:
                     for tail, start in zip(tails, starting, strict=True)
                 ]
                 more = self.feeds(calls.plan, behind, all_logits=True)[1]
-                mask = feeds[graph_io.TEXT_MASK][parents.numpy()]
+                mask = feeds[graph_io.TEXT_MASK][[number for number, _ in rows]]
                 more[graph_io.TEXT_MASK] = np.concatenate([mask, more[graph_io.TEXT_MASK]], 1)
                 with torch.no_grad():
                     past = [part.index_select(0, parents) for part in presents]
@@ -223,7 +223,7 @@ class PlanEvaluator:
                 answer, start = every[index].answer, starts[row]
                 pieces = [take(logits[number, -1:])] if start < 0 else [guesses[row, start : start + 1]]
                 pieces += [guesses[row, start + 1 : start + len(answer)]] if len(answer) > 1 else []
-                yield index, torch.cat(pieces)
+                yield index, torch.cat(pieces).cpu()
 
         rows = [(number, index) for number, lot in enumerate(lots) for index in lot]
         rows.sort(key=lambda row: len(every[row[1]].prompt) + len(every[row[1]].answer))

@@ -243,6 +243,7 @@ def profile(
     scorer: str = "",
     minutes: float | None = None,
     folder: Path | None = None,
+    device: str = "cpu",
     foretell: Callable[[float], None] = lambda seconds: None,
     progress: Progress = lambda stage, done: None,
     **switches: Any,
@@ -263,6 +264,7 @@ def profile(
             questions, or no time even for the uncompressed answers.
         PlanError: The scorer has not learned the layer.
         CheckFailed: The time is over, or the compressed model does not repeat its own answers.
+        MachineError: See ``run.budgets``.
     """
     if not 0 < retention < 1:
         raise UsageError("a share must lie between 0 and 1", where="--retention", got=retention)
@@ -282,7 +284,7 @@ def profile(
 
     with temporary_folder("luvc-profile") as scratch:
         store = Store((folder or scratch) / MEASUREMENTS, subject.about)
-        model = runners.load_model(checkpoint)
+        model = runners.load_model(checkpoint, device=device)
         answering, each = _probe(subject, model, space.none(), scratch)
         foretold = count * (answering + each * (most_trials(llm.layers) + 1) / 2)
         foretell(foretold)

@@ -161,6 +161,7 @@ def budgets(
     freeze: bool = True,
     speedup: float | None = None,
     folder: Path | None = None,
+    device: str = "cpu",
     progress: Progress = lambda stage, done: None,
     sharing: Sharing = Sharing(),
     **switches: Any,
@@ -183,6 +184,7 @@ def budgets(
         scorer: Hash of a learned scorer that was opened, to be tried too; with ``score`` ``learned`` it alone.
         freeze: Whether layers may be frozen (``LlmPlan.kv_only``).
         speedup: Search the plan that agrees best at so many times fewer prefill FLOPs; ``retention`` is not asked then.
+        device: Where torch asks the model: ``cpu`` or ``cuda``.
         folder: Where measurements are kept, so that an interrupted search goes on; None for nowhere.
         progress: Told (stage, fraction).
         sharing: Images that share a budget.
@@ -192,6 +194,7 @@ def budgets(
         UsageError: A share is none, or there are too few questions to show the agreement that is asked for.
         PlanError: The scorer has not learned every layer, or another width.
         CheckFailed: The compressed model does not repeat its own answers even where nothing is compressed.
+        MachineError: This torch cannot use the GPU that ``device`` asks for.
     """
     _check_goal(retention, held_out, speedup)
     subject = Subject(checkpoint, data, held_out, image_size, tiles, video, sharing)
@@ -207,7 +210,7 @@ def budgets(
     space = Space(grid, llm.layers, llm.cached, merges, whole, switches, sharing=sharing, shared=llm.shared)
     with temporary_folder("luvc-search") as scratch:
         store = Store((folder or scratch) / MEASUREMENTS, subject.about)
-        parts = subject.parts(runners.load_model(checkpoint), space.none(), store, progress)
+        parts = subject.parts(runners.load_model(checkpoint, device=device), space.none(), store, progress)
         counted, images = text if text is not None else parts[0].text, parts[0].images
 
         def flops(plan: Plan) -> int:

@@ -17,7 +17,9 @@ from luvc_export.calibration.runners.graph import Decoded, Visual
 from luvc_export.core import graph_io
 from luvc_export.core.plan import Plan
 from luvc_export.core.tasks import Embedding
+from luvc_export.errors import MachineError
 from luvc_export.export.checkpoint import Checkpoint
+from luvc_export.export.compression.placement import made_on
 from luvc_export.export.compression.scores import ScoreInput
 from luvc_export.export.llm.decoder import Decoder
 from luvc_export.export.llm.span import empty_caches
@@ -28,12 +30,26 @@ from luvc_export.export.weights import DTYPES
 from luvc_export.runtime.batching import Feeds
 
 
-def load_model(checkpoint: Checkpoint, dtype: str = "fp32") -> Any:
-    """The checkpoint through transformers' own class, in ``dtype``.
+def load_model(checkpoint: Checkpoint, dtype: str = "fp32", device: str = "cpu") -> Any:
+    """The checkpoint through transformers' own class, in ``dtype``, on torch's ``device``: ``cpu`` or ``cuda``.
 
     Weights that are stored quantised are widened here: transformers would need the packages that wrote them.
+
+    Raises:
+        MachineError: This torch cannot use the GPU.
     """
     from transformers import GenerationConfig
+
+    if device != "cpu":
+        if not torch.cuda.is_available():
+            raise MachineError(
+                "this torch cannot use a GPU",
+                where=f"--device {device}",
+                got=f"torch {torch.__version__}",
+                expected="a torch built for CUDA, and a GPU",
+                fix="leave the option out, or install torch for CUDA",
+            )
+        torch.backends.cudnn.allow_tf32 = False  # convolutions of the encoder, in fp32 as on a CPU
 
     with torch.device("meta"):
         kind: Any = type(checkpoint.family.build(checkpoint.config))
@@ -45,7 +61,7 @@ def load_model(checkpoint: Checkpoint, dtype: str = "fp32") -> Any:
             model = kind.from_pretrained(None, **arguments)
             if (checkpoint.folder / "generation_config.json").is_file():
                 model.generation_config = GenerationConfig.from_pretrained(checkpoint.folder)
-    return checkpoint.family.as_trained(model.eval().requires_grad_(False))
+    return checkpoint.family.as_trained(model.eval().requires_grad_(False)).to(device)
 
 
 def _widened(checkpoint: Checkpoint) -> dict[str, Tensor]:
@@ -84,9 +100,9 @@ class TorchCalls:
     largest_batch: int | None = None
 
     def __init__(self, checkpoint: Checkpoint, model: Any, plan: Plan, embedding: Embedding | None = None) -> None:
-        self.plan = plan
-        self.encoder = checkpoint.family.vision(model, plan, normalise(checkpoint)).eval()
-        self.decoder = checkpoint.family.decoder(model, plan).eval()
+        self.plan, self.device = plan, next(model.parameters()).device
+        self.encoder = checkpoint.family.vision(model, plan, normalise(checkpoint)).eval().to(self.device)
+        self.decoder = checkpoint.family.decoder(model, plan).eval().to(self.device)
         self.decoder.pooled = embedding
         if embedding is not None and embedding.labels is not None:
             self.decoder.lm_head = Judge(nn.Parameter(model.lm_head.weight[[*embedding.labels]]), embedding.labels, 0)
@@ -96,21 +112,26 @@ class TorchCalls:
     @torch.no_grad()
     def vision(self, images: NDArray[np.uint8], beside: NDArray[Any] | None) -> Visual:
         """See ``graph.Runner``."""
-        inputs = [torch.tensor(images)] + ([] if beside is None else [torch.tensor(beside)])
-        embeds, positions, merged = self.encoder(*inputs)
-        return embeds.float().numpy(), positions.float().numpy(), merged.numpy()
+        with made_on(self.device):
+            inputs = [torch.tensor(images)] + ([] if beside is None else [torch.tensor(beside)])
+            embeds, positions, merged = self.encoder(*inputs)
+        return embeds.float().cpu().numpy(), positions.float().cpu().numpy(), merged.cpu().numpy()
 
     @torch.no_grad()
     def decode(self, feeds: Feeds, cache: Any, forced: Kept | None) -> Decoded:
         """See ``graph.Runner``."""
         past = cache if cache is not None else self.empty(len(feeds[graph_io.INPUT_IDS]))
-        forced_indices = None if forced is None else {layer: torch.tensor(indices) for layer, indices in forced.items()}
+        forced_indices = (
+            None
+            if forced is None
+            else {layer: torch.tensor(indices, device=self.device) for layer, indices in forced.items()}
+        )
         with Watch(self.decoder) as watch:
             logits, presents, kept = self.decode_tensors(feeds, past, forced_indices)
         layers = [layer for layer, _, keep in self.plan.prunes if keep]
         return Decoded(
-            logits.numpy(),
-            {layer: indices.numpy() for layer, indices in zip(layers, kept, strict=False)},
+            logits.cpu().numpy(),
+            {layer: indices.cpu().numpy() for layer, indices in zip(layers, kept, strict=False)},
             dict(zip(layers, watch.scores, strict=False)),
             watch.hidden,
             presents,
@@ -120,20 +141,22 @@ class TorchCalls:
         self, feeds: Feeds, past: list[Tensor], forced: dict[int, Tensor] | None = None
     ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
         """``Decoder.forward`` on feeds."""
-        inputs = {name: torch.tensor(feeds[name]) for name in graph_io.decoder_inputs(self.plan)}
-        inputs[graph_io.VISUAL_EMBEDS] = inputs[graph_io.VISUAL_EMBEDS].to(self.dtype)
-        outputs: tuple[Tensor, list[Tensor], list[Tensor]] = self.decoder(**inputs, past=past, forced=forced)
+        with made_on(self.device):
+            inputs = {name: torch.tensor(feeds[name]) for name in graph_io.decoder_inputs(self.plan)}
+            inputs[graph_io.VISUAL_EMBEDS] = inputs[graph_io.VISUAL_EMBEDS].to(self.dtype)
+            outputs: tuple[Tensor, list[Tensor], list[Tensor]] = self.decoder(**inputs, past=past, forced=forced)
         return outputs
 
     def states(self, cache: Any) -> list[NDArray[Any]]:
         """See ``graph.Runner``."""
-        return [(part.float() if part.is_floating_point() else part).numpy() for part in cache]
+        return [(part.float() if part.is_floating_point() else part).cpu().numpy() for part in cache]
 
     def empty(self, rows: int) -> list[Tensor]:
         """Caches of nothing; none where there are vectors."""
         if self.decoder.pooled is not None:
             return []
-        return empty_caches(self.shape, rows, self.dtype)
+        with made_on(self.device):
+            return empty_caches(self.shape, rows, self.dtype)
 
 
 class Watch:
@@ -156,10 +179,10 @@ class Watch:
 
     def _scored(self, given: ScoreInput) -> Tensor:
         score = self._score(given)
-        self.scores.append(score.float().numpy())
+        self.scores.append(score.float().cpu().numpy())
         return score
 
     def _entered(self, layer: nn.Module, x: Tensor, *rest: Any) -> Any:
-        self.hidden.append(x.float().numpy())
+        self.hidden.append(x.float().cpu().numpy())
         inner: Callable[..., Any] = self._layer
         return inner(layer, x, *rest)

@@ -133,8 +133,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="file of figures; run again to go on")
     parser.add_argument("--pictures", type=int, default=60, help="held-out pictures of each ground")
     parser.add_argument("--minutes", type=float, default=math.inf, help="end after this time")
+    parser.add_argument("--device", default="cpu", help="where torch asks: cpu, cuda")
     args = parser.parse_args()
     torch.set_num_threads(1)
+    torch.set_default_device(args.device)
     end, digest = time.monotonic() + 60 * args.minutes, hashlib.sha256(args.small.read_bytes()).hexdigest()
     done = json.loads(args.out.read_text()) if args.out.exists() else {"small": digest, "pieces": {}}
     if done["small"] != digest:

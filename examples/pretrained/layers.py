@@ -102,26 +102,29 @@ def side_by_side(prefix: int, questions: int, length: int) -> Attend:
 class Instrument(nn.Module):
     """The language model of a base checkpoint in float32; only LoRA, projection and the picture's two marks train.
 
+    It lies on torch's default device.
+
     With `bare` it is the base model: the LoRA is switched off (the projection stays).
     """
 
     def __init__(self, base: Path, rank: int) -> None:
         super().__init__()
         self.shape, self.bare = Shape.of(base), False
-        with safe_open(base / "model.safetensors", "pt") as file:
+        device = torch.get_default_device()
+        with safe_open(base / "model.safetensors", "pt", str(device)) as file:
             self.table, self.final = (file.get_tensor(STEM + n) for n in ("embed_tokens.weight", "norm.weight"))
             self.layers = [self._layer(file, f"{STEM}layers.{i}.") for i in range(self.shape.layers)]
             self.project = nn.Linear(512, self.table.shape[1])
             self.project.load_state_dict({n: file.get_tensor(PROJECTION + n) for n in ("weight", "bias")})
         self.first = len(self.table) - 4  # <|vision_start|>, <|vision_end|>, <|image_pad|>, <|video_pad|>
         self.marks = nn.Parameter(self.table[self.first : self.first + 2].clone())
-        random = torch.Generator().manual_seed(0)
+        random = torch.Generator("cpu").manual_seed(0)
         self.a, self.b = nn.ParameterDict(), nn.ParameterDict()
         for i, layer in enumerate(self.layers):
             for name in FUSED:
                 rows, columns = layer[name].shape
                 self.a[f"{i}_{name}"] = nn.Parameter(
-                    (torch.rand(rank, columns, generator=random) * 2 - 1) * columns**-0.5
+                    (torch.rand(rank, columns, generator=random, device="cpu") * 2 - 1).to(device) * columns**-0.5
                 )
                 self.b[f"{i}_{name}"] = nn.Parameter(torch.zeros(rows, rank))
 

@@ -60,7 +60,7 @@ def main() -> None:
     parser.add_argument("state", type=Path, help="state.pt of a run")
     parser.add_argument("out", type=Path, help="file to write")
     args = parser.parse_args()
-    state = torch.load(args.state)
+    state = torch.load(args.state, map_location="cpu")
     save_file({name: value.bfloat16().contiguous() for name, value in state["model"].items()}, args.out)
     print(f"step {state['step']}: {args.out.stat().st_size / 1e6:.1f} MB")
 

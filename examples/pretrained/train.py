@@ -122,7 +122,7 @@ def train(args: argparse.Namespace) -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     training, file = Training(args), args.out / "state.pt"
     if file.exists():
-        training.restore(torch.load(file))
+        training.restore(torch.load(file, map_location="cpu"))
     elif args.start is not None:
         begin(training.model, args.start, args.share)
     saved = since = time.monotonic()
@@ -165,8 +165,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of pictures, questions and texts")
     parser.add_argument("--report", type=int, default=10, help="steps between lines")
     parser.add_argument("--save", type=float, default=180, help="seconds between states")
+    parser.add_argument("--device", default="cpu", help="where torch trains: cpu, cuda")
     args = parser.parse_args()
     torch.set_num_threads(1)
+    torch.set_default_device(args.device)
     train(args)
 
 

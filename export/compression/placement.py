@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
 from inspect import signature
 from typing import Any
@@ -71,6 +71,11 @@ def compressed(model: nn.Module, plan: Plan) -> Iterator[nn.Module]:
             model.forward = before
 
 
+def made_on(device: torch.device) -> AbstractContextManager[Any]:
+    """While it is entered, tensors that modules make are made on ``device``, where the model is."""
+    return device if device.type != "cpu" else nullcontext()
+
+
 def _signature(model: nn.Module) -> Any:
     """The model's own signature, which ``generate`` checks its arguments by, without pre-encoded images."""
     original = signature(type(model).forward)
@@ -104,8 +109,7 @@ class _Forward:
         self.__signature__ = _signature(model)
 
     def __call__(self, input_ids: Tensor, *others: Any, **named: Any) -> CausalLMOutputWithPast:
-        elsewhere = input_ids.device.type != "cpu"  # what the modules make is made where the model is
-        with input_ids.device if elsewhere else nullcontext():
+        with made_on(input_ids.device):
             return self._forward(input_ids, *others, **named)
 
     def _forward(

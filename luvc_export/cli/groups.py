@@ -91,6 +91,8 @@ class SearchOptions(DataOptions):
         None, "With --data, --save and --plan striped: end inside so many minutes; the same line goes on."
     )
 
+    device: str = _searching("cpu", "With --data: where torch asks the model.", choices=("cpu", "cuda"))
+
     def result(
         self,
         checkpoint: Checkpoint,
@@ -127,7 +129,7 @@ class SearchOptions(DataOptions):
         own: dict[str, Any]
         with options.progress(quiet) as tell:
             questions = self.load(tell)
-            common = choices | {"folder": self.save, "progress": tell}
+            common = choices | {"folder": self.save, "device": self.device, "progress": tell}
             if searched is None:
                 own = {"minutes": self.minutes, "foretell": _foretell}
                 result = depth.profile(checkpoint, questions, size, **own, **common)

@@ -1,8 +1,9 @@
 """The whole profile by depth of trained models, beside what `plan --data` measures of it: writes depth.json.
 
-    python benchmarks/measure/pruning/depth.py docs/results --measurements FOLDER [--pretrained CHECKPOINT]
+    python benchmarks/measure/pruning/depth.py docs/results --measurements FOLDER [--pretrained CHECKPOINT [--row NAME]]
 
-`--pretrained` is the checkpoint that `pretrained.merge` makes (examples/pretrained): without it its row stays as it is.
+`--pretrained` is a checkpoint that `pretrained.merge` makes (examples/pretrained), another seed's or a control's under
+another name: without it its row stays as it is.
 Every layer and every quarter is asked, on the held-out half of the data, which the profile of few passes never sees but
 for its last check. A killed run goes on in FOLDER. `tests/docs/test_results.py` compares the two.
 """
@@ -37,9 +38,9 @@ def figures(trial: PlanTrial) -> list[float]:
     return [round(value, 4) for value in trial.agreement]
 
 
-def whole(subject: Subject, folder: Path) -> dict[str, Any]:
+def whole(subject: Subject, folder: Path, device: str) -> dict[str, Any]:
     """Return the profile of every layer."""
-    llm, model = subject.llm, runners.load_model(subject.checkpoint)
+    llm, model = subject.llm, runners.load_model(subject.checkpoint, device=device)
     space = Space(subject.grid, llm.layers, llm.cached, switches={"padding": True}, shared=llm.shared)
     store = Store(folder / MEASUREMENTS, subject.about)
     part = subject.parts(model, space.none(), store, print_step, Chooser(subject, model))[1]
@@ -71,30 +72,32 @@ def main() -> None:
     parser.add_argument("output", type=Path, help="folder of depth.json")
     parser.add_argument("--measurements", type=Path, required=True, help="folder in which a killed run goes on")
     parser.add_argument("--pretrained", type=Path, help="measure this checkpoint in place of the others")
+    parser.add_argument("--row", default=PRETRAINED, help="name of that checkpoint's row")
+    parser.add_argument("--device", default="cpu", help="where torch asks: cpu, cuda")
     parser.add_argument("--count", type=int, default=480, help="questions, half of them for each profile")
     args = parser.parse_args()
     torch.set_num_threads(1)
     path = args.output / "depth.json"
     rows = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     folders = {name: tasks.EXAMPLES / name / "checkpoint" for name in MODELS if not args.pretrained}
-    folders |= {PRETRAINED: args.pretrained} if args.pretrained else {}
+    folders |= {args.row: args.pretrained} if args.pretrained else {}
     for name, weights in folders.items():
         checkpoint, folder = open_checkpoint(str(weights)), args.measurements / name
         source: Path | str = DATA
-        if name == PRETRAINED:
+        if args.pretrained:
             sys.path.append(str(tasks.EXAMPLES))
             from pretrained import questions
 
             source = questions.write(folder / "data", args.count)
         data, size = datasets.load(source, count=args.count), tasks.find(DATA).image_size
         folder.mkdir(parents=True, exist_ok=True)
-        asked = profile(checkpoint, data, size, folder=folder, progress=print_step)
+        asked = profile(checkpoint, data, size, folder=folder, device=args.device, progress=print_step)
         rows[name] = {
             "weights": weights_hash(checkpoint.folder)[:16],
             "data": {**data.to_json(), "name": Path(data.name).name},
             "layers": asked.none.layers,
             "bar": BAR,
-            "whole": whole(Subject(checkpoint, data, 0.5, size), folder),
+            "whole": whole(Subject(checkpoint, data, 0.5, size), folder, args.device),
             "proposed": {
                 "horizon": asked.horizon.layer,
                 "quarters": [

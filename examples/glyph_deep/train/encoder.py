@@ -39,8 +39,8 @@ def rotary(rows: int, columns: int, width: int) -> tuple[Tensor, Tensor]:
         .reshape(2, -1, 4)
     )
     order = windows(rows, columns)[0].numpy()
-    where = torch.from_numpy(np.stack([y[order].ravel(), x[order].ravel()], -1)).float()
     frequencies = 1.0 / (10000.0 ** (torch.arange(0, width // 2, 2).float() / (width // 2)))
+    where = torch.from_numpy(np.stack([y[order].ravel(), x[order].ravel()], -1)).to(frequencies)
     angles = (where[..., None] * frequencies).flatten(1)
     angles = torch.cat([angles, angles], -1)
     return angles.cos(), angles.sin()
@@ -106,7 +106,8 @@ def embed(visual: nn.Module, images: np.ndarray) -> Tensor:
     """Return embedded patches [B, 4 * units, width] of uint8 pictures [B, H, W, 3], in the order of `windows`."""
     order = windows(*grid_of(images))[0]
     pixels = patchify(images).view(len(images), len(order), 4, -1)[:, order].flatten(1, 2)
-    return nn.functional.linear(pixels, visual.patch_embed.proj.weight.flatten(1))
+    weight = visual.patch_embed.proj.weight.flatten(1)
+    return nn.functional.linear(pixels.to(weight.device), weight)
 
 
 @dataclass(frozen=True)

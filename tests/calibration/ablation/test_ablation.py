@@ -19,7 +19,7 @@ from luvc_export.calibration.ablation.store import Store, pack, unpack
 from luvc_export.calibration.ablation.variants import Shapes
 from luvc_export.calibration.tasks import Task, find
 from luvc_export.core.plan import Plan
-from luvc_export.errors import UsageError
+from luvc_export.errors import MachineError, UsageError
 from luvc_export.export.checkpoint import Checkpoint
 
 
@@ -59,6 +59,28 @@ def test_the_engine_says_what_greedy_decoding_says(
     right = [item.text == case.answer for item, case in zip(answers, cases, strict=True)]
     if ended or not task.stops:
         assert PlanEvaluator(checkpoint, model, cases, task.stops).right(plan) == right
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this torch can use a GPU")
+def test_a_gpu_that_torch_cannot_use_is_refused(checkpoint: Checkpoint) -> None:
+    with pytest.raises(MachineError, match=r"cannot use a GPU[\s\S]*--device cuda[\s\S]*got: torch[\s\S]*CUDA"):
+        runners.load_model(checkpoint, device="cuda")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU that torch can use")
+@pytest.mark.parametrize("switches", [{}, {"score": "fastv"}, {"score": "scope"}, {"reducer": "merge"}], ids=str)
+def test_a_gpu_answers_as_the_cpu_does(
+    checkpoint: Checkpoint, task: Task, shapes: Shapes, switches: dict[str, Any]
+) -> None:
+    cases = list(task.cases(task.report[0], 60, 3))
+    plan = variants.merged(severe(shapes)) if "reducer" in switches else severe(shapes, **switches)
+    here, there = (
+        PlanEvaluator(checkpoint, runners.load_model(checkpoint, device=device), cases, task.stops)
+        for device in ("cpu", "cuda")
+    )
+    assert sum(a != b for a, b in zip(here.right(plan), there.right(plan), strict=True)) <= 1
+    moved = zip(here.predictions(plan, range(8)), there.predictions(plan, range(8)), strict=True)
+    assert max(float((a - b).abs().max()) for a, b in moved) < 0.02
 
 
 def test_uncompressed_and_kv_only_agree(checkpoint: Checkpoint, task: Task, shapes: Shapes) -> None:

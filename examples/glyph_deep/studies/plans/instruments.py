@@ -58,7 +58,7 @@ def asked(model: str, ground: str, count: int, search: bool) -> list[Case]:
 
 
 def studies(
-    name: str, count: int, folder: Path, search: bool = False, pretrained: Path | None = None
+    name: str, count: int, folder: Path, search: bool = False, pretrained: Path | None = None, device: str = "cpu"
 ) -> Iterator[tuple[str, Study]]:
     """Yield (ground, study) of a model.
 
@@ -68,10 +68,11 @@ def studies(
         folder: Measurements are kept there, so that a killed run goes on.
         search: Ask the splits to search on.
         pretrained: Checkpoint of that model.
+        device: Where torch asks: `cpu` or `cuda`.
     """
     weights = weights_hash(MODELS[name])
     opened = open_checkpoint(str(pretrained if name == "pretrained" else MODELS[name]))
-    model = load_model(opened)
+    model = load_model(opened, device=device)
     unit = opened.family.unit_pixels(opened.config)
     llm, encoder = opened.family.decoder_shape(opened.config), opened.family.encoder_shape(opened.config)
     for ground in (SEARCHED if search else GROUNDS)[name]:

@@ -27,10 +27,15 @@ from luvc_export.core.planning import solve
 
 
 def records(
-    name: str, count: int, folder: Path, some_plans: Collection[str], pretrained: Path | None = None
+    name: str,
+    count: int,
+    folder: Path,
+    some_plans: Collection[str],
+    pretrained: Path | None = None,
+    device: str = "cpu",
 ) -> Iterator[dict[str, Any]]:
     """Yield what every plan of `some_plans`, and none, keep and save on every ground of a model."""
-    for ground, study in studies(name, count, folder, pretrained=pretrained):
+    for ground, study in studies(name, count, folder, pretrained=pretrained, device=device):
         shapes = study.shapes
         plans = {
             plan: solve(PlanRequest(LlmRequest(plan)), shapes.grid, shapes.llm, shapes.encoder) for plan in some_plans
@@ -59,6 +64,7 @@ def main() -> None:
     parser.add_argument("--measurements", type=Path, default=Path(), help="folder in which a killed run goes on")
     parser.add_argument("--count", type=int, default=1000, help="questions a ground")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cpu", help="where torch asks: cpu, cuda")
     parser.add_argument("--plans", nargs="+", choices=list(PICTURES), default=list(PICTURES), help="plans to measure")
     parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS), help="models to measure")
     parser.add_argument("--merged", type=Path, help="checkpoint of `pretrained`; without it that model is left out")
@@ -66,7 +72,8 @@ def main() -> None:
     models = [name for name in args.models if name != "pretrained" or args.merged]
     torch.set_num_threads(args.threads)
     args.measurements.mkdir(parents=True, exist_ok=True)
-    rows = [row for name in models for row in records(name, args.count, args.measurements, args.plans, args.merged)]
+    asked = args.count, args.measurements, args.plans, args.merged, args.device
+    rows = [row for name in models for row in records(name, *asked)]
     weights = {name: weights_hash(folder)[:16] for name, folder in MODELS.items()}
     before = json.loads((args.output if args.output.is_file() else FIGURES).read_text(encoding="utf-8"))
     about = {"weights": before["about"]["weights"] | weights, "text": TEXT}

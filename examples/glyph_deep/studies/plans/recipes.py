@@ -66,6 +66,7 @@ def main() -> None:
     parser.add_argument("--merged", type=Path, help="checkpoint of `pretrained`; without it that model is left out")
     parser.add_argument("--page", action="store_true", help="write docs/results/stripes.md")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cpu", help="where torch asks: cpu, cuda")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     args.output.mkdir(parents=True, exist_ok=True)
@@ -73,7 +74,7 @@ def main() -> None:
     kept: dict[str, list[Interval]] = {name: [] for name in asked}
     grounds = []
     for model in (name for name in args.models if name != "pretrained" or args.merged):
-        for ground, study in studies(model, args.count, args.output, search=True, pretrained=args.merged):
+        for ground, study in studies(model, args.count, args.output, True, args.merged, args.device):
             grounds.append(f"{model}, {ground}")
             shapes = study.shapes
             plans = {name: solve(one, shapes.grid, shapes.llm, shapes.encoder) for name, one in asked.items()}
