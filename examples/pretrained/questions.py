@@ -41,8 +41,10 @@ def colour_of_digit(rng: np.random.Generator, scene: Scene) -> Asked:
     return f"What colour is the digit {mark.digit}?", mark.colour
 
 
-def digit_of_colour(rng: np.random.Generator, scene: Scene) -> Asked:
-    """Ask for the one digit of a colour."""
+def digit_of_colour(rng: np.random.Generator, scene: Scene) -> Asked | None:
+    """Ask for the one digit of a colour, or nothing where no colour has one."""
+    if not scene.unique():
+        return None
     mark = scene.unique()[int(rng.integers(len(scene.unique())))]
     return f"Which digit is {mark.colour}?", str(mark.digit)
 
@@ -69,15 +71,19 @@ def count(rng: np.random.Generator, scene: Scene) -> Asked:
     return f"How many digits are {name}?", str(number)
 
 
-def larger(rng: np.random.Generator, scene: Scene) -> Asked:
-    """Ask which of two digits is larger."""
+def larger(rng: np.random.Generator, scene: Scene) -> Asked | None:
+    """Ask which of two digits is larger, or nothing where no two have colours of their own."""
+    if len(scene.unique()) < 2:
+        return None
     a, b = (scene.unique()[i] for i in rng.permutation(len(scene.unique()))[:2])
     question = f"Which digit is larger, the {a.colour} one or the {b.colour} one?"
     return question, max(a, b, key=lambda mark: mark.digit).colour
 
 
-def total(rng: np.random.Generator, scene: Scene) -> Asked:
-    """Ask for the sum of two digits."""
+def total(rng: np.random.Generator, scene: Scene) -> Asked | None:
+    """Ask for the sum of two digits, or nothing where no two have colours of their own."""
+    if len(scene.unique()) < 2:
+        return None
     a, b = (scene.unique()[i] for i in rng.permutation(len(scene.unique()))[:2])
     return f"What is the sum of the {a.colour} digit and the {b.colour} digit?", str(a.digit + b.digit)
 

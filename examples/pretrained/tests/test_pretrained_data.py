@@ -12,7 +12,7 @@ from glyph_deep.data import pictures
 from glyph_deep.data.splits import generator
 from pretrained import absent, base, questions, replies, texts
 from pretrained.facts import FACTS, candidates, facts
-from pretrained.train import rate_at
+from pretrained.train import fewer, rate_at
 
 from luvc_export.calibration import datasets
 from luvc_export.errors import MachineError, UsageError
@@ -101,6 +101,23 @@ def test_answers_are_what_the_picture_shows() -> None:
             there = words[-1] in colours if words[0] == "Which" else int(words[-1]) in digits
             assert answer == "none" and not there
     assert image.shape == (252, 336, 3)
+
+
+@pytest.mark.parametrize("most", [1, 2, 5])
+def test_what_a_picture_of_few_digits_does_not_show_is_covered(most: int) -> None:
+    """Units of digits that go are covered by empty ones, and questions are about those that stay alone."""
+    rng = np.random.default_rng(most)
+    for seed in range(8):
+        _, scene = pictures.render(generator("train", "plain", 5, 0, seed), "train", "plain")
+        some, gone, bare = fewer(rng, scene, most)
+        owner, stay = scene.owner.ravel(), {scene.marks.index(mark) for mark in some.marks}
+        assert 1 <= len(stay) <= most and all(owner[unit] < 0 for unit in bare) and len(bare) == len(gone)
+        assert set(gone) == {unit for unit, mark in enumerate(owner) if mark >= 0 and mark not in stay}
+        shown = {str(mark.digit) for mark in some.marks}
+        for kind, (question, answer) in questions.questions(rng, some, 20, np.ones(len(questions.KINDS))):
+            assert kind != "colour_of_digit" or question.rstrip("?").split()[-1] in shown
+            assert kind != "digit_of_colour" or answer in shown
+            assert kind not in ("larger", "sum") or len(some.unique()) > 1
 
 
 def test_cases_are_of_their_split_and_every_kind() -> None:

@@ -30,7 +30,16 @@ def arguments(base: Path, out: Path, **changes: Any) -> argparse.Namespace:
     usual = {"base": base, "out": out, "start": None, "share": 1.0, "steps": 3, "stop": None, "questions": 3, "rank": 2}
     rates = {"textured": 0.5, "rate": 1e-3, "decay": 0.4, "drift": 0.05, "weight": 3.0, "seed": 4}
     return argparse.Namespace(
-        **{**usual, **rates, "report": 1, "save": 0.0, "projection_alone": False, "replies": None, **changes}
+        **{
+            **usual,
+            **rates,
+            "report": 1,
+            "save": 0.0,
+            "projection_alone": False,
+            "replies": None,
+            "bf16": False,
+            **changes,
+        }
     )
 
 

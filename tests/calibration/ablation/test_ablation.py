@@ -68,12 +68,11 @@ def test_a_gpu_that_torch_cannot_use_is_refused(checkpoint: Checkpoint) -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU that torch can use")
-@pytest.mark.parametrize("switches", [{}, {"score": "fastv"}, {"score": "scope"}, {"reducer": "merge"}], ids=str)
+@pytest.mark.parametrize("switches", [{}, {"score": "fastv"}, {"score": "scope"}], ids=str)
 def test_a_gpu_answers_as_the_cpu_does(
     checkpoint: Checkpoint, task: Task, shapes: Shapes, switches: dict[str, Any]
 ) -> None:
-    cases = list(task.cases(task.report[0], 60, 3))
-    plan = variants.merged(severe(shapes)) if "reducer" in switches else severe(shapes, **switches)
+    cases, plan = list(task.cases(task.report[0], 60, 3)), severe(shapes, **switches)
     here, there = (
         PlanEvaluator(checkpoint, runners.load_model(checkpoint, device=device), cases, task.stops)
         for device in ("cpu", "cuda")

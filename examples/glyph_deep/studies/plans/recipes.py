@@ -28,11 +28,26 @@ from luvc_export.export.synthetic.presets import PRESETS
 
 #: Scores that take the width of the filter, which is 0.5.
 FILTERED, RHO = ("residual", "scope"), 0.5
-#: What the page holds: fewer working layers, another score, and `safe` by its stripes.
+#: What the page holds: fewer tokens or working layers, other scores, and `safe` by its stripes (the last).
 TRIED = (
     "scope:share=0.45,gone=11/12",
-    "scope:share=0.5,every=3,gone=11/12",
-    "residual:share=0.44,gone=11/12",
+    "scope:share=0.4",
+    "scope:share=0.36",
+    "scope:share=0.33",
+    "scope:share=0.3",
+    "scope:share=0.27,every=1",
+    "scope:share=0.25,every=1",
+    "scope:whole=1/6,share=0.33",
+    "scope:whole=1/4,share=0.25,works=1/2",
+    "scope:share=0.36,works=1/2",
+    "scope:share=0.43,every=3",
+    "scope:share=0.43,works=1/3",
+    "maxmin:share=0.4",
+    "maxmin:share=0.36",
+    "residual:share=0.4",
+    "dart:share=0.36,works=1/2",
+    "keynorm:share=0.36,works=1/2",
+    "v2drop:share=0.36,works=1/2",
     "residual:share=0.415,every=1,gone=1,works=1/8",
 )
 PAGE = Path(__file__).parents[4] / "docs" / "results" / "stripes.md"
