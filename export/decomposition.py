@@ -2,7 +2,7 @@
 
 ``torch.onnx.export`` captures a module once and then lets ``ExportedProgram.run_decompositions`` trace it two times
 again, half of the time an export takes, to replace operators that torchlib does not translate. Of those our modules
-use sixteen, all of them another operator by name or nothing at all. A program that holds any other goes the long way.
+use twenty-two, each another operator by name or nothing at all. A program that holds any other goes the long way.
 
 Then the exporter makes promotions of types explicit, and runs the program a third time to know what goes into each
 node. Every node says that itself, so only a node that was changed is run.
@@ -47,11 +47,14 @@ _SAME = {_ATEN.alias.default, _ATEN.detach.default, _ATEN.detach_.default, _ATEN
 _RENAMED = {_ATEN.__or__.Tensor: _ATEN.bitwise_or.Tensor, _ATEN.__and__.Tensor: _ATEN.bitwise_and.Tensor}
 #: All become ``view``, whose zeros are sizes; torchlib's ``reshape`` copies a size where a zero stands.
 _SHAPED = {_ATEN.flatten.using_ints, _ATEN.unflatten.int, _ATEN.reshape.default, _ATEN.expand_as.default}
+#: Nothing or one operator in a model that is not trained: settled by the argument at this place, false then.
+_NOT_TRAINED = {_ATEN.dropout.default: 2, _ATEN.batch_norm.default: 5}
 #: Place in the arguments of the number that stands in for a tensor.
 _CHOICES = {_ATEN.where.ScalarSelf: 1, _ATEN.where.ScalarOther: 2}
 _RULES = {
     _ATEN.to.dtype, _ATEN.rsub.Scalar, _ATEN.numpy_T.default, _ATEN.softmax.int, _ATEN.square.default,
-    *_ASSERTIONS, *_SAME, *_RENAMED, *_SHAPED, *_CHOICES,
+    _ATEN.relu_.default,
+    *_ASSERTIONS, *_NOT_TRAINED, *_SAME, *_RENAMED, *_SHAPED, *_CHOICES,
 }  # fmt: skip
 #: Composite operators that torchlib translates as they are.
 _TRANSLATED = {
@@ -162,6 +165,10 @@ def _known(node: fx.Node, table: Mapping[Any, Any], known: set[Any]) -> bool:
         return len(node.args) == 2 and not node.kwargs  # no other type
     if target in _CHOICES:
         return node.args[3 - _CHOICES[target]].meta["val"].dtype == node.meta["val"].dtype  # type: ignore[union-attr]
+    if target in _NOT_TRAINED:
+        return node.args[_NOT_TRAINED[target]] is False
+    if target is _ATEN.relu_.default:
+        return len(node.args[0].users) == 1  # type: ignore[union-attr]  # nothing else reads what it writes to
     if target is _ATEN.sym_storage_offset.default:
         return _only_asserted(node)  # left by a slice that begins where a size says
     if target in _RULES or target in _TRANSLATED or not isinstance(target, torch._ops.OpOverload):
@@ -192,8 +199,17 @@ def substituted(program: _Program) -> _Program:
                 sizes.share(node)
         elif target in _ASSERTIONS:
             graph.erase_node(node)
-        elif target in _SAME:
+        elif target in _SAME or target is _ATEN.dropout.default:
             _leave_out(program, node)
+        elif target is _ATEN.relu_.default:
+            node.target = _ATEN.relu.default
+        elif target is _ATEN.batch_norm.default:
+            with graph.inserting_before(node):
+                whole = graph.call_function(
+                    _ATEN._native_batch_norm_legit_no_training.default, (*node.args[:5], *node.args[6:8])
+                )
+            whole.meta["val"] = (value, *[value.new_empty(0)] * 2)
+            node.target, node.args = operator.getitem, (whole, 0)
         elif target in _RENAMED:
             node.target = _RENAMED[target]
         elif target is _ATEN.rsub.Scalar:

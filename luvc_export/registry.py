@@ -6,6 +6,7 @@ Families, scores, targets and passes are such. A file whose name begins with ``_
 from __future__ import annotations
 
 import pkgutil
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -79,7 +80,7 @@ class Registry(Generic[T]):
         return one
 
     def _installed(self) -> dict[str, EntryPoint]:
-        return {entry.name: entry for entry in entry_points(group=self.group)}
+        return _announced(self.group, tuple(sys.path))
 
     def _load(self, entry: EntryPoint) -> T:
         where = f"{self.group}: {entry.name} = {entry.value}"
@@ -111,3 +112,9 @@ class Registry(Generic[T]):
 def _modules(package: str) -> tuple[str, ...]:
     """Names of a folder of ours, read once: a search of budgets asks for its score thousands of times."""
     return tuple(module.name for module in pkgutil.iter_modules(import_module(package).__path__))
+
+
+@cache
+def _announced(group: str, path: tuple[str, ...]) -> dict[str, EntryPoint]:
+    """What packages on ``path`` announce, read once: every checkpoint that is opened asks for its family."""
+    return {entry.name: entry for entry in entry_points(group=group)}

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "luvc_export"
+_IMPORT = re.compile(r"^[ \t]*((?:from|import)\b[^(\n]*(?:\([^)]*\))?)", re.MULTILINE)
 
 
 def reached(start: Path) -> frozenset[Path]:
@@ -34,10 +36,10 @@ def reached(start: Path) -> frozenset[Path]:
 @cache
 def _imported(path: Path) -> frozenset[tuple[Path, bool]]:
     imports = set[tuple[Path, bool]]()
-    for node in ast.walk(_parsed(path)):
-        if isinstance(node, ast.Call) and path.name == "__init__.py" and "Registry" in ast.unparse(node.func):
-            imports.update((file.resolve(), False) for file in path.parent.glob("*.py"))
-        elif isinstance(node, ast.Import):
+    if path.name == "__init__.py" and re.search(r"\bRegistry(\[.*\])?\(", path.read_text(encoding="utf-8")):
+        imports.update((file.resolve(), False) for file in path.parent.glob("*.py"))
+    for node in _statements(path):
+        if isinstance(node, ast.Import):
             for alias in node.names:
                 imports.update(_files(alias.name, path.parent))
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -47,8 +49,13 @@ def _imported(path: Path) -> frozenset[tuple[Path, bool]]:
 
 
 @cache
-def _parsed(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"))
+def _statements(path: Path) -> list[ast.AST]:
+    """What imports, found by its lines in half the time; all that a file has where these are no statements."""
+    text = path.read_text(encoding="utf-8")
+    try:
+        return [*ast.parse("\n".join(_IMPORT.findall(text))).body]
+    except SyntaxError:  # a line of prose, or a comment inside of parentheses
+        return [*ast.walk(ast.parse(text))]
 
 
 def _files(name: str, folder: Path) -> Iterator[tuple[Path, bool]]:
@@ -76,7 +83,7 @@ def _files(name: str, folder: Path) -> Iterator[tuple[Path, bool]]:
 
 def _handed_on(init: Path, package: str, name: str) -> Iterator[tuple[Path, bool]]:
     """Files of what ``package`` imports as ``name``, for its types alone even: it may import that by name later."""
-    for node in ast.walk(_parsed(init)):
+    for node in _statements(init):
         if not isinstance(node, ast.ImportFrom) or node.module in (None, package):
             continue
         if any(alias.name == name for alias in node.names):

@@ -31,6 +31,7 @@ class Shapes(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.linear = nn.Linear(6, 6)
+        self.normed = nn.Sequential(nn.Dropout(), nn.BatchNorm1d(6), nn.ReLU(inplace=True)).eval()
 
     def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         batch, groups = x.shape[:2]
@@ -40,6 +41,7 @@ class Shapes(nn.Module):
         seen = (mask & (x[:, :, :, 0] > 0)) | (mask[:, :, :1].expand_as(mask) & torch.tensor([True, False, True, True]))
         last = mask[:, groups - 1 :, :, None]
         back = torch.where(last, torch.where(mask[..., None], 2, back), 0.0).softmax(-1)
+        back = self.normed(back.flatten(0, 2)).unflatten(0, (batch, groups, 4))
         return 1 - self.linear(back).to(torch.float32), torch.where(seen, 1.0, -1.0) + x[:, :, :, 1]
 
 

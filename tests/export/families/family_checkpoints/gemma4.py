@@ -20,7 +20,8 @@ KINDS = ["sliding_attention", "full_attention"]
 
 
 def _small(config: Any) -> Any:
-    """A layer of each kind, and one that reads the second one's cache."""
+    """A layer of each kind, and one that reads the second one's cache; two blocks."""
+    config.vision_config.num_hidden_layers = 2
     fields = config.to_dict()
     text = {**fields["text_config"], "num_hidden_layers": 3, "layer_types": [*KINDS, KINDS[1]]}
     text |= {"num_kv_shared_layers": 1, "global_head_dim": 32}
