@@ -26,4 +26,5 @@ CHECKPOINT = FamilyCheckpoint(
     two_tiles={},
     old=(no_kinds, token_index),
     cuts_always="every",
+    quick=False,
 )
