@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,9 @@ from luvc_export.export.families._refused import REFUSED
 from luvc_export.export.families.base import Family
 from luvc_export.export.towers.learned_position_vit import LearnedPositionViT
 from luvc_export.export.towers.rotary_position_vit import RotaryPositionViT
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "tests/export/families"))
+import family_checkpoints
 
 #: Columns of the table of verbs.
 CELLS = (
@@ -57,15 +61,21 @@ HEAD = (
 
 
 def page(text: str) -> str:
-    """docs/families.md with its five tables made anew."""
+    """docs/families.md with its tables made anew."""
     rows = pages.table(HEAD, ()) + "".join(line(name) for name in families.built_in())
     chosen, shown = (json.loads(path.read_text(encoding="utf-8")) for path in (PLANS, SHOWN))
     refused = pages.table(("`model_type`", "why not"), ((f"`{name}`", why) for name, why in sorted(REFUSED.items())))
     tables = {"families": rows, "verbs": verbs(), "pictures": pictures(shown), "plans": plans(chosen)}
-    tables["refused"] = refused
+    tables |= {"refused": refused, "documents": documents()}
     for name, table in tables.items():
         text = pages.within(text, name, table)
     return text
+
+
+def documents() -> str:
+    """What models that read pages are asked, by their cards."""
+    known = ((name, family_checkpoints.find(name).asked) for name in family_checkpoints.names())
+    return pages.table(("family", "asked for", "`--prompt`"), ((f"`{name}`", *asked) for name, asked in known if asked))
 
 
 def line(name: str) -> str:

@@ -101,6 +101,7 @@ class FamilyCheckpoint:
         odd: A config of ``family_odd.odd``, from the tiny one, the kind and what makes it of most.
         small: What else a config of ``family_questions.small`` has otherwise, from one of as few layers.
         sliding: Fields of the text model whose windows are short, beside their length; None where it has none.
+        asked: What its card asks a page for, and the prompts, as docs/families.md has them.
         drawn: A random config and what of it differs, for ``config_sweep.py``.
         quick: Whether every run of the tests exports its graphs and asks it all; else make slow does, of what costs.
         on_openvino: Whether OpenVINO runs these: one operator no other family has, or another order of them.
@@ -128,6 +129,7 @@ class FamilyCheckpoint:
     odd: Callable[[Any, str, Callable[[Any, str], Any]], Any] | None = None
     small: Callable[[Any], Any] | None = None
     sliding: Mapping[str, Any] | None = None
+    asked: tuple[str, str] | None = None
     drawn: Callable[[Any, Any], tuple[Any, Json]] | None = None
     quick: bool = True
     on_openvino: bool = False

@@ -22,4 +22,8 @@ CHECKPOINT = FamilyCheckpoint(
     settings={"patch_size": 8, "size": {"shortest_edge": 256, "longest_edge": 2**20}},
     on_openvino=True,
     quick=False,
+    asked=(
+        "text, a table, a formula of a cut-out part",
+        "`Text Recognition:`, `Table Recognition:`, `Formula Recognition:`",
+    ),
 )

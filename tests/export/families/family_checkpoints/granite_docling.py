@@ -25,4 +25,5 @@ CHECKPOINT = FamilyCheckpoint(
     small=few_blocks,
     on_openvino=True,
     quick=False,
+    asked=("a page as DocTags", "`<doclang>`"),
 )

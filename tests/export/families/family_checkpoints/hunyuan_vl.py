@@ -23,4 +23,13 @@ CHECKPOINT = FamilyCheckpoint(
     small=few_blocks,
     on_openvino=True,
     quick=False,
+    asked=(
+        "text with its places, a formula, a table, a page as Markdown",
+        "`Detect and recognize text in the image, and output the text coordinates in a formatted manner.`, "
+        "`Identify the formula in the image and represent it using LaTeX format.`, `Parse the table in the "
+        "image into HTML.`, `Extract all information from the main body of the document image and represent "
+        "it in markdown format, ignoring headers and footers. Tables should be expressed in HTML format, "
+        "formulas in the document should be represented using LaTeX format, and the parsing should be "
+        "organized according to the reading order.`",
+    ),
 )

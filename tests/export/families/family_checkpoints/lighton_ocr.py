@@ -26,4 +26,5 @@ CHECKPOINT = FamilyCheckpoint(
     },
     fitted=lambda tiny: {},
     quick=False,
+    asked=("a page as Markdown", "none on the card, the picture alone; `--temperature 0.2 --top-p 0.9`"),
 )

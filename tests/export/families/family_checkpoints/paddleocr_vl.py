@@ -30,4 +30,5 @@ CHECKPOINT = FamilyCheckpoint(
     old_rope=scaled_rope,
     old=(no_kinds, _old),
     quick=False,
+    asked=("a cut-out part", "`OCR:`, `Table Recognition:`, `Formula Recognition:`, `Chart Recognition:`"),
 )

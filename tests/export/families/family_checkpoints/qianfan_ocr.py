@@ -23,4 +23,5 @@ CHECKPOINT = FamilyCheckpoint(
     named={"start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>"},
     two_tiles=INTERNVL.two_tiles,
     quick=False,
+    asked=("a page as Markdown", "`Parse this document to Markdown.`"),
 )
