@@ -19,7 +19,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-#: Words of a test's id, by the issue that gave its tests a share of the time. The first that fits counts.
+#: Words of a test's id, by the issue that gave its tests a share of the time. The first that fits counts. Families'
+#: tests are the first two together: of families that came after the first nine, wherever they lie.
 SHARES = {
     "60 readers": r"glm_ocr|lighton_ocr|hunyuan_vl|qianfan_ocr|granite_docling|minicpmv4_7|ovis2|cosmos3_edge"
     r"|/new_family/|test_long_answers",

@@ -240,7 +240,7 @@ def test_padding_is_kept_last_as_in_torch(name: str, bundles: Any, on_cpu: Any) 
     assert changed
 
 
-@pytest.mark.parametrize("name", slow_but(["gemma4"], CALIBRATED))
+@pytest.mark.parametrize("name", slow_but(["lfm2_vl"], CALIBRATED))
 def test_parity_and_calibration_take_the_bundle(name: str, bundles: Any, tmp_path: Path) -> None:
     """Padded pictures and several; the reference is torch in one, the plan itself in the other."""
     bundle = bundles(name)

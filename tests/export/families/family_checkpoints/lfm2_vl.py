@@ -7,7 +7,7 @@ from typing import Any
 from family_processors import Lfm2VlPictures, still
 from transformers.models.lfm2_vl.processing_lfm2_vl import Lfm2VlProcessor
 
-from family_checkpoints import FamilyCheckpoint, Parts
+from family_checkpoints import FamilyCheckpoint, Parts, few_blocks
 
 
 def _processor(tiny: Any, parts: Parts) -> Any:
@@ -32,6 +32,7 @@ CHECKPOINT = FamilyCheckpoint(
     repository="LiquidAI/LFM2-VL-450M",
     fitted=lambda tiny: {"patch_size": tiny.config.vision_config.patch_size},
     two_tiles={"tile_size": 64},
+    small=few_blocks,
     old=(),
     on_openvino=True,
 )
