@@ -23,6 +23,7 @@ import native_build
 import pytest
 from hypothesis import settings
 from native_kernels import LIBRARY_VARIABLE, Native
+from slow_cases import slow_but
 
 from luvc_export.bundle.folder import Bundle
 from luvc_export.runtime.speed_probe import one_row
@@ -126,7 +127,7 @@ def short_bundle(pytestconfig: pytest.Config) -> Bundle:
     return demo_cache.short_bundle(Path(pytestconfig.cache.mkdir("short")))
 
 
-@pytest.fixture(scope="session", params=["fp16", "bf16"])
+@pytest.fixture(scope="session", params=slow_but(["bf16"], ["bf16", "fp16"]))
 def narrow_bundle(request: pytest.FixtureRequest, pytestconfig: pytest.Config) -> Bundle:
     """See ``demo_cache.narrow_bundle``; never changed."""
     return demo_cache.narrow_bundle(Path(pytestconfig.cache.mkdir(f"narrow-{request.param}")), request.param)

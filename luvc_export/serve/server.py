@@ -146,7 +146,7 @@ class Server:
 
         Args:
             listening: See ``listen``.
-            on_ready: Called in the event loop once requests are taken.
+            on_ready: Called in the event loop once requests are answered: models are loaded, and warm where they shall be.
 
         Raises:
             LuvcError: A model cannot be loaded.
@@ -177,9 +177,9 @@ class Server:
             with contextlib.suppress(NotImplementedError, ValueError, RuntimeError):  # Windows, or no main thread
                 loop.add_signal_handler(number, self._ended_by_signal)
         serving = asyncio.ensure_future(self._uvicorn.serve(sockets=[listening]))
-        while not (self._uvicorn.started or serving.done()):
+        while not ((self._uvicorn.started and self.engine.ready.is_set()) or serving.done()):
             await asyncio.sleep(0.005)
-        if self._uvicorn.started:
+        if not serving.done():
             on_ready()
         await serving
 

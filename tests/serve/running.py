@@ -24,7 +24,7 @@ def serving(models: Models, **options: Any) -> Iterator[tuple[Server, Client]]:
     thread = threading.Thread(target=server.run, args=(listening, up.set))
     thread.start()
     try:
-        assert up.wait(30) and server.engine.ready.wait(60)
+        assert up.wait(90)
         yield server, Client("127.0.0.1", port, options.get("api_key"), timeout=60)
     finally:
         server.stop()

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
+import threading
 from pathlib import Path
 
 import pytest
@@ -91,16 +91,23 @@ def test_a_port_that_is_taken(models: Models) -> None:
         Server(ServeOptions(port=first.getsockname()[1]), models, warm=False).listen()
 
 
-def test_it_says_that_it_answers_once_it_does(models: Models) -> None:
-    """Not from the moment that its loop runs: sockets are read only after that."""
-    server, read = Server(ServeOptions(port=0), models, warm=False), list[bool]()
-
-    def on_ready() -> None:
-        read.append(server._uvicorn.started)
+def test_it_says_that_it_answers_once_it_does(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not while its models load, though sockets are read by then."""
+    loaded, said = threading.Event(), threading.Event()
+    monkeypatch.setattr(models, "warm_up", lambda: loaded.wait(60))
+    server = Server(ServeOptions(port=0), models)
+    listening = server.listen()
+    client = Client("127.0.0.1", listening.getsockname()[1])
+    thread = threading.Thread(target=server.run, args=(listening, said.set))
+    thread.start()
+    try:
+        assert client.call("GET", "/ready").status == 503 and not said.wait(0.2)
+        loaded.set()
+        assert said.wait(60) and client.call("GET", "/ready").status == 200
+    finally:
+        loaded.set()
         server.stop()
-
-    server.run(server.listen(), on_ready)
-    assert read == [True]
+        thread.join(60)
 
 
 def started(folder: Path) -> subprocess.Popen[str]:
@@ -115,13 +122,11 @@ def test_a_process_answers_and_sigterm_ends_it_with_0(demo_bundle: Bundle) -> No
         assert process.stdout is not None
         ready = json.loads(process.stdout.readline())
         client = Client("127.0.0.1", int(ready["address"].rpartition(":")[2]))
-        for _ in range(600):
-            if client.call("GET", "/ready").status == 200:
-                break
-            time.sleep(0.1)
         name = ready["models"][0]
-        assert client.chat(model=name, messages=user(case.prompt, *case.images)).text == case.answer
-        process.send_signal(signal.SIGTERM)
+        try:
+            assert client.chat(model=name, messages=user(case.prompt, *case.images)).text == case.answer
+        finally:
+            process.send_signal(signal.SIGTERM)
         _, error = process.communicate(timeout=60)
         assert (process.returncode, error) == (0, "")
 

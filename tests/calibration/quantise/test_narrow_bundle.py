@@ -28,10 +28,14 @@ from luvc_export.export.surgeon.passes import unpack_heads
 from luvc_export.runtime.session import Session
 
 DATA = datasets.load("glyph", count=14)
+_SOME = datasets.load("glyph", count=28)
+FEW = replace(_SOME, cases=_SOME.cases[::14], pixels=_SOME.pixels[::14])
+WITH_OPENVINO = pytest.mark.skipif(find_spec("openvino") is None, reason="pip install 'luvc-export[openvino]'")
 #: Codes of 8 bits, one scale a column, through three layers.
 NEAR = 0.1
 
 
+@pytest.mark.slow(beside="calibration/quantise/test_narrow_bundle.py::test_a_bundle_in_bf16_is_measured_in_fp32")
 @pytest.mark.parametrize("narrow_bundle", ["fp16"], indirect=True)
 def test_q8_is_well_typed_and_near(narrow_bundle: Bundle, tmp_path: Path) -> None:
     seen = ranges.collect(narrow_bundle, "thirds", DATA, threads=1)
@@ -51,23 +55,28 @@ def test_q8_is_well_typed_and_near(narrow_bundle: Bundle, tmp_path: Path) -> Non
     assert 0 < np.linalg.norm(answers[1] - answers[0]) < NEAR * np.linalg.norm(answers[0])
 
 
-@pytest.mark.skipif(find_spec("openvino") is None, reason="pip install 'luvc-export[openvino]'")
+@WITH_OPENVINO
 @pytest.mark.parametrize("narrow_bundle", ["bf16"], indirect=True)
 def test_a_bundle_in_bf16_is_measured_in_fp32(narrow_bundle: Bundle, tmp_path: Path) -> None:
     """ONNX Runtime computes nothing in bf16; what OpenVINO runs is the bundle's own type, in codes too."""
-    data = datasets.load("glyph", count=28)
-    data = replace(data, cases=data.cases[::14], pixels=data.pixels[::14])
     wide, own = (one(str(narrow_bundle.folder), "thirds", 1) for one in (open_bundle, open_openvino))
-    assert own.dtype == "fp32" and off(wide, own, data) < NEAR / 10
-    seen = ranges.collect(narrow_bundle, "thirds", data, threads=1)
-    trial = Quantiser(narrow_bundle, "thirds", Recipe(PRECISIONS["q8"]), seen, tmp_path).trial((), data.record)
+    assert own.dtype == "fp32" and off(wide, own, FEW) < NEAR / 10
+    seen = ranges.collect(narrow_bundle, "thirds", FEW, threads=1)
+    trial = Quantiser(narrow_bundle, "thirds", Recipe(PRECISIONS["q8"]), seen, tmp_path).trial((), FEW.record)
     decoder = onnx.load(trial.path(trial.entry(None).decoder), load_external_data=False)
     onnx.shape_inference.infer_shapes(decoder, check_type=True, strict_mode=True)
-    assert 0 < off(wide, open_openvino(str(trial.folder), None, 1), data) < NEAR
-    caches = calibrate_caches(narrow_bundle, data, "int8", plan="thirds", output=tmp_path / "coded", threads=1)
+    assert 0 < off(wide, open_openvino(str(trial.folder), None, 1), FEW) < NEAR
+
+
+@WITH_OPENVINO
+@pytest.mark.slow(beside="calibration/quantise/test_narrow_bundle.py::test_a_bundle_in_bf16_is_measured_in_fp32")
+@pytest.mark.parametrize("narrow_bundle", ["bf16"], indirect=True)
+def test_caches_of_a_bundle_in_bf16_are_measured_in_fp32(narrow_bundle: Bundle, tmp_path: Path) -> None:
+    wide = open_bundle(str(narrow_bundle.folder), "thirds", 1)
+    caches = calibrate_caches(narrow_bundle, FEW, "int8", plan="thirds", output=tmp_path / "coded", threads=1)
     scales = [state.name for state in caches.bundle.manifest.states_of(caches.bundle.entry(caches.plan))]
     assert scales.count(VALUE_SCALE) == 3
-    assert off(wide, open_openvino(str(caches.bundle.folder), caches.plan, 1), data) < NEAR / 10
+    assert off(wide, open_openvino(str(caches.bundle.folder), caches.plan, 1), FEW) < NEAR / 10
 
 
 def off(reference: Runner, runner: Runner, data: CalibrationSet) -> float:
@@ -76,7 +85,6 @@ def off(reference: Runner, runner: Runner, data: CalibrationSet) -> float:
     return float(max(np.linalg.norm(a - b) / np.linalg.norm(a) for a, b in zip(*pairs, strict=True)))
 
 
-@pytest.mark.parametrize("narrow_bundle", ["fp16"], indirect=True)
 def test_a_target_takes_its_caches_in_codes(narrow_bundle: Bundle) -> None:
     """What codes put into a graph says no shape, and nothing before may have asked for those of all."""
     file, pasts = narrow_bundle.entry(None).decoder, dict[int, np.ndarray]()
@@ -87,6 +95,6 @@ def test_a_target_takes_its_caches_in_codes(narrow_bundle: Bundle) -> None:
             pasts[int(value.name.split(".")[1])] = np.full((heads, size), 0.02, np.float32)
     model = onnx.load_model_from_string(rewritten(narrow_bundle, file, pasts))
     spec = targets.find("jetson-agx-orin-jp72").with_kv("concat")
-    after, _ = run_passes(model, spec, "fp16", passes=(unpack_heads,))
+    after, _ = run_passes(model, spec, narrow_bundle.manifest.dtype, passes=(unpack_heads,))
     attentions = [node for node in after.graph.node if node.op_type == "Attention"]
     assert attentions and not any(one.name == "q_num_heads" for node in attentions for one in node.attribute)

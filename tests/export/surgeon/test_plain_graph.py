@@ -12,6 +12,7 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import version_converter
+from slow_cases import slow_but
 from surgery_harness import Traced, cut, inputs, run
 
 from luvc_export.errors import UsageError
@@ -37,7 +38,7 @@ def test_it_is_the_same_graph_without_functions(traced: Traced, half: str) -> No
         assert all(np.allclose(before[name], after[name], rtol=1e-5, atol=1e-5) for name in before)
 
 
-@pytest.mark.parametrize("half", HALVES)
+@pytest.mark.parametrize("half", slow_but(["decoder"], HALVES))
 def test_tools_make_models_that_load(traced: Traced, half: str, tmp_path: Path) -> None:
     onnxslim = pytest.importorskip("onnxslim")
     from onnxruntime.quantization import quantize_dynamic
