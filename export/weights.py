@@ -12,14 +12,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import onnx_ir as ir
 import torch
 from torch import nn
 
 from luvc_export.bundle.manifest import WeightTensor
-from luvc_export.core.element_types import BY_NAME, BY_PRECISION, BY_SAFETENSORS
+from luvc_export.core.element_types import BY_NAME, BY_PRECISION, BY_SAFETENSORS, ElementType
 from luvc_export.core.files.safe_files import create, open_regular
-from luvc_export.errors import CheckpointError, LuvcError
+from luvc_export.errors import CheckpointError, LuvcError, UsageError
 from luvc_export.export.checkpoint import Checkpoint, StoredTensor
 from luvc_export.export.stored.base import StoredLinear
 
@@ -30,10 +31,12 @@ WEIGHTS_FILE = "weights"
 ALIGNMENT = 4096
 
 DTYPES = {name: getattr(torch, BY_PRECISION[name].name) for name in ("fp32", "fp16", "bf16")}
+#: Stored so, a copy holds them in fp32, as which transformers loads them where a graph computes in it.
+WIDE = "F64"
 #: Numbers of two tensors that are compared in one go.
 _AT_A_TIME = 2**22
 #: Types of safetensors files that a checkpoint may hold its weights in.
-_STORED = tuple(BY_PRECISION[name].safetensors for name in DTYPES)
+_STORED = (*(BY_PRECISION[name].safetensors for name in DTYPES), WIDE)
 
 
 @dataclass(frozen=True)
@@ -225,9 +228,16 @@ def copy_plan(tensors: dict[str, StoredTensor]) -> dict[str, WeightTensor]:
     """Places of ``tensors`` in one flat file, page-aligned, sorted by name."""
     placed, offset = {}, 0
     for name, tensor in sorted(tensors.items()):
-        placed[name] = WeightTensor(WEIGHTS_FILE, offset, tensor.bytes, BY_SAFETENSORS[tensor.dtype].name, tensor.shape)
-        offset += -(-tensor.bytes // ALIGNMENT) * ALIGNMENT
+        kept = _kept(tensor)
+        size = tensor.bytes * kept.itemsize // BY_SAFETENSORS[tensor.dtype].itemsize
+        placed[name] = WeightTensor(WEIGHTS_FILE, offset, size, kept.name, tensor.shape)
+        offset += -(-size // ALIGNMENT) * ALIGNMENT
     return placed
+
+
+def _kept(tensor: StoredTensor) -> ElementType:
+    """The type of a tensor's copy."""
+    return BY_PRECISION["fp32"] if tensor.dtype == WIDE else BY_SAFETENSORS[tensor.dtype]
 
 
 def write_copy(
@@ -244,8 +254,11 @@ def write_copy(
                         chunk = source.read(min(left, 2**24))
                         if not chunk:
                             raise CheckpointError("a weight file ended early", where=str(tensors[name].file))
-                        out.write(chunk)
                         left -= len(chunk)
+                        if tensors[name].dtype == WIDE:
+                            with np.errstate(over="ignore"):
+                                chunk = np.frombuffer(chunk, "<f8").astype("<f4").tobytes()
+                        out.write(chunk)
             progress(place.bytes)
         out.flush()
         os.fsync(out.fileno())
@@ -266,7 +279,18 @@ def _spans(tensor: StoredTensor) -> list[tuple[int, int]]:
 
 
 def reference_plan(folder: Path, tensors: dict[str, StoredTensor]) -> dict[str, WeightTensor]:
-    """Places of ``tensors`` in the checkpoint's own files."""
+    """Places of ``tensors`` in the checkpoint's own files.
+
+    Raises:
+        UsageError: One is stored in F64, which back-ends do not read.
+    """
+    if wide := [name for name, tensor in sorted(tensors.items()) if tensor.dtype == WIDE]:
+        raise UsageError(
+            f"weights stored in {WIDE} are copied in fp32, not read where they lie",
+            where="--weights reference",
+            got=f"{len(wide)} of {len(tensors)} tensors, first {wide[0]}",
+            fix="leave --weights out",
+        )
     return {
         name: WeightTensor(
             t.file.relative_to(folder).as_posix(), t.offset, t.bytes, BY_SAFETENSORS[t.dtype].name, t.shape

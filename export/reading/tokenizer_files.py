@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from codecs import BOM_UTF8
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -80,11 +81,24 @@ def _files(folder: Path, known_by: tuple[tuple[str, int, int], ...]) -> Tokenize
     backend = getattr(built, "backend_tokenizer", None)
     if backend is None and TOKENIZER not in own:
         return TokenizerFiles(own, ("transformers makes no fast tokenizer of this vocabulary",))
-    data = own[TOKENIZER] if backend is None else backend.to_str().encode()
+    data = own[TOKENIZER] if backend is None else _marked(backend.to_str(), built)
     if TOKENIZER in own and _rules(data) == _rules(own[TOKENIZER]):
         data = own[TOKENIZER]
     _compare(data, built, folder)
     return TokenizerFiles({TOKENIZER: data} | _config(own.get(CONFIG), dict(built.special_tokens_map), folder))
+
+
+def _marked(rules: str, built: Any) -> bytes:
+    """``rules`` with every token special that ``built`` leaves out of texts as one.
+
+    Of a special token that a config makes an ordinary one, the library writes the config's word and follows its own.
+    """
+    data = json.loads(rules)
+    ordinary = [token for token in data["added_tokens"] if not token["special"]]
+    gone = [token for token in ordinary if built.decode(token["id"]) and not built.decode(token["id"], True)]
+    for token in gone:
+        token["special"] = True
+    return json.dumps(data, ensure_ascii=False).encode() if gone else rules.encode()
 
 
 class _OwnCodeError(Exception):
@@ -97,18 +111,31 @@ def _build(folder: Path) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+            built: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except ImportError:
         raise
     except Exception as error:  # tokenizers raises the bare Exception, transformers whatever a wrong type leads to
         if isinstance(error, ValueError) and "trust_remote_code" in str(error):
             raise _OwnCodeError("its class is code of the repository, which is not run") from error
+        texts = [name for name in list_names(folder) if name.endswith((".json", ".txt"))]
+        marked = [name for name in texts if _bytes(folder / name).startswith(BOM_UTF8)]
         raise CheckpointError(
             "transformers builds no tokenizer of this folder",
             where=str(folder),
             got=f"{type(error).__name__}: {str(error)[:300]}",
-            fix="download tokenizer.json, tokenizer_config.json and what lies beside them again",
+            fix=f"save {', '.join(marked)} as UTF-8 without a byte-order mark, which transformers does not read"
+            if marked
+            else "download tokenizer.json, tokenizer_config.json and what lies beside them again",
         ) from error
+    if built.split_special_tokens:
+        raise CheckpointError(
+            "the tokenizer reads special tokens as letters, so no prompt has a turn or a place of a picture",
+            where=f"{folder / CONFIG}: split_special_tokens",
+            got=True,
+            expected="false: transformers, too, answers no question about a picture with it",
+            fix="take the field out",
+        )
+    return built
 
 
 def _rules(data: bytes) -> Any:

@@ -44,38 +44,43 @@ def weight_files(folder: Path, config: Mapping[str, Any]) -> WeightFiles:
         CheckpointError: A file is missing or damaged, or the index names none.
     """
     named = config.get(_NAMED)
-    if named is not None:
-        if not isinstance(named, str) or not named.endswith(_ENDS) or not _plain(named):
-            raise CheckpointError(
-                "the config names no file of weights",
-                where=f"{folder / 'config.json'}: {_NAMED}",
-                got=repr(named)[:80],
-                expected="the name of a .safetensors file of this folder, or of its index",
-                fix=f"take the field out: {_SINGLE} or its index is read then",
+    if named is not None and (not isinstance(named, str) or not named.endswith(_ENDS) or not _plain(named)):
+        raise CheckpointError(
+            "the config names no file of weights",
+            where=f"{folder / 'config.json'}: {_NAMED}",
+            got=repr(named)[:80],
+            expected="the name of a .safetensors file of this folder, or of its index",
+            fix=f"take the field out: {_SINGLE} or its index is read then",
+        )
+    present = [name for name in (_SINGLE, _INDEX) if (folder / name).is_file()] or [_SINGLE]
+    read = present[0] if named is None else named
+    tensors = _read(folder, read)
+    return WeightFiles(tensors, _beside(folder, tensors, read, [name for name in present if name != read]))
+
+
+def _read(folder: Path, name: str) -> dict[str, StoredTensor]:
+    return _headers(folder, _shards(folder / name) if name.endswith(_ENDS[1]) else [name])
+
+
+def _beside(folder: Path, tensors: dict[str, StoredTensor], read: str, present: list[str]) -> tuple[str, ...]:
+    """What the files beside the one that is read say otherwise than that does."""
+    notes = []
+    for name in present:
+        other = "the index" if name == _INDEX else name
+        try:
+            others = _read(folder, name)
+        except CheckpointError as error:
+            got = f" ({error.got})" if error.got else ""
+            notes.append(f"{read} is read, as transformers does; {other} beside it cannot be: {error.what}{got}")
+            continue
+        odd = sorted(others.keys() ^ tensors.keys()) or [key for key in others if not _same(others[key], tensors[key])]
+        if odd:
+            holds = "the shards of the index beside it hold" if name == _INDEX else f"{name} beside it holds"
+            notes.append(
+                f"{read} is read, as transformers does; {holds} other weights, "
+                f"{len(odd)} of {len(others | tensors)} tensors, first {odd[0]}: remove the older of the two"
             )
-        return WeightFiles(_headers(folder, _shards(folder / named) if named.endswith(_ENDS[1]) else [named]))
-    if not (folder / _INDEX).is_file():
-        return WeightFiles(_headers(folder, [_SINGLE]))
-    if not (folder / _SINGLE).is_file():
-        return WeightFiles(_headers(folder, _shards(folder / _INDEX)))
-    tensors = _headers(folder, [_SINGLE])
-    return WeightFiles(tensors, _beside(folder, tensors))
-
-
-def _beside(folder: Path, tensors: dict[str, StoredTensor]) -> tuple[str, ...]:
-    """What the index beside a single file says otherwise than that does."""
-    try:
-        others = _headers(folder, _shards(folder / _INDEX))
-    except CheckpointError as error:
-        got = f" ({error.got})" if error.got else ""
-        return (f"{_SINGLE} is read, as transformers does; the index beside it cannot be: {error.what}{got}",)
-    odd = sorted(others.keys() ^ tensors.keys()) or [name for name in others if not _same(others[name], tensors[name])]
-    if not odd:
-        return ()
-    return (
-        f"{_SINGLE} is read, as transformers does; the shards of the index beside it hold other weights, "
-        f"{len(odd)} of {len(others | tensors)} tensors, first {odd[0]}: remove the older of the two",
-    )
+    return tuple(notes)
 
 
 def _same(one: StoredTensor, other: StoredTensor) -> bool:

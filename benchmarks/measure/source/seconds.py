@@ -22,6 +22,8 @@ from typing import Any, NamedTuple
 #: Words of a test's id, by the issue that gave its tests a share of the time. The first that fits counts. Families'
 #: tests are the first two together: of families that came after the first nine, wherever they lie.
 SHARES = {
+    "56 strangers": r"narrow_bundles?\.py|build_narrow|sixteen_bits|family_heads|codes_in_bf16|plain_graph|shell_habits"
+    r"|/reading/test_(remarks|tokenizer_files|weight_files)|core/test_text|template_values|files_that_steps_read|that_it_answers",
     "60 readers": r"glm_ocr|lighton_ocr|hunyuan_vl|qianfan_ocr|granite_docling|minicpmv4_7|ovis2|cosmos3_edge"
     r"|/new_family/|test_long_answers",
     "35 families": r"gemma4|qwen3_5|mistral3|lfm2_vl|paligemma|fast_?vlm|paddleocr_vl|llava_next|cosmos"
@@ -32,8 +34,6 @@ SHARES = {
     "36 codes": r"/stored/|/packed/|quantised_checkpoint|/quantise/test_(cache_(codes|rounding)|widening)"
     r"|/test_(trt|pack)_codes|/passes/test_(rewrite_codes|append_kv)|weight_order|/test_trt_unload|/bench/test_plan_memory"
     r"|does_not_fit_beside_another|of_open_plans|plans_take_turns",
-    "56 strangers": r"narrow_bundles?\.py|build_narrow|sixteen_bits|family_heads|codes_in_bf16|plain_graph|shell_habits"
-    r"|/reading/test_(remarks|tokenizer_files|weight_files)|core/test_text|template_values|docs/test_tutorial|that_it_answers",
     "38 video": r"test_(film|camera|video|watching|frame_scores|time_merge|time_options)\b|family_(time|video|turns)"
     r"|glyph_clips|onevision_video",
 }

@@ -141,7 +141,7 @@ ADAPTERS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("kind", ADAPTERS)
+@pytest.mark.parametrize("kind", slow_but(["lora head", "lora embedding", "saved head", "saved embedding"], ADAPTERS))
 @pytest.mark.parametrize("name", ["qwen2_vl"])
 def test_an_adapter_of_a_tied_matrix_is_what_peft_computes(name: str, kind: str, tmp_path: Path) -> None:
     peft = pytest.importorskip("peft", reason="pip install 'luvc-export[lora]'")

@@ -76,7 +76,7 @@ def test_what_differs_has_a_reason() -> None:
     assert sixteen_bits.differs(other) and not sixteen_bits.differs({"none": "no such layers"})
 
 
-@pytest.mark.parametrize(("kind", "check"), DRAWN)
+@pytest.mark.parametrize(("kind", "check"), slow_but([PLAN], DRAWN))
 def test_a_drawn_cell_is_as_the_page_says(cells: Cells, kind: str, check: str) -> None:
     pytest.importorskip({"openvino": "openvino", "rtx": "tensorrt_rtx"}.get(check.split()[0], "onnxruntime"))
     (record,) = (one for one in sixteen_bits.read() if sixteen_bits.key(one) == (NAME, kind, DTYPE))

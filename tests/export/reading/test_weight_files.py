@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText
 
 from luvc_export.demo import CHECKPOINT
-from luvc_export.errors import CheckpointError
+from luvc_export.errors import CheckpointError, UsageError
 from luvc_export.export import weights
 from luvc_export.export.checkpoint import Checkpoint, open_checkpoint
 
@@ -91,8 +91,34 @@ def test_the_file_that_the_config_names(folder: Path, name: str) -> None:
     before = read(open_checkpoint(str(folder)))
     config = folder / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"transformers_weights": name}))
-    after = read(open_checkpoint(str(folder)))
+    checkpoint = open_checkpoint(str(folder))
+    after = read(checkpoint)
     assert torch.equal(after, theirs(folder)) and not torch.equal(after, before)
+    (note,) = checkpoint.notes  # it said nothing
+    assert note.startswith(f"{name} is read, as transformers does; {SINGLE} beside it holds other weights, ")
+    save_file({**load_file(folder / SINGLE)}, folder / "other.safetensors")
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"transformers_weights": "other.safetensors"}))
+    assert open_checkpoint(str(folder)).notes == ()
+
+
+def test_doubles_are_copied_as_transformers_reads_them_in_fp32(folder: Path, tmp_path: Path) -> None:
+    """They were refused; no float is among them, so each is rounded."""
+    doubles = {name: one.double() * (1 + 1e-9) for name, one in load_file(folder / SINGLE).items()}
+    save_file(doubles, folder / SINGLE, {"format": "pt"})
+    checkpoint = open_checkpoint(str(folder))
+    tensors = weights.stored(weights.skeleton(checkpoint, "fp32").model, checkpoint)
+    places = weights.copy_plan(tensors)
+    weights.write_copy(tmp_path, tensors, places, lambda count: None)
+    data = bytearray((tmp_path / weights.WEIGHTS_FILE).read_bytes())
+    model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+    assert {one.dtype for one in places.values()} == {"float32"}
+    for name, right in model.state_dict().items():
+        if name in places:
+            own = torch.frombuffer(data, dtype=torch.float32, offset=places[name].offset, count=right.numel())
+            assert torch.equal(own, right.flatten())
+    assert len(data) < (folder / SINGLE).stat().st_size < 2.2 * len(data)
+    with pytest.raises(UsageError, match=r"stored in F64 are copied in fp32(.|\n)*--weights reference(.|\n)*first "):
+        weights.reference_plan(folder, tensors)
 
 
 @pytest.mark.parametrize("name", ["../other.safetensors", "pytorch_model.bin", 3, "a/b.safetensors"])
