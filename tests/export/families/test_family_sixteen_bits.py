@@ -21,6 +21,7 @@ from slow_cases import slow_but
 ROOT = Path(__file__).resolve().parents[3]
 sys.path.append(str(ROOT / "benchmarks/measure/matrix"))
 
+import odd_checkpoints  # noqa: E402
 import sixteen_bits  # noqa: E402
 import sixteen_bits_cells  # noqa: E402
 from sixteen_bits_cells import CHECKS, CODES, FAMILIES, KINDS, NAMED, PLAN, WEIGHTS, Cells  # noqa: E402
@@ -189,3 +190,13 @@ def test_the_page_is_its_figures_and_no_cell_of_it_is_empty() -> None:
     assert sixteen_bits.PAGE.read_text(encoding="utf-8") == page
     assert not [line for line in page.splitlines() if line.startswith("|") and "|  |" in line]
     assert sixteen_bits.page([]).count("every plan") == len(FAMILIES) * (len(DTYPES) - 1)
+
+
+def test_odd_heads_and_tokenizers_of_every_family_are_equal() -> None:
+    """As far as a page can say; tests of heads and of tokenizers say it of what they draw."""
+    lines = odd_checkpoints.read()
+    assert odd_checkpoints.PAGE.read_text(encoding="utf-8") == odd_checkpoints.page(lines)
+    assert [one["family"] for one in lines] == sorted(FAMILIES)
+    for one in lines:
+        before, own = one["ids"]
+        assert one["is"].startswith("equal") and own < before, one
