@@ -146,7 +146,7 @@ class Server:
 
         Args:
             listening: See ``listen``.
-            on_ready: Called in the event loop once requests are answered: models are loaded, and warm where they shall be.
+            on_ready: Called in the event loop once requests are answered, as models are loaded.
 
         Raises:
             LuvcError: A model cannot be loaded.

@@ -56,11 +56,12 @@ class Odd(Cells):
                 odd_head(tied, "differs", folder)
             else:
                 family_chat.save(tied, folder)
-            vocabulary = json.loads((folder / TOKENIZER).read_text(encoding="utf-8"))["model"]["vocab"]
+            rules = json.loads((folder / TOKENIZER).read_text(encoding="utf-8"))
+            listed = {str(token.pop("id")): token for token in rules["added_tokens"]}  # some classes know these alone
             plus = {"content": "+", "lstrip": True, "rstrip": True, "normalized": False, "single_word": False}
             path = folder / "tokenizer_config.json"
             fields = json.loads(path.read_text(encoding="utf-8"))
-            fields["added_tokens_decoder"] = {str(vocabulary["+"]): plus | {"special": False}}
+            fields["added_tokens_decoder"] = listed | {str(rules["model"]["vocab"]["+"]): plus | {"special": False}}
             path.write_text(json.dumps(fields), encoding="utf-8")
             (folder / "special_tokens_map.json").write_text('{"eos_token": "<t140>"}', encoding="utf-8")
         return folder
