@@ -93,17 +93,17 @@ def test_a_port_that_is_taken(models: Models) -> None:
 
 def test_it_says_that_it_answers_once_it_does(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not while its models load, though sockets are read by then."""
-    loaded, said = threading.Event(), threading.Event()
+    loaded, answering = threading.Event(), threading.Event()
     monkeypatch.setattr(models, "warm_up", lambda: loaded.wait(60))
     server = Server(ServeOptions(port=0), models)
     listening = server.listen()
     client = Client("127.0.0.1", listening.getsockname()[1])
-    thread = threading.Thread(target=server.run, args=(listening, said.set))
+    thread = threading.Thread(target=server.run, args=(listening, answering.set))
     thread.start()
     try:
-        assert client.call("GET", "/ready").status == 503 and not said.wait(0.2)
+        assert client.call("GET", "/ready").status == 503 and not answering.wait(0.2)
         loaded.set()
-        assert said.wait(60) and client.call("GET", "/ready").status == 200
+        assert answering.wait(60) and client.call("GET", "/ready").status == 200
     finally:
         loaded.set()
         server.stop()
