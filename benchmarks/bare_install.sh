@@ -2,10 +2,10 @@
 # A stranger's first minutes from nothing: a clone, an empty environment, the tutorial's install, and its first steps in an
 # empty folder, with seconds and sizes. $TORCH_CPU_INDEX is where torch's wheel for CPUs lies (docs/tutorial.md).
 # Exit code 1 where a step fails, or says anything of a warning, a deprecation or a traceback.
-# Usage: benchmarks/bare_install.sh FOLDER [EXTRAS, such as cpu; export,cpu,openvino,serve]
+# Usage: benchmarks/bare_install.sh FOLDER [EXTRAS, such as cpu; export,cpu,openvino,report,serve]
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
-folder=${1:?a folder that is not there} extras=${2:-export,cpu,openvino,serve}
+folder=${1:?a folder that is not there} extras=${2:-export,cpu,openvino,report,serve}
 mkdir "$folder"
 folder=$(cd "$folder" && pwd)
 bin=$folder/environment/bin stray='warning|deprecat|traceback'

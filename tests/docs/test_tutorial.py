@@ -97,7 +97,7 @@ def test_files_that_steps_read_are_made_by_steps_before(tmp_path: Path, monkeypa
     named = [after for word, after in itertools.pairwise(words) if word in ("--image", "--cases", "--data")]
     assert len(named) == 4 and [name for name in named if not Path(name).is_file()] == []
     installs = [line for line in LINES if line.startswith("pip install '.[")]
-    assert {*installs} == {"pip install '.[export,cpu,openvino,serve,rtx]'"} and len(installs) == 2
+    assert {*installs} == {"pip install '.[export,cpu,openvino,report,serve,rtx]'"} and len(installs) == 2
 
 
 @pytest.mark.slow(beside="docs/test_tutorial.py::test_files_that_steps_read_are_made_by_steps_before")
