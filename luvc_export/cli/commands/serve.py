@@ -51,4 +51,5 @@ def serve(
         else:
             print(f"{address} answers as {', '.join(names)}; Ctrl-C ends", file=sys.stderr, flush=True)
 
+    request_log.LOG.info("loading", extra={"fields": {"models": names}})
     server.run(listening, said)
