@@ -46,6 +46,8 @@ def test_the_wheel_has_one_top_level_name_every_part_and_the_model(wheel: Path) 
     for part in ("export/llm/decoder.py", "engines/__init__.py", "runtime/session.py", "calibration/__init__.py"):
         assert f"luvc_export/{part}" in names
     assert {"luvc_export/demo/checkpoint/model.safetensors", "luvc_export/py.typed"} <= set(names)
+    packed = zipfile.ZipFile(wheel).getinfo("luvc_export/demo/retriever/model.safetensors").compress_size
+    assert packed < 12_000_000, "the model that searches without a download"
     sources = {path.relative_to(ROOT).as_posix() for path in (ROOT / "luvc_export").rglob("*.py")}
     data = {
         path.relative_to(ROOT)

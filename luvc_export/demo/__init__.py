@@ -1,4 +1,4 @@
-"""The bundled model and its task: pictures of coloured digits, drawn on the fly, and questions about them."""
+"""The bundled models and their task: pictures of coloured digits, drawn on the fly, and questions about them."""
 
 from __future__ import annotations
 
@@ -10,13 +10,17 @@ from luvc_export.demo.scene import HEIGHT, WIDTH
 #: can do is in MODEL_CARD.md beside it.
 CHECKPOINT = Path(__file__).parent / "checkpoint"
 
-#: What verbs and functions that take a checkpoint call it.
-NAME = "demo"
+#: One that embeds such pictures (ColQwen2's form, 6.1 M parameters): examples/glyph_search.
+RETRIEVER = Path(__file__).parent / "retriever"
 
-#: Height and width of the pictures the bundled model was trained on.
+#: What verbs and functions that take a checkpoint call them.
+NAME = "demo"
+NAMES = {NAME: CHECKPOINT, "demo-search": RETRIEVER}
+
+#: Height and width of the pictures the bundled models were trained on.
 IMAGE_SIZE = (HEIGHT, WIDTH)
 
 
 def checkpoint_named(model: str) -> str:
-    """The bundled checkpoint's folder for ``demo``, unless a checkpoint of that name lies here; else ``model``."""
-    return str(CHECKPOINT) if model == NAME and not (Path(model) / "config.json").is_file() else model
+    """A bundled checkpoint's folder for its name, unless a checkpoint of that name lies here; else ``model``."""
+    return model if (Path(model) / "config.json").is_file() else str(NAMES.get(model, model))

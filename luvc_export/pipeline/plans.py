@@ -238,9 +238,9 @@ def as_sizes(image_size: ImageSize | Sequence[ImageSize] | None) -> list[ImageSi
 
 def default_image_size(checkpoint: Checkpoint) -> ImageSize:
     """Height and width a checkpoint was made for, or what the family says where it takes any."""
-    from luvc_export.demo import CHECKPOINT, IMAGE_SIZE
+    from luvc_export.demo import IMAGE_SIZE, NAMES
 
-    if checkpoint.folder.resolve() == CHECKPOINT.resolve():
+    if checkpoint.folder.resolve() in [folder.resolve() for folder in NAMES.values()]:
         return IMAGE_SIZE
     return checkpoint.family.usual_size(checkpoint.config)
 

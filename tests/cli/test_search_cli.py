@@ -14,6 +14,9 @@ from PIL import Image
 sys.path.append(str(Path(__file__).resolve().parents[1] / "export" / "families"))
 import vector_bundles
 
+from luvc_export.cli.commands import demo
+from luvc_export.demo.scene import generator, render
+
 QUERY = "where is a red seven?"
 
 
@@ -51,3 +54,46 @@ def test_the_command_from_another_folder(
     ):
         code, _, err = cli(*words)
         assert code == 2 and says in err, err
+
+
+def test_without_a_bundle_the_bundled_model_is_exported_once_beside_the_pages(
+    cli: Cli, bundle: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What is asked of it; the next test asks it."""
+    asked = list[tuple[object, ...]]()
+
+    def exported(model: str, folder: Path, names: list[str], quiet: bool, **how: object) -> Path:
+        asked.append((model, folder, names, how))
+        return bundle
+
+    monkeypatch.setattr(demo, "exported", exported)
+    scans = tmp_path / "scans"
+    code, _, err = cli("search", scans, QUERY)
+    assert code == 2 and "no pages to search" in err and not asked, "before any export"
+    scans.mkdir()
+    Image.fromarray(np.zeros((84, 112, 3), np.uint8)).save(scans / "p.png")
+    code, out, err = cli("search", scans, QUERY, "--backend", "cpu")
+    assert code == 0 and "1 pages" in out, err
+    assert asked == [("demo-search", tmp_path / "scans.bundle", ["none"], {"merge_vectors": (1, 2)})]
+
+
+@pytest.mark.slow(beside="cli/test_search_cli.py::test_without_a_bundle_the_bundled_model_is_exported_once_beside_the_pages")
+def test_the_bundled_model_finds_what_pictures_show(cli: Cli, tmp_path: Path) -> None:
+    """Drawn digits, no bundle named: the pictures that show a fact come first, by a bundle that is made once."""
+    pytest.importorskip("matplotlib", reason="pictures are drawn with its fonts")
+    (scans := tmp_path / "scans").mkdir()
+    shown = list[set[str]]()
+    for number in range(20):
+        pixels, scene = render(generator("heldout", 61, number), "heldout")
+        Image.fromarray(pixels).save(scans / f"{number}.png")
+        shown.append({f"{mark.colour} {mark.digit}" for mark in scene.marks})
+    queries = sorted(set.union(*shown))[::13]
+    right, times = list[bool](), set[int]()
+    for query in queries:
+        code, out, err = cli("search", scans, query, "--backend", "cpu", "--top", 1, "--json")
+        assert code == 0, err
+        (hit,) = json.loads(out)["hits"]
+        right.append(query in shown[int(Path(hit["name"]).stem)])
+        times.add((tmp_path / "scans.bundle" / "luvc.json").stat().st_mtime_ns)
+    assert len(queries) >= 5 and all(right), (queries, right)
+    assert len(times) == 1, "made once"

@@ -18,6 +18,7 @@ from glyph_search.train import late_interaction, merged
 
 from luvc_export.core.files.pages import within
 from luvc_export.core.tasks import Embedding
+from luvc_export.demo import RETRIEVER
 from luvc_export.export.llm import vectors
 
 RESULTS = Path(__file__).resolve().parents[3] / "docs" / "results"
@@ -80,6 +81,8 @@ def test_vectors_of_the_checkpoint_are_transformers(tmp_path: Path) -> None:
 
     write.main([str(tmp_path / "scans"), str(tmp_path / "checkpoint"), "--count", "2"])
     assert sorted(path.name for path in (tmp_path / "scans").iterdir()) == ["000.png", "001.png", "facts.txt"]
+    for file in RETRIEVER.iterdir():
+        assert file.read_bytes() == (tmp_path / "checkpoint" / file.name).read_bytes(), f"the wheel has another {file}"
     model = ColQwen2ForRetrieval.from_pretrained(tmp_path / "checkpoint", dtype=torch.float32).eval()
     embedder = Embedder(BASE)
     embedder.load(SMALL)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -142,25 +143,29 @@ def _at_size(times: dict[str, Any]) -> str:
 
 def bundle(output: Path, quiet: bool) -> Path:
     """Export the bundled checkpoint with every demo plan, or reuse a whole bundle that this version wrote."""
+    from luvc_export.demo import NAME
+
+    return exported(NAME, output / "bundle", (PLANS[1], *PLANS), quiet, text_capacity=256)
+
+
+def exported(model: str, folder: Path, names: Sequence[str], quiet: bool, **how: Any) -> Path:
+    """Export a bundled checkpoint with plans, the default one first, or reuse what this version wrote of it."""
     from luvc_export.bundle.folder import MANIFEST, load
-    from luvc_export.demo import CHECKPOINT, IMAGE_SIZE
+    from luvc_export.demo import IMAGE_SIZE
     from luvc_export.export.checkpoint import open_checkpoint
     from luvc_export.pipeline import export_bundle, make_plan
     from luvc_export.version import VERSION
 
-    folder = output / "bundle"
-    checkpoint = open_checkpoint(str(CHECKPOINT))
-    plans = {name: make_plan(checkpoint, name, image_size=IMAGE_SIZE) for name in (PLANS[1], *PLANS)}
+    checkpoint = open_checkpoint(model)
+    plans = {name: make_plan(checkpoint, name, image_size=IMAGE_SIZE) for name in names}
     if (folder / MANIFEST).is_file():
-        manifest = load(folder).manifest
+        manifest = load(folder, task=None).manifest
         held = {name: entry.plan.changed(padding=False) for name, entry in manifest.plans.items()}  # export's to say
-        same = manifest.default_plan == PLANS[1] and plans.items() <= held.items()
+        same = manifest.default_plan == names[0] and plans.items() <= held.items()
         if same and manifest.source.sha256 == checkpoint.sha256 and manifest.tools.get("luvc-export") == VERSION:
             return folder
     with options.progress(quiet) as tell:
-        export_bundle(
-            checkpoint, folder, plans, image_size=IMAGE_SIZE, text_capacity=256, overwrite=True, progress=tell
-        )
+        export_bundle(checkpoint, folder, plans, image_size=IMAGE_SIZE, overwrite=True, progress=tell, **how)
     return folder
 
 

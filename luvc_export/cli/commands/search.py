@@ -20,7 +20,11 @@ from luvc_export.runtime.session_options import SessionOptions
 class SearchOptions(VectorOptions):
     """What embeds pages, where the index is, and how the answer is shown."""
 
-    bundle: Path = option(..., "Bundle folder, of the task embed or embed-many.")
+    bundle: Path | None = option(
+        None,
+        "Bundle folder, of the task embed or embed-many; default: the bundled model of drawn digits (demo-search), "
+        "exported beside PAGES, of their name and .bundle.",
+    )
     top: int = option(5, "Pages that are shown, the best first.", least=1, most=1000)
     index: Path | None = option(None, "Folder of the index; default: beside PAGES, of their name and .index.")
     pool: int = option(
@@ -50,9 +54,10 @@ def search(
 
     check_writable(wanted.html, "--html")
     check_folder(wanted.index, "--index")
+    folder = wanted.bundle or _bundled(pages, as_json)
     asked = VectorOptions(**{each.name: getattr(wanted, each.name) for each in fields(VectorOptions)})
     with options.progress(as_json) as tell:
-        session = load_bundle(wanted.bundle, options=opening, progress=tell)
+        session = load_bundle(folder, options=opening, progress=tell)
         searched = Search(session, pages, wanted.index, asked, wanted.pool)
         vectors = searched.query(query)
         searched.update(tell)
@@ -76,3 +81,13 @@ def search(
     write(as_json, facts, table(rows, "", "page", "score", left=2), summary, lambda: faults)
     if searched.errors:
         raise typer.Exit(1)
+
+
+def _bundled(pages: Path, quiet: bool) -> Path:
+    """A bundle of the bundled model, half as many vectors a page."""
+    from luvc_export.cli.commands.demo import exported
+    from luvc_export.search.pages import list_files
+
+    list_files(pages)
+    folder = pages.absolute().with_name(pages.absolute().name + ".bundle")
+    return exported("demo-search", folder, ["none"], quiet, merge_vectors=(1, 2))
