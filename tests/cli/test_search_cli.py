@@ -77,7 +77,9 @@ def test_without_a_bundle_the_bundled_model_is_exported_once_beside_the_pages(
     assert asked == [("demo-search", tmp_path / "scans.bundle", ["none"], {"merge_vectors": (1, 2)})]
 
 
-@pytest.mark.slow(beside="cli/test_search_cli.py::test_without_a_bundle_the_bundled_model_is_exported_once_beside_the_pages")
+@pytest.mark.slow(
+    beside="cli/test_search_cli.py::test_without_a_bundle_the_bundled_model_is_exported_once_beside_the_pages"
+)
 def test_the_bundled_model_finds_what_pictures_show(cli: Cli, tmp_path: Path) -> None:
     """Drawn digits, no bundle named: the pictures that show a fact come first, by a bundle that is made once."""
     pytest.importorskip("matplotlib", reason="pictures are drawn with its fonts")
