@@ -12,6 +12,9 @@ Floats = NDArray[np.float64]
 
 _Z = 1.959964  # two-sided 95 % of the normal distribution
 
+#: Variance of equal values, whose mean rounds; one value apart from a million others has 1e-12.
+_ROUNDING = 1e-24
+
 
 class Interval(NamedTuple):
     """An estimate and its 95 % interval."""
@@ -37,7 +40,7 @@ def accuracy(right: Sequence[float] | Floats, clusters: Sequence[int]) -> Interv
         return Interval(float("nan"), 0.0, 1.0)
     mean = values.mean()
     variance = _variance(values - mean, clusters)
-    count = mean * (1 - mean) / variance if variance > 0 else float(len({*clusters}))
+    count = mean * (1 - mean) / variance if variance > _ROUNDING else float(len({*clusters}))
     centre = (mean + _Z**2 / (2 * count)) / (1 + _Z**2 / count)
     half = _Z / (1 + _Z**2 / count) * np.sqrt(mean * (1 - mean) / count + _Z**2 / (4 * count**2))
     return Interval(float(mean), float(np.clip(centre - half, 0, mean)), float(np.clip(centre + half, mean, 1)))

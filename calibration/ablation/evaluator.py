@@ -141,6 +141,23 @@ class PlanEvaluator:
         predictions = self._said(plan, cases, lambda rows: rows.float().log_softmax(-1))
         return [predictions[index] for index in cases]
 
+    def vectors(self, plan: Plan, cases: range) -> list[NDArray[np.float32]]:
+        """Where nothing is decoded, vectors float32 [n, D] of each of ``cases``; no page is padded."""
+        how, every = self.image.embedding, self.asked(plan)
+        calls = TorchCalls(self.checkpoint, self.model, plan, how)
+        seen, vectors = self.encode_images(calls), dict[int, NDArray[np.float32]]()
+        lots: dict[tuple[int, int], list[int]] = defaultdict(list)
+        for at in cases:
+            lots[len(every[at].prompt), len(every[at].pictures)].append(at)
+        for some in [lot[at : at + _PICTURES] for lot in lots.values() for at in range(0, len(lot), _PICTURES)]:
+            passages = [TokensPrompt(every[at].prompt, blocks=every[at].blocks) for at in some]
+            shown = seen.some([place for at in some for place in every[at].pictures])
+            _, feeds = self.feeds(plan, passages, shown, all_logits=how is not None and how.pooling == "every")
+            with torch.no_grad():
+                rows = calls.decode_tensors(feeds, calls.empty(len(some)))[0]
+            vectors |= dict(zip(some, rows.float().numpy(), strict=True))
+        return [vectors[at] for at in cases]
+
     def _said(self, plan: Plan, cases: range | None, take: Callable[[Tensor], Tensor]) -> dict[int, Tensor]:
         """What ``take`` makes of the logits [tokens of the answer, vocabulary], by case."""
         calls = TorchCalls(self.checkpoint, self.model, plan)

@@ -269,6 +269,9 @@ def profile(
     if not 0 < retention < 1:
         raise UsageError("a share must lie between 0 and 1", where="--retention", got=retention)
     subject = Subject(checkpoint, data, 0.5, image_size, tiles, video, sharing)
+    if not subject.image.does.decodes:
+        fix = "leave --plan out: a search asks for pairs"
+        raise UsageError("a profile by depth asks for answers", where="--plan", got=subject.image.task, fix=fix)
     begin, name, llm, count = monotonic(), data.name, subject.llm, len(data.cases)
     enough([case.picture for case in subject.halves[0].cases], retention, name, "")
     method = method_asked(score, rho, steps, scorer)

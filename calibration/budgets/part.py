@@ -17,12 +17,13 @@ from luvc_export.calibration import intervals, runners
 from luvc_export.calibration.ablation.evaluator import PlanEvaluator
 from luvc_export.calibration.ablation.store import Store, weights_hash
 from luvc_export.calibration.budgets import freezing
-from luvc_export.calibration.budgets.trials import agreement
+from luvc_export.calibration.budgets.retrieval import PairsPart, canvas_of_task
+from luvc_export.calibration.budgets.trials import agreement, shuffled
 from luvc_export.calibration.cases import Case
 from luvc_export.calibration.datasets import CalibrationSet
 from luvc_export.calibration.intervals import Interval
 from luvc_export.calibration.runners.base import ends
-from luvc_export.calibration.runners.canvas import Grids, Tokens, canvas
+from luvc_export.calibration.runners.canvas import Grids, Tokens
 from luvc_export.core.plan import Plan, Sharing
 from luvc_export.core.progress import Progress
 from luvc_export.core.shapes import DecoderShape, EncoderShape
@@ -157,7 +158,7 @@ class Subject:
     @cached_property
     def image(self) -> Manifest:
         """What pictures are fitted to, and how they are cut."""
-        return canvas(self.checkpoint, self.image_size, tiles=self.tiles, video=self.video)
+        return canvas_of_task(self.checkpoint, self.image_size, self.tiles, self.video)
 
     @property
     def freezable(self) -> list[int]:
@@ -179,19 +180,29 @@ class Subject:
         seen = {"tiles": self.tiles, "video": self.video, "joint_images": self.sharing.images}
         if seen != {"tiles": ((1, 1),), "video": False, "joint_images": 1}:
             about["media"] = json.loads(json.dumps(seen))
+        if not self.image.does.decodes:
+            about["task"] = self.image.task
         return about
 
     def parts(
         self, model: Any, none: Plan, store: Store, progress: Progress, choose: Choose | None = None
-    ) -> tuple[Part, Part]:
-        """Both parts, answered by the uncompressed model; ``choose`` leaves questions out."""
+    ) -> tuple[Any, Any]:
+        """Both parts, answered by the uncompressed model; ``choose`` leaves questions out, of pairs none.
+
+        Raises:
+            UsageError: The model finds the pages of pairs no better than chance.
+        """
         stage = "the uncompressed model's answers"
         progress(stage, 0.0)
-        learned = Part("calibration", self.checkpoint, model, self.halves[0], self.image, none, store, choose)
-        progress(stage, 0.5)
-        kept = Part("held-out", self.checkpoint, model, self.halves[1], self.image, none, store, choose)
-        progress(stage, 1.0)
-        return learned, kept
+        common = self.image, none, store
+        parts: list[Any] = []
+        for name, data in zip(("calibration", "held-out"), self.halves, strict=True):
+            if self.image.does.decodes:
+                parts.append(Part(name, self.checkpoint, model, data, *common, choose))
+            else:
+                parts.append(PairsPart(name, self.checkpoint, model, data, *common))
+            progress(stage, len(parts) / 2)
+        return parts[0], parts[1]
 
 
 @dataclass(frozen=True)
@@ -281,13 +292,6 @@ class Chooser:
                 fix="every kind of question about as many pictures (every second picture is held out)",
             )
         return counted
-
-
-def shuffled(clusters: Sequence[int]) -> list[int]:
-    """Indices of the questions, whole clusters in a random order that depends on nothing."""
-    numbers = list(dict.fromkeys(clusters))
-    ranks = dict(zip(numbers, np.random.default_rng(0).permutation(len(numbers)), strict=True))
-    return sorted(range(len(clusters)), key=lambda index: ranks[clusters[index]])
 
 
 def _answers(

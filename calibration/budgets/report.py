@@ -121,12 +121,14 @@ def _searched(result: SearchResult) -> list[str]:
     looks = f"no visual token is needed from layer {layer} of {layers} on" if layer < layers else "the last layer looks"
     state = "holds" if result.passed else "does NOT hold"
     by = f", by {result.settings[0].name}" if result.settings else ""
+    pairs = result.found.items()  # agreement is of NDCG then
     verdict = f"what was asked for is {result.speedup:g}x" if result.speedup else f"the bar {result.bar:g} {state}"
     return [
         *([] if result.speedup else [f"Horizon: {looks}."]),
         f"Chosen: {_keep(chosen.plan)}{by}, {result.flops / chosen.flops:.2f}x fewer prefill FLOPs; agreement "
         f"{chosen.agreement.text(4)} where it was searched.",
         f"Held-out part: {checked.text(4)}; {verdict}.",
+        *(f"Held-out pairs, {name}: {found.text()}; by chance {found.chance.value:.4f}." for name, found in pairs),
         *(f"At the agreement of `{item.name}`: {item.verdict}." for item in result.compared),
     ]
 

@@ -12,7 +12,8 @@ from typing import Any
 from luvc_export.calibration import runners
 from luvc_export.calibration.ablation.store import Store, plan_key
 from luvc_export.calibration.budgets import freezing
-from luvc_export.calibration.budgets.part import Part, Subject
+from luvc_export.calibration.budgets.part import Subject
+from luvc_export.calibration.budgets.retrieval import PairsPart, finished
 from luvc_export.calibration.budgets.search import (
     Against,
     against,
@@ -35,6 +36,7 @@ from luvc_export.calibration.budgets.space import (
 )
 from luvc_export.calibration.budgets.trials import PlanTrial, Trials, agreement
 from luvc_export.calibration.datasets import CalibrationSet
+from luvc_export.calibration.pairs import Retrieved
 from luvc_export.calibration.runners.canvas import Grids
 from luvc_export.core.files.safe_files import temporary_folder
 from luvc_export.core.named_plans import DEFAULT_PLAN
@@ -77,6 +79,8 @@ class SearchResult:
         settings: Scores and widths of their filter that were compared, the best first, which was taken.
         order: Layers that may be frozen, the one that matters least first.
         speedup: What was searched for in place of an agreement: so many times fewer FLOPs.
+        found: Of pairs, what is found on the held-out part, by the plan ``none`` and the one chosen; agreement is the
+            share of NDCG@5 that is kept then.
     """
 
     bar: float
@@ -95,6 +99,7 @@ class SearchResult:
     settings: list[Setting] = field(default_factory=list)
     order: list[freezing.Frozen] = field(default_factory=list)
     speedup: float | None = None
+    found: dict[str, Retrieved] = field(default_factory=dict)
 
     @property
     def passed(self) -> bool:
@@ -134,6 +139,7 @@ class SearchResult:
             "defaults": {name: plain(trial) for name, trial in self.defaults.items()},
             "compared": [item.to_json() for item in self.compared],
             "tried": self.tried,
+            **({"found": {name: dataclasses.asdict(each) for name, each in self.found.items()}} if self.found else {}),
         }
 
 
@@ -166,7 +172,7 @@ def budgets(
     sharing: Sharing = Sharing(),
     **switches: Any,
 ) -> SearchResult:
-    """Search the cheapest plan of a checkpoint that keeps its answers.
+    """Search the cheapest plan of a checkpoint that keeps its answers, or the NDCG@5 of pairs where it embeds.
 
     Args:
         checkpoint: With weights.
@@ -207,7 +213,10 @@ def budgets(
     merges = tuple(dict.fromkeys(place_merges(grid, share, encoder) for share in shares))
     whole = 1 if score is not None and scores.find(score).needs_layer_before else 0
     switches = {"padding": subject.image.image.fit == "pad", **switches}
-    space = Space(grid, llm.layers, llm.cached, merges, whole, switches, sharing=sharing, shared=llm.shared)
+    how = subject.image.embedding
+    through = how is not None and how.pooling != "last"
+    more: dict[str, Any] = {"sharing": sharing, "shared": llm.shared, "through": through}
+    space = Space(grid, llm.layers, llm.cached, merges, whole, switches, **more)
     with temporary_folder("luvc-search") as scratch:
         store = Store((folder or scratch) / MEASUREMENTS, subject.about)
         parts = subject.parts(runners.load_model(checkpoint, device=device), space.none(), store, progress)
@@ -216,16 +225,23 @@ def budgets(
         def flops(plan: Plan) -> int:
             return cost(plan, llm, counted, images).flops
 
-        trials, fresh = (Trials(part, retention, flops, store) for part in parts)
+        pairs = [part if isinstance(part, PairsPart) else None for part in parts]
+        trials, fresh = (Trials(part, retention, flops, store, own) for part, own in zip(parts, pairs, strict=True))
         method = method_asked(score, rho, steps, scorer)
         defaults = {}
         for name in DEFAULTS if whole == 0 else ():
             request = PlanRequest(LlmRequest(name, method=method), EncoderRequest(merge_keep), sharing)
-            defaults[name] = scores.described(solve(request, grid, llm, encoder)).changed(**switches)
+            solved = scores.described(solve(request, grid, llm, encoder)).changed(**switches)
+            defaults[name] = finished(solved, how)
         some = candidates(score, rho, scorer, steps, keyed=not llm.keyless)
-        freezable = subject.freezable if freeze else []
+        freezable = subject.freezable if freeze and not any(pairs) else []
         facts = speedup, counted, images, subject.about, progress
-        return _search(trials, fresh, space, defaults, parts[0], some, freezable, *facts)
+        result = _search(trials, fresh, space, defaults, parts[0], some, freezable, *facts)
+        if (held := pairs[1]) is None:
+            return result
+        return dataclasses.replace(
+            result, found={"none": held.retrieved(space.none()), "chosen": held.retrieved(result.chosen.plan)}
+        )
 
 
 def _check_goal(retention: float, held_out: float, speedup: float | None) -> None:
@@ -241,7 +257,7 @@ def _search(
     fresh: Trials,
     space: Space,
     defaults: dict[str, Plan],
-    part: Part,
+    part: Any,
     some: list[dict[str, Any]],
     freezable: list[int],
     speedup: float | None,
@@ -306,7 +322,7 @@ def _search(
     )
 
 
-def _order(trials: Trials, part: Part, space: Space, layers: list[int], progress: Progress) -> list[freezing.Frozen]:
+def _order(trials: Trials, part: Any, space: Space, layers: list[int], progress: Progress) -> list[freezing.Frozen]:
     """``layers`` in the order in which to freeze them, measured with every token up to the horizon."""
     full = space.plan((), space.full(()))
 

@@ -31,6 +31,7 @@ class Space:
         sharing: Images that share a budget, the same for all.
         order: Layers that may be frozen, the one that matters least first; a plan freezes the first of them.
         shared: Last layers that read earlier caches: they see no token of their own (``LlmPlan.shared``).
+        through: Visual tokens leave the last layer too, where each has a vector or a part in one.
     """
 
     grid: tuple[int, int]
@@ -42,6 +43,7 @@ class Space:
     order: tuple[int, ...] = ()
     sharing: Sharing = Sharing()
     shared: int = 0
+    through: bool = False
 
     @property
     def cached(self) -> int:
@@ -54,7 +56,7 @@ class Space:
         Where the last layer sees tokens it takes only their keys and values, which changes no logit and costs less.
         """
         budgets = (*keep, *[0] * (self.layers - len(keep)))
-        last = "kv_only" if budgets[-1] else "drop"
+        last = "full" if self.through else "kv_only" if budgets[-1] else "drop"
         still = tuple(layer for layer in sorted(self.order[:frozen]) if layer < self.layers - 1 and budgets[layer])
         nothing = Plan(EncoderPlan(self.grid, merges), LlmPlan((0,)), self.sharing.without_quota(), "searched")
         llm = {"keep": budgets, "last_layer": last, "kv_only": still, "shared": self.shared}

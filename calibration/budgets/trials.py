@@ -20,7 +20,7 @@ from luvc_export.errors import CheckFailed
 RUNGS = (1 / 8, 1 / 4, 1 / 2, 1.0)
 
 
-Bools = Sequence[bool] | NDArray[np.bool_]
+Bools = Sequence[float] | NDArray[np.bool_]
 
 
 def agreement(agrees: Bools, clusters: Sequence[int]) -> Interval:
@@ -38,9 +38,11 @@ def agreement(agrees: Bools, clusters: Sequence[int]) -> Interval:
     return interval
 
 
-def at_best(agrees: Bools, clusters: Sequence[int]) -> float:
-    """Lower bound of the agreement over all ``clusters`` if every answer after the first ``agrees`` agreed."""
-    return agreement([*agrees, *[True] * (len(clusters) - len(agrees))], clusters).low
+def shuffled(clusters: Sequence[int]) -> list[int]:
+    """Indices of the questions, whole clusters in a random order that depends on nothing."""
+    numbers = list(dict.fromkeys(clusters))
+    ranks = dict(zip(numbers, np.random.default_rng(0).permutation(len(numbers)), strict=True))
+    return sorted(range(len(clusters)), key=lambda index: ranks[clusters[index]])
 
 
 class Asks(Protocol):
@@ -50,7 +52,15 @@ class Asks(Protocol):
     def name(self) -> str: ...  # noqa: D102
     @property
     def clusters(self) -> Sequence[int]: ...  # noqa: D102
-    def agrees(self, plan: Plan, some: range) -> list[bool]: ...  # noqa: D102
+    def agrees(self, plan: Plan, some: range) -> Sequence[float]: ...  # noqa: D102
+
+
+class Gains(Protocol):
+    """What answers with gains: see ``retrieval.PairsPart``."""
+
+    @property
+    def full(self) -> Sequence[float]: ...  # noqa: D102
+    def share(self, gains: Sequence[float]) -> Interval: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -80,10 +90,14 @@ class Trials:
     """Tries plans and remembers them.
 
     A plan holds where the lower bound of its agreement reaches ``bar``; ``flops`` is the prefill cost of a plan.
+    ``gains``: the part's answers are gains, of which a share is kept, and no verdicts.
     """
 
-    def __init__(self, part: Asks, bar: float, flops: Callable[[Plan], int], store: Store) -> None:
-        self.part, self.bar, self.flops, self.store = part, bar, flops, store
+    def __init__(
+        self, part: Asks, bar: float, flops: Callable[[Plan], int], store: Store, gains: Gains | None = None
+    ) -> None:
+        self.part, self.bar, self.flops, self.store, self.gains = part, bar, flops, store, gains
+        self.full = [1.0] * len(part.clusters) if gains is None else gains.full
         self.made: dict[str, PlanTrial] = {}
         count = len(part.clusters)
         self.stops = sorted({max(1, round(share * count)) for share in RUNGS})
@@ -124,8 +138,18 @@ class Trials:
             )
         return none
 
-    def verdicts(self, plan: Plan) -> list[bool]:
-        """Whether each question agrees, all asked."""
+    def share(self, agrees: Sequence[float]) -> Interval:
+        """Of the first questions."""
+        if self.gains is not None:
+            return self.gains.share(agrees)
+        return agreement(agrees, self.part.clusters[: len(agrees)])
+
+    def at_best(self, agrees: Sequence[float]) -> float:
+        """Lower bound over all questions if every one after the first ``agrees`` were answered as uncompressed."""
+        return self.share([*agrees, *self.full[len(agrees) :]]).low
+
+    def verdicts(self, plan: Plan) -> list[float]:
+        """Whether each question agrees, or what it gains, all asked."""
         return [one for step in self._steps(self.stops) for one in self._agrees(plan, step)]
 
     def _steps(self, stops: Sequence[int]) -> list[range]:
@@ -136,18 +160,21 @@ class Trials:
         before = self.made.get(key)
         if before and (before.whole or before.asked >= stops[-1]):
             return before
-        agrees: list[bool] = []
+        agrees: list[float] = []
         for step in self._steps(stops):
             agrees += self._agrees(plan, step)
-            if give_up and at_best(agrees, self.part.clusters) < self.bar:
+            if give_up and self.at_best(agrees) < self.bar:
                 break
         asked, whole = len(agrees), len(agrees) == len(self.part.clusters)
-        share = agreement(agrees, self.part.clusters[:asked])
+        share = self.share(agrees)
+        wrong = sum(one < best for one, best in zip(agrees, self.full, strict=False))
         holds = whole and share.low >= self.bar
-        trial = PlanTrial(plan, self.flops(plan), share, asked, asked - sum(agrees), whole, holds)
+        trial = PlanTrial(plan, self.flops(plan), share, asked, wrong, whole, holds)
         self.made[key] = trial
         return trial
 
-    def _agrees(self, plan: Plan, step: range) -> list[bool]:
+    def _agrees(self, plan: Plan, step: range) -> Sequence[float]:
+        if self.gains is not None:
+            return self.part.agrees(plan, step)  # which keeps its scores
         key = [self.part.name, step.start, step.stop, plan_key(plan)]
-        return unpack(self.store.of(key, lambda: pack(self.part.agrees(plan, step))), len(step))
+        return unpack(self.store.of(key, lambda: pack([*map(bool, self.part.agrees(plan, step))])), len(step))

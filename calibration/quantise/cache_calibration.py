@@ -102,6 +102,7 @@ def check(bundle: Bundle, plan: str, precision: str, min_agreement: float, overw
         UsageError: It cannot be done.
     """
     check_caches(precision)
+    bundle.check_task("generate")
     check_bundle(bundle, min_agreement, "answer with")
     entry, where = bundle.entry(plan), str(bundle.folder)
     if entry.caches is not None:

@@ -15,6 +15,7 @@ from luvc_export.bundle.folder import Bundle
 from luvc_export.bundle.manifest import Manifest, PlanEntry
 from luvc_export.bundle.replacing import check_own, take_along
 from luvc_export.calibration.datasets import CalibrationSet
+from luvc_export.calibration.pairs import Pairs
 from luvc_export.calibration.parity.compare import Comparison
 from luvc_export.calibration.quantise import agreement, bisect, ranges
 from luvc_export.calibration.quantise.forecast import Forecast, foretelling
@@ -39,12 +40,12 @@ class CalibratedCaches:
     Attributes:
         bundle: The bundle with the new plan in it.
         plan: Name of the new plan.
-        made: Answers of the plan and the new one on the held-out part.
+        made: Answers of the plan and the new one on the held-out part, or what they find of pairs.
     """
 
     bundle: Bundle
     plan: str
-    made: Comparison
+    made: Comparison | agreement.Ranked
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,8 @@ def calibrate(
 ) -> Calibrated:
     """Add a quantised plan to a bundle. Ranges come from one half of ``data``, agreement from the other.
 
+    Of a bundle that embeds cases are pairs of a query and a page, and agreement is the share of NDCG@5 that is kept.
+
     Args:
         bundle: A checked bundle with weights. Where it is in bf16, answers are compared and ranges taken in fp32.
         data: Cases.
@@ -99,15 +102,19 @@ def calibrate(
         progress: Told (stage, fraction done).
 
     Raises:
-        UsageError: A choice that means nothing or does not fit the bundle.
+        UsageError: A choice that means nothing or does not fit the bundle; it finds the pages no better than chance.
         MachineError: nvidia-modelopt is missing or failed.
         CheckFailed: Answers agree only where no product is quantised, or what nvidia-modelopt decided does not fit the
             bundle's graphs.
     """
-    bundle.check_task("generate")
     plan = plan or bundle.manifest.default_plan
     check(bundle, plan, recipe, min_agreement, overwrite, output)
     fitted, held = data.split()
+    reference = agreement.Remembered(open_bundle(str(bundle.folder), plan, threads))
+    pairs, samples = None, list(fitted.cases)
+    if not bundle.manifest.does.decodes:
+        pairs, samples = Pairs(held.cases, held.name), [*Pairs(fitted.cases, fitted.name).samples]
+        agreement.ranked(reference, reference, pairs)
     entry = bundle.entry(plan)
     models = {"vision": load(bundle, entry.vision), "decoder": load(bundle, entry.decoder)}
     by_name = {name: site for model in models.values() for name, site in sites(model.graph).items()}
@@ -129,21 +136,22 @@ def calibrate(
     with temporary_folder("luvc-quantise") as scratch, writing_to(scratch):
         quantiser = Quantiser(bundle, plan, recipe, seen, scratch, keep, progress, too)
         record = data.record
-        reference = agreement.Remembered(open_bundle(str(bundle.folder), plan, threads))
-        measured: dict[tuple[str, ...], Comparison] = {}
+        measured: dict[tuple[str, ...], Comparison | agreement.Ranked] = {}
 
         def trial(high: tuple[str, ...]) -> Runner:
             return open_bundle(str(quantiser.trial(high, record).folder), quantiser.name, threads)
 
         def agrees(high: tuple[str, ...]) -> float:
-            comparison = agreement.answers(reference, trial(high), held)
-            measured[high] = comparison
+            runner, ask = trial(high), agreement.answers
+            measured[high] = (
+                ask(reference, runner, held) if pairs is None else agreement.ranked(reference, runner, pairs)
+            )
             progress(f"agreement with {len(high)} kept high", 1.0)
-            return agreement.share(comparison)
+            return agreement.share(measured[high])
 
         def alone(names: tuple[str, ...]) -> float:
             others = tuple(other for other in quantiser.names if other not in names)
-            return agreement.moved(reference, trial(others), fitted.cases[: agreement.OBSERVED])
+            return agreement.moved(reference, trial(others), samples[: agreement.OBSERVED])
 
         def damage() -> dict[str, float]:
             ranks = {}
@@ -154,7 +162,7 @@ def calibrate(
 
         def moved(wide: tuple[str, ...]) -> float:
             quantiser.wide = wide
-            return agreement.moved(reference, trial(()), fitted.cases[: bisect.OBSERVED])
+            return agreement.moved(reference, trial(()), samples[: bisect.OBSERVED])
 
         if recipe.precision.mixed and recipe.divergence < math.inf:
             wide = bisect.fewest_wide(quantiser.sizes, alone, moved, recipe.divergence, progress)
@@ -194,6 +202,9 @@ def check(
         UsageError: It cannot be done.
     """
     check_bundle(bundle, min_agreement, "quantise")
+    if bundle.manifest.does.pairs:
+        fix = "quantise the model that embeds the candidates"
+        raise UsageError("a reranker ranks no set of pages", where=str(bundle.folder), got="the task rerank", fix=fix)
     entry, manifest, where = bundle.entry(plan), bundle.manifest, str(bundle.folder)
     if entry.quantised is not None:
         raise UsageError(

@@ -17,6 +17,7 @@ import onnx_ir as ir
 
 from luvc_export.bundle.folder import Bundle
 from luvc_export.calibration.datasets import CalibrationSet
+from luvc_export.calibration.pairs import Pairs
 from luvc_export.calibration.quantise.sites import sites
 from luvc_export.calibration.quantise.statistics import Statistics
 from luvc_export.calibration.runners import open_bundle
@@ -68,9 +69,14 @@ def watch(
     runner = open_bundle(str(folder), plan, threads)
     assert isinstance(runner.calls, BundleCalls)
     runner.calls.free = wrap(runner.calls.free)
-    for number, case in enumerate(data.cases):
-        runner.answer([case], data.longest)
-        progress(stage, (number + 1) / len(data.cases))
+    decodes = runner.prompting.manifest.does.decodes
+    cases = data.cases if decodes else Pairs(data.cases, data.name).inputs
+    for number, case in enumerate(cases):
+        if decodes:
+            runner.answer([case], data.longest)
+        else:
+            runner.observe([case])
+        progress(stage, (number + 1) / len(cases))
 
 
 class _Watching(Relay):

@@ -146,7 +146,7 @@ def prepare(case: Case, encoder: PromptEncoder, manifest: Manifest, plan: Plan) 
     question = asked(case, frames)
     if (how := manifest.embedding) is not None:
         alone = how.pair is not None or (how.pooling == "every" and question.media)
-        text = None if alone else question.plain  # of a pair, the query; a page has none
+        text = None if alone else question.plain or None  # of a pair, the query; a page has none
         question = input_chat(how, _pictures(question), text, instruction_of(how), question.plain)
     request = make_request(open_media(question, manifest), encoder, manifest, manifest.image.size, plan)
     token_limit(manifest, plan, request)

@@ -30,6 +30,7 @@ from luvc_export.core import graph_io
 from luvc_export.core.plan import Plan
 from luvc_export.runtime import batching
 from luvc_export.runtime.engine.answers import answer_prompts
+from luvc_export.runtime.engine.embed import shown_cells, shown_rows
 from luvc_export.runtime.generation.sequence import GreedyTokens
 from luvc_export.runtime.graphs import Graphs
 from luvc_export.runtime.model import Backend, Capabilities, TokensPrompt
@@ -173,6 +174,19 @@ class GraphRunner:
             merged = join_features(features[row]).merged_into if features[row] else None
             result.append(Observation(tensors, text, kept, scores, merged, features[row] or None, first))
         return result
+
+    def vectors(self, cases: Sequence[Case]) -> list[NDArray[np.float32]]:
+        """Where nothing is decoded, vectors float32 [n, D] of each case as a session has them, none of padding alone.
+
+        A case at a time: of texts padded to one length, those behind the last token would be another's.
+        """
+        how, vectors = self.prompting.manifest.embedding, list[NDArray[np.float32]]()
+        assert how is not None
+        for case in cases:
+            rows = self.observe([case])[0].tensors[VECTORS]
+            cells = shown_cells(how, self.plan, self.prompting.prepare(case))
+            vectors.append(rows if cells is None else shown_rows(rows, cells.reshape(-1)))
+        return vectors
 
     def answer(self, cases: Sequence[Case], longest: int) -> list[Said]:
         """See ``base.Runner``."""

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from glyph_search.checkpoint import BASE, SMALL, write_checkpoint
 from glyph_search.corpus import FACTS, GROUNDS, SIZES, queries, relevant, sheet
 from luvc_export.calibration.intervals import Interval, accuracy, retention
+from luvc_export.calibration.pairs import Floats, ndcg
 from luvc_export.core.files.pages import table as markdown
 from luvc_export.core.files.pages import within
 from luvc_export.core.named_plans import PICTURES
@@ -40,7 +41,6 @@ BEFORE, LAYERS = 1, 8
 CELLS = {"1/2": (1, 2), "1/4": (2, 2), "1/9": (3, 3)}
 #: Forms that the index keeps vectors in.
 FORMS, IN_FORMS = ("float16", "int8", "binary"), "vectors merged 1x2"
-Floats = NDArray[np.float64]
 Vectors = list[NDArray[np.float32]]
 Row = dict[str, Any]
 
@@ -86,21 +86,6 @@ def derived(pages: Vectors, grid: tuple[int, int]) -> Iterator[tuple[str, Vector
         yield f"{share} of vectors, alike ones merged", clusters
         even = np.linspace(0, units - 1, count).round().astype(int)
         yield f"{share} of vectors, evenly", [page[[*even, *range(units, len(page))]] for page in pages]
-
-
-def ndcg(scores: Floats, answers: NDArray[np.bool_], top: int = 5) -> Floats:
-    """NDCG of the first `top` pages for each query (Jarvelin and Kekalainen 2002, relevance 0 or 1), [queries].
-
-    Args:
-        scores: [queries, pages]; equal ones are ordered as pages are.
-        answers: Which pages answer a query, one at least.
-        top: Pages that count.
-    """
-    discount = 1 / np.log2(np.arange(2, top + 2))
-    order = np.argsort(-scores, axis=1, kind="stable")[:, :top]
-    gains = (np.take_along_axis(answers, order, 1) * discount).sum(1)
-    best = np.array([discount[: min(top, count)].sum() for count in answers.sum(1)])
-    return np.asarray(gains / best)
 
 
 def score(asked: Vectors, pages: Vectors) -> Floats:

@@ -71,7 +71,7 @@ def _matched(
     rows, columns = plan.grid
     if len(request.images) != 1 or plan.keep[-1] != plan.units or plan.units != rows * columns:
         return None
-    cells = shown_cells(loaded, request)
+    cells = shown_cells(how, plan, request)
     shown = np.ones((-(-rows // high), -(-columns // wide)), np.bool_) if cells is None else cells[0]
     places = np.flatnonzero(shown)
     nearest = (query @ vectors.T).argmax(1)

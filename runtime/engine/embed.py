@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from luvc_export.bundle.folder import Bundle
 from luvc_export.core.options import choice
+from luvc_export.core.plan import Plan
 from luvc_export.core.tasks import Embedding
 from luvc_export.errors import CheckFailed, UsageError
 from luvc_export.runtime.engine.job import Began, Job, Refused
@@ -66,10 +67,7 @@ class Vector:
                 expected="finite numbers",
                 fix="export in fp32 (--dtype), or choose another back-end or arithmetic",
             )
-        rows = step.logits
-        if self._shown is not None:
-            count = len(self._shown)
-            rows = np.concatenate([rows[:count][self._shown], rows[count:]])
+        rows = step.logits if self._shown is None else shown_rows(step.logits, self._shown)
         self.value, self.done = np.array(rows, np.float32), True
 
 
@@ -241,16 +239,20 @@ class Embeds:
 
 def taker(loaded: LoadedPlan, request: Request) -> Vector:
     """What takes the vectors of a request: none of those that show padding alone, which would win a maximum."""
-    cells = shown_cells(loaded, request)
+    cells = shown_cells(embedding_of(loaded.bundle), loaded.plan, request)
     return Vector(None if cells is None else cells.reshape(-1))
 
 
-def shown_cells(loaded: LoadedPlan, request: Request) -> NDArray[np.bool_] | None:
+def shown_rows(rows: NDArray[Any], shown: NDArray[np.bool_]) -> NDArray[Any]:
+    """Rows [n, D] but for those of images, which come first, that ``shown`` [m] leaves out."""
+    return np.concatenate([rows[: len(shown)][shown], rows[len(shown) :]])
+
+
+def shown_cells(how: Embedding, plan: Plan, request: Request) -> NDArray[np.bool_] | None:
     """Cells of each image (``Embedding.merged``) that show more than padding, bool [n, rows, columns].
 
     None where there is one vector, nobody looked for padding, or visual vectors are not those of cells.
     """
-    how, plan = embedding_of(loaded.bundle), loaded.plan
     if how.pooling != "every" or request.padding is None or plan.keep[-1] != plan.units:
         return None
     void, (high, wide) = request.padding, how.merged

@@ -118,7 +118,7 @@ def calibrate(
     check_folder(output, "--output")
     check_writable(rounding.ranges, "--cache")
     with options.progress(as_json) as tell:
-        loaded = bundles.load(bundle, opening.verify, tell)
+        loaded = bundles.load(bundle, opening.verify, tell, task=None)
     asked_plan = opening.plan or loaded.manifest.default_plan
     common: dict[str, Any] = {"plan": opening.plan, "min_agreement": min_agreement, "threads": opening.threads}
     common |= {"output": output, "overwrite": overwrite}
@@ -182,7 +182,8 @@ def _caches(stored: CalibratedCaches, cases: CalibrationSet, asked: float) -> tu
     shape = stored.bundle.manifest.decoder
     wide, narrow = (sum(kv_bytes(shape, [0] * shape.layers, 1, codes=codes)) for codes in (False, True))
     facts = {"bundle": str(stored.bundle.folder), "plan": stored.plan, "agreement": agreed, "answers": answered}
-    lines = agreement_lines(f"{stored.plan} in {stored.bundle.folder}", cases, agreed, answered, asked, accuracy)
+    plan, of = f"{stored.plan} in {stored.bundle.folder}", f"{answered} held-out answers"
+    lines = agreement_lines(plan, cases, agreed, of, asked, {"accuracy": accuracy})
     caches = f"caches    | {narrow:,} bytes a token, {narrow / wide:.1%} of 16 bits"
     return facts | {"accuracy": accuracy, "cache_share": narrow / wide}, [*lines, caches]
 

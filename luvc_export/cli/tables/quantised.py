@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from luvc_export.core.precision import WIDE
@@ -27,7 +27,9 @@ def weights_lines(calibrated: Calibrated, cases: CalibrationSet, asked: float) -
     """Plan, data, agreement, trials, and what stays high."""
     report, high = weights_report(calibrated), calibrated.found.high
     plan = f"{calibrated.plan} in {calibrated.bundle.folder}, {calibrated.bytes / 2**20:.2f} MiB"
-    yield from agreement_lines(plan, cases, report["agreement"], report["answers"], asked, report["accuracy"])
+    asked_of = "NDCG@5 of {} held-out queries" if report["found"] else "{} held-out answers"
+    shares = {"accuracy": report["accuracy"], **report["found"]}
+    yield from agreement_lines(plan, cases, report["agreement"], asked_of.format(report["answers"]), asked, shares)
     trials = ", ".join(f"{item['high']} high {item['agreement']:.4f}" for item in report["trials"])
     yield f"trials    | {len(report['trials'])}: {trials}"
     wide = f", {len(report['wide'])} of them in 8 bits" if report["wide"] else ""
@@ -42,14 +44,20 @@ def weights_lines(calibrated: Calibrated, cases: CalibrationSet, asked: float) -
 
 
 def agreement_lines(
-    plan: str, cases: CalibrationSet, agreed: float, answered: int, asked: float, accuracy: dict[str, float] | None
+    plan: str,
+    cases: CalibrationSet,
+    agreed: float,
+    answered: str,
+    asked: float,
+    shares: Mapping[str, dict[str, float] | None],
 ) -> Iterator[str]:
-    """Plan, data and agreement."""
+    """Plan, data, agreement, and shares of right answers or of pages that are found, before and after."""
     yield f"plan      | {plan}"
     yield f"data      | {cases.name}, {len(cases.cases)} cases, sha256 {cases.sha256[:16]}"
-    yield f"agreement | {agreed:.4f} of {answered} held-out answers, asked {asked:g}"
-    if accuracy:
-        yield f"accuracy  | {accuracy['reference']:.4f} -> {accuracy['quantised']:.4f}"
+    yield f"agreement | {agreed:.4f} of {answered}, asked {asked:g}"
+    for name, both in shares.items():
+        if both:
+            yield f"{name:9} | {both['reference']:.4f} -> {both['quantised']:.4f}"
 
 
 def accuracy_of(comparison: Any) -> dict[str, float] | None:
@@ -59,8 +67,18 @@ def accuracy_of(comparison: Any) -> dict[str, float] | None:
     return {name: sum(answers) / len(answers) for name, answers in right.items()} or None
 
 
+def _found(comparison: Any) -> dict[str, dict[str, float]]:
+    """NDCG@5 and recall@5 of pairs before and after."""
+    before, after = comparison.found
+    return {
+        "NDCG@5": {"reference": before.ndcg.value, "quantised": after.ndcg.value},
+        "recall@5": {"reference": before.recall.value, "quantised": after.recall.value},
+    }
+
+
 def weights_report(result: Calibrated) -> dict[str, Any]:
     """Plain data of a quantised plan."""
+    of_pairs = not result.bundle.manifest.does.decodes
     entry = result.bundle.manifest.plans[result.plan].quantised
     assert entry is not None
     narrow = (entry.precision, WIDE)
@@ -70,7 +88,8 @@ def weights_report(result: Calibrated) -> dict[str, Any]:
         "bytes": result.bytes,
         "agreement": result.found.agreement,
         "answers": len(result.made.answered),
-        "accuracy": accuracy_of(result.made),
+        "accuracy": None if of_pairs else accuracy_of(result.made),
+        "found": _found(result.made) if of_pairs else {},
         "high": [name for name, precision in entry.layers.items() if precision not in narrow],
         "wide": [name for name, precision in entry.layers.items() if precision == WIDE != entry.precision],
         "quantised": sum(precision in narrow for precision in entry.layers.values()),

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +19,7 @@ from luvc_export.calibration.ablation.store import Store
 from luvc_export.calibration.budgets import freezing, part, search
 from luvc_export.calibration.budgets import space as spaces
 from luvc_export.calibration.budgets.space import Space, find_horizon
-from luvc_export.calibration.budgets.trials import Trials, agreement, at_best
+from luvc_export.calibration.budgets.trials import Trials, agreement, shuffled
 from luvc_export.calibration.runners.canvas import canvas
 from luvc_export.core.plan import Method, Plan
 from luvc_export.demo import IMAGE_SIZE
@@ -97,7 +99,8 @@ def test_agreement_is_a_bound_and_all_agreeing_proves_most(agrees: list[bool], e
     assert lower.low <= lower.value <= lower.high and lower.value == pytest.approx(np.mean(agrees))
     every = agreement([True] * len(agrees), clusters)
     assert every.low >= lower.low or lower.value < 1
-    assert at_best([], clusters) == every.low
+    asked: Any = SimpleNamespace(name="some", clusters=clusters)
+    assert Trials(asked, 0.9, cost_of, Store(Path("nowhere.json"), {})).at_best([]) == every.low
 
 
 def test_the_paired_difference_knows_its_sign() -> None:
@@ -269,8 +272,8 @@ def test_without_answers_the_model_is_held_to_its_own(checkpoint: Checkpoint, tm
 
 def test_pictures_come_whole_and_in_an_order_that_never_changes() -> None:
     clusters = [index // 3 for index in range(30)]
-    order = part.shuffled(clusters)
-    assert sorted(order) == list(range(30)) and order != list(range(30)) and order == part.shuffled(clusters)
+    order = shuffled(clusters)
+    assert sorted(order) == list(range(30)) and order != list(range(30)) and order == shuffled(clusters)
     assert all(order[i + 1] - order[i] == 1 for i in range(30) if i % 3 < 2)
 
 
