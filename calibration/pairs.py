@@ -143,19 +143,19 @@ class Pairs:
         for _ in range(_DEALT):
             yield self.answers[:, rng.permutation(self.answers.shape[1])]
 
-    def check(self, found: Retrieved) -> None:
+    def check(self, retrieved: Retrieved) -> None:
         """Refuse pairs that the uncompressed model finds no better than pages dealt to other queries.
 
         Raises:
             UsageError: It does.
         """
-        if found.ndcg.low <= found.chance.high:
+        if retrieved.ndcg.low <= retrieved.chance.high:
             raise UsageError(
                 "without compression the model finds these pages no better than chance, so no figure of them says"
                 " anything",
                 where=self.where,
-                got=f"{found.text()} of {len(self.queries)} queries and {len(self.pages)} pages",
-                expected=f"a lower end above {found.chance.high:.4f}: pages dealt to other queries get"
-                f" {found.chance.text(4)}",
+                got=f"{retrieved.text()} of {len(self.queries)} queries and {len(self.pages)} pages",
+                expected=f"a lower end above {retrieved.chance.high:.4f}: pages dealt to other queries get"
+                f" {retrieved.chance.text(4)}",
                 fix="see that each query stands beside its page, and that the model finds such: luvc-export search",
             )

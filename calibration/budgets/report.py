@@ -128,7 +128,7 @@ def _searched(result: SearchResult) -> list[str]:
         f"Chosen: {_keep(chosen.plan)}{by}, {result.flops / chosen.flops:.2f}x fewer prefill FLOPs; agreement "
         f"{chosen.agreement.text(4)} where it was searched.",
         f"Held-out part: {checked.text(4)}; {verdict}.",
-        *(f"Held-out pairs, {name}: {found.text()}; by chance {found.chance.value:.4f}." for name, found in pairs),
+        *(f"Held-out pairs, {name}: {share.text()}; by chance {share.chance.value:.4f}." for name, share in pairs),
         *(f"At the agreement of `{item.name}`: {item.verdict}." for item in result.compared),
     ]
 

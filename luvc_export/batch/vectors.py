@@ -56,7 +56,7 @@ class RowVectors:
 
     def texts(self, ready: Sequence[Prepared]) -> list[str]:
         """Vectors of rows, each row's as an npy file in base64: they go through pipes of JSON."""
-        rows = [np.atleast_2d(one) for one in run([(one.loaded, one.request) for one in ready])]
+        rows = [np.atleast_2d(one) for one in run([(one.loaded, one.request) for one in ready], self.options.pool)]
         packed = [pack(cut(self._how, one, self.options.dimensions), self.options.embed_dtype) for one in rows]
         return [_text(one) for one in packed]
 

@@ -12,6 +12,7 @@ from PIL import Image
 
 from luvc_export.core.files import html
 from luvc_export.errors import UsageError
+from luvc_export.runtime.engine.clusters import members, pooled
 from luvc_export.runtime.engine.embed import embedding_of, shown_cells
 from luvc_export.runtime.media.pictures import open_picture
 from luvc_export.runtime.media.token_visualisation import shade
@@ -64,7 +65,7 @@ def _matched(
     """What the model saw, beside it the same, dark but for matched patches; None where no vector is a patch's."""
     session = search.session
     how = embedding_of(session.bundle)
-    if how.pooling != "every" or search.pool != 1:
+    if how.pooling != "every":
         return None
     loaded, request = session.fit(open_media(input_chat(how, [page.picture], None, ""), session.bundle.manifest))
     plan, (high, wide) = loaded.plan, how.merged
@@ -74,10 +75,14 @@ def _matched(
     cells = shown_cells(how, plan, request)
     shown = np.ones((-(-rows // high), -(-columns // wide)), np.bool_) if cells is None else cells[0]
     places = np.flatnonzero(shown)
+    factor, member = search.options.pool, np.arange(len(places))
+    if factor != 1:  # alike patches are one vector: which, the page's own vectors say
+        (own,) = session.embed_many(images=[page.picture])
+        member, vectors = members(own[: len(places)], factor), pooled(own, len(places), factor)
     nearest = (query @ vectors.T).argmax(1)
-    visual = places[nearest[nearest < len(places)]]
+    visual = nearest[nearest <= member.max()]
     matched = np.zeros(shown.size, np.int64)
-    matched[visual] = 1
+    matched[places[np.isin(member, visual)]] = 1
     owner = matched.reshape(shown.shape).repeat(high, 0).repeat(wide, 1)[:rows, :columns]
     page_seen = _sized(Image.fromarray(request.images[0][0]))
     void = np.zeros((rows, columns), np.bool_) if request.padding is None else request.padding[0]

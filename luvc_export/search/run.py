@@ -64,7 +64,6 @@ class Search:
         pages: A folder of pictures and PDFs, or one of them.
         index: Folder of the index; None for one beside the pages, of their name and ``.index``.
         options: What is set of vectors. ``prompt`` and ``instruction`` are the query's; pages have the bundle's own.
-        pool: Merge the visual vectors of a page to one for so many, see ``Session.embed_many``.
 
     Attributes:
         files: Of pages, by name.
@@ -83,17 +82,13 @@ class Search:
         pages: Path,
         index: Path | None = None,
         options: VectorOptions | None = None,
-        pool: int = 1,
     ) -> None:
         manifest = session.bundle.manifest
         if manifest.does.decodes or manifest.does.pairs:
             session.bundle.check_task("embed")
         self.session, self.options = session, options or VectorOptions()
         check_options(session.bundle, self.options)
-        self._many, self.pool = manifest.does.pooling == "every", pool
-        if pool != 1 and not self._many:
-            fix = "leave it out, or search by a bundle of the task embed-many"
-            raise UsageError("one vector of a page is not merged", where="--pool", got=pool, fix=fix)
+        self._many = manifest.does.pooling == "every"
         self.files, self.embedded, self.errors = list_files(pages), 0, dict[str, str]()
         self.folder = index or pages.absolute().with_name(pages.absolute().name + ".index")
         if pages.is_dir() and self.folder.resolve().is_relative_to(pages.resolve()):
@@ -101,7 +96,8 @@ class Search:
             raise UsageError(what, where=f"--index {self.folder}", fix=fix)
         numbers = self.options.dimensions or manifest.row_width
         read = sha256_read(session.bundle.folder, session.plan_name, False)
-        self._origin = Origin(manifest.source.model, read, session.plan_name, self.options.embed_dtype, numbers, pool)
+        form = self.options.embed_dtype, numbers, self.options.pool
+        self._origin = Origin(manifest.source.model, read, session.plan_name, *form)
 
     def update(self, tell: Progress = lambda stage, done: None) -> None:
         """Embed pages that are new or changed, and drop those that are gone; wherever it ends, what was embedded stays.
@@ -210,7 +206,7 @@ class Search:
             return
         pictures, dtype = [page.picture for page in missing], self.options.embed_dtype
         if self._many:
-            vectors = self.session.embed_many(images=pictures, embed_dtype=dtype, pool=self.pool)
+            vectors = self.session.embed_many(images=pictures, embed_dtype=dtype, pool=self.options.pool)
         else:
             rows = self.session.embed(images=pictures, dimensions=self.options.dimensions, embed_dtype=dtype)
             vectors = [rows[at : at + 1] for at in range(len(rows))]

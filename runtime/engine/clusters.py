@@ -23,13 +23,22 @@ def pooled(vectors: NDArray[np.float32], visual: int, factor: int) -> NDArray[np
     """
     if factor == 1 or not visual:
         return vectors
-    labels = ward(vectors[:visual], -(-visual // factor))
-    _, first, cluster = np.unique(labels, return_index=True, return_inverse=True)
-    sums = np.zeros((len(first), vectors.shape[1]), np.float32)
+    cluster = members(vectors[:visual], factor)
+    sums = np.zeros((cluster.max() + 1, vectors.shape[1]), np.float32)
     np.add.at(sums, cluster, vectors[:visual])
-    sums = sums[np.argsort(first)]
     means = sums / np.maximum(np.linalg.norm(sums, axis=-1, keepdims=True), np.float32(1e-12))
     return np.concatenate([means, vectors[visual:]])
+
+
+def members(vectors: NDArray[np.float32], factor: int) -> NDArray[np.int64]:
+    """Number each vector's cluster, in the order of each cluster's first, int64 [n].
+
+    Args:
+        vectors: float32 [n, D] of images, one at least.
+        factor: See ``pooled``.
+    """
+    firsts = ward(vectors, -(-len(vectors) // factor))  # a label is the least of its members
+    return np.unique(firsts, return_inverse=True)[1]
 
 
 def ward(vectors: NDArray[np.float32], clusters: int) -> NDArray[np.int64]:

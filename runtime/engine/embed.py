@@ -34,6 +34,8 @@ class Vector:
 
     Args:
         shown: Which vectors of images show more than padding, bool [n]; None for all, or where there is one vector.
+        pool: Merge those of images to one for so many (``clusters.pooled``).
+        text: Vectors of text.
 
     Attributes:
         value: float32 [D], or [n, D] of every token, once it is there (``done``).
@@ -42,10 +44,10 @@ class Vector:
     wants_logits, newest, budget = True, 0, 0
     prompt: Sequence[int] = ()
 
-    def __init__(self, shown: NDArray[np.bool_] | None = None) -> None:
+    def __init__(self, shown: NDArray[np.bool_] | None = None, pool: int = 1, text: int = 0) -> None:
         self.ids: list[int] = []
         self.done = False
-        self._shown = shown
+        self._shown, self._pool, self._text = shown, pool, text
         self.value: NDArray[np.float32] | None = None
 
     def certain(self) -> Sequence[int]:
@@ -68,6 +70,10 @@ class Vector:
                 fix="export in fp32 (--dtype), or choose another back-end or arithmetic",
             )
         rows = step.logits if self._shown is None else shown_rows(step.logits, self._shown)
+        if self._pool != 1:
+            from luvc_export.runtime.engine.clusters import pooled  # which few sessions need
+
+            rows = pooled(rows, len(rows) - self._text, self._pool)
         self.value, self.done = np.array(rows, np.float32), True
 
 
@@ -157,11 +163,7 @@ class Embeds:
         from luvc_export.runtime.engine.vector_form import VectorOptions, pack
 
         self.bundle.check_task("embed-many")
-        check_options(self.bundle, VectorOptions(embed_dtype=embed_dtype))
-        if type(pool) is not int or pool < 1:
-            raise UsageError(
-                "vectors merge to one for so many", where="pool", got=repr(pool)[:80], expected="1 or more"
-            )
+        check_options(self.bundle, VectorOptions(embed_dtype=embed_dtype, pool=pool))
         parts = _inputs("embed", batch, images=images, texts=texts)
         return [pack(one, embed_dtype) for one in self._vectors(embedding_of(self.bundle), "", parts, batch, pool=pool)]
 
@@ -220,13 +222,7 @@ class Embeds:
         pool: int = 1,
     ) -> list[NDArray[np.float32]]:
         ready = [self._ready(how, system, *one, query) for one in parts]
-        vectors = [vector for first in range(0, len(ready), batch) for vector in run(ready[first : first + batch])]
-        if pool == 1:
-            return vectors
-        from luvc_export.runtime.engine.clusters import pooled  # which few sessions need
-
-        texts = [len(request.token_ids) - len(request.images) for _, request in ready]
-        return [pooled(one, len(one) - text, pool) for one, text in zip(vectors, texts, strict=True)]
+        return [vector for first in range(0, len(ready), batch) for vector in run(ready[first : first + batch], pool)]
 
     def _ready(
         self, how: Embedding, system: str, picture: Picture | None, text: str | None, query: str | None
@@ -237,10 +233,11 @@ class Embeds:
         return loaded, request
 
 
-def taker(loaded: LoadedPlan, request: Request) -> Vector:
+def taker(loaded: LoadedPlan, request: Request, pool: int = 1) -> Vector:
     """What takes the vectors of a request: none of those that show padding alone, which would win a maximum."""
     cells = shown_cells(embedding_of(loaded.bundle), loaded.plan, request)
-    return Vector(None if cells is None else cells.reshape(-1))
+    text = len(request.token_ids) - len(request.images)
+    return Vector(None if cells is None else cells.reshape(-1), pool, text)
 
 
 def shown_rows(rows: NDArray[Any], shown: NDArray[np.bool_]) -> NDArray[Any]:
@@ -262,16 +259,16 @@ def shown_cells(how: Embedding, plan: Plan, request: Request) -> NDArray[np.bool
     return np.asarray(~cells.all((2, 4)))
 
 
-def _job(loaded: LoadedPlan, request: Request) -> Job:
-    return Job(loaded, request, lambda room: [taker(loaded, request)])
+def _job(loaded: LoadedPlan, request: Request, pool: int) -> Job:
+    return Job(loaded, request, lambda room: [taker(loaded, request, pool)])
 
 
-def run(ready: Sequence[tuple[LoadedPlan, Request]]) -> list[NDArray[np.float32]]:
+def run(ready: Sequence[tuple[LoadedPlan, Request]], pool: int = 1) -> list[NDArray[np.float32]]:
     """Vectors of some inputs, float32 [D], or [n, D] of each; those of one plan with equally many images share a call.
 
     Raises what ``Embeds.embed`` raises.
     """
-    engine, jobs = Engine(together=True), [_job(*one) for one in ready]
+    engine, jobs = Engine(together=True), [_job(*one, pool) for one in ready]
     vectors: dict[Job, NDArray[np.float32]] = {}
     for job in jobs:
         engine.submit(job)
@@ -349,6 +346,7 @@ def check_options(bundle: Bundle, wanted: VectorOptions) -> str:
 
     how = embedding_of(bundle)
     choice("embed_dtype", wanted.embed_dtype, DTYPES)
+    check_pool(bundle, wanted.pool)
     if how.pooling == "every":
         names = [name for name in ("prompt", "instruction", "dimensions") if getattr(wanted, name) is not None]
         if names:
@@ -357,6 +355,19 @@ def check_options(bundle: Bundle, wanted: VectorOptions) -> str:
         return ""
     check_size(bundle, wanted.dimensions)
     return instruction_of(how, wanted.prompt) if wanted.instruction is None else wanted.instruction
+
+
+def check_pool(bundle: Bundle, pool: object) -> None:
+    """Refuse to merge one vector, or to no number.
+
+    Raises:
+        UsageError: The bundle gives one vector an input, or vectors would merge to one for less than one.
+    """
+    if type(pool) is not int or pool < 1:
+        raise UsageError("vectors merge to one for so many", where="pool", got=repr(pool)[:80], expected="1 or more")
+    if pool != 1 and embedding_of(bundle).pooling != "every":
+        fix = "leave it out, or take a bundle of the task embed-many"
+        raise UsageError("one vector of a page is not merged", where="pool", got=pool, fix=fix)
 
 
 def check_size(bundle: Bundle, dimensions: int | None) -> None:

@@ -30,6 +30,9 @@ class VectorOptions:
         choices=DTYPES,
         metavar="DTYPE",
     )
+    pool: int = option(
+        1, "Merge a page's many vectors to one for so many: 4 leaves a quarter, alike ones together.", least=1, most=64
+    )
 
 
 def layout(dtype: str, numbers: int) -> tuple[np.dtype[Any], tuple[int, ...]]:

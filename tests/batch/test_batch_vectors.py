@@ -113,13 +113,16 @@ def test_one_vector_of_each_row_is_the_session_s(dtype: str, folders: Callable[[
     assert not np.array_equal(ours[0], ours[2]), "a row's prompt does nothing"
 
 
-def test_vectors_of_every_token_stand_one_page_behind_another(folders: Callable[[str], Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("pool", [1, 3])
+def test_vectors_of_every_token_stand_one_page_behind_another(
+    pool: int, folders: Callable[[str], Path], tmp_path: Path
+) -> None:
     bundle, size = folders("every"), many_vectors.tiny().size
-    asked = job(bundle, tmp_path, size, False, embed_dtype="float16")
+    asked = job(bundle, tmp_path, size, False, embed_dtype="float16", pool=pool)
     assert run_batch(asked, fleet()).errors == 2
     _, vectors = read(asked.output)
     session = Session(bundle, "cpu", threads=1)
-    wanted = session.embed_many(images=[tmp_path / "page.png"]) + session.embed_many(texts=["where?"])
+    wanted = session.embed_many(images=[tmp_path / "page.png"], pool=pool) + session.embed_many(texts=["where?"])
     assert [len(one) for one in vectors] == [len(wanted[0]), len(wanted[1]), 0, len(wanted[0]), 0]
     for ours, theirs in zip(vectors, wanted, strict=False):
         assert ours.dtype == np.float16 and np.abs(ours.astype(np.float32) - theirs).max() < CLOSE["float16"]
@@ -163,6 +166,8 @@ def test_options_of_the_other_kind_of_bundle_are_refused(
     object.__setattr__(asked, "sampling", {"max_new_tokens": 3})
     with pytest.raises(UsageError, match=r"nothing is decoded(.|\n)*max_new_tokens"):
         asked.check()
+    with pytest.raises(UsageError, match="one vector of a page is not merged"):
+        job(embeds, tmp_path, size, True, pool=2).check()
     with pytest.raises(UsageError, match="may not be cut"):
         job(embeds, tmp_path, size, True, dimensions=20).check()
     with pytest.raises(UsageError, match=r"writes text, and no vectors(.|\n)*embed_dtype"):

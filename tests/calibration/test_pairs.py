@@ -64,9 +64,7 @@ def test_every_page_that_is_paired_with_a_query_answers_it() -> None:
     scores = some.scores_of(vectors)
     assert scores.tolist() == [[1, 0], [0, 1], [1, 0]]
     for wrong in (case("red 7", 1, 2), case("", 1), case("red 7", 1, 0)):
-        with pytest.raises(
-            UsageError, match=r"a query and a page[\s\S]*case 1[\s\S]*the query that it answers"
-        ):
+        with pytest.raises(UsageError, match=r"a query and a page[\s\S]*case 1[\s\S]*the query that it answers"):
             Pairs([case("red 7", 4), wrong], "some")
 
 
@@ -104,9 +102,9 @@ def test_what_is_kept_is_of_the_reference_s_and_a_reference_at_chance_is_refused
     page = np.eye(12, dtype=np.float32)
     right = Drawn([page[[at % 12]] for at in range(24)])
     worse = Drawn([page[[at % 12]] for at in range(12)] + [page[[(at + (at < 3)) % 12]] for at in range(12)])
-    found = agreement.ranked(right, worse, some)
-    assert agreement.share(found) == found.kept.value < 1 and len(found.answered) == 12
-    assert agreement.share(agreement.ranked(right, right, some)) == 1 and found.found[0].ndcg.value == 1
+    fewer = agreement.ranked(right, worse, some)
+    assert agreement.share(fewer) == fewer.kept.value < 1 and len(fewer.answered) == 12
+    assert agreement.share(agreement.ranked(right, right, some)) == 1 and fewer.found[0].ndcg.value == 1
     with pytest.raises(UsageError, match=r"no better than chance[\s\S]*12 queries and 12 pages[\s\S]*dealt to other"):
         agreement.ranked(Drawn([page[[(at * 5 + (at > 11)) % 12]] for at in range(24)]), right, some)
 

@@ -65,8 +65,8 @@ def embed(
         raise UsageError("pairs are a picture and a text each", where="--image, --text", got=got, expected=expected)
     with options.progress(as_json) as tell:
         session = load_bundle(bundle, options=opening, progress=tell)
-    if wanted.query is not None and (wanted.dimensions, wanted.embed_dtype) != (None, "float32"):
-        where = "--dimensions, --embed-dtype"
+    if wanted.query is not None and (wanted.dimensions, wanted.embed_dtype, wanted.pool) != (None, "float32", 1):
+        where = "--dimensions, --embed-dtype, --pool"
         raise UsageError("scores are of whole vectors in float32", where=where, fix="leave them out, or --query")
     pairs = list(zip(images, texts, strict=True)) if images and texts else None
     alone: dict[str, Any] = {"images": images or None, "texts": texts or None} if pairs is None else {"pairs": pairs}
@@ -78,9 +78,11 @@ def embed(
         name = "scores"
     elif session.bundle.manifest.does.pooling == "every":
         check_options(session.bundle, wanted)
-        rows, name = session.embed_many(**alone, embed_dtype=wanted.embed_dtype), "vectors"
+        rows, name = session.embed_many(**alone, embed_dtype=wanted.embed_dtype, pool=wanted.pool), "vectors"
         vectors, counts = np.concatenate(rows), [len(one) for one in rows]
     else:
+        check_options(session.bundle, wanted)
+        asked.pop("pool")
         vectors, name = session.embed(**alone, **asked), "vectors"
     if wanted.output is not None:
         with whole(wanted.output) as file:

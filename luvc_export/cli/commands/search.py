@@ -27,9 +27,6 @@ class SearchOptions(VectorOptions):
     )
     top: int = option(5, "Pages that are shown, the best first.", least=1, most=1000)
     index: Path | None = option(None, "Folder of the index; default: beside PAGES, of their name and .index.")
-    pool: int = option(
-        1, "Merge a page's many vectors to one for so many: 4 leaves a quarter, alike ones together.", least=1, most=64
-    )
     html: Path | None = option(None, "Write an HTML page with the pages shown and, of many vectors, matched patches.")
 
 
@@ -58,7 +55,7 @@ def search(
     asked = VectorOptions(**{each.name: getattr(wanted, each.name) for each in fields(VectorOptions)})
     with options.progress(as_json) as tell:
         session = load_bundle(folder, options=opening, progress=tell)
-        searched = Search(session, pages, wanted.index, asked, wanted.pool)
+        searched = Search(session, pages, wanted.index, asked)
         vectors = searched.query(query)
         searched.update(tell)
     hits = searched.rank(vectors, wanted.top)

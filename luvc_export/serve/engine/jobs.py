@@ -134,6 +134,8 @@ class Job(engine.Job):
         #: The vector, float32 [D], once it is there, where the model gives some; and jobs that are given up with this.
         self.vector: NDArray[np.float32] | None = None
         self.beside: Sequence[Job] = ()
+        #: Of many vectors, those of images merge to one for so many.
+        self.pool = 1
 
     def cancel(self) -> None:
         """See ``engine.Job``."""
@@ -143,7 +145,7 @@ class Job(engine.Job):
     def _sequences(self, room: int | None) -> Sequence[TokenSequence | Vector]:
         """A token sequence for each choice, or what takes a vector."""
         if not self.loaded.bundle.manifest.does.decodes:
-            return [taker(self.loaded, self.request)]
+            return [taker(self.loaded, self.request, self.pool)]
         budget = self.budget if room is None else min(self.budget, room)
         sequences = []
         for number in range(self.choices):

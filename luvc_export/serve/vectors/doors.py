@@ -13,7 +13,13 @@ from luvc_export.serve.http.sending import Form, Mailbox
 from luvc_export.serve.interfaces.answering import Interface
 from luvc_export.serve.request_log import RequestRecord
 from luvc_export.serve.tools.answer_plan import AnswerPlan
-from luvc_export.serve.vectors.embeddings import EMBEDDINGS_READ, EMBEDDINGS_REFUSED, parse_embedding, parse_pooling
+from luvc_export.serve.vectors.embeddings import (
+    EMBEDDINGS_READ,
+    EMBEDDINGS_REFUSED,
+    POOLING_READ,
+    parse_embedding,
+    parse_pooling,
+)
 from luvc_export.serve.vectors.inputs import InputsRequest, plan_of, vectors_of
 from luvc_export.serve.vectors.scores import RERANK_READ, SCORE_READ, SCORES_REFUSED, parse_rerank, parse_score
 
@@ -36,7 +42,7 @@ _RERANK = Door(parse_rerank, RERANK_READ, SCORES_REFUSED)
 _SCORE = Door(parse_score, SCORE_READ, SCORES_REFUSED)
 DOORS = {
     "/v1/embeddings": Door(parse_embedding, EMBEDDINGS_READ, EMBEDDINGS_REFUSED),
-    "/pooling": Door(parse_pooling, EMBEDDINGS_READ, EMBEDDINGS_REFUSED),
+    "/pooling": Door(parse_pooling, POOLING_READ, EMBEDDINGS_REFUSED),
     "/v1/rerank": _RERANK,
     "/v1/score": _SCORE,
 }

@@ -31,8 +31,12 @@ from luvc_export.serve.vectors.inputs import (
     item_parts,
 )
 
+#: Vectors that become one, at most.
+MOST_POOL = 64
 #: All that are read.
 EMBEDDINGS_READ = ("model", "input", "messages", "encoding_format", "dimensions")
+#: Of every token, which merge.
+POOLING_READ = (*EMBEDDINGS_READ, "pool")
 EMBEDDINGS_REFUSED: dict[str, Refusal] = {
     **REFUSED,
     "normalize": ((True,), ""),
@@ -62,7 +66,8 @@ def parse_pooling(body: bytes, strict: bool = False) -> InputsRequest:
 def _parse(body: bytes, strict: bool, tasks: tuple[str, ...], answer: Callable[..., dict[str, Any]]) -> InputsRequest:
     data = {name: value for name, value in decoded(body).items() if value is not None}
     refuse(data, EMBEDDINGS_REFUSED)
-    ignored = unknown(data, {*EMBEDDINGS_READ, *EMBEDDINGS_REFUSED, *HARMLESS}, strict)
+    read = POOLING_READ if answer is _pooled else EMBEDDINGS_READ
+    ignored = unknown(data, {*read, *EMBEDDINGS_REFUSED, *HARMLESS}, strict)
     if ("input" in data) == ("messages" in data):
         raise bad_request("you must provide input, or messages", "input", "missing_required_parameter")
     form, size = data.get("encoding_format", "float"), data.get("dimensions")
@@ -70,6 +75,9 @@ def _parse(body: bytes, strict: bool, tasks: tuple[str, ...], answer: Callable[.
         raise bad_request("encoding_format is float or base64", "encoding_format", "invalid_value")
     if size is not None and (type(size) is not int or size < 1):
         raise bad_request("dimensions is a number of at least 1", "dimensions", "invalid_value")
+    pool = data.get("pool", 1) if "pool" in read else 1
+    if type(pool) is not int or not 1 <= pool <= MOST_POOL:
+        raise bad_request(f"pool is a number of 1 to {MOST_POOL}", "pool", "invalid_value")
     named = {"model": data["model"]} if "model" in data else {}
     if "messages" in data:
         chat, inside = parse(msgspec.json.encode({**named, "messages": data["messages"]}), strict)
@@ -86,6 +94,7 @@ def _parse(body: bytes, strict: bool, tasks: tuple[str, ...], answer: Callable[.
         lambda bundle: check_size(bundle, size),
         lambda numbers: numbers * PER_NUMBER[packed],
         ignored=ignored,
+        pool=pool,
     )
 
 

@@ -111,6 +111,7 @@ class InputsRequest:
         size: Bytes of the answer, by the numbers of all vectors.
         instruction: In its own words, in the place of the bundle's default one.
         ignored: Names of fields that nobody has heard of.
+        pool: Merge the vectors of images to one for so many.
     """
 
     model: str | None
@@ -121,6 +122,7 @@ class InputsRequest:
     size: Callable[[int], float] = lambda numbers: 0.0
     instruction: str | None = None
     ignored: Sequence[str] = ()
+    pool: int = 1
 
     @property
     def chat(self) -> ChatRequest:
@@ -218,6 +220,7 @@ def vectors_of(
             error.param = error.param if one.where == "messages" else one.where
             raise
         if how.pooling == "every":
+            chain.jobs[-1].pool = asked.pool
             vectors += _vectors_of(how, chain.jobs[-1]) - 1
             _check_size(asked.size(vectors * manifest.row_width))
     for job in chain.jobs:
@@ -240,7 +243,7 @@ def _vectors_of(how: Embedding, job: Job) -> int:
     """Vectors of a job's tokens, those of padding counted too."""
     plan, images = job.loaded.plan, len(job.request.images)
     text = len(job.request.token_ids) - images
-    return text + plan.sharing.groups(images) * how.image_vectors(plan.keep[-1], plan.grid)
+    return text + -(-plan.sharing.groups(images) * how.image_vectors(plan.keep[-1], plan.grid) // job.pool)
 
 
 @dataclass

@@ -60,6 +60,9 @@ def test_vectors_are_the_sessions(asked: Client, pages: Session) -> None:
         assert np.array_equal(decoded, np.array(one["data"], np.float32))
     pixels, url = picture()
     (wanted,) = pages.embed_many(images=[pixels])
+    (few,) = pages.embed_many(images=[pixels], pool=3)
+    (one,) = post(asked, input={"image": url}, pool=3).json()["data"]
+    assert one["shape"] == [*few.shape] and len(few) < len(wanted) and np.abs(np.array(one["data"]) - few).max() < 1e-5
     for fields in (
         {"input": {"image": url}},
         {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}]},
@@ -74,6 +77,8 @@ def test_what_is_refused(asked: Client, monkeypatch: pytest.MonkeyPatch) -> None
         ("/v1/rerank", {"query": "x", "documents": ["x"]}, "model", "POST /pooling"),
         ("/pooling", {"input": "x", "dimensions": 8}, "dimensions", "may not be cut"),
         ("/pooling", {"input": [7]}, "input", "check_embedding_ctx_length"),
+        ("/pooling", {"input": "x", "pool": 65}, "pool", "1 to 64"),
+        ("/pooling", {"input": "x", "pool": True}, "pool", "1 to 64"),
     ):
         error = post(asked, path, **fields).json()["error"]
         assert error["param"] == param and says in error["message"], error
