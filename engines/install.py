@@ -122,7 +122,7 @@ def _move_in(folder: Path, scratch: Path, entry: EngineEntry) -> Bundle:
     Other builds may run side by side, so the manifest is read again, and one of them moves in at a time.
     """
     with safe_files.locked(folder):
-        manifest = bundles.load(folder).manifest
+        manifest = bundles.load(folder, task=None).manifest
         remove_unlisted_engines(folder, manifest)
         others = tuple(item for item in manifest.engines if (item.plan, item.target) != (entry.plan, entry.target))
         renamed, names = _named_apart(folder, entry)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from luvc_export.bundle.manifest import Manifest
 from luvc_export.core import graph_io
 from luvc_export.core.plan import Plan
+from luvc_export.core.tasks import Embedding
 from luvc_export.core.token_layout import Block, TokenLayout, arrange, seen_both_ways
 from luvc_export.errors import BundleError, UsageError
 from luvc_export.runtime import batching
@@ -148,26 +149,32 @@ class Graphs:
 
         Raises what ``run`` raises.
         """
-        how = self.manifest.embedding
-        every = how if how is not None and how.pooling == "every" else None
-        layouts, feeds = self.feeds(prompts, seen, all_logits=every is not None)
+        layouts, feeds = self.feeds(prompts, seen, all_logits=self.every is not None)
         adapters = tuple(prompt.adapter for prompt in prompts)
         out, cache = self._call("prompt", feeds | self.adapter_inputs(adapters), None)
-        if every is None:
-            _check_shape(self._rows, out[self._rows], (len(prompts), None, self._width))
-            rows: Any = out[self._rows][:, -1]
-        else:
-            own = every.image_vectors(self.plan.keep[-1], self.plan.grid) * feeds[graph_io.VISUAL_EMBEDS].shape[1]
-            _check_shape(
-                self._rows, out[self._rows], (len(prompts), own + feeds[graph_io.TEXT_MASK].shape[1], self._width)
-            )
-            lengths = [own + layout.input_ids.shape[1] for layout in layouts]
-            rows = [row[:length] for row, length in zip(out[self._rows], lengths, strict=True)]
+        rows = self.rows(out, layouts, feeds)
         mask = feeds[graph_io.TEXT_MASK]
         positions = np.array([layout.next_position for layout in layouts], np.int64)
         orders = np.array([layout.next_order for layout in layouts], np.int64)
         after = RowsState(self.windows.left(cache, mask, orders), mask, positions, orders, adapters)
         return RowsStep(rows, after, kept_tokens(self.plan, out))
+
+    @property
+    def every(self) -> Embedding | None:
+        """How vectors are made, where every token has one."""
+        how = self.manifest.embedding
+        return how if how is not None and how.pooling == "every" else None
+
+    def rows(self, out: Mapping[str, Any], layouts: Sequence[TokenLayout], feeds: batching.Feeds) -> Any:
+        """Of each prompt its last row of logits, or its vector or vectors, without those of its padding."""
+        values, every = np.asarray(out[self._rows]), self.every
+        if every is None:
+            _check_shape(self._rows, values, (len(layouts), None, self._width))
+            return values[:, -1]
+        own = every.image_vectors(self.plan.keep[-1], self.plan.grid) * feeds[graph_io.VISUAL_EMBEDS].shape[1]
+        _check_shape(self._rows, values, (len(layouts), own + feeds[graph_io.TEXT_MASK].shape[1], self._width))
+        lengths = [own + layout.input_ids.shape[1] for layout in layouts]
+        return [row[:length] for row, length in zip(values, lengths, strict=True)]
 
     def verify(self, tokens: Sequence[Sequence[int]], state: RowsState) -> tuple[NDArray[np.float32], Cache]:
         """Go on with several tokens of every row, none of them certain yet.

@@ -117,7 +117,7 @@ def _contract(surgery: Surgery) -> Iterator[str]:
         decodes = graph_io.VECTORS not in outputs
         past = graph_io.cache_inputs(surgery.plan.cached, inputs) if decodes else []
         wanted_in = [*graph_io.decoder_inputs(surgery.plan), *past]
-        chosen = [graph_io.NEXT_TOKEN, graph_io.NEXT_LOGIT] if surgery.target.next_token else []
+        chosen = [graph_io.NEXT_TOKEN, graph_io.NEXT_LOGIT] if surgery.target.next_token and decodes else []
         wanted_out = [graph_io.LOGITS if decodes else graph_io.VECTORS, *chosen, *map(graph_io.present_name, past)]
         if surgery.target.kv != "attention":  # ``drop_unread``
             wanted_in.remove(graph_io.VISUAL_POSITION_IDS)

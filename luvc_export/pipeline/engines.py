@@ -60,7 +60,6 @@ def prepare_build(
     from luvc_export.engines.memory import KvCacheSpec, check_fits
     from luvc_export.engines.profiles import Capacity
 
-    bundle.check_task("generate")
     tell = progress or (lambda stage, done: None)
     record, options = targets.find(target), options or BuildOptions()
     asked = settled(EngineOptions, engine, settings, "prepare_build")
@@ -86,7 +85,10 @@ def prepare_build(
     adapters = adapters_of_a_call(manifest.lora, batch, asked.adapters, str(bundle.folder))
     rank = manifest.lora.rank if manifest.lora else 0
     text = asked.text_capacity or manifest.prompt.text_capacity
-    capacity = Capacity(text, asked.images, batch, asked.logits, adapters, rank)
+    logits = asked.logits
+    if not manifest.does.decodes:  # no cache, and of many vectors one of each token
+        kv, logits = "concat", text if manifest.does.pooling == "every" else 1
+    capacity = Capacity(text, asked.images, batch, logits, adapters, rank)
     spec = options.spec(record.with_kv(kv or record.spec.kv))
     cache = KvCacheSpec(entry.plan, manifest.decoder, capacity, precision, spec.kv, entry.caches is not None)
     tell(f"graphs for {target}", 0.0)
@@ -138,7 +140,7 @@ def build_engine(
         options.check(record.library)
     library.check_builds(record)
     library.load(record.library)
-    opened = bundle if isinstance(bundle, bundles.Bundle) else bundles.load(bundle)
+    opened = bundle if isinstance(bundle, bundles.Bundle) else bundles.load(bundle, task=None)
     asked = settled(EngineOptions, engine, settings, "build_engine")
     prepared = prepare_build(opened, target, plan, engine=asked, options=options, progress=progress)
     if asked.strict:

@@ -137,7 +137,7 @@ class TrtSlots:
 
     def join(self, prompts: Sequence[TokensPrompt]) -> list[Joined]:
         """See ``Slots.join``: prompts of equally many images, as many as there is ``room`` for."""
-        layouts, feeds = self._graphs.feeds(prompts)
+        layouts, feeds = self._graphs.feeds(prompts, all_logits=self._graphs.every is not None)
         begin = perf_counter()
         (count, longest), groups = feeds[graph_io.INPUT_IDS].shape, feeds[graph_io.VISUAL_EMBEDS].shape[1]
         check_room(self._entry, None, groups, longest)
@@ -161,11 +161,11 @@ class TrtSlots:
         self._shape = (feeds[graph_io.POSITION_IDS].shape[0], feeds[graph_io.VISUAL_EMBEDS].shape[-1])
         self._chosen = None
         kept = kept_tokens(self._graphs.plan, out)
-        joined = []
+        joined, rows = [], self._graphs.rows(out, layouts, feeds)
         for row, (slot, layout, adapter) in enumerate(zip(free, layouts, adapters, strict=True)):
             self._places[slot] = _Place(layout.next_position, layout.next_order, adapter)
             own = {layer: indices[row] for layer, indices in kept.items()}
-            joined.append(Joined(slot, np.asarray(out[graph_io.LOGITS])[row, -1], own))
+            joined.append(Joined(slot, rows[row], own))
         return joined
 
     def can_choose(self, slots: Collection[int]) -> bool:

@@ -26,6 +26,8 @@ def requires(surgery: Surgery) -> str | None:
     """A decoder whose target wants it."""
     if surgery.part == "vision":
         return "the vision graph makes no tokens"
+    if graph_io.VECTORS in _outputs(surgery):
+        return "nothing is decoded"
     if not surgery.target.next_token:
         return "the target chooses tokens on the host"
     return "the token is chosen already" if graph_io.NEXT_TOKEN in _outputs(surgery) else None

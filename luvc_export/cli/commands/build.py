@@ -54,7 +54,7 @@ def build(
         return
     library.check_builds(record)
     with options.progress(as_json) as tell:
-        check_bundle(bundle, opening.verify, tell)
+        check_bundle(bundle, opening.verify, tell, task=None)
         built = build_engine(bundle, target, plan, engine=engine, options=building, progress=tell)
     entry = built.engine(plan, target)
     text = f"wrote {bundle / entry.vision.file} and {entry.decoder.file}; luvc-export inspect {bundle} shows more"
