@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -77,8 +77,8 @@ def _export_gemma(folder: Path) -> None:
     )
 
 
-def _export_qwen(folder: Path) -> None:
-    tiny = vector_bundles.tiny_of("qwen3_vl")
+def _export_qwen(name: str, folder: Path) -> None:
+    tiny = vector_bundles.tiny_of(name)
     folder.mkdir()
     checkpoint = family_chat.save(tiny, folder / "checkpoint")
     vector_bundles.sentence_transformers(checkpoint, tiny.config.get_text_config().hidden_size)
@@ -94,7 +94,8 @@ def _pool(checkpoint: Path, **settings: Any) -> None:
 
 @pytest.fixture(scope="module")
 def folders(pytestconfig: pytest.Config) -> Callable[[str], Path]:
-    make = {"gemma": _export_gemma, "qwen": _export_qwen}
+    make: dict[str, Callable[[Path], None]] = {"gemma": _export_gemma, "qwen": partial(_export_qwen, "qwen3_vl")}
+    make["qwen2_vl"] = partial(_export_qwen, "qwen2_vl")  # as GME's folder asks of one
     return lambda name: made_once(pytestconfig.cache.mkdir(f"mean-{name}"), Path(__file__), make[name])
 
 
@@ -117,10 +118,11 @@ def test_means_of_encoders_are_transformers(backend: str, folders: Callable[[str
     assert (centred @ centred.T - 2 * np.eye(len(ours))).max() <= 0.9
 
 
-def test_means_of_causal_models_are_transformers(folders: Callable[[str], Path]) -> None:
+@pytest.mark.parametrize(("name", "family"), [("qwen", "qwen3_vl"), ("qwen2_vl", "qwen2_vl")])
+def test_means_of_causal_models_are_transformers(name: str, family: str, folders: Callable[[str], Path]) -> None:
     """Pooling is the folder's; a plan that merges and prunes keeps a picture's share of the mean."""
-    tiny = vector_bundles.tiny_of("qwen3_vl")
-    session = Session(folders("qwen") / "bundle", "cpu", "none", threads=1)
+    tiny = vector_bundles.tiny_of(family)
+    session = Session(folders(name) / "bundle", "cpu", "none", threads=1)
     shown = pictures(tiny)
     own = family_chat.processor(tiny)
     content = [{"type": "image"}, {"type": "text", "text": TEXT}]
