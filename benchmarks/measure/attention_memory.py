@@ -62,6 +62,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--limit", type=float, default=12, help="GiB that a process may take, at most")
+    parser.add_argument("--backends", nargs="+", default=["openvino", "cpu"])
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
@@ -71,11 +72,16 @@ def main() -> None:
     for grid in GRIDS:
         tokens, path = grid[0] * grid[1], bundle(args.folder, grid)
         square = HEADS * (PATCHES * tokens) ** 2 * 4 / 2**30
-        for backend in ("cpu", "openvino"):
+        for backend in args.backends:
             command: list[Any] = [sys.executable, __file__, args.folder, "--limit", args.limit, "--one", path, backend]
-            out = subprocess.run([*map(str, command)], check=True, capture_output=True, text=True).stdout
-            before, more = json.loads(out.splitlines()[-1])
-            figure = f"{more / 2**30:.2f} GiB more than {before / 2**30:.2f}; every product {square:.1f} GiB"
+            done = subprocess.run([*map(str, command)], check=False, capture_output=True, text=True)
+            figure = f"ended, for it takes more than {args.limit:g} GiB"
+            if done.returncode == 0:
+                before, more = json.loads(done.stdout.splitlines()[-1])
+                figure = f"{more / 2**30:.2f} GiB more than {before / 2**30:.2f}"
+            elif not any(word in done.stderr for word in ("memory", "alloc")):
+                sys.exit(done.stderr)
+            figure += f"; every product {square:.1f} GiB"
             print(f"{tokens:,} visual tokens, {backend}: {figure}", flush=True)
 
 

@@ -155,7 +155,7 @@ class PlanEvaluator:
             _, feeds = self.feeds(plan, passages, shown, all_logits=how is not None and how.pooling == "every")
             with torch.no_grad():
                 rows = calls.decode_tensors(feeds, calls.empty(len(some)))[0]
-            vectors |= dict(zip(some, rows.float().numpy(), strict=True))
+            vectors |= dict(zip(some, rows.float().cpu().numpy(), strict=True))
         return [vectors[at] for at in cases]
 
     def _said(self, plan: Plan, cases: range | None, take: Callable[[Tensor], Tensor]) -> dict[int, Tensor]:
