@@ -110,11 +110,11 @@ def calibrate(
     plan = plan or bundle.manifest.default_plan
     check(bundle, plan, recipe, min_agreement, overwrite, output)
     fitted, held = data.split()
-    reference = agreement.Remembered(open_bundle(str(bundle.folder), plan, threads))
-    pairs, samples = None, list(fitted.cases)
+    pairs, samples, early = None, list(fitted.cases), None
     if not bundle.manifest.does.decodes:
         pairs, samples = Pairs(held.cases, held.name), [*Pairs(fitted.cases, fitted.name).samples]
-        agreement.ranked(reference, reference, pairs)
+        early = agreement.Remembered(open_bundle(str(bundle.folder), plan, threads))
+        agreement.ranked(early, early, pairs)  # which refuses those at chance
     entry = bundle.entry(plan)
     models = {"vision": load(bundle, entry.vision), "decoder": load(bundle, entry.decoder)}
     by_name = {name: site for model in models.values() for name, site in sites(model.graph).items()}
@@ -136,6 +136,7 @@ def calibrate(
     with temporary_folder("luvc-quantise") as scratch, writing_to(scratch):
         quantiser = Quantiser(bundle, plan, recipe, seen, scratch, keep, progress, too)
         record = data.record
+        reference = early or agreement.Remembered(open_bundle(str(bundle.folder), plan, threads))
         measured: dict[tuple[str, ...], Comparison | agreement.Ranked] = {}
 
         def trial(high: tuple[str, ...]) -> Runner:
