@@ -23,7 +23,7 @@ from luvc_export.core import graph_io
 from luvc_export.core.tasks import Embedding
 from luvc_export.errors import CheckFailed, UsageError
 from luvc_export.export.llm.decoder import Decoder
-from luvc_export.pipeline import export_bundle, prepare_build
+from luvc_export.pipeline import export_bundle
 from luvc_export.runtime.engine.embed import Vector
 from luvc_export.runtime.host.cache import HostCache
 from luvc_export.runtime.model import StepResult
@@ -205,7 +205,6 @@ def test_verbs_of_answers_name_the_verb(opened: Any, folders: Callable[[str], Pa
         lambda: session.generate(prompt="hello"),
         lambda: session.generate_batch([{"prompt": "hello"}]),
         lambda: load(folder),
-        lambda: prepare_build(session.bundle, "rtx-ada"),
     ):
         with pytest.raises(UsageError, match="another task") as info:
             refused()
