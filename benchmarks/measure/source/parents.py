@@ -57,8 +57,8 @@ KINDS = (
     Kind("readers that leave", "ccffa27b", "tests/cli/test_failures.py", "141 or leaves or reader"),
     Kind("adapters of the text model", "ccffa27b", "tests/export/families/test_family_lora.py", "text_model"),
     Kind("tools of others", "a8d26fab", "tests/export/surgeon/test_plain_graph.py"),
-    Kind("doubles, marks taken away, named files", "e78961cc", "tests/export/reading", "away or doubles or names"),
-    Kind("a server that loads", "bc2ff6a2", "tests/serve/test_serve_options.py", "says_that_it_answers"),
+    Kind("doubles, marks taken away, named files", "3f952359", "tests/export/reading", "away or doubles or names"),
+    Kind("a server that loads", "bb2e2373", "tests/serve/test_serve_options.py", "says_that_it_answers"),
     Kind("files of the tutorial", "80fe14ae", "tests/docs/test_tutorial.py", "files_that_steps_read"),
 )
 
