@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from time import perf_counter
 from typing import Any
@@ -25,6 +26,7 @@ from luvc_export.runtime.media.unit_choice import unit_inputs
 from luvc_export.runtime.model import Array, Backend, Cache, Capabilities
 from luvc_export.runtime.ort_graphs.blocks import Blocks, in_blocks
 from luvc_export.runtime.ort_graphs.library import PROVIDERS, load_library
+from luvc_export.runtime.ort_graphs.long_attention import tiled
 from luvc_export.runtime.product_check import engines as product_check
 from luvc_export.runtime.product_check.check import Way
 from luvc_export.runtime.sharing.load_memory import HALF, cpu_bytes, fold_settings, turned_first
@@ -244,6 +246,8 @@ class OrtBackend(Backend):
             options.add_session_config_entry(_WEIGHTS_FOLDER, str(graph.folder.absolute()))
         with self._explained(str(path)):
             graph.check_files()
+            if name == self._entry.vision and self.name == "cpu":
+                graph = replace(graph, data=tiled(graph.data))
             arguments: dict[str, Any] = {"providers": [PROVIDERS[one] for one in dict.fromkeys((self.name, "cpu"))]}
             blocks: Blocks | None = None
             if self._bundle.manifest.dtype != "fp32":  # it reads FastViT's weights as fp32 (onnxruntime 1.31)
