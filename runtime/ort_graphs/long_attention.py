@@ -27,14 +27,11 @@ def tiled(data: bytes) -> bytes:
     model, items = opened(data)
     values = [wire.part(one.value) for one in items if one.number in onnx.GRAPH_VALUES]
     long = {wire.text(value, onnx.VALUE_NAME) for value in values if _long(value)}
-    parts, changed = list[bytes](), False
-    for one in items:
-        node = _tiled(wire.part(one.value), long) if long and one.number == onnx.GRAPH_NODE else None
-        changed = changed or node is not None
-        parts.append(bytes(one.raw) if node is None else encoded(onnx.GRAPH_NODE, node))
-    if not changed:
+    nodes = [_tiled(wire.part(one.value), long) if one.number == onnx.GRAPH_NODE else None for one in items if long]
+    if not any(nodes):
         return data
-    written = closed(model, parts)
+    pairs = zip(items, nodes, strict=True)
+    written = closed(model, (bytes(one.raw) if node is None else encoded(onnx.GRAPH_NODE, node) for one, node in pairs))
     opsets = [wire.part(one.value) for one in model if one.number == onnx.MODEL_OPSET]
     if CONTRIB_DOMAIN in [wire.text(opset, onnx.OPSET_DOMAIN) for opset in opsets]:
         return written

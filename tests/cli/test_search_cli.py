@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -75,6 +76,15 @@ def test_without_a_bundle_the_bundled_model_is_exported_once_beside_the_pages(
     code, out, err = cli("search", scans, QUERY, "--backend", "cpu")
     assert code == 0 and "1 pages" in out, err
     assert asked == [("demo-search", tmp_path / "scans.bundle", ["none"], {"merge_vectors": (1, 2)})]
+    for taken in ("a bundle", "no bundle"):  # of its user, which an export would replace
+        asked.clear()
+        (tmp_path / "scans.bundle").mkdir()
+        if taken == "a bundle":
+            shutil.copy(bundle / "luvc.json", tmp_path / "scans.bundle")
+        code, _, err = cli("search", scans, QUERY, "--backend", "cpu")
+        assert code == 2 and "is taken" in err and "name a bundle with --bundle" in err and not asked, err
+        assert taken == "a bundle" or "got: no bundle" in err
+        shutil.rmtree(tmp_path / "scans.bundle")
 
 
 @pytest.mark.slow(

@@ -12,6 +12,7 @@ from luvc_export.cli.files import check_folder, check_writable, write_whole
 from luvc_export.cli.grouped import grouped
 from luvc_export.cli.tables.console import styled, table, write
 from luvc_export.core.options import option
+from luvc_export.errors import UsageError
 from luvc_export.runtime.engine.vector_form import VectorOptions
 from luvc_export.runtime.session_options import SessionOptions
 
@@ -81,10 +82,25 @@ def search(
 
 
 def _bundled(pages: Path, quiet: bool) -> Path:
-    """A bundle of the bundled model, half as many vectors a page."""
+    """A bundle of the bundled model, half as many vectors a page.
+
+    Raises:
+        UsageError: Something else lies in its place.
+    """
+    from luvc_export.bundle.folder import MANIFEST, read_manifest
     from luvc_export.cli.commands.demo import exported
     from luvc_export.search.pages import list_files
 
     list_files(pages)
-    folder = pages.absolute().with_name(pages.absolute().name + ".bundle")
-    return exported("demo-search", folder, ["none"], quiet, merge_vectors=(1, 2))
+    name, folder = "demo-search", pages.absolute().with_name(pages.absolute().name + ".bundle")
+    if folder.exists():
+        model = read_manifest(folder).source.model if (folder / MANIFEST).is_file() else "no bundle"
+        if model != name:
+            raise UsageError(
+                "no bundle is named, and the place of the bundled model's is taken",
+                where=str(folder),
+                got=model,
+                expected=f"nothing, or a bundle of {name}",
+                fix="name a bundle with --bundle, or move it away",
+            )
+    return exported(name, folder, ["none"], quiet, merge_vectors=(1, 2))
