@@ -101,8 +101,8 @@ def test_a_place_goes_back_where_its_client_left() -> None:
 def test_who_fills_the_queue_keeps_nobody_else_out(models: Models, demo_session: Session) -> None:
     """Requests of one client that waited, for films say, were all that the queue took."""
     forced = {"max_tokens": 60, "logit_bias": {str(end): -100 for end in demo_session.default.ends}}
-    with serving(models, queue=4, rows=1, queue_wait=0.1) as (_, client), ThreadPoolExecutor(12) as pool:
-        greedy = pool.map(lambda _: client.chat(**asked(**forced)).status, range(10))
+    with serving(models, queue=4, rows=1, queue_wait=0.1) as (_, client), ThreadPoolExecutor(32) as pool:
+        greedy = pool.map(lambda _: client.chat(**asked(**forced)).status, range(32))  # at most nine at once
         other, answers = replace(client, source="127.0.0.9"), list[Any]()
         for _ in range(3):
             answers.append(other.chat(**asked()))
