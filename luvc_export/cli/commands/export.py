@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from luvc_export.bundle.folder import Bundle
     from luvc_export.calibration.datasets import CalibrationSet
     from luvc_export.calibration.quantise.calibrate import Calibrated
+    from luvc_export.export.checkpoint import Checkpoint
 
 
 _NAMES = ", ".join([*NAMED, *QUANTISED])
@@ -115,7 +116,6 @@ def export(
     """
     from luvc_export.bundle.folder import check_target, load, write_manifest
     from luvc_export.export.checkpoint import open_checkpoint
-    from luvc_export.export.reading.remarks import remarks
     from luvc_export.pipeline import export_bundle, make_plans
 
     check_target(output, asked.overwrite)
@@ -125,8 +125,8 @@ def export(
         asked = replace(asked, weights="none")
     coded = [name for name in dict.fromkeys(plan) if name in QUANTISED]
     quantised.check(asked, coded)
-    data, chosen, calibrates = asked.vocab_data, isinstance(asked.vocab, int), coded or quantised.precision is not None
-    if calibrates and not chosen:
+    data, calibrates = asked.vocab_data, coded or quantised.precision is not None
+    if calibrates and not isinstance(asked.vocab, int):
         asked = replace(asked, vocab_data=None)
     checkpoint = open_checkpoint(model, asked.revision, weights=not no_weights)
     if calibrates:
@@ -135,18 +135,16 @@ def export(
     check_shaping(stated(context, EncoderRequest, LlmRequest, Sharing, ScoreOptions), named.values())
     check_frames(encoder, asked.joint_frames)
     sizes = canvas.sizes(checkpoint)
-    request, settings = PlanRequest(llm, encoder, sharing), ranking.choices()
-    settings |= {"joint_frames": asked.joint_frames, "joint_tiles": asked.joint_tiles}
-    settings["unit_buckets"] = percentages(unit_buckets)
-    plans = make_plans(checkpoint, named, image_size=sizes, request=request, **settings)
+    joint = {"joint_frames": asked.joint_frames, "joint_tiles": asked.joint_tiles}
+    settings = ranking.choices() | joint | {"unit_buckets": percentages(unit_buckets)}
+    plans = make_plans(checkpoint, named, image_size=sizes, request=PlanRequest(llm, encoder, sharing), **settings)
     ranking.check_used(plans.values())
-    video = asked.video or asked.joint_frames is not None
-    asked = replace(asked, video=video, joint_frames=None, joint_tiles=None)  # the plans say it now
+    # the plans say it now
+    asked = replace(asked, video=asked.video or asked.joint_frames is not None, joint_frames=None, joint_tiles=None)
     with options.progress(as_json) as tell:
         shown = pictures(data, tell) if calibrates else None
         written = export_bundle(checkpoint, output, plans, image_size=sizes, options=asked, progress=tell)
-    codes = written.manifest.weights.stored
-    notes = [*remarks(checkpoint), *(codes.notes if codes else ()), *_unopened(written)]
+    notes = [*_notes(checkpoint, written)]
     if not as_json:
         write(False, None, lambda: _lines(written, plans, notes))
     calibrated = [] if shown is None else quantised.apply(written, shown, coded, as_json)
@@ -157,10 +155,14 @@ def export(
         write(True, _report(load(written.folder) if calibrated else written, plans, notes, calibrated))
 
 
-def _unopened(written: Bundle) -> Iterator[str]:
-    """That no back-end here opens a bundle, which may be for another machine."""
+def _notes(checkpoint: Checkpoint, written: Bundle) -> Iterator[str]:
+    """Remarks on a checkpoint and its codes, and that no back-end of this machine opens the bundle."""
+    from luvc_export.export.reading.remarks import remarks
     from luvc_export.runtime.backend_choice import refusal
 
+    yield from remarks(checkpoint)
+    if codes := written.manifest.weights.stored:
+        yield from codes.notes
     if written.manifest.weights.mode != "none" and (why := refusal(written)):
         fix = "--dtype fp32 is for every CPU" if written.manifest.dtype == "bf16" else "luvc-export doctor says more"
         yield f"no back-end of this machine opens this bundle ({why}); {fix}"
