@@ -156,13 +156,18 @@ def export(
 
 
 def _notes(checkpoint: Checkpoint, written: Bundle) -> Iterator[str]:
-    """Remarks on a checkpoint and its codes, and that no back-end of this machine opens the bundle."""
     from luvc_export.export.reading.remarks import remarks
-    from luvc_export.runtime.backend_choice import refusal
 
     yield from remarks(checkpoint)
     if codes := written.manifest.weights.stored:
         yield from codes.notes
+    yield from _unopened(written)
+
+
+def _unopened(written: Bundle) -> Iterator[str]:
+    """That no back-end here opens a bundle, which may be for another machine."""
+    from luvc_export.runtime.backend_choice import refusal
+
     if written.manifest.weights.mode != "none" and (why := refusal(written)):
         fix = "--dtype fp32 is for every CPU" if written.manifest.dtype == "bf16" else "luvc-export doctor says more"
         yield f"no back-end of this machine opens this bundle ({why}); {fix}"
