@@ -136,10 +136,13 @@ def search(rows, *, given=None, **told):
 
 
 def slow_tests(source: str) -> dict[str, str]:
-    """Of each test marked slow, the one it names as ``beside``; empty where it names none."""
-    beside = {}
+    """Of each test marked slow, alone or with its module, the one it names as ``beside``; empty where it names none."""
+    beside, of_all = dict[str, str](), list[ast.expr]()
     for node in ast.parse(source).body if "mark.slow" in source else ():
-        for mark in node.decorator_list if isinstance(node, ast.FunctionDef) else ():
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "pytestmark":
+            of_all.append(node.value)
+        is_test = isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
+        for mark in [*node.decorator_list, *of_all] if is_test else ():
             if ast.unparse(mark).startswith("pytest.mark.slow"):
                 words = {word.arg: word.value for word in mark.keywords} if isinstance(mark, ast.Call) else {}
                 beside[node.name] = ast.literal_eval(words["beside"]) if "beside" in words else ""
@@ -164,6 +167,8 @@ def test_each_slow_test_names_a_quicker_one_that_there_is() -> None:
 def test_a_slow_test_that_names_none_is_seen() -> None:
     source = "@pytest.mark.slow\ndef test_a(): ...\n@pytest.mark.slow(beside='x.py::y')\ndef test_b(): ..."
     assert slow_tests(source) == {"test_a": "", "test_b": "x.py::y"}
+    module = "pytestmark = pytest.mark.slow(beside='x.py::y')\ndef of(): ...\ndef test_c(): ..."
+    assert slow_tests(module) == {"test_c": "x.py::y"}
 
 
 def test_ci_runs_what_is_marked_slow() -> None:

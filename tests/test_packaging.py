@@ -99,6 +99,7 @@ def build(what: str, tree: Path, out: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=tree, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow(beside="test_packaging.py::test_the_wheel_has_one_top_level_name_every_part_and_the_model")
 def test_an_sdist_builds_the_same_wheel(wheel: Path, tmp_path: Path) -> None:
     sdist = build("sdist", checkout(tmp_path / "checkout"), tmp_path / "sdist")
     assert sdist.returncode == 0, sdist.stderr
@@ -145,6 +146,7 @@ def test_one_missing_link_is_enough_and_pip_shows_why(windows: Path) -> None:
     assert "git checkout HEAD -- luvc_export/calibration" in printed
 
 
+@pytest.mark.slow(beside="test_packaging.py::test_the_wheel_has_one_top_level_name_every_part_and_the_model")
 def test_an_sdist_has_all_that_its_tests_need_or_none_of_them(tmp_path: Path) -> None:
     """Setuptools takes every tests/test*.py unless told otherwise: ours were there without their conftest."""
     tree = checkout(tmp_path / "checkout")

@@ -168,6 +168,7 @@ def running(demo_bundle: Bundle, asked: Path, tmp_path: Path) -> Iterator[Any]:
         process.communicate()
 
 
+@pytest.mark.slow(beside="batch/test_batch_shards.py::test_cut_anywhere_any_number_of_times")
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 def test_interrupted_and_killed_it_goes_on_and_leaves_no_worker(running: Any, tmp_path: Path) -> None:
     for number, code in ((signal.SIGINT, 130), (signal.SIGKILL, -9), (None, 0)):

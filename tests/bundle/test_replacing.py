@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from slow_cases import slow_but
 
 from luvc_export.bundle import folder as bundles
 from luvc_export.bundle.folder import Bundle
@@ -64,7 +65,7 @@ def write(target: Path, how: str, kill_at: int) -> subprocess.CompletedProcess[s
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize("how", ["exchange", "renames"])
+@pytest.mark.parametrize("how", slow_but(["exchange"], ["exchange", "renames"]))
 def test_killed_at_each_step_nothing_is_lost_and_nothing_left(demo_bundle: Bundle, tmp_path: Path, how: str) -> None:
     (tmp_path / "here").mkdir()
     target = small(demo_bundle, tmp_path / "here" / "bundle")

@@ -139,6 +139,7 @@ def test_pairs_at_chance_are_refused_and_so_is_a_profile(files: Path) -> None:
     assert code != 0 and "a profile by depth asks for answers" in out
 
 
+@pytest.mark.slow(beside="calibration/test_pairs.py::test_pairs_at_chance_are_refused_and_so_is_a_profile")
 def test_a_bundle_that_finds_nothing_is_not_quantised(files: Path, pytestconfig: pytest.Config) -> None:
     bundle = many_vectors.kept(pytestconfig.cache.mkdir("many-every"), "every") / "bundle"
     before = (bundle / "luvc.json").read_bytes()
@@ -149,7 +150,7 @@ def test_a_bundle_that_finds_nothing_is_not_quantised(files: Path, pytestconfig:
     assert (bundle / "luvc.json").read_bytes() == before
 
 
-@pytest.mark.slow(beside="calibration/test_pairs.py::test_a_bundle_that_finds_nothing_is_not_quantised")
+@pytest.mark.slow(beside="calibration/test_pairs.py::test_pairs_at_chance_are_refused_and_so_is_a_profile")
 def test_a_quantised_bundle_still_finds_pages(files: Path, pytestconfig: pytest.Config, tmp_path: Path) -> None:
     def export(folder: Path) -> None:
         export_bundle(str(RETRIEVER), folder, "none", image_size=(252, 336))

@@ -17,6 +17,7 @@ import torch
 from flat_plans import flat_plan, replan
 from research_page import followed
 from safetensors.torch import save
+from slow_cases import slow_but
 
 from luvc_export.core import graph_io
 from luvc_export.core.plan import EncoderPrune, Plan
@@ -121,7 +122,7 @@ def outside(tmp_path: Path) -> Iterator[str]:
         yield name
 
 
-@pytest.mark.parametrize("reducer", ["prune", "merge"])
+@pytest.mark.parametrize("reducer", slow_but(["merge"], ["prune", "merge"]))
 def test_onnx_does_what_torch_does(reducer: str, tmp_path: Path, outside: str) -> None:
     names = scores.names()
     assert outside in names and set(scores.built_in()) < set(names)

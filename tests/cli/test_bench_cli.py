@@ -28,6 +28,7 @@ QUICK = ("--repeats", 1, "--warm-up", 0, "--new-tokens", 2, "--text", 8, "--thre
 BESIDE = OpenPlans(("thirds", "wide"), Held(2, 0, 300.0, 200.0), Held(1, 0, 200.0, 120.0))
 
 
+@pytest.mark.slow(beside="runtime/bench/test_bench.py::test_cases_run_in_turns_each_plan_in_a_process")
 def test_bench_compares_two_plans(cli: Cli, demo_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     """As JSON and, of the same figures, as a table."""
     asked, timed = ("bench", demo_bundle.folder, "--plan", "none", "--vs", "#thirds", *QUICK), list[Any]()
@@ -77,7 +78,7 @@ def test_plans_that_are_open_stand_in_the_table() -> None:
     ]
 
 
-@pytest.mark.slow(beside="cli/test_bench_cli.py::test_bench_compares_two_plans")
+@pytest.mark.slow(beside="runtime/bench/test_bench.py::test_cases_run_in_turns_each_plan_in_a_process")
 def test_sweeps_write_a_picture_and_a_page(cli: Cli, short_bundle: Bundle, tmp_path: Path) -> None:
     code, out, _ = cli("bench", short_bundle.folder, "--sweep", "budget", "-o", tmp_path / "out", "--json", *QUICK)
     data = json.loads(out)

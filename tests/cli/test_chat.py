@@ -135,6 +135,7 @@ def test_ctrl_c_stops_an_answer_and_the_chat_goes_on(
     assert stopped and [answer.text for answer in printed] == [asked[0].answer] and len(chat.messages) == 2
 
 
+@pytest.mark.slow(beside="cli/test_chat.py::test_on_a_real_terminal")
 def test_the_verb_begins_a_chat_on_a_terminal_alone(
     cli: Cli,
     demo_bundle: Bundle,
@@ -200,6 +201,7 @@ def test_on_a_real_terminal(demo_bundle: Bundle, asked: list[GlyphCase], picture
     assert process.returncode == 0 and asked[0].answer in out.decode(), err
 
 
+@pytest.mark.slow(beside="cli/test_chat.py::test_a_prompt_from_standard_input")
 def test_every_picture_is_drawn(
     cli: Cli, demo_bundle: Bundle, picture: Path, asked: list[GlyphCase], tmp_path: Path
 ) -> None:

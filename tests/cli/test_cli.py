@@ -296,6 +296,7 @@ def test_unknown_verbs_and_internal_errors(cli: Cli, monkeypatch: pytest.MonkeyP
         main()
 
 
+@pytest.mark.slow(beside="bundle/test_replacing.py::test_killed_at_each_step_nothing_is_lost_and_nothing_left")
 def test_interrupting_an_export_leaves_nothing(tmp_path: Path) -> None:
     """SIGINT, then SIGTERM, as soon as the temporary folder stands: no bundle, no leftover, no traceback."""
     code = f"""

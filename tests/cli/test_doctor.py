@@ -89,6 +89,7 @@ def test_a_package_that_was_never_installed_says_so(cli: Cli, monkeypatch: pytes
     assert code == 3 and "is not installed" in err and "pip install -e ." in err
 
 
+@pytest.mark.slow(beside="runtime/test_first_run.py::test_once_and_never_again")
 def test_what_engines_have_is_asked_once(
     cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -68,6 +68,7 @@ def test_verbs_that_read(cli: Cli, here: Path) -> None:
     assert all((here / path).is_file() for path in record["files"])
 
 
+@pytest.mark.slow(beside="cli/test_elsewhere.py::test_verbs_that_read")
 def test_calibrate(cli: Cli, here: Path) -> None:
     """``calibrate demo-out/bundle``, as the documentation has it, once failed with every relative path."""
     words = ("calibrate", BUNDLES[1], "--precision", "q8", "--data", "linked/all of them.jsonl", "--min-agreement", 0)
@@ -89,6 +90,7 @@ def test_pack(cli: Cli, here: Path) -> None:
     assert bundles.load("packs here/the pack", full=True).manifest.default_plan == "thirds"
 
 
+@pytest.mark.slow(beside="cli/test_elsewhere.py::test_verbs_that_read")
 def test_export_and_what_reads_weights_elsewhere(cli: Cli, here: Path) -> None:
     """Also where a manifest names the checkpoint's folder from its own: copies of it elsewhere must find that too."""
     small = ("--layers", 1, "--encoder-blocks", 1, "--dtype", "fp32", "--json")
@@ -108,6 +110,7 @@ def test_export_and_what_reads_weights_elsewhere(cli: Cli, here: Path) -> None:
     assert passed(cli("run", "linked/another", "--plan", record["plan"], *ask, "--json"))["token_ids"]
 
 
+@pytest.mark.slow(beside="cli/test_elsewhere.py::test_verbs_that_read")
 def test_demo(cli: Cli, here: Path, demo_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     """It finds the bundle it would make, once that has the plan the demo shows first; its folder has no links."""
     (here / "linked/the model").unlink()
@@ -120,6 +123,7 @@ def test_demo(cli: Cli, here: Path, demo_bundle: Bundle, monkeypatch: pytest.Mon
     assert (here / "../far away/kept.png").is_file()
 
 
+@pytest.mark.slow(beside="cli/test_elsewhere.py::test_verbs_that_read")
 def test_ablate(cli: Cli, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With answers and times that are not measured here: the paths are under test."""
     monkeypatch.setattr(PlanEvaluator, "right", lambda self, plan: [True] * len(self.cases))

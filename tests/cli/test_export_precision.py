@@ -36,6 +36,9 @@ def photos(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow(
+    beside="calibration/quantise/test_quantise_bundle.py::test_the_plan_lies_beside_the_others_and_answers"
+)
 def test_pictures_without_a_question_are_enough(cli: Cli, tmp_path: Path, photos: Path) -> None:
     folder = tmp_path / "model"
     folder.mkdir()

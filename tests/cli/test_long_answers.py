@@ -95,6 +95,7 @@ def run(cli: Cli, bundle: Bundle, page: Path, *more: object) -> str:
     return err
 
 
+@pytest.mark.slow(beside="runtime/generation/test_guided.py::test_an_answer_is_never_cut_and_called_complete")
 def test_a_page_is_written_as_it_was_answered(cli: Cli, bundle: Bundle, tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     assert "cut after" not in run(cli, bundle, page)
@@ -102,6 +103,7 @@ def test_a_page_is_written_as_it_was_answered(cli: Cli, bundle: Bundle, tmp_path
     batch(bundle, tmp_path / "batch", here)
 
 
+@pytest.mark.slow(beside="runtime/generation/test_guided.py::test_an_answer_is_never_cut_and_called_complete")
 def test_a_token_that_gets_lost_on_the_way_is_seen(
     cli: Cli, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -59,6 +59,7 @@ def test_what_is_not_there_is_exit_3(cli: Cli, demo_bundle: Bundle, question: tu
         assert code == 3 and "leave --arithmetic out" in err
 
 
+@pytest.mark.slow(beside="cli/test_openvino_cli.py::test_run_takes_it_and_says_so")
 def test_bench_times_both_back_ends(cli: Cli, demo_bundle: Bundle) -> None:
     quick = ("--repeats", 1, "--warm-up", 0, "--new-tokens", 2, "--text", 8, "--threads", 1, "--json")
     code, out, _ = cli("bench", demo_bundle.folder, "--plan", "thirds", "--arithmetic", "fp32", *quick)
@@ -71,6 +72,7 @@ def test_bench_times_both_back_ends(cli: Cli, demo_bundle: Bundle) -> None:
     assert isinstance(json.loads(out)["machine"]["cpu_features"], list)
 
 
+@pytest.mark.slow(beside="cli/test_openvino_cli.py::test_run_takes_it_and_says_so")
 @pytest.mark.parametrize("arithmetic", slow_but(device.find("CPU").arithmetics[-1:], device.find("CPU").arithmetics))
 def test_parity_takes_it_as_a_side(cli: Cli, demo_bundle: Bundle, arithmetic: str) -> None:
     """In bf16, too, every gate passes, though units merge with other neighbours."""
@@ -84,6 +86,7 @@ def test_parity_takes_it_as_a_side(cli: Cli, demo_bundle: Bundle, arithmetic: st
     assert "units merged alike" in json.dumps(data)
 
 
+@pytest.mark.slow(beside="cli/test_openvino_cli.py::test_run_takes_it_and_says_so")
 def test_doctor_and_targets_know_its_devices(cli: Cli) -> None:
     code, out, _ = cli("doctor", "--need", "openvino", "--json")
     machine = json.loads(out)["machine"]

@@ -34,6 +34,7 @@ def test_log_probabilities(cli: Cli, asked: list[Any]) -> None:
     assert json.loads(cli(*asked, "--json")[1])["logprobs"] is None
 
 
+@pytest.mark.slow(beside="cli/test_run_sampling.py::test_log_probabilities")
 def test_penalties_and_bias_change_the_answer(cli: Cli, asked: list[Any]) -> None:
     plain = json.loads(cli(*asked, "--json")[1])
     assert plain["text"] == CASE.answer == "row two column two"

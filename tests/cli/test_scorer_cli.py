@@ -42,6 +42,7 @@ def small(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow(beside="calibration/test_scores_export.py::test_scores_are_found_by_their_files")
 def test_a_bundle_has_its_scorer_and_parity_needs_it(cli: Cli, small: Path, tmp_path: Path) -> None:
     bundle, file = tmp_path / "bundle", scorer(tmp_path / "mine.safetensors", 192)
     words = ("--image-size", "112x112", "--plan", "6", "--merge-keep", 1, "--last-layer", "full", "--scorer", file)

@@ -79,6 +79,7 @@ def test_the_entry_describes_the_engines(built: Path, target: str, precision: st
         assert (built / part.log).stat().st_size
 
 
+@pytest.mark.slow(beside="engines/test_build_bundle.py::test_build_and_inspect_verbs")
 def test_a_second_build_replaces_the_first(
     built: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -203,6 +204,7 @@ def _unchecked(folder: Path) -> Any:
     return Bundle(folder, Manifest.from_json(json.loads((folder / "luvc.json").read_text(encoding="utf-8")), "x"))
 
 
+@pytest.mark.slow(beside="bundle/test_replacing.py::test_killed_at_each_step_nothing_is_lost_and_nothing_left")
 def test_ctrl_c_leaves_nothing_half_written(copied_short: Path) -> None:
     before = {path.name: path.read_bytes() for path in copied_short.iterdir()}
     command = [sys.executable, "-m", "luvc_export", "build", str(copied_short), "--target", "rtx-ada"]

@@ -23,6 +23,7 @@ import jetson_root
 import numpy as np
 import onnx
 import pytest
+from slow_cases import slow_but
 
 from luvc_export.bundle import folder as bundles
 from luvc_export.bundle import graph_trust
@@ -117,6 +118,7 @@ def test_a_pack_with_caches_in_place_passes(packs: dict[str, Packed], tmp_path: 
     assert signed.power_mode == "MODE_30W" and len(signed.warnings) == 1
 
 
+@pytest.mark.slow(beside="packing/test_pack.py::test_the_script_passes_without_torch_and_network")
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="other CPUs answer")
 def test_a_stranger_s_pack_with_caches_in_place_runs_in_a_helper_first(
     packs: dict[str, Packed], tmp_path: Path, verify: Any, monkeypatch: pytest.MonkeyPatch
@@ -335,7 +337,7 @@ def seal(pack: Path) -> None:
     record.write(pack, from_json_data(record.Pack, data, "pack.json"))
 
 
-@pytest.mark.parametrize("when", ["before the first run", "between two runs"])
+@pytest.mark.parametrize("when", slow_but(["between two runs"], ["before the first run", "between two runs"]))
 def test_each_file_of_a_pack_changed_is_refused(
     pack: Path, board: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], when: str
 ) -> None:

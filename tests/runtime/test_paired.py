@@ -215,6 +215,7 @@ def test_auto_needs_memory_for_both(short_bundle: Bundle, monkeypatch: pytest.Mo
     assert choice.name == "openvino" and "openvino+cpu: " in choice.line and "for two engines" in choice.line
 
 
+@pytest.mark.slow(beside="runtime/test_paired.py::test_steps_without_codes_answer_behind_a_prompt_in_int8")
 def test_steps_of_codes_keep_what_is_not_coded_in_bf16(short_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("luvc_export.runtime.confined.first_run.check", lambda *asked: None)
     bf16 = "bf16" in devices.find("CPU").arithmetics

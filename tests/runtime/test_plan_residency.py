@@ -73,6 +73,7 @@ def test_room_is_made_by_what_answered_least_lately_and_is_idle() -> None:
     assert not turns.make_room(third, [])
 
 
+@pytest.mark.slow(beside="runtime/test_plan_residency.py::test_a_number_of_open_plans_counts_those_without_buckets")
 @pytest.mark.parametrize("backend", ["cpu", "openvino"])
 def test_a_plan_that_does_not_fit_beside_another_takes_its_place(
     unpadded_bundle: Bundle, monkeypatch: pytest.MonkeyPatch, backend: str

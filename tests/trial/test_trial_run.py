@@ -38,6 +38,7 @@ def states(folder: Path) -> dict[str, str]:
     return {name: step["state"] for name, step in json.loads(path.read_text(encoding="utf-8"))["steps"].items()}
 
 
+@pytest.mark.slow(beside="bundle/test_replacing.py::test_killed_at_each_step_nothing_is_lost_and_nothing_left")
 def test_killed_at_six_moments_it_still_gets_done(tmp_path: Path) -> None:
     """SIGKILL while steps run and between them. What is done is not done again, and no step outlives the trial."""
     chance, seen = random.Random(22), set[str]()

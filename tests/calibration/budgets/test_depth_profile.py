@@ -203,6 +203,9 @@ def words(files: Path, name: str = "right") -> tuple[object, ...]:
     return "--data", files / f"{name}.jsonl", "--plan", "striped", "--retention", 0.5, "--max-new-tokens", 4
 
 
+@pytest.mark.slow(
+    beside="calibration/budgets/test_depth_profile.py::test_a_monotone_profile_is_measured_exactly_and_its_shape_holds"
+)
 def test_a_profile_is_interrupted_goes_on_and_proposes(
     plan: Cli, files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

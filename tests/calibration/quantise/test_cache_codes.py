@@ -16,6 +16,7 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+from slow_cases import slow_but
 from typer.testing import CliRunner
 
 from luvc_export.bundle import folder as bundles
@@ -258,7 +259,7 @@ def test_a_prompt_gives_what_it_gave_and_what_follows_sees_codes(unpadded_bundle
     assert np.abs(seen - plain.run([45, 46], state=before.state).logits).max() > 1e-3
 
 
-@pytest.mark.parametrize("arithmetic", ["fp32", "bf16"])
+@pytest.mark.parametrize("arithmetic", slow_but(["fp32"], ["fp32", "bf16"]))
 def test_openvino_sees_the_same_codes(stored: Bundle, arithmetic: str) -> None:
     if arithmetic == "bf16" and "bf16" not in devices.find("CPU").arithmetics:
         pytest.skip("this processor has no bf16")
@@ -279,6 +280,9 @@ def test_openvino_sees_the_same_codes(stored: Bundle, arithmetic: str) -> None:
     np.testing.assert_allclose(seen, here.run([45, 46], state=first.state).logits, atol=allowed)
 
 
+@pytest.mark.slow(
+    beside="calibration/quantise/test_cache_codes.py::test_a_prompt_gives_what_it_gave_and_what_follows_sees_codes"
+)
 def test_turns_batches_and_pairs_answer_alike(stored: Bundle, data: CalibrationSet) -> None:
     """One after the other, together, and handed from one engine to another, the codes are the same."""
     case = next(case for case in data.cases if len(case.images) == 1)

@@ -7,6 +7,7 @@ from pathlib import Path
 from time import monotonic
 
 import pytest
+from slow_cases import slow_but
 
 from luvc_export.bundle import folder as bundles
 from luvc_export.calibration import datasets
@@ -16,7 +17,7 @@ from luvc_export.calibration.quantise.recipe import Recipe
 from luvc_export.core.precision import PRECISIONS
 
 
-@pytest.mark.parametrize("high", [[], ["language_model"]])
+@pytest.mark.parametrize("high", slow_but([[]], [[], ["language_model"]]))
 def test_disk_is_what_is_written_and_time_about_what_it_takes(copied_short: Path, high: list[str]) -> None:
     foretold: list[Forecast] = []
     options = {"plan": "thirds", "min_agreement": 0, "threads": 1, "foretell": foretold.append, "keep_high": high}

@@ -127,6 +127,7 @@ def test_its_ranges_are_those_we_see_ourselves(
         np.testing.assert_allclose(item.activation * 127, seen[name].maximum, rtol=1e-3, err_msg=name)
 
 
+@pytest.mark.slow(beside="calibration/quantise/test_modelopt_backend.py::test_its_ranges_are_those_we_see_ourselves")
 def test_a_spoilt_scale_is_seen_by_the_agreement_check(
     demo_bundle: Bundle, data: CalibrationSet, tmp_path: Path
 ) -> None:
@@ -153,6 +154,7 @@ def test_a_spoilt_scale_is_seen_by_the_agreement_check(
     assert same[1] > 0.8 > same[32]
 
 
+@pytest.mark.slow(beside="calibration/quantise/test_modelopt_backend.py::test_its_ranges_are_those_we_see_ourselves")
 def test_the_plan_is_ours_with_its_scales_and_says_whose_they_are(
     short_bundle: Bundle, data: CalibrationSet, of_modelopt: dict[str, Scales | str], tmp_path: Path
 ) -> None:
@@ -222,6 +224,9 @@ def test_a_failing_worker_leaves_the_bundle_as_it_was(
     assert contents(copied_short) == before and not list(scratch.iterdir())
 
 
+@pytest.mark.slow(
+    beside="calibration/quantise/test_modelopt_backend.py::test_a_failing_worker_leaves_the_bundle_as_it_was"
+)
 def test_an_interrupt_ends_the_worker_and_leaves_the_bundle_as_it_was(
     copied_short: Path, data: CalibrationSet, tmp_path: Path
 ) -> None:

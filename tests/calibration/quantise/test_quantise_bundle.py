@@ -108,6 +108,9 @@ def test_every_product_with_a_weight_is_a_site_and_the_ends_stay_high(short_bund
     assert not any("norm" in name for name in products)
 
 
+@pytest.mark.slow(
+    beside="calibration/quantise/test_quantise_bundle.py::test_the_plan_lies_beside_the_others_and_answers"
+)
 @pytest.mark.parametrize("name", slow_but(["int8", "q4"], ["int8", "fp8", "int4", "nvfp4", "q8", "q4"]))
 def test_nothing_changes_where_all_stay_high_and_little_where_none_does(
     short_bundle: Bundle, data: CalibrationSet, seen: dict[str, Statistics], tmp_path: Path, name: str
@@ -205,6 +208,7 @@ def test_bench_counts_the_bytes_a_step_reads(quantised: tuple[Bundle, Path]) -> 
     assert read[1] == (read[0] - 4 * head) // 4 + 4 * head
 
 
+@pytest.mark.slow(beside="calibration/quantise/test_quantise.py::test_the_search_keeps_high_only_what_is_needed")
 def test_where_only_high_products_agree_no_plan_is_added(
     copied_short: Path, quantised: tuple[Bundle, Path], data: CalibrationSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -226,6 +230,7 @@ def test_a_quantised_plan_is_not_quantised_again(quantised: tuple[Bundle, Path],
         calibrate(quantised[0], data, Recipe(PRECISIONS["int8"]), plan=PLAN)
 
 
+@pytest.mark.slow(beside="bundle/test_replacing.py::test_killed_at_each_step_nothing_is_lost_and_nothing_left")
 def test_a_plan_that_is_replaced_takes_along_what_read_its_files(
     quantised: tuple[Bundle, Path], data: CalibrationSet, tmp_path: Path
 ) -> None:
@@ -251,6 +256,9 @@ def test_a_plan_that_is_replaced_takes_along_what_read_its_files(
     assert contents(first) == before
 
 
+@pytest.mark.slow(
+    beside="calibration/quantise/test_quantise_bundle.py::test_ranges_of_a_pruned_layer_come_from_the_tokens_it_keeps"
+)
 def test_cached_ranges_come_back_and_those_of_another_model_do_not(
     short_bundle: Bundle, quantised: tuple[Bundle, Path], data: CalibrationSet
 ) -> None:
@@ -323,6 +331,9 @@ def test_the_search_runs_on_real_graphs_and_the_map_is_written(
     assert {name for name, kind in entry.quantised.layers.items() if kind == "int8"}.isdisjoint(report.found.high)
 
 
+@pytest.mark.slow(
+    beside="calibration/quantise/test_modelopt_backend.py::test_a_failing_worker_leaves_the_bundle_as_it_was"
+)
 def test_an_interrupted_run_leaves_the_bundle_as_it_was(copied_short: Path, data: CalibrationSet) -> None:
     before = contents(copied_short)
 
@@ -371,6 +382,9 @@ def test_what_cannot_be_done_is_refused_and_nothing_is_written(
     assert contents(copied_short) == before
 
 
+@pytest.mark.slow(
+    beside="calibration/quantise/test_quantise_bundle.py::test_the_plan_lies_beside_the_others_and_answers"
+)
 def test_the_command_says_what_it_did(copied_bundle: Path) -> None:
     words = ["--precision", "q8", "--data", "glyph", "--count", "28", "--plan", PLAN, "--min-agreement", "0.5"]
     words += ["--quantise-too", "embed_tokens"]

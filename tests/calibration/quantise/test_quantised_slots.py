@@ -21,6 +21,10 @@ from luvc_export.runtime.adapters.factors import Factors
 from luvc_export.runtime.model import TokensPrompt
 from luvc_export.runtime.session import Session
 
+pytestmark = pytest.mark.slow(
+    beside="export/test_packed.py::test_an_adapter_beside_codes_is_what_it_is_merged_into_what_they_stand_for"
+)
+
 NAMES = [*lora_bundle.ADAPTERS]
 TOKENS = [10, 40, 41, 42]
 PLAN = "thirds"

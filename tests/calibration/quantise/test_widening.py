@@ -132,6 +132,7 @@ def test_openvino_reads_both_widths(unpadded_bundle: Bundle, data: CalibrationSe
     assert off(open_openvino(str(trial.folder), quantiser.name, 1), reference, data) < 0.05
 
 
+@pytest.mark.slow(beside="calibration/quantise/test_widening.py::test_products_of_both_widths_stand_in_one_graph")
 def test_a_plan_is_widened_as_far_as_its_predictions_ask(
     unpadded_bundle: Bundle, data: CalibrationSet, tmp_path: Path
 ) -> None:

@@ -19,6 +19,7 @@ from family_checkpoints import find
 from family_processors import Still, image_processor, still
 from made_once import made_once
 from numpy.typing import NDArray
+from slow_cases import slow_but
 from test_family_vectors import TorchVectors, off, pictures
 from transformers import EmbeddingGemma2Processor, PreTrainedTokenizerFast
 
@@ -99,6 +100,7 @@ def folders(pytestconfig: pytest.Config) -> Callable[[str], Path]:
     return lambda name: made_once(pytestconfig.cache.mkdir(f"mean-{name}"), Path(__file__), make[name])
 
 
+@pytest.mark.slow(beside="export/families/test_family_encoders.py::test_means_of_causal_models_are_transformers")
 @pytest.mark.parametrize("backend", ["cpu", "openvino"])
 def test_means_of_encoders_are_transformers(backend: str, folders: Callable[[str], Path]) -> None:
     """Texts longer than a window, a picture, both, behind the folder's prompts; a batch's padding has no part in it."""
@@ -118,7 +120,7 @@ def test_means_of_encoders_are_transformers(backend: str, folders: Callable[[str
     assert (centred @ centred.T - 2 * np.eye(len(ours))).max() <= 0.9
 
 
-@pytest.mark.parametrize(("name", "family"), [("qwen", "qwen3_vl"), ("qwen2_vl", "qwen2_vl")])
+@pytest.mark.parametrize(("name", "family"), slow_but(["qwen"], [("qwen", "qwen3_vl"), ("qwen2_vl", "qwen2_vl")]))
 def test_means_of_causal_models_are_transformers(name: str, family: str, folders: Callable[[str], Path]) -> None:
     """Pooling is the folder's; a plan that merges and prunes keeps a picture's share of the mean."""
     tiny = vector_bundles.tiny_of(family)
@@ -150,7 +152,7 @@ def test_a_picture_keeps_its_share_of_the_mean() -> None:
     assert float(mean(rows[:, 2:], 0, 4.0, mask)) == 2.5
 
 
-@pytest.mark.parametrize("name", ["gemma", "qwen"])
+@pytest.mark.parametrize("name", slow_but(["qwen"], ["gemma", "qwen"]))
 def test_parity_of_means(name: str, folders: Callable[[str], Path], tmp_path: Path) -> None:
     sys.path.append(str(Path(__file__).resolve().parents[2] / "calibration" / "parity"))
     from PIL import Image
@@ -170,11 +172,10 @@ def test_parity_of_means(name: str, folders: Callable[[str], Path], tmp_path: Pa
     assert "relative L2 of vectors" in failed(parity(pair[0], turned, asked, observe=4))
 
 
-def test_a_mean_without_its_prompt_is_refused(folders: Callable[[str], Path], tmp_path: Path) -> None:
+def test_a_mean_without_its_prompt_is_refused(tmp_path: Path) -> None:
     (tmp_path / "1_Pooling").mkdir()
     (tmp_path / "1_Pooling" / "config.json").write_text("{}", encoding="utf-8")
-    for name in ("modules.json", "config_sentence_transformers.json"):
-        (tmp_path / name).write_bytes((folders("gemma") / "checkpoint" / name).read_bytes())
+    vector_bundles.sentence_transformers(tmp_path, 80)
     card = families.find("embedding_gemma2", "test").embedding(gemma().config, "embed")
     assert card is not None
     for settings, field in (

@@ -75,7 +75,7 @@ def on_engines(engines: Engines) -> Session:
 @pytest.mark.parametrize(
     ("name", "kv"),
     slow_but(
-        [("lfm2_vl", "concat"), ("gemma4", "inplace")],
+        [("lfm2_vl", "concat")],
         [
             ("lfm2_vl", "concat"),
             ("lfm2_vl", "inplace"),
@@ -118,7 +118,7 @@ def differs(engines: Engines, expected: list[Any]) -> float:
 
 
 @pytest.mark.parametrize("kv", sequences.FORMS)
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", slow_but(["lfm2_vl", "gemma3"], FAMILIES))
 def test_states_are_those_of_the_bundle(name: str, kv: str, described: Any, expected: Any) -> None:
     assert differs(described(name, kv), expected(name)) < 1e-4
 
@@ -132,12 +132,15 @@ def _last_columns(surgery: Any, order: Any, call: Any) -> Any:
 
 @pytest.mark.parametrize(
     ("name", "of", "part", "fault"),
-    [
-        ("gemma3", cache_slots, "mask_parts", lambda mask: (PARTS(mask)[0], None)),
-        ("lfm2_vl", cache_slots, "_new_text", _last_columns),
-        ("gemma4", inplace_kv, "_place_rows", lambda *arguments: None),
-        ("lfm2_vl", CacheMemory, "begin", lambda *arguments: None),
-    ],
+    slow_but(
+        ["gemma3", "lfm2_vl"],
+        [
+            ("gemma3", cache_slots, "mask_parts", lambda mask: (PARTS(mask)[0], None)),
+            ("lfm2_vl", cache_slots, "_new_text", _last_columns),
+            ("gemma4", inplace_kv, "_place_rows", lambda *arguments: None),
+            ("lfm2_vl", CacheMemory, "begin", lambda *arguments: None),
+        ],
+    ),
     ids=["window", "mask", "places", "zeros"],
 )
 def test_a_fault_is_found(
@@ -159,6 +162,7 @@ def test_a_fault_is_found(
         assert differs(faulty, right) > 1e-2
 
 
+@pytest.mark.slow(beside="engines/test_build_batch.py::test_plans_of_1_and_16_rows_hold_the_weights_once")
 def test_the_delta_rule_stays_in_fp32(bundles: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its body is inlined in a bundle's graph, which the build makes 16-bit; a mask of -1e30 would overflow there."""
     bundle = bundles("qwen3_5")

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from many_vectors import GRID
 from numpy.typing import NDArray
+from slow_cases import slow_but
 
 from luvc_export.bundle.folder import load
 from luvc_export.core.plan import Plan
@@ -68,7 +69,8 @@ def cells(vectors: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.flo
 
 
 @pytest.mark.parametrize(
-    ("name", "backend"), [*itertools.product(("every", "colpali", "both ways"), ("cpu", "openvino")), ("newer", "cpu")]
+    ("name", "backend"),
+    slow_but(["every"], [*itertools.product(("every", "colpali", "both ways"), ("cpu", "openvino")), ("newer", "cpu")]),
 )
 def test_vectors_are_transformers(name: str, backend: str, opened: Any) -> None:
     """Of pages, visual tokens first, and of queries, in batches of several lengths."""

@@ -95,6 +95,7 @@ class _Unbound(Normalise):
         return (image.to(torch.float32) - self.centre + self.shift) * self.scale
 
 
+@pytest.mark.slow(beside="export/families/test_family_processor.py::test_the_colour_of_padding_is_not_rounding")
 @pytest.mark.filterwarnings("ignore:.torch.jit.:DeprecationWarning")
 def test_the_colour_of_padding_is_not_rounding_on_openvino_either() -> None:
     """Pixtral norms what padding embeds to, so that 2e-5 of it was 1e-3 of a log probability."""

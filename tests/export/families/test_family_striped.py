@@ -150,6 +150,7 @@ def bundle(tiny: Case, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return load(folder / "bundle")
 
 
+@pytest.mark.slow(beside="export/families/test_family_striped.py::test_logits_are_those_of_transformers_layers")
 @pytest.mark.parametrize("backend", ["cpu", "openvino"])
 def test_graphs_say_what_torch_says(tiny: Case, bundle: Bundle, backend: str) -> None:
     if backend == "openvino":

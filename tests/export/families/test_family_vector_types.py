@@ -32,6 +32,7 @@ def noise(size: tuple[int, int]) -> NDArray[np.uint8]:
     return np.random.default_rng(0).integers(0, 255, (*size, 3), np.uint8)
 
 
+@pytest.mark.slow(beside="export/families/test_family_vectors.py::test_vectors_are_transformers")
 def test_one_vector_in_fp16(pytestconfig: pytest.Config, tmp_path: Path) -> None:
     """On both back-ends, of a text and of a picture."""
     tiny, limit = vector_bundles.tiny_of("qwen3_vl"), tolerances("fp16").rel_l2.value
@@ -48,7 +49,7 @@ def test_one_vector_in_fp16(pytestconfig: pytest.Config, tmp_path: Path) -> None
         assert off(ours, theirs * 1.03) > limit, "a scale passes"
 
 
-@pytest.mark.slow(beside="export/families/test_family_vector_types.py::test_one_vector_in_fp16")
+@pytest.mark.slow(beside="export/families/test_family_many_vectors.py::test_vectors_are_transformers")
 def test_a_vector_of_every_token_in_bf16(pytestconfig: pytest.Config, tmp_path: Path) -> None:
     """Another query is further off. ONNX Runtime has no products in bf16 on a CPU, and says so."""
     tiny, limit = many_vectors.tiny(), tolerances("bf16").rel_l2.value

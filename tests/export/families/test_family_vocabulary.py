@@ -77,6 +77,7 @@ def test_logits_of_kept_tokens_are_those_of_the_full_head(name: str, backend: st
     assert any("tokens, chosen by some.json" in note for note in ours.notes)
 
 
+@pytest.mark.slow(beside="export/families/test_family_vocabulary.py::test_which_tokens_are_kept")
 @pytest.mark.parametrize("name", slow_but(["llava"], FAMILIES))
 def test_the_bundle_holds_the_rows_and_says_so(name: str, exported: Any, capsys: pytest.CaptureFixture[str]) -> None:
     """A head of its own is left out; one that is the embedding stays for the prompts."""

@@ -15,6 +15,7 @@ import torch
 from family_harness import SABOTAGE, TOLERANCE, Case, build, case
 from family_questions import SLIDING, WINDOW, exportable
 from flat_plans import replan
+from slow_cases import slow_but
 from test_family_answers import chat, pictures, session, theirs
 from test_family_turns import first_turn, turns
 from torch_backend import TorchBackend
@@ -139,7 +140,9 @@ def test_a_text_that_fits_the_window_keeps_no_places(tmp_path: Path) -> None:
         check_size(open_checkpoint(str(tmp_path)), {"none": tiny.plan}, Options(tiny.size, text_capacity=4096))
 
 
-@pytest.mark.parametrize(("name", "backend"), [("gemma3", "cpu"), ("gemma4", "cpu"), ("gemma3", "openvino")])
+@pytest.mark.parametrize(
+    ("name", "backend"), slow_but(["gemma3"], [("gemma3", "cpu"), ("gemma4", "cpu"), ("gemma3", "openvino")])
+)
 def test_graphs_answer_as_torch_does(name: str, backend: str, bundles: Bundles) -> None:
     """A first turn, one from its caches, a batch, and text alone, each longer than the window."""
     if backend == "openvino":

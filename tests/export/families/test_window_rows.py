@@ -93,7 +93,7 @@ def answers(
 
 @pytest.mark.parametrize(
     ("name", "seed"),
-    slow_but([("gemma3", 0), ("gemma4", 1)], [("gemma3", 0), ("gemma3", 1), ("gemma4", 1), ("gemma4", 2)]),
+    slow_but([("gemma3", 0)], [("gemma3", 0), ("gemma3", 1), ("gemma4", 1), ("gemma4", 2)]),
 )
 def test_random_conversations_are_answered_as_from_whole_caches(name: str, seed: int, tmp_path: Path) -> None:
     """Any lengths, windows of 8, 12 and 16, with and without prunes; plan none as transformers with all at once."""
@@ -261,7 +261,7 @@ def test_a_bundle_of_before_keeps_all_rows(bundles: Bundles) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "backend"), slow_but([("gemma4", "cpu")], [("gemma3", "cpu"), ("gemma4", "cpu"), ("gemma4", "openvino")])
+    ("name", "backend"), slow_but([("gemma3", "cpu")], [("gemma3", "cpu"), ("gemma4", "cpu"), ("gemma4", "openvino")])
 )
 def test_drafts_that_are_taken_back_need_no_row_that_left(name: str, backend: str, bundles: Bundles) -> None:
     if backend != "cpu":

@@ -137,6 +137,9 @@ def test_a_pattern_that_might_take_for_ever(tmp_path: Path, pattern: str) -> Non
         open_checkpoint(str(folder))
 
 
+@pytest.mark.slow(
+    beside="export/stored/test_stored_formats.py::test_broken_checkpoints_are_refused_or_read_to_what_they_say"
+)
 def test_many_patterns_are_bounded_together(tmp_path: Path) -> None:
     """Each takes 0.03 s to find that a name is another's; 200 of them held export for seconds a module."""
     folder, _ = small(tmp_path / "model", "gptq_v1")

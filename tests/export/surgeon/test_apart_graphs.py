@@ -18,6 +18,8 @@ from luvc_export.export import families
 from luvc_export.export.surgeon import cache_slots
 from luvc_export.export.surgeon.passes import append_kv, inplace_kv
 
+pytestmark = pytest.mark.slow(beside="export/surgeon/test_equal.py::test_one_pass")
+
 APPEND = TargetSpec("append", "onnx", opset=24, topk_limit=None, kv="append")
 TEXT, GROUPS = 24, 2
 #: Images and text of the calls of a chat: slots of both images filled, and of one. Images come in the first call.

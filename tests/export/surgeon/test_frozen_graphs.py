@@ -15,6 +15,8 @@ from luvc_export.core.target import ORT_CPU, TargetSpec
 from luvc_export.errors import CheckFailed
 from luvc_export.export.surgeon import lint
 
+pytestmark = pytest.mark.slow(beside="export/surgeon/test_equal.py::test_one_pass")
+
 
 @pytest.mark.parametrize(
     ("target", "precision"),

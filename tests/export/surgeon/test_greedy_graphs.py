@@ -9,6 +9,8 @@ from surgery_harness import CASES, INLINED, INPLACE, RTX, TRT103, Traced, cut, f
 
 from luvc_export.core.target import TargetSpec
 
+pytestmark = pytest.mark.slow(beside="export/surgeon/test_equal.py::test_one_pass")
+
 
 @pytest.mark.parametrize("target", [INLINED, TRT103], ids=["onnx", "primitive"])
 def test_every_dialect_keeps_the_same_tokens(greedy: Traced, target: TargetSpec) -> None:

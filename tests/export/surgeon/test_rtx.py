@@ -89,6 +89,6 @@ def test_builds(traced: Traced, half: str, target: TargetSpec) -> None:
     build(cut(getattr(traced, half), target=target, precision="fp16"), traced.plan)
 
 
-@pytest.mark.slow(beside="export/surgeon/test_greedy_graphs.py::test_engines_parse_the_rounds")
+@pytest.mark.slow(beside="export/surgeon/test_encoder_graphs.py::test_an_engine_is_parsed")
 def test_builds_a_frozen_layer_rounds_a_learned_score_and_keynorm(greedy: Traced) -> None:
     build(cut(greedy.decoder, target=RTX), greedy.plan)

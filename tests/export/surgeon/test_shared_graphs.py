@@ -17,6 +17,8 @@ from luvc_export.core.target import ORT_CPU, TargetSpec
 from luvc_export.export.llm.debug_decoder import forced_decoder
 from luvc_export.export.surgeon.passes import fuse_spectrum_prune
 
+pytestmark = pytest.mark.slow(beside="export/surgeon/test_equal.py::test_one_pass")
+
 Told = Callable[[str], dict[str, Any]]
 
 

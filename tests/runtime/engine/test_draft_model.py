@@ -66,6 +66,7 @@ def test_another_is_sometimes_right(demo_bundle: Bundle, plain: Session) -> None
     assert 0 < accepted(drafted(demo_bundle, plain, "none", temperature=1.0, seed=5)) < 1
 
 
+@pytest.mark.slow(beside="runtime/engine/test_draft_model.py::test_another_is_sometimes_right")
 def test_a_state_that_does_not_go_back_drafts_badly(
     demo_bundle: Bundle, plain: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -79,6 +80,7 @@ def test_a_state_that_does_not_go_back_drafts_badly(
     assert accepted(drafted(demo_bundle, plain, "none", temperature=1.0, seed=5)) < accepted(honest)
 
 
+@pytest.mark.slow(beside="runtime/engine/test_draft_model.py::test_another_is_sometimes_right")
 def test_rows_of_a_batch_have_drafts_of_their_own(demo_bundle: Bundle, plain: Session) -> None:
     session = endless(Session(demo_bundle, plain.backend, "none", speculate=f"draft:{demo_bundle.folder}#even:3"))
     asks: list[Any] = [{"image": list(case.images), "prompt": case.prompt} for case in CASES]

@@ -128,6 +128,7 @@ def test_a_progressive_jpeg_of_many_pixels_and_scans_is_decoded_elsewhere(monkey
     assert asked and asked[0][0] == data
 
 
+@pytest.mark.slow(beside="runtime/media/test_picture_limits.py::test_decoding_has_limits_on_time_and_memory")
 def test_a_large_picture_with_transparency_takes_no_17_bytes_a_pixel_here(monkeypatch: pytest.MonkeyPatch) -> None:
     small, large = stored("PNG", (2048, 2048), "RGBA"), stored("PNG", (2049, 2048), "RGBA")
     assert open_picture(small).size == (2048, 2048)

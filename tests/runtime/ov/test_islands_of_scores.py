@@ -21,6 +21,7 @@ pytest.importorskip("openvino", reason="pip install 'luvc-export[openvino]'")
 PRODUCTS = 7
 
 
+@pytest.mark.slow(beside="runtime/ov/test_openvino_backend.py::test_islands_stay_in_fp32_and_products_do_not")
 @pytest.mark.parametrize("score", slow_but(["low"], ["scope", "low"]))
 def test_what_only_decides_stays_in_fp32_fused_or_not(tmp_path: Path, score: str) -> None:
     """Products with weights, and attention, above a choice that no fused node holds are narrowed as well."""

@@ -14,6 +14,7 @@ import onnx
 import pytest
 import tiny_bundle
 from numpy.typing import NDArray
+from slow_cases import slow_but
 
 from luvc_export.bundle import folder as bundles
 from luvc_export.bundle.folder import Bundle
@@ -335,7 +336,7 @@ def test_an_mlp_above_a_prune_is_narrowed_as_one(
 
 
 @pytest.mark.skipif(not HAS_BF16, reason="this CPU has no bf16")
-@pytest.mark.parametrize("narrowed", [True, False])
+@pytest.mark.parametrize("narrowed", slow_but([True], [True, False]))
 def test_caches_are_not_widened_at_every_step(
     demo_bundle: Bundle, narrowed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -352,6 +353,7 @@ def test_caches_are_not_widened_at_every_step(
     assert precisions == ({"bf16"} if narrowed else {"bf16", "f32"})
 
 
+@pytest.mark.slow(beside="runtime/ov/test_openvino_backend.py::test_islands_stay_in_fp32_and_products_do_not")
 def test_both_graphs_answer_alike_on_the_bundled_model(demo_bundle: Bundle) -> None:
     """fp32: the same kept sets and tokens; the whole measurement is benchmarks/measure/openvino/times.py."""
     from luvc_export.calibration.tasks import find

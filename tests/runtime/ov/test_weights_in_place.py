@@ -44,6 +44,9 @@ def answer(bundle: Bundle, few: int = 0) -> tuple[list[np.ndarray], OpenVinoBack
     return [step.logits for step in steps], session.backend
 
 
+@pytest.mark.slow(
+    beside="runtime/ov/test_weights_in_place.py::test_weights_are_packed_once_calls_of_a_few_rows_are_many"
+)
 @pytest.mark.parametrize("narrow_bundle", ["bf16"], indirect=True)
 def test_nothing_is_packed_for_prompts_and_single_steps(narrow_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     placed, backend = answer(narrow_bundle)
@@ -73,6 +76,9 @@ def test_weights_are_packed_once_calls_of_a_few_rows_are_many(narrow_bundle: Bun
     assert not {"_packed", "_decoder"} & set(backend.__dict__)
 
 
+@pytest.mark.slow(
+    beside="runtime/ov/test_weights_in_place.py::test_weights_are_packed_once_calls_of_a_few_rows_are_many"
+)
 @pytest.mark.parametrize("narrow_bundle", ["bf16"], indirect=True)
 @pytest.mark.parametrize("fits", [True, False])
 def test_short_turns_of_a_chat_and_a_small_memory_pack_nothing(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from slow_cases import slow_but
 
 from luvc_export.bundle.folder import Bundle
 from luvc_export.runtime.session import Session
@@ -189,7 +190,9 @@ def paced(demo_bundle: Bundle, monkeypatch: pytest.MonkeyPatch, draft: float, re
     return session, clock
 
 
-@pytest.mark.parametrize(("draft", "reading", "fewest"), [(0.1, 1.0, 2.5), (1.2, 4.0, 0.97), (0.3, 12.0, 0.97)])
+@pytest.mark.parametrize(
+    ("draft", "reading", "fewest"), slow_but([1.2], [(0.1, 1.0, 2.5), (1.2, 4.0, 0.97), (0.3, 12.0, 0.97)])
+)
 def test_a_pair_that_does_not_pay_falls_to_plain_steps(
     demo_bundle: Bundle, monkeypatch: pytest.MonkeyPatch, draft: float, reading: float, fewest: float
 ) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from slow_cases import slow_but
 
 from luvc_export.core.shapes import DecoderShape
 from luvc_export.runtime.product_check.graph import coded_products
@@ -29,7 +30,7 @@ def shape(hidden: int, intermediate: int) -> DecoderShape:
     return DecoderShape(2, hidden, 4, 2, 16, intermediate, 500, 64)
 
 
-@pytest.mark.parametrize("precision", [*BITS])
+@pytest.mark.parametrize("precision", slow_but(["q8"], BITS))
 def test_every_engine_that_is_here_computes_the_codes(precision: str) -> None:
     pytest.importorskip("openvino", reason="pip install 'luvc-export[openvino]'")
     times = step_times(precision, shape(256, 512), threads=1)

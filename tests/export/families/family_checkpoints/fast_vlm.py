@@ -23,5 +23,6 @@ CHECKPOINT = FamilyCheckpoint(
     repository="KamilaMila/FastVLM-0.5B",
     fitted=lambda tiny: {},
     needs="timm",
+    quick=False,
     on_openvino=True,
 )

@@ -118,5 +118,6 @@ CHECKPOINT = FamilyCheckpoint(
     small=_small,
     sliding={"global_head_dim": 32, "num_hidden_layers": 4, "layer_types": KINDS * 2, "num_kv_shared_layers": 2},
     drawn=_drawn,
+    quick=False,
     on_openvino=True,
 )

@@ -32,5 +32,6 @@ CHECKPOINT = FamilyCheckpoint(
     old=(no_kinds, token_index),
     cuts_always="only",
     nested=True,
+    quick=False,
     on_openvino=True,
 )

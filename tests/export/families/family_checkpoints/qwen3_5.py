@@ -6,4 +6,4 @@ from dataclasses import replace
 
 from family_checkpoints import qwen3_vl
 
-CHECKPOINT = replace(qwen3_vl.CHECKPOINT, repository=None, of_bytes=True, on_openvino=True)
+CHECKPOINT = replace(qwen3_vl.CHECKPOINT, repository=None, of_bytes=True, quick=False, on_openvino=True)

@@ -32,6 +32,7 @@ def test_a_topk_is_never_of_no_rows() -> None:
     assert [makers[node.input[0]] for node in body.node if node.op_type == "TopK"] == ["Concat", "TopK"]
 
 
+@pytest.mark.slow(beside="export/surgeon/passes/test_fuse_spectrum_prune.py::test_three_prunes_are_three_nodes")
 def test_prune_leaves_other_topk(greedy: Traced, traced: Traced) -> None:
     """Scores that the node has not are traced as they are."""
     count, reason = fired(greedy.decoder, fuse_spectrum_prune)
