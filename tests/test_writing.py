@@ -32,7 +32,6 @@ ALLOWED = {
     "runtime/confined/frames.py": {"open"},  # /dev/null
     "runtime/media/camera.py": {"open"},  # a pipe that the user names, to be read
     "demo/__main__.py": {"mkdir", "write_text"},  # into a folder that it made, refused where something is
-    "cli/tables/named.py": {"write_text"},  # a page of a checkout, by its writer
 }
 #: Path options that only name what is read.
 _READ = """
