@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
 
@@ -79,15 +80,13 @@ class Admission:
         plan_of, prepare = interface.plan_of, interface.prepare
         client = client_of(request, self.options.trusted_proxies)
         await self._in_time(request, client)
-        more, wait = self._more_places(client), self.options.queue_wait
-        in_line = self.options.queue - len(self._line) if wait else 0
-        if not self.engine.has_room(more + in_line):
+        if not self._may_wait(self._more_places(client)):
             raise self._queue_full({"connection": "close"})  # its body is not read
         async with self._bodies.kept(request, client) as kept:
             self.asking[client] += 1
             request.state.client = client
-            at_once = not len(self._line) and self.engine.reserve(more)
-            if not at_once and not await while_there(request, self._line.reserve(more, wait)):
+            places = partial(self._more_places, client, 1)  # its others come and go while it is read and waits
+            if not await self._placed(request, places):
                 raise self._queue_full()
             mailbox, reserved = Mailbox(), 1
             record: RequestRecord = request.state.record
@@ -140,9 +139,27 @@ class Admission:
         await self.patience.until_time(client)
         del request.scope[WAITS]
 
-    def _more_places(self, client: str) -> int:
-        """Places that the queue has more, the fewer requests a client has: who fills it keeps nobody else out."""
-        asking = self.asking[client]
+    async def _placed(self, request: Request, places: Callable[[], int]) -> bool:
+        """Take a place, of ``places()`` more than the queue has, after those in line; False where there is none."""
+        if not len(self._line) and self.engine.reserve(places()):
+            return True
+        if not self._may_wait(places()):  # others came while its body was read
+            return False
+        with self._line.joined(places) as place:
+            await while_there(request, asyncio.wait((place,), timeout=self.options.queue_wait))
+        return place.done()
+
+    def _may_wait(self, more: int) -> bool:
+        """Whether there is a place, of ``more`` than the queue has, or one in line, which has as many as the queue."""
+        in_line = self.options.queue * bool(self.options.queue_wait)
+        return self.engine.has_room(more + in_line - len(self._line))
+
+    def _more_places(self, client: str, own: int = 0) -> int:
+        """Places that the queue has more, the fewer requests a client has: who fills it keeps nobody else out.
+
+        ``own`` of its requests do not count: the one that asks.
+        """
+        asking = self.asking[client] - own
         if not asking:
             return NEWCOMERS * self.options.queue
         return max(1, self.options.queue // (1 + asking)) if asking < max(1, self.options.queue // 4) else 0
@@ -162,31 +179,31 @@ class _Line:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._timer: asyncio.TimerHandle | None = None
-        self._waiting: dict[asyncio.Future[None], int] = {}
+        self._waiting: dict[asyncio.Future[None], Callable[[], int]] = {}
 
     def __len__(self) -> int:
         return len(self._waiting)
 
-    async def reserve(self, more: int, seconds: float) -> bool:
-        """Take a place in the queue, of ``more`` than it has, as soon as there is one; False after ``seconds``."""
+    @contextmanager
+    def joined(self, more: Callable[[], int]) -> Iterator[asyncio.Future[None]]:
+        """Stand in line until a place in the queue, of ``more()`` than it has, is taken: what is given is done then."""
         place = asyncio.get_running_loop().create_future()
         self._waiting[place] = more
         if self._timer is None:
             self._give()
         try:
-            await asyncio.wait((place,), timeout=seconds)
-        except asyncio.CancelledError:
+            yield place
+        except BaseException:
             if place.done():
                 self._engine.release()
             raise
         finally:
             del self._waiting[place]
-        return place.done()
 
     def _give(self) -> None:
         """Give places to those who wait, now and as long as some do."""
         for place, more in self._waiting.items():
-            if not place.done() and self._engine.reserve(more):
+            if not place.done() and self._engine.reserve(more()):
                 place.set_result(None)
         again = asyncio.get_running_loop().call_later
         self._timer = again(_PAUSE, self._give) if self._waiting else None

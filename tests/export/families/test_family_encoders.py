@@ -173,8 +173,7 @@ def test_parity_of_means(name: str, folders: Callable[[str], Path], tmp_path: Pa
 
 
 def test_a_mean_without_its_prompt_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "1_Pooling").mkdir()
-    (tmp_path / "1_Pooling" / "config.json").write_text("{}", encoding="utf-8")
+    (tmp_path / "config.json").write_text("{}", encoding="utf-8")
     vector_bundles.sentence_transformers(tmp_path, 80)
     card = families.find("embedding_gemma2", "test").embedding(gemma().config, "embed")
     assert card is not None

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
@@ -66,7 +69,9 @@ def test_those_who_wait_for_the_queue_have_their_turns() -> None:
         line = _Line(engine)
 
         async def join(name: str, more: int = 0, seconds: float = 30) -> None:
-            got.append(name if await line.reserve(more, seconds) else f"no {name}")
+            with line.joined(lambda: more) as place:
+                await asyncio.wait((place,), timeout=seconds)
+            got.append(name if place.done() else f"no {name}")
 
         tasks = [asyncio.ensure_future(join(name)) for name in "abc"]
         await join("late", seconds=0.05)
@@ -86,9 +91,13 @@ def test_those_who_wait_for_the_queue_have_their_turns() -> None:
 
 
 def test_a_place_goes_back_where_its_client_left() -> None:
+    async def stand(line: _Line) -> None:
+        with line.joined(lambda: 0):
+            await asyncio.sleep(30)
+
     async def left() -> int:
         engine = Engine(FeatureCache(0), rows=1, queue=1, observer=Metrics())
-        task = asyncio.ensure_future(_Line(engine).reserve(0, 30))
+        task = asyncio.ensure_future(stand(_Line(engine)))
         while not engine.waiting:
             await asyncio.sleep(0)
         task.cancel()
@@ -109,6 +118,25 @@ def test_who_fills_the_queue_keeps_nobody_else_out(models: Models, demo_session:
         assert {answer.status for answer in answers} == {200}
         assert {answer.text for answer in answers} == {CASE.answer}
         assert 429 in set(greedy)
+
+
+def test_a_client_of_many_connections_is_a_newcomer_once(models: Models, demo_session: Session) -> None:
+    """Each request was taken for its client's only one whose body was read while the others' were."""
+    forced = {"max_tokens": 60, "logit_bias": {str(end): -100 for end in demo_session.default.ends}}
+    body = json.dumps(asked(**forced)).encode()
+    head = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    with serving(models, queue=1, rows=1, queue_wait=0) as (server, client), ExitStack() as stack:
+        assert server.engine.reserve()
+        address = client.host, client.port
+        sockets = [stack.enter_context(socket.create_connection(address, timeout=20)) for _ in range(NEWCOMERS)]
+        for each in sockets:
+            each.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body[:-1])
+        time.sleep(0.3)
+        for each in sockets:
+            each.sendall(body[-1:])
+        statuses = sorted(each.recv(12) for each in sockets)
+        assert statuses == [b"HTTP/1.1 200", *[b"HTTP/1.1 429"] * (NEWCOMERS - 1)]
+        server.engine.release()
 
 
 def test_a_client_that_asks_once_finds_a_place_whoever_waits(models: Models) -> None:

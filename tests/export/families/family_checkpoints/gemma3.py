@@ -32,4 +32,5 @@ CHECKPOINT = FamilyCheckpoint(
     old_rope=_two_kinds,
     old=(token_index,),
     sliding={},
+    on_openvino=True,
 )
