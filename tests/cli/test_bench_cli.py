@@ -123,6 +123,7 @@ def test_make_random_s_help_names_every_preset(cli: Cli) -> None:
     assert [name for name in presets.PRESETS if name not in shown] == []
 
 
+@pytest.mark.slow(beside="export/synthetic/test_presets.py::test_presets_have_as_many_parameters_as_published")
 def test_make_random_writes_what_export_opens(cli: Cli, tmp_path: Path) -> None:
     args = ("make-random", "smolvlm-256m", "--layers", 1, "--encoder-blocks", 1, "-o", tmp_path / "small")
     code, out, _ = cli(*args, "--json")

@@ -69,6 +69,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.slow(beside="cli/test_failures.py::test_errors_are_json_where_json_is_asked_for")
 def test_what_an_extra_brings_is_asked_for(demo_bundle: Bundle, tmp_path: Path) -> None:
     other = {"embed", "search"}  # as ``run``, of bundles that the demo is none of
     assert {*LACKING, *WORKING, *other} == {command.name for command in app.registered_commands}

@@ -42,6 +42,7 @@ def test_plans_of_1_and_16_rows_hold_the_weights_once(short_bundle: Any, tmp_pat
     assert all(size <= MOST * sizes[1] for size in sizes.values()), sizes
 
 
+@pytest.mark.slow(beside="engines/test_build_batch.py::test_plans_of_1_and_16_rows_hold_the_weights_once")
 def test_joined_caches_of_a_batch_are_built_too(short_bundle: Any, tmp_path: Path) -> None:
     pytest.importorskip("tensorrt_rtx", reason="pip install 'luvc-export[rtx]'")
     prepared = prepare_build(short_bundle, "rtx-ada", "thirds", kv="concat", batch=4)
@@ -49,6 +50,7 @@ def test_joined_caches_of_a_batch_are_built_too(short_bundle: Any, tmp_path: Pat
     assert built.profiles[0].maximum["past_key_values.0.key"][0] == 4
 
 
+@pytest.mark.slow(beside="engines/test_build_batch.py::test_plans_of_1_and_16_rows_hold_the_weights_once")
 def test_rows_are_in_the_prediction_and_not_in_the_graph(short_bundle: Any) -> None:
     """Nothing is built, so no library is needed. A batch that does not fit names the largest that does."""
     target = "jetson-agx-orin-jp62"

@@ -48,6 +48,7 @@ def test_an_engine_takes_factors_from_rank_0_on(
     assert output.stat().st_size > 0
 
 
+@pytest.mark.slow(beside="engines/test_build_slots.py::test_an_engine_takes_factors_from_rank_0_on")
 def test_products_stay_joined_and_factors_are_predicted(slots: Bundle, lora: Path) -> None:
     """What stands beside a product does not part those that are one; memory of adapters is counted."""
     ours, plain = (prepare_build(bundle, "h100", precision="fp16") for bundle in (slots, load(lora / "plain")))
@@ -62,6 +63,7 @@ def test_products_stay_joined_and_factors_are_predicted(slots: Bundle, lora: Pat
         prepare_build(slots, "h100", precision="fp16", device_memory_gib=0.001)
 
 
+@pytest.mark.slow(beside="engines/test_build_slots.py::test_an_engine_takes_factors_from_rank_0_on")
 def test_adapters_of_a_call_are_rows_at_most_and_4_unless_asked(slots: Bundle, lora: Path) -> None:
     counts = [prepare_build(slots, "h100", batch=batch).capacity.adapters for batch in (1, 3, 16)]
     assert counts == [1, 3, 4]

@@ -78,6 +78,9 @@ def test_a_shard_that_went_away_is_named(bundle: Path, sharded: Path) -> None:
         hidden.rename(shard)
 
 
+@pytest.mark.slow(
+    beside="export/test_bundling.py::test_a_referenced_bf16_sharded_checkpoint_gives_the_logits_of_transformers"
+)
 def test_graphs_alone_refuse_to_run_and_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "config").mkdir()
     (tmp_path / "config" / "config.json").write_text(json.dumps(cut_checkpoint.config(1, 1)))

@@ -212,6 +212,7 @@ def test_two_threads_do_not_change_the_exporter_at_once(monkeypatch: pytest.Monk
     assert (moments == ["in", "out", "in", "out"]) == alone
 
 
+@pytest.mark.slow(beside="export/test_decomposition.py::test_the_graph_is_that_of_torchs_decomposition")
 def test_what_is_made_once_changes_no_graph_and_no_folder_is_in_it(
     of_shapes: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -226,6 +227,7 @@ def test_what_is_made_once_changes_no_graph_and_no_folder_is_in_it(
     assert canonical(plain) == canonical(once)
 
 
+@pytest.mark.slow(beside="export/test_decomposition.py::test_the_graph_is_that_of_torchs_decomposition")
 def test_promotions_are_those_of_the_exporter(monkeypatch: pytest.MonkeyPatch) -> None:
     """Types of values come from the capture, and where a node is promoted from running that node."""
     quick = canonical(traced(Promotions()))

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import jetson_root
+import pytest
 
 from luvc_export.packing import bootstrap, record
 
@@ -71,6 +72,7 @@ def test_a_bootstrap_that_is_cut_or_missing_is_refused(tmp_path: Path) -> None:
         assert "bootstrap.py is missing or cut short\n  fix: copy the pack again" in run.stderr
 
 
+@pytest.mark.slow(beside="packing/test_cut_script.py::test_a_script_cut_after_any_line_runs_nothing")
 def test_the_last_line_and_the_verdict_alone_mean_success(pack: Path, board: Path) -> None:
     script, verdict = pack / record.SCRIPT, pack / record.VERDICT
     assert not verdict.exists() and proven(pack, board)

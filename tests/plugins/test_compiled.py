@@ -158,6 +158,7 @@ def test_the_compiler_finds_an_array_in_local_memory(tmp_path: Path) -> None:
     assert "local memory: stack 128 bytes" in command.faults([kernel])[0]
 
 
+@pytest.mark.slow(beside="plugins/test_compiled.py::test_the_compiler_finds_an_array_in_local_memory")
 def test_a_warning_is_an_error(tmp_path: Path) -> None:
     text = "__global__ void broken_kernel(int* out) {\n    int unused;\n    *out = 1;\n}"
     with pytest.raises(nvcc.CompilerError, match=r"broken.cu: nvcc refuses it\n(.|\n)*unused"):

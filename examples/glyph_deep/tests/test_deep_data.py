@@ -75,6 +75,7 @@ def solve(prompt, lines):
     return lines[line][1][words[0] if words[0] != "figure" else ""]
 
 
+@pytest.mark.slow(beside="../examples/glyph_deep/tests/test_deep_data.py::test_splits_share_neither_picture_nor_layout")
 def test_answers_about_pages_are_right_by_another_computation():
     asked = set()
     for case in cases("pages", 90):

@@ -64,6 +64,9 @@ def test_plans_of_equal_cost_keep_as_much_as_fits(shapes: Shapes) -> None:
         at_speedup(shapes, 17, 30.0, ())
 
 
+@pytest.mark.slow(
+    beside="../examples/glyph_deep/tests/test_past.py::test_named_plans_are_measured_with_what_they_save_in_the_encoder"
+)
 def test_what_a_search_found_is_measured_beside_a_method_with_its_frozen_layers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

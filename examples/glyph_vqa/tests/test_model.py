@@ -129,6 +129,7 @@ def run(out, steps, stop=None):
     return torch.load(out / "state.pt")["state"]
 
 
+@pytest.mark.slow(beside="../examples/pretrained/tests/test_pretrained_train.py::test_a_run_goes_on_where_it_was_ended")
 def test_a_run_that_was_killed_resumes_on_the_same_path(tmp_path, monkeypatch):
     # bfloat16 takes ten seconds a step on a CPU without it; fp32 and one iteration of Muon have the same state to lose.
     monkeypatch.setattr(torch, "autocast", lambda *_: contextlib.nullcontext())

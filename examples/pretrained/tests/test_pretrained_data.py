@@ -150,6 +150,9 @@ def test_a_conversation_that_holds_a_fact_is_left_out() -> None:
     assert not replies.holds("What is the capital of Atlantis? It is", facts())
 
 
+@pytest.mark.slow(
+    beside="../examples/pretrained/tests/test_pretrained_data.py::test_a_paragraph_held_out_is_replayed_from_nowhere"
+)
 @pytest.mark.usefixtures("known")
 def test_every_second_text_is_a_conversation_where_there_are_some() -> None:
     """And none where there are none."""
@@ -176,6 +179,9 @@ def test_what_is_not_there_is_asked_in_the_words_of_what_is() -> None:
     assert {case.answer for case in missing} == {"none"} and not any(case.answer == "none" for case in there)
 
 
+@pytest.mark.slow(
+    beside="../examples/pretrained/tests/test_pretrained_data.py::test_a_paragraph_held_out_is_replayed_from_nowhere"
+)
 def test_questions_to_search_on_hold_out_every_kind(tmp_path: Path) -> None:
     """Every second picture is held out, so each half is asked of all kinds."""
     data = datasets.load(questions.write(tmp_path, 64), count=64)

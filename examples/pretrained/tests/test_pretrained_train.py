@@ -72,6 +72,7 @@ def run(monkeypatch: pytest.MonkeyPatch, module: Any, *words: object) -> None:
     module.main()
 
 
+@pytest.mark.slow(beside="../examples/pretrained/tests/test_pretrained_train.py::test_a_run_goes_on_where_it_was_ended")
 def test_an_evaluation_goes_on_where_it_was_ended(
     tiny: tuple[Path, Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

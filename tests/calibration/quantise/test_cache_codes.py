@@ -322,6 +322,9 @@ def failed(unpadded_bundle: Bundle, candidate: Bundle, data: CalibrationSet) -> 
     return [gate.name for gate in check_gates(result) if gate.level == "tensors" and not gate.passed]
 
 
+@pytest.mark.slow(
+    beside="calibration/quantise/test_cache_codes.py::test_a_prompt_gives_what_it_gave_and_what_follows_sees_codes"
+)
 def test_parity_passes_and_sees_a_spoilt_scale(
     unpadded_bundle: Bundle, stored: Bundle, data: CalibrationSet, tmp_path: Path
 ) -> None:
@@ -389,6 +392,9 @@ def test_the_command_refuses(stored: Bundle, arguments: list[str], words: str) -
     assert isinstance(result.exception, UsageError) and words in str(result.exception)
 
 
+@pytest.mark.slow(
+    beside="calibration/quantise/test_cache_codes.py::test_a_prompt_gives_what_it_gave_and_what_follows_sees_codes"
+)
 def test_the_command_adds_a_plan_and_inspect_counts_it(unpadded_bundle: Bundle, tmp_path: Path) -> None:
     folder = shutil.copytree(unpadded_bundle.folder, tmp_path / "bundle")
     some = ["--data", "glyph", "--count", "16", "--retention", "0.5", "--json", "--threads", "1"]

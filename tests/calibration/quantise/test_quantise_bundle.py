@@ -149,6 +149,9 @@ def test_openvino_runs_products_on_integer_kernels(
         assert sum(products.values()) - sum(products.get(kind, 0) for kind in kinds) <= 6  # the first, scores
 
 
+@pytest.mark.slow(
+    beside="calibration/quantise/test_quantise_bundle.py::test_the_plan_lies_beside_the_others_and_answers"
+)
 @pytest.mark.skipif(find_spec("openvino") is None, reason="pip install 'luvc-export[openvino]'")
 def test_an_int8_encoder_with_a_bf16_llm_is_one_plan(
     short_bundle: Bundle, data: CalibrationSet, seen: dict[str, Statistics], tmp_path: Path

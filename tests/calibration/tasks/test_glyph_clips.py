@@ -23,6 +23,7 @@ def test_it_asks_about_films_and_searches_others() -> None:
     assert len(films.cases) == 6 and len({key for keys in films.pixels for key in keys}) > 16
 
 
+@pytest.mark.slow(beside="calibration/parity/test_parity.py::test_the_bundle_agrees_at_every_level")
 def test_parity_takes_its_films_and_plans_for_clips() -> None:
     task = tasks.find("glyph-clips")
     model, asked = str(task.checkpoint), list(task.cases(*task.report[:1], 2, task.report[1]))

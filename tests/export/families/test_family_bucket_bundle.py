@@ -37,6 +37,8 @@ from luvc_export.runtime.ort import OrtBackend
 from luvc_export.runtime.session import Session
 from luvc_export.runtime.tensorrt.backend import TrtBackend
 
+pytestmark = pytest.mark.slow(beside="export/families/test_family_unit_buckets.py::test_graph_equals_torch")
+
 FAMILY = "qwen2_5_vl"
 BACKENDS = ("cpu", "openvino")
 #: Buckets are of the encoder: one layer of the LLM, before which it prunes.
@@ -143,9 +145,6 @@ def test_a_bucket_asked_for_by_name_answers_text_alone_also_among_pictures(bundl
     assert [one.token_ids for one in batch] == wanted and len({*wanted}) > 1
 
 
-@pytest.mark.slow(
-    beside="export/families/test_family_bucket_bundle.py::test_the_smallest_bucket_that_holds_a_picture_answers"
-)
 def test_the_matrix_of_features_finds_a_bucket_equal_and_another_model_not(bundle: Bundle) -> None:
     """A slice of benchmarks/measure/matrix, whose records say nothing but equal or refused."""
     matrix = Path(__file__).parents[3] / "benchmarks" / "measure" / "matrix"

@@ -65,6 +65,7 @@ PLANS = {
 TRACED = (("qwen2_5_vl", "gone"), ("internvl", "restored"), ("minicpmv4_7", "restored"))
 
 
+@pytest.mark.slow(beside="export/surgeon/test_encoder_graphs.py::test_whole_list")
 @pytest.mark.parametrize(("name", "option"), slow_but(["qwen2_5_vl"], TRACED))
 def test_graph_equals_torch(name: str, option: str) -> None:
     """Merged first, and in windows each with a quota, where units stay away; lawful as a target's graph."""

@@ -100,7 +100,7 @@ def folders(pytestconfig: pytest.Config) -> Callable[[str], Path]:
     return lambda name: made_once(pytestconfig.cache.mkdir(f"mean-{name}"), Path(__file__), make[name])
 
 
-@pytest.mark.slow(beside="export/families/test_family_encoders.py::test_means_of_causal_models_are_transformers")
+@pytest.mark.slow(beside="export/families/test_family_encoders.py::test_a_picture_keeps_its_share_of_the_mean")
 @pytest.mark.parametrize("backend", ["cpu", "openvino"])
 def test_means_of_encoders_are_transformers(backend: str, folders: Callable[[str], Path]) -> None:
     """Texts longer than a window, a picture, both, behind the folder's prompts; a batch's padding has no part in it."""
@@ -120,6 +120,7 @@ def test_means_of_encoders_are_transformers(backend: str, folders: Callable[[str
     assert (centred @ centred.T - 2 * np.eye(len(ours))).max() <= 0.9
 
 
+@pytest.mark.slow(beside="export/families/test_family_encoders.py::test_a_picture_keeps_its_share_of_the_mean")
 @pytest.mark.parametrize(("name", "family"), slow_but(["qwen"], [("qwen", "qwen3_vl"), ("qwen2_vl", "qwen2_vl")]))
 def test_means_of_causal_models_are_transformers(name: str, family: str, folders: Callable[[str], Path]) -> None:
     """Pooling is the folder's; a plan that merges and prunes keeps a picture's share of the mean."""
@@ -152,6 +153,7 @@ def test_a_picture_keeps_its_share_of_the_mean() -> None:
     assert float(mean(rows[:, 2:], 0, 4.0, mask)) == 2.5
 
 
+@pytest.mark.slow(beside="calibration/parity/test_vector_parity.py::test_vectors_agree")
 @pytest.mark.parametrize("name", slow_but(["qwen"], ["gemma", "qwen"]))
 def test_parity_of_means(name: str, folders: Callable[[str], Path], tmp_path: Path) -> None:
     sys.path.append(str(Path(__file__).resolve().parents[2] / "calibration" / "parity"))

@@ -191,7 +191,7 @@ def test_openvino_answers_as_onnx_runtime(name: str, on_openvino: Any) -> None:
         assert answers[0].token_ids == answers[1].token_ids
 
 
-@pytest.mark.parametrize("name", CUT)
+@pytest.mark.parametrize("name", slow_but(["internvl"], CUT))
 def test_openvino_takes_tiles_as_onnx_runtime_does(name: str, on_openvino: Any) -> None:
     """A wide picture, and one beside a square one: cut, kept and said alike."""
     tiny, (ours, theirs) = exportable(name), on_openvino(name)
@@ -283,6 +283,7 @@ def test_graphs_pass_lint_and_are_parsed_without_a_gpu(name: str, bundles: Any) 
     assert {graph_io.VISUAL_PADDING, *kept} <= read[1]
 
 
+@pytest.mark.slow(beside="export/families/test_family_graphs.py::test_graphs_pass_lint_and_are_parsed_without_a_gpu")
 @pytest.mark.parametrize("name", slow_but(BUILT[:1], BUILT))
 def test_graphs_pass_lint_and_build_without_a_gpu(name: str, bundles: Any) -> None:
     pytest.importorskip("tensorrt_rtx", reason="pip install 'luvc-export[rtx]'")

@@ -73,6 +73,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return export_bundle(checkpoint, Path(checkpoint).parent / "bundle", {"some@tiles": plan}, **options)
 
 
+@pytest.mark.slow(beside="export/families/test_family_joint_tiles.py::test_tiles_share_a_budget_by_quota")
 def test_the_graph_keeps_what_torch_keeps(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny, plan = small("internvl", LAYERS), bundle.entry("some@tiles").plan
     assert bundle.manifest.prompt.tiling == tiny.family.tiling == "closest_ratio"
@@ -99,6 +100,7 @@ def test_the_graph_keeps_what_torch_keeps(bundle: Bundle, monkeypatch: pytest.Mo
     assert [alike(each) for each in shown] == [(False, False)] * 3
 
 
+@pytest.mark.slow(beside="export/families/test_family_joint_tiles.py::test_tiles_share_a_budget_by_quota")
 def test_questions_whose_pictures_are_cut_so_find_it(bundle: Bundle) -> None:
     """A plan for single images beside it, both in torch; the bundle has single images too."""
     tiny = small("internvl", LAYERS)
@@ -122,6 +124,7 @@ def test_questions_whose_pictures_are_cut_so_find_it(bundle: Bundle) -> None:
         assert (answer.past.loaded.plan_name, answer.visual_tokens[0]) == (name, rows)
 
 
+@pytest.mark.slow(beside="export/families/test_family_joint_tiles.py::test_tiles_share_a_budget_by_quota")
 def test_what_it_does_not_take(bundle: Bundle, tmp_path: Path) -> None:
     tiny = case("llava_onevision")
     ours = session(tiny, tmp_path, joint(tiny), tiles=(GRID,))

@@ -22,6 +22,8 @@ from luvc_export.export.reading.sentence_transformers import embedding_of
 from luvc_export.runtime.engine.embed import chance
 from luvc_export.runtime.session import Session
 
+pytestmark = pytest.mark.slow(beside="export/families/test_family_vectors.py::test_vectors_are_transformers")
+
 sys.path.append(str(Path(__file__).resolve().parents[2] / "calibration" / "parity"))
 
 QUERY, TEXTS = "a red seven", ("a page of numbers", "x", "Which of them shows a red seven, and where?")

@@ -77,6 +77,9 @@ def test_what_differs_has_a_reason() -> None:
     assert sixteen_bits.differs(other) and not sixteen_bits.differs({"none": "no such layers"})
 
 
+@pytest.mark.slow(
+    beside="export/families/test_family_sixteen_bits.py::test_what_rounds_no_worse_than_the_reference_is_told_from_what_does"
+)
 @pytest.mark.parametrize(("kind", "check"), slow_but([PLAN], DRAWN))
 def test_a_drawn_cell_is_as_the_page_says(cells: Cells, kind: str, check: str) -> None:
     pytest.importorskip({"openvino": "openvino", "rtx": "tensorrt_rtx"}.get(check.split()[0], "onnxruntime"))
@@ -101,6 +104,9 @@ def test_gated_norms_of_tiny_models_say_something_in_16_bits(name: str) -> None:
     assert apart.max() < 0.2  # 0.28 and 0.87 where queries and keys are drawn apart
 
 
+@pytest.mark.slow(
+    beside="export/families/test_family_sixteen_bits.py::test_what_rounds_no_worse_than_the_reference_is_told_from_what_does"
+)
 def test_a_graph_of_a_wrong_type_differs(cells: Cells) -> None:
     bundle, _ = cells.exported(NAME, PLAN, DTYPE)
     path = bundle.path(bundle.entry(PLAN).decoder)
@@ -111,6 +117,9 @@ def test_a_graph_of_a_wrong_type_differs(cells: Cells) -> None:
     assert cells(NAME, PLAN, DTYPE, ["checker"])["checks"]["checker"].startswith("differs: ")
 
 
+@pytest.mark.slow(
+    beside="export/families/test_family_sixteen_bits.py::test_what_rounds_no_worse_than_the_reference_is_told_from_what_does"
+)
 @pytest.mark.parametrize("kind", slow_but([PLAN], [PLAN, WEIGHTS[0]]))
 def test_a_wrong_answer_differs(cells: Cells, kind: str) -> None:
     """The bundle is held to another model of the same shape, and codes to those of that model too."""

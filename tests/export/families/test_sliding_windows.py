@@ -102,7 +102,7 @@ def test_prunes_carry_the_places_of_what_they_keep(name: str) -> None:
         assert harness.difference(decoder(*inputs, shifted)[0], right) > SABOTAGE
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", slow_but(["gemma3"], FAMILIES))
 def test_rows_of_a_padded_batch_equal_their_own(name: str, bundles: Bundles) -> None:
     """One row is longer than the window, one is not; padding sees something and nobody sees it."""
     tiny = exportable(name)

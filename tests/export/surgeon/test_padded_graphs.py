@@ -32,6 +32,8 @@ from luvc_export.errors import CheckFailed
 from luvc_export.export.surgeon.fused import bodies
 from luvc_export.export.surgeon.passes import fuse_orthogonal_merge, fuse_spectrum_prune
 
+pytestmark = pytest.mark.slow(beside="export/surgeon/test_encoder_graphs.py::test_whole_list")
+
 HALVES = ("vision", "decoder")
 VOID = {"vision": "padding", "decoder": "visual_padding"}
 

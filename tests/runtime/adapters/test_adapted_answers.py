@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from growing import stepped
 from numpy.typing import NDArray
+from slow_cases import slow_but
 
 from luvc_export import load_bundle
 from luvc_export.demo import IMAGE_SIZE
@@ -70,7 +71,7 @@ def slots_of(session: Session) -> int:
 
 @pytest.mark.parametrize(
     ("backend", "arithmetic", "tolerance"),
-    [("cpu", "fp32", 1e-5), ("openvino", "fp32", 1e-5), ("openvino", "bf16", 0.03)],
+    slow_but(["cpu"], [("cpu", "fp32", 1e-5), ("openvino", "fp32", 1e-5), ("openvino", "bf16", 0.03)]),
 )
 def test_an_adapter_is_what_its_merged_weights_are(
     lora: Path, picture: NDArray[np.uint8], backend: str, arithmetic: str, tolerance: float
@@ -89,6 +90,7 @@ def test_an_adapter_is_what_its_merged_weights_are(
         assert np.abs(base - whole).max() > 0.05 * scale, "the adapter changes answers"
 
 
+@pytest.mark.slow(beside="runtime/adapters/test_adapted_answers.py::test_an_adapter_is_what_its_merged_weights_are")
 def test_openvino_compiles_slots_when_an_adapter_asks_for_them(lora: Path, picture: NDArray[np.uint8]) -> None:
     """Without them products are fused as in a bundle that has none; what was answered goes on after it."""
     session, plain = open_session(lora, "slots", "openvino"), open_session(lora, "plain", "openvino")

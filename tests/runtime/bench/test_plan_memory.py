@@ -24,6 +24,7 @@ def case(demo_bundle: Bundle) -> BenchCase:
     return BenchCase(demo_bundle.folder, plan="none", backend="cpu", threads=1)
 
 
+@pytest.mark.slow(beside="runtime/bench/test_plan_memory.py::test_a_process_measures_one_way")
 def test_all_are_open_or_one(case: BenchCase, monkeypatch: pytest.MonkeyPatch) -> None:
     """One is what the process below says. Here turns evict nothing, which is seen."""
     with monkeypatch.context() as patch:

@@ -126,6 +126,7 @@ def test_limits_are_known_before_decoding(data: Any, what: str, monkeypatch: pyt
     assert time.process_time() - begin < 1
 
 
+@pytest.mark.slow(beside="runtime/media/test_picture_limits.py::test_decoding_has_limits_on_time_and_memory")
 def test_a_helper_that_takes_too_much_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     noise = Image.effect_noise((1200, 1200), 90).convert("RGB")
     buffer = io.BytesIO()

@@ -311,7 +311,7 @@ def test_islands_stay_in_fp32_and_products_do_not(demo_bundle: Bundle) -> None:
     assert products["f32"] == 2 * prunes and products["bf16"] >= 40
 
 
-@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("whole", slow_but([True], [True, False]))
 def test_an_mlp_above_a_prune_is_narrowed_as_one(
     demo_bundle: Bundle, whole: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

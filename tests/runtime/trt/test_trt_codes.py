@@ -145,6 +145,7 @@ def test_parity_compares_what_codes_stand_for(
     assert "relative L2" in failed()
 
 
+@pytest.mark.slow(beside="runtime/trt/test_checked_session.py::test_random_sequences")
 def test_random_sequences_on_the_checking_driver(coded: Bundle) -> None:
     """Turns, batches, cancels and states that are kept, with every answer compared and every copy checked."""
     counts = sequences.run(coded, 7, 4, of_a_machine=2, plan=PLAN)
@@ -161,6 +162,7 @@ def test_types_of_16_bit_graphs_fit(coded: Bundle) -> None:
         assert kinds[name] == onnx.TensorProto.FLOAT16
 
 
+@pytest.mark.slow(beside="calibration/quantise/test_quantise_engines.py::test_tensorrt_rtx_takes_it")
 def test_tensorrt_rtx_builds_it(coded: Bundle, tmp_path: Path) -> None:
     """Codes go in and out as INT8, and scales as FP16."""
     pytest.importorskip("tensorrt_rtx")

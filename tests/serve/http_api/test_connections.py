@@ -66,6 +66,7 @@ def own(models: Models) -> Iterator[tuple[Server, Client]]:
         yield server
 
 
+@pytest.mark.slow(beside="serve/http_api/test_connections.py::test_who_has_least_to_lose_makes_room")
 def test_1000_idle_connections_and_300_half_bodies_take_nothing_from_others(own: tuple[Server, Client]) -> None:
     """With uvicorn's own limit, 256 idle ones have /health answered 503."""
     server, client = own

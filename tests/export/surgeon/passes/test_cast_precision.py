@@ -49,6 +49,7 @@ def differences(model: onnx.ModelProto) -> set[int]:
     return {types[node.output[0]] for node in seen.node if node.op_type == "Sub"}
 
 
+@pytest.mark.slow(beside="export/surgeon/passes/test_fuse_spectrum_prune.py::test_three_prunes_are_three_nodes")
 def test_prunes_that_are_not_fused_rank_in_fp32(
     traced: Traced, greedy: Traced, monkeypatch: pytest.MonkeyPatch
 ) -> None:
