@@ -86,6 +86,8 @@ class TritonPythonModel:
         if unheard := unheard_parameters(request.parameters(), known):
             pb_utils.Logger.log_info(f"ignored parameters: {', '.join(map(ascii, unheard))}"[:1000])
         if not decodes:
+            if sender.is_cancelled():
+                raise CancelledError(0)
             sender.send(self._vectors(get), flags=_FINAL)
             return
         defaults = self._session.bundle.manifest.generation

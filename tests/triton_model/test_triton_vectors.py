@@ -111,6 +111,12 @@ def test_what_is_wrong_is_said_and_the_next_is_answered(
     assert vectors(one[0], prompt=bytes_array("x"))[1] == [1]
 
 
+def test_who_cancels_before_it_begins_gets_none(one: tuple[TritonPythonModel, Session]) -> None:
+    one[0].execute([request := Request({"prompt": bytes_array("x")}, cancel_after=0)])
+    ((response, _),) = request.sent
+    assert response.error.code == "CANCELLED"
+
+
 def test_options_of_answers_are_refused_by_name(one: tuple[TritonPythonModel, Session]) -> None:
     """Triton hands on as parameters what is no input."""
     for name in ("temperature", "max_tokens", "dimension"):
