@@ -203,6 +203,7 @@ def test_pages_of_a_pdf_each_by_what_they_show(tmp_path: Path, many: Session) ->
     ]
 
 
+@pytest.mark.slow(beside="search/test_search.py::test_pages_of_a_pdf_each_by_what_they_show")
 def test_a_bad_page_of_a_pdf_costs_no_other(tmp_path: Path, many: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     """A page whose object is gone is named, by both kinds of fault; the others have vectors and their own numbers."""
     pytest.importorskip("pypdfium2", reason="pip install 'luvc-export[pdf]'")
