@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Literal
 
@@ -16,6 +16,7 @@ from luvc_export.runtime.media.video import DEFAULT_FPS, DEFAULT_FRAMES, check_f
 from luvc_export.runtime.prompt.question import Question, VideoClip
 from luvc_export.runtime.prompt.request_fields import check_fields, check_messages
 from luvc_export.serve.media.addresses import data_bytes
+from luvc_export.triton.config import INPUTS
 
 #: The elements of an input tensor, or None where there is none.
 Get = Callable[[str], "Sequence[Any] | None"]
@@ -101,19 +102,19 @@ def vector_inputs(get: Get) -> tuple[dict[str, list[Any]], VectorOptions]:
     return {"texts": texts} if texts else {"images": pictures}, options
 
 
-def unheard_parameters(parameters: str, known: Iterable[str] = ()) -> list[str]:
+def unheard_parameters(parameters: str, own: Sequence[tuple[str, str, int]] = INPUTS) -> list[str]:
     """Parameters of a request that nobody has heard of.
 
     Triton hands on as parameters what ``generate`` is sent and no input is called.
 
     Args:
         parameters: JSON, as ``InferenceRequest.parameters`` gives it.
-        known: Names of the model's inputs.
+        own: The model's inputs.
 
     Raises:
         UsageError: One is an option that Triton's model has not, or as good as a misspelt one.
     """
-    inputs = {**dict.fromkeys(OPTIONS, ""), **dict.fromkeys(known, "the inputs")}
+    inputs = {**dict.fromkeys(OPTIONS, ""), **dict.fromkeys((name for name, _, _ in own), "the inputs")}
     sent = {name: value for name, value in json.loads(parameters or "{}").items() if not name.startswith("triton_")}
     return check_fields(sent, (), "a parameter of a request", "parameters", inputs)
 

@@ -82,8 +82,7 @@ class TritonPythonModel:
             return None if tensor is None else list(tensor.as_numpy().reshape(-1))
 
         decodes = self._session.bundle.manifest.does.decodes
-        known = [name for name, _, _ in (INPUTS if decodes else VECTOR_INPUTS)]
-        if unheard := unheard_parameters(request.parameters(), known):
+        if unheard := unheard_parameters(request.parameters(), INPUTS if decodes else VECTOR_INPUTS):
             pb_utils.Logger.log_info(f"ignored parameters: {', '.join(map(ascii, unheard))}"[:1000])
         if not decodes:
             if sender.is_cancelled():
