@@ -38,6 +38,7 @@ class BatchJob(SessionOptions):
         sampling: Fields of ``Sampling``, plain data; every row draws as ``run`` would with them.
         chat_template_kwargs: Variables of the chat template for every row; see ``Session.generate``.
         vectors: Fields of ``VectorOptions`` that are not as usual, of a bundle that decodes nothing.
+        vectors_as: Form of the files of vectors.
     """
 
     bundle: Path = option(..., "Bundle folder.", argument=True)
@@ -49,6 +50,12 @@ class BatchJob(SessionOptions):
     sampling: dict[str, Any] = field(default_factory=dict)
     chat_template_kwargs: dict[str, Any] | None = None
     vectors: dict[str, Any] = field(default_factory=dict)
+    vectors_as: str = option(
+        "npy",
+        "Files of vectors beside the shards: npy, or parquet (luvc-export[parquet]).",
+        choices=("npy", "parquet"),
+        metavar="FORM",
+    )
 
     @property
     def embeds(self) -> bool:
@@ -79,9 +86,9 @@ class BatchJob(SessionOptions):
         if answers:
             sampling_from(self.sampling, bundle.manifest.generation)
         else:
-            RowVectors(bundle, self.vectors)
-        for name in ("vectors",) if answers else ("sampling", "chat_template_kwargs", "lora", "speculate"):
-            if values := getattr(self, name):
+            RowVectors(bundle, self.vectors, self.vectors_as)
+        for name in ("vectors", "vectors_as") if answers else ("sampling", "chat_template_kwargs", "lora", "speculate"):
+            if values := stated(self).get(name):
                 raise UsageError(
                     "this bundle writes text, and no vectors" if answers else "nothing is decoded by this bundle",
                     where=f"{self.bundle}, a bundle of the task {bundle.manifest.does.name}",

@@ -123,7 +123,7 @@ def run_batch(
         record = check_record(job.output, identity, took, {"bundle": sha256_manifest(job.bundle)})
         job = replace(job, backend=str(record.get("took", job.backend)))
         check_name(job.backend)
-        vectors = RowVectors(load(job.bundle, task=None), job.vectors) if job.embeds else None
+        vectors = RowVectors(load(job.bundle, task=None), job.vectors, job.vectors_as) if job.embeds else None
         shards = Shards(job.output, source, vectors)
         resumed, came, first = shards.written, 0, monotonic()
         progress(BatchProgress(source.rows, resumed, shards.errors, 0.0, None))

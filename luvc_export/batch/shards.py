@@ -55,7 +55,8 @@ def check_record(
         return begun
     stored = read_json(record, 2**20, UsageError, "the record of this batch")
     held = stored if isinstance(stored, dict) else {}
-    wanted = json.loads(json.dumps(identity))
+    left_out = dict.fromkeys(held.keys() - identity.keys() - {"took"})  # options that are as usual now
+    wanted = {**json.loads(json.dumps(identity)), **left_out}
     same = [wanted, {**wanted, **(earlier or {})}]
     differs = [name for name in wanted if not any(held.get(name) == each[name] for each in same)]
     if differs:
@@ -75,7 +76,7 @@ class Shards:
     Args:
         folder: Where they are.
         source: The questions.
-        vectors: Where rows have vectors, what writes them: each shard's in an npy file beside its lines.
+        vectors: Where rows have vectors, what writes them: each shard's in a file beside its lines.
 
     Raises:
         UsageError: One that is there is not whole, or not one of these.
@@ -112,7 +113,7 @@ class Shards:
             return
         path, records = self.path(index), [rows[one] for one in sorted(rows)]
         if self._vectors is not None:  # before the lines: a shard whose lines are there is whole
-            places = self._vectors.write(path.with_suffix(".npy"), [one.get("vectors") for one in records])
+            places = self._vectors.write(path, records)
             records = [
                 {"row": one["row"], "id": one["id"], "first": first, "count": count, "error": one["error"]}
                 for one, (first, count) in zip(records, places, strict=True)
@@ -142,7 +143,7 @@ class Shards:
             if expected != index * self._source.shard + size:
                 raise ValueError(f"{expected - index * self._source.shard} rows of {size}")
             if self._vectors is not None:
-                self._vectors.check(path.with_suffix(".npy"), vectors)
+                self._vectors.check(path, vectors)
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise UsageError(
                 "this shard is not as it was written",

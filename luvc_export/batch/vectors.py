@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from luvc_export.batch import parquet
 from luvc_export.bundle.folder import Bundle
 from luvc_export.core.files.folders import writing_to
-from luvc_export.core.files.safe_files import whole
+from luvc_export.core.files.safe_files import open_regular, whole
 from luvc_export.errors import UsageError
 from luvc_export.runtime.engine.embed import check_options, cut, embedding_of, run
 from luvc_export.runtime.engine.generate_batch import Prepared
@@ -29,12 +30,17 @@ class RowVectors:
     Args:
         bundle: Of the task ``embed`` or ``embed-many``.
         asked: Fields of ``VectorOptions``.
+        form: Of files: ``npy`` or ``parquet``.
 
     Raises:
         UsageError: The bundle judges pairs, or see ``embed.check_options``.
+        MachineError: See ``parquet.check_installed``.
     """
 
-    def __init__(self, bundle: Bundle, asked: Mapping[str, Any]) -> None:
+    def __init__(self, bundle: Bundle, asked: Mapping[str, Any], form: str = "npy") -> None:
+        if form == "parquet":
+            parquet.check_installed()
+        self._form = form
         if bundle.manifest.does.pairs:
             bundle.check_task("embed")
         self._how, self.options = embedding_of(bundle), VectorOptions(**asked)
@@ -60,29 +66,44 @@ class RowVectors:
         packed = [pack(cut(self._how, one, self.options.dimensions), self.options.embed_dtype) for one in rows]
         return [_text(one) for one in packed]
 
-    def write(self, path: Path, rows: Sequence[str | None]) -> list[tuple[int, int]]:
+    def path(self, lines: Path) -> Path:
+        """The file of a shard, beside its lines."""
+        return lines.with_suffix(f".{self._form}")
+
+    def write(self, lines: Path, rows: Sequence[Mapping[str, Any]]) -> list[tuple[int, int]]:
         """Write the vectors of a shard's rows, one row's behind another's; for each row its first, and how many.
 
         Raises:
             OSError: The disk is full, or refuses; nothing is left behind.
         """
         empty = np.zeros((0, *self.tail), self.dtype)
-        vectors = [empty if one is None else _array(one) for one in rows]
+        texts = [one.get("vectors") for one in rows]
+        vectors = [empty if one is None else _array(one) for one in texts]
         ends = np.cumsum([len(one) for one in vectors]).tolist()
+        every, path = np.concatenate([empty, *vectors]), self.path(lines)
         with writing_to(path), whole(path) as file:
-            np.save(file, np.concatenate([empty, *vectors]), allow_pickle=False)
+            if self._form == "parquet":
+                owners = [(one["row"], one["id"], len(mine)) for one, mine in zip(rows, vectors, strict=True)]
+                parquet.write(file, every, owners)
+            else:
+                np.save(file, every, allow_pickle=False)
         return [(end - len(one), len(one)) for end, one in zip(ends, vectors, strict=True)]
 
-    def check(self, path: Path, count: int) -> None:
+    def check(self, lines: Path, count: int) -> None:
         """Check the header of a shard's file and its size.
 
         Raises:
             ValueError: It does not hold so many vectors, or is not there.
         """
+        path = self.path(lines)
         try:
+            if self._form == "parquet":
+                with open_regular(path) as file:
+                    parquet.check(file, count, self.dtype, self.tail)
+                return
             mapped = map_array(path)
         except OSError as error:
-            raise ValueError(f"{path.name}: {error.strerror}") from error
+            raise ValueError(f"{path.name}: {error.strerror or error}") from error
         if (mapped.dtype, mapped.shape) != (self.dtype, (count, *self.tail)):
             raise ValueError(f"{path.name}: {mapped.dtype} {list(mapped.shape)}, {count} vectors in the lines")
 

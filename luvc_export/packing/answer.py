@@ -8,6 +8,9 @@ scores tie:
   they predict is held against the reference then.
 - More of them may be others only where the logits are within their limit all the same: what was swapped says the same.
 - A word may be another only where the reference's own logits of the two are a tie.
+
+Of a model that decodes nothing a case has vectors in the place of logits. They predict nothing: where one kept token is
+another, their cosine is held.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from numpy.typing import NDArray
 
 from luvc_export.calibration.parity.metrics import difference, prediction
 from luvc_export.calibration.parity.tolerances import Tolerances
+from luvc_export.runtime.engine.embed import Vector, taker
 from luvc_export.runtime.engine.job import Job
 from luvc_export.runtime.engine.scheduler import Engine, began
 from luvc_export.runtime.generation.sequence import GreedyTokens
@@ -36,7 +40,8 @@ class Answer:
         prompt_ids: Tokens of the prompt, a placeholder for each image.
         token_ids: What was said, greedily (as the decoder itself chose, where it does); the end token included.
         text: The same as text.
-        logits: float32 [len(token_ids), vocab]: row i chose token i, after the reference's tokens before it.
+        logits: float32 [len(token_ids), vocab]: row i chose token i, after the reference's tokens before it. Of a model
+            that decodes nothing its vectors, [n, D].
         kept: For each pruning layer with a budget above 0, int64 [G, keep]: visual tokens that enter it.
         milliseconds: Of ``vision``, ``prefill`` and every ``decode``.
     """
@@ -60,11 +65,16 @@ def answer(
     Raises:
         LuvcError: See ``Session.generate``.
     """
-    request = session.prepare(list(pictures), prompt)
-    session.token_limit(request, longest)
-    loaded = session.plan_of(request)
-    ends = session.bundle.manifest.prompt.eos_token_ids if forced is None else ()
-    chooser = GreedyTokens(longest if forced is None else len(forced), ends, forced, keep_logits=True)
+    chooser: GreedyTokens | Vector
+    if session.bundle.manifest.does.decodes:
+        request = session.prepare(list(pictures), prompt)
+        session.token_limit(request, longest)
+        loaded = session.plan_of(request)
+        ends = session.bundle.manifest.prompt.eos_token_ids if forced is None else ()
+        chooser = GreedyTokens(longest if forced is None else len(forced), ends, forced, keep_logits=True)
+    else:
+        loaded, request = session.ready(pictures, prompt or None)
+        chooser = taker(loaded, request)
     engine, job = Engine(answers=1), Job(loaded, request, lambda room: [chooser])
     engine.submit(job)
     prefilled, (grown,) = began(engine.step(), job)
@@ -74,6 +84,9 @@ def answer(
         engine.step()
         times.append(("decode", (perf_counter() - started) * 1000))
     grown.check()
+    if isinstance(chooser, Vector):
+        assert chooser.value is not None
+        return Answer(request.token_ids, (), "", np.atleast_2d(chooser.value), prefilled.kept, tuple(times))
     text = session.encoder.tokenizer.decode(chooser.ids)
     logits = np.stack(chooser.logits)
     return Answer(tuple(request.token_ids), tuple(chooser.ids), text, logits, prefilled.kept, tuple(times))
@@ -107,15 +120,20 @@ def compare_answers(reference: Answer, candidate: Answer, limits: Tolerances) ->
     """Compare ``candidate``, which was told the reference's tokens, with ``reference``."""
     if candidate.prompt_ids != reference.prompt_ids:
         return Verdict(("the prompt has other tokens than the reference's",), np.inf, np.inf, 0.0, 0.0)
-    error = difference(reference.logits, candidate.logits).rel_l2
-    kl = prediction(reference.logits, candidate.logits).kl
+    apart, worded = difference(reference.logits, candidate.logits), len(reference.token_ids) > 0
+    error = apart.rel_l2
+    kl = prediction(reference.logits, candidate.logits).kl if worded else 0.0
     worst, overlap, reasons = _kept(reference, candidate)
     if worst > 1 and not error <= limits.rel_l2.value:
         reasons.append(f"{worst} tokens of one image are not those the reference keeps, and the logits show it")
     if worst != 1 and not error <= limits.rel_l2.value:
-        reasons.append(f"logits differ by {error:.1e}, the limit is {limits.rel_l2.value:.0e}")
+        reasons.append(
+            f"{'logits' if worded else 'vectors'} differ by {error:.1e}, the limit is {limits.rel_l2.value:.0e}"
+        )
     if not kl <= limits.kl.value:
         reasons.append(f"KL divergence {kl:.1e}, the limit is {limits.kl.value:.0e}")
+    if not worded and not apart.cosine >= limits.cosine.value:
+        reasons.append(f"the cosine of vectors is {apart.cosine:.6f}, the limit is {limits.cosine.value:g}")
     same = np.array(reference.token_ids) == np.array(candidate.token_ids)
     for step in np.flatnonzero(~same):
         gap = _gap(reference, candidate, int(step))
@@ -124,7 +142,7 @@ def compare_answers(reference: Answer, candidate: Answer, limits: Tolerances) ->
                 f"word {step + 1} is another, though the reference is sure by {gap:.1e} of its largest logit, "
                 f"more than {limits.tie.value:.0e}"
             )
-    return Verdict(tuple(reasons), error, kl, overlap, float(same.mean()))
+    return Verdict(tuple(reasons), error, kl, overlap, float(same.mean()) if worded else 1.0)
 
 
 def _kept(reference: Answer, candidate: Answer) -> tuple[int, float, list[str]]:

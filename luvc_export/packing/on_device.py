@@ -78,7 +78,7 @@ def _run(folder: Path, backend: str, root: Path, rebuild: bool) -> bool:
     passed = all(verdict.passed for verdict in verdicts.values())
     _write_report(folder, facts, verdicts, signed, passed)
     if passed:
-        manifest = bundles.load(folder).manifest
+        manifest = bundles.load(folder, task=None).manifest
         bundles.write_manifest(folder, replace(manifest, verified=(*manifest.verified, signed)))
     _say("sign-off", f"in {folder / bundles.MANIFEST}" if passed else "none: a case failed")
     good = sum(verdict.passed for verdict in verdicts.values())
@@ -91,7 +91,7 @@ def _run(folder: Path, backend: str, root: Path, rebuild: bool) -> bool:
 
 def _load(folder: Path) -> Bundle:
     """The pack as a bundle, large files hashed whole; engines are not, as damaged ones are built again."""
-    bundle = bundles.load(folder)
+    bundle = bundles.load(folder, task=None)
     for name, expected in bundle.manifest.files.items():
         if expected.bytes > hashing.REMEMBERED_BYTES:
             hashing.verify(folder / name, expected, full=True)
@@ -192,11 +192,13 @@ def _answer_cases(folder: Path, session: Session, pack: Pack) -> tuple[dict[str,
         verdict = compare_answers(reference, answered, limits)
         times += answered.milliseconds if verdicts else ()
         verdicts[stored.name] = verdict
-        figures = (
-            f"logits {verdict.rel_l2:.1e}, KL {verdict.kl:.1e}, kept {verdict.overlap:.3f}, words {verdict.tokens:.3f}"
-        )
+        kept = f"kept {verdict.overlap:.3f}"
+        figures = f"vectors {verdict.rel_l2:.1e}, {kept}"
+        if reference.token_ids:
+            figures = f"logits {verdict.rel_l2:.1e}, KL {verdict.kl:.1e}, {kept}, words {verdict.tokens:.3f}"
+            figures += f", says {answered.text[:40]!r}"
         passed = "PASSED" if verdict.passed else "FAILED"
-        _say("case", f"{passed} {stored.name}: {figures}, says {answered.text[:40]!r}")
+        _say("case", f"{passed} {stored.name}: {figures}")
         for reason in verdict.reasons:
             _say("", reason)
     return verdicts, times

@@ -60,6 +60,7 @@ class Pack:
         batch: Conversations side by side at most.
         adapters: Different adapters of one call; 0 without slots.
         adapter_rank: Largest rank of one.
+        logits: Positions of a call that are read: of many vectors one of each text token.
         seal: sha256 of the rest, and of ``luvc.json`` but for what the board writes there. It shows damage, not who
             made the pack. None in packs of 0.1.0.
     """
@@ -85,13 +86,15 @@ class Pack:
     batch: int = 1
     adapters: int = 0
     adapter_rank: int = 0
+    logits: int = 1
     seal: str | None = None
     schema_version: int = SCHEMA_VERSION
 
     @property
     def capacity(self) -> Capacity:
         """The largest call of the engines."""
-        return Capacity(self.text_capacity, self.images, self.batch, adapters=self.adapters, rank=self.adapter_rank)
+        sizes = self.text_capacity, self.images, self.batch, self.logits
+        return Capacity(*sizes, self.adapters, self.adapter_rank)
 
     def options(self, folder: Path) -> BuildOptions:
         """How TensorRT is told to build; ``folder`` is where the pack lies."""

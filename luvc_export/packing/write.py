@@ -13,6 +13,7 @@ from luvc_export.bundle import folder as bundles
 from luvc_export.bundle import graph_trust
 from luvc_export.bundle.folder import Bundle
 from luvc_export.calibration.cases import Case
+from luvc_export.calibration.drawn import DrawnCase
 from luvc_export.core.files.folders import copy_file, list_names, make_folder, walk, writing_to
 from luvc_export.core.files.safe_files import write_new
 from luvc_export.core.options import settled
@@ -79,12 +80,14 @@ def write_pack(
     ``engine`` and ``settings``: see ``build_engine``.
 
     Raises:
-        UsageError: An unknown target or plan, a target without a system of its own, a case that does not fit, plugins
-            for another machine, with ``strict`` such codes.
+        UsageError: A bundle of pairs, an unknown target or plan, a target without a system of its own, a case that does
+            not fit, plugins for another machine, with ``strict`` such codes.
         BundleError: The bundle has no weights, or they cannot lie flat beside the graphs.
         PlanError: The plan does not fit on the device.
         MachineError: Memory or packages are missing here.
     """
+    if bundle.manifest.does.pairs:
+        bundle.check_task("embed")
     device, options = targets.find(target), options or BuildOptions()
     asked_for = settled(EngineOptions, engine, settings, "write_pack")
     python = _system(device)
@@ -131,6 +134,7 @@ def write_pack(
             batch=capacity.batch,
             adapters=capacity.adapters,
             adapter_rank=capacity.rank,
+            logits=capacity.logits,
             tools={"luvc-export": VERSION, "python": platform.python_version(), "onnxruntime": _onnxruntime()},
         )
         record.write(folder, pack)
@@ -181,6 +185,8 @@ def _reference(
         )
     session = Session(bundle, "cpu", plan)
     asked = chosen(session, capacity)
+    if bundle.manifest.does.pooling == "every" and not bundle.manifest.does.decodes:
+        asked = replace(asked, cases=[part for case in asked.cases for part in _alone(case)])
     answers = []
     for index, case in enumerate(asked.cases):
         progress("reference answers", index / len(asked.cases))
@@ -189,6 +195,12 @@ def _reference(
         answers.append(reply)
     progress("reference answers", 1.0)
     return asked, answers
+
+
+def _alone(case: Case) -> list[Case]:
+    """A page and a query, where a model reads each by itself."""
+    parts = [((image,), "") for image in case.images] + [((), case.prompt)] * bool(case.prompt)
+    return [DrawnCase(images, prompt, case.kind, case.picture) for images, prompt in parts]
 
 
 def check_room(case_answer: Answer, placeholder: int, capacity: Capacity, where: str) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -30,6 +30,8 @@ from luvc_export.runtime.engine.vector_form import layout, map_array, unpack
 INDEX = "index.json"
 _MOST_BYTES = 2**28
 _NAME = re.compile(r"vectors-([0-9]{6,12})\.npy")
+#: Vectors that a query meets in one product, or a page's, if it has more.
+_TOGETHER = 2**14
 #: Files of vectors above which all are written as one, as where more than half of their vectors are no page's any more.
 _MOST_FILES = 16
 
@@ -127,6 +129,29 @@ class Index:
         place = self._places[page]
         rows = self._mapped[place.file][place.first : place.first + place.count]
         return unpack(rows, self.origin.embed_dtype, self.origin.numbers)
+
+    def scores(self, query: NDArray[np.float32], pages: Sequence[str]) -> NDArray[np.float32]:
+        """Late interaction (``embed.late_interaction``) of a query with pages that are saved, which lie side by side.
+
+        Args:
+            query: float32 [n, D].
+            pages: N of them.
+
+        Returns:
+            float32 [N]; of one vector a page and one of the query, their products.
+        """
+        places = [self._places[page] for page in pages]
+        table = np.array([(one.file, one.first, one.count) for one in places], np.int64).reshape(-1, 3)
+        _, own, inverse = np.unique(table[:, 0] << 40 | table[:, 1], return_index=True, return_inverse=True)
+        file, first, count = table[own].T
+        end, part = first + count, np.cumsum(count) // _TOGETHER
+        apart = (file[1:] != file[:-1]) | (first[1:] != end[:-1]) | (part[1:] != part[:-1])
+        scores = np.zeros(len(file), np.float32)
+        for run in np.split(np.arange(len(file)), np.flatnonzero(apart) + 1) if pages else ():
+            rows = self._mapped[file[run[0]]][first[run[0]] : end[run[-1]]]
+            products = query @ unpack(rows, self.origin.embed_dtype, self.origin.numbers).T
+            scores[run] = np.maximum.reduceat(products, first[run] - first[run[0]], axis=1).sum(0)
+        return np.asarray(scores[inverse.reshape(-1)])
 
     def add(self, page: str, vectors: NDArray[Any]) -> None:
         """Take a page's vectors, as ``vector_form.pack`` gives them, until they are saved.

@@ -18,7 +18,7 @@ from luvc_export.core.files.folders import make_folder
 from luvc_export.core.files.safe_files import locked
 from luvc_export.core.progress import Progress
 from luvc_export.errors import UsageError
-from luvc_export.runtime.engine.embed import BATCH, check_options, check_query, late_interaction
+from luvc_export.runtime.engine.embed import BATCH, check_options, check_query, rows_of
 from luvc_export.runtime.engine.vector_form import VectorOptions
 from luvc_export.runtime.session import Session
 from luvc_export.search.index import Index, IndexedFile, Origin
@@ -204,12 +204,8 @@ class Search:
         missing = [page for page in {page.sha256: page for page in pages}.values() if page.sha256 not in table]
         if not missing:
             return
-        pictures, dtype = [page.picture for page in missing], self.options.embed_dtype
-        if self._many:
-            vectors = self.session.embed_many(images=pictures, embed_dtype=dtype, pool=self.options.pool)
-        else:
-            rows = self.session.embed(images=pictures, dimensions=self.options.dimensions, embed_dtype=dtype)
-            vectors = [rows[at : at + 1] for at in range(len(rows))]
+        of_pages = replace(self.options, prompt=None, instruction=None)
+        vectors = rows_of(self.session, of_pages, images=[page.picture for page in missing])
         for page, one in zip(missing, vectors, strict=True):
             table.add(page.sha256, one)
         self.embedded += len(missing)
@@ -242,14 +238,17 @@ class Search:
     def rank(self, query: NDArray[np.float32], top: int) -> list[Hit]:
         """The ``top`` pages of the last ``update`` for a query, the best first; of equal ones the first by name."""
         names = {key_of(name): name for name in self.files}
-        hits = []
-        for key, one in sorted(self._table.files.items()):
-            readable = [(at, page) for at, page in enumerate(one.pages, 1) if page]
-            scores = late_interaction(query, [self._table.rows(page) for _, page in readable])
-            several = Path(names[key]).suffix.lower() == PDF
-            for (at, page), score in zip(readable, scores.tolist(), strict=True):
-                hits.append(Hit(names[key], at if several else None, score, page))
-        return sorted(hits, key=lambda hit: -hit.score)[:top]
+        every = [
+            (names[key], at, page)
+            for key, one in sorted(self._table.files.items())
+            for at, page in enumerate(one.pages, 1)
+            if page
+        ]
+        scores = self._table.scores(query, [page for _, _, page in every])
+        best = [(*every[at], float(scores[at])) for at in np.argsort(-scores, kind="stable")[:top]]
+        return [
+            Hit(name, at if Path(name).suffix.lower() == PDF else None, score, page) for name, at, page, score in best
+        ]
 
 
 def key_of(name: str) -> str:

@@ -64,6 +64,7 @@ class Asker:
         greedy: Where a request says nothing, the most likely token is taken, whatever the model's makers meant.
         pixels: Of all requests.
         tool_parser: Name of the form of calls; None has it seen by the template.
+        token_ids: Inputs of vectors may be token ids.
     """
 
     models: Models
@@ -72,6 +73,7 @@ class Asker:
     greedy: bool = False
     pixels: PixelBudget = field(default_factory=PixelBudget)
     tool_parser: str | None = None
+    token_ids: bool = False
     _forms: dict[Session, TemplateForms] = field(default_factory=dict)
 
     def plan(self, chat: ChatRequest, plain: bool = False) -> AnswerPlan:

@@ -100,6 +100,7 @@ class ServeOptions:
     trusted_proxies: frozenset[str] = _words("Address whose X-Forwarded-For says who asks; repeat.", "--trusted-proxy")
     greedy: bool = option(False, "What a request leaves open is greedy, not as the model's makers meant it.")
     tool_parser: str | None = option(None, "How the model writes calls; default: seen by its chat template.")
+    allow_token_ids: bool = option(False, "Inputs of vectors may be token ids, which are read as this model's.")
     strict: bool = option(False, "Refuse fields of requests that nobody here has heard of (/v1/fields).")
 
     def __post_init__(self) -> None:

@@ -79,7 +79,8 @@ class Server:
     def __init__(self, options: ServeOptions, models: Models, warm: bool = True) -> None:
         self.options, self.models, self.metrics = options, models, Metrics()
         self.cache = FeatureCache(options.image_cache)
-        asker = Asker(models, Addresses(options), options.max_images, options.greedy, tool_parser=options.tool_parser)
+        asker = Asker(models, Addresses(options), options.max_images, options.greedy)
+        asker.tool_parser, asker.token_ids = options.tool_parser, options.allow_token_ids
 
         def prepare() -> None:
             if warm:

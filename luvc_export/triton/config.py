@@ -34,6 +34,16 @@ OUTPUTS = (
     ("completion_tokens", "TYPE_INT32"),
     ("total_tokens", "TYPE_INT32"),
 )
+#: Of a model that decodes nothing: texts, pictures, or as many of both, and vectors of each, one's behind another's.
+VECTOR_INPUTS = (
+    ("prompt", "TYPE_STRING", -1),
+    ("image", "TYPE_STRING", -1),
+    ("prompt_name", "TYPE_STRING", 1),
+    ("instruction", "TYPE_STRING", 1),
+    ("dimensions", "TYPE_INT32", 1),
+    ("pool", "TYPE_INT32", 1),
+)
+VECTOR_OUTPUTS = (("vectors", "TYPE_FP32", "-1, -1"), ("counts", "TYPE_INT32", "-1"))
 #: Of back-ends that need no GPU of NVIDIA's.
 _KINDS = {"auto": "KIND_AUTO", "cpu": "KIND_CPU", "openvino": "KIND_CPU"}
 #: First line of every file written here.
@@ -51,6 +61,7 @@ class ModelConfig:
         warm_up: Ask a picture, or a clip, before the model is ready.
         parameters: For ``triton.model``: bundle, and options of its session as ``SessionOptions.texts`` has them.
         frames: Of the clip that warms up a plan for whole clips; 0 for a picture.
+        decodes: It answers; else it gives vectors.
     """
 
     name: str
@@ -59,6 +70,7 @@ class ModelConfig:
     warm_up: bool = True
     parameters: dict[str, str] = field(default_factory=dict)
     frames: int = 0
+    decodes: bool = True
 
     def text(self) -> str:
         """The file."""
@@ -66,9 +78,12 @@ class ModelConfig:
         lines.append("model_transaction_policy { decoupled: true }")
         lines += [
             f"input {{ name: {_quoted(name)} data_type: {kind} dims: [ {dims} ] optional: true }}"
-            for name, kind, dims in INPUTS
+            for name, kind, dims in (INPUTS if self.decodes else VECTOR_INPUTS)
         ]
-        lines += [f"output {{ name: {_quoted(name)} data_type: {kind} dims: [ 1 ] }}" for name, kind in OUTPUTS]
+        outputs = [(name, kind, "1") for name, kind in OUTPUTS] if self.decodes else VECTOR_OUTPUTS
+        lines += [
+            f"output {{ name: {_quoted(name)} data_type: {kind} dims: [ {dims} ] }}" for name, kind, dims in outputs
+        ]
         kind = _KINDS.get(self.backend.partition(":")[0], "KIND_GPU")
         lines.append(f"instance_group {{ count: {self.instances} kind: {kind} }}")
         lines += [
@@ -80,7 +95,7 @@ class ModelConfig:
             lines += [
                 f"  inputs {{ key: {_quoted(name)} value {{ data_type: {kind} dims: [ {dims} ] "
                 f"input_data_file: {_quoted(name)} }} }}"
-                for name, kind, dims in warm_up_inputs(self.frames)
+                for name, kind, dims in warm_up_inputs(self.frames, self.decodes)
             ]
             lines.append("}")
         return "\n".join(lines) + "\n"
@@ -100,19 +115,20 @@ def bytes_tensor(*items: bytes) -> bytes:
     return b"".join(len(item).to_bytes(4, "little") + item for item in items)
 
 
-def warm_up_inputs(frames: int) -> tuple[tuple[str, str, int], ...]:
+def warm_up_inputs(frames: int, decodes: bool = True) -> tuple[tuple[str, str, int], ...]:
     """What a model is asked before it is ready, files of the folder ``warmup``: name, type, dims."""
     shown = ("video", "TYPE_STRING", frames) if frames else ("image", "TYPE_STRING", 1)
-    return ("prompt", "TYPE_STRING", 1), shown, ("max_tokens", "TYPE_INT32", 1)
+    return (("prompt", "TYPE_STRING", 1), shown, ("max_tokens", "TYPE_INT32", 1)) if decodes else (shown,)
 
 
-def warm_up_files(picture: bytes, frames: int = 0) -> dict[str, bytes]:
+def warm_up_files(picture: bytes, frames: int = 0, decodes: bool = True) -> dict[str, bytes]:
     """Files of the folder ``warmup``: a picture (PNG, say) or a clip of so many such frames, a prompt, two tokens."""
-    return {
+    files = {
         "prompt": bytes_tensor(b"What is this?"),
         "video" if frames else "image": bytes_tensor(*[picture] * max(frames, 1)),
         "max_tokens": (2).to_bytes(4, "little"),
     }
+    return {name: files[name] for name, _, _ in warm_up_inputs(frames, decodes)}
 
 
 def parameters_of(config: str) -> dict[str, str]:

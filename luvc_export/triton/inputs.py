@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import Any, Literal
 
 from luvc_export.errors import UsageError
+from luvc_export.runtime.engine.vector_form import VectorOptions
 from luvc_export.runtime.generation.sampling import OPTIONS
 from luvc_export.runtime.media.video import DEFAULT_FPS, DEFAULT_FRAMES, check_fps, open_video
 from luvc_export.runtime.prompt.question import Question, VideoClip
@@ -22,6 +23,8 @@ Get = Callable[[str], "Sequence[Any] | None"]
 
 #: Pictures of a request; a clip counts as one.
 MAX_IMAGES = 16
+#: Of a model that decodes nothing, inputs of a request.
+MAX_INPUTS = 256
 #: Frames of a clip that come as pictures.
 MAX_FRAMES = 256
 _ROLES = ("system", "user", "assistant")
@@ -74,18 +77,44 @@ def sampling_of(get: Get) -> dict[str, Any]:
     }
 
 
-def unheard_parameters(parameters: str) -> list[str]:
+def vector_inputs(get: Get) -> tuple[dict[str, list[Any]], VectorOptions]:
+    """Inputs of a model that decodes nothing, as ``Session.embed`` takes them, and what is set of their vectors.
+
+    Raises:
+        UsageError: There are neither texts nor pictures, too many, or other numbers of both; or a value is no text.
+    """
+    texts = [_decoded(item, "prompt") for item in get("prompt") or ()]
+    pictures = [picture(item) for item in get("image") or ()]
+    if not (texts or pictures) or (texts and pictures and len(texts) != len(pictures)):
+        got, expected = f"{len(texts)} texts, {len(pictures)} pictures", "texts, pictures, or as many of both"
+        raise UsageError("vectors are of texts, of pictures or of pairs", where="prompt", got=got, expected=expected)
+    if (count := len(texts or pictures)) > MAX_INPUTS:
+        raise UsageError("too many inputs", where="prompt", got=count, expected=f"at most {MAX_INPUTS}")
+    pool = _number(get, "pool")
+    options = VectorOptions(
+        prompt=_text(get, "prompt_name"),
+        instruction=_text(get, "instruction"),
+        dimensions=_number(get, "dimensions"),
+        pool=1 if pool is None else pool,
+    )
+    if texts and pictures:
+        return {"pairs": [*zip(pictures, texts, strict=True)]}, options
+    return {"texts": texts} if texts else {"images": pictures}, options
+
+
+def unheard_parameters(parameters: str, own: Sequence[tuple[str, str, int]] = INPUTS) -> list[str]:
     """Parameters of a request that nobody has heard of.
 
     Triton hands on as parameters what ``generate`` is sent and no input is called.
 
     Args:
         parameters: JSON, as ``InferenceRequest.parameters`` gives it.
+        own: The model's inputs.
 
     Raises:
         UsageError: One is an option that Triton's model has not, or as good as a misspelt one.
     """
-    inputs = {**dict.fromkeys(OPTIONS, ""), **dict.fromkeys((name for name, _, _ in INPUTS), "the inputs")}
+    inputs = {**dict.fromkeys(OPTIONS, ""), **dict.fromkeys((name for name, _, _ in own), "the inputs")}
     sent = {name: value for name, value in json.loads(parameters or "{}").items() if not name.startswith("triton_")}
     return check_fields(sent, (), "a parameter of a request", "parameters", inputs)
 

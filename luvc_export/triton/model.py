@@ -15,6 +15,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils  # Triton's own; there is none outside of it
 
 from luvc_export.errors import LuvcError
+from luvc_export.runtime.engine.embed import rows_of
 from luvc_export.runtime.engine.generate import answer
 from luvc_export.runtime.engine.generate_batch import Prepared
 from luvc_export.runtime.generation.result import Stream
@@ -22,8 +23,8 @@ from luvc_export.runtime.generation.sampling import sampling_of_request
 from luvc_export.runtime.session import Session
 from luvc_export.runtime.session_options import SessionOptions
 from luvc_export.serve.http.api_errors import explained
-from luvc_export.triton.config import parameters_of
-from luvc_export.triton.inputs import question_from, sampling_of, unheard_parameters
+from luvc_export.triton.config import INPUTS, VECTOR_INPUTS, parameters_of
+from luvc_export.triton.inputs import question_from, sampling_of, unheard_parameters, vector_inputs
 
 _FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 
@@ -80,8 +81,14 @@ class TritonPythonModel:
             tensor = pb_utils.get_input_tensor_by_name(request, name)
             return None if tensor is None else list(tensor.as_numpy().reshape(-1))
 
-        if unheard := unheard_parameters(request.parameters()):
+        decodes = self._session.bundle.manifest.does.decodes
+        if unheard := unheard_parameters(request.parameters(), INPUTS if decodes else VECTOR_INPUTS):
             pb_utils.Logger.log_info(f"ignored parameters: {', '.join(map(ascii, unheard))}"[:1000])
+        if not decodes:
+            if sender.is_cancelled():
+                raise CancelledError(0)
+            sender.send(self._vectors(get), flags=_FINAL)
+            return
         defaults = self._session.bundle.manifest.generation
         options = self._session.grammars.guided(sampling_of_request(sampling_of(get), defaults))
         ready = self._session.prepare_row(question_from(get, self._session.video_frames), options)
@@ -100,6 +107,13 @@ class TritonPythonModel:
         result = pieces.result
         text = "" if streams else result.text
         sender.send(_response(text, result.finish_reason, prompt_tokens(ready), len(result.token_ids)), flags=_FINAL)
+
+    def _vectors(self, get: Any) -> Any:
+        inputs, wanted = vector_inputs(get)
+        vectors = rows_of(self._session, wanted, **inputs)
+        counts = np.array([len(one) for one in vectors], np.int32)
+        tensors = {"vectors": np.concatenate(vectors), "counts": counts}
+        return pb_utils.InferenceResponse(output_tensors=[pb_utils.Tensor(*one) for one in tensors.items()])
 
 
 def prompt_tokens(ready: Prepared) -> int:

@@ -75,7 +75,9 @@ def write_repository(
         name = _NOT_IN_A_NAME.sub("-", name)
         if name in models:
             raise UsageError("two models have one name", where=spec, got=name, fix="rename one bundle's folder")
-        bundle = load(path, options.verify, progress)
+        bundle = load(path, options.verify, progress, task=None)
+        if bundle.manifest.does.pairs:
+            bundle.check_task("embed")
         if bundle.entry(plan).plan.sharing.kind == "tiles":
             fix = f"name a plan for whole pictures: luvc-export inspect {path} says what each plan is for"
             what = "this plan takes pictures in tiles alone, which Triton's model does not"
@@ -98,7 +100,8 @@ def _write_model(scratch: Path, name: str, bundle: Bundle, plan: str | None, opt
     entry = bundle.entry(plan)
     sharing = entry.plan.sharing
     frames = sharing.images * bundle.manifest.image.frames if sharing.kind == "clip" else 0
-    config = ModelConfig(name, options.backend, options.instances, options.warm_up, parameters, frames)
+    decodes = bundle.manifest.does.decodes
+    config = ModelConfig(name, options.backend, options.instances, options.warm_up, parameters, frames, decodes)
     make_folder(scratch / "1")
     write_new(scratch / "config.pbtxt", config.text().encode())
     write_new(scratch / "1" / "model.py", PROGRAM.encode())
@@ -107,7 +110,7 @@ def _write_model(scratch: Path, name: str, bundle: Bundle, plan: str | None, opt
         picture = io.BytesIO()
         height, width = entry.size
         Image.new("RGB", (width, height)).save(picture, "PNG")
-        for file, data in warm_up_files(picture.getvalue(), frames).items():
+        for file, data in warm_up_files(picture.getvalue(), frames, decodes).items():
             write_new(scratch / "warmup" / file, data)
     if options.copy:
         make_folder(scratch / COPY)

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 #: Inputs that run in one call at most: their texts are padded to the longest, their pictures encoded together.
 BATCH = 8
+#: Of ``VectorOptions``, those of one vector.
+EMBED_OPTIONS = ("prompt", "instruction", "dimensions", "embed_dtype")
 
 
 class Vector:
@@ -221,16 +223,35 @@ class Embeds:
         query: str | None = None,
         pool: int = 1,
     ) -> list[NDArray[np.float32]]:
-        ready = [self._ready(how, system, *one, query) for one in parts]
+        ready = [self.ready([] if image is None else [image], text, system, query) for image, text in parts]
         return [vector for first in range(0, len(ready), batch) for vector in run(ready[first : first + batch], pool)]
 
-    def _ready(
-        self, how: Embedding, system: str, picture: Picture | None, text: str | None, query: str | None
+    def ready(
+        self, images: Sequence[Picture], text: str | None, system: str | None = None, query: str | None = None
     ) -> tuple[LoadedPlan, Request]:
-        asked = input_chat(how, [] if picture is None else [picture], text, system, query)
+        """An input made ready to run; ``system`` is its instruction, None for the bundle's default one.
+
+        Raises:
+            UsageError: See ``embed``.
+        """
+        how = embedding_of(self.bundle)
+        asked = input_chat(how, images, text, instruction_of(how) if system is None else system, query)
         loaded, request = self.fit(open_media(asked, self.bundle.manifest))
         loaded.token_limit(request)
         return loaded, request
+
+
+def rows_of(session: Embeds, wanted: VectorOptions, **inputs: Any) -> list[NDArray[Any]]:
+    """Vectors [n, D] of each of ``images``, ``texts`` or ``pairs``, as ``wanted.embed_dtype`` has them; n is 1 of one.
+
+    Raises what ``Embeds.embed`` raises.
+    """
+    check_options(session.bundle, wanted)
+    if session.bundle.manifest.does.pooling == "every":
+        return session.embed_many(**inputs, embed_dtype=wanted.embed_dtype, pool=wanted.pool)
+    how = {name: value for name, value in vars(wanted).items() if name in EMBED_OPTIONS}
+    rows = session.embed(**inputs, **how)
+    return [rows[at : at + 1] for at in range(len(rows))]
 
 
 def taker(loaded: LoadedPlan, request: Request, pool: int = 1) -> Vector:

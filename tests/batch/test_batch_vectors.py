@@ -16,6 +16,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "export" / "families")
 import many_vectors
 import vector_bundles
 
+from luvc_export.batch import parquet
 from luvc_export.batch.answerer import Answerer
 from luvc_export.batch.job import BatchJob
 from luvc_export.batch.pool import Answered
@@ -23,7 +24,7 @@ from luvc_export.batch.run import run_batch
 from luvc_export.batch.source import Source
 from luvc_export.bundle.folder import Bundle
 from luvc_export.core.options import stated
-from luvc_export.errors import CheckFailed, UsageError
+from luvc_export.errors import CheckFailed, MachineError, UsageError
 from luvc_export.ray.actor import Answerer as RayAnswerer
 from luvc_export.runtime.engine.vector_form import DTYPES, VectorOptions, layout, map_array, pack, unpack
 from luvc_export.runtime.session import Session
@@ -70,8 +71,8 @@ def job(bundle: Path, folder: Path, size: tuple[int, int], texts: bool, **vector
     rows += [{"image": "page.png", "prompt": "where?" if texts else "", "id": 7}, {"video": "page.png", "prompt": "x"}]
     (folder / "cases.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     options = {"plan": "none", "backend": "cpu", "threads": 1, "shard": 2, "rows": 2}
-    vectors = stated(VectorOptions(**vectors))
-    return BatchJob(bundle, folder / "cases.jsonl", folder / "out", vectors=vectors, **options)
+    form, vectors = vectors.pop("vectors_as", "npy"), stated(VectorOptions(**vectors))
+    return BatchJob(bundle, folder / "cases.jsonl", folder / form, vectors=vectors, vectors_as=form, **options)
 
 
 def read(folder: Path) -> tuple[list[dict[str, Any]], list[Any]]:
@@ -158,6 +159,72 @@ def test_a_shard_whose_vectors_are_not_as_written_is_refused(folders: Callable[[
         run_batch(asked, fleet())
 
 
+def test_parquet_holds_what_npy_does(folders: Callable[[str], Path], tmp_path: Path) -> None:
+    """The same vectors with their rows and ids, cut and gone on with; a file that is not as written is refused."""
+    arrays = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed (luvc-export[parquet])")
+    pages = folders("every"), tmp_path, many_vectors.tiny().size, False
+    plain, asked = (job(*pages, embed_dtype="int8", vectors_as=form) for form in ("npy", "parquet"))
+    asked.check()
+    run_batch(plain, fleet())
+    with pytest.raises(PowerCut):
+        run_batch(asked, fleet(3))
+    assert [path.name for path in sorted(asked.output.glob("part*"))] == ["part-000000.jsonl", "part-000000.parquet"]
+    assert run_batch(asked, fleet()).resumed == 2
+    lines, vectors = read(plain.output)
+    files = sorted(asked.output.glob("*.parquet"))
+    assert [path.with_suffix(".jsonl").read_bytes() for path in files] == [
+        (plain.output / path.name).with_suffix(".jsonl").read_bytes() for path in files
+    ]
+    owned = [(line["row"], None if line["id"] is None else str(line["id"])) for line in lines]
+    wanted = [
+        {"row": row, "id": name, "at": at, "vector": one["values"].tolist(), "scale": one["scale"]}
+        for (row, name), mine in zip(owned, vectors, strict=True)
+        for at, one in enumerate(mine)
+    ]
+    assert [one for path in files for one in arrays.read_table(path).to_pylist()] == wanted and len(wanted) > 5
+    whole = files[0].read_bytes()
+    for wrong, says in ((whole[:-4], "footer"), (files[1].read_bytes(), "in the lines"), (None, "No such file")):
+        files[0].unlink(missing_ok=True)
+        if wrong is not None:
+            files[0].write_bytes(wrong)
+        with pytest.raises(UsageError, match=rf"not as it was written(.|\n)*{says}"):
+            run_batch(asked, fleet())
+    files[0].write_bytes(whole)
+    assert run_batch(asked, fleet(0)).resumed == 5
+    object.__setattr__(plain, "output", asked.output)
+    with pytest.raises(UsageError, match=r'something else(.|\n)*vectors_as null(.|\n)*vectors_as "parquet"'):
+        run_batch(plain, fleet())
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_parquet_of_every_form(dtype: str, tmp_path: Path) -> None:
+    arrays = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed (luvc-export[parquet])")
+    vectors = pack(np.random.default_rng(0).normal(size=(3, 12)).astype(np.float32), dtype)
+    with (tmp_path / "x.parquet").open("wb") as file:
+        parquet.write(file, vectors, [(4, 7, 2), (5, None, 0), (6, "b", 1)])
+    table = arrays.read_table(tmp_path / "x.parquet")
+    assert table["row"].to_pylist() == [4, 4, 6] and table["id"].to_pylist() == ["7", "7", "b"]
+    values = np.array(table["vector"].to_pylist(), layout(dtype, 12)[0] if dtype != "int8" else np.int8)
+    assert np.array_equal(values, vectors["values"] if dtype == "int8" else vectors)
+    other = "float16" if dtype == "float32" else "float32"
+    with (tmp_path / "x.parquet").open("rb") as file:
+        parquet.check(file, 3, *layout(dtype, 12))
+        for count, kind, numbers in ((2, dtype, 12), (3, other, 12), (3, dtype, 24)):
+            with pytest.raises(ValueError, match=rf"3 vectors of row int64, (.|\n)*{count} vectors in the lines"):
+                parquet.check(file, count, *layout(kind, numbers))
+
+
+def test_parquet_without_pyarrow_is_refused_before_any_work(
+    folders: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parquet, "find_spec", lambda name: None)
+    asked = job(folders("qwen2_vl"), tmp_path, vector_bundles.tiny_of("qwen2_vl").size, True, vectors_as="parquet")
+    with pytest.raises(
+        MachineError, match=r"pyarrow, which is not installed(.|\n)*pip install 'luvc-export\[parquet\]'"
+    ):
+        asked.check()
+
+
 def test_options_of_the_other_kind_of_bundle_are_refused(
     folders: Callable[[str], Path], demo_bundle: Bundle, tmp_path: Path
 ) -> None:
@@ -172,6 +239,8 @@ def test_options_of_the_other_kind_of_bundle_are_refused(
         job(embeds, tmp_path, size, True, dimensions=20).check()
     with pytest.raises(UsageError, match=r"writes text, and no vectors(.|\n)*embed_dtype"):
         job(demo_bundle.folder, tmp_path, size, True, embed_dtype="int8").check()
+    with pytest.raises(UsageError, match=r"writes text, and no vectors(.|\n)*vectors_as: parquet"):
+        job(demo_bundle.folder, tmp_path, size, True, vectors_as="parquet").check()
     with pytest.raises(UsageError, match="another task"):  # a Dataset's rows are questions
         RayAnswerer(str(embeds), backend="cpu", threads=1)
 

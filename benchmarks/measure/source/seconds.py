@@ -36,6 +36,9 @@ SHARES = {
     r"|does_not_fit_beside_another|of_open_plans|plans_take_turns",
     "38 video": r"test_(film|camera|video|watching|frame_scores|time_merge|time_options)\b|family_(time|video|turns)"
     r"|glyph_clips|onevision_video",
+    "61 vectors": r"/search/|glyph_search|/test_(search_cli|embed_cli|vector_parity|embeddings|rerank|pooling)\.py"
+    r"|/test_(pairs|tasks|clusters)\.py|family_(many_)?vector|family_encoders|(batch|build|pack|triton)_vectors"
+    r"|long_attention|sentence_transformers",
 }
 
 _STARTED = time.perf_counter()

@@ -111,7 +111,7 @@ def _opened(
             raise UsageError(
                 "a bundle has its image size", where="--image-size", fix="export it again, or leave it out"
             )
-        yield bundles.load(model, verify, tell), plan
+        yield bundles.load(model, verify, tell, task=None), plan
         return
     from luvc_export.calibration import tasks
     from luvc_export.pipeline import export_bundle, make_plans

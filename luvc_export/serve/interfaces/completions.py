@@ -87,14 +87,15 @@ def _prompts(prompt: Any) -> tuple[Prompt, ...]:
     if isinstance(prompt, str):
         return (prompt,)
     if isinstance(prompt, list) and prompt:
-        if all(map(_is_token, prompt)):
+        if all(map(is_token, prompt)):
             return (prompt,)
-        if all(isinstance(one, str) or (isinstance(one, list) and one and all(map(_is_token, one))) for one in prompt):
+        if all(isinstance(one, str) or (isinstance(one, list) and one and all(map(is_token, one))) for one in prompt):
             return tuple(prompt)
     raise bad_request("prompt is text, tokens, or a list of them", param="prompt", code="invalid_value")
 
 
-def _is_token(value: Any) -> bool:
+def is_token(value: Any) -> bool:
+    """A token id by its type."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
@@ -126,14 +127,23 @@ def _token_ids(prompt: Prompt, where: str, model: ServedModel, special: bool) ->
         except LuvcError as error:
             raise explained(error, where) from error
         prompt = list(encoder.tokenizer.encode(prompt, add_special_tokens=special).ids)
-    for place, token in enumerate(prompt):
-        if not 0 <= token < vocab:
-            message = f"there is no token {token}; expected: 0 to {vocab - 1}"
-            raise bad_request(message, param=f"{where}[{place}]", code="invalid_value")
+    check_ids(prompt, where, vocab)
     if encoder.visual_ids & {*prompt}:
         message = "a prompt shows no picture, and has a picture's place: ask POST /v1/chat/completions about pictures"
         raise bad_request(message, param=where, code="unsupported_parameter")
     return prompt
+
+
+def check_ids(ids: Sequence[int], where: str, vocab: int) -> None:
+    """Refuse ids beyond the vocabulary.
+
+    Raises:
+        ApiError: There are.
+    """
+    for place, token in enumerate(ids):
+        if not 0 <= token < vocab:
+            message = f"there is no token {token}; expected: 0 to {vocab - 1}; fix: encode with this model's tokenizer"
+            raise bad_request(f"{message} (POST /tokenize)", param=f"{where}[{place}]", code="invalid_value")
 
 
 class _Together:

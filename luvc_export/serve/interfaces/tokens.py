@@ -12,6 +12,7 @@ from luvc_export.runtime.generation.detokenise import text_of
 from luvc_export.serve.asking import Asker
 from luvc_export.serve.http.api_errors import bad_request, explained
 from luvc_export.serve.http.json_bodies import check_text, decoded, require
+from luvc_export.serve.interfaces.completions import check_ids
 from luvc_export.serve.interfaces.protocol import RefusalPart, TextPart, chat_request
 
 _OF_CHATS = ("messages", "tools", "add_generation_prompt", "continue_final_message", "chat_template_kwargs", "model")
@@ -81,10 +82,7 @@ def detokenize(body: bytes, asker: Asker) -> bytes:
     asked = _read(data, DetokenizeRequest)
     session = asker.models.find(asked.model).session
     vocab = session.bundle.manifest.decoder.vocab
-    wrong = next((number for number, token in enumerate(asked.tokens) if token >= vocab), None)
-    if wrong is not None:
-        message = f"there is no token {asked.tokens[wrong]}; expected: 0 to {vocab - 1}"
-        raise bad_request(message, param=f"tokens[{wrong}]", code="invalid_value")
+    check_ids(asked.tokens, "tokens", vocab)
     try:
         text = text_of(session.encoder.tokenizer, asked.tokens, special=True)
     except LuvcError as error:

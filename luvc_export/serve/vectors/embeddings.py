@@ -19,6 +19,7 @@ from luvc_export.runtime.engine.embed import check_size, cut
 from luvc_export.runtime.prompt.request_fields import HARMLESS, Refusal
 from luvc_export.serve.http.api_errors import bad_request
 from luvc_export.serve.http.json_bodies import decoded
+from luvc_export.serve.interfaces.completions import is_token
 from luvc_export.serve.interfaces.fields import refuse, unknown
 from luvc_export.serve.interfaces.protocol import ChatMessage, chat_request, parse
 from luvc_export.serve.vectors.inputs import (
@@ -100,17 +101,21 @@ def _parse(body: bytes, strict: bool, tasks: tuple[str, ...], answer: Callable[.
 
 def _inputs(sent: Any) -> list[Input]:
     listed = sent if isinstance(sent, list) else [sent]
-    if any(type(one) is int or isinstance(one, list) for one in listed):
-        message = "input is text: token ids of another tokenizer are another text here; fix: send strings"
-        message += " (LangChain's OpenAIEmbeddings: check_embedding_ctx_length=False)"
-        raise bad_request(message, "input", "unsupported_parameter")
+    if listed and all(map(is_token, listed)):
+        listed = [listed]
     if not listed:
         raise bad_request("input is empty; expected: a text of one letter at least", "input", "invalid_value")
     check_count(len(listed), "input")
     places = [f"input[{at}]" if len(listed) > 1 else "input" for at in range(len(listed))]
-    return [
-        Input(where, [ChatMessage("user", item_parts(one, where))]) for where, one in zip(places, listed, strict=True)
-    ]
+    return [_input(one, where) for where, one in zip(places, listed, strict=True)]
+
+
+def _input(sent: Any, where: str) -> Input:
+    if not isinstance(sent, list):
+        return Input(where, [ChatMessage("user", item_parts(sent, where))])
+    if not sent or not all(map(is_token, sent)):
+        raise bad_request(f"{where} is a text, or token ids, one at least", where, "invalid_value")
+    return Input(where, [], token_ids=sent)
 
 
 def _pooled(answered: Answered, size: int | None, packed: bool) -> dict[str, Any]:

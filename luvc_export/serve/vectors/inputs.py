@@ -16,15 +16,18 @@ from numpy.typing import NDArray
 
 from luvc_export.bundle.folder import Bundle
 from luvc_export.core.tasks import Embedding
-from luvc_export.errors import UsageError
+from luvc_export.errors import LuvcError, UsageError
 from luvc_export.runtime.engine.embed import embedding_of
+from luvc_export.runtime.generation.detokenise import text_of
 from luvc_export.runtime.generation.sampling import Sampling
 from luvc_export.runtime.prompt.request_fields import Refusal
 from luvc_export.runtime.prompt.vector_chat import instruction_of, pair_marks, pair_parts, template_values
 from luvc_export.serve.asking import Asker
 from luvc_export.serve.engine.jobs import Ended, Event, Failed, Finished, Job, Piece
 from luvc_export.serve.http.api_errors import ApiError, bad_request, explained
+from luvc_export.serve.interfaces.completions import check_ids
 from luvc_export.serve.interfaces.protocol import ChatMessage, ChatRequest, ImagePart, ImageURL, Part, TextPart
+from luvc_export.serve.models import ServedModel
 from luvc_export.serve.tools.answer_plan import AnswerPlan
 
 #: Of vLLM's and others', those that would change a vector, with the values that ask for nothing, and ours instead.
@@ -52,11 +55,28 @@ class Input:
         where: The field it is in.
         messages: A chat; of a pair, one message that is the document.
         query: Of a pair, the query.
+        token_ids: Of the text, in the place of messages.
     """
 
     where: str
     messages: list[ChatMessage]
     query: list[Part] | None = None
+    token_ids: list[int] | None = None
+
+    def read(self, model: ServedModel) -> Input:
+        """The same with the text of its token ids, special ones by their names.
+
+        Raises:
+            ApiError: 400 for an id that the model has not, or ids of no text.
+        """
+        if self.token_ids is None:
+            return self
+        check_ids(self.token_ids, self.where, model.session.bundle.manifest.decoder.vocab)
+        try:
+            text = text_of(model.session.encoder.tokenizer, self.token_ids, special=True)
+        except LuvcError as error:
+            raise explained(error, self.where) from error
+        return replace(self, messages=[ChatMessage("user", item_parts(text, self.where))])
 
     def chat(self, model: str | None, how: Embedding, instruction: str) -> ChatRequest:
         """The chat that the model reads."""
@@ -186,6 +206,10 @@ def plan_of(asked: InputsRequest, asker: Asker) -> AnswerPlan:
         asked.check(bundle)
     except UsageError as error:
         raise explained(error, str(error.where)) from error
+    if not asker.token_ids and any(one.token_ids is not None for one in asked.inputs):
+        message = "input is text: token ids of another tokenizer are another text here; fix: send strings (LangChain's"
+        message += " OpenAIEmbeddings: check_embedding_ctx_length=False); or, where they are this model's, serve"
+        raise bad_request(f"{message} --allow-token-ids", "input", "unsupported_parameter")
     pictures = sum(isinstance(part, ImagePart) for part in parts_of(asked.chat.messages[0]))
     if pictures > asker.max_images:
         message = f"there are {pictures} pictures, a query's once for each document"
@@ -213,7 +237,7 @@ def vectors_of(
     instruction = instruction_of(how) if asked.instruction is None else asked.instruction
     vectors = len(asked.inputs)
     _check_size(asked.size(vectors * manifest.row_width))
-    for one in asked.inputs:
+    for one in (sent.read(model) for sent in asked.inputs):
         try:
             chain.jobs.append(asker.job(one.chat(asked.model, how, instruction), chain.tell, arrived, plan)[1])
         except ApiError as error:

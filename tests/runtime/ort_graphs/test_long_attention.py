@@ -69,6 +69,7 @@ def test_what_it_would_change_or_gains_nothing_stays(rows: int, others: dict[str
     assert tiled(data) is data
 
 
+@pytest.mark.slow(beside="runtime/ort_graphs/test_long_attention.py::test_tiles_give_the_same_numbers")
 def test_memory_no_longer_grows_with_the_square_of_rows(tmp_path: Path) -> None:
     """In a process each: products of 4 heads over 4,096 rows are 256 MiB."""
     peaks = []

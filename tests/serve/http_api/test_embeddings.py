@@ -104,6 +104,10 @@ def test_pictures_come_in_messages(asked: Client, pages: Session) -> None:
     [
         ({"input": [[1, 2], [3]]}, "input", "check_embedding_ctx_length=False"),
         ({"input": [1, 2]}, "input", "check_embedding_ctx_length=False"),
+        ({"input": ["a", [1]]}, "input", "serve --allow-token-ids"),
+        ({"input": [[1], []]}, "input[1]", "or token ids, one at least"),
+        ({"input": [True]}, "input", "is a text"),
+        ({"input": [[1, "a"]]}, "input", "or token ids"),
         ({"input": ""}, "input", "empty"),
         ({"input": []}, "input", "empty"),
         ({"input": ["a", ""]}, "input[1]", "empty"),
@@ -125,6 +129,26 @@ def test_what_is_refused(request_: dict[str, Any], param: str, says: str, asked:
     reply = post(asked, **request_)
     error = reply.json()["error"]
     assert (reply.status, error["param"]) == (400, param) and says in error["message"], error
+
+
+def test_token_ids_are_read_where_the_server_allows_them(pages: Session) -> None:
+    """Equal to the text they decode to, special ones by their names: one list, several, texts beside; in range."""
+    tokenizer, vocab = pages.encoder.tokenizer, pages.bundle.manifest.decoder.vocab
+    ids = [tokenizer.encode(text, add_special_tokens=False).ids for text in TEXTS]
+    ids[2] = [min({*tokenizer.get_added_tokens_decoder()} - pages.encoder.visual_ids), *ids[2]]
+    texts = [tokenizer.decode(one, skip_special_tokens=False) for one in ids]
+    with serving(Models([ServedModel("pages", pages)]), allow_token_ids=True) as (_, client):
+        wanted = vectors(post(client, input=texts))
+        assert np.abs(vectors(post(client, input=[texts[0], *ids[1:]])) - wanted).max() < 1e-5
+        assert np.abs(vectors(post(client, input=ids[1])) - wanted[1]).max() < 1e-5
+        assert np.abs(wanted[2] - pages.embed(texts=[TEXTS[2]])).max() > 1e-2, "a special token is left out"
+        for wrong, param, got in (
+            ([*ids[0], vocab], f"input[{len(ids[0])}]", vocab),
+            ([ids[0], [-1]], "input[1][0]", -1),
+        ):
+            error = post(client, input=wrong).json()["error"]
+            assert (error["code"], error["param"]) == ("invalid_value", param)
+            assert f"no token {got}; expected: 0 to {vocab - 1}; fix: encode with this model's" in error["message"]
 
 
 def test_paths_of_answers_refuse_a_model_that_embeds(asked: Client) -> None:
