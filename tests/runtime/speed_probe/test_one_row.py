@@ -14,7 +14,7 @@ from slow_cases import slow_but
 from luvc_export.core.shapes import DecoderShape
 from luvc_export.runtime.product_check.graph import coded_products
 from luvc_export.runtime.speed_probe import one_row
-from luvc_export.runtime.speed_probe.one_row import BITS, Run, step_times, timed, ways
+from luvc_export.runtime.speed_probe.one_row import BITS, Run, spilling, step_times, timed, ways
 
 honest_busy = one_row.busy
 
@@ -81,13 +81,13 @@ def test_the_last_cache_says_how_much(tmp_path: Path, monkeypatch: pytest.Monkey
     written: list[int] = []
     monkeypatch.setattr(one_row, "_CACHES", tmp_path)
     monkeypatch.setattr(one_row.np, "zeros", lambda size, kind: written.append(size) or np.empty(1, kind))
-    one_row.spilling()()
+    spilling()()
     for index, size in enumerate(("48K", "2048K", "131072K", "odd")):
         (tmp_path / f"index{index}").mkdir()
         (tmp_path / f"index{index}" / "size").write_text(f"{size}\n")
-    one_row.spilling()()
+    spilling()()
     (tmp_path / "index2" / "size").write_text("1G\n")
-    one_row.spilling()()
+    spilling()()
     assert written == [one_row.LEAST_SPILL, 192 * 2**20, one_row.MOST_SPILL]
 
 
