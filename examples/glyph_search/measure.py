@@ -3,6 +3,7 @@
 Pages of the heldout split are embedded by a bundle, and queries about them (a query a page) rank them all: NDCG@5 of
 every plan with a name, of prunes to a quarter by three scores, of merging at the output with random and even choice
 beside it, and of vectors kept in fewer bits. Writes `retrieval.json`, a record a line, and tables of `retrieval.md`.
+With `--one` pages have one vector: `retrieval-one.json`, its tables, and prunes by norm too, also to what `safe` keeps.
 A killed run goes on behind the last ground that it finished; records of other weights are measured anew.
 """
 
@@ -20,8 +21,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from glyph_search.checkpoint import BASE, SMALL, write_checkpoint
-from glyph_search.corpus import FACTS, GROUNDS, SIZES, queries, relevant, sheet
+from glyph_search.checkpoint import BASE, ONE, SMALL, write_checkpoint
+from glyph_search.corpus import FACTS, GROUNDS, OF_ONE, SIZES, queries, relevant, sheet
 from luvc_export.calibration.intervals import Interval, accuracy, retention
 from luvc_export.calibration.pairs import Floats, ndcg
 from luvc_export.core.files.pages import table as markdown
@@ -41,18 +42,25 @@ BEFORE, LAYERS = 1, 8
 CELLS = {"1/2": (1, 2), "1/4": (2, 2), "1/9": (3, 3)}
 #: Forms that the index keeps vectors in.
 FORMS, IN_FORMS = ("float16", "int8", "binary"), "vectors merged 1x2"
+#: The file of the figures and the marks of their tables, of many vectors and of one.
+NAMES = (("retrieval.json", "plans"), ("retrieval-one.json", "one"))
 Vectors = list[NDArray[np.float32]]
 Row = dict[str, Any]
 
 
-def plans(checkpoint: Path, size: tuple[int, int]) -> dict[str, Plan]:
-    """Plans that are measured, by name: none, those with a name, and prunes to a quarter by three scores."""
+def plans(checkpoint: Path, size: tuple[int, int], one: bool = False) -> dict[str, Plan]:
+    """Plans that are measured, by name: none, named ones, and prunes by some scores to a quarter, or as `safe`."""
     units = size[0] // UNIT * (size[1] // UNIT)
     named = {name: make_plan(str(checkpoint), name, image_size=size) for name in ("none", *PICTURES)}
-    budgets = (*[units] * BEFORE, *[units // 4] * (LAYERS - BEFORE))
-    for score in ("residual", "random", "stride"):
-        pruned = make_plan(str(checkpoint), budgets, image_size=size, score=score, last_layer="full")
-        named[f"quarter-{score}"] = pruned
+    shares: dict[str, tuple[int, Sequence[str]]] = {"quarter": (units // 4, ("residual", "random", "stride"))}
+    if one:
+        counts = {"safe": named["safe"].llm.keep[BEFORE], "quarter": units // 4}
+        shares = {share: (count, ("norm", "random", "stride")) for share, count in counts.items()}
+    for share, (count, scores) in shares.items():
+        budgets = (*[units] * BEFORE, *[count] * (LAYERS - BEFORE))
+        for name in scores:
+            pruned = make_plan(str(checkpoint), budgets, image_size=size, score=name, last_layer="full")
+            named[f"{share}-{name}"] = pruned
     return named
 
 
@@ -103,11 +111,12 @@ def random_vectors(like: Vectors, seed: int) -> Vectors:
 class Study:
     """Pages of a ground and queries about them, of each number of facts, and how vectors rank them."""
 
-    def __init__(self, ground: str, count: int) -> None:
-        drawn = [sheet("heldout", ground, 0, number) for number in range(count)]
-        self.ground = ground
+    def __init__(self, ground: str, count: int, split: str = "heldout", one: bool = False) -> None:
+        drawn = [sheet(split, ground, 0, number) for number in range(count)]
+        self.ground, self.one = ground, one
         self.pictures, shown = [pixels for pixels, _ in drawn], [one for _, one in drawn]
-        self.wanted = {facts: queries("heldout", ground, 0, shown, facts) for facts in FACTS[ground]}
+        counts = OF_ONE if one else FACTS[ground]
+        self.wanted = {facts: queries(split, ground, 0, shown, facts) for facts in counts}
         self.answers = {facts: relevant(some, shown) for facts, some in self.wanted.items()}
         self.full: dict[int, Floats] = {}
 
@@ -133,30 +142,35 @@ class Study:
         """Yield the records of every plan, the uncompressed one first, and what becomes of its vectors."""
         size, checkpoint = SIZES[self.ground], folder / "checkpoint"
         if not checkpoint.exists():
-            write_checkpoint(BASE, SMALL, checkpoint)
-        every = plans(checkpoint, size)
+            write_checkpoint(BASE, ONE if self.one else SMALL, checkpoint)
+        every = plans(checkpoint, size, self.one)
         every = {"none": every["none"]} if derived_only else every
         how: dict[str, Any] = {"image_size": size, "text_capacity": 128, "fit": "stretch"}
+        how |= {"task": "embed"} if self.one else {}
         bundle = export_bundle(str(checkpoint), folder / self.ground, every, **how)
         asked: dict[int, Vectors] = {}
         for name in every:
             session = Session(bundle, backend, plan=name)
             for facts, some in self.wanted.items() if not asked else ():
-                asked[facts] = session.embed_many(texts=[query.text for query in some])
-            pages = session.embed_many(images=self.pictures)
+                asked[facts] = self.vectors(session, texts=[query.text for query in some])
+            pages = self.vectors(session, images=self.pictures)
             yield from self.rows(name, asked, pages)
             if name == "none":
                 noise = {facts: random_vectors(some, facts) for facts, some in asked.items()}
                 yield from self.rows("random vectors", noise, random_vectors(pages, 0))
                 yield from self.smaller(asked, pages)
 
+    def vectors(self, session: Session, **inputs: Any) -> Vectors:
+        """Vectors [n, D] of each input."""
+        return [row[None] for row in session.embed(**inputs)] if self.one else session.embed_many(**inputs)
+
     def smaller(self, asked: dict[int, Vectors], pages: Vectors) -> Iterator[Row]:
         """Yield what becomes of uncompressed vectors in an index: fewer of them, and fewer bits."""
         size = SIZES[self.ground]
-        fewer = dict(derived(pages, (size[0] // UNIT, size[1] // UNIT)))
+        fewer = {} if self.one else dict(derived(pages, (size[0] // UNIT, size[1] // UNIT)))
         for name, some in fewer.items():
             yield from self.rows(name, asked, some)
-        forms = {"none": pages, IN_FORMS: fewer[IN_FORMS]}
+        forms = {"none": pages} | {name: fewer[name] for name in (IN_FORMS,) if name in fewer}
         for name, some in forms.items():
             for form in FORMS:
                 yield from self.rows(name, asked, some, form)
@@ -180,14 +194,15 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(tables)
 
 
-def write(folder: Path, data: dict[str, Any]) -> None:
+def write(folder: Path, data: dict[str, Any], one: bool = False) -> None:
     """Write the figures, a record a line, and the tables of the page."""
+    name, marks = NAMES[one]
     rows = ",\n".join(json.dumps(row) for row in data["rows"])
     text = f'{{"about": {json.dumps(data["about"])},\n"rows": [\n{rows}\n]}}\n'
-    (folder / "retrieval.json").write_text(text, encoding="utf-8")
+    (folder / name).write_text(text, encoding="utf-8")
     page = folder / "retrieval.md"
     if page.is_file():
-        page.write_text(within(page.read_text(encoding="utf-8"), "plans", table(data["rows"])), encoding="utf-8")
+        page.write_text(within(page.read_text(encoding="utf-8"), marks, table(data["rows"])), encoding="utf-8")
 
 
 def kept(before: dict[str, Any], about: dict[str, Any]) -> list[Row]:
@@ -201,12 +216,17 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, default=Path("../docs/results"), help="folder of the figures")
     parser.add_argument("--pages", type=int, default=300, help="pages of each ground, with a query about each")
     parser.add_argument("--grounds", nargs="+", choices=GROUNDS, default=list(GROUNDS))
+    parser.add_argument("--one", action="store_true", help="one vector a page, of pictures of digits alone")
+    parser.add_argument("--split", choices=("search", "heldout"), default="heldout", help="search: to choose by")
     parser.add_argument("--derived", action="store_true", help="anew what becomes of uncompressed vectors, no plan")
     parser.add_argument("--backend", default="openvino", help="what embeds, in the arithmetic that it comes with")
     args = parser.parse_args()
-    weights = hashlib.sha256(SMALL.read_bytes()).hexdigest()[:16]
+    if args.one:
+        args.grounds = ["textured"]
+    weights = hashlib.sha256((ONE if args.one else SMALL).read_bytes()).hexdigest()[:16]
     about = {"pages": args.pages, "backend": args.backend, "weights": weights}
-    file = args.output / "retrieval.json"
+    about |= {"split": "search"} if args.split == "search" else {}
+    file = args.output / NAMES[args.one][0]
     before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {"about": about, "rows": []}
     data: dict[str, Any] = {"about": about, "rows": kept(before, about)}
     with TemporaryDirectory() as scratch:
@@ -215,7 +235,9 @@ def main() -> None:
             if before and not args.derived:
                 continue
             rows = list[Row]()
-            for row in Study(ground, args.pages).measured(Path(scratch), args.backend, args.derived):
+            for row in Study(ground, args.pages, args.split, args.one).measured(
+                Path(scratch), args.backend, args.derived
+            ):
                 rows.append(row)
                 print(json.dumps(row), flush=True)
             others = [
@@ -223,8 +245,8 @@ def main() -> None:
             ]
             rows = sorted([*rows, *others], key=lambda row: row["facts"])
             data["rows"] = [row for row in data["rows"] if row["ground"] != ground] + rows
-            write(args.output, data)
-    write(args.output, data)
+            write(args.output, data, args.one)
+    write(args.output, data, args.one)
     print(table(data["rows"]))
 
 

@@ -1,11 +1,12 @@
-"""A glyph model's LLM with a LoRA and a projection for vectors of pages, in torch, for training.
+"""A glyph model's LLM with a LoRA for vectors of pages, in torch, for training.
 
-What is computed is what ColQwen2ForRetrieval of transformers computes of the merged checkpoint: visual tokens stand one
-behind another.
+``Embedder`` computes what ColQwen2ForRetrieval of transformers does of the merged checkpoint: a projection of every
+token, visual tokens one behind another. ``OneVector`` computes the last token's row of Qwen2.5-VL, as `--task embed`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,21 +18,22 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-from glyph_search.checkpoint import PADDING, PAGE, QUERY, WIDTH
+from glyph_search.checkpoint import CHAT, PADDING, PAGE, QUERY, WIDTH
 
-RANK = 16
+RANK, RANK_OF_ONE = 16, 32
 UNIT = 28  # pixels of a visual token's side
+READ = 3  # layer of eight behind which facts of units are read
 
 
 class Lora(nn.Module):
     """A frozen linear layer with a product of two thin matrices beside it."""
 
-    def __init__(self, base: nn.Linear, random: torch.Generator) -> None:
+    def __init__(self, base: nn.Linear, rank: int, random: torch.Generator) -> None:
         super().__init__()
         self.base = base
         rows, columns = base.weight.shape
-        self.a = nn.Parameter((torch.rand(RANK, columns, generator=random) * 2 - 1) * columns**-0.5)
-        self.b = nn.Parameter(torch.zeros(rows, RANK))
+        self.a = nn.Parameter((torch.rand(rank, columns, generator=random) * 2 - 1) * columns**-0.5)
+        self.b = nn.Parameter(torch.zeros(rows, rank))
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., columns] -> [..., rows]."""
@@ -43,7 +45,12 @@ class Embedder(nn.Module):
 
     Args:
         base: Folder of a glyph model.
+
+    Attributes:
+        rank: Of the LoRA.
     """
+
+    rank = RANK
 
     def __init__(self, base: Path) -> None:
         super().__init__()
@@ -54,10 +61,10 @@ class Embedder(nn.Module):
         self.adapted: dict[str, Lora] = {}
         llm = self.inner.language_model
         for name, layer in [(n, m) for n, m in llm.layers.named_modules() if isinstance(m, nn.Linear)]:
-            self.adapted[name] = lora = Lora(layer, random)
+            self.adapted[name] = lora = Lora(layer, self.rank, random)
             parent, _, last = name.rpartition(".")
             setattr(llm.layers.get_submodule(parent), last, lora)
-        self.project = nn.Linear(llm.config.hidden_size, WIDTH)
+        self.project: nn.Module = nn.Linear(llm.config.hidden_size, WIDTH)
         self.scale = nn.Parameter(torch.tensor(0.5))
         self.tokenizer = Tokenizer.from_file(str(base / "tokenizer.json"))
 
@@ -78,7 +85,7 @@ class Embedder(nn.Module):
         for name, lora in self.adapted.items():
             lora.a.copy_(state[f"{name}.a"])
             lora.b.copy_(state[f"{name}.b"])
-        self.project.load_state_dict({n: state[f"projection.{n}"].float() for n in ("weight", "bias")})
+        self.project.load_state_dict({n: state[f"projection.{n}"].float() for n in self.project.state_dict()})
 
     @torch.no_grad()
     def see(self, pictures: NDArray[np.uint8]) -> Tensor:
@@ -111,11 +118,15 @@ class Embedder(nn.Module):
         return self._vectors(self.inner.get_input_embeddings()(ids)), real, ends
 
     def _vectors(self, x: Tensor) -> Tensor:
-        """Vectors [B, S, 128] of embeddings [B, S, D]; attention as plain products, which train faster on a CPU."""
-        llm, length = self.inner.language_model, x.shape[1]
-        shape = llm.config
-        groups = shape.num_attention_heads // shape.num_key_value_heads
-        cos, sin = self._rotary(length, shape.hidden_size // shape.num_attention_heads)
+        """Vectors [B, S, 128] of embeddings [B, S, D]."""
+        *_, rows = self._layers(x, torch.arange(x.shape[1]).expand(3, -1))
+        return nn.functional.normalize(self.project(self.inner.language_model.norm(rows)).float(), dim=-1)
+
+    def _layers(self, x: Tensor, places: Tensor) -> Iterator[Tensor]:
+        """Rows [B, S, D] behind each layer; attention as plain products, which train faster on a CPU."""
+        llm, shape = self.inner.language_model, self.inner.language_model.config
+        groups, length = shape.num_attention_heads // shape.num_key_value_heads, x.shape[1]
+        cos, sin = self._rotary(places, shape.hidden_size // shape.num_attention_heads)
         later = torch.ones(1, length, length, dtype=torch.bool).triu(1)
         for layer in llm.layers:
             normed, own = layer.input_layernorm(x), layer.self_attn
@@ -127,11 +138,56 @@ class Embedder(nn.Module):
             mixed = weights.masked_fill(later, float("-inf")).softmax(-1, dtype=q.dtype) @ v[:, :, None]
             x = x + own.o_proj(mixed.flatten(1, 2).transpose(1, 2).flatten(2))
             x = x + layer.mlp(layer.post_attention_layernorm(x))
-        return nn.functional.normalize(self.project(llm.norm(x)).float(), dim=-1)
+            yield x
 
-    def _rotary(self, length: int, width: int) -> tuple[Tensor, Tensor]:
-        """Cosines and sines [S, width] of positions one behind another."""
-        theta = self.inner.language_model.config.rope_parameters["rope_theta"]
-        frequencies = theta ** -(torch.arange(0, width, 2).float() / width)
-        angles = (torch.arange(length).float()[:, None] * frequencies).repeat(1, 2)
+    def _rotary(self, places: Tensor, width: int) -> tuple[Tensor, Tensor]:
+        """Cosines and sines [S, width] of places [3, S]: time, row and column, of which each turns a section."""
+        rope = self.inner.language_model.config.rope_parameters
+        frequencies = rope["rope_theta"] ** -(torch.arange(0, width, 2).float() / width)
+        section = torch.arange(3).repeat_interleave(torch.tensor(rope["mrope_section"]))
+        angles = (places.float()[section].T * frequencies).repeat(1, 2)
         return angles.cos(), angles.sin()
+
+
+class OneVector(Embedder):
+    """A page or a query to one vector, the row of its last token; LoRA alone is kept.
+
+    Attributes:
+        read: Facts that units show, from their rows behind layer ``READ``: a help in training.
+        bias: What fits scores to facts that a page shows, with ``scale``.
+    """
+
+    rank = RANK_OF_ONE
+
+    def __init__(self, base: Path, facts: int) -> None:
+        super().__init__(base)
+        self.project = nn.Identity()
+        self.read = nn.Linear(self.config.text_config.hidden_size, facts + 1)
+        self.scale, self.bias = nn.Parameter(torch.tensor(1.8)), nn.Parameter(torch.tensor(-2.4))
+
+    def page(self, seen: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Vectors [B, D] of pages from visual embeddings [B, N, D], and what is read of units [B, N, facts + 1]."""
+        picture = "<|vision_start|><|image_pad|><|vision_end|>"
+        ids = [self.tokenizer.encode(part).ids for part in CHAT.format(picture).split("<|image_pad|>")]
+        embed, first = self.inner.get_input_embeddings(), len(ids[0])
+        before, behind = (embed(torch.tensor(some))[None].expand(len(seen), -1, -1) for some in ids)
+        rows, columns = torch.meshgrid(*map(torch.arange, grid), indexing="ij")
+        units = first + torch.stack([torch.zeros_like(rows), rows, columns]).flatten(1)
+        text = torch.arange(first), first + max(grid) + torch.arange(len(ids[1]))
+        places = torch.cat([text[0].expand(3, -1), units, text[1].expand(3, -1)], 1)
+        layers = list(self._layers(torch.cat([before, seen, behind], 1), places))
+        return self._of_last(layers[-1][:, -1]), self._read(layers[READ][:, first : first + seen.shape[1]])
+
+    def query(self, texts: list[str]) -> tuple[Tensor, Tensor]:
+        """Vectors [Q, D] of queries, and what is read of their tokens [Q, T, facts + 1]."""
+        rows = [self.tokenizer.encode(CHAT.format(text)).ids for text in texts]
+        longest, ends = max(map(len, rows)), torch.tensor([len(row) - 1 for row in rows])
+        ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows])
+        layers = list(self._layers(self.inner.get_input_embeddings()(ids), torch.arange(longest).expand(3, -1)))
+        return self._of_last(layers[-1][torch.arange(len(rows)), ends]), self._read(layers[READ])
+
+    def _read(self, rows: Tensor) -> Tensor:
+        return self.read(nn.functional.rms_norm(rows.float(), rows.shape[-1:])).float()
+
+    def _of_last(self, rows: Tensor) -> Tensor:
+        return nn.functional.normalize(self.inner.language_model.norm(rows).float(), dim=-1)

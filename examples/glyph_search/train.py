@@ -2,8 +2,9 @@
 
 Pages of the train split are seen once by the frozen encoder (`seen-*.pt` in the run's folder); a step takes some of one
 ground, draws queries about them and asks that each has the highest score for its own page (InfoNCE; other pages that
-answer it too are left out). Every step draws from the seed and its number alone; a run that was ended goes on from its
-last state, written every three minutes, when the same command is given again.
+answer it too are left out). With `--one` pages have one vector, taught as `one_vector.py` says. Every step draws from
+the seed and its number alone; a run that was ended goes on from its last state, written every three minutes, when the
+same command is given again.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from torch.nn.functional import cross_entropy, normalize, pad
 
 from glyph_search.checkpoint import BASE
 from glyph_search.corpus import GROUNDS, SIZES, Query, Sheet, asked, relevant, sheet
-from glyph_search.model import UNIT, Embedder
+from glyph_search.model import UNIT, Embedder, OneVector
+from glyph_search.one_vector import FACTS, losses
 
 BEFORE = 4  # tokens before a page: `<|im_start|>user\n<|vision_start|>`
 
@@ -65,7 +67,7 @@ class Training:
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.args, self.at = args, 0
-        self.model = Embedder(args.base)
+        self.model = OneVector(args.base, len(FACTS)) if args.one else Embedder(args.base)
         trained = {name: weight for name, weight in self.model.named_parameters() if weight.requires_grad}
         loras = [weight for name, weight in trained.items() if name.endswith((".a", ".b"))]
         others = [weight for name, weight in trained.items() if not name.endswith((".a", ".b"))]
@@ -95,20 +97,36 @@ class Training:
         rows, sheets = self.seen[ground]
         chosen = rng.choice(len(rows), args.batch if ground == "pages" else 2 * args.batch, replace=False)
         shown = [sheets[i] for i in chosen]
+        for group in self.optimiser.param_groups:
+            group["lr"] = group["share"] * args.rate * rate_at(self.at, args.steps, args.decay)
+        self.optimiser.zero_grad()
+        seen = rows[torch.from_numpy(chosen)].float()
+        if isinstance(self.model, OneVector):
+            loss, figures = losses(self.model, rng, seen, shown, args.facts, args.ends, args.along)
+        else:
+            loss, figures = self.many(rng, ground, seen, shown)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimiser.step()
+        self.at += 1
+        return {f"{name}_{ground}": value for name, value in figures.items()} | {"norm": float(norm)}
+
+    def many(
+        self, rng: np.random.Generator, ground: str, seen: Tensor, shown: list[Sheet]
+    ) -> tuple[Tensor, dict[str, float]]:
+        """The loss of a step of many vectors a page, and its figures."""
+        args = self.args
         wanted = [
-            asked(rng, one.facts, int(rng.choice(args.facts)), at)
-            for at, one in enumerate(shown)
+            asked(rng, page.facts, int(rng.choice(args.facts)), at)
+            for at, page in enumerate(shown)
             for _ in range(args.queries)
         ]
         also = torch.from_numpy(relevant(wanted, shown))
         own = torch.tensor([query.page for query in wanted])
         also[torch.arange(len(own)), own] = False
-        for group in self.optimiser.param_groups:
-            group["lr"] = group["share"] * args.rate * rate_at(self.at, args.steps, args.decay)
-        self.optimiser.zero_grad()
         grid = tuple(side // UNIT for side in SIZES[ground])
         with torch.autocast("cpu", torch.bfloat16):
-            pages = self.model.pages(rows[torch.from_numpy(chosen)].float())
+            pages = self.model.pages(seen)
             queries, real, ends = self.model.queries([query.facts for query in wanted])
 
         def contrast(scores: Tensor) -> Tensor:
@@ -120,17 +138,8 @@ class Training:
             cells = ((1, 2), (2, 2), (3, 3))[self.at // len(args.grounds) % 3]
             taught = taught + contrast(late_interaction(queries, real, merged(pages, grid, cells)))
         loss = contrast(scores)
-        (loss + taught).backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        self.optimiser.step()
-        self.at += 1
         right = (scores.argmax(1) == own).float().mean().item()
-        return {
-            f"loss_{ground}": loss.item(),
-            f"taught_{ground}": taught.item(),
-            f"first_{ground}": right,
-            "norm": float(norm),
-        }
+        return loss + taught, {"loss": loss.item(), "taught": taught.item(), "first": right}
 
     def state(self) -> dict:
         """Return all that a resumed run needs."""
@@ -175,6 +184,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", type=Path, default=BASE, help="folder of the glyph model")
     parser.add_argument("--out", type=Path, required=True, help="folder of this run; run again to resume")
+    parser.add_argument("--one", action="store_true", help="one vector a page; of pictures of digits alone")
+    parser.add_argument("--ends", action="store_true", help="with --one: tokens that end a fact in a query say it too")
+    parser.add_argument("--along", type=float, default=3.0, help="with --one: weight of queries' loss")
     parser.add_argument("--grounds", nargs="+", choices=GROUNDS, default=list(GROUNDS))
     parser.add_argument("--merge", action="store_true", help="also with vectors merged, by turns in 1x2, 2x2 and 3x3")
     parser.add_argument("--pages", type=int, default=1000, help="pages of each ground, drawn and seen once")
@@ -188,6 +200,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of batches and queries")
     parser.add_argument("--save", type=float, default=180, help="seconds between states")
     args = parser.parse_args()
+    if args.one and args.grounds != ["textured"]:
+        parser.error("--one takes pictures of digits: --grounds textured")
     torch.set_num_threads(1)
     train(args)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from glyph_search.checkpoint import BASE, SMALL, write_checkpoint
+from glyph_search.checkpoint import BASE, ONE, SMALL, write_checkpoint
 from glyph_search.corpus import GROUNDS, sheet
 
 
@@ -18,9 +18,12 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("pages", type=Path, help="folder for pictures of pages, which must not be there")
     parser.add_argument("checkpoint", type=Path, help="folder for the checkpoint, likewise")
     parser.add_argument("--ground", choices=GROUNDS, default="textured")
+    parser.add_argument(
+        "--one", action="store_true", help="a checkpoint of one vector a page, for `export --task embed`"
+    )
     parser.add_argument("--count", type=int, default=50)
     args = parser.parse_args(words)
-    write_checkpoint(BASE, SMALL, args.checkpoint)
+    write_checkpoint(BASE, ONE if args.one else SMALL, args.checkpoint)
     args.pages.mkdir(parents=True)
     lines = []
     for number in range(args.count):

@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 import torch
 from glyph_search import write
-from glyph_search.checkpoint import BASE, SMALL
+from glyph_search.checkpoint import BASE, ONE, SMALL, write_checkpoint
 from glyph_search.corpus import Query, Sheet, queries, relevant, sheet
-from glyph_search.measure import derived, kept, ndcg, table
-from glyph_search.model import Embedder
+from glyph_search.measure import NAMES, derived, kept, ndcg, table
+from glyph_search.model import Embedder, OneVector
+from glyph_search.one_vector import FACTS, directions, fewer, losses
 from glyph_search.train import late_interaction, merged
+from glyph_vqa.model import patchify
 
 from luvc_export.core.files.pages import within
 from luvc_export.core.tasks import Embedding
@@ -109,13 +111,76 @@ def test_vectors_of_the_checkpoint_are_transformers(tmp_path: Path) -> None:
         assert (bare.pages(seen) - theirs).norm() / theirs.norm() > 0.2
 
 
-def test_the_page_is_its_figures() -> None:
+def test_one_vector_of_the_checkpoint_is_transformers(tmp_path: Path) -> None:
+    """What is trained, of a picture and of a query, is the last token's row of Qwen2.5-VL by its own template."""
+    from transformers import AutoTokenizer, Qwen2_5_VLModel
+
+    write_checkpoint(BASE, ONE, tmp_path / "checkpoint")
+    model = Qwen2_5_VLModel.from_pretrained(tmp_path / "checkpoint", dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "checkpoint")
+    embedder = OneVector(BASE, len(FACTS))
+    embedder.load(ONE)
+    pixels, _ = sheet("heldout", "textured", 0, 0)
+
+    def theirs(content: list[dict[str, str]], **picture: torch.Tensor) -> torch.Tensor:
+        text = tokenizer.apply_chat_template(
+            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+        )
+        ids = tokenizer(text.replace("<|image_pad|>", "<|image_pad|>" * 108), return_tensors="pt").input_ids
+        kinds = (ids == model.config.image_token_id).int()
+        return model(input_ids=ids, mm_token_type_ids=kinds, **picture).last_hidden_state[0, -1]
+
+    size = torch.tensor([[1, 18, 24]])
+    with torch.no_grad():
+        expected = [
+            theirs([{"type": "text", "text": "red 7 blue 3"}]),
+            theirs([{"type": "image"}], pixel_values=patchify(pixels[None]), image_grid_thw=size),
+        ]
+        seen, bare = embedder.see(pixels[None]), OneVector(BASE, len(FACTS))
+        ours = [embedder.query(["red 7 blue 3", "red 7"])[0][0], embedder.page(seen, (9, 12))[0][0]]
+        other = bare.page(seen, (9, 12))[0][0]
+    for vector, row in zip(ours, expected, strict=True):
+        assert (vector - row / row.norm()).norm() < 0.02, "float16 rounds the merged weights"
+    assert (other - ours[1]).norm() > 0.2
+
+
+def test_hidden_digits_are_neither_seen_nor_shown() -> None:
+    """Units of a digit that is hidden become units that show nothing; those of the others stay."""
+    facts, counts = Sheet(("red 7", "blue 3", "pink 1"), ((0, 1), (4,), (5,))), set()
+    for seed in range(20):
+        rows = torch.arange(8.0)[:, None].repeat(1, 2)
+        left = fewer(np.random.default_rng(seed), rows, facts)
+        stay = {unit for units in left.units for unit in units} | {2, 3, 6, 7}
+        assert set(zip(left.facts, left.units, strict=True)) <= set(zip(facts.facts, facts.units, strict=True))
+        assert all(row == unit if unit in stay else row in (2, 3, 6, 7) for unit, row in enumerate(rows[:, 0].tolist()))
+        counts.add(len(left.facts))
+    assert counts == {1, 2, 3}
+    assert torch.allclose(directions(192) @ directions(192).T, torch.eye(len(FACTS)), atol=1e-5)
+
+
+def test_what_one_vector_learned_is_in_its_weights() -> None:
+    """Of held-out pictures a step's losses lie below those of the base."""
+    drawn = [sheet("heldout", "textured", 0, number) for number in range(3)]
+    pages, taught = [one for _, one in drawn], OneVector(BASE, len(FACTS))
+    seen = taught.see(np.stack([pixels for pixels, _ in drawn]))
+
+    def figures(model: OneVector) -> dict[str, float]:
+        with torch.no_grad():
+            return losses(model, np.random.default_rng(0), seen.clone(), pages, [1, 2], True, 1.0)[1]
+
+    before = figures(taught)
+    taught.load(ONE)
+    assert figures(taught)["along"] < 0.5 < before["along"] and figures(taught)["facts"] < before["facts"]
+
+
+@pytest.mark.parametrize(("figures", "marks"), NAMES)
+def test_the_page_is_its_figures(figures: str, marks: str) -> None:
     """Tables are those of the figures; an instrument that finds all or nothing measures nothing."""
-    data = json.loads((RESULTS / "retrieval.json").read_text(encoding="utf-8"))
+    data = json.loads((RESULTS / figures).read_text(encoding="utf-8"))
     page = (RESULTS / "retrieval.md").read_text(encoding="utf-8")
-    assert within(page, "plans", table(data["rows"])) == page
+    assert within(page, marks, table(data["rows"])) == page
     data["rows"][0]["ndcg"][0] += 0.1
-    assert within(page, "plans", table(data["rows"])) != page
+    assert within(page, marks, table(data["rows"])) != page
     data["rows"][0]["ndcg"][0] -= 0.1
     rows = {(row["ground"], row["facts"], row["plan"]): row for row in data["rows"]}
     for asked in {key[:2] for key in rows}:
