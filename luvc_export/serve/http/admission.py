@@ -45,7 +45,7 @@ class Admission:
         most = options.max_body
         self._bodies = BodyReader(most, 4 * most, self._beside_others)
         self.patience, self._preparation = ComingBack(self._beside_others), Preparation()
-        self._line = _Line(engine)
+        self._line = _Line(engine, self._more_places)
 
     def close(self) -> None:
         """Let the threads go."""
@@ -85,8 +85,7 @@ class Admission:
         async with self._bodies.kept(request, client) as kept:
             self.asking[client] += 1
             request.state.client = client
-            places = partial(self._more_places, client, 1)  # its others come and go while it is read and waits
-            if not await self._placed(request, places):
+            if not await self._placed(request, client):
                 raise self._queue_full()
             mailbox, reserved = Mailbox(), 1
             record: RequestRecord = request.state.record
@@ -139,13 +138,13 @@ class Admission:
         await self.patience.until_time(client)
         del request.scope[WAITS]
 
-    async def _placed(self, request: Request, places: Callable[[], int]) -> bool:
-        """Take a place, of ``places()`` more than the queue has, after those in line; False where there is none."""
-        if not len(self._line) and self.engine.reserve(places()):
+    async def _placed(self, request: Request, client: str) -> bool:
+        """Take a place in the queue, after those in line; False where there is none."""
+        if not len(self._line) and self.engine.reserve(self._more_places(client, 1)):
             return True
-        if not self._may_wait(places()):  # others came while its body was read
+        if not self._may_wait(self._more_places(client, 1)):  # others came while its body was read
             return False
-        with self._line.joined(places) as place:
+        with self._line.joined(client) as place:
             await while_there(request, asyncio.wait((place,), timeout=self.options.queue_wait))
         return place.done()
 
@@ -157,7 +156,7 @@ class Admission:
     def _more_places(self, client: str, own: int = 0) -> int:
         """Places that the queue has more, the fewer requests a client has: who fills it keeps nobody else out.
 
-        ``own`` of its requests do not count: the one that asks.
+        ``own`` of its requests do not count: the one that asks, and those that stand in line behind it.
         """
         asking = self.asking[client] - own
         if not asking:
@@ -174,21 +173,22 @@ class _Line:
 
     Args:
         engine: Has the queue.
+        more: Places that the queue has more for a client, of whose requests so many do not count.
     """
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, engine: Engine, more: Callable[[str, int], int]) -> None:
+        self._engine, self._more = engine, more
         self._timer: asyncio.TimerHandle | None = None
-        self._waiting: dict[asyncio.Future[None], Callable[[], int]] = {}
+        self._waiting: dict[asyncio.Future[None], str] = {}
 
     def __len__(self) -> int:
         return len(self._waiting)
 
     @contextmanager
-    def joined(self, more: Callable[[], int]) -> Iterator[asyncio.Future[None]]:
-        """Stand in line until a place in the queue, of ``more()`` than it has, is taken: what is given is done then."""
+    def joined(self, client: str) -> Iterator[asyncio.Future[None]]:
+        """Stand in line until a place in the queue is taken: what is given is done then."""
         place = asyncio.get_running_loop().create_future()
-        self._waiting[place] = more
+        self._waiting[place] = client
         if self._timer is None:
             self._give()
         try:
@@ -202,9 +202,11 @@ class _Line:
 
     def _give(self) -> None:
         """Give places to those who wait, now and as long as some do."""
-        for place, more in self._waiting.items():
-            if not place.done() and self._engine.reserve(more()):
+        behind = Counter(self._waiting.values())
+        for place, client in self._waiting.items():
+            if not place.done() and self._engine.reserve(self._more(client, behind[client])):
                 place.set_result(None)
+            behind[client] -= 1
         again = asyncio.get_running_loop().call_later
         self._timer = again(_PAUSE, self._give) if self._waiting else None
 

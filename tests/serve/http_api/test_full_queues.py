@@ -18,9 +18,10 @@ from luvc_export.demo.questions import cases
 from luvc_export.runtime.engine.feature_cache import FeatureCache
 from luvc_export.runtime.session import Session
 from luvc_export.serve.engine.loop import Engine
-from luvc_export.serve.http.admission import NEWCOMERS, _Line
+from luvc_export.serve.http.admission import NEWCOMERS, Admission, _Line
 from luvc_export.serve.metrics import Metrics
 from luvc_export.serve.models import Models
+from luvc_export.serve.options import ServeOptions
 
 CASE = next(cases("heldout", 1, 0, ("where_is",)))
 
@@ -66,16 +67,16 @@ def test_those_who_wait_for_the_queue_have_their_turns() -> None:
     async def turns() -> list[str]:
         engine, got = Engine(FeatureCache(0), rows=1, queue=1, observer=Metrics()), list[str]()
         assert engine.reserve()
-        line = _Line(engine)
+        line = _Line(engine, lambda client, own: client == "more")
 
-        async def join(name: str, more: int = 0, seconds: float = 30) -> None:
-            with line.joined(lambda: more) as place:
+        async def join(name: str, seconds: float = 30) -> None:
+            with line.joined(name) as place:
                 await asyncio.wait((place,), timeout=seconds)
             got.append(name if place.done() else f"no {name}")
 
         tasks = [asyncio.ensure_future(join(name)) for name in "abc"]
         await join("late", seconds=0.05)
-        await join("more", more=1)
+        await join("more")
         engine.release()
         tasks[0].cancel()  # while nobody has told it
         engine.release()
@@ -92,12 +93,12 @@ def test_those_who_wait_for_the_queue_have_their_turns() -> None:
 
 def test_a_place_goes_back_where_its_client_left() -> None:
     async def stand(line: _Line) -> None:
-        with line.joined(lambda: 0):
+        with line.joined(""):
             await asyncio.sleep(30)
 
     async def left() -> int:
         engine = Engine(FeatureCache(0), rows=1, queue=1, observer=Metrics())
-        task = asyncio.ensure_future(stand(_Line(engine)))
+        task = asyncio.ensure_future(stand(_Line(engine, lambda client, own: 0)))
         while not engine.waiting:
             await asyncio.sleep(0)
         task.cancel()
@@ -137,6 +138,31 @@ def test_a_client_of_many_connections_is_a_newcomer_once(models: Models, demo_se
         statuses = sorted(each.recv(12) for each in sockets)
         assert statuses == [b"HTTP/1.1 200", *[b"HTTP/1.1 429"] * (NEWCOMERS - 1)]
         server.engine.release()
+
+
+def test_of_a_client_s_requests_in_line_the_first_is_a_newcomer() -> None:
+    """Each counted those behind it, so that none was; the next is one when the first has been answered."""
+
+    async def turns() -> list[str]:
+        engine, seen = Engine(FeatureCache(0), rows=1, queue=1, observer=Metrics()), list[str]()
+        admission = Admission(ServeOptions(queue=1), engine)
+        assert engine.reserve()
+
+        async def ask(name: str) -> None:
+            admission.asking["a"] += 1
+            with admission._line.joined("a") as place:
+                await asyncio.wait((place,), timeout=2)
+            seen.append(f"{name} placed" if place.done() else f"{name} refused")
+            await asyncio.sleep(0.05)
+            seen.append(f"{name} answered")
+            admission.asking["a"] -= 1
+            engine.release()
+
+        await asyncio.gather(*map(ask, "123"))
+        admission.close()
+        return seen
+
+    assert asyncio.run(turns()) == [f"{name} {what}" for name in "123" for what in ("placed", "answered")]
 
 
 def test_a_client_that_asks_once_finds_a_place_whoever_waits(models: Models) -> None:
