@@ -230,7 +230,10 @@ def budgets(
         method = method_asked(score, rho, steps, scorer)
         defaults = {}
         for name in DEFAULTS if whole == 0 else ():
-            request = PlanRequest(LlmRequest(name, method=method), EncoderRequest(merge_keep), sharing)
+            wanted = LlmRequest(name, method=method)
+            if how is not None and how.pooling == "last":  # as make_plan has it
+                wanted = dataclasses.replace(wanted, last_layer="kv_only")
+            request = PlanRequest(wanted, EncoderRequest(merge_keep), sharing)
             solved = scores.described(solve(request, grid, llm, encoder)).changed(**switches)
             defaults[name] = finished(solved, how)
         some = candidates(score, rho, scorer, steps, keyed=not llm.keyless)

@@ -50,8 +50,8 @@ Row = dict[str, Any]
 
 def plans(checkpoint: Path, size: tuple[int, int], one: bool = False) -> dict[str, Plan]:
     """Plans that are measured, by name: none, named ones, and prunes by some scores to a quarter, or as `safe`."""
-    units = size[0] // UNIT * (size[1] // UNIT)
-    named = {name: make_plan(str(checkpoint), name, image_size=size) for name in ("none", *PICTURES)}
+    units, task = size[0] // UNIT * (size[1] // UNIT), "embed" if one else None
+    named = {name: make_plan(str(checkpoint), name, image_size=size, task=task) for name in ("none", *PICTURES)}
     shares: dict[str, tuple[int, Sequence[str]]] = {"quarter": (units // 4, ("residual", "random", "stride"))}
     if one:
         counts = {"safe": named["safe"].llm.keep[BEFORE], "quarter": units // 4}

@@ -60,7 +60,7 @@ def export_bundle(
     checkpoint = open_model(model, asked.revision, weights=asked.weights != "none")
     sizes = as_sizes(image_size) or [default_image_size(checkpoint)]
     if isinstance(plans, str):
-        plans = make_plans(checkpoint, [plans], image_size=sizes, **joint)  # type: ignore[arg-type]
+        plans = make_plans(checkpoint, [plans], image_size=sizes, task=asked.task, **joint)  # type: ignore[arg-type]
     elif isinstance(plans, Plan):
         plans = {plans.schedule.replace(" ", "-"): plans}
     if not plans:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from luvc_export.core import tasks
 from luvc_export.core.named_plans import DEFAULT_PLAN, NAMED
 from luvc_export.core.options import keywords_of, tagged
 from luvc_export.core.plan import Method, Plan, Sharing
@@ -34,6 +35,7 @@ def make_plan(
     image_size: tuple[int, int] | None = None,
     request: PlanRequest | None = None,
     revision: str | None = None,
+    task: str | None = None,
     **choices: Any,
 ) -> Plan:
     """Make a plan for a checkpoint; only its config is read.
@@ -45,6 +47,8 @@ def make_plan(
         image_size: Height and width in pixels, multiples of the family's unit; None for the family's own size.
         request: What is asked of the plan's parts; None for what is favoured.
         revision: Hub revision.
+        task: What a bundle is for (``core.tasks``); None for what the checkpoint's folder is made for. Where a vector
+            or a score is the last token's row, a named plan lets visual tokens into the last layer, as keys and values.
         **choices: Fields of the request's parts by name: ``merge_keep``, ``merge_at``, ``merge_schedule``,
             ``encoder_prune``, ``merge_mode``, ``positions``, ``windows``, ``size_bias`` (``EncoderRequest``);
             ``speedup``, ``kv_mib``, ``text``, ``last_layer``, ``kv_only``, ``stripes``, ``reducer``, ``axis``,
@@ -64,6 +68,8 @@ def make_plan(
     size = image_size or default_image_size(checkpoint)
     grid = (max(1, size[0] // unit), max(1, size[1] // unit))
     asked = request_of(schedule, choices, request)
+    if schedule in NAMED and asked.llm.last_layer is None and _reads_last_row(checkpoint, size, task):
+        asked = replace(asked, llm=replace(asked.llm, last_layer="kv_only"))
     encoder, video = family.encoder_shape(config), family.video(config)
     if asked.sharing.kind == "clip" and video is not None and video.pooled is not None:
         pooled = solve(asked, video.pooled, family.decoder_shape(config), replace(encoder, blocks=0))
@@ -73,6 +79,15 @@ def make_plan(
     check_scorer(plan, family.decoder_shape(config).hidden)
     check_grid(checkpoint, plan, size)
     return plan
+
+
+def _reads_last_row(checkpoint: Checkpoint, size: ImageSize, task: str | None) -> bool:
+    """Whether nothing is decoded, and what is read is the row of the last token."""
+    from luvc_export.export.options import Options
+    from luvc_export.export.reading.sentence_transformers import embedding_of, task_of
+
+    named = task_of(checkpoint, task)
+    return not tasks.find(named).decodes and embedding_of(checkpoint, Options(size, task=named)).pooling == "last"
 
 
 def check_grid(checkpoint: Checkpoint, plan: Plan, size: tuple[int, int]) -> None:

@@ -136,7 +136,7 @@ def export(
     check_frames(encoder, asked.joint_frames)
     sizes = canvas.sizes(checkpoint)
     joint = {"joint_frames": asked.joint_frames, "joint_tiles": asked.joint_tiles}
-    settings = ranking.choices() | joint | {"unit_buckets": percentages(unit_buckets)}
+    settings = ranking.choices() | joint | {"unit_buckets": percentages(unit_buckets), "task": asked.task}
     plans = make_plans(checkpoint, named, image_size=sizes, request=PlanRequest(llm, encoder, sharing), **settings)
     ranking.check_used(plans.values())
     # the plans say it now

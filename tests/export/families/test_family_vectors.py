@@ -23,7 +23,7 @@ from luvc_export.core import graph_io
 from luvc_export.core.tasks import Embedding
 from luvc_export.errors import CheckFailed, UsageError
 from luvc_export.export.llm.decoder import Decoder
-from luvc_export.pipeline import export_bundle
+from luvc_export.pipeline import export_bundle, make_plan, make_plans
 from luvc_export.runtime.engine.embed import Vector
 from luvc_export.runtime.host.cache import HostCache
 from luvc_export.runtime.model import StepResult
@@ -151,6 +151,18 @@ def test_every_named_plan_keeps_what_the_last_token_sees(name: str) -> None:
     with torch.no_grad():
         blind = pooled(*run.inputs(), ())[0][0, -1]
     assert float((blind - wanted).norm()) > 100 * TOLERANCE, "a last token that does not see the picture passes"
+
+
+def test_named_plans_let_the_last_layer_see_what_is_left(folders: Callable[[str], Path]) -> None:
+    """Of a vector of the last token; an answer's plan, or one that says otherwise, is as it was."""
+    checkpoint, size = str(folders("qwen3_vl") / "checkpoint"), vector_bundles.tiny_of("qwen3_vl").size
+    plan = make_plan(checkpoint, "safe", image_size=size, task="embed")
+    assert plan.llm.last_layer == "kv_only" and plan.keep[-1] == plan.keep[-2] > 0
+    for options in ({"task": "generate"}, {"task": "embed", "last_layer": "drop"}):
+        other = make_plan(checkpoint, "safe", image_size=size, **options)
+        assert other.llm.last_layer == "drop" and other.keep == (*plan.keep[:-1], 0)
+    made = make_plans(checkpoint, ["safe", "none"], image_size=size, task="embed")
+    assert made["safe"] == plan and made["none"].llm.last_layer == "full"
 
 
 def test_a_prompt_that_ends_with_a_picture_is_refused(opened: Any) -> None:
