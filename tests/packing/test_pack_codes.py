@@ -63,7 +63,6 @@ def farthest(ours: Sequence[Any], theirs: Sequence[Any]) -> list[float]:
     return [float(np.abs(one.logits - other.logits).max() / scale) for one, other in zip(ours, theirs, strict=True)]
 
 
-@pytest.mark.slow(beside="packing/test_pack.py::test_the_script_passes_without_torch_and_network")
 def test_every_call_sees_the_rows_before_it(coded: Bundle, pack: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows one slot further leave the call that brings them right, and make those behind it wrong."""
     theirs = steps(Session(coded, plan=PLAN, threads=1))
@@ -85,7 +84,7 @@ def test_every_call_sees_the_rows_before_it(coded: Bundle, pack: Path, monkeypat
     assert max(first, second) < 0.003 and min(later) > 0.006
 
 
-@pytest.mark.slow(beside="packing/test_pack.py::test_the_script_passes_without_torch_and_network")
+@pytest.mark.slow(beside="packing/test_pack_codes.py::test_every_call_sees_the_rows_before_it")
 def test_the_pack_is_verified(pack: Path, tmp_path: Path, verify: Callable[..., tuple[int, str, str]]) -> None:
     code, out, err = verify(pack, jetson_root.write(tmp_path / "board", "7.2"))
     assert code == 0, out + err

@@ -8,7 +8,6 @@ from pathlib import Path
 import jetson_root
 import lora_bundle
 import numpy as np
-import pytest
 
 from luvc_export.bundle import graph_trust
 from luvc_export.bundle.folder import load
@@ -20,7 +19,6 @@ from luvc_export.runtime.session import Session
 TOKENS = [10, 40, 41, 42]
 
 
-@pytest.mark.slow(beside="packing/test_pack.py::test_the_script_passes_without_torch_and_network")
 def test_a_pack_carries_its_slots(lora: Path, tmp_path: Path, verify: Callable[..., tuple[int, str, str]]) -> None:
     bundle = load(lora / "slots")
     graph_trust.remember_own(bundle)
