@@ -161,8 +161,8 @@ def test_named_plans_let_the_last_layer_see_what_is_left(folders: Callable[[str]
     for options in ({"task": "generate"}, {"task": "embed", "last_layer": "drop"}):
         other = make_plan(checkpoint, "safe", image_size=size, **options)
         assert other.llm.last_layer == "drop" and other.keep == (*plan.keep[:-1], 0)
-    made = make_plans(checkpoint, ["safe", "none"], image_size=size, task="embed")
-    assert made["safe"] == plan and made["none"].llm.last_layer == "full"
+    plans = make_plans(checkpoint, ["safe", "none"], image_size=size, task="embed")
+    assert plans["safe"] == plan and plans["none"].llm.last_layer == "full"
 
 
 def test_a_prompt_that_ends_with_a_picture_is_refused(opened: Any) -> None:
