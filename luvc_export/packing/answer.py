@@ -86,7 +86,7 @@ def answer(
     grown.check()
     if isinstance(chooser, Vector):
         assert chooser.value is not None
-        return Answer(request.token_ids, (), "", np.atleast_2d(chooser.value), prefilled.kept, tuple(times))
+        return Answer(tuple(request.token_ids), (), "", np.atleast_2d(chooser.value), prefilled.kept, tuple(times))
     text = session.encoder.tokenizer.decode(chooser.ids)
     logits = np.stack(chooser.logits)
     return Answer(tuple(request.token_ids), tuple(chooser.ids), text, logits, prefilled.kept, tuple(times))

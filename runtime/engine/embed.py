@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
 #: Inputs that run in one call at most: their texts are padded to the longest, their pictures encoded together.
 BATCH = 8
-#: Of ``VectorOptions``, those of one vector.
-EMBED_OPTIONS = ("prompt", "instruction", "dimensions", "embed_dtype")
 
 
 class Vector:
@@ -252,7 +250,7 @@ def rows_of(session: Embeds, wanted: VectorOptions, **inputs: Any) -> list[NDArr
             what, fix = "a page and a query have vectors of their own", "send pictures, or texts"
             raise UsageError(what, where="prompt", got="pictures with a text each", fix=fix)
         return session.embed_many(**inputs, embed_dtype=wanted.embed_dtype, pool=wanted.pool)
-    how = {name: value for name, value in vars(wanted).items() if name in EMBED_OPTIONS}
+    how = {name: value for name, value in vars(wanted).items() if name != "pool"}
     rows = session.embed(**inputs, **how)
     return [rows[at : at + 1] for at in range(len(rows))]
 
