@@ -22,7 +22,7 @@ from luvc_export.calibration.parity.tolerances import tolerances
 from luvc_export.cli import main
 from luvc_export.errors import UsageError
 from luvc_export.packing import cases, record
-from luvc_export.packing.answer import answer, compare_answers
+from luvc_export.packing.answer import Answer, answer, compare_answers
 from luvc_export.packing.write import PackCases, Packed, write_pack
 from luvc_export.runtime.session import Session
 
@@ -92,11 +92,51 @@ def test_what_differs_is_judged_by_the_vectors(packed: tuple[Packed, Session]) -
         assert not compare_answers(own, replace(own, logits=wrong), limits).passed
     assert not compare_answers(own, replace(own, prompt_ids=own.prompt_ids[1:]), limits).passed
     one, other = ({1: np.array([[0, 1, last]])} for last in (2, 3))
-    for scale, passed in ((1.1, True), (np.nan, False)):
+    for scale, passed in ((1.05, True), (1 / 1.05, True), (1.2, False), (1 / 1.2, False), (np.nan, False)):
         swapped = replace(own, logits=own.logits * scale, kept=other)
         assert compare_answers(replace(own, kept=one), swapped, limits).passed is passed
     assert record.read(pack.folder).cases == "generated"
     assert answer(session, [], "x", 1).logits.shape[1] == own.logits.shape[1]
+
+
+def page(seed: int = 0, kept: Any = None) -> Answer:
+    """A case of one picture and two text tokens with a vector each, of length 1."""
+    kept = np.arange(9000)[None] if kept is None else np.array(kept)
+    of_tokens = np.random.default_rng(7).normal(size=(9000, 16))[kept[0]]
+    rows = np.concatenate([of_tokens, np.random.default_rng(seed).normal(size=(2, 16))]).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    return Answer((9, 1, 2), (), "", rows, {2: kept})
+
+
+@pytest.mark.parametrize("row", [0, 3000, 9001])
+def test_one_wrong_vector_of_thousands_fails(row: int) -> None:
+    """Sabotage: it is another's, it is turned a little, and it is scaled; all together are within their limits."""
+    whole, limits = page(), tolerances("fp16")
+    for wrong, says in (
+        (whole.logits[row - 1], f"the cosine of vector {row + 1} of 9002"),
+        (whole.logits[row] + 0.1 * whole.logits[row - 1], f"the cosine of vector {row + 1} of 9002"),
+        (whole.logits[row] * 1.2, f"the length of vector {row + 1} of 9002"),
+        (whole.logits[row] * 0.8, f"the length of vector {row + 1} of 9002"),
+    ):
+        rows = whole.logits.copy()
+        rows[row] = wrong
+        verdict = compare_answers(whole, replace(whole, logits=rows), limits)
+        assert [one.startswith(says) for one in verdict.reasons] == [True], verdict.reasons
+    noise = np.random.default_rng(1).normal(size=whole.logits.shape).astype(np.float32)
+    assert compare_answers(whole, replace(whole, logits=whole.logits + 0.004 * noise), limits).passed
+
+
+def test_vectors_of_other_kept_tokens_are_not_held_against_each_other() -> None:
+    """One kept token is another: its vector is, and those between them move a place; the others are held."""
+    own, other = ([[*range(3), *range(4, 400)]], [[*range(300), *range(301, 400)]])
+    first, second = page(kept=own), page(kept=other)
+    limits = tolerances("fp16")
+    assert compare_answers(first, second, limits).passed
+    assert not compare_answers(first, replace(second, kept=first.kept), limits).passed
+    wrong = second.logits.copy()
+    wrong[10] = wrong[11]
+    (reason,) = compare_answers(first, replace(second, logits=wrong), limits).reasons
+    assert "the cosine of vectors is 0.99" in reason
 
 
 def test_a_file_s_picture_needs_a_text_only_where_something_is_decoded(
