@@ -188,13 +188,12 @@ def _vectors_apart(left: NDArray[np.float32], right: NDArray[np.float32], limits
     lengths = [np.maximum(np.linalg.norm(one.astype(np.float64), axis=1), 1e-30) for one in (left, right)]
     cosines = (left.astype(np.float64) * right).sum(1) / (lengths[0] * lengths[1])
     ratios = np.maximum(lengths[0] / lengths[1], lengths[1] / lengths[0])
-    turned, stretched, reasons = int(np.argmin(cosines)), int(np.argmax(ratios)), []
-    if len(left) > 1 and not cosines[turned] >= (least := 1 - _WORST_VECTOR**2 * (1 - limit)):
-        found = f"the cosine of vector {turned + 1} of {len(left)} is {cosines[turned]:.6f}"
-        reasons.append(f"{found}, the limit is {least:g}")
+    turned, stretched, many, reasons = int(np.argmin(cosines)), int(np.argmax(ratios)), len(left), []
+    if many > 1 and not cosines[turned] >= (least := 1 - _WORST_VECTOR**2 * (1 - limit)):
+        reasons.append(f"the cosine of vector {turned + 1} of {many} is {cosines[turned]:.6f}, the limit is {least:g}")
     if not ratios[stretched] <= (most := 1 + max(_LENGTH, limits.rel_l2.value)):
-        found = f"the length of vector {stretched + 1} of {len(left)} differs {ratios[stretched]:.3f} times"
-        reasons.append(f"{found}, the limit is {most:g}")
+        times = f"{ratios[stretched]:.3f} times, the limit is {most:g}"
+        reasons.append(f"the length of vector {stretched + 1} of {many} differs {times}")
     return reasons
 
 
