@@ -46,10 +46,10 @@ def asked(case: Case, frames: int | None = None) -> Question:
     return question_of(case.images, case.prompt, getattr(case, "video", None), getattr(case, "fps", None), frames)
 
 
-def read_jsonl(path: Path) -> list[FileCase]:
+def read_jsonl(path: Path, alone: bool = False) -> list[FileCase]:
     """Read cases, one JSON object a line.
 
-    What a line holds: ``runtime.prompt.case_lines.parse_case``.
+    What a line holds, and ``alone``: ``runtime.prompt.case_lines.parse_case``.
 
     Raises:
         UsageError: The file is missing or empty, a line is no such object, or a picture is not there.
@@ -61,7 +61,7 @@ def read_jsonl(path: Path) -> list[FileCase]:
     clusters: dict[Any, int] = {}
     for number, line in enumerate(read_text(path, UsageError, "the file of cases").splitlines(), 1):
         if line.strip():
-            case = parse_case(line, f"{path}: line {number}", path.parent)
+            case = parse_case(line, f"{path}: line {number}", path.parent, alone=alone)
             cases.append(replace(case, picture=clusters.setdefault((case.images, case.video), len(clusters))))
     if not cases:
         raise UsageError(

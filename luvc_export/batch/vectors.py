@@ -102,8 +102,8 @@ class RowVectors:
                     parquet.check(file, count, self.dtype, self.tail)
                 return
             mapped = map_array(path)
-        except OSError as error:
-            raise ValueError(f"{path.name}: {error.strerror or error}") from error
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{path.name}: {getattr(error, 'strerror', None) or error}") from error
         if (mapped.dtype, mapped.shape) != (self.dtype, (count, *self.tail)):
             raise ValueError(f"{path.name}: {mapped.dtype} {list(mapped.shape)}, {count} vectors in the lines")
 

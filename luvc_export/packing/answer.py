@@ -10,7 +10,8 @@ scores tie:
 - A word may be another only where the reference's own logits of the two are a tie.
 
 Of a model that decodes nothing a case has vectors in the place of logits. They predict nothing: where one kept token is
-another, their cosine is held.
+another, the cosine and the length of each are held (``_vectors_apart``). Of a vector for every token those of tokens
+that both keep are compared then.
 """
 
 from __future__ import annotations
@@ -30,6 +31,13 @@ from luvc_export.runtime.engine.job import Job
 from luvc_export.runtime.engine.scheduler import Engine, began
 from luvc_export.runtime.generation.sequence import GreedyTokens
 from luvc_export.runtime.session import Session
+
+#: How many times as far off as all vectors of a case together one of them may be: as ``worst_row`` of ``tolerances``,
+#: but vectors of one model are of like lengths, and none is a small row among large ones.
+_WORST_VECTOR = 2
+#: How much a vector's length may differ at least: another kept token turns a vector and scales none, so that a tenth is
+#: another arithmetic. Where limits let vectors be further off, it is that.
+_LENGTH = 0.1
 
 
 @dataclass(frozen=True)
@@ -86,7 +94,7 @@ def answer(
     grown.check()
     if isinstance(chooser, Vector):
         assert chooser.value is not None
-        return Answer(request.token_ids, (), "", np.atleast_2d(chooser.value), prefilled.kept, tuple(times))
+        return Answer(tuple(request.token_ids), (), "", np.atleast_2d(chooser.value), prefilled.kept, tuple(times))
     text = session.encoder.tokenizer.decode(chooser.ids)
     logits = np.stack(chooser.logits)
     return Answer(tuple(request.token_ids), tuple(chooser.ids), text, logits, prefilled.kept, tuple(times))
@@ -132,8 +140,7 @@ def compare_answers(reference: Answer, candidate: Answer, limits: Tolerances) ->
         )
     if not kl <= limits.kl.value:
         reasons.append(f"KL divergence {kl:.1e}, the limit is {limits.kl.value:.0e}")
-    if not worded and not apart.cosine >= limits.cosine.value:
-        reasons.append(f"the cosine of vectors is {apart.cosine:.6f}, the limit is {limits.cosine.value:g}")
+    reasons += [] if worded else _vectors_apart(*_of_same_tokens(reference, candidate), limits)
     same = np.array(reference.token_ids) == np.array(candidate.token_ids)
     for step in np.flatnonzero(~same):
         gap = _gap(reference, candidate, int(step))
@@ -155,6 +162,39 @@ def _kept(reference: Answer, candidate: Answer) -> tuple[int, float, list[str]]:
     others = [len(np.setdiff1d(theirs, ours)) for theirs, ours in pairs]
     total = sum(len(theirs) for theirs, _ in pairs)
     return max(others, default=0), 1 - sum(others) / total if total else 1.0, []
+
+
+def _of_same_tokens(reference: Answer, candidate: Answer) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Vectors of both: where each token has one, without those of visual tokens that one of them alone keeps."""
+    left, right = reference.logits, candidate.logits
+    layers = [layer for layer in reference.kept if layer in candidate.kept]
+    if not layers or left.shape != right.shape:
+        return left, right
+    ours, theirs = reference.kept[max(layers)], candidate.kept[max(layers)]
+    text = len(reference.prompt_ids) - len(ours)  # behind the vectors of images, which have a placeholder each
+    if ours.shape != theirs.shape or len(left) != ours.size + text:
+        return left, right
+    shared = [np.isin(one, two) for one, two in zip(ours, theirs, strict=True)]
+    others = [np.isin(two, one) for one, two in zip(ours, theirs, strict=True)]
+    rest = [np.ones(text, bool)]
+    return left[np.concatenate([*shared, *rest])], right[np.concatenate([*others, *rest])]
+
+
+def _vectors_apart(left: NDArray[np.float32], right: NDArray[np.float32], limits: Tolerances) -> list[str]:
+    """What is out of bounds of vectors [n, D]: their cosine, or of one of them the cosine or the length."""
+    cosine, limit = difference(left, right).cosine, limits.cosine.value
+    if not cosine >= limit:
+        return [f"the cosine of vectors is {cosine:.6f}, the limit is {limit:g}"]
+    lengths = [np.maximum(np.linalg.norm(one.astype(np.float64), axis=1), 1e-30) for one in (left, right)]
+    cosines = (left.astype(np.float64) * right).sum(1) / (lengths[0] * lengths[1])
+    ratios = np.maximum(lengths[0] / lengths[1], lengths[1] / lengths[0])
+    turned, stretched, many, reasons = int(np.argmin(cosines)), int(np.argmax(ratios)), len(left), []
+    if many > 1 and not cosines[turned] >= (least := 1 - _WORST_VECTOR**2 * (1 - limit)):
+        reasons.append(f"the cosine of vector {turned + 1} of {many} is {cosines[turned]:.6f}, the limit is {least:g}")
+    if not ratios[stretched] <= (most := 1 + max(_LENGTH, limits.rel_l2.value)):
+        times = f"{ratios[stretched]:.3f} times, the limit is {most:g}"
+        reasons.append(f"the length of vector {stretched + 1} of {many} differs {times}")
+    return reasons
 
 
 def _gap(reference: Answer, candidate: Answer, step: int) -> float:

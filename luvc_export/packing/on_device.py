@@ -232,10 +232,10 @@ def _signature(
     items = list(verdicts.values())
     figures = {
         "worst_rel_l2": max(item.rel_l2 for item in items),
-        "worst_kl": max(item.kl for item in items),
         "least_overlap": min(item.overlap for item in items),
-        "least_tokens": min(item.tokens for item in items),
     }
+    if bundle.manifest.does.decodes:
+        figures |= {"worst_kl": max(item.kl for item in items), "least_tokens": min(item.tokens for item in items)}
     for name in dict.fromkeys(name for name, _ in times):
         figures[f"median_{name}_ms"] = median(value for each, value in times if each == name)
     backend: Literal["tensorrt", "tensorrt_rtx", "onnxruntime"] = entry.backend if entry else "onnxruntime"

@@ -185,8 +185,11 @@ def _reference(
         )
     session = Session(bundle, "cpu", plan)
     asked = chosen(session, capacity)
-    if bundle.manifest.does.pooling == "every" and not bundle.manifest.does.decodes:
+    if not bundle.manifest.does.decodes and bundle.manifest.does.pooling == "every":
         asked = replace(asked, cases=[part for case in asked.cases for part in _alone(case)])
+    elif not bundle.manifest.does.decodes and asked.kind == "generated":
+        in_turns = [[case, *_alone(case)][place % 3] for place, case in enumerate(asked.cases)]
+        asked = replace(asked, cases=in_turns)
     answers = []
     for index, case in enumerate(asked.cases):
         progress("reference answers", index / len(asked.cases))
@@ -198,7 +201,7 @@ def _reference(
 
 
 def _alone(case: Case) -> list[Case]:
-    """A page and a query, where a model reads each by itself."""
+    """A page and a query by themselves."""
     parts = [((image,), "") for image in case.images] + [((), case.prompt)] * bool(case.prompt)
     return [DrawnCase(images, prompt, case.kind, case.picture) for images, prompt in parts]
 

@@ -142,8 +142,9 @@ class Index:
         """
         places = [self._places[page] for page in pages]
         table = np.array([(one.file, one.first, one.count) for one in places], np.int64).reshape(-1, 3)
-        _, own, inverse = np.unique(table[:, 0] << 40 | table[:, 1], return_index=True, return_inverse=True)
-        file, first, count = table[own].T
+        order = np.lexsort(table.T[::-1])  # which is several times as fast as ``unique`` of rows
+        new = np.diff(table[order], axis=0, prepend=-1).any(1)
+        file, first, count = table[order[new]].T
         end, part = first + count, np.cumsum(count) // _TOGETHER
         apart = (file[1:] != file[:-1]) | (first[1:] != end[:-1]) | (part[1:] != part[:-1])
         scores = np.zeros(len(file), np.float32)
@@ -151,7 +152,9 @@ class Index:
             rows = self._mapped[file[run[0]]][first[run[0]] : end[run[-1]]]
             products = query @ unpack(rows, self.origin.embed_dtype, self.origin.numbers).T
             scores[run] = np.maximum.reduceat(products, first[run] - first[run[0]], axis=1).sum(0)
-        return np.asarray(scores[inverse.reshape(-1)])
+        every = np.empty(len(order), np.float32)
+        every[order] = scores[np.cumsum(new) - 1]
+        return every
 
     def add(self, page: str, vectors: NDArray[Any]) -> None:
         """Take a page's vectors, as ``vector_form.pack`` gives them, until they are saved.

@@ -83,13 +83,14 @@ def vector_inputs(get: Get) -> tuple[dict[str, list[Any]], VectorOptions]:
     Raises:
         UsageError: There are neither texts nor pictures, too many, or other numbers of both; or a value is no text.
     """
-    texts = [_decoded(item, "prompt") for item in get("prompt") or ()]
-    pictures = [picture(item) for item in get("image") or ()]
-    if not (texts or pictures) or (texts and pictures and len(texts) != len(pictures)):
-        got, expected = f"{len(texts)} texts, {len(pictures)} pictures", "texts, pictures, or as many of both"
+    written, shown = get("prompt") or (), get("image") or ()
+    if not (written or shown) or (written and shown and len(written) != len(shown)):
+        got, expected = f"{len(written)} texts, {len(shown)} pictures", "texts, pictures, or as many of both"
         raise UsageError("vectors are of texts, of pictures or of pairs", where="prompt", got=got, expected=expected)
-    if (count := len(texts or pictures)) > MAX_INPUTS:
-        raise UsageError("too many inputs", where="prompt", got=count, expected=f"at most {MAX_INPUTS}")
+    if (count := len(written or shown)) > MAX_INPUTS:
+        where = "prompt" if written else "image"
+        raise UsageError("too many inputs", where=where, got=count, expected=f"at most {MAX_INPUTS}")
+    texts, pictures = [_decoded(item, "prompt") for item in written], [picture(item) for item in shown]
     pool = _number(get, "pool")
     options = VectorOptions(
         prompt=_text(get, "prompt_name"),

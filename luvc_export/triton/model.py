@@ -7,6 +7,7 @@ say what they mean; ``count`` of the instance group answers several at once.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -15,7 +16,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils  # Triton's own; there is none outside of it
 
 from luvc_export.errors import LuvcError
-from luvc_export.runtime.engine.embed import rows_of
+from luvc_export.runtime.engine.embed import BATCH, rows_of
 from luvc_export.runtime.engine.generate import answer
 from luvc_export.runtime.engine.generate_batch import Prepared
 from luvc_export.runtime.generation.result import Stream
@@ -85,9 +86,7 @@ class TritonPythonModel:
         if unheard := unheard_parameters(request.parameters(), INPUTS if decodes else VECTOR_INPUTS):
             pb_utils.Logger.log_info(f"ignored parameters: {', '.join(map(ascii, unheard))}"[:1000])
         if not decodes:
-            if sender.is_cancelled():
-                raise CancelledError(0)
-            sender.send(self._vectors(get), flags=_FINAL)
+            sender.send(self._vectors(get, sender.is_cancelled), flags=_FINAL)
             return
         defaults = self._session.bundle.manifest.generation
         options = self._session.grammars.guided(sampling_of_request(sampling_of(get), defaults))
@@ -108,9 +107,14 @@ class TritonPythonModel:
         text = "" if streams else result.text
         sender.send(_response(text, result.finish_reason, prompt_tokens(ready), len(result.token_ids)), flags=_FINAL)
 
-    def _vectors(self, get: Any) -> Any:
+    def _vectors(self, get: Any, is_cancelled: Callable[[], bool]) -> Any:
         inputs, wanted = vector_inputs(get)
-        vectors = rows_of(self._session, wanted, **inputs)
+        ((kind, items),) = inputs.items()
+        vectors: list[Any] = []
+        for first in range(0, len(items), BATCH):
+            if is_cancelled():
+                raise CancelledError(len(vectors))
+            vectors += rows_of(self._session, wanted, **{kind: items[first : first + BATCH]})
         counts = np.array([len(one) for one in vectors], np.int32)
         tensors = {"vectors": np.concatenate(vectors), "counts": counts}
         return pb_utils.InferenceResponse(output_tensors=[pb_utils.Tensor(*one) for one in tensors.items()])

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
 #: Inputs that run in one call at most: their texts are padded to the longest, their pictures encoded together.
 BATCH = 8
-#: Of ``VectorOptions``, those of one vector.
-EMBED_OPTIONS = ("prompt", "instruction", "dimensions", "embed_dtype")
 
 
 class Vector:
@@ -244,12 +242,15 @@ class Embeds:
 def rows_of(session: Embeds, wanted: VectorOptions, **inputs: Any) -> list[NDArray[Any]]:
     """Vectors [n, D] of each of ``images``, ``texts`` or ``pairs``, as ``wanted.embed_dtype`` has them; n is 1 of one.
 
-    Raises what ``Embeds.embed`` raises.
+    Raises what ``Embeds.embed`` raises, and UsageError for pairs of a model with a vector of every token.
     """
     check_options(session.bundle, wanted)
     if session.bundle.manifest.does.pooling == "every":
+        if "pairs" in inputs:
+            what, fix = "a page and a query have vectors of their own", "send pictures, or texts"
+            raise UsageError(what, where="prompt", got="pictures with a text each", fix=fix)
         return session.embed_many(**inputs, embed_dtype=wanted.embed_dtype, pool=wanted.pool)
-    how = {name: value for name, value in vars(wanted).items() if name in EMBED_OPTIONS}
+    how = {name: value for name, value in vars(wanted).items() if name != "pool"}
     rows = session.embed(**inputs, **how)
     return [rows[at : at + 1] for at in range(len(rows))]
 

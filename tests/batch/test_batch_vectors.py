@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from collections.abc import Callable, Iterable
@@ -22,7 +23,8 @@ from luvc_export.batch.job import BatchJob
 from luvc_export.batch.pool import Answered
 from luvc_export.batch.run import run_batch
 from luvc_export.batch.source import Source
-from luvc_export.bundle.folder import Bundle
+from luvc_export.batch.vectors import RowVectors
+from luvc_export.bundle.folder import Bundle, load
 from luvc_export.core.options import stated
 from luvc_export.errors import CheckFailed, MachineError, UsageError
 from luvc_export.ray.actor import Answerer as RayAnswerer
@@ -197,6 +199,15 @@ def test_parquet_holds_what_npy_does(folders: Callable[[str], Path], tmp_path: P
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+def test_parquet_is_hardly_larger_than_its_vectors(dtype: str) -> None:
+    """Left to itself Arrow writes floats twice, and without a dictionary four bytes for each of int8."""
+    pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed (luvc-export[parquet])")
+    vectors = pack(np.random.default_rng(0).normal(size=(500, 256)).astype(np.float32), dtype)
+    parquet.write(file := io.BytesIO(), vectors, [(0, "a", 500)])
+    assert len(file.getvalue()) < 1.1 * vectors.nbytes + 10_000
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_parquet_of_every_form(dtype: str, tmp_path: Path) -> None:
     arrays = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed (luvc-export[parquet])")
     vectors = pack(np.random.default_rng(0).normal(size=(3, 12)).astype(np.float32), dtype)
@@ -212,6 +223,37 @@ def test_parquet_of_every_form(dtype: str, tmp_path: Path) -> None:
         for count, kind, numbers in ((2, dtype, 12), (3, other, 12), (3, dtype, 24)):
             with pytest.raises(ValueError, match=rf"3 vectors of row int64, (.|\n)*{count} vectors in the lines"):
                 parquet.check(file, count, *layout(kind, numbers))
+    whole = (tmp_path / "x.parquet").read_bytes()
+    with pytest.raises(ValueError, match=r"bytes of vectors, the footer says \d"):  # cut in the middle
+        parquet.check(io.BytesIO(whole[:20] + whole[60:]), 3, *layout(dtype, 12))
+
+
+def test_parquet_of_half_a_surrogate_pair_and_of_no_vectors(tmp_path: Path) -> None:
+    """The id is escaped as in the lines; other rows stay."""
+    arrays = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed (luvc-export[parquet])")
+    parquet.write(file := io.BytesIO(), np.zeros((2, 4), np.float32), [(0, "\ud800a", 1), (1, "é", 1)])
+    assert arrays.read_table(file)["id"].to_pylist() == ["\\ud800a", "é"]
+    parquet.write(nothing := io.BytesIO(), np.zeros((0, 4), np.float32), [(0, "a", 0)])
+    parquet.check(nothing, 0, np.dtype(np.float32), (4,))
+
+
+def test_a_damaged_parquet_footer_is_refused_by_the_file_s_name(
+    folders: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Arrow's own errors, of which some are no ValueError."""
+    arrays = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed (luvc-export[parquet])")
+    errors = pytest.importorskip("pyarrow")
+
+    def damaged(file: Any) -> Any:
+        raise errors.ArrowNotImplementedError("no such type")
+
+    vectors = RowVectors(load(folders("qwen2_vl"), task=None), {}, "parquet")
+    lines = tmp_path / "part-000000.jsonl"
+    vectors.path(lines).write_bytes(b"x")
+    for says in (r"part-000000\.parquet: .*footer", r"part-000000\.parquet: no such type"):
+        with pytest.raises(ValueError, match=says):
+            vectors.check(lines, 1)
+        monkeypatch.setattr(arrays, "ParquetFile", damaged)
 
 
 def test_parquet_without_pyarrow_is_refused_before_any_work(

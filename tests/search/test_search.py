@@ -110,6 +110,13 @@ def test_scores_of_an_index_are_those_of_its_pages(tmp_path: Path, monkeypatch: 
         wanted = late_interaction(query, [table.rows(page) for page in pages])
         assert np.abs(table.scores(query, pages) - wanted).max() < 1e-4 < np.ptp(wanted)
     assert table.scores(query, []).shape == (0,)
+    path = tmp_path / search_index.INDEX
+    written = json.loads(path.read_text())
+    written["places"]["part of 5"] = written["places"]["5"] | {"count": 2}
+    path.write_text(json.dumps(written))
+    table, pages = search_index.Index(tmp_path, table.origin), ["5", "part of 5", "6"]
+    wanted = late_interaction(query, [table.rows(page) for page in pages])
+    assert np.abs(table.scores(query, pages) - wanted).max() < 1e-4 < np.ptp(wanted[:2])
 
 
 @pytest.mark.parametrize("dtype", ["float16", "int8", "binary"])

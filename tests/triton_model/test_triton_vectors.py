@@ -117,6 +117,38 @@ def test_who_cancels_before_it_begins_gets_none(one: tuple[TritonPythonModel, Se
     assert response.error.code == "CANCELLED"
 
 
+def test_who_cancels_meanwhile_gets_none(
+    one: tuple[TritonPythonModel, Session], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Inputs run eight at a time, and between them somebody looks."""
+    ran: list[int] = []
+
+    def rows(session: Session, wanted: Any, **inputs: Any) -> list[Any]:
+        ran.extend(len(one) for one in inputs.values())
+        return [np.zeros((1, 4), np.float32)] * ran[-1]
+
+    monkeypatch.setattr("luvc_export.triton.model.rows_of", rows)
+    assert vectors(one[0], prompt=bytes_array(*["x"] * 20))[1] == [1] * 20 and ran == [8, 8, 4]
+    request = Request({"prompt": bytes_array(*["x"] * 20)})
+    monkeypatch.setattr(request, "is_cancelled", lambda: len(ran) > 4)
+    one[0].execute([request])
+    assert request.sent[-1][0].error.code == "CANCELLED" and ran == [8, 8, 4, 8, 8]
+
+
+def test_too_many_pictures_are_refused_before_any_is_read(
+    one: tuple[TritonPythonModel, Session], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("luvc_export.triton.inputs.picture", lambda item: pytest.fail("a picture was read"))
+    response = sent(one[0], image=bytes_array(*["x"] * 257))
+    assert response.error.code == "INVALID_ARG" and "too many inputs; got: 257" in str(response.error)
+
+
+def test_pairs_of_a_model_with_many_vectors_are_refused(many: tuple[TritonPythonModel, Session]) -> None:
+    model, session = many
+    response = sent(model, image=bytes_array(*pictures(session)), prompt=bytes_array(*TEXTS))
+    assert response.error.code == "INVALID_ARG" and "send pictures, or texts" in str(response.error)
+
+
 def test_options_of_answers_are_refused_by_name(one: tuple[TritonPythonModel, Session]) -> None:
     """Triton hands on as parameters what is no input."""
     for name in ("temperature", "max_tokens", "dimension"):

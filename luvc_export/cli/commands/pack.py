@@ -67,11 +67,12 @@ def pack(
         raise UsageError("there must be a case to verify with", where="--count", got=count)
     if cases is not None and task is not None:
         raise UsageError("say once what to ask", where="pack", expected="--cases FILE, --task NAME, or neither")
-    chosen = _questions(cases, task, count)
+    _questions(cases, task, count, alone=True)  # what is wrong is said before an export
     with (
         options.progress(as_json) as tell,
         _opened(model, plan, image_size, task, engine, building, output, opening.verify, tell) as (bundle, name),
     ):
+        chosen = _questions(cases, task, count, alone=not bundle.manifest.does.decodes)
         written = write_pack(
             bundle,
             target,
@@ -135,14 +136,14 @@ def _opened(
         yield bundle, name
 
 
-def _questions(cases: Path | None, task: str | None, count: int) -> Any:
-    """What to ask, once the session that answers is known."""
+def _questions(cases: Path | None, task: str | None, count: int, alone: bool) -> Any:
+    """What to ask, once the session that answers is known; ``alone``: of pictures without a prompt too."""
     from luvc_export.calibration import tasks
     from luvc_export.calibration.cases import read_jsonl
     from luvc_export.packing.cases import generated, of_task
     from luvc_export.packing.write import PackCases
 
-    file_cases = list(islice(read_jsonl(cases), count)) if cases else None
+    file_cases = list(islice(read_jsonl(cases, alone), count)) if cases else None
     known_task = tasks.find(task) if task else None
     if known_task is not None:
         known_task.of_pictures("pack", "leave it out: the pack is then checked on pictures of its own")

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Any
 
+from tokenizers import Tokenizer
+
 from luvc_export.errors import LuvcError
 from luvc_export.runtime.generation.detokenise import text_of
 from luvc_export.runtime.generation.logits import TokenLogprob
@@ -134,16 +136,22 @@ def _token_ids(prompt: Prompt, where: str, model: ServedModel, special: bool) ->
     return prompt
 
 
-def check_ids(ids: Sequence[int], where: str, vocab: int) -> None:
-    """Refuse ids beyond the vocabulary.
+def check_ids(ids: Sequence[int], where: str, vocab: int, decoded: Tokenizer | None = None) -> None:
+    """Refuse ids beyond the vocabulary, or where ``decoded`` makes text of them, that it has no text of.
 
     Raises:
         ApiError: There are.
     """
+    how = "POST /tokenize" if decoded is None else "POST /tokenize with add_special_tokens false"
     for place, token in enumerate(ids):
-        if not 0 <= token < vocab:
-            message = f"there is no token {token}; expected: 0 to {vocab - 1}; fix: encode with this model's tokenizer"
-            raise bad_request(f"{message} (POST /tokenize)", param=f"{where}[{place}]", code="invalid_value")
+        expected = None if 0 <= token < vocab else f"0 to {vocab - 1}"
+        if expected is None and decoded is not None and decoded.id_to_token(token) is None:
+            expected = "one that its tokenizer has: the model's vocabulary is padded"
+        if expected is not None:
+            message = (
+                f"there is no token {token}; expected: {expected}; fix: encode with this model's tokenizer ({how})"
+            )
+            raise bad_request(message, param=f"{where}[{place}]", code="invalid_value")
 
 
 class _Together:

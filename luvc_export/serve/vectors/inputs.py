@@ -71,9 +71,10 @@ class Input:
         """
         if self.token_ids is None:
             return self
-        check_ids(self.token_ids, self.where, model.session.bundle.manifest.decoder.vocab)
+        tokenizer = model.session.encoder.tokenizer
+        check_ids(self.token_ids, self.where, model.session.bundle.manifest.decoder.vocab, tokenizer)
         try:
-            text = text_of(model.session.encoder.tokenizer, self.token_ids, special=True)
+            text = text_of(tokenizer, self.token_ids, special=True)
         except LuvcError as error:
             raise explained(error, self.where) from error
         return replace(self, messages=[ChatMessage("user", item_parts(text, self.where))])

@@ -18,12 +18,18 @@ from calling import Client, Reply
 from numpy.typing import NDArray
 from PIL import Image
 from running import serving
+from tokenizers import Tokenizer, decoders
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "export" / "families"))
 import vector_bundles
 
+from luvc_export.runtime.generation.detokenise import text_of
 from luvc_export.runtime.session import Session
+from luvc_export.serve.http.api_errors import ApiError
 from luvc_export.serve.http.app import TABLE
+from luvc_export.serve.interfaces.completions import check_ids
 from luvc_export.serve.models import Models, ServedModel
 from luvc_export.serve.server import Server
 
@@ -149,6 +155,21 @@ def test_token_ids_are_read_where_the_server_allows_them(pages: Session) -> None
             error = post(client, input=wrong).json()["error"]
             assert (error["code"], error["param"]) == ("invalid_value", param)
             assert f"no token {got}; expected: 0 to {vocab - 1}; fix: encode with this model's" in error["message"]
+            assert error["message"].endswith("(POST /tokenize with add_special_tokens false)")
+
+
+def test_token_ids_that_the_tokenizer_lacks_are_refused(pages: Session) -> None:
+    """Rows of a padded vocabulary: they decode to nothing, and beside others would be left out in silence."""
+    tokenizer = pages.encoder.tokenizer
+    lacks = tokenizer.get_vocab_size()
+    assert tokenizer.id_to_token(lacks) is None
+    check_ids([0, lacks], "tokens", lacks + 8)
+    with pytest.raises(ApiError, match=f"no token {lacks}; expected: one that its tokenizer has") as refused:
+        check_ids([0, lacks], "input[0]", lacks + 8, tokenizer)
+    assert refused.value.param == "input[0][1]"
+    letters = Tokenizer(BPE({letter: place for place, letter in enumerate(ByteLevel.alphabet())}, []))
+    letters.pre_tokenizer, letters.decoder = ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    assert text_of(letters, letters.encode("aé").ids[:-1], special=True) == "a\ufffd"
 
 
 def test_paths_of_answers_refuse_a_model_that_embeds(asked: Client) -> None:
