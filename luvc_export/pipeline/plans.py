@@ -68,7 +68,8 @@ def make_plan(
     size = image_size or default_image_size(checkpoint)
     grid = (max(1, size[0] // unit), max(1, size[1] // unit))
     asked = request_of(schedule, choices, request)
-    if schedule in NAMED and asked.llm.last_layer is None and _reads_last_row(checkpoint, size, task):
+    named = isinstance(schedule, str) and schedule in NAMED
+    if named and asked.llm.last_layer is None and _reads_last_row(checkpoint, size, task):
         asked = replace(asked, llm=replace(asked.llm, last_layer="kv_only"))
     encoder, video = family.encoder_shape(config), family.video(config)
     if asked.sharing.kind == "clip" and video is not None and video.pooled is not None:
@@ -86,8 +87,8 @@ def _reads_last_row(checkpoint: Checkpoint, size: ImageSize, task: str | None) -
     from luvc_export.export.options import Options
     from luvc_export.export.reading.sentence_transformers import embedding_of, task_of
 
-    named = task_of(checkpoint, task)
-    return not tasks.find(named).decodes and embedding_of(checkpoint, Options(size, task=named)).pooling == "last"
+    meant = task_of(checkpoint, task)
+    return not tasks.find(meant).decodes and embedding_of(checkpoint, Options(size, task=meant)).pooling == "last"
 
 
 def check_grid(checkpoint: Checkpoint, plan: Plan, size: tuple[int, int]) -> None:

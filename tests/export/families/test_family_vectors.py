@@ -161,6 +161,8 @@ def test_named_plans_let_the_last_layer_see_what_is_left(folders: Callable[[str]
     for options in ({"task": "generate"}, {"task": "embed", "last_layer": "drop"}):
         other = make_plan(checkpoint, "safe", image_size=size, **options)
         assert other.llm.last_layer == "drop" and other.keep == (*plan.keep[:-1], 0)
+    budgets = make_plan(checkpoint, [24, 0], image_size=size, task="embed")
+    assert budgets.llm.last_layer == "drop", "budgets are taken as they are"
     plans = make_plans(checkpoint, ["safe", "none"], image_size=size, task="embed")
     assert plans["safe"] == plan and plans["none"].llm.last_layer == "full"
 
