@@ -16,9 +16,9 @@ from luvc_export.bundle.folder import Bundle
 from luvc_export.core.files.folders import writing_to
 from luvc_export.core.files.safe_files import open_regular, whole
 from luvc_export.errors import UsageError
-from luvc_export.runtime.engine.embed import check_options, cut, embedding_of, run
+from luvc_export.runtime.engine.embed import embedding_of, run
 from luvc_export.runtime.engine.generate_batch import Prepared
-from luvc_export.runtime.engine.vector_form import VectorOptions, layout, map_array, pack
+from luvc_export.runtime.engine.vector_form import VectorOptions, check_options, cut, layout, map_array, pack
 from luvc_export.runtime.prompt.case_lines import FileCase
 from luvc_export.runtime.prompt.question import Question
 from luvc_export.runtime.prompt.vector_chat import input_chat

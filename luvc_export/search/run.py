@@ -18,8 +18,8 @@ from luvc_export.core.files.folders import make_folder
 from luvc_export.core.files.safe_files import locked
 from luvc_export.core.progress import Progress
 from luvc_export.errors import UsageError
-from luvc_export.runtime.engine.embed import BATCH, check_options, check_query, rows_of
-from luvc_export.runtime.engine.vector_form import VectorOptions
+from luvc_export.runtime.engine.embed import BATCH, check_query, rows_of
+from luvc_export.runtime.engine.vector_form import VectorOptions, check_options
 from luvc_export.runtime.session import Session
 from luvc_export.search.index import Index, IndexedFile, Origin
 from luvc_export.search.pages import PDF, Page, list_files, pages_of, read_file

@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from luvc_export.bundle.folder import Bundle
-from luvc_export.core.options import choice
 from luvc_export.core.plan import Plan
 from luvc_export.core.tasks import Embedding
 from luvc_export.errors import CheckFailed, UsageError
@@ -124,7 +123,7 @@ class Embeds:
             CheckFailed: A vector is not finite.
             MachineError: See ``Session``.
         """
-        from luvc_export.runtime.engine.vector_form import VectorOptions, pack  # of no session that answers
+        from luvc_export.runtime.engine.vector_form import VectorOptions, check_options, cut, pack  # none that answers
 
         self.bundle.check_task("embed")
         how = embedding_of(self.bundle)
@@ -160,7 +159,7 @@ class Embeds:
             CheckFailed: As ``embed``.
             MachineError: See ``Session``.
         """
-        from luvc_export.runtime.engine.vector_form import VectorOptions, pack
+        from luvc_export.runtime.engine.vector_form import VectorOptions, check_options, pack
 
         self.bundle.check_task("embed-many")
         check_options(self.bundle, VectorOptions(embed_dtype=embed_dtype, pool=pool))
@@ -244,6 +243,8 @@ def rows_of(session: Embeds, wanted: VectorOptions, **inputs: Any) -> list[NDArr
 
     Raises what ``Embeds.embed`` raises, and UsageError for pairs of a model with a vector of every token.
     """
+    from luvc_export.runtime.engine.vector_form import check_options
+
     check_options(session.bundle, wanted)
     if session.bundle.manifest.does.pooling == "every":
         if "pairs" in inputs:
@@ -356,65 +357,3 @@ def embedding_of(bundle: Bundle) -> Embedding:
     """How a bundle makes vectors or scores."""
     assert bundle.manifest.embedding is not None  # ``check_task``
     return bundle.manifest.embedding
-
-
-def check_options(bundle: Bundle, wanted: VectorOptions) -> str:
-    """What stands before an input, where the bundle can do what is set.
-
-    Raises:
-        UsageError: It names no such prompt or size; or each token has a vector, whose prompt and size are the model's.
-    """
-    from luvc_export.runtime.engine.vector_form import DTYPES
-
-    how = embedding_of(bundle)
-    choice("embed_dtype", wanted.embed_dtype, DTYPES)
-    check_pool(bundle, wanted.pool)
-    if how.pooling == "every":
-        names = [name for name in ("prompt", "instruction", "dimensions") if getattr(wanted, name) is not None]
-        if names:
-            what, got = "vectors of every token are whole, behind the prompt of the model's processor", ", ".join(names)
-            raise UsageError(what, where="embed", got=got, fix="leave it out")
-        return ""
-    check_size(bundle, wanted.dimensions)
-    return instruction_of(how, wanted.prompt) if wanted.instruction is None else wanted.instruction
-
-
-def check_pool(bundle: Bundle, pool: object) -> None:
-    """Refuse to merge one vector, or to no number.
-
-    Raises:
-        UsageError: The bundle gives one vector an input, or vectors would merge to one for less than one.
-    """
-    if type(pool) is not int or pool < 1:
-        raise UsageError("vectors merge to one for so many", where="pool", got=repr(pool)[:80], expected="1 or more")
-    if pool != 1 and embedding_of(bundle).pooling != "every":
-        fix = "leave it out, or take a bundle of the task embed-many"
-        raise UsageError("one vector of a page is not merged", where="pool", got=pool, fix=fix)
-
-
-def check_size(bundle: Bundle, dimensions: int | None) -> None:
-    """Refuse sizes that vectors may not be cut to.
-
-    Raises:
-        UsageError: The model was not trained for it, as far as its folder says.
-    """
-    how = embedding_of(bundle)
-    if dimensions is None or dimensions in (*how.sizes, bundle.manifest.row_width):
-        return
-    raise UsageError(
-        "vectors of this bundle may not be cut to so many numbers",
-        where="dimensions",
-        got=dimensions,
-        expected=", ".join(map(str, (*how.sizes, bundle.manifest.row_width))),
-        fix=None if how.sizes else "its checkpoint names no Matryoshka sizes (matryoshka_dimensions in config.json)",
-    )
-
-
-def cut(how: Embedding, vectors: NDArray[np.float32], dimensions: int | None) -> NDArray[np.float32]:
-    """The first ``dimensions`` numbers of vectors [N, D], of length 1 again where the bundle normalises."""
-    if dimensions is None or dimensions == vectors.shape[-1]:
-        return vectors
-    short = vectors[:, :dimensions]
-    if not how.normalise:
-        return np.ascontiguousarray(short)
-    return np.asarray(short / np.maximum(np.linalg.norm(short, axis=-1, keepdims=True), 1e-12), np.float32)

@@ -5,14 +5,18 @@ from __future__ import annotations
 import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from luvc_export.core.files.safe_files import open_regular
 from luvc_export.core.options import choice, option
-from luvc_export.errors import CheckFailed
+from luvc_export.errors import CheckFailed, UsageError
+
+if TYPE_CHECKING:
+    from luvc_export.bundle.folder import Bundle
+    from luvc_export.core.tasks import Embedding
 
 DTYPES = ("float32", "float16", "int8", "binary")
 
@@ -33,6 +37,71 @@ class VectorOptions:
     pool: int = option(
         1, "Merge a page's many vectors to one for so many: 4 leaves a quarter, alike ones together.", least=1, most=64
     )
+
+
+def check_options(bundle: Bundle, wanted: VectorOptions) -> str:
+    """What stands before an input, where the bundle can do what is set.
+
+    Raises:
+        UsageError: It names no such prompt or size; or each token has a vector, whose prompt and size are the model's.
+    """
+    from luvc_export.runtime.prompt.vector_chat import instruction_of  # opens pictures, which --help does not
+
+    how = bundle.manifest.embedding
+    assert how is not None  # ``check_task``
+    choice("embed_dtype", wanted.embed_dtype, DTYPES)
+    check_pool(bundle, wanted.pool)
+    if how.pooling == "every":
+        names = [name for name in ("prompt", "instruction", "dimensions") if getattr(wanted, name) is not None]
+        if names:
+            what, got = "vectors of every token are whole, behind the prompt of the model's processor", ", ".join(names)
+            raise UsageError(what, where="embed", got=got, fix="leave it out")
+        return ""
+    check_size(bundle, wanted.dimensions)
+    return instruction_of(how, wanted.prompt) if wanted.instruction is None else wanted.instruction
+
+
+def check_pool(bundle: Bundle, pool: object) -> None:
+    """Refuse to merge one vector, or to no number.
+
+    Raises:
+        UsageError: The bundle gives one vector an input, or vectors would merge to one for less than one.
+    """
+    if type(pool) is not int or pool < 1:
+        raise UsageError("vectors merge to one for so many", where="pool", got=repr(pool)[:80], expected="1 or more")
+    if pool != 1 and bundle.manifest.does.pooling != "every":
+        fix = "leave it out, or take a bundle of the task embed-many"
+        raise UsageError("one vector of a page is not merged", where="pool", got=pool, fix=fix)
+
+
+def check_size(bundle: Bundle, dimensions: int | None) -> None:
+    """Refuse sizes that vectors may not be cut to.
+
+    Raises:
+        UsageError: The model was not trained for it, as far as its folder says.
+    """
+    how = bundle.manifest.embedding
+    sizes = (*how.sizes, bundle.manifest.row_width) if how is not None else ()
+    if dimensions is None or dimensions in sizes:
+        return
+    no_sizes = "its checkpoint names no Matryoshka sizes (matryoshka_dimensions in config.json)"
+    raise UsageError(
+        "vectors of this bundle may not be cut to so many numbers",
+        where="dimensions",
+        got=dimensions,
+        expected=", ".join(map(str, sizes)),
+        fix=None if sizes[1:] else no_sizes,
+    )
+
+
+def cut(how: Embedding, vectors: NDArray[np.float32], dimensions: int | None) -> NDArray[np.float32]:
+    """The first ``dimensions`` numbers of vectors [N, D], of length 1 again where the bundle normalises."""
+    if dimensions is None or dimensions == vectors.shape[-1]:
+        return vectors
+    short = vectors[:, :dimensions]
+    if not how.normalise:
+        return np.ascontiguousarray(short)
+    return np.asarray(short / np.maximum(np.linalg.norm(short, axis=-1, keepdims=True), 1e-12), np.float32)
 
 
 def layout(dtype: str, numbers: int) -> tuple[np.dtype[Any], tuple[int, ...]]:

@@ -12,7 +12,7 @@ from luvc_export.cli.grouped import grouped
 from luvc_export.cli.tables.console import write
 from luvc_export.core.options import option
 from luvc_export.errors import UsageError
-from luvc_export.runtime.engine.vector_form import VectorOptions, values_and_scales
+from luvc_export.runtime.engine.vector_form import VectorOptions, check_options, values_and_scales
 from luvc_export.runtime.session_options import SessionOptions
 
 if TYPE_CHECKING:
@@ -52,7 +52,6 @@ def embed(
 
     from luvc_export.core.files.safe_files import whole
     from luvc_export.pipeline import load_bundle
-    from luvc_export.runtime.engine.embed import check_options
 
     check_writable(wanted.output, "--output")
     if wanted.output is None and not as_json:

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from luvc_export.runtime.engine.embed import check_size, cut
+from luvc_export.runtime.engine.vector_form import check_size, cut
 from luvc_export.runtime.prompt.request_fields import HARMLESS, Refusal
 from luvc_export.serve.http.api_errors import bad_request
 from luvc_export.serve.http.json_bodies import decoded

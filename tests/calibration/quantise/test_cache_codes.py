@@ -280,9 +280,7 @@ def test_openvino_sees_the_same_codes(stored: Bundle, arithmetic: str) -> None:
     np.testing.assert_allclose(seen, here.run([45, 46], state=first.state).logits, atol=allowed)
 
 
-@pytest.mark.slow(
-    beside="calibration/quantise/test_cache_codes.py::test_a_prompt_gives_what_it_gave_and_what_follows_sees_codes"
-)
+@pytest.mark.slow(beside="calibration/quantise/test_cache_codes.py::test_openvino_sees_the_same_codes")
 def test_turns_batches_and_pairs_answer_alike(stored: Bundle, data: CalibrationSet) -> None:
     """One after the other, together, and handed from one engine to another, the codes are the same."""
     case = next(case for case in data.cases if len(case.images) == 1)
@@ -322,9 +320,7 @@ def failed(unpadded_bundle: Bundle, candidate: Bundle, data: CalibrationSet) -> 
     return [gate.name for gate in check_gates(result) if gate.level == "tensors" and not gate.passed]
 
 
-@pytest.mark.slow(
-    beside="calibration/quantise/test_cache_codes.py::test_a_prompt_gives_what_it_gave_and_what_follows_sees_codes"
-)
+@pytest.mark.slow(beside="calibration/quantise/test_cache_codes.py::test_openvino_sees_the_same_codes")
 def test_parity_passes_and_sees_a_spoilt_scale(
     unpadded_bundle: Bundle, stored: Bundle, data: CalibrationSet, tmp_path: Path
 ) -> None:
@@ -392,9 +388,7 @@ def test_the_command_refuses(stored: Bundle, arguments: list[str], words: str) -
     assert isinstance(result.exception, UsageError) and words in str(result.exception)
 
 
-@pytest.mark.slow(
-    beside="calibration/quantise/test_cache_codes.py::test_a_prompt_gives_what_it_gave_and_what_follows_sees_codes"
-)
+@pytest.mark.slow(beside="calibration/quantise/test_cache_codes.py::test_openvino_sees_the_same_codes")
 def test_the_command_adds_a_plan_and_inspect_counts_it(unpadded_bundle: Bundle, tmp_path: Path) -> None:
     folder = shutil.copytree(unpadded_bundle.folder, tmp_path / "bundle")
     some = ["--data", "glyph", "--count", "16", "--retention", "0.5", "--json", "--threads", "1"]
