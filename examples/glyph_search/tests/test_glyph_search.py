@@ -17,6 +17,7 @@ from glyph_search.model import Embedder, OneVector
 from glyph_search.one_vector import FACTS, directions, fewer, losses
 from glyph_search.train import late_interaction, merged
 from glyph_vqa.model import patchify
+from safetensors.torch import load_file
 
 from luvc_export.core.files.pages import within
 from luvc_export.core.tasks import Embedding
@@ -84,7 +85,11 @@ def test_vectors_of_the_checkpoint_are_transformers(tmp_path: Path) -> None:
     write.main([str(tmp_path / "scans"), str(tmp_path / "checkpoint"), "--count", "2"])
     assert sorted(path.name for path in (tmp_path / "scans").iterdir()) == ["000.png", "001.png", "facts.txt"]
     for file in RETRIEVER.iterdir():
-        assert file.read_bytes() == (tmp_path / "checkpoint" / file.name).read_bytes(), f"the wheel has another {file}"
+        written = tmp_path / "checkpoint" / file.name
+        if file.suffix == ".safetensors":  # the LoRA is merged by this CPU's products: the last bit may be another
+            torch.testing.assert_close(load_file(written), load_file(file), msg=lambda text: f"the wheel's: {text}")
+        else:
+            assert written.read_bytes() == file.read_bytes(), f"the wheel has another {file.name}"
     model = ColQwen2ForRetrieval.from_pretrained(tmp_path / "checkpoint", dtype=torch.float32).eval()
     embedder = Embedder(BASE)
     embedder.load(SMALL)

@@ -74,7 +74,7 @@ def test_others_are_compiled_meanwhile_and_verdicts_are_kept(session: Session, t
             hostile.result(30)
     begin = time.monotonic()
     for _ in range(100):
-        with pytest.raises(UsageError, match=r"where: json_schema\n  got: more than"):
+        with pytest.raises(UsageError, match=r"where: json_schema\n  got: more "):  # seconds, or memory on a fast CPU
             trials.written(where, again)
     assert time.monotonic() - begin < 0.2, "the helper is not asked again"
 
