@@ -30,6 +30,7 @@ PEERS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("many vectors, transformers", {"peer": "transformers", "many": True}),
     ("many vectors, luvc-export none", {"peer": "luvc", "plan": "none", "many": True}),
     ("many vectors, luvc-export safe", {"peer": "luvc", "plan": "safe", "many": True}),
+    ("many vectors, luvc-export lean", {"peer": "luvc", "plan": "lean", "many": True}),
     ("many vectors, luvc-export luvc", {"peer": "luvc", "plan": "luvc", "many": True}),
 )
 
@@ -75,17 +76,22 @@ def record(rows: list[dict[str, Any]]) -> None:
     from luvc_export.core.files.pages import within
 
     file, page = RESULTS / "vectors.json", RESULTS / "retrieval.md"
-    mine = {(row["name"], row["size"]) for row in rows}
+    mine = {(row["name"], row["size"], row["cpu"]) for row in rows}
     old = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
-    every = [row for row in old if (row["name"], row["size"]) not in mine] + rows
+    every = [row for row in old if (row["name"], row["size"], row["cpu"]) not in mine] + rows
     every.sort(key=lambda row: [name for name, _ in PEERS].index(row["name"]))
-    every.sort(key=lambda row: int(row["size"].partition("x")[0]))
+    every.sort(key=lambda row: (row["cpu"], int(row["size"].partition("x")[0])))
     file.write_text("[\n" + ",\n".join(map(json.dumps, every)) + "\n]\n", encoding="utf-8")
     page.write_text(within(page.read_text(encoding="utf-8"), "vectors", table(every) + "\n"), encoding="utf-8")
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Markdown: medians and ranges of seconds a page."""
+    """Markdown, a table a CPU: medians and ranges of seconds a page."""
+    cpus = dict.fromkeys(row["cpu"] for row in rows)
+    return "\n\n".join(f"{name}\n\n{_of_a_cpu([row for row in rows if row['cpu'] == name])}" for name in cpus)
+
+
+def _of_a_cpu(rows: list[dict[str, Any]]) -> str:
     lines = ["| page | | seconds a page | pages a second | load and first vector, s | peak, GiB |"]
     lines.append("|---|---|---:|---:|---:|---:|")
     for row in rows:

@@ -1,4 +1,4 @@
-"""litellm, as a library: chat completions and responses, streams, structured output, errors."""
+"""litellm, as a library: chat completions, responses and embeddings, streams, structured output, errors."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from common import SHAPE, Facts, facts, parts, picture
 
 
 def main(facts: Facts) -> None:
-    """Chat completions, then responses."""
+    """Chat completions, responses, embeddings."""
     completions(facts)
     responses(facts)
+    embeddings(facts)
 
 
 def completions(facts: Facts) -> None:
@@ -56,6 +57,18 @@ def responses(facts: Facts) -> None:
         raise AssertionError("an unknown model was taken")
     except litellm.NotFoundError:
         pass
+
+
+def embeddings(facts: Facts) -> None:
+    """The session's vectors, whole and cut."""
+    texts, wanted = json.loads(facts["texts"]), json.loads(facts["vectors"])
+    asked: dict[str, Any] = {"model": f"openai/{facts['vectors_model']}", "input": texts, "encoding_format": "float"}
+    asked |= {"api_base": facts["vectors_url"], "api_key": "none"}
+    got = [one["embedding"] for one in litellm.embedding(**asked).data]
+    pairs = [(x, y) for one, other in zip(got, wanted, strict=True) for x, y in zip(one, other, strict=True)]
+    assert max(abs(x - y) for x, y in pairs) < 1e-5
+    short = litellm.embedding(**asked, dimensions=int(facts["dimensions"]), allowed_openai_params=["dimensions"])
+    assert len(short.data[0]["embedding"]) == int(facts["dimensions"])
 
 
 if __name__ == "__main__":
