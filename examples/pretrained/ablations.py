@@ -36,7 +36,7 @@ from luvc_export.export.checkpoint import open_checkpoint
 PAGE = Path(__file__).parents[2] / "docs" / "results" / "pretrained.md"
 FIGURES = PAGE.with_suffix(".json")
 GROUND = "plain"
-SCORES = ("residual", "scope", "maxmin", "dart", "low", "stride", "random")
+SCORES = ("residual", "scope", "maxmin", "low", "stride", "random")
 SHARES = (0.5, 0.25, 0.12)
 #: Shares of the depth in front of the prune, and what they are called; an eighth is what named plans have.
 DEPTHS = {"1/15": "layer 2", "1/4": "a quarter"}
@@ -58,11 +58,11 @@ def variants(shapes: Shapes) -> Iterator[tuple[str, Variant]]:
         for score in SCORES:
             yield of(f"{share:.0%} of the tokens behind {EIGHTH} of the LLM", score, staged(score, share, "1/8"))
     for whole, name in DEPTHS.items():
-        for score in SCORES[:3]:
+        for score in SCORES[:2]:
             yield of(f"25% of the tokens behind {name} of the LLM", score, staged(score, 0.25, whole))
     for share in (0.75, 0.5):
         for variant in encoder_merges(shapes, share):
-            if variant.name.startswith("OIM"):
+            if variant.name in ("OIM, mean", "OIM, spread"):
                 yield f"{share:.0%} of the units, merged in the encoder", variant
         half = solve(staged("residual", share, "1/8"), shapes.grid, shapes.llm, shapes.encoder)
         yield f"{share:.0%} of the tokens behind {EIGHTH} of the LLM, merged", Variant("merge", (merged(half),))

@@ -23,6 +23,7 @@ from luvc_export.core.plan.cost import cost
 from luvc_export.core.plan.request import LlmRequest, PlanRequest
 from luvc_export.core.plan.stripes import STRIPED
 from luvc_export.core.planning import solve
+from luvc_export.core.shapes import DecoderShape, EncoderShape
 from luvc_export.export.checkpoint import open_checkpoint
 from luvc_export.export.synthetic.presets import PRESETS
 
@@ -61,14 +62,19 @@ def request(recipe: str) -> PlanRequest:
     return PlanRequest(LlmRequest(STRIPED, method=method, stripes=stripes.read(shape)))
 
 
-def saved(asked: dict[str, PlanRequest]) -> dict[str, float]:
-    """Return times fewer FLOPs of the prefill at `LARGE`'s shape and `GRID`, by recipe."""
+def large() -> tuple[DecoderShape, EncoderShape]:
+    """Return the shape of the model whose savings are printed."""
     with tempfile.TemporaryDirectory() as folder:
         for name, record in (("config", PRESETS[LARGE].config), ("preprocessor_config", PRESETS[LARGE].processor)):
             (Path(folder) / f"{name}.json").write_text(json.dumps(record))
         opened = open_checkpoint(folder, weights=False)
-        llm, encoder = opened.family.decoder_shape(opened.config), opened.family.encoder_shape(opened.config)
-        return {name: cost(solve(one, GRID, llm, encoder), llm, TEXT).flops_ratio for name, one in asked.items()}
+        return opened.family.decoder_shape(opened.config), opened.family.encoder_shape(opened.config)
+
+
+def saved(asked: dict[str, PlanRequest]) -> dict[str, float]:
+    """Return times fewer FLOPs of the prefill at `LARGE`'s shape and `GRID`, by recipe."""
+    llm, encoder = large()
+    return {name: cost(solve(one, GRID, llm, encoder), llm, TEXT).flops_ratio for name, one in asked.items()}
 
 
 def main() -> None:
