@@ -27,12 +27,11 @@ from luvc_export.core import plugin_library
 from luvc_export.core.element_types import BY_TENSORRT
 from luvc_export.core.files.safe_files import read_own, whole, write_whole
 from luvc_export.core.plan import Plan
-from luvc_export.core.progress import Progress
 from luvc_export.core.target import Profiles, Target
 from luvc_export.engines import build_monitor, codes, library
 from luvc_export.engines.options import BuildOptions
 from luvc_export.engines.profiles import Capacity, profiles
-from luvc_export.errors import CheckFailed, MachineError, UsageError
+from luvc_export.errors import CheckFailed, MachineError, Progress, UsageError
 
 CacheKind = Literal["timing", "runtime"]
 

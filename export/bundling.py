@@ -22,10 +22,9 @@ from luvc_export.core.files.safe_files import write_new
 from luvc_export.core.files.template_source import JINJA
 from luvc_export.core.plan import Plan
 from luvc_export.core.plan.plan_set import PlanSet
-from luvc_export.core.progress import Progress
 from luvc_export.core.target import ORT_CPU
 from luvc_export.core.tasks import Embedding
-from luvc_export.errors import CheckpointError, UsageError
+from luvc_export.errors import CheckpointError, Progress, UsageError
 from luvc_export.export import packed, trace, weights
 from luvc_export.export.checkpoint import Checkpoint, checkpoint_json
 from luvc_export.export.compression import scores

@@ -29,8 +29,7 @@ from luvc_export.core.plan import Plan, Sharing
 from luvc_export.core.plan.request import LlmRequest, PlanRequest
 from luvc_export.core.plan.sharing import Quota
 from luvc_export.core.planning import solve
-from luvc_export.core.progress import Progress
-from luvc_export.errors import UsageError
+from luvc_export.errors import Progress, UsageError
 from luvc_export.export.checkpoint import Checkpoint
 from luvc_export.export.compression import scores
 

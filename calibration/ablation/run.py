@@ -17,8 +17,7 @@ from luvc_export.calibration.tasks import Task
 from luvc_export.core.files.folders import make_folder
 from luvc_export.core.files.json_file import dumps, read_json
 from luvc_export.core.files.safe_files import write_whole
-from luvc_export.core.progress import Progress
-from luvc_export.errors import UsageError
+from luvc_export.errors import Progress, UsageError
 from luvc_export.export.checkpoint import Checkpoint, open_checkpoint
 from luvc_export.export.compression.scorer_file import known
 

@@ -26,7 +26,7 @@ from luvc_export.core.files.json_records import from_json_data
 from luvc_export.core.plan import Plan
 from luvc_export.core.plan.cost import cost
 from luvc_export.core.planning import EncoderRequest, LlmRequest, PlanRequest, solve
-from luvc_export.core.progress import Progress
+from luvc_export.errors import Progress
 from luvc_export.export.compression import scores
 from luvc_export.runtime.model import TokensPrompt
 

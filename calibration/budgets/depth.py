@@ -31,8 +31,7 @@ from luvc_export.core.plan import LastLayer, Plan, Sharing
 from luvc_export.core.plan.cost import cost
 from luvc_export.core.plan.stripes import STRIPED, Stripes
 from luvc_export.core.planning import LlmRequest, PlanRequest, solve
-from luvc_export.core.progress import Progress
-from luvc_export.errors import CheckFailed, UsageError
+from luvc_export.errors import CheckFailed, Progress, UsageError
 from luvc_export.export.checkpoint import Checkpoint
 from luvc_export.export.compression import scores
 from luvc_export.export.compression.scorer_file import known

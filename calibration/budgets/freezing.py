@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from luvc_export.core.progress import Progress
+from luvc_export.errors import Progress
 
 #: Questions whose predictions are compared, at most (ShortV takes 40).
 SAMPLES = 40

@@ -25,9 +25,8 @@ from luvc_export.calibration.intervals import Interval
 from luvc_export.calibration.runners.base import ends
 from luvc_export.calibration.runners.canvas import Grids, Tokens
 from luvc_export.core.plan import Plan, Sharing
-from luvc_export.core.progress import Progress
 from luvc_export.core.shapes import DecoderShape, EncoderShape
-from luvc_export.errors import UsageError
+from luvc_export.errors import Progress, UsageError
 from luvc_export.export.checkpoint import Checkpoint
 
 #: Prompts in one call when the uncompressed model answers.

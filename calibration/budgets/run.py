@@ -43,8 +43,7 @@ from luvc_export.core.named_plans import DEFAULT_PLAN
 from luvc_export.core.plan import Method, Plan, Sharing
 from luvc_export.core.plan.cost import cost
 from luvc_export.core.planning import EncoderRequest, LlmRequest, PlanRequest, place_merges, solve
-from luvc_export.core.progress import Progress
-from luvc_export.errors import CheckFailed, UsageError
+from luvc_export.errors import CheckFailed, Progress, UsageError
 from luvc_export.export.checkpoint import Checkpoint
 from luvc_export.export.compression import scores
 from luvc_export.export.compression.scorer_file import known

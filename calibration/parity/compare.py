@@ -26,7 +26,7 @@ from luvc_export.calibration.parity.tolerances import tolerances
 from luvc_export.calibration.runners.base import LOGITS, VECTORS, VISION, Kept, Observation, Runner, Said
 from luvc_export.core.graph_io import ABSENT
 from luvc_export.core.plan import EncoderPlan, Plan
-from luvc_export.core.progress import Progress
+from luvc_export.errors import Progress
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,7 @@ from luvc_export.calibration.runners.canvas import Grids, canvas, canvas_of
 from luvc_export.core.files.json_file import read_json
 from luvc_export.core.plan import MAX_PLAN_BYTES, Plan, Sharing
 from luvc_export.core.planning import LlmRequest, PlanRequest, solve
-from luvc_export.core.progress import Progress
-from luvc_export.errors import BundleError, PlanError, UsageError
+from luvc_export.errors import BundleError, PlanError, Progress, UsageError
 from luvc_export.export.checkpoint import Checkpoint, open_checkpoint
 from luvc_export.export.compression import scores
 from luvc_export.export.compression.scorer_file import file_name, remember, scorer_of

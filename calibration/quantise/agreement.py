@@ -18,7 +18,7 @@ from luvc_export.calibration.pairs import Pairs, Retrieved, kept, ndcg
 from luvc_export.calibration.parity.compare import Comparison, compare
 from luvc_export.calibration.parity.metrics import difference, prediction
 from luvc_export.calibration.runners.base import LOGITS, VECTORS, Encoded, Forced, Observation, Runner, Said
-from luvc_export.core.progress import Progress
+from luvc_export.errors import Progress
 
 #: Cases whose predictions rank the sites.
 OBSERVED = 8

@@ -25,8 +25,7 @@ from luvc_export.core.files.folders import writing_to
 from luvc_export.core.files.safe_files import temporary_folder, write_whole
 from luvc_export.core.plan.names import quantised_name
 from luvc_export.core.precision import CACHES, PRECISIONS, check_caches
-from luvc_export.core.progress import Progress
-from luvc_export.errors import CheckFailed, UsageError
+from luvc_export.errors import CheckFailed, Progress, UsageError
 from luvc_export.runtime.model import Array, Backend, Cache
 
 

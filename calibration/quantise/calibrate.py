@@ -28,8 +28,7 @@ from luvc_export.calibration.runners import open_bundle
 from luvc_export.calibration.runners.base import Runner
 from luvc_export.core.files.folders import writing_to
 from luvc_export.core.files.safe_files import temporary_folder
-from luvc_export.core.progress import Progress
-from luvc_export.errors import CheckFailed, UsageError, did_you_mean
+from luvc_export.errors import CheckFailed, Progress, UsageError, did_you_mean
 from luvc_export.export.surgeon.finish import finish
 
 

@@ -25,8 +25,7 @@ from luvc_export.calibration.runners.probes import write_copy
 from luvc_export.core.element_types import BY_PRECISION
 from luvc_export.core.files.safe_files import write_whole
 from luvc_export.core.precision import WIDE
-from luvc_export.core.progress import Progress
-from luvc_export.errors import BundleError
+from luvc_export.errors import BundleError, Progress
 
 
 class Quantiser:

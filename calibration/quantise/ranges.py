@@ -24,8 +24,7 @@ from luvc_export.calibration.runners import open_bundle
 from luvc_export.calibration.runners.bundle import BundleCalls, Relay
 from luvc_export.calibration.runners.probes import read_model, write_copy
 from luvc_export.core.files.safe_files import temporary_folder, whole, write_new
-from luvc_export.core.progress import Progress
-from luvc_export.errors import UsageError
+from luvc_export.errors import Progress, UsageError
 from luvc_export.runtime.model import Array, Backend, Cache
 
 _MARK = "luvc.enters."

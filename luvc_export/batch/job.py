@@ -20,8 +20,7 @@ from luvc_export.bundle.plans import variants
 from luvc_export.core.files import folders
 from luvc_export.core.files.json_file import parse_json
 from luvc_export.core.options import option, stated, values_of
-from luvc_export.core.progress import Progress
-from luvc_export.errors import BundleError, UsageError
+from luvc_export.errors import BundleError, Progress, UsageError
 from luvc_export.runtime.backends import check_name
 from luvc_export.runtime.generation.sampling import sampling_from
 from luvc_export.runtime.prompt.request import largest_canvas

@@ -30,7 +30,7 @@ from luvc_export.core.files.safe_files import open_regular, recover
 from luvc_export.errors import BundleError, UsageError, did_you_mean
 
 if TYPE_CHECKING:
-    from luvc_export.core.progress import Progress
+    from luvc_export.errors import Progress
 
 
 @dataclass(frozen=True)

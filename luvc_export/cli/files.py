@@ -7,8 +7,7 @@ from pathlib import Path
 
 from luvc_export.core.files import safe_files
 from luvc_export.core.files.folders import check_name, writing_to
-from luvc_export.core.progress import Progress
-from luvc_export.errors import UsageError
+from luvc_export.errors import Progress, UsageError
 
 _CHECKPOINT = "a folder with config.json and safetensors, a hub id OWNER/NAME, or demo"
 

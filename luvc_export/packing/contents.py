@@ -20,11 +20,10 @@ from luvc_export.bundle.graph_rules import check_graph
 from luvc_export.bundle.graphs import read_graph
 from luvc_export.bundle.manifest import Manifest, PlanEntry, Weights
 from luvc_export.core.files.folders import copy_file, list_names
-from luvc_export.core.progress import Progress
 from luvc_export.core.target import Precision, Target
 from luvc_export.engines import codes
 from luvc_export.engines.profiles import Capacity
-from luvc_export.errors import BundleError, MachineError, UsageError
+from luvc_export.errors import BundleError, MachineError, Progress, UsageError
 from luvc_export.packing import wheels
 from luvc_export.version import VERSION
 

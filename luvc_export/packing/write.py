@@ -17,12 +17,11 @@ from luvc_export.calibration.drawn import DrawnCase
 from luvc_export.core.files.folders import copy_file, list_names, make_folder, walk, writing_to
 from luvc_export.core.files.safe_files import write_new
 from luvc_export.core.options import settled
-from luvc_export.core.progress import Progress
 from luvc_export.core.target import Target, engine_form
 from luvc_export.engines import targets
 from luvc_export.engines.options import BuildOptions, EngineOptions
 from luvc_export.engines.profiles import Capacity
-from luvc_export.errors import MachineError, UsageError
+from luvc_export.errors import MachineError, Progress, UsageError
 from luvc_export.packing import bootstrap, cases, record, wheels
 from luvc_export.packing.answer import Answer, answer
 from luvc_export.packing.contents import check_plugins, copy_files, given_wheels, write_manifest, write_wheel

@@ -19,10 +19,9 @@ from luvc_export.core import precision as precisions
 from luvc_export.core.element_types import BY_PRECISION
 from luvc_export.core.files.folders import writing_to
 from luvc_export.core.options import settled
-from luvc_export.core.progress import Progress
 from luvc_export.core.target import Target, TargetSpec
 from luvc_export.engines.options import BuildOptions, EngineOptions
-from luvc_export.errors import BundleError, MachineError, UsageError
+from luvc_export.errors import BundleError, MachineError, Progress, UsageError
 
 if TYPE_CHECKING:
     from luvc_export.engines.builder import BuildInput

@@ -15,8 +15,7 @@ from luvc_export.core.named_plans import DEFAULT_PLAN
 from luvc_export.core.options import settled, values_of
 from luvc_export.core.plan import Plan
 from luvc_export.core.planning import check_model
-from luvc_export.core.progress import Progress
-from luvc_export.errors import UsageError
+from luvc_export.errors import Progress, UsageError
 from luvc_export.pipeline.export_options import ExportOptions
 from luvc_export.pipeline.plans import as_sizes, check_scorer, default_image_size, make_plans, open_model
 

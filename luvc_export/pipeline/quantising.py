@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 from luvc_export.bundle.folder import Bundle
 from luvc_export.core.named_plans import QUANTISED
 from luvc_export.core.precision import find
-from luvc_export.core.progress import Progress
-from luvc_export.errors import UsageError
+from luvc_export.errors import Progress, UsageError
 from luvc_export.pipeline.export_options import ExportOptions
 
 if TYPE_CHECKING:

@@ -25,8 +25,7 @@ from luvc_export.core import graph_io
 from luvc_export.core.files.folders import fresh, make_folder
 from luvc_export.core.files.safe_files import temporary_folder, write_new
 from luvc_export.core.plan import Plan
-from luvc_export.core.progress import Progress
-from luvc_export.errors import MachineError, UsageError
+from luvc_export.errors import MachineError, Progress, UsageError
 from luvc_export.runtime.adapters.factors import with_empty_slots
 from luvc_export.runtime.media.unit_choice import unit_inputs
 from luvc_export.runtime.model import Array, Backend, Cache
