@@ -10,7 +10,8 @@ from functools import partial
 from pathlib import Path
 
 from luvc_export.bundle.manifest import Fit, WeightsMode
-from luvc_export.core.options import option, texts
+from luvc_export.core.options import option, pair
+from luvc_export.errors import UsageError
 
 _export = partial(option, verbs=("export",))
 _planned = partial(option, verbs=("export", "plan"))
@@ -23,6 +24,38 @@ def _tokens(text: str | None) -> int | str | None:
 
 def _names(text: str | None) -> tuple[str, ...] | None:
     return tuple(name.strip() for name in text.split(",")) if text else None
+
+
+def _grids(texts: list[str] | None) -> tuple[tuple[int, int], ...]:
+    """Parse every ``RxC`` (rows, columns) of ``--tiles``; (1, 1) where there is none.
+
+    Raises:
+        UsageError: One is no such pair.
+    """
+    return tuple(pair(text, "the tiles", "--tiles", "RxC, such as 2x3") for text in texts or ()) or ((1, 1),)
+
+
+def _joint_tiles(text: str | None) -> tuple[int, int] | None:
+    """Parse ``RxC`` of ``--joint-tiles``.
+
+    Raises:
+        UsageError: It is no such pair.
+    """
+    return None if text is None else pair(text, "the tiles", "--joint-tiles", "RxC, such as 2x3")
+
+
+def _cell(text: str | None) -> tuple[int, int]:
+    """Parse ``RxC`` of ``--merge-vectors``; (1, 1) where there is none.
+
+    Raises:
+        UsageError: It is no such pair, or larger than a bundle may say.
+    """
+    rows, columns = (1, 1) if text is None else pair(text, "the vectors", "--merge-vectors", "RxC, such as 2x2")
+    if max(rows, columns) > 64:
+        raise UsageError(
+            "so many vectors do not become one", where="--merge-vectors", got=text, expected="64x64 at most"
+        )
+    return rows, columns
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +73,7 @@ class ExportOptions:
         "Rows x columns of tiles a picture may be cut to; repeat.",
         metavar="RxC",
         written=list[str] | None,
-        read=texts.grids,
+        read=_grids,
     )
     video: bool = _seen(False, "Images have the frames of a video (Qwen-VL families).")
     joint_frames: int | None = _planned(
@@ -54,7 +87,7 @@ class ExportOptions:
         tags=("by hand",),
         metavar="RxC",
         written=str | None,
-        read=texts.joint_tiles,
+        read=_joint_tiles,
     )
     fit: Fit = _export(
         "pad", "pad, stretch or crop pictures of another shape.", written=str, choices=("pad", "stretch", "crop")
@@ -115,7 +148,7 @@ class ExportOptions:
         "Rows x columns of a page's vectors that become one (embed-many): 1x2, 2x2, 3x3.",
         metavar="RxC",
         written=str | None,
-        read=texts.cell,
+        read=_cell,
     )
     overwrite: bool = _export(False, "Replace an existing bundle.")
     revision: str | None = _planned(None, "Hub branch, tag or commit.")

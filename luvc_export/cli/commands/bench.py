@@ -10,7 +10,7 @@ from typing import Any
 
 from luvc_export.cli import options
 from luvc_export.cli.files import check_bundle, check_writable, write_whole
-from luvc_export.cli.grouped import grouped
+from luvc_export.cli.options import grouped
 from luvc_export.cli.tables.console import write
 from luvc_export.core.options import choice, option
 from luvc_export.errors import UsageError

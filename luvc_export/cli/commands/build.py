@@ -9,7 +9,7 @@ import typer
 
 from luvc_export.cli import options
 from luvc_export.cli.files import check_bundle
-from luvc_export.cli.grouped import grouped, stated
+from luvc_export.cli.options import grouped, stated
 from luvc_export.cli.tables.console import styled, write
 from luvc_export.core.options import option
 from luvc_export.engines.options import BuildOptions, EngineOptions

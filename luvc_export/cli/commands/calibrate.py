@@ -11,8 +11,8 @@ import typer
 
 from luvc_export.cli import options
 from luvc_export.cli.files import check_folder, check_writable
-from luvc_export.cli.grouped import grouped, stated
 from luvc_export.cli.groups import DataOptions
+from luvc_export.cli.options import grouped, stated
 from luvc_export.cli.tables.console import write
 from luvc_export.core.options import option
 from luvc_export.errors import UsageError

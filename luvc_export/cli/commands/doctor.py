@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from luvc_export.cli import options
-from luvc_export.cli.grouped import grouped
+from luvc_export.cli.options import grouped
 from luvc_export.cli.tables.console import styled, table, write
 from luvc_export.core.options import option
 from luvc_export.errors import MachineError, UsageError, did_you_mean

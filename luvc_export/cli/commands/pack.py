@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from luvc_export.cli import options
 from luvc_export.cli.files import check_folder, check_model
-from luvc_export.cli.grouped import grouped
+from luvc_export.cli.options import grouped
 from luvc_export.cli.tables.console import styled, table, unwrapped, write
 from luvc_export.core.files import safe_files
 from luvc_export.core.named_plans import DEFAULT_PLAN
 from luvc_export.core.options import option
-from luvc_export.core.options.texts import size as size_of
+from luvc_export.core.options import size as size_of
 from luvc_export.engines.options import BuildOptions, EngineOptions
 from luvc_export.errors import UsageError
 from luvc_export.runtime.session_options import SessionOptions
