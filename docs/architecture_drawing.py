@@ -53,8 +53,8 @@ BOXES: dict[str, Box] = {
         "calibration/runners, calibration/tasks, calibration: what is compared, on what    calibration/bench: pages")),
     "plan": (0.2, 1.2, 2.9, 1.6, FILES, "plan", ("keep per layer,", "merges, score", "(a JSON file)")),
     "core": (0.2, 0.1, 15.6, 0.7, PLAIN, "", (
-        "luvc_export/core: budgets, targets, graph inputs    luvc_export/core/plan    luvc_export/core/tasks",
-        "luvc_export/core/options.py: what a user sets    luvc_export/core/files    luvc_export/demo")),
+        "luvc_export/core: options, budgets, targets, graph inputs    luvc_export/core/plan    luvc_export/core/tasks",
+        "luvc_export/core/files    luvc_export/demo")),
 }  # fmt: skip
 #: From, to, and what flows.
 ARROWS = (
