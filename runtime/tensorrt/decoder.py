@@ -15,25 +15,22 @@ from luvc_export.bundle.manifest import EngineEntry
 from luvc_export.core import graph_io
 from luvc_export.core.plan import Plan
 from luvc_export.errors import UsageError
-from luvc_export.runtime.cuda.device import Gpu, Memory
-from luvc_export.runtime.cuda.pool import Block, Lease, Pool
-from luvc_export.runtime.cuda.tensor import GpuTensor, to_engine, to_host
+from luvc_export.runtime.cuda.device import Buffer, Gpu, Memory
+from luvc_export.runtime.cuda.tensor import Block, GpuTensor, Lease, Pool, to_engine, to_host
 from luvc_export.runtime.model import Array, Cache, PendingToken
-from luvc_export.runtime.tensorrt.buffers import Buffer
-from luvc_export.runtime.tensorrt.cache import TrtCache, behind
-from luvc_export.runtime.tensorrt.cache_memory import CacheMemory, Resident
+from luvc_export.runtime.tensorrt.cache_memory import CacheMemory, NewRows, Resident, TrtCache, behind
 from luvc_export.runtime.tensorrt.call import (
+    FactorSet,
     check_room,
     check_shapes,
     decode_profile,
     decoder_arrays,
     prefill_profile,
     samples_tokens,
+    split_feeds,
 )
 from luvc_export.runtime.tensorrt.execution_slot import Call, ExecutionSlot
-from luvc_export.runtime.tensorrt.factors import FactorSet, split_feeds
 from luvc_export.runtime.tensorrt.memory_plan import CachePart, KvPlan
-from luvc_export.runtime.tensorrt.new_rows import NewRows
 
 
 class CacheCall(NamedTuple):

@@ -14,9 +14,8 @@ from ort_engine import Engines
 
 from luvc_export.bundle.folder import Bundle
 from luvc_export.errors import LuvcError
-from luvc_export.runtime.cuda.device import Gpu
+from luvc_export.runtime.cuda.device import Gpu, StagingBuffer
 from luvc_export.runtime.tensorrt import cache_memory, execution_slot
-from luvc_export.runtime.tensorrt.buffers import StagingBuffer
 from luvc_export.runtime.tensorrt.cache_memory import CacheMemory
 
 SEED, SHARE = 3, 6
