@@ -26,10 +26,8 @@ from luvc_export.core.files.folders import fresh, make_folder
 from luvc_export.core.files.safe_files import temporary_folder, write_new
 from luvc_export.core.plan import Plan
 from luvc_export.errors import MachineError, Progress, UsageError
-from luvc_export.runtime.adapters.factors import with_empty_slots
-from luvc_export.runtime.media.unit_choice import unit_inputs
+from luvc_export.runtime.host.backend import empty_states, unit_inputs, with_empty_slots
 from luvc_export.runtime.model import Array, Backend, Cache
-from luvc_export.runtime.state import empty_states
 
 INPUTS = "inputs.npz"
 

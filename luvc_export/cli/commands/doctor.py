@@ -207,7 +207,7 @@ def _products() -> list[str]:
     """Arithmetic that an engine computes wrong on this CPU, and what is done about it; what it computes right."""
     from luvc_export.errors import LuvcError
     from luvc_export.runtime.openvino import device
-    from luvc_export.runtime.product_check import engines
+    from luvc_export.runtime.product_check import check as engines
     from luvc_export.runtime.product_check.check import Checked
 
     checks: list[Checked] = []
