@@ -6,10 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from luvc_export.bundle import onnx_fields as onnx
 from luvc_export.bundle import onnx_wire as wire
@@ -23,6 +20,10 @@ from luvc_export.core import graph_io
 from luvc_export.core.element_types import BY_ANY_NAME, BY_ONNX
 from luvc_export.core.files.safe_files import open_regular
 from luvc_export.errors import BundleError, first_few
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -245,6 +246,8 @@ class MappedWeights:
         Raises:
             BundleError: The file is not the one that was hashed.
         """
+        import numpy as np  # what opens a bundle needs none of it
+
         watched, kind = graph.files[tensor.location], BY_ONNX.get(tensor.kind)
         if watched.path not in self._files:
             with open_regular(watched.path) as file:
@@ -256,5 +259,5 @@ class MappedWeights:
 
     def array(self, graph: CheckedGraph, tensor: OutsideTensor, aligned: bool = False) -> NDArray[Any]:
         """``stored`` in its shape, of the numpy type that holds its bits."""
-        flat = self.stored(graph, tensor, aligned).view(np.dtype(BY_ONNX[tensor.kind].storage))
+        flat = self.stored(graph, tensor, aligned).view(BY_ONNX[tensor.kind].storage)
         return flat.reshape(tensor.shape)
