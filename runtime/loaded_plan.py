@@ -155,8 +155,7 @@ class LoadedPlan:
         draft = self.draft_model
         if draft is None:
             return None
-        from luvc_export.runtime.speculation.draft_costs import DraftCosts
-        from luvc_export.runtime.speculation.step_bytes import relative_cost
+        from luvc_export.runtime.speculation.draft_costs import DraftCosts, relative_cost
 
         return DraftCosts(relative_cost(draft.bundle, draft.plan_name, self.bundle, self.plan_name))
 

@@ -25,10 +25,8 @@ from luvc_export.core.files.folders import make_folder
 from luvc_export.core.files.json_file import dumps
 from luvc_export.core.files.safe_files import write_whole
 from luvc_export.core.named_plans import NAMED
-from luvc_export.core.plan import Plan, Sharing
-from luvc_export.core.plan.request import LlmRequest, PlanRequest
-from luvc_export.core.plan.sharing import Quota
-from luvc_export.core.planning import solve
+from luvc_export.core.plan import Plan, Quota, Sharing
+from luvc_export.core.planning import LlmRequest, PlanRequest, solve
 from luvc_export.errors import Progress, UsageError
 from luvc_export.export.checkpoint import Checkpoint
 from luvc_export.export.compression import scores

@@ -28,8 +28,7 @@ from luvc_export.calibration.budgets.trials import PlanTrial, Trials
 from luvc_export.calibration.datasets import CalibrationSet
 from luvc_export.calibration.runners.canvas import Grids
 from luvc_export.core.files.safe_files import temporary_folder
-from luvc_export.core.plan import LastLayer, Method, Plan, Sharing
-from luvc_export.core.plan.stripes import STRIPED, Stripes
+from luvc_export.core.plan import STRIPED, LastLayer, Method, Plan, Sharing, Stripes
 from luvc_export.core.planning import LlmRequest, PlanRequest
 from luvc_export.errors import CheckFailed, Progress, UsageError
 from luvc_export.export.checkpoint import Checkpoint

@@ -17,9 +17,8 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
 
-from luvc_export.core.files.json_file import read_json
 from luvc_export.core.options import Asked, asked_by, asked_of
-from luvc_export.core.plan import MAX_PLAN_BYTES, Plan
+from luvc_export.core.plan import Plan, read_plan
 from luvc_export.errors import PlanError, shown
 
 ImageSize = Annotated[
@@ -43,7 +42,7 @@ def plan_source(plan: str) -> str | list[int] | Plan:
         path = Path(plan)
         if not path.is_file():
             raise PlanError("there is no such plan file", where="--plan", got=plan, fix="luvc-export plan ... -o FILE")
-        return Plan.from_json(read_json(path, MAX_PLAN_BYTES, PlanError, "the plan file"), str(path))
+        return read_plan(path)
     return [int(part) for part in re.split(r"[\s,]+", plan) if part] if _BUDGETS.fullmatch(plan) else plan
 
 

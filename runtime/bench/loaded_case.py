@@ -23,8 +23,7 @@ from luvc_export.runtime.generation.timing import DraftCounts
 from luvc_export.runtime.memory import anonymous_bytes, peak_bytes
 from luvc_export.runtime.prompt.request import Request
 from luvc_export.runtime.session import Session
-from luvc_export.runtime.speculation.draft_costs import DraftCosts
-from luvc_export.runtime.speculation.step_bytes import weight_bytes
+from luvc_export.runtime.speculation.draft_costs import DraftCosts, weight_bytes
 
 _MIB = 2**20
 #: Steps of one token after an answer with drafts, to compare with.

@@ -40,7 +40,7 @@ def demo(
     """
     from PIL import Image
 
-    from luvc_export.cli.kept_picture import save_survival
+    from luvc_export.cli.answer_lines import save_survival
     from luvc_export.core.files.folders import check_own_names
     from luvc_export.core.files.safe_files import whole
     from luvc_export.core.plan.cost import cost
@@ -118,8 +118,7 @@ def _at_size(times: dict[str, Any]) -> str:
     from transformers import AutoConfig
 
     from luvc_export.core.plan.cost import cost
-    from luvc_export.core.plan.request import LlmRequest, PlanRequest
-    from luvc_export.core.planning import solve
+    from luvc_export.core.planning import LlmRequest, PlanRequest, solve
     from luvc_export.export import families
     from luvc_export.export.synthetic import presets
 

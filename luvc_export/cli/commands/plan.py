@@ -20,9 +20,8 @@ from luvc_export.cli.tables.console import table, unwrapped, write
 from luvc_export.core import planning
 from luvc_export.core.named_plans import CLIPS, DEFAULT_PLAN, NAMED
 from luvc_export.core.options import flag, option
-from luvc_export.core.plan import Plan, Sharing
+from luvc_export.core.plan import STRIPED, Plan, Sharing
 from luvc_export.core.plan.request import EncoderRequest, LlmRequest, check_frames
-from luvc_export.core.plan.stripes import STRIPED
 from luvc_export.core.shapes import DecoderShape, EncoderShape
 from luvc_export.errors import UsageError
 from luvc_export.pipeline.export_options import ExportOptions

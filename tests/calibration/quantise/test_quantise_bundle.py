@@ -38,7 +38,7 @@ from luvc_export.runtime.bench.loaded_case import LoadedCase
 from luvc_export.runtime.openvino import device as devices
 from luvc_export.runtime.openvino.backend import OpenVinoBackend
 from luvc_export.runtime.ort import OrtBackend
-from luvc_export.runtime.speculation.step_bytes import weight_bytes
+from luvc_export.runtime.speculation.draft_costs import weight_bytes
 
 PLAN = "thirds"
 

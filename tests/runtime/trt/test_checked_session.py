@@ -89,7 +89,7 @@ def fault(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
 
         def blocks(self: Any, batch: int = 1) -> Any:
             pool = honest_piece(self, batch)
-            half = partial(cache_memory._cleared, self._gpu, self._stream, self._kv.region.nbytes // 2)
+            half = partial(cache_memory._cleared, self.gpu, self.stream, self.kv.region.nbytes // 2)
             monkeypatch.setattr(pool, "_allocate", half)
             return pool
 
