@@ -18,9 +18,8 @@ import onnx_ir as ir
 from luvc_export.bundle.folder import Bundle
 from luvc_export.calibration.datasets import CalibrationSet
 from luvc_export.calibration.quantise.modelopt import graph
-from luvc_export.calibration.quantise.ranges import watch
+from luvc_export.calibration.quantise.ranges import Relay, watch
 from luvc_export.calibration.quantise.recipe import Recipe, Scales
-from luvc_export.calibration.runners.bundle import Relay
 from luvc_export.core import graph_io
 from luvc_export.core.files.folders import fresh, make_folder
 from luvc_export.core.files.safe_files import temporary_folder, write_new
