@@ -25,8 +25,9 @@ from luvc_export.engines.profiles import Capacity
 from luvc_export.errors import UsageError
 from luvc_export.packing import bootstrap, write
 from luvc_export.packing.answer import Answer
-from luvc_export.packing.contents import copy_files, sources, write_wheel
-from luvc_export.packing.write import check_room
+from luvc_export.packing.contents import copy_files
+from luvc_export.packing.programs import sources, write_wheel
+from luvc_export.packing.questions import check_room
 
 
 def test_the_runtime_is_a_wheel_of_all_sources_that_old_pythons_read(tmp_path: Path) -> None:
