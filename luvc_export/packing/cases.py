@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from luvc_export.calibration.cases import Case
+from luvc_export.core.files.folders import make_folder
 from luvc_export.core.files.safe_files import create, write_new
 from luvc_export.errors import BundleError
 from luvc_export.packing.answer import Answer
@@ -32,7 +33,8 @@ class Stored:
 
 
 def write(folder: Path, cases: Sequence[Case], answers: Sequence[Answer]) -> None:
-    """Write ``cases`` with the reference's ``answers`` into ``folder``."""
+    """Write ``cases`` with the reference's ``answers`` into ``folder``, which is made."""
+    make_folder(folder)
     entries: list[dict[str, Any]] = []
     arrays: dict[str, NDArray[Any]] = {}
     for index, (case, answer) in enumerate(zip(cases, answers, strict=True)):

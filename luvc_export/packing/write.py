@@ -9,7 +9,7 @@ from typing import Any
 
 from luvc_export.bundle import folder as bundles
 from luvc_export.bundle.folder import Bundle
-from luvc_export.core.files.folders import list_names, make_folder, walk, writing_to
+from luvc_export.core.files.folders import list_names, walk, writing_to
 from luvc_export.core.files.safe_files import write_new
 from luvc_export.core.options import settled
 from luvc_export.core.target import Target, engine_form
@@ -93,7 +93,6 @@ def write_pack(
         write_manifest(bundle, folder, name, entry, prepared.precision, capacity)
         listed = {*list_names(folder)}
         own = put_programs(folder, options.dynamic_plugins, wheels_given)
-        make_folder(folder / CASES)
         cases.write(folder / CASES, asked.cases, answers)
         paths = sorted(folder / name for name in walk(folder) if name.rpartition("/")[2] not in listed)
         pack = Pack(

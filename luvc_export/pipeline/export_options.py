@@ -8,10 +8,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from luvc_export.bundle.manifest import Fit, WeightsMode
+from luvc_export.core.files.folders import check_name
+from luvc_export.core.files.text import read_text
 from luvc_export.core.options import option, pair
 from luvc_export.errors import UsageError
+
+if TYPE_CHECKING:
+    from luvc_export.export.checkpoint import Checkpoint
+    from luvc_export.export.llm.lora_slots import SlotRequest
+    from luvc_export.export.llm.reduced_head import ChosenTokens
 
 _export = partial(option, verbs=("export",))
 _planned = partial(option, verbs=("export", "plan"))
@@ -152,3 +160,53 @@ class ExportOptions:
     )
     overwrite: bool = _export(False, "Replace an existing bundle.")
     revision: str | None = _planned(None, "Hub branch, tag or commit.")
+
+
+def chosen_tokens(checkpoint: Checkpoint, vocab: object, data: str | os.PathLike[str] | None) -> ChosenTokens | None:
+    """The tokens to keep, or None.
+
+    Raises:
+        UsageError: A number without data or data without a number; see ``export.llm.reduced_head`` and ``parse_case``.
+    """
+    if vocab is None and data is None:
+        return None
+    if (data is None) == isinstance(vocab, int):
+        raise UsageError(
+            "a number of tokens is chosen by data, and a file by itself",
+            where="--vocab",
+            got=f"--vocab {vocab}" + (f" --data {data}" if data else ""),
+            expected="--vocab FILE, or --vocab N --data CASES.jsonl",
+        )
+    from luvc_export.export.llm.reduced_head import tokens_of_file, tokens_of_texts
+    from luvc_export.runtime.prompt.case_lines import parse_case
+
+    if not isinstance(vocab, int):
+        return tokens_of_file(checkpoint, Path(str(vocab)))
+    path = Path(str(data))
+    check_name(path, "the cases")
+    if not path.is_file():
+        raise UsageError("there are no such cases", where="--data", got=str(path), expected="a file of JSON lines")
+    lines = enumerate(read_text(path, UsageError, "the file of cases").splitlines(), 1)
+    cases = [parse_case(line, f"{path}:{number}", path.parent) for number, line in lines if line.strip()]
+    answers = [case.answer for case in cases if case.answer]
+    return tokens_of_texts(checkpoint, vocab, answers, [case.prompt for case in cases], path.name)
+
+
+def asked_slots(rank: int | None, targets: Sequence[str] | None) -> SlotRequest | None:
+    """What slots there shall be, or None.
+
+    Raises:
+        UsageError: Targets without a rank, or a rank that is none.
+    """
+    from luvc_export.export.llm.lora_slots import SlotRequest
+
+    if rank is None and targets is None:
+        return None
+    if rank is None or rank < 1:
+        raise UsageError(
+            "slots have a rank",
+            where="--lora-slots",
+            got=rank,
+            expected="the largest rank of the adapters to come, such as 16",
+        )
+    return SlotRequest(rank, tuple(dict.fromkeys(targets)) if targets else None)
