@@ -188,8 +188,8 @@ class Decoder(nn.Module):
             own_rows = [beside.get(number) for number in shared]
             asked = consume(consumers, asked, text, logits_indices, producers, own_rows)
         if self.pooled is not None:
-            where = groups, count, text_mask, logits_indices.shape[1]
-            shown = of_rows(self.pooled, self.plan, self.lm_head, partial(self.norm_of, self.norm), x, asked, *where)
+            ends = groups, count, text_mask, logits_indices.shape[1]
+            shown = of_rows(self.pooled, self.plan, self.lm_head, partial(self.norm_of, self.norm), x, asked, *ends)
             return shown, presents, kept
         return self.logits(asked), presents, kept
 
