@@ -136,7 +136,7 @@ def test_strict_packs_refuse_other_numbers(
     with pytest.raises(UsageError, match=r"1 FP8 weights, 1\.00 GiB in fp16[\s\S]*fix:"):
         write.write_pack(demo_bundle, target, tmp_path / "pack", _nothing, strict=True)
     with pytest.raises(AssertionError, match="asked"):  # without it, cases are asked next
-        monkeypatch.setattr(write, "_reference", _nothing)
+        monkeypatch.setattr(write, "reference", _nothing)
         write.write_pack(demo_bundle, target, tmp_path / "pack", _nothing)
     assert list(tmp_path.iterdir()) == []
 

@@ -88,7 +88,7 @@ def _bundled(pages: Path, quiet: bool) -> Path:
         UsageError: Something else lies in its place.
     """
     from luvc_export.bundle.folder import MANIFEST, read_manifest
-    from luvc_export.cli.commands.demo import exported
+    from luvc_export.cli.bundled import exported
     from luvc_export.search.pages import list_files
 
     list_files(pages)
