@@ -30,7 +30,6 @@ from luvc_export.export.checkpoint import Checkpoint, checkpoint_json
 from luvc_export.export.compression import scores
 from luvc_export.export.compression.scorer_file import file_name, known, scorer_of
 from luvc_export.export.exported_manifest import make_manifest
-from luvc_export.export.llm.debug_decoder import forced_decoder
 from luvc_export.export.llm.lora_slots import SlottedLayers
 from luvc_export.export.llm.reduced_head import reduced
 from luvc_export.export.llm.vectors import Judge, to_the_end
@@ -39,10 +38,10 @@ from luvc_export.export.processor import normalise
 from luvc_export.export.reading.remarks import chat_template
 from luvc_export.export.reading.sentence_transformers import embedding_of
 from luvc_export.export.reading.tokenizer_files import TOKENIZER, tokenizer_files
-from luvc_export.export.simplify import simplify
 from luvc_export.export.surgeon import run_passes
 from luvc_export.export.surgeon.finish import finish
 from luvc_export.export.surgeon.fused import bodies
+from luvc_export.export.trace import forced_decoder, simplify
 from luvc_export.version import VERSION
 
 _TEMPLATE_FILES = (JINJA, "chat_template.json")

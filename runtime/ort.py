@@ -17,17 +17,45 @@ from luvc_export.bundle.graphs import CheckedGraph, MappedWeights, check_names, 
 from luvc_export.bundle.manifest import PlanEntry
 from luvc_export.core import graph_io
 from luvc_export.core.element_types import BY_NAME, ELEMENT_TYPES
-from luvc_export.errors import BundleError, LuvcError, MachineError
+from luvc_export.errors import BundleError, LuvcError, MachineError, UsageError
 from luvc_export.runtime import memory
 from luvc_export.runtime.host.backend import HostBackend, unit_inputs
 from luvc_export.runtime.host.cache import CacheValues, HostCache
 from luvc_export.runtime.model import Array, Cache, Capabilities
 from luvc_export.runtime.ort_graphs.blocks import Blocks, in_blocks, tiled
-from luvc_export.runtime.ort_graphs.library import PROVIDERS, load_library
 from luvc_export.runtime.product_check import check as product_check
 from luvc_export.runtime.product_check.check import Way
 from luvc_export.runtime.sharing.load_memory import HALF, cpu_bytes, fold_settings, turned_first
 from luvc_export.runtime.sharing.shared_weights import SharingSessions, shares
+
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+
+def load_library(device: str) -> Any:
+    """Import ``onnxruntime`` for ``cpu`` or ``cuda``.
+
+    Raises:
+        UsageError: Another device.
+        MachineError: It is not installed, or has no provider for the device.
+    """
+    if device not in PROVIDERS:
+        raise UsageError("unknown back-end", where="backend", got=device, expected=", ".join(PROVIDERS))
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MachineError(
+            "onnxruntime is not installed", got=str(error), fix="pip install onnxruntime (or onnxruntime-gpu for cuda)"
+        ) from error
+    if PROVIDERS[device] not in onnxruntime.get_available_providers():
+        raise MachineError(
+            "this ONNX Runtime has no CUDA",
+            where=f"onnxruntime {onnxruntime.__version__}",
+            got=", ".join(onnxruntime.get_available_providers()),
+            expected=PROVIDERS[device],
+            fix="pip install onnxruntime-gpu in place of onnxruntime, or choose the cpu back-end",
+        )
+    return onnxruntime
+
 
 #: numpy type by ONNX Runtime's name of a type; bf16 as its bits.
 _NUMPY = {f"tensor({kind.name})": np.dtype(kind.storage) for kind in ELEMENT_TYPES}

@@ -58,9 +58,6 @@ class Tokens(PromptEncoder):
         )
         return text
 
-    def _check_length(self, letters: int, written: int) -> None:
-        """A checkpoint has no text capacity, and cases are the user's own."""
-
     def _ids(self, text: str) -> list[int]:
         bos = self.transformers.bos_token
         whole = self.prefix is not None or (bos and text.startswith(bos))

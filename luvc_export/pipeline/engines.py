@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from luvc_export.bundle import codes, graph_trust
 from luvc_export.bundle import folder as bundles
-from luvc_export.bundle.adapters.kept_sets import kept_bytes
 from luvc_export.bundle.engines import checks as engine_checks
 from luvc_export.bundle.graphs import read_graph
 from luvc_export.bundle.manifest import Footprint, LoraSlots, PlanEntry, StoredCodes
@@ -278,7 +277,7 @@ def _target_graphs(
         inputs.append(BuildInput(name, model.SerializeToString(), graph.folder, entry.plan, size, files, rewrites))
 
     slots, itemsize = bundle.manifest.lora, BY_PRECISION[cache.precision].itemsize
-    factors = kept_bytes(slots, cache.capacity.ranks, itemsize) if slots else 0
+    factors = slots.kept_bytes(cache.capacity.ranks, itemsize) if slots else 0
 
     def of_batch(batch: int) -> Footprint:
         rows = replace(cache, capacity=replace(cache.capacity, batch=batch))

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from luvc_export.bundle.adapters.kept_sets import MOST_SETS
-from luvc_export.bundle.manifest import LoraSlots
+from luvc_export.bundle.manifest import MOST_SETS, LoraSlots
 from luvc_export.core import graph_io
 from luvc_export.runtime.model import Array, Backend
 

@@ -10,8 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from luvc_export.bundle.adapters.kept_sets import MOST_SETS
-from luvc_export.bundle.manifest import EngineEntry
+from luvc_export.bundle.manifest import MOST_SETS, EngineEntry
 from luvc_export.core import graph_io
 from luvc_export.core.plan import Plan
 from luvc_export.errors import UsageError

@@ -21,8 +21,7 @@ from luvc_export.runtime.bench import measure, plan_memory, profile
 from luvc_export.runtime.bench.case import CaseFacts, Sample
 from luvc_export.runtime.bench.machine import Machine
 from luvc_export.runtime.bench.measure import Timed
-from luvc_export.runtime.bench.open_plans import Held
-from luvc_export.runtime.bench.plan_memory import OpenPlans
+from luvc_export.runtime.bench.plan_memory import Held, OpenPlans
 
 QUICK = ("--repeats", 1, "--warm-up", 0, "--new-tokens", 2, "--text", 8, "--threads", 1)
 BESIDE = OpenPlans(("thirds", "wide"), Held(2, 0, 300.0, 200.0), Held(1, 0, 200.0, 120.0))

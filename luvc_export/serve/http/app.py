@@ -17,7 +17,6 @@ from starlette.responses import Response
 from luvc_export.runtime.prompt.request_fields import CHAT_REFUSED, COMPLETIONS_REFUSED, RESPONSES_REFUSED
 from luvc_export.serve.asking import Asker
 from luvc_export.serve.engine.loop import Engine
-from luvc_export.serve.http import page
 from luvc_export.serve.http.admission import Admission
 from luvc_export.serve.http.api_errors import ApiError, bad_request, explained
 from luvc_export.serve.http.security import check_caller, key_of

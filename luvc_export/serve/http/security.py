@@ -4,14 +4,20 @@ A page of a stranger can have the browser call a server on this machine, and by 
 rebinding) even read the answers. A ``Host`` that is an address cannot be rebound; names must be known. An ``Origin``
 other than ours is refused unless it was asked for, and bodies must be ``application/json``, which makes browsers ask
 first.
+
+The page at ``/`` is one file, which may run its own script and call this server, and nothing else.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import hmac
 import ipaddress
 import re
 from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
 
 from luvc_export.serve.http.api_errors import ApiError
 from luvc_export.serve.options import ServeOptions
@@ -69,3 +75,28 @@ def known_host(host: str, names: frozenset[str]) -> bool:
 def known_origin(origin: str, host: str, options: ServeOptions) -> bool:
     """Whether a page of ``origin`` may call: our own, or one that was named."""
     return origin in options.allow_origins or origin.lower() in (f"http://{host.lower()}", f"https://{host.lower()}")
+
+
+_FILE = Path(__file__).with_name("page.html")
+_BLOCKS = re.compile(r"<(script|style)>(.*?)</\1>", re.DOTALL)
+
+
+@lru_cache(maxsize=1)
+def page() -> tuple[bytes, str]:
+    """The file and its content security policy: hashes of its script and style, no other source of anything."""
+    text = _FILE.read_text(encoding="utf-8")
+    hashes: dict[str, list[str]] = {"script": [], "style": []}
+    for kind, body in _BLOCKS.findall(text):
+        digest = base64.b64encode(hashlib.sha256(body.encode()).digest()).decode()
+        hashes[kind].append(f"'sha256-{digest}'")
+    rules = [
+        "default-src 'none'",
+        f"script-src {' '.join(hashes['script'])}",
+        f"style-src {' '.join(hashes['style'])}",
+        "img-src blob: data:",
+        "connect-src 'self'",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+    ]
+    return text.encode(), "; ".join(rules)
