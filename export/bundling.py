@@ -63,7 +63,8 @@ def write_bundle(
         CheckFailed: A traced graph breaks the contract.
     """
     together = PlanSet.of(plans)
-    plans = {name: scores.described(plan).changed(padding=options.told_padding) for name, plan in together.items()}
+    padding = options.padding and options.fit == "pad"
+    plans = {name: scores.described(plan).changed(padding=padding) for name, plan in together.items()}
     embedding = None if tasks.find(options.task).decodes else embedding_of(checkpoint, options)
     if embedding is not None and embedding.pooling != "last":
         plans = {name: to_the_end(plan, embedding, options.fit == "pad") for name, plan in plans.items()}

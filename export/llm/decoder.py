@@ -165,7 +165,9 @@ class Decoder(nn.Module):
                 order_of = None if pictures is None else pictures.order(span, count)
                 sides = None if subject is None else choice.sides(subject, count)
                 sight = Sight(span.beside(text), text, text_mask, order_of, groups * count, sides)
-                beside = self.own_embeddings(range(number, self._stage_end(number)), span.planes, words, input_ids)
+                # the next layer before which visual tokens leave, or that has no cache
+                end = next((layer for layer, _, _ in self.plan.prunes if number < layer), self.plan.cached)
+                beside = self.own_embeddings(range(number, end), span.planes, words, input_ids)
             before = x
             text_only = groups * count if number in frozen else 0
             x, held = self._layer(layer, x, sight, past_held, text_only, beside.get(number))
@@ -192,10 +194,6 @@ class Decoder(nn.Module):
             shown = of_rows(self.pooled, self.plan, self.lm_head, partial(self.norm_of, self.norm), x, asked, *ends)
             return shown, presents, kept
         return self.logits(asked), presents, kept
-
-    def _stage_end(self, number: int) -> int:
-        """The next layer after ``number`` before which visual tokens leave, or that has no cache."""
-        return next((layer for layer, _, _ in self.plan.prunes if number < layer), self.plan.cached)
 
     def _add_plane(self, x: Tensor, span: Span, number: int) -> Tensor:
         """DeepStack after layer ``number``: the plane reaches the visual rows of x, the text rows stay."""

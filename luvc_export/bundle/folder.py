@@ -100,14 +100,6 @@ class Bundle:
         """Buckets of ``plan``: the number of visual units that each computes, ascending, and the name of its plan."""
         return variants.buckets_of(self.manifest, self.name_of(plan))
 
-    def video_plan(self, plan: str | None = None) -> str | None:
-        """Name of the plan that shares budgets over whole videos beside ``plan``; None without one."""
-        return variants.shared_plan(self.manifest, self.name_of(plan), "clip")
-
-    def tiled_plan(self, plan: str | None = None) -> str | None:
-        """Name of the plan that shares budgets over tiles of a picture beside ``plan``; None without one."""
-        return variants.shared_plan(self.manifest, self.name_of(plan), "tiles")
-
     @property
     def anchored_weights(self) -> Weights:
         """The manifest's record of weights, for a manifest that will lie in another folder."""
