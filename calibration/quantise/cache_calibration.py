@@ -16,7 +16,7 @@ from luvc_export.bundle.manifest import CacheQuantisation, PlanEntry
 from luvc_export.calibration.datasets import CalibrationSet
 from luvc_export.calibration.quantise import agreement
 from luvc_export.calibration.quantise.cache_codes import magnitudes, scales_of, store_codes, turned_channels
-from luvc_export.calibration.quantise.calibrate import CalibratedCaches, check_bundle, check_target, write_plan
+from luvc_export.calibration.quantise.plans import CalibratedCaches, check_bundle, check_target, write_plan
 from luvc_export.calibration.quantise.ranges import Relay, watch
 from luvc_export.calibration.runners import open_bundle
 from luvc_export.calibration.runners.probes import read_model, write_copy

@@ -51,6 +51,23 @@ def collect(
     return statistics
 
 
+def collected(
+    bundle: Bundle, plan: str, data: CalibrationSet, file: Path | None, threads: int | None, progress: Progress
+) -> dict[str, Statistics]:
+    """``collect``, or what ``file`` keeps of the same graphs and data; it keeps what is collected.
+
+    Raises:
+        UsageError: A picture cannot be prepared, or the file holds ranges of others.
+    """
+    wanted = description(bundle, plan, data)
+    if file is not None and file.exists():
+        return load_ranges(file, wanted)
+    seen = collect(bundle, plan, data, threads, progress)
+    if file is not None:
+        save_ranges(file, wanted, seen)
+    return seen
+
+
 def watch(
     folder: Path,
     plan: str | None,

@@ -34,7 +34,7 @@ def check_precision(precision: str, asked: ExportOptions, where: str) -> None:
     Raises:
         UsageError: They cannot.
     """
-    from luvc_export.calibration.quantise.calibrate import check_dtype
+    from luvc_export.calibration.quantise.plans import check_dtype
 
     find(precision)
     check_dtype(asked.dtype, where, precision)

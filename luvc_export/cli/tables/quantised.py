@@ -11,8 +11,9 @@ from luvc_export.errors import first_few
 
 if TYPE_CHECKING:
     from luvc_export.calibration.datasets import CalibrationSet
-    from luvc_export.calibration.quantise.calibrate import Calibrated, CalibratedCaches
+    from luvc_export.calibration.quantise.calibrate import Calibrated
     from luvc_export.calibration.quantise.forecast import Forecast
+    from luvc_export.calibration.quantise.plans import CalibratedCaches
 
 #: Products named that stay high whatever the answers are; ``--json`` names all.
 _SHOWN = 3

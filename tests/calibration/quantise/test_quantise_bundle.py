@@ -21,7 +21,8 @@ from luvc_export.calibration import datasets
 from luvc_export.calibration.datasets import CalibrationSet
 from luvc_export.calibration.quantise import agreement, ranges
 from luvc_export.calibration.quantise.cache_calibration import calibrate_caches
-from luvc_export.calibration.quantise.calibrate import calibrate, replaced
+from luvc_export.calibration.quantise.calibrate import calibrate
+from luvc_export.calibration.quantise.plans import replaced
 from luvc_export.calibration.quantise.quantiser import Quantiser
 from luvc_export.calibration.quantise.recipe import Recipe
 from luvc_export.calibration.quantise.sites import sites
