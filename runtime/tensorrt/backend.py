@@ -213,7 +213,7 @@ class TrtBackend(Backend):
         turns = 2 if self._kv.swapped.nbytes and self._graphs else 1
         (prefill,) = self._slots("decoder", file, prefill_profile(file))()
         decode = self._slots("decoder", file, *[decode_profile(file)] * turns)
-        return TrtDecoder(self.gpu, self._stream, prefill, decode, self._entry, self._plan, self._kv, self._caches)
+        return TrtDecoder(prefill, decode, self._entry, self._plan, self._caches)
 
     def _no_scratch(self) -> Buffer:
         return Buffer(self.gpu, self._stream, "scratch memory of the engines")
