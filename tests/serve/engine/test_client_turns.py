@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from luvc_export.serve.engine import turns
+from luvc_export.serve.engine import loop as turns
 from luvc_export.serve.engine.loop import Turns
 
 
