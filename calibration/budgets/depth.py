@@ -272,7 +272,7 @@ def profile(
     enough([case.picture for case in subject.halves[0].cases], retention, name, "")
     method = method_asked(score, rho, steps, scorer)
     subject.check_scorer(scorer, [max(1, round(Stripes().whole * llm.layers))])
-    switches = subject.whole_pictures | switches
+    switches = subject.fitting | switches
     space = Space(subject.grid, llm.layers, llm.cached, switches=switches, sharing=sharing, shared=llm.shared)
 
     striped = partial(_striped, subject, method, switches)

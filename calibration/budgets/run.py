@@ -198,7 +198,7 @@ def budgets(
     retention = retention if speedup is None else 0.0
     enough([case.picture for case in subject.halves[0].cases], retention, data.name)
     subject.check_scorer(scorer, range(subject.llm.layers))  # a search prunes before any of them
-    switches = subject.whole_pictures | switches
+    switches = subject.fitting | switches
     how, space = subject.image.embedding, _space(subject, merge_keep, score, switches)
     with temporary_folder("luvc-search") as scratch:
         store = subject.store((folder or scratch) / MEASUREMENTS)

@@ -92,7 +92,7 @@ class Subject:
         return canvas_of_task(self.checkpoint, self.image_size, self.tiles, self.video)
 
     @cached_property
-    def whole_pictures(self) -> dict[str, Any]:
+    def fitting(self) -> dict[str, Any]:
         """Fields of a plan's parts that say how pictures are fitted."""
         return {"padding": self.image.image.fit == "pad"}
 
@@ -101,7 +101,7 @@ class Subject:
         return scores.described(solve(request, self.grid, self.llm, self.encoder)).changed(**switches)
 
     def flops(self, plan: Plan, text: int, images: int) -> int:
-        """Prefill FLOPs of the LLM and the encoder under a plan."""
+        """Prefill FLOPs of the LLM under a plan."""
         return cost(plan, self.llm, text, images).flops
 
     def check_scorer(self, scorer: str, layers: Iterable[int]) -> None:
