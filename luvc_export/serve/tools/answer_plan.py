@@ -19,11 +19,10 @@ from luvc_export.runtime.generation.logits import TokenMask
 from luvc_export.runtime.generation.sampling import GUIDES, Sampling
 from luvc_export.serve.http.api_errors import bad_request
 from luvc_export.serve.interfaces.protocol import ChatRequest
-from luvc_export.serve.tools.detection import TemplateForms
+from luvc_export.serve.tools.detection import TemplateForms, Thought
 from luvc_export.serve.tools.fields import calls_of, for_template
 from luvc_export.serve.tools.grammar import Calls, grammar
 from luvc_export.serve.tools.splitting import AnswerShape
-from luvc_export.serve.tools.thoughts import Thought
 
 
 class ThoughtBudget:
