@@ -38,7 +38,7 @@ BOXES: dict[str, Box] = {
     "bundle": (7.3, 3.6, 2.9, 2.7, FILES, "bundle", (
         "luvc.json: plans, hashes", "vision.PLAN.onnx", "decoder.PLAN.onnx", "weights, tokenizer",
         "*.engine, plugins", "luvc_export/bundle", "luvc_export/bundle/engines",
-        "luvc_export/bundle/plans", "luvc_export/bundle/adapters")),
+        "luvc_export/bundle/adapters")),
     "runtime": (11.1, 3.6, 4.7, 2.7, DEVICE, "runtime: numpy and one back-end", (
         "runtime, runtime/engine, runtime/host", "runtime/generation, runtime/speculation",
         "runtime/media, runtime/prompt", "runtime/confined, runtime/adapters",

@@ -19,8 +19,8 @@ from luvc_export.core import graph_io
 from luvc_export.core.element_types import BY_NAME, ELEMENT_TYPES
 from luvc_export.errors import BundleError, LuvcError, MachineError, UsageError
 from luvc_export.runtime import memory
-from luvc_export.runtime.host.backend import HostBackend, unit_inputs
 from luvc_export.runtime.host.cache import CacheValues, HostCache
+from luvc_export.runtime.host_backend import HostBackend, unit_inputs
 from luvc_export.runtime.model import Array, Cache, Capabilities
 from luvc_export.runtime.ort_graphs.blocks import Blocks, in_blocks, tiled
 from luvc_export.runtime.product_check import check as product_check

@@ -17,12 +17,12 @@ from luvc_export.bundle.engines.records import PluginLibrary as PluginLibrary
 from luvc_export.bundle.engines.records import Profile as Profile
 from luvc_export.bundle.engines.records import Verified as Verified
 from luvc_export.bundle.manifest_checks import check_lora, check_pixels, check_states, check_task, check_video
-from luvc_export.bundle.plans.entry import SCHEMA_1, check_sets, with_facts
-from luvc_export.bundle.plans.entry import CacheQuantisation as CacheQuantisation
-from luvc_export.bundle.plans.entry import CalibrationData as CalibrationData
-from luvc_export.bundle.plans.entry import GraphSet as GraphSet
-from luvc_export.bundle.plans.entry import PlanEntry as PlanEntry
-from luvc_export.bundle.plans.entry import Quantisation as Quantisation
+from luvc_export.bundle.plan_entry import SCHEMA_1, check_sets, with_facts
+from luvc_export.bundle.plan_entry import CacheQuantisation as CacheQuantisation
+from luvc_export.bundle.plan_entry import CalibrationData as CalibrationData
+from luvc_export.bundle.plan_entry import GraphSet as GraphSet
+from luvc_export.bundle.plan_entry import PlanEntry as PlanEntry
+from luvc_export.bundle.plan_entry import Quantisation as Quantisation
 from luvc_export.core import graph_io, tasks
 from luvc_export.core.files.json_records import from_json_data
 from luvc_export.core.generation_defaults import GenerationDefaults

@@ -21,8 +21,8 @@ from luvc_export.core import graph_io
 from luvc_export.core.files.safe_files import write_whole
 from luvc_export.errors import LuvcError, MachineError
 from luvc_export.runtime import memory
-from luvc_export.runtime.host.backend import HostBackend, unit_inputs
 from luvc_export.runtime.host.cache import CacheValues, HostCache
+from luvc_export.runtime.host_backend import HostBackend, unit_inputs
 from luvc_export.runtime.model import Array, Cache, Capabilities
 from luvc_export.runtime.openvino import device as devices
 from luvc_export.runtime.openvino.compiling import Compiled, compile_graph

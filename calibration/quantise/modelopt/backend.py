@@ -25,7 +25,7 @@ from luvc_export.core.files.folders import fresh, make_folder
 from luvc_export.core.files.safe_files import temporary_folder, write_new
 from luvc_export.core.plan import Plan
 from luvc_export.errors import MachineError, Progress, UsageError
-from luvc_export.runtime.host.backend import empty_states, unit_inputs, with_empty_slots
+from luvc_export.runtime.host_backend import empty_states, unit_inputs, with_empty_slots
 from luvc_export.runtime.model import Array, Backend, Cache
 
 INPUTS = "inputs.npz"

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from luvc_export.runtime.host.backend import unit_inputs
+from luvc_export.runtime.host_backend import unit_inputs
 from luvc_export.runtime.media import unit_choice
 from luvc_export.runtime.media.unit_choice import FIRST, most_novel, novelty
 
