@@ -99,7 +99,8 @@ def write_bundle(
             entry = writer.write(plan, name, size, *alike[:1])
             entries[name] = replace(entry, variant_of=beside.of if beside else None)
         if mode == "copy":
-            _copy_weights(folder, tensors, places, progress)
+            tell = _by_bytes(progress, "copying weights", sum(place.bytes for place in places.values()))
+            weights.write_copy(folder, tensors, places, tell)
         for scorer in {scorer_of(plan) for plan in plans.values()} - {""}:
             write_new(folder / file_name(scorer), known(scorer).data)
         for name, data in tokenizer.items():
@@ -258,11 +259,6 @@ def _hash_reference(folder: Path, places: dict[str, WeightTensor], used: set[str
         place = places[name]
         digest = tensor_sha256(folder / place.file, place.offset, place.bytes, tell)
         places[name] = replace(place, sha256=digest)
-
-
-def _copy_weights(folder: Path, tensors: Any, places: dict[str, WeightTensor], progress: Progress) -> None:
-    tell = _by_bytes(progress, "copying weights", sum(place.bytes for place in places.values()))
-    weights.write_copy(folder, tensors, places, tell)
 
 
 def _by_bytes(progress: Progress, stage: str, total: int) -> Callable[[int], None]:

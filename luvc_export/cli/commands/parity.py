@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from luvc_export.cli import options
-from luvc_export.cli.files import check_bundle, check_model, check_writable, write_whole
+from luvc_export.cli.files import check_model, check_writable, write_whole
 from luvc_export.cli.groups import TaskOptions
 from luvc_export.cli.options import grouped, stated
 from luvc_export.cli.tables.console import write
@@ -80,6 +80,7 @@ def parity(
 
     [dim]luvc-export parity hf:CHECKPOINT torch:CHECKPOINT#film --task glyph-clips[/dim]
     """
+    from luvc_export.bundle.folder import load
     from luvc_export.calibration import runners
     from luvc_export.calibration.cases import read_jsonl
     from luvc_export.calibration.parity.plots import page
@@ -94,7 +95,7 @@ def parity(
     with options.progress(as_json) as tell:
         for spec in specs:
             if spec.is_bundle:
-                check_bundle(spec.model, opening.verify, tell, task=None)
+                load(spec.model, opening.verify, tell, task=None)
             else:
                 check_model(spec.model)
     own = ["--image-size"] * bool(compared.image_size) + [each.flag for each in stated(context, ExportOptions)]

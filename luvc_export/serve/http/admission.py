@@ -46,13 +46,10 @@ def kind_of(chat: ChatRequest) -> Kind:
     shown = [part for content in contents for part in content or () if not isinstance(part, TextPart | RefusalPart)]
     if not shown:
         return "text"
-    addresses = [_address(part) for part in shown if isinstance(part, ImagePart)]
+    urls = [part.image_url for part in shown if isinstance(part, ImagePart)]
+    addresses = [url if isinstance(url, str) else url.url for url in urls]
     quick = len(addresses) == len(shown) and sum(map(len, addresses)) <= _MOST_LETTERS
     return "pictures" if quick and all(map(_is_quick, addresses)) else "media"
-
-
-def _address(part: ImagePart) -> str:
-    return part.image_url if isinstance(part.image_url, str) else part.image_url.url
 
 
 def _is_quick(address: str) -> bool:

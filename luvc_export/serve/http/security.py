@@ -39,8 +39,9 @@ def check_caller(path: str, headers: Mapping[str, str], options: ServeOptions) -
     """
     if not known_host(headers.get("host", ""), options.allow_hosts):
         raise ApiError(403, "this server does not go by that name; see --allow-host", code="unknown_host")
-    origin = headers.get("origin")
-    if origin is not None and not known_origin(origin, headers.get("host", ""), options):
+    origin, host = headers.get("origin"), headers.get("host", "").lower()
+    own = f"http://{host}", f"https://{host}"
+    if origin is not None and origin not in options.allow_origins and origin.lower() not in own:
         raise ApiError(403, "pages of that origin may not call this server; see --allow-origin", code="unknown_origin")
     if options.api_key is None or path in OPEN:
         return
@@ -70,11 +71,6 @@ def known_host(host: str, names: frozenset[str]) -> bool:
     except ValueError:
         return False
     return True
-
-
-def known_origin(origin: str, host: str, options: ServeOptions) -> bool:
-    """Whether a page of ``origin`` may call: our own, or one that was named."""
-    return origin in options.allow_origins or origin.lower() in (f"http://{host.lower()}", f"https://{host.lower()}")
 
 
 _FILE = Path(__file__).with_name("page.html")
