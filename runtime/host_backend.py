@@ -76,6 +76,11 @@ class HostBackend(Backend):
 
     @property
     @abstractmethod
+    def _decoder(self) -> Any:
+        """The decoder, loaded."""
+
+    @property
+    @abstractmethod
     def _decoder_inputs(self) -> Collection[str]:
         """Inputs of the decoder, which is loaded for them."""
 
@@ -106,7 +111,7 @@ class HostBackend(Backend):
 
     def load(self, images: bool = True) -> None:
         """See ``Backend.load``."""
-        _ = self._decoder_inputs, self._vision if images else None
+        _ = self._decoder, self._vision if images else None
 
     def adopt(self, values: Sequence[Array]) -> HostCache:
         """See ``Backend.adopt``."""
