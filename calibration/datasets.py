@@ -24,8 +24,7 @@ from luvc_export.calibration import drawn, tasks
 from luvc_export.calibration.cases import Case, asked, read_jsonl
 from luvc_export.core.files.folders import check_name, walk
 from luvc_export.core.files.text import read_text
-from luvc_export.core.progress import Progress
-from luvc_export.errors import UsageError, did_you_mean
+from luvc_export.errors import Progress, UsageError, did_you_mean
 from luvc_export.runtime.media.pictures import Picture, open_picture
 from luvc_export.runtime.prompt.case_lines import FileCase
 from luvc_export.runtime.prompt.question import VideoClip

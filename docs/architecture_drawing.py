@@ -38,7 +38,7 @@ BOXES: dict[str, Box] = {
     "bundle": (7.3, 3.6, 2.9, 2.7, FILES, "bundle", (
         "luvc.json: plans, hashes", "vision.PLAN.onnx", "decoder.PLAN.onnx", "weights, tokenizer",
         "*.engine, plugins", "luvc_export/bundle", "luvc_export/bundle/engines",
-        "luvc_export/bundle/plans", "luvc_export/bundle/adapters")),
+        "luvc_export/bundle/adapters")),
     "runtime": (11.1, 3.6, 4.7, 2.7, DEVICE, "runtime: numpy and one back-end", (
         "runtime, runtime/engine, runtime/host", "runtime/generation, runtime/speculation",
         "runtime/media, runtime/prompt", "runtime/confined, runtime/adapters",
@@ -53,8 +53,8 @@ BOXES: dict[str, Box] = {
         "calibration/runners, calibration/tasks, calibration: what is compared, on what    calibration/bench: pages")),
     "plan": (0.2, 1.2, 2.9, 1.6, FILES, "plan", ("keep per layer,", "merges, score", "(a JSON file)")),
     "core": (0.2, 0.1, 15.6, 0.7, PLAIN, "", (
-        "luvc_export/core: budgets, targets, graph inputs    luvc_export/core/plan    luvc_export/core/tasks",
-        "luvc_export/core/options: what a user sets    luvc_export/core/files    luvc_export/demo")),
+        "luvc_export/core: options, budgets, targets, graph inputs    luvc_export/core/plan    luvc_export/core/tasks",
+        "luvc_export/core/files    luvc_export/demo")),
 }  # fmt: skip
 #: From, to, and what flows.
 ARROWS = (

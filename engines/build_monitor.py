@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from luvc_export.core.progress import Progress
+from luvc_export.errors import Progress
 from luvc_export.signals import ENDING
 
 _UNUSED = "unused input"

@@ -27,12 +27,11 @@ from luvc_export.core import plugin_library
 from luvc_export.core.element_types import BY_TENSORRT
 from luvc_export.core.files.safe_files import read_own, whole, write_whole
 from luvc_export.core.plan import Plan
-from luvc_export.core.progress import Progress
 from luvc_export.core.target import Profiles, Target
 from luvc_export.engines import build_monitor, codes, library
 from luvc_export.engines.options import BuildOptions
 from luvc_export.engines.profiles import Capacity, profiles
-from luvc_export.errors import CheckFailed, MachineError, UsageError
+from luvc_export.errors import CheckFailed, MachineError, Progress, UsageError
 
 CacheKind = Literal["timing", "runtime"]
 
@@ -184,12 +183,14 @@ def _check_read(dropped: list[str], name: str) -> None:
 
 def _bindings(network: Any) -> tuple[tuple[Binding, ...], tuple[Binding, ...]]:
     ends = ((network.num_inputs, network.get_input), (network.num_outputs, network.get_output))
-    inputs, outputs = (tuple(_binding(get(index)) for index in range(count)) for count, get in ends)
+    inputs, outputs = (
+        tuple(
+            Binding(one.name, BY_TENSORRT[one.dtype.name].name, tuple(map(int, one.shape)))
+            for one in map(get, range(count))
+        )
+        for count, get in ends
+    )
     return inputs, outputs
-
-
-def _binding(tensor: Any) -> Binding:
-    return Binding(tensor.name, BY_TENSORRT[tensor.dtype.name].name, tuple(int(size) for size in tensor.shape))
 
 
 def _configure(trt: Any, builder: Any, target: Target, options: BuildOptions) -> Any:

@@ -17,12 +17,11 @@ from luvc_export.bundle.manifest import EngineEntry, EngineFile, Footprint, Plug
 from luvc_export.bundle.replacing import check_own, remove_unlisted_engines
 from luvc_export.core.files import safe_files
 from luvc_export.core.files.folders import copy_file
-from luvc_export.core.progress import Progress
 from luvc_export.core.target import Kv, Precision, Target, engine_form
 from luvc_export.engines import builder, library
 from luvc_export.engines.options import BuildOptions
 from luvc_export.engines.profiles import Capacity
-from luvc_export.errors import MachineError, UsageError
+from luvc_export.errors import MachineError, Progress, UsageError
 
 #: A plan of a small model is kernels more than weights (measured: 10 MB beside 5 MB of weights).
 _PLAN_BYTES = 32 << 20

@@ -96,7 +96,7 @@ def predict(
         cache: The KV cache.
         peaks: Largest bytes of live tensors of each (``export.surgeon.peak_memory``).
         workspace_mib: Scratch memory a build may use.
-        adapters: Bytes of the factors of adapters that are kept (``bundle.adapters.kept_sets``).
+        adapters: Bytes of the factors of adapters that are kept (``LoraSlots.kept_bytes``).
     """
     scratch = _SCRATCH * (_BESIDE if cache.capacity.adapters and cache.capacity.batch > 1 else 1)
     return Footprint(

@@ -22,16 +22,14 @@ from luvc_export.core.files.safe_files import write_new
 from luvc_export.core.files.template_source import JINJA
 from luvc_export.core.plan import Plan
 from luvc_export.core.plan.plan_set import PlanSet
-from luvc_export.core.progress import Progress
 from luvc_export.core.target import ORT_CPU
 from luvc_export.core.tasks import Embedding
-from luvc_export.errors import CheckpointError, UsageError
+from luvc_export.errors import CheckpointError, Progress, UsageError
 from luvc_export.export import packed, trace, weights
 from luvc_export.export.checkpoint import Checkpoint, checkpoint_json
 from luvc_export.export.compression import scores
 from luvc_export.export.compression.scorer_file import file_name, known, scorer_of
 from luvc_export.export.exported_manifest import make_manifest
-from luvc_export.export.llm.debug_decoder import forced_decoder
 from luvc_export.export.llm.lora_slots import SlottedLayers
 from luvc_export.export.llm.reduced_head import reduced
 from luvc_export.export.llm.vectors import Judge, to_the_end
@@ -40,10 +38,10 @@ from luvc_export.export.processor import normalise
 from luvc_export.export.reading.remarks import chat_template
 from luvc_export.export.reading.sentence_transformers import embedding_of
 from luvc_export.export.reading.tokenizer_files import TOKENIZER, tokenizer_files
-from luvc_export.export.simplify import simplify
 from luvc_export.export.surgeon import run_passes
 from luvc_export.export.surgeon.finish import finish
 from luvc_export.export.surgeon.fused import bodies
+from luvc_export.export.trace import forced_decoder, simplify
 from luvc_export.version import VERSION
 
 _TEMPLATE_FILES = (JINJA, "chat_template.json")
@@ -65,7 +63,8 @@ def write_bundle(
         CheckFailed: A traced graph breaks the contract.
     """
     together = PlanSet.of(plans)
-    plans = {name: scores.described(plan).changed(padding=options.told_padding) for name, plan in together.items()}
+    padding = options.padding and options.fit == "pad"
+    plans = {name: scores.described(plan).changed(padding=padding) for name, plan in together.items()}
     embedding = None if tasks.find(options.task).decodes else embedding_of(checkpoint, options)
     if embedding is not None and embedding.pooling != "last":
         plans = {name: to_the_end(plan, embedding, options.fit == "pad") for name, plan in plans.items()}
@@ -100,7 +99,8 @@ def write_bundle(
             entry = writer.write(plan, name, size, *alike[:1])
             entries[name] = replace(entry, variant_of=beside.of if beside else None)
         if mode == "copy":
-            _copy_weights(folder, tensors, places, progress)
+            tell = _by_bytes(progress, "copying weights", sum(place.bytes for place in places.values()))
+            weights.write_copy(folder, tensors, places, tell)
         for scorer in {scorer_of(plan) for plan in plans.values()} - {""}:
             write_new(folder / file_name(scorer), known(scorer).data)
         for name, data in tokenizer.items():
@@ -259,11 +259,6 @@ def _hash_reference(folder: Path, places: dict[str, WeightTensor], used: set[str
         place = places[name]
         digest = tensor_sha256(folder / place.file, place.offset, place.bytes, tell)
         places[name] = replace(place, sha256=digest)
-
-
-def _copy_weights(folder: Path, tensors: Any, places: dict[str, WeightTensor], progress: Progress) -> None:
-    tell = _by_bytes(progress, "copying weights", sum(place.bytes for place in places.values()))
-    weights.write_copy(folder, tensors, places, tell)
 
 
 def _by_bytes(progress: Progress, stage: str, total: int) -> Callable[[int], None]:

@@ -9,6 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
+import numpy as np
+import torch
+
 from luvc_export.core.files.folders import check_name
 from luvc_export.core.files.json_file import read_json
 from luvc_export.demo import checkpoint_named
@@ -17,7 +21,7 @@ from luvc_export.export import families, stored
 from luvc_export.export.families.base import Family
 from luvc_export.export.model_types import check_model_type
 from luvc_export.export.reading.weight_files import WeightFiles, weight_files
-from luvc_export.export.stored.base import Stored
+from luvc_export.export.stored.base import Stored, array
 from luvc_export.export.stored.base import StoredTensor as StoredTensor
 
 _JSON_LIMIT = 64 * 2**20
@@ -48,6 +52,19 @@ class Checkpoint:
     method: str | None = None
     stored: Stored | None = None
     notes: tuple[str, ...] = ()
+
+    def widened(self) -> dict[str, torch.Tensor]:
+        """Every tensor by its own name, quantised modules widened to fp32."""
+        tensors = {}
+        for name, tensor in self.tensors.items():
+            values = array(tensor)
+            if values.dtype == ml_dtypes.bfloat16:
+                tensors[name] = torch.from_numpy(values.view(np.uint16).copy()).view(torch.bfloat16)
+            else:
+                tensors[name] = torch.from_numpy(values.copy())
+        for linear in self.stored.linears if self.stored else ():
+            tensors[f"{linear.name}.weight"] = torch.from_numpy(linear.read().widened())
+        return tensors
 
 
 def open_checkpoint(model: str, revision: str | None = None, weights: bool = True) -> Checkpoint:

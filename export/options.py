@@ -53,11 +53,6 @@ class Options:
     task: str = "generate"
     merge_vectors: tuple[int, int] = (1, 1)
 
-    @property
-    def told_padding(self) -> bool:
-        """``Plan.padding`` of every plan of the bundle."""
-        return self.padding and self.fit == "pad"
-
 
 def check_size(checkpoint: Checkpoint, plans: Mapping[str, Plan], options: Options) -> None:
     """Check image sizes, tiles, video, text capacity and the processor against the family and the plans.

@@ -2,11 +2,17 @@
 
 Opset 23 (torch 2.13 writes an invalid model at 26) and ir_version 10 (what onnxruntime and TensorRT parsers of the
 field read), both asserted on the result.
+
+What the exporter leaves is made small by the steps of ``onnxscript.optimizer.optimize_ir`` without the rewrites that
+cannot fire on these graphs (no convolution, no clip, no scatter). The one that looks for slices that are a split took
+half of their time. The debug decoder is a copy of the traced graph: both then compute the same, and an export with
+``--debug-graph`` costs one trace.
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 import re
 import threading
@@ -15,10 +21,15 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import onnx_ir as ir
+import onnx_ir.passes.common as passes
 import torch
+from onnxscript.optimizer import fold_constants_ir
+from onnxscript.rewriter import RewritePass, RewriteRule
+from onnxscript.rewriter.rules import common as rules
 from torch import Tensor, nn
 
 from luvc_export.core import graph_io, tasks
+from luvc_export.core.operators import SPECTRUM_CHOOSE
 from luvc_export.core.plan import Plan
 from luvc_export.core.shapes import DecoderShape
 from luvc_export.errors import CheckFailed, LuvcError
@@ -231,3 +242,115 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
+
+
+#: Operator -> the rules whose pattern ends in a node of it, which are tried on such nodes alone.
+_RULES: dict[str, tuple[RewriteRule, ...]] = {
+    "Mul": (*rules.mul_by_1_rule.commute(),),
+    "Add": (*rules.add_0_rule.commute(),),
+    "Sub": (rules.sub_0_rule,),
+    "Div": (rules.div_by_1_rule,),
+    "Slice": (rules.collapse_slice_rule, rules.collapse_slice2_rule),
+    "Reshape": (
+        rules.two_reshapes_matmul_reshape_rule,
+        rules.one_reshape_matmul_reshape_rule,
+        rules.materialize_reshape_shape_rule,
+        rules.reshape_reshape_rule,
+        rules.squeeze_reshape_1d_rule,
+    ),
+    "Cast": (rules.cast_cast_rule, rules.no_op_cast_rule),
+    "Expand": (rules.no_op_expand_rule,),
+    "Transpose": (rules.no_op_transpose_rule, rules.transpose_transpose_rule),
+    "Unsqueeze": (rules.unsqueeze_unsqueeze_rule,),
+}
+
+
+def _on(operator: str, rule: RewriteRule) -> RewriteRule:
+    """``rule``, not asked about nodes of other operators."""
+    own, asked = copy.copy(rule), rule.try_rewrite
+
+    def try_rewrite(model: ir.Model, graph: Any, node: ir.Node, **options: Any) -> Any:
+        return asked(model, graph, node, **options) if node.op_type == operator else None
+
+    own.try_rewrite = try_rewrite
+    return own
+
+
+_ON_ITS_OPERATOR = [_on(operator, rule) for operator, ends in _RULES.items() for rule in ends]
+#: As ``optimize_ir`` has it.
+_ROUNDS = 2
+
+
+def simplify(model: ir.Model) -> None:
+    """Simplify ``model`` in place; what it computes and its inputs and outputs stay."""
+    passes.InlinePass()(model)
+    for _ in range(_ROUNDS):
+        folded = fold_constants_ir(model, onnx_shape_inference=True).modified
+        rewritten = RewritePass(_ON_ITS_OPERATOR)(model).modified
+        _sweep(model)
+        if not (folded or rewritten):
+            break
+    passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    for step in (passes.DeduplicateInitializersPass(), passes.CommonSubexpressionEliminationPass()):
+        step(model)
+    passes.OutputFixPass()(model)
+    passes.NameFixPass()(model)
+
+
+def _sweep(model: ir.Model) -> None:
+    for step in (passes.RemoveUnusedNodesPass(), passes.RemoveUnusedFunctionsPass(), passes.RemoveUnusedOpsetsPass()):
+        step(model)
+
+
+def forced_decoder(model: ir.Model, layers: Sequence[int]) -> ir.Model:
+    """Copy ``model`` with inputs ``forced_indices.N`` instead of selections, and without the outputs that tell them.
+
+    Args:
+        model: Decoder before surgery, marks with their bodies; not changed. Each prune selects with the two TopK of
+            ``spu.select`` and the slice behind them, or is marked.
+        layers: Layers before which a prune selects, ascending.
+
+    Raises:
+        CheckFailed: The graph does not hold one selection for each of ``layers``.
+    """
+    copy = model.clone()
+    selections = [node for node in copy.graph if _selects(node)]
+    if len(selections) != len(layers):
+        raise CheckFailed(
+            "the decoder's selections were not found",
+            where=copy.graph.name or "decoder",
+            got=f"{len(selections)} selections",
+            expected=f"one before each of the layers {list(layers)}",
+        )
+    kept_names = {graph_io.kept_name(layer) for layer in layers}
+    copy.graph.outputs[:] = [value for value in copy.graph.outputs if value.name not in kept_names]
+    for layer, node in zip(layers, selections, strict=True):
+        chosen = node.outputs[0]
+        graph_input = ir.val(graph_io.forced_name(layer), ir.DataType.INT64, chosen.shape)
+        chosen.replace_all_uses_with(graph_input)
+        copy.graph.inputs.append(graph_input)
+    passes.InlinePass()(copy)
+    passes.RemoveUnusedNodesPass()(copy)
+    unread = {
+        graph_input.name
+        for graph_input in copy.graph.inputs
+        if graph_input.name == graph_io.VISUAL_PADDING and not graph_input.uses()
+    }
+    copy.graph.inputs[:] = [graph_input for graph_input in copy.graph.inputs if graph_input.name not in unread]
+    return copy
+
+
+def _selects(node: ir.Node) -> bool:
+    """Whether this is the mark of a selection, or a slice of the TopK that puts what another one found in order."""
+    if node.op_type == SPECTRUM_CHOOSE.name:
+        return True
+    ascending = node.inputs[0].producer() if node.op_type == "Slice" and node.inputs[0] is not None else None
+    if ascending is None or ascending.op_type != "TopK" or ascending.attributes.get_int("largest", True):
+        return False
+    ranked = ascending.inputs[0].producer() if ascending.inputs[0] is not None else None
+    return (
+        ranked is not None
+        and ranked.op_type == "TopK"
+        and ascending.inputs[0] is ranked.outputs[1]
+        and bool(ranked.attributes.get_int("largest", True))
+    )

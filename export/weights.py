@@ -344,7 +344,10 @@ def attach(model: ir.Model, weights: Iterable[ir.Value], placed: dict[str, Weigh
             model.graph.register_initializer(value)
             continue
         raw = ir.Value(name=name, shape=shape, type=ir.TensorType(in_file), const_value=tensor)
-        if all(_looks_up(node, place) for node, place in value.uses()):
+        if all(
+            node.op_type == "Gather" and place == 0 and node.attributes.get_int("axis", 0) == 0
+            for node, place in value.uses()
+        ):
             for node, _ in list(value.uses()):
                 _cast_rows(model, node, raw, dtype)
             model.graph.register_initializer(raw)
@@ -355,11 +358,6 @@ def attach(model: ir.Model, weights: Iterable[ir.Value], placed: dict[str, Weigh
         value.replace_all_uses_with(cast.outputs[0])
         model.graph.register_initializer(raw)
         model.graph.insert_before(model.graph[0], cast)
-
-
-def _looks_up(node: ir.Node, place: int) -> bool:
-    """Whether a node takes rows of what it reads at ``place``."""
-    return node.op_type == "Gather" and place == 0 and node.attributes.get_int("axis", 0) == 0
 
 
 def _cast_rows(model: ir.Model, node: ir.Node, table: ir.Value, dtype: ir.DataType) -> None:

@@ -1,11 +1,17 @@
-"""Errors a user can act on: what, where, got, expected, how to fix, and the exit code of the CLI."""
+"""Errors a user can act on: what, where, got, expected, how to fix, and the exit code of the CLI.
+
+Also how work that takes long says how far it is.
+"""
 
 from __future__ import annotations
 
 import difflib
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
+
+#: Told (stage, share of that stage that is done, 0 to 1).
+Progress = Callable[[str, float], None]
 
 
 class LuvcError(Exception):

@@ -164,7 +164,7 @@ def _engines(entry: EngineEntry, arithmetic: str) -> str | None:
         return f"the engines compute in {entry.precision}"
     try:
         from luvc_export.runtime.cuda.device import Gpu
-        from luvc_export.runtime.tensorrt.library import load_library
+        from luvc_export.runtime.tensorrt.engine import load_library
 
         library = load_library(entry.backend)
         check_library(entry, entry.backend, library.__version__)

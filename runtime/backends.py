@@ -10,8 +10,7 @@ from luvc_export.runtime.confined import first_run
 from luvc_export.runtime.model import Backend
 from luvc_export.runtime.openvino import device as devices
 from luvc_export.runtime.openvino.device import ACTIVATION_GROUPS
-from luvc_export.runtime.ort import OrtBackend
-from luvc_export.runtime.ort_graphs.library import PROVIDERS
+from luvc_export.runtime.ort import PROVIDERS, OrtBackend
 from luvc_export.runtime.paired import PAIRS, PairedBackend, plans
 
 NAMES = ("auto", *PROVIDERS, "openvino", *PAIRS, "tensorrt")

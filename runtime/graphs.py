@@ -128,7 +128,9 @@ class Graphs:
         """
         begin = (state.next_position, state.next_order) if state else (0, 0)
         (layout,), feeds = self.feeds([TokensPrompt(token_ids, None, blocks or {}, None, *begin)], seen, all_logits)
-        feeds[graph_io.TEXT_MASK] = _mask_after(state, layout)
+        feeds[graph_io.TEXT_MASK] = np.ones(
+            (1, (state.past_text if state else 0) + layout.input_ids.shape[1]), np.bool_
+        )
         adapter = state.adapter if state else adapter
         feeds |= self.adapter_inputs([adapter])
         if self._debug:
@@ -294,10 +296,6 @@ def kept_tokens(plan: Plan, out: Mapping[str, Array]) -> dict[int, NDArray[np.in
     """What each prune kept, [B, G, keep], of a decoder's outputs; of those with a budget of 0 nothing is said."""
     names = {layer: graph_io.kept_name(layer) for layer, _, _ in plan.prunes}
     return {layer: out[name] for layer, name in names.items() if name in out}
-
-
-def _mask_after(state: State | None, layout: TokenLayout) -> NDArray[np.bool_]:
-    return np.ones((1, (state.past_text if state else 0) + layout.input_ids.shape[1]), np.bool_)
 
 
 def _check_shape(name: str, array: Array, expected: tuple[int | None, ...]) -> None:

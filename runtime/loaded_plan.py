@@ -155,8 +155,7 @@ class LoadedPlan:
         draft = self.draft_model
         if draft is None:
             return None
-        from luvc_export.runtime.speculation.draft_costs import DraftCosts
-        from luvc_export.runtime.speculation.step_bytes import relative_cost
+        from luvc_export.runtime.speculation.draft_costs import DraftCosts, relative_cost
 
         return DraftCosts(relative_cost(draft.bundle, draft.plan_name, self.bundle, self.plan_name))
 
@@ -209,7 +208,7 @@ class LoadedPlan:
         try:
             self._load(images, busy)
         except MachineError as error:
-            if error.what in _SHORT or not self._gives_way:
+            if error.what in _SHORT or self.choice is None or self._answered or self.draft_model is not None:
                 raise
             self._give_way(error, images, busy)
         self._answered = True
@@ -228,11 +227,6 @@ class LoadedPlan:
                 kept = [one.backend for one in busy]
                 if error.what not in _SHORT or not self.residency.make_room(self.backend, kept):
                     raise
-
-    @property
-    def _gives_way(self) -> bool:
-        """Whether another back-end may take the place of this one: ``auto`` took it, and no state is of its making."""
-        return self.choice is not None and not self._answered and self.draft_model is None
 
     def _give_way(self, refused: MachineError, images: bool, busy: Collection[LoadedPlan]) -> None:
         """Take the first back-end behind the one that ``auto`` took that loads these graphs.

@@ -13,26 +13,49 @@ import numpy as np
 from numpy.typing import NDArray
 
 from luvc_export.bundle.folder import Bundle
-from luvc_export.bundle.graphs import CheckedGraph, check_names, read_graph
+from luvc_export.bundle.graphs import CheckedGraph, MappedWeights, check_names, read_graph
 from luvc_export.bundle.manifest import PlanEntry
 from luvc_export.core import graph_io
 from luvc_export.core.element_types import BY_NAME, ELEMENT_TYPES
-from luvc_export.core.precision import find
-from luvc_export.errors import BundleError, LuvcError, MachineError
+from luvc_export.errors import BundleError, LuvcError, MachineError, UsageError
 from luvc_export.runtime import memory
-from luvc_export.runtime.adapters.factors import with_empty_slots
 from luvc_export.runtime.host.cache import CacheValues, HostCache
-from luvc_export.runtime.media.unit_choice import unit_inputs
-from luvc_export.runtime.model import Array, Backend, Cache, Capabilities
-from luvc_export.runtime.ort_graphs.blocks import Blocks, in_blocks
-from luvc_export.runtime.ort_graphs.library import PROVIDERS, load_library
-from luvc_export.runtime.ort_graphs.long_attention import tiled
-from luvc_export.runtime.product_check import engines as product_check
+from luvc_export.runtime.host_backend import HostBackend, unit_inputs
+from luvc_export.runtime.model import Array, Cache, Capabilities
+from luvc_export.runtime.ort_graphs.blocks import Blocks, in_blocks, tiled
+from luvc_export.runtime.product_check import check as product_check
 from luvc_export.runtime.product_check.check import Way
 from luvc_export.runtime.sharing.load_memory import HALF, cpu_bytes, fold_settings, turned_first
 from luvc_export.runtime.sharing.shared_weights import SharingSessions, shares
-from luvc_export.runtime.state import empty_states
-from luvc_export.runtime.weights import MappedWeights, check_weights, decoder_file, finished_graphs, older_graphs
+
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+
+def load_library(device: str) -> Any:
+    """Import ``onnxruntime`` for ``cpu`` or ``cuda``.
+
+    Raises:
+        UsageError: Another device.
+        MachineError: It is not installed, or has no provider for the device.
+    """
+    if device not in PROVIDERS:
+        raise UsageError("unknown back-end", where="backend", got=device, expected=", ".join(PROVIDERS))
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MachineError(
+            "onnxruntime is not installed", got=str(error), fix="pip install onnxruntime (or onnxruntime-gpu for cuda)"
+        ) from error
+    if PROVIDERS[device] not in onnxruntime.get_available_providers():
+        raise MachineError(
+            "this ONNX Runtime has no CUDA",
+            where=f"onnxruntime {onnxruntime.__version__}",
+            got=", ".join(onnxruntime.get_available_providers()),
+            expected=PROVIDERS[device],
+            fix="pip install onnxruntime-gpu in place of onnxruntime, or choose the cpu back-end",
+        )
+    return onnxruntime
+
 
 #: numpy type by ONNX Runtime's name of a type; bf16 as its bits.
 _NUMPY = {f"tensor({kind.name})": np.dtype(kind.storage) for kind in ELEMENT_TYPES}
@@ -42,7 +65,7 @@ _BF16 = BY_NAME["bfloat16"].onnx
 _WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 
 
-class OrtBackend(Backend):
+class OrtBackend(HostBackend):
     """The graphs of ``entry``, loaded when first used and kept.
 
     Args:
@@ -59,6 +82,8 @@ class OrtBackend(Backend):
         MachineError: onnxruntime or its CUDA provider is missing, or the plan is in a precision of TensorRT alone.
     """
 
+    _of_decoder = ("_decoder", "_decoder_inputs")
+
     def __init__(
         self,
         bundle: Bundle,
@@ -69,38 +94,27 @@ class OrtBackend(Backend):
         only_steps: bool = False,
         in_blocks: bool = False,
     ) -> None:
-        self.name, self._bundle, self._entry, self._threads = device, bundle, entry, threads
-        self._debug, own = debug, decoder_file(bundle, entry, debug)
-        quantised = entry.quantised
-        if quantised is not None and "simulated" not in quantised.recipe and find(quantised.precision).tensorrt_only:
-            raise MachineError(
-                "ONNX Runtime has no operators for this precision",
-                where=str(bundle.folder / own),
-                got=quantised.precision,
-                fix="build an engine for a target that has it (luvc-export targets), or choose another plan",
-            )
-        check_weights(bundle)
+        super().__init__(bundle, entry, "ONNX Runtime", "cpu" if device == "cpu" else "", debug, only_steps)
+        self.name, self._threads = device, threads
         self._ort = load_library(device)
-        self.states = bundle.manifest.states_of(entry)
         self._checked = False
         self._files: dict[int, str] = {}
         self._mapped = MappedWeights()
         #: What sessions read as long as they live.
         self._values: list[Any] = []
         self._graphs: dict[str, CheckedGraph] = {}
-        self._only_steps, self._in_blocks = only_steps, in_blocks
-        #: Whether an adapter was asked for: until then the decoder is opened without slots.
-        self._adapted = False
+        self._in_blocks = in_blocks
         self._sharing = SharingSessions(self._ort, bundle) if shares(bundle, entry, device) else None
+        self._adapted = self._sharing is not None  # a decoder with slots is opened at once where weights are shared
         self.capabilities = Capabilities(
             host_caches=device == "cpu" and bundle.manifest.dtype != "bf16",  # of types that numpy has
             packs_weights=self._sharing is None,
             times_graphs=True,
         )
         self.cache_values = _OrtValues(self)
-        self.notes = older_graphs(bundle, "cpu") if only_steps or bundle.manifest.lora is not None else ()
+        self.notes = self._older_graphs("cpu") if only_steps or bundle.manifest.lora is not None else ()
         self._int8: Way | None = None
-        if quantised is not None and quantised.precision == "int8" and device == "cpu":
+        if entry.quantised is not None and entry.quantised.precision == "int8" and device == "cpu":
             checked = product_check.onnxruntime_int8("fp16" if bundle.manifest.dtype == "fp16" else "fp32")
             self._int8 = checked.usable(str(bundle.folder / entry.decoder))
             self.notes += checked.notes
@@ -109,16 +123,6 @@ class OrtBackend(Backend):
     def arithmetic(self) -> str:  # type: ignore[override]
         """The CPU provider has fp32 kernels alone for what is stored in half precision."""
         return "fp32" if self.name == "cpu" else self._bundle.manifest.dtype
-
-    def adopt(self, values: Sequence[Array]) -> HostCache:
-        """See ``Backend.adopt``."""
-        narrow = self.cache_values.narrow
-        pairs = zip(self.states, values, strict=True)
-        return HostCache(self.states, self.cache_values, tuple(narrow(array, state.past) for state, array in pairs))
-
-    def load(self, images: bool = True) -> None:
-        """See ``Backend.load``."""
-        _ = self._decoder, self._vision if images else None
 
     def unload(self) -> None:
         """See ``Backend.unload``. Caches are values of their own."""
@@ -142,11 +146,8 @@ class OrtBackend(Backend):
 
     def decode(self, feeds: Mapping[str, Array], cache: Cache | None) -> tuple[dict[str, Array], HostCache]:
         """See ``Backend.decode``."""
-        feeds = with_empty_slots(feeds, self._bundle.manifest.lora)
-        if graph_io.LORA_ROWS in feeds and feeds[graph_io.LORA_ROWS].shape[1]:
-            self._take_slots()
-        session, kinds = self._decoder, self._decoder_kinds
-        begin: HostCache = cache or self.adopt(empty_states(self.states, len(feeds[graph_io.INPUT_IDS])))
+        feeds, begin = self._begin(feeds, cache)
+        session, kinds = self._decoder, self._decoder_inputs
         binding = session.io_binding()
         for name, array in feeds.items():
             if name in kinds:
@@ -160,22 +161,6 @@ class OrtBackend(Backend):
         outputs = self._run(session, binding, others, {})
         values = dict(zip(present, binding.get_outputs(), strict=False))
         return outputs, begin.after(values, kinds, self.cache_values)
-
-    def ready(self, arrays: Mapping[str, Array]) -> dict[str, Any]:
-        """See ``Backend.ready``."""
-        if not any(array.size for array in arrays.values()):
-            return dict(arrays)  # of rank 0: they weigh nothing, and the decoder may not know them yet
-        self._take_slots()
-        kinds = self._decoder_kinds
-        return {name: self.value(array, kinds[name]) for name, array in arrays.items() if name in kinds}
-
-    def _take_slots(self) -> None:
-        """Have a decoder with slots, opened in the place of the one without, when the first adapter is asked for."""
-        if not self._adapted and self._sharing is None:
-            for name in ("_decoder", "_decoder_kinds"):
-                self.__dict__.pop(name, None)
-            memory.give_back()
-        self._adapted = True
 
     def end_profiling(self) -> dict[str, str]:
         """Close the profiles of the loaded graphs: the files, by graph."""
@@ -198,21 +183,12 @@ class OrtBackend(Backend):
     def _vision(self) -> Any:
         return self._session(self._entry.vision)
 
-    @property
-    def _decoder_file(self) -> str:
-        """The decoder that is opened: with slots for adapters once one was asked for, or weights are shared."""
-        if self._debug or self.name != "cpu":
-            return decoder_file(self._bundle, self._entry, self._debug)
-        slots = self._bundle.manifest.lora is not None and (self._adapted or self._sharing is not None)
-        graphs = finished_graphs(self._bundle, self._entry, "cpu", slots)
-        return graphs.steps if self._only_steps else graphs.prompts
-
     @cached_property
     def _decoder(self) -> Any:
         return self._session(self._decoder_file)
 
     @cached_property
-    def _decoder_kinds(self) -> dict[str, str]:
+    def _decoder_inputs(self) -> dict[str, str]:
         return {item.name: item.type for item in self._decoder.get_inputs()}
 
     def _session(self, name: str) -> Any:
@@ -384,7 +360,7 @@ class _OrtValues(CacheValues):
         return self.owner._ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), "cpu")
 
     def narrow(self, array: Array, name: str) -> Any:
-        return self.owner.value(array, self.owner._decoder_kinds[name])
+        return self.owner.value(array, self.owner._decoder_inputs[name])
 
     def read(self, value: Any) -> Array:
         array: Array = value.numpy()

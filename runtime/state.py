@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from luvc_export.core.shapes import State as StateKind
-
 if TYPE_CHECKING:
     from luvc_export.bundle.adapters.peft_folder import Adapter
 
@@ -18,11 +16,6 @@ Array = NDArray[Any]
 #: All states of conversations (``DecoderShape.kept``) where a back-end keeps them: has ``lengths``, the rows of each
 #: layer's keys and values, and ``nbytes``. A decoder call never changes the cache it continues, it makes a new one.
 Cache = Any
-
-
-def empty_states(kinds: Sequence[StateKind], rows: int) -> list[Array]:
-    """What a decoder takes for ``rows`` conversations that begin, by ``kinds``; keys and values float32."""
-    return [np.zeros(kind.sizes(rows, 0), kind.dtype or np.float32) for kind in kinds]
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ ALLOWED = {
     "runtime/backend_choice.py": {"OrtBackend", "OpenVinoBackend"},  # asks what the machine lacks; loads nothing
     "runtime/ort.py": {"InferenceSession"},  # OrtBackend itself
     "runtime/openvino/compiling.py": {"compile_model"},  # OpenVinoBackend itself
-    "runtime/product_check/engines.py": {"InferenceSession", "compile_model"},  # a graph written there
+    "runtime/product_check/check.py": {"InferenceSession", "compile_model"},  # a graph written there
     "runtime/speed_probe/first_token.py": {"InferenceSession", "compile_model"},  # the same
     "runtime/speed_probe/one_row.py": {"InferenceSession", "compile_model"},  # the same
     "trial/engine_measure.py": {"TrtBackend"},  # engines built a moment ago by the trial

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import luvc_export
-from luvc_export.packing import contents
+from luvc_export.packing import programs
 
 ROOT = Path(luvc_export.__file__).resolve().parents[1]
 PARTS = ("calibration", "engines", "export", "runtime")
@@ -60,7 +60,7 @@ def test_the_wheel_has_one_top_level_name_every_part_and_the_model(wheel: Path) 
     assert sources <= set(names), sorted(sources - set(names))
     tables = {f"luvc_export/{name}" for name in ("calibration/parity/tolerances.json", "core/named_plans.json")}
     tables |= {f"luvc_export/trial/{name}.json" for name in ("claims", "steps")}
-    assert tables <= set(names) & set(contents.sources()), "of the wheel and of a pack's wheel"
+    assert tables <= set(names) & set(programs.sources()), "of the wheel and of a pack's wheel"
     templates = {path.relative_to(ROOT).as_posix() for path in (ROOT / "calibration").rglob("*.template")}
     assert {f"luvc_export/{name}" for name in templates} <= set(names) and len(templates) == 3
 

@@ -104,7 +104,7 @@ from pathlib import Path
 import typer
 from luvc_export.batch.job import BatchJob
 from luvc_export.cli import app
-from luvc_export.cli.grouped import asked_of
+from luvc_export.cli.options import asked_of
 from luvc_export.errors import UsageError
 from luvc_export.runtime.loaded_plan import LoadedPlan
 from luvc_export.runtime.session import Session

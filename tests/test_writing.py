@@ -22,7 +22,7 @@ CALLS = frozenset(_CALLS.split())
 #: Beside ``core/files`` itself: file -> calls it makes, and why nothing of a stranger's is behind them.
 ALLOWED = {
     "packing/bootstrap.py": {"walk", "write_text", "rmtree", "rename"},  # runs in a pack, before the package is there
-    "packing/contents.py": {"walk"},  # this package's own sources, through its own links
+    "packing/programs.py": {"walk"},  # this package's own sources, through its own links
     "bundle/hashing.py": {"link", "unlink"},  # the file is open, checked and no link; its own cache folder
     "engines/codes.py": {"symlink_to"},  # in a scratch folder of its own, to files of the graph's record
     "engines/install.py": {"rename"},  # out of a scratch folder, under a name that nothing has

@@ -12,25 +12,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from luvc_export.calibration import intervals, runners
-from luvc_export.calibration.ablation.evaluator import PlanEvaluator
-from luvc_export.calibration.ablation.run import about_of, open_model
+from luvc_export.calibration import intervals
+from luvc_export.calibration.ablation.run import about_of, evaluators, open_model, write_figures
 from luvc_export.calibration.ablation.store import Store
 from luvc_export.calibration.ablation.study import Study
 from luvc_export.calibration.ablation.variants import Shapes, Variant
 from luvc_export.calibration.runners.canvas import canvas, uncompressed
 from luvc_export.calibration.tasks import Task
 from luvc_export.core.files import pages
-from luvc_export.core.files.folders import make_folder
-from luvc_export.core.files.json_file import dumps
-from luvc_export.core.files.safe_files import write_whole
 from luvc_export.core.named_plans import NAMED
-from luvc_export.core.plan import Plan, Sharing
-from luvc_export.core.plan.request import LlmRequest, PlanRequest
-from luvc_export.core.plan.sharing import Quota
-from luvc_export.core.planning import solve
-from luvc_export.core.progress import Progress
-from luvc_export.errors import UsageError
+from luvc_export.core.plan import Plan, Quota, Sharing
+from luvc_export.core.planning import LlmRequest, PlanRequest
+from luvc_export.errors import Progress, UsageError
 from luvc_export.export.checkpoint import Checkpoint
 from luvc_export.export.compression import scores
 
@@ -71,7 +64,7 @@ class ClipShapes(Shapes):
     def named(self, name: str) -> Plan:
         """The plan of that name for a clip."""
         request = PlanRequest(LlmRequest(name), sharing=Sharing(self.moments))
-        return scores.described(solve(request, self.grid, self.llm, self.encoder))
+        return self.solved(request)
 
     def variant(self, score: str, quota: Quota = "none") -> ClipVariant:
         """A score and a quota at the budgets of the search."""
@@ -138,11 +131,11 @@ def ablate(
     """
     checkpoint = open_model(task, model, threads)
     shapes, about = shapes_of(checkpoint, task), about_of(task, checkpoint, RECORDS)
-    loaded, image = runners.load_model(checkpoint), canvas(checkpoint, task.image_size, video=True)
-    engines = {
-        name: PlanEvaluator(checkpoint, loaded, list(task.cases(split, number, seed)), task.stops, image=image)
+    asked = {
+        name: task.cases(split, number, seed)
         for name, number, (split, seed) in (("report", count, task.report), ("search", search, task.search))
     }
+    engines = evaluators(checkpoint, task, asked, canvas(checkpoint, task.image_size, video=True))
     text = engines["report"].median_text(shapes.none()) if text is None else text
     study = Study(engines, shapes, Store(output / MEASUREMENTS, about), text, progress)
     compared = [shapes.variant(score, quota) for score, quota in SCORES.items()]
@@ -160,9 +153,7 @@ def ablate(
         "search": searched,
         "report": rows(study, "report", reported),
     }
-    make_folder(output)
-    write_whole(output / FIGURES, dumps(data) + "\n")
-    write_whole(output / PAGE, page(data))
+    write_figures(output, FIGURES, data, {PAGE: page(data)})
     return data
 
 

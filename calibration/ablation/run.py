@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from luvc_export.bundle.manifest import Manifest
 from luvc_export.calibration import runners
 from luvc_export.calibration.ablation import encoder_section, tables
 from luvc_export.calibration.ablation.evaluator import PlanEvaluator
@@ -17,8 +19,7 @@ from luvc_export.calibration.tasks import Task
 from luvc_export.core.files.folders import make_folder
 from luvc_export.core.files.json_file import dumps, read_json
 from luvc_export.core.files.safe_files import write_whole
-from luvc_export.core.progress import Progress
-from luvc_export.errors import UsageError
+from luvc_export.errors import Progress, UsageError
 from luvc_export.export.checkpoint import Checkpoint, open_checkpoint
 from luvc_export.export.compression.scorer_file import known
 
@@ -68,14 +69,9 @@ def ablate(
     llm = checkpoint.family.decoder_shape(checkpoint.config)
     for layer in range(llm.layers) if scorer else ():
         known(scorer).of(layer, llm.hidden)
-    loaded = runners.load_model(checkpoint)
     reported = list(task.cases(task.report[0], count, task.report[1]))
     searched = list(task.cases(task.search[0], search, task.search[1]))
-    engines = {
-        "report": PlanEvaluator(checkpoint, loaded, reported, task.stops),
-        "side": PlanEvaluator(checkpoint, loaded, reported[:side], task.stops),
-        "search": PlanEvaluator(checkpoint, loaded, searched, task.stops),
-    }
+    engines = evaluators(checkpoint, task, {"report": reported, "side": reported[:side], "search": searched})
     unit = checkpoint.family.unit_pixels(checkpoint.config)
     grid = (task.image_size[0] // unit, task.image_size[1] // unit)
     shapes = Shapes(grid, llm, checkpoint.family.encoder_shape(checkpoint.config))
@@ -87,8 +83,7 @@ def ablate(
     study = Study(engines, shapes, store, text, progress, scorer)
     results = {**run(study), "cheaper": encoder_section.measure(study, "side")}
     data: dict[str, Any] = {"about": about, **plain(results)}
-    make_folder(output)
-    write_whole(output / FIGURES, dumps(data) + "\n")
+    write_figures(output, FIGURES, data)
     write_pages(output)
     return data
 
@@ -105,6 +100,24 @@ def open_model(task: Task, model: str | None, threads: int | None) -> Checkpoint
     if threads is not None:
         torch.set_num_threads(threads)
     return open_checkpoint(where)
+
+
+def evaluators(
+    checkpoint: Checkpoint, task: Task, asked: Mapping[str, Iterable[Any]], image: Manifest | None = None
+) -> dict[str, PlanEvaluator]:
+    """What asks cases under plans, by name, of a checkpoint that is loaded once; ``image``: see ``PlanEvaluator``."""
+    loaded = runners.load_model(checkpoint)
+    return {
+        name: PlanEvaluator(checkpoint, loaded, list(cases), task.stops, image=image) for name, cases in asked.items()
+    }
+
+
+def write_figures(folder: Path, file: str, data: dict[str, Any], pages: Mapping[str, str] | None = None) -> None:
+    """Write figures, and pages by name, into a folder, which is made."""
+    make_folder(folder)
+    write_whole(folder / file, dumps(data) + "\n")
+    for name, page in (pages or {}).items():
+        write_whole(folder / name, page)
 
 
 def about_of(task: Task, checkpoint: Checkpoint, records: int) -> dict[str, Any]:

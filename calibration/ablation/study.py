@@ -25,8 +25,8 @@ from luvc_export.core.budgets import kv_bytes
 from luvc_export.core.files.json_records import from_json_data
 from luvc_export.core.plan import Plan
 from luvc_export.core.plan.cost import cost
-from luvc_export.core.planning import EncoderRequest, LlmRequest, PlanRequest, solve
-from luvc_export.core.progress import Progress
+from luvc_export.core.planning import EncoderRequest, LlmRequest, PlanRequest
+from luvc_export.errors import Progress
 from luvc_export.export.compression import scores
 from luvc_export.runtime.model import TokensPrompt
 
@@ -239,9 +239,9 @@ def _defaults(study: Study, tuned: Plan, tuned_even: Plan, best: Variant) -> lis
 
     def thirds(name: str, keep: float = 0.75, **llm: Any) -> Variant:
         request = PlanRequest(LlmRequest("thirds", **llm), EncoderRequest(keep))
-        return Variant(name, (scores.described(solve(request, shapes.grid, shapes.llm, shapes.encoder)),))
+        return Variant(name, (shapes.solved(request),))
 
-    default = scores.described(solve(PlanRequest(), shapes.grid, shapes.llm, shapes.encoder))
+    default = shapes.solved(PlanRequest())
     some = [
         Variant(f"default: {default.schedule}, {default.llm.method.name}", (default,)),
         Variant(f"{default.schedule}, SPU as the abstract says", (default.changed(**literal),)),

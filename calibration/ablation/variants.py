@@ -9,7 +9,7 @@ from typing import Any
 
 from luvc_export.core.budgets import by_thirds, prefill_flops, rectangles, solve_speedup
 from luvc_export.core.plan import EncoderPlan, LastLayer, LlmPlan, MergePass, Plan
-from luvc_export.core.planning import place_merges, unshared
+from luvc_export.core.planning import PlanRequest, place_merges, solve, unshared
 from luvc_export.core.shapes import DecoderShape, EncoderShape
 from luvc_export.export.compression import scores
 
@@ -48,6 +48,10 @@ class Shapes:
     def none(self) -> Plan:
         """The uncompressed plan."""
         return self.plan((self.units,) * self.llm.layers, "none", "full")
+
+    def solved(self, request: PlanRequest) -> Plan:
+        """The plan of ``request``, with what its score says of itself."""
+        return scores.described(solve(request, self.grid, self.llm, self.encoder))
 
     def plan(self, keep: Sequence[int], schedule: str, last_layer: LastLayer = "drop") -> Plan:
         """A plan with budgets ``keep`` and nothing else."""

@@ -9,33 +9,29 @@ from __future__ import annotations
 import dataclasses
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from luvc_export.calibration import runners
 from luvc_export.calibration.ablation.store import Store
-from luvc_export.calibration.budgets.part import Answered, Chooser, Part, Subject
-from luvc_export.calibration.budgets.run import enough, method_asked
+from luvc_export.calibration.budgets.part import Answered, Chooser, Part
+from luvc_export.calibration.budgets.run import enough
 from luvc_export.calibration.budgets.search import passes, plain, unconfirmed
-from luvc_export.calibration.budgets.space import Horizon, Space, find_horizon
+from luvc_export.calibration.budgets.space import Horizon, Space, find_horizon, method_asked
+from luvc_export.calibration.budgets.subject import Subject
 from luvc_export.calibration.budgets.trials import PlanTrial, Trials
 from luvc_export.calibration.datasets import CalibrationSet
 from luvc_export.calibration.runners.canvas import Grids
 from luvc_export.core.files.safe_files import temporary_folder
-from luvc_export.core.plan import LastLayer, Plan, Sharing
-from luvc_export.core.plan.cost import cost
-from luvc_export.core.plan.stripes import STRIPED, Stripes
-from luvc_export.core.planning import LlmRequest, PlanRequest, solve
-from luvc_export.core.progress import Progress
-from luvc_export.errors import CheckFailed, UsageError
+from luvc_export.core.plan import STRIPED, LastLayer, Method, Plan, Sharing, Stripes
+from luvc_export.core.planning import LlmRequest, PlanRequest
+from luvc_export.errors import CheckFailed, Progress, UsageError
 from luvc_export.export.checkpoint import Checkpoint
-from luvc_export.export.compression import scores
-from luvc_export.export.compression.scorer_file import known
 
 #: Agreement whose lower end a step of the profile must reach where nobody says another: depths that matter lose half.
 BAR = 0.95
@@ -275,39 +271,25 @@ def profile(
     begin, name, llm, count = monotonic(), data.name, subject.llm, len(data.cases)
     enough([case.picture for case in subject.halves[0].cases], retention, name, "")
     method = method_asked(score, rho, steps, scorer)
-    if scorer:
-        known(scorer).of(max(1, round(Stripes().whole * llm.layers)), llm.hidden)
-    switches = {"padding": subject.image.image.fit == "pad", **switches}
+    subject.check_scorer(scorer, [max(1, round(Stripes().whole * llm.layers))])
+    switches = subject.fitting | switches
     space = Space(subject.grid, llm.layers, llm.cached, switches=switches, sharing=sharing, shared=llm.shared)
 
-    def striped(shape: Stripes) -> Plan:
-        last: LastLayer = "drop" if shape.gone < 1 else "full" if llm.layers - 1 in llm.keyless else "kv_only"
-        wanted = PlanRequest(LlmRequest(STRIPED, method=method, stripes=shape, last_layer=last), sharing=sharing)
-        return scores.described(solve(wanted, subject.grid, llm, subject.encoder)).changed(**switches)
-
+    striped = partial(_striped, subject, method, switches)
     with temporary_folder("luvc-profile") as scratch:
-        store = Store((folder or scratch) / MEASUREMENTS, subject.about)
-        model = runners.load_model(checkpoint, device=device)
+        store = subject.store((folder or scratch) / MEASUREMENTS)
+        model = subject.load_model(device)
         answering, each = _probe(subject, model, space.none(), scratch)
         foretold = count * (answering + each * (most_trials(llm.layers) + 1) / 2)
         foretell(foretold)
         end = math.inf if minutes is None else begin + 60 * minutes
         if not store.records and monotonic() + count * answering > end:
-            raise UsageError(
-                "there is no time for the uncompressed model's answers",
-                where="--minutes",
-                got=minutes,
-                expected=f"about {count * answering / 60:.1f} for {count} questions, before anything is measured",
-                fix="more minutes, or fewer questions (--count)",
-            )
-        choose = Chooser(subject, model) if data.known else None
+            raise _no_time(minutes, count * answering, count)
+        choose = Chooser(checkpoint, data, subject.image, model) if data.known else None
         parts = subject.parts(model, space.none(), store, progress, choose)
         enough(parts[0].clusters, retention, f"{name}: what the model answers right", "")
         counted = parts[0].text if text is None else text
-
-        def flops(plan: Plan) -> int:
-            return cost(plan, llm, counted, parts[0].images).flops
-
+        flops = partial(subject.flops, text=counted, images=parts[0].images)
         most = most_trials(llm.layers), 1
         timed = [_Timed(part, each, end, few, progress) for part, few in zip(parts, most, strict=True)]
         trials, fresh = (Trials(part, retention, flops, store) for part in timed)
@@ -319,6 +301,24 @@ def profile(
     facts = repeats, foretold, monotonic() - begin, subject.about
     who = None if choose is None else choose.answered
     return DepthProfile(retention, none.plan, none.flops, counted, who, horizon, asked, proposal, checked, *facts)
+
+
+def _striped(subject: Subject, method: Method, switches: Mapping[str, Any], shape: Stripes) -> Plan:
+    last: LastLayer = (
+        "drop" if shape.gone < 1 else "full" if subject.llm.layers - 1 in subject.llm.keyless else "kv_only"
+    )
+    wanted = LlmRequest(STRIPED, method=method, stripes=shape, last_layer=last)
+    return subject.solved(PlanRequest(wanted, sharing=subject.sharing), switches)
+
+
+def _no_time(minutes: float | None, seconds: float, count: int) -> UsageError:
+    return UsageError(
+        "there is no time for the uncompressed model's answers",
+        where="--minutes",
+        got=minutes,
+        expected=f"about {seconds / 60:.1f} for {count} questions, before anything is measured",
+        fix="more minutes, or fewer questions (--count)",
+    )
 
 
 def measured(

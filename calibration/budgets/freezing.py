@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from luvc_export.core.progress import Progress
+from luvc_export.calibration.ablation.store import plan_key
+from luvc_export.calibration.budgets.space import Space
+from luvc_export.calibration.budgets.trials import Trials
+from luvc_export.errors import Progress
 
 #: Questions whose predictions are compared, at most (ShortV takes 40).
 SAMPLES = 40
@@ -64,3 +68,15 @@ def order(
             ranked.append(Frozen(layer, together))
     progress("layers to freeze", 1.0)
     return ranked
+
+
+def order_of(trials: Trials, part: Any, space: Space, layers: Collection[int], progress: Progress) -> list[Frozen]:
+    """``layers`` in the order in which to freeze them, measured with every token up to the horizon."""
+    full = space.plan((), space.full(()))
+
+    def divergence(frozen: tuple[int, ...]) -> float:
+        plan = full.changed(kv_only=frozen)
+        key = ["divergence", SAMPLES, plan_key(plan)]
+        return float(trials.store.of(key, lambda: part.divergence(plan, SAMPLES)))
+
+    return order(divergence, layers, max(1, round(space.layers / 9)), progress)

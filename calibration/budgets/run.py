@@ -6,13 +6,11 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from luvc_export.calibration import runners
-from luvc_export.calibration.ablation.store import Store, plan_key
 from luvc_export.calibration.budgets import freezing
-from luvc_export.calibration.budgets.part import Subject
 from luvc_export.calibration.budgets.retrieval import PairsPart, finished
 from luvc_export.calibration.budgets.search import (
     Against,
@@ -32,22 +30,21 @@ from luvc_export.calibration.budgets.space import (
     candidates,
     choose,
     find_horizon,
+    first_compressed,
+    method_asked,
     method_of,
 )
+from luvc_export.calibration.budgets.subject import Subject
 from luvc_export.calibration.budgets.trials import PlanTrial, Trials, agreement
 from luvc_export.calibration.datasets import CalibrationSet
 from luvc_export.calibration.pairs import Retrieved
 from luvc_export.calibration.runners.canvas import Grids
 from luvc_export.core.files.safe_files import temporary_folder
 from luvc_export.core.named_plans import DEFAULT_PLAN
-from luvc_export.core.plan import Method, Plan, Sharing
-from luvc_export.core.plan.cost import cost
-from luvc_export.core.planning import EncoderRequest, LlmRequest, PlanRequest, place_merges, solve
-from luvc_export.core.progress import Progress
-from luvc_export.errors import CheckFailed, UsageError
+from luvc_export.core.plan import LastLayer, Plan, Sharing
+from luvc_export.core.planning import EncoderRequest, LlmRequest, PlanRequest, place_merges
+from luvc_export.errors import CheckFailed, Progress, UsageError
 from luvc_export.export.checkpoint import Checkpoint
-from luvc_export.export.compression import scores
-from luvc_export.export.compression.scorer_file import known
 
 #: Shares of the units that merging in the encoder may keep.
 MERGE_KEEPS = (1.0, 0.75, 0.5)
@@ -143,12 +140,6 @@ class SearchResult:
         }
 
 
-def method_asked(score: str | None, rho: float | None, steps: int | None, scorer: str) -> Method:
-    """The score that is asked for, the default where none is, with the settings that are."""
-    settings = {"rho": rho, "steps": steps, "scorer": scorer if score == "learned" else None}
-    return scores.method(score or scores.DEFAULT, **{name: each for name, each in settings.items() if each is not None})
-
-
 def budgets(
     checkpoint: Checkpoint,
     data: CalibrationSet,
@@ -206,45 +197,39 @@ def budgets(
     subject = Subject(checkpoint, data, held_out, image_size, tiles, video, sharing)
     retention = retention if speedup is None else 0.0
     enough([case.picture for case in subject.halves[0].cases], retention, data.name)
-    llm, encoder, grid = subject.llm, subject.encoder, subject.grid
-    for layer in range(llm.layers) if scorer else ():
-        known(scorer).of(layer, llm.hidden)  # a search prunes before any of them
-    shares = MERGE_KEEPS if merge_keep is None else (merge_keep,)
-    merges = tuple(dict.fromkeys(place_merges(grid, share, encoder) for share in shares))
-    whole = 1 if score is not None and scores.find(score).needs_layer_before else 0
-    switches = {"padding": subject.image.image.fit == "pad", **switches}
-    how = subject.image.embedding
-    through = how is not None and how.pooling != "last"
-    more: dict[str, Any] = {"sharing": sharing, "shared": llm.shared, "through": through}
-    space = Space(grid, llm.layers, llm.cached, merges, whole, switches, **more)
+    subject.check_scorer(scorer, range(subject.llm.layers))  # a search prunes before any of them
+    switches = subject.fitting | switches
+    how, space = subject.image.embedding, _space(subject, merge_keep, score, switches)
     with temporary_folder("luvc-search") as scratch:
-        store = Store((folder or scratch) / MEASUREMENTS, subject.about)
-        parts = subject.parts(runners.load_model(checkpoint, device=device), space.none(), store, progress)
+        store = subject.store((folder or scratch) / MEASUREMENTS)
+        parts = subject.parts(subject.load_model(device), space.none(), store, progress)
         counted, images = text if text is not None else parts[0].text, parts[0].images
-
-        def flops(plan: Plan) -> int:
-            return cost(plan, llm, counted, images).flops
-
+        flops = partial(subject.flops, text=counted, images=images)
         pairs = [part if isinstance(part, PairsPart) else None for part in parts]
         trials, fresh = (Trials(part, retention, flops, store, own) for part, own in zip(parts, pairs, strict=True))
-        method = method_asked(score, rho, steps, scorer)
         defaults = {}
-        for name in DEFAULTS if whole == 0 else ():
-            wanted = LlmRequest(name, method=method)
-            if how is not None and how.pooling == "last":  # as make_plan has it
-                wanted = dataclasses.replace(wanted, last_layer="kv_only")
-            request = PlanRequest(wanted, EncoderRequest(merge_keep), sharing)
-            solved = scores.described(solve(request, grid, llm, encoder)).changed(**switches)
+        for name in DEFAULTS if space.whole == 0 else ():
+            last: LastLayer | None = "kv_only" if how and how.pooling == "last" else None  # as make_plan has it
+            asked = LlmRequest(name, method=method_asked(score, rho, steps, scorer), last_layer=last)
+            solved = subject.solved(PlanRequest(asked, EncoderRequest(merge_keep), sharing), switches)
             defaults[name] = finished(solved, how)
-        some = candidates(score, rho, scorer, steps, keyed=not llm.keyless)
+        some = candidates(score, rho, scorer, steps, keyed=not subject.llm.keyless)
         freezable = subject.freezable if freeze and not any(pairs) else []
         facts = speedup, counted, images, subject.about, progress
         result = _search(trials, fresh, space, defaults, parts[0], some, freezable, *facts)
-        if (held := pairs[1]) is None:
-            return result
-        return dataclasses.replace(
-            result, found={"none": held.retrieved(space.none()), "chosen": held.retrieved(result.chosen.plan)}
-        )
+        held, both = pairs[1], {"none": space.none(), "chosen": result.chosen.plan}
+        ranked = {} if held is None else {name: held.retrieved(plan) for name, plan in both.items()}
+        return dataclasses.replace(result, found=ranked)
+
+
+def _space(subject: Subject, merge_keep: float | None, score: str | None, switches: dict[str, Any]) -> Space:
+    """What plans there are of a model for pictures of this size."""
+    llm, how = subject.llm, subject.image.embedding
+    shares = MERGE_KEEPS if merge_keep is None else (merge_keep,)
+    merges = tuple(dict.fromkeys(place_merges(subject.grid, share, subject.encoder) for share in shares))
+    through = how is not None and how.pooling != "last"
+    more: dict[str, Any] = {"sharing": subject.sharing, "shared": llm.shared, "through": through}
+    return Space(subject.grid, llm.layers, llm.cached, merges, first_compressed(score), switches, **more)
 
 
 def _check_goal(retention: float, held_out: float, speedup: float | None) -> None:
@@ -277,7 +262,7 @@ def _search(
     progress("score and filter", 0.0)
     ranked = choose(trials, space, some)
     progress("score and filter", 1.0)
-    order = _order(trials, part, space, [layer for layer in freezable if layer < seen.layer], progress)
+    order = freezing.order_of(trials, part, space, [layer for layer in freezable if layer < seen.layer], progress)
     frozen = tuple(item.layer for item in order)
     ranks = {"method": method_of(ranked[0].switches)}
     space = dataclasses.replace(space, switches={**space.switches, **ranks}, order=frozen)
@@ -323,18 +308,6 @@ def _search(
         order,
         speedup,
     )
-
-
-def _order(trials: Trials, part: Any, space: Space, layers: list[int], progress: Progress) -> list[freezing.Frozen]:
-    """``layers`` in the order in which to freeze them, measured with every token up to the horizon."""
-    full = space.plan((), space.full(()))
-
-    def divergence(frozen: tuple[int, ...]) -> float:
-        plan = full.changed(kv_only=frozen)
-        key = ["divergence", freezing.SAMPLES, plan_key(plan)]
-        return float(trials.store.of(key, lambda: part.divergence(plan, freezing.SAMPLES)))
-
-    return freezing.order(divergence, layers, max(1, round(space.layers / 9)), progress)
 
 
 def enough(clusters: Sequence[int], bar: float, name: str, instead: str = "a smaller --held-out, ") -> None:

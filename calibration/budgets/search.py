@@ -22,8 +22,7 @@ from luvc_export.calibration.budgets.space import Keep, Merges, Space
 from luvc_export.calibration.budgets.trials import PlanTrial, Trials
 from luvc_export.calibration.intervals import Interval
 from luvc_export.core.plan import TENSORRT_TOPK_LIMIT
-from luvc_export.core.progress import Progress
-from luvc_export.errors import CheckFailed
+from luvc_export.errors import CheckFailed, Progress
 
 #: (blocks of layers at most, what a step leaves of a block's tokens), coarse to fine.
 STEPS = ((6, 0.7), (12, 0.85), (24, 0.94))

@@ -148,6 +148,17 @@ class Setting:
         )
 
 
+def method_asked(score: str | None, rho: float | None, steps: int | None, scorer: str) -> Method:
+    """The score that is asked for, the default where none is, with the settings that are."""
+    settings = {"rho": rho, "steps": steps, "scorer": scorer if score == "learned" else None}
+    return scores.method(score or scores.DEFAULT, **{name: each for name, each in settings.items() if each is not None})
+
+
+def first_compressed(score: str | None) -> int:
+    """The first layer that a search may give fewer tokens: 1 where ``score`` needs a layer before it."""
+    return 1 if score is not None and scores.find(score).needs_layer_before else 0
+
+
 def method_of(switches: dict[str, Any]) -> Method:
     """The method that ``switches``, of ``candidates``, say."""
     return scores.method(switches["score"], **{name: value for name, value in switches.items() if name != "score"})

@@ -15,11 +15,9 @@ from luvc_export.calibration.parity.tolerances import RETENTION
 from luvc_export.calibration.runners import Spec
 from luvc_export.calibration.runners.base import Runner
 from luvc_export.calibration.runners.canvas import Grids, canvas, canvas_of
-from luvc_export.core.files.json_file import read_json
-from luvc_export.core.plan import MAX_PLAN_BYTES, Plan, Sharing
+from luvc_export.core.plan import Plan, Sharing, read_plan
 from luvc_export.core.planning import LlmRequest, PlanRequest, solve
-from luvc_export.core.progress import Progress
-from luvc_export.errors import BundleError, PlanError, UsageError
+from luvc_export.errors import BundleError, Progress, UsageError
 from luvc_export.export.checkpoint import Checkpoint, open_checkpoint
 from luvc_export.export.compression import scores
 from luvc_export.export.compression.scorer_file import file_name, remember, scorer_of
@@ -157,7 +155,7 @@ def _open(
 
 def _plan(name: str, checkpoint: Checkpoint, size: tuple[int, int], sharing: Sharing) -> Plan:
     if name.endswith(".json") and Path(name).is_file():
-        return Plan.from_json(read_json(Path(name), MAX_PLAN_BYTES, PlanError, "the plan file"), name)
+        return read_plan(Path(name))
     family, config = checkpoint.family, checkpoint.config
     unit = family.unit_pixels(config)
     shapes = family.decoder_shape(config), family.encoder_shape(config)

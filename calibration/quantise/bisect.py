@@ -17,7 +17,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from luvc_export.core.progress import Progress
+from luvc_export.errors import Progress
 
 
 @dataclass(frozen=True)

@@ -16,17 +16,15 @@ from luvc_export.bundle.manifest import CacheQuantisation, PlanEntry
 from luvc_export.calibration.datasets import CalibrationSet
 from luvc_export.calibration.quantise import agreement
 from luvc_export.calibration.quantise.cache_codes import magnitudes, scales_of, store_codes, turned_channels
-from luvc_export.calibration.quantise.calibrate import CalibratedCaches, check_bundle, check_target, write_plan
-from luvc_export.calibration.quantise.ranges import watch
+from luvc_export.calibration.quantise.plans import CalibratedCaches, check_bundle, check_target, write_plan
+from luvc_export.calibration.quantise.ranges import Relay, watch
 from luvc_export.calibration.runners import open_bundle
-from luvc_export.calibration.runners.bundle import Relay
 from luvc_export.calibration.runners.probes import read_model, write_copy
 from luvc_export.core.files.folders import writing_to
 from luvc_export.core.files.safe_files import temporary_folder, write_whole
 from luvc_export.core.plan.names import quantised_name
 from luvc_export.core.precision import CACHES, PRECISIONS, check_caches
-from luvc_export.core.progress import Progress
-from luvc_export.errors import CheckFailed, UsageError
+from luvc_export.errors import CheckFailed, Progress, UsageError
 from luvc_export.runtime.model import Array, Backend, Cache
 
 

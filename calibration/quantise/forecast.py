@@ -13,7 +13,7 @@ from luvc_export.calibration.datasets import CalibrationSet
 from luvc_export.calibration.quantise import agreement
 from luvc_export.calibration.quantise.recipe import Recipe
 from luvc_export.calibration.quantise.sites import Site, constants, sites
-from luvc_export.core.progress import Progress
+from luvc_export.errors import Progress
 
 #: Seconds that rounding takes for a number of a weight, by bits: SmoothQuant and a scale a column, and AWQ with GPTQ
 #: after it. ``recipe.decide`` on 2,048 x 8,192 numbers, one thread of an EPYC with AVX2.

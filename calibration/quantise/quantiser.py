@@ -25,8 +25,10 @@ from luvc_export.calibration.runners.probes import write_copy
 from luvc_export.core.element_types import BY_PRECISION
 from luvc_export.core.files.safe_files import write_whole
 from luvc_export.core.precision import WIDE
-from luvc_export.core.progress import Progress
-from luvc_export.errors import BundleError
+from luvc_export.errors import BundleError, Progress
+
+#: Of every site its statistics, or what was decided elsewhere: scales, or why it stays high.
+Seen = Mapping[str, Statistics | Scales | str]
 
 
 class Quantiser:
@@ -56,7 +58,7 @@ class Quantiser:
         bundle: Bundle,
         plan: str,
         recipe: Recipe,
-        seen: Mapping[str, Statistics | Scales | str],
+        seen: Seen,
         folder: Path,
         keep: Collection[str] = (),
         progress: Progress = lambda stage, done: None,

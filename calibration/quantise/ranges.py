@@ -21,11 +21,10 @@ from luvc_export.calibration.pairs import Pairs
 from luvc_export.calibration.quantise.sites import sites
 from luvc_export.calibration.quantise.statistics import Statistics
 from luvc_export.calibration.runners import open_bundle
-from luvc_export.calibration.runners.bundle import BundleCalls, Relay
+from luvc_export.calibration.runners.bundle import BundleCalls
 from luvc_export.calibration.runners.probes import read_model, write_copy
 from luvc_export.core.files.safe_files import temporary_folder, whole, write_new
-from luvc_export.core.progress import Progress
-from luvc_export.errors import UsageError
+from luvc_export.errors import Progress, UsageError
 from luvc_export.runtime.model import Array, Backend, Cache
 
 _MARK = "luvc.enters."
@@ -50,6 +49,23 @@ def collect(
             folder, plan, lambda free: _Watching(free, owners, statistics), data, "collecting ranges", threads, progress
         )
     return statistics
+
+
+def collected(
+    bundle: Bundle, plan: str, data: CalibrationSet, file: Path | None, threads: int | None, progress: Progress
+) -> dict[str, Statistics]:
+    """``collect``, or what ``file`` keeps of the same graphs and data; it keeps what is collected.
+
+    Raises:
+        UsageError: A picture cannot be prepared, or the file holds ranges of others.
+    """
+    wanted = description(bundle, plan, data)
+    if file is not None and file.exists():
+        return load_ranges(file, wanted)
+    seen = collect(bundle, plan, data, threads, progress)
+    if file is not None:
+        save_ranges(file, wanted, seen)
+    return seen
 
 
 def watch(
@@ -77,6 +93,31 @@ def watch(
         else:
             runner.observe([case])
         progress(stage, (number + 1) / len(cases))
+
+
+class Relay(Backend):
+    """A back-end that hands every call to another, for those that look at or write down what passes."""
+
+    def __init__(self, inner: Backend) -> None:
+        self._inner = inner
+        self.name, self.arithmetic, self.capabilities = inner.name, inner.arithmetic, inner.capabilities
+        self.states = inner.states
+
+    def load(self, images: bool = True) -> None:
+        """See ``Backend.load``."""
+        self._inner.load(images)
+
+    def placement(self) -> dict[str, dict[str, int]]:
+        """See ``Backend.placement``."""
+        return self._inner.placement()
+
+    def vision(self, images: Any, beside: Any = None) -> dict[str, Array]:
+        """See ``Backend.vision``."""
+        return self._inner.vision(images, beside)
+
+    def decode(self, feeds: Mapping[str, Array], cache: Any) -> tuple[dict[str, Array], Any]:
+        """See ``Backend.decode``."""
+        return self._inner.decode(feeds, cache)
 
 
 class _Watching(Relay):

@@ -14,7 +14,7 @@ from luvc_export.bundle.folder import Bundle
 from luvc_export.bundle.manifest import ImageInput, Manifest
 from luvc_export.calibration.runners.base import Runner, ends
 from luvc_export.calibration.runners.bundle import BundleCalls, EngineCalls
-from luvc_export.calibration.runners.canvas import Tokens, canvas_for, prepare
+from luvc_export.calibration.runners.canvas import Tokens, canvas_for, check_shown, prepare
 from luvc_export.calibration.runners.compressed import TorchCalls
 from luvc_export.calibration.runners.compressed import load_model as load_model
 from luvc_export.calibration.runners.compressed import quiet as quiet
@@ -25,7 +25,6 @@ from luvc_export.core.precision import CODED_CACHES
 from luvc_export.demo import checkpoint_named
 from luvc_export.errors import UsageError, did_you_mean
 from luvc_export.export.checkpoint import Checkpoint, open_checkpoint
-from luvc_export.export.options import Options, check_size
 from luvc_export.runtime.prompt.encoder import PromptEncoder
 from luvc_export.runtime.tensorrt.backend import TrtBackend
 
@@ -144,11 +143,7 @@ def open_torch(
         PlanError: The plan is for another image size.
     """
     manifest = canvas_for(checkpoint, image)
-    own, frames = manifest.image, manifest.prompt.video
-    video = frames is not None and (frames.pooled is None or plan.sharing.kind == "clip")
-    tiles = (plan.sharing.cut,)
-    options = Options(own.size, own.fit, text_capacity=manifest.prompt.text_capacity, video=video, tiles=tiles)
-    check_size(checkpoint, {plan.schedule: plan}, options)
+    check_shown(checkpoint, plan, manifest)
     model = _model(checkpoint.folder, dtype) if model is None else model
     tokens = Tokens(checkpoint, manifest.prompt)
     prompting = Prompting(

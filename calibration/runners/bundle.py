@@ -25,31 +25,6 @@ from luvc_export.runtime.tensorrt.backend import TrtBackend
 from luvc_export.runtime.tensorrt.call import prefill_profile
 
 
-class Relay(Backend):
-    """A back-end that hands every call to another, for those that look at or write down what passes."""
-
-    def __init__(self, inner: Backend) -> None:
-        self._inner = inner
-        self.name, self.arithmetic, self.capabilities = inner.name, inner.arithmetic, inner.capabilities
-        self.states = inner.states
-
-    def load(self, images: bool = True) -> None:
-        """See ``Backend.load``."""
-        self._inner.load(images)
-
-    def placement(self) -> dict[str, dict[str, int]]:
-        """See ``Backend.placement``."""
-        return self._inner.placement()
-
-    def vision(self, images: Any, beside: Any = None) -> dict[str, NDArray[Any]]:
-        """See ``Backend.vision``."""
-        return self._inner.vision(images, beside)
-
-    def decode(self, feeds: Mapping[str, NDArray[Any]], cache: Any) -> tuple[dict[str, NDArray[Any]], Any]:
-        """See ``Backend.decode``."""
-        return self._inner.decode(feeds, cache)
-
-
 class BundleCalls:
     """See ``graph.Runner``. Hidden states come from a copy of the graph that has them as outputs as well.
 

@@ -7,23 +7,19 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from luvc_export.bundle.folder import Bundle
 from luvc_export.bundle.manifest import Fit, ImageInput, Manifest, PlanEntry, Prompt
 from luvc_export.calibration.cases import Case, asked
-from luvc_export.core.files.template_source import template_source
-from luvc_export.core.plan import EncoderPlan, LlmPlan, Plan, Sharing
-from luvc_export.core.plan.encoder import POSITION_COPIES
+from luvc_export.core.plan import POSITION_COPIES, EncoderPlan, LlmPlan, Plan, Sharing
 from luvc_export.core.planning import unshared
-from luvc_export.core.tiling import Tiling
-from luvc_export.errors import CheckpointError, UsageError
+from luvc_export.errors import UsageError
 from luvc_export.export.checkpoint import Checkpoint
 from luvc_export.export.exported_manifest import make_manifest
 from luvc_export.export.options import Options, check_size
+from luvc_export.export.reading.remarks import chat_template
 from luvc_export.export.reading.sentence_transformers import embedding_of
-from luvc_export.runtime.media.video import DEFAULT_FRAMES
 from luvc_export.runtime.prompt.encoder import PromptEncoder
 from luvc_export.runtime.prompt.question import Question, VideoClip
 from luvc_export.runtime.prompt.request import Request, make_request, open_media, token_limit
@@ -42,13 +38,12 @@ class Tokens(PromptEncoder):
         from transformers import AutoTokenizer
 
         self.transformers: Any = AutoTokenizer.from_pretrained(checkpoint.folder, local_files_only=True)
-        self.image_token_id = prompt.image_token_id
-        self.prefix = prompt.prefix
-        self.cuts = prompt.cuts or (Tiling((self.image_token_id,)),)
-        self.chat_template = checkpoint.family.prompts(checkpoint.folder) or _template(checkpoint.folder)
+        self.chat_template = checkpoint.family.prompts(checkpoint.folder)
+        if not self.chat_template and (own := chat_template(checkpoint.folder)):
+            self.chat_template = own.text
         self._where = str(checkpoint.folder)
         self._capacity, self._longest = prompt.text_capacity, max(map(len, self.transformers.get_vocab()))
-        self._marks(prompt, str(self.transformers.convert_ids_to_tokens(self.image_token_id)))
+        self._marks(prompt, str(self.transformers.convert_ids_to_tokens(prompt.image_token_id)))
 
     def render(self, asked: Question) -> str:
         """See ``PromptEncoder``; transformers renders."""
@@ -63,9 +58,6 @@ class Tokens(PromptEncoder):
         )
         return text
 
-    def _check_length(self, letters: int, written: int) -> None:
-        """A checkpoint has no text capacity, and cases are the user's own."""
-
     def _ids(self, text: str) -> list[int]:
         bos = self.transformers.bos_token
         whole = self.prefix is not None or (bos and text.startswith(bos))
@@ -74,16 +66,6 @@ class Tokens(PromptEncoder):
     def decode(self, ids: Sequence[int]) -> str:
         """Text of an answer without special tokens."""
         return str(self.transformers.decode(list(ids), skip_special_tokens=True))
-
-
-def _template(folder: Path) -> str | None:
-    """The template that transformers' processor takes: its tokenizer knows of some files alone."""
-
-    def read(name: str) -> bytes | None:
-        return (folder / name).read_bytes() if (folder / name).is_file() else None
-
-    template = template_source(read, CheckpointError, str(folder))
-    return None if template is None else template.text
 
 
 Grids = tuple[tuple[int, int], ...]
@@ -142,7 +124,7 @@ def prepare(case: Case, encoder: PromptEncoder, manifest: Manifest, plan: Plan) 
         UsageError: A picture cannot be read, the plan or the bundle does not take such media, or the prompt does not
             fit, as ``run`` says it.
     """
-    frames = manifest.image.frames * plan.sharing.images if plan.sharing.shared else DEFAULT_FRAMES
+    frames = manifest.image.frames * plan.sharing.images if plan.sharing.shared else None
     question = asked(case, frames)
     if (how := manifest.embedding) is not None:
         alone = how.pair is not None or (how.pooling == "every" and question.media)
@@ -175,3 +157,16 @@ def uncompressed(checkpoint: Checkpoint, size: tuple[int, int], sharing: Sharing
     keep = unshared((rows * columns * sharing.images,) * shape.layers, shape)
     llm = LlmPlan(keep, last_layer="full", shared=shape.shared)
     return Plan(EncoderPlan((rows, columns), pooled_from=pooled_from), llm, sharing.without_quota(), "none")
+
+
+def check_shown(checkpoint: Checkpoint, plan: Plan, manifest: Manifest) -> None:
+    """Check that a plan is for the pictures, tiles and videos of a canvas.
+
+    Raises:
+        PlanError: It is for others.
+    """
+    own, frames = manifest.image, manifest.prompt.video
+    video = frames is not None and (frames.pooled is None or plan.sharing.kind == "clip")
+    capacity, tiles = manifest.prompt.text_capacity, (plan.sharing.cut,)
+    options = Options(own.size, own.fit, text_capacity=capacity, video=video, tiles=tiles)
+    check_size(checkpoint, {plan.schedule: plan}, options)

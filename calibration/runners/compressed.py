@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -25,7 +24,6 @@ from luvc_export.export.llm.decoder import Decoder
 from luvc_export.export.llm.span import empty_caches
 from luvc_export.export.llm.vectors import Judge
 from luvc_export.export.processor import normalise
-from luvc_export.export.stored.base import array
 from luvc_export.export.weights import DTYPES
 from luvc_export.runtime.batching import Feeds
 
@@ -57,26 +55,11 @@ def load_model(checkpoint: Checkpoint, dtype: str = "fp32", device: str = "cpu")
         if checkpoint.stored is None:
             model = kind.from_pretrained(checkpoint.folder, dtype=DTYPES[dtype], local_files_only=True)
         else:
-            arguments = {"config": checkpoint.config, "state_dict": _widened(checkpoint), "dtype": DTYPES[dtype]}
+            arguments = {"config": checkpoint.config, "state_dict": checkpoint.widened(), "dtype": DTYPES[dtype]}
             model = kind.from_pretrained(None, **arguments)
             if (checkpoint.folder / "generation_config.json").is_file():
                 model.generation_config = GenerationConfig.from_pretrained(checkpoint.folder)
     return checkpoint.family.as_trained(model.eval().requires_grad_(False)).to(device)
-
-
-def _widened(checkpoint: Checkpoint) -> dict[str, Tensor]:
-    """Every tensor of a quantised checkpoint by its own name, codes widened to fp32."""
-    assert checkpoint.stored is not None
-    tensors = {}
-    for name, stored in checkpoint.tensors.items():
-        values = array(stored)
-        if values.dtype == ml_dtypes.bfloat16:
-            tensors[name] = torch.from_numpy(values.view(np.uint16).copy()).view(torch.bfloat16)
-        else:
-            tensors[name] = torch.from_numpy(values.copy())
-    for linear in checkpoint.stored.linears:
-        tensors[f"{linear.name}.weight"] = torch.from_numpy(linear.read().widened())
-    return tensors
 
 
 @contextmanager

@@ -8,11 +8,10 @@ from typing import Any
 ENDS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
 #: Placeholders and marks of the Qwen-VL families.
 QWEN_TOKENS = {
-    "image_token_id": 250,
-    "video_token_id": 251,
-    "vision_start_token_id": 252,
-    "vision_end_token_id": 253,
+    f"{name}_token_id": 250 + place for place, name in enumerate(("image", "video", "vision_start", "vision_end"))
 }
+#: Those of Gemma 4.
+GEMMA_TOKENS = {f"{name}_token_id": 250 + at for at, name in enumerate(("image", "video", "boi", "eoi", "audio"))}
 
 
 def vision(**own: Any) -> dict[str, Any]:

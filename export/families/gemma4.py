@@ -376,11 +376,7 @@ class Gemma4(Family):
                 layer_types=["sliding_attention", "full_attention"] * 3,
             ),
             audio_config=None,
-            image_token_id=250,
-            video_token_id=251,
-            boi_token_id=252,
-            eoi_token_id=253,
-            audio_token_id=254,
+            **_tiny.GEMMA_TOKENS,
         )
 
 

@@ -5,6 +5,9 @@ first prune will keep are one side, those that it will drop the other, and until
 
 Scores that read attention get one row of it, the last text token against the visual tokens, without asking the fused
 kernel for weights.
+
+In a trace for surgery a prune by spectrum is marks (``compression.marks``): which tokens stay, then the rows of
+theirs and of the text.
 """
 
 from __future__ import annotations
@@ -14,11 +17,13 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from luvc_export.core.operators import KEEP_ROWS, SCORES, SPECTRUM_CHOOSE, SPECTRUM_DROP
+from luvc_export.core.plan import Plan
 from luvc_export.errors import PlanError
-from luvc_export.export.compression import quotas, scores, spu
+from luvc_export.export.compression import marks, quotas, scores, spu
 from luvc_export.export.compression.row_reductions import mark
 from luvc_export.export.layers import capped, split_heads
-from luvc_export.export.llm.span import Parts, Rows, Span, tokens_of
+from luvc_export.export.llm.span import Parts, Placed, Rows, Span, tokens_of
 
 
 class Where(NamedTuple):
@@ -189,3 +194,71 @@ def _rows(values: Tensor, flat: Tensor) -> Tensor:
     """[B, S, C] -> [B, 1, C] at ``flat`` places of B * S."""
     batch, length, channels = values.shape
     return values.reshape(batch * length, channels).index_select(0, flat).reshape(batch, 1, channels)
+
+
+class Ranked(NamedTuple):
+    """What a prune ranks by.
+
+    Attributes:
+        x: Hidden states of [visual | text] [B, S, D].
+        weight: Of the layer's input norm [D].
+        epsilon: Of that norm.
+        basis: fp32 low-pass basis, of tokens or of channels.
+    """
+
+    x: Tensor
+    weight: Tensor
+    epsilon: float
+    basis: Tensor
+
+
+def as_marks(plan: Plan, weight: Tensor, x: Tensor) -> bool:
+    """Whether a prune is traced as marks: of a norm of this ``weight`` in the type of ``x``, by a score surgery fuses.
+
+    That is a spectral score, and no aggregate row, quota or separate sides.
+    """
+    plain = plan.sharing.quota == "none" and plan.llm.by_score_alone
+    return marks.marks() and plan.llm.method.name in SCORES and plain and weight.dtype == x.dtype
+
+
+def mark_prune(plan: Plan, ranked: Ranked, span: Span, whole: Placed, tokens: int, keep: int) -> tuple[Tensor, Span]:
+    """Rows [visual | text] that stay, ``keep`` of the ``tokens`` of each group, and the span they leave.
+
+    ``whole`` is where the rows of [visual | text] stand.
+    """
+    x, groups = ranked.x, span.kept.shape[1]
+    sizes, frequencies = {"tokens": tokens, "keep": keep}, ranked.basis.shape[1]
+    settings = sizes | {
+        "cutoff": (frequencies - 1) // 2 if plan.llm.spectrum == "1d" else -1,
+        "frequencies": frequencies,
+        "score": plan.llm.method.name,
+        "axis": plan.llm.axis,
+        "epsilon": ranked.epsilon,
+    }
+    index = (torch.int64, (*span.kept.shape[:2], keep))
+    inputs = {"values": x, "norm_weight": ranked.weight, "basis": ranked.basis, "index": span.kept}
+    chosen = marks.mark(SPECTRUM_CHOOSE, inputs, settings, {"indices": index})["indices"]
+    rows = {"values": x, **whole._asdict()}
+    like = _kept(rows, groups * (tokens - keep)) | {"kept_index": index}
+    stay = marks.mark(KEEP_ROWS, rows | {"index": span.kept, "indices": chosen}, sizes, like)
+    left = Placed(*(stay[f"kept_{name}"] for name in Placed._fields))
+    planes = span.planes
+    if planes is not None:
+        planes = spu.gather(planes, spu.flat_index(chosen, tokens), groups, tokens, keep)
+    order, cos, sin = (part[:, : groups * keep] for part in left)
+    return stay["kept_values"], Span(order, cos, sin, stay["kept_index"], planes, None, left)
+
+
+def mark_drop(x: Tensor, whole: Placed, index: Tensor, tokens: int) -> Tensor:
+    """The text's rows of [visual | text] ``x`` [B, S, D], whose visual ones are ``tokens`` a group of ``index``."""
+    rows = {"values": x, **whole._asdict()}
+    like = _kept(rows, index.shape[1] * tokens)
+    return marks.mark(SPECTRUM_DROP, rows | {"index": index}, {"tokens": tokens, "keep": 0}, like)["kept_values"]
+
+
+def _kept(rows: dict[str, Tensor], fewer: int) -> dict[str, marks.Like]:
+    """What ``rows`` [B, S, ...] are with ``fewer`` of them."""
+    return {
+        f"kept_{name}": (part.dtype, (part.shape[0], part.shape[1] - fewer, *part.shape[2:]))
+        for name, part in rows.items()
+    }

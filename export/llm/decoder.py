@@ -7,6 +7,7 @@ mask is built from each token's logical order. Every slice is then static, a pru
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,15 +16,15 @@ from torch import Tensor, nn
 from luvc_export.core.plan import Plan
 from luvc_export.core.shapes import PLACE, State
 from luvc_export.core.tasks import Embedding
-from luvc_export.export.compression import marks, oim, scores, spu
+from luvc_export.export.compression import scores, spu
 from luvc_export.export.layers import attention, norm, rotate, split_heads
-from luvc_export.export.llm import aggregate, choice, llm_merge, marked_prune
+from luvc_export.export.llm import aggregate, choice, llm_merge
 from luvc_export.export.llm.rope import Rope
 from luvc_export.export.llm.shared_caches import Consumers, Producer, consume
 from luvc_export.export.llm.sight import Images, Kind, Sight
 from luvc_export.export.llm.span import Parts, Placed, Rows, Span, aggregated, rows_at
 from luvc_export.export.llm.states.logical_order import LogicalOrder
-from luvc_export.export.llm.vectors import mean, merged, vectors
+from luvc_export.export.llm.vectors import of_rows
 
 
 class Decoder(nn.Module):
@@ -115,12 +116,11 @@ class Decoder(nn.Module):
         visual = visual_embeds.flatten(1, 2)
         planes = visual[:, :, self.hidden :] if self.planes else self.carried(visual)
         index = torch.arange(count).expand(visual_embeds.shape[0], groups, count)
-        sizes = torch.ones_like(visual_order, dtype=torch.float32)
+        mass = llm_merge.Mass.of(visual_order, visual_position_ids, visual_padding)
         if visual_padding is not None:
             index = spu.mark_padding(index, visual_padding)
-            sizes = torch.where(visual_padding.flatten(1), oim.PADDING, 1.0)
         text = Placed(order, text_cos, text_sin)
-        carried = aggregate.Mass.of(sizes, visual_position_ids) if self.plan.llm.aggregate else None
+        carried = aggregate.Mass.of(mass.sizes, visual_position_ids) if self.plan.llm.aggregate else None
         span = Span(visual_order, cos, sin, index, planes, carried)
         words = self.embed_text(input_ids)
         x = torch.cat([visual[:, :, : self.hidden] if self.planes else visual, words], 1)
@@ -135,7 +135,6 @@ class Decoder(nn.Module):
         if self.pooled is not None:  # nobody reads the last layer's visual rows, or everybody does
             frozen = frozen | {last} if self.pooled.pooling == "last" else frozen - {last}
         before: Tensor | None = None
-        mass = llm_merge.Mass(sizes, visual_position_ids, visual_padding is not None)
         subject: Tensor | None = None
         if self.plan.apart is not None:  # chosen before the first layer: until they part, neither side sees the other
             at = choice.Where(self.plan.apart, 0, groups, count)
@@ -157,7 +156,7 @@ class Decoder(nn.Module):
                     x, span = self._prune(number, x, span, groups, count, chosen, rows, visual_padding is not None)
                     kept.append(span.kept if visual_padding is None else spu.unmark(span.kept))
                 elif span.whole is not None:
-                    x, span = marked_prune.drop(x, span.whole, span.kept, count), span.empty()
+                    x, span = choice.mark_drop(x, span.whole, span.kept, count), span.empty()
                 else:
                     x, span = x[:, groups * count :], span.empty()
                 count, sight = keep, None
@@ -166,7 +165,9 @@ class Decoder(nn.Module):
                 order_of = None if pictures is None else pictures.order(span, count)
                 sides = None if subject is None else choice.sides(subject, count)
                 sight = Sight(span.beside(text), text, text_mask, order_of, groups * count, sides)
-                beside = self.own_embeddings(range(number, self._stage_end(number)), span.planes, words, input_ids)
+                # the next layer before which visual tokens leave, or that has no cache
+                end = next((layer for layer, _, _ in self.plan.prunes if number < layer), self.plan.cached)
+                beside = self.own_embeddings(range(number, end), span.planes, words, input_ids)
             before = x
             text_only = groups * count if number in frozen else 0
             x, held = self._layer(layer, x, sight, past_held, text_only, beside.get(number))
@@ -189,21 +190,10 @@ class Decoder(nn.Module):
             own_rows = [beside.get(number) for number in shared]
             asked = consume(consumers, asked, text, logits_indices, producers, own_rows)
         if self.pooled is not None:
-            if self.pooled.pooling == "mean":
-                units = self.plan.units * self.plan.sharing.images
-                pooled = mean(self.norm_of(self.norm, x), groups * count, units / max(count, 1), text_mask)
-                row = vectors(self.pooled, self.lm_head, pooled)
-                return row.expand(-1, logits_indices.shape[1], -1), presents, kept
-            shown = vectors(self.pooled, self.lm_head, self.norm_of(self.norm, asked))
-            if self.pooled.pooling == "every":
-                visual = vectors(self.pooled, self.lm_head, self.norm_of(self.norm, x[:, : groups * count]))
-                shown = torch.cat([merged(self.pooled, visual, self.plan.grid), shown], 1)
+            ends = groups, count, text_mask, logits_indices.shape[1]
+            shown = of_rows(self.pooled, self.plan, self.lm_head, partial(self.norm_of, self.norm), x, asked, *ends)
             return shown, presents, kept
         return self.logits(asked), presents, kept
-
-    def _stage_end(self, number: int) -> int:
-        """The next layer after ``number`` before which visual tokens leave, or that has no cache."""
-        return next((layer for layer, _, _ in self.plan.prunes if number < layer), self.plan.cached)
 
     def _add_plane(self, x: Tensor, span: Span, number: int) -> Tensor:
         """DeepStack after layer ``number``: the plane reaches the visual rows of x, the text rows stay."""
@@ -225,22 +215,17 @@ class Decoder(nn.Module):
         tokens, keep = self.chooses[number]
         if not spu.traced() and not groups:  # a call of text alone: nothing to score
             return x, span._replace(kept=span.kept[:, :, :keep])
-        if chosen is None and self._marks(number, x):
-            weight, epsilon = self.norm_weight(self.parts(self.layers[number]).before)
-            ranked = marked_prune.Ranked(x, weight, epsilon, getattr(self, f"basis_{number}"))
-            return marked_prune.prune(self.plan, ranked, span, rows.whole, tokens, keep)
         if chosen is None:
+            weight, epsilon = self.norm_weight(self.parts(self.layers[number]).before)
+            if choice.as_marks(self.plan, weight, x):
+                ranked = choice.Ranked(x, weight, epsilon, getattr(self, f"basis_{number}"))
+                return choice.mark_prune(self.plan, ranked, span, rows.whole, tokens, keep)
             chosen = choice.choose(self, choice.Where(number, number, groups, count), x, span, rows, padded)
         if span.mass is not None:
             return aggregated(self.rope, x, span, aggregate.Dropped(chosen, count, span.mass), chosen)
         flat = spu.flat_index(chosen, count)
         visual = spu.gather(x[:, : groups * count], flat, groups, count, keep)
         return torch.cat([visual, x[:, groups * count :]], 1), span.gather(flat, groups, count, keep)
-
-    def _marks(self, number: int, x: Tensor) -> bool:
-        """Whether the prune is traced as marks: by a score that surgery fuses, of a norm in the type of ``x``."""
-        weight = self.norm_weight(self.parts(self.layers[number]).before)[0]
-        return marks.marks() and marked_prune.can_be(self.plan) and weight.dtype == x.dtype
 
     def _layer(
         self,

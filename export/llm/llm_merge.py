@@ -27,6 +27,14 @@ class Mass(NamedTuple):
     positions: Tensor
     padded: bool
 
+    @classmethod
+    def of(cls, order: Tensor, positions: Tensor, padding: Tensor | None) -> Mass:
+        """Of a span where each token stands for one unit; ``order`` [B, G * N], ``padding`` bool [B, G, N]."""
+        sizes = torch.ones_like(order, dtype=torch.float32)
+        if padding is not None:
+            sizes = torch.where(padding.flatten(1), oim.PADDING, 1.0)
+        return cls(sizes, positions, padding is not None)
+
 
 def merge(
     normed: Tensor,

@@ -27,6 +27,8 @@ from luvc_export.export.checkpoint import Checkpoint, StoredTensor
 from luvc_export.export.reading.tokenizer_files import TOKENIZER, tokenizer_files
 from luvc_export.export.weights import DTYPES, Skeleton
 
+#: Byte tokens of SentencePiece vocabularies, such as <0x0A>.
+_BYTE = re.compile(r"<0x..>", re.DOTALL)
 HEAD = "lm_head.weight"
 _LARGEST_FILE = 2**28
 
@@ -102,7 +104,7 @@ def tokens_of_texts(
 def needed(checkpoint: Checkpoint, tokenizer: Any) -> frozenset[int]:
     """Tokens that any answer may need: special ones, and every one of a single letter or byte."""
     rows = checkpoint.family.decoder_shape(checkpoint.config).vocab
-    short = {id_ for token, id_ in tokenizer.get_vocab(False).items() if len(token) == 1 or _byte(token)}
+    short = {id_ for token, id_ in tokenizer.get_vocab(False).items() if len(token) == 1 or _BYTE.fullmatch(token)}
     return frozenset(id_ for id_ in short | {*tokenizer.get_added_tokens_decoder()} if id_ < rows)
 
 
@@ -205,11 +207,6 @@ def _counted(tokenizer: Any, texts: Iterable[str]) -> Counter[int]:
     for text in texts:
         counted.update(tokenizer.encode(text, add_special_tokens=False).ids)
     return counted
-
-
-def _byte(token: str) -> bool:
-    """Byte tokens of SentencePiece vocabularies, such as <0x0A>."""
-    return len(token) == 6 and token.startswith("<0x") and token.endswith(">")
 
 
 def _listed(path: Path) -> list[Any] | None:

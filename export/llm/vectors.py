@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -79,6 +79,42 @@ def merged(how: Embedding, vectors: Tensor, grid: tuple[int, int]) -> Tensor:
     sums = whole.reshape(batch, -1, len(counts), high, len(across), wide, width).sum((3, 5))
     means = (sums / torch.tensor(counts, dtype=torch.float32)[:, :, None]).flatten(1, 3)
     return _of_length_1(means) if how.normalise else means
+
+
+def of_rows(
+    how: Embedding,
+    plan: Plan,
+    head: Any,
+    norm: Callable[[Tensor], Tensor],
+    x: Tensor,
+    asked: Tensor,
+    groups: int,
+    count: int,
+    text_mask: Tensor,
+    rows: int,
+) -> Tensor:
+    """Vectors fp32 [B, n, width] of a prompt.
+
+    Args:
+        how: How they are made.
+        plan: Of the decoder.
+        head: Behind the norm.
+        norm: The last norm.
+        x: Rows that leave the last layer, [B, groups * count + T, D].
+        asked: Those that are asked for, [B, rows, D].
+        groups: Of images.
+        count: Tokens of each.
+        text_mask: bool [B, T], False for padding.
+        rows: How many are asked for.
+    """
+    if how.pooling == "mean":
+        share = plan.units * plan.sharing.images / max(count, 1)
+        return vectors(how, head, mean(norm(x), groups * count, share, text_mask)).expand(-1, rows, -1)
+    shown = vectors(how, head, norm(asked))
+    if how.pooling == "every":
+        visual = vectors(how, head, norm(x[:, : groups * count]))
+        shown = torch.cat([merged(how, visual, plan.grid), shown], 1)
+    return shown
 
 
 def to_the_end(plan: Plan, how: Embedding, padded: bool) -> Plan:

@@ -41,7 +41,11 @@ def skeleton(facts: Facts) -> Skeleton:
 
 
 def _family(facts: Facts, questions: tuple[str, ...]) -> str:
-    name, config, architecture = _class_name(facts), type(facts.config).__name__, facts.architecture.__name__
+    name, config, architecture = (
+        type(facts.config).__name__.removesuffix("Config"),
+        type(facts.config).__name__,
+        facts.architecture.__name__,
+    )
     kin = facts.kin
     imports = {f"from transformers import {', '.join(sorted({config, architecture}))}"}
     imports.add("from luvc_export.export.families import _tiny")
@@ -195,10 +199,6 @@ def _listed(question: str) -> str:
     whole = len(json.dumps(question)) <= 111
     lines = [question] if whole else textwrap.wrap(question, 100, drop_whitespace=False)
     return f"        {f'{chr(10)}        '.join(json.dumps(line) for line in lines)},\n"
-
-
-def _class_name(facts: Facts) -> str:
-    return type(facts.config).__name__.removesuffix("Config")
 
 
 def _modalities(facts: Facts) -> tuple[str, ...]:

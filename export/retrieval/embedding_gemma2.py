@@ -135,11 +135,7 @@ class EmbeddingGemma2(Gemma4):
                 num_hidden_layers=4,
             ),
             audio_config=None,
-            image_token_id=250,
-            video_token_id=251,
-            boi_token_id=252,
-            eoi_token_id=253,
-            audio_token_id=254,
+            **_tiny.GEMMA_TOKENS,
         )
 
 

@@ -14,8 +14,8 @@ from luvc_export.bundle.manifest import FileRecord, GraphSet, Manifest, PlanEntr
 from luvc_export.core import graph_io
 from luvc_export.core.files.safe_files import write_new
 from luvc_export.core.precision import find
-from luvc_export.core.progress import Progress
 from luvc_export.core.target import FINISHED, Role, TargetSpec
+from luvc_export.errors import Progress
 from luvc_export.export.surgeon import lint, run_passes
 from luvc_export.export.surgeon.passes import drop_lora_slots, group_query_heads, split_head, split_kv_cache
 

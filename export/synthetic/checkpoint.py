@@ -18,8 +18,7 @@ from luvc_export.core.element_types import BY_PRECISION
 from luvc_export.core.files import safe_files
 from luvc_export.core.files.folders import list_names, make_folder, writing_to
 from luvc_export.core.files.safe_files import create, write_new
-from luvc_export.core.progress import Progress
-from luvc_export.errors import MachineError, UsageError
+from luvc_export.errors import MachineError, Progress, UsageError
 from luvc_export.export import families
 from luvc_export.export.synthetic.presets import Preset
 

@@ -15,13 +15,11 @@ from typing import Any
 from luvc_export.batch.vectors import RowVectors
 from luvc_export.bundle import folder as bundles
 from luvc_export.bundle.adapters.peft_folder import read_adapter
-from luvc_export.bundle.folder import read_manifest
-from luvc_export.bundle.plans import variants
+from luvc_export.bundle.folder import answering, read_manifest
 from luvc_export.core.files import folders
 from luvc_export.core.files.json_file import parse_json
 from luvc_export.core.options import option, stated, values_of
-from luvc_export.core.progress import Progress
-from luvc_export.errors import BundleError, UsageError
+from luvc_export.errors import BundleError, Progress, UsageError
 from luvc_export.runtime.backends import check_name
 from luvc_export.runtime.generation.sampling import sampling_from
 from luvc_export.runtime.prompt.request import largest_canvas
@@ -146,8 +144,8 @@ def sha256_read(folder: Path, plan: str | None, engines: bool) -> str:
     manifest, path = read_manifest(folder), folder / bundles.MANIFEST
     name = plan or manifest.default_plan
     data: dict[str, Any] = parse_json(path.read_bytes(), str(path), BundleError, bundles.MANIFEST)
-    answering = variants.answering(manifest, name) if name in manifest.plans else set[str]()
-    own = {key: entry for key, entry in data["plans"].items() if key in answering}
+    names = answering(manifest, name) if name in manifest.plans else set[str]()
+    own = {key: entry for key, entry in data["plans"].items() if key in names}
     others = {word for key, entry in data["plans"].items() if key not in own for word in _texts(entry)}
     sets = [entry for entry in data.get("sets", ()) if entry["plan"] in own]
     named = {word for entry in (*own.values(), *sets) for word in _texts(entry)}

@@ -9,15 +9,15 @@ from __future__ import annotations
 import hashlib
 import mmap
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from luvc_export.bundle import hashing
 from luvc_export.bundle.hashing import WatchedFile
 from luvc_export.bundle.hashing import record as record
 from luvc_export.bundle.manifest import EngineEntry, EngineFile, GraphSet, Manifest, PlanEntry, PluginLibrary, Weights
-from luvc_export.bundle.plans import variants
 from luvc_export.bundle.reference import check_reference
 from luvc_export.bundle.replacing import MANIFEST as MANIFEST
 from luvc_export.bundle.replacing import check_target as check_target
@@ -30,7 +30,7 @@ from luvc_export.core.files.safe_files import open_regular, recover
 from luvc_export.errors import BundleError, UsageError, did_you_mean
 
 if TYPE_CHECKING:
-    from luvc_export.core.progress import Progress
+    from luvc_export.errors import Progress
 
 
 @dataclass(frozen=True)
@@ -94,19 +94,11 @@ class Bundle:
 
     def sizes_of(self, plan: str | None = None) -> dict[tuple[int, int], str]:
         """Image sizes (height, width) that ``plan`` was exported for, and the plan's name for each, its own first."""
-        return variants.sizes_of(self.manifest, self.name_of(plan))
+        return sizes_of(self.manifest, self.name_of(plan))
 
     def buckets_of(self, plan: str | None = None) -> dict[int, str]:
         """Buckets of ``plan``: the number of visual units that each computes, ascending, and the name of its plan."""
-        return variants.buckets_of(self.manifest, self.name_of(plan))
-
-    def video_plan(self, plan: str | None = None) -> str | None:
-        """Name of the plan that shares budgets over whole videos beside ``plan``; None without one."""
-        return variants.shared_plan(self.manifest, self.name_of(plan), "clip")
-
-    def tiled_plan(self, plan: str | None = None) -> str | None:
-        """Name of the plan that shares budgets over tiles of a picture beside ``plan``; None without one."""
-        return variants.shared_plan(self.manifest, self.name_of(plan), "tiles")
+        return buckets_of(self.manifest, self.name_of(plan))
 
     @property
     def anchored_weights(self) -> Weights:
@@ -276,3 +268,60 @@ def _no_bundle(root: Path) -> BundleError:
         expected=f"a folder with {MANIFEST}, as luvc-export export writes it",
         fix=fix,
     )
+
+
+#: What tells variants of one plan from each other.
+_FACTS = ("size", "kind", "bucket", "precision", "cache_precision")
+
+
+def sizes_of(manifest: Manifest, name: str) -> dict[tuple[int, int], str]:
+    """Image sizes (height, width) of plan ``name`` and the plan for each, its own first.
+
+    A variant for another size, asked for by name, has its own alone.
+    """
+    own = manifest.plans[name]
+    if own.size != manifest.plans[root_of(manifest, name)].size:
+        return {own.size: name}
+    return {own.size: name} | {entry.size: other for other, entry in _alike_but(manifest, name, "size")}
+
+
+def buckets_of(manifest: Manifest, name: str) -> dict[int, str]:
+    """Units of each bucket beside plan ``name`` and the bucket's name, ascending; the plan itself is none."""
+    own = manifest.plans[name]
+    if own.bucket:
+        return {}
+    beside = {
+        entry.plan.encoder.computed_units: other
+        for other, entry in _alike_but(manifest, name, "bucket")
+        if entry.plan.grid == own.plan.grid
+    }
+    return dict(sorted(beside.items()))
+
+
+def shared_plan(manifest: Manifest, name: str, kind: Literal["clip", "tiles"]) -> str | None:
+    """The variant of plan ``name`` that shares budgets over whole videos, or over the tiles of a picture."""
+    own = manifest.plans[name]
+    if own.kind != "picture" or own.bucket or own.size != manifest.plans[root_of(manifest, name)].size:
+        return None
+    return next((other for other, entry in _alike_but(manifest, name, "kind") if entry.kind == kind), None)
+
+
+def answering(manifest: Manifest, name: str) -> set[str]:
+    """Plan ``name`` and every variant that a question for it can be routed to."""
+    kinds = {name, shared_plan(manifest, name, "clip"), shared_plan(manifest, name, "tiles")} - {None}
+    sized = {other for one in kinds if one for other in sizes_of(manifest, one).values()}
+    return sized | {other for one in sized for other in buckets_of(manifest, one).values()}
+
+
+def root_of(manifest: Manifest, name: str) -> str:
+    """The plan that ``name`` is a variant of; itself where it stands alone."""
+    return manifest.plans[name].variant_of or name
+
+
+def _alike_but(manifest: Manifest, name: str, fact: str) -> Iterator[tuple[str, PlanEntry]]:
+    """Variants of one plan with ``name`` that differ from it in ``fact`` alone."""
+    own, root = manifest.plans[name], root_of(manifest, name)
+    for other, entry in manifest.plans.items():
+        differ = [each for each in _FACTS if getattr(entry, each) != getattr(own, each)]
+        if root_of(manifest, other) == root and differ == [fact]:
+            yield other, entry

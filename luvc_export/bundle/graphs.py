@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from luvc_export.bundle import onnx_fields as onnx
 from luvc_export.bundle import onnx_wire as wire
@@ -16,8 +17,13 @@ from luvc_export.bundle.manifest import PlanEntry
 from luvc_export.bundle.onnx_wire import Message
 from luvc_export.bundle.reference import checkpoint_folder, watch_reference
 from luvc_export.core import graph_io
-from luvc_export.core.element_types import BY_ANY_NAME
+from luvc_export.core.element_types import BY_ANY_NAME, BY_ONNX
+from luvc_export.core.files.safe_files import open_regular
 from luvc_export.errors import BundleError, first_few
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -224,3 +230,34 @@ def check_names(bundle: Bundle, entry: PlanEntry, name: str, graph: CheckedGraph
             expected=first_few(sorted(known - graph.inputs or known)),
             fix="export the bundle again",
         )
+
+
+class MappedWeights:
+    """Files of weights, mapped when first asked for; nothing is read yet."""
+
+    def __init__(self) -> None:
+        self._files: dict[Path, NDArray[np.uint8]] = {}
+
+    def stored(self, graph: CheckedGraph, tensor: OutsideTensor, aligned: bool = False) -> NDArray[np.uint8]:
+        """The bytes of an outside weight of ``graph``, read-only.
+
+        ``aligned``: at an address that its type is read from; one that lies at another in its file is copied.
+
+        Raises:
+            BundleError: The file is not the one that was hashed.
+        """
+        import numpy as np  # what opens a bundle needs none of it
+
+        watched, kind = graph.files[tensor.location], BY_ONNX.get(tensor.kind)
+        if watched.path not in self._files:
+            with open_regular(watched.path) as file:
+                self._files[watched.path] = np.memmap(file, np.uint8, "r")
+            watched.check()
+        part = self._files[watched.path][tensor.offset :][: tensor.bytes or 0]
+        apart = aligned and kind is not None and part.nbytes and part.ctypes.data % kind.itemsize
+        return part.copy() if apart else part
+
+    def array(self, graph: CheckedGraph, tensor: OutsideTensor, aligned: bool = False) -> NDArray[Any]:
+        """``stored`` in its shape, of the numpy type that holds its bits."""
+        flat = self.stored(graph, tensor, aligned).view(BY_ONNX[tensor.kind].storage)
+        return flat.reshape(tensor.shape)

@@ -17,12 +17,12 @@ from luvc_export.bundle.engines.records import PluginLibrary as PluginLibrary
 from luvc_export.bundle.engines.records import Profile as Profile
 from luvc_export.bundle.engines.records import Verified as Verified
 from luvc_export.bundle.manifest_checks import check_lora, check_pixels, check_states, check_task, check_video
-from luvc_export.bundle.plans.entry import SCHEMA_1, check_sets, with_facts
-from luvc_export.bundle.plans.entry import CacheQuantisation as CacheQuantisation
-from luvc_export.bundle.plans.entry import CalibrationData as CalibrationData
-from luvc_export.bundle.plans.entry import GraphSet as GraphSet
-from luvc_export.bundle.plans.entry import PlanEntry as PlanEntry
-from luvc_export.bundle.plans.entry import Quantisation as Quantisation
+from luvc_export.bundle.plan_entry import SCHEMA_1, check_sets, with_facts
+from luvc_export.bundle.plan_entry import CacheQuantisation as CacheQuantisation
+from luvc_export.bundle.plan_entry import CalibrationData as CalibrationData
+from luvc_export.bundle.plan_entry import GraphSet as GraphSet
+from luvc_export.bundle.plan_entry import PlanEntry as PlanEntry
+from luvc_export.bundle.plan_entry import Quantisation as Quantisation
 from luvc_export.core import graph_io, tasks
 from luvc_export.core.files.json_records import from_json_data
 from luvc_export.core.generation_defaults import GenerationDefaults
@@ -125,6 +125,10 @@ class Vocabulary:
         return f"answers are written with {self.kept:,} of {self.of:,} tokens, chosen by {self.source}"
 
 
+#: Sets of adapters whose factors are kept as a back-end takes them. A server's prompts take turns with its rows.
+MOST_SETS = 3
+
+
 @dataclass(frozen=True)
 class LoraSlots:
     """Products of the LLM that take an adapter's two factors as inputs of the graph.
@@ -148,6 +152,10 @@ class LoraSlots:
         named = (slot.partition(".") for slot in self.slots)
         factors = (name for layer, _, module in named for name in graph_io.lora_names(int(layer), module))
         return frozenset((graph_io.LORA_ROWS, *factors))
+
+    def kept_bytes(self, ranks: int, itemsize: int) -> int:
+        """Bytes of all sets of adapters that are kept, each with ``ranks`` side by side of ``itemsize`` bytes."""
+        return MOST_SETS * ranks * itemsize * sum(map(sum, self.slots.values()))
 
 
 @dataclass(frozen=True)

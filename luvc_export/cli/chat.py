@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from luvc_export.cli.kept_picture import check_picture_file, save_survival
+from luvc_export.cli.answer_lines import check_picture_file, save_survival
 from luvc_export.cli.tables.console import answer_text
 from luvc_export.errors import LuvcError, UsageError, did_you_mean
 from luvc_export.runtime.media.pictures import open_picture

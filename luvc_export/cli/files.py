@@ -7,7 +7,6 @@ from pathlib import Path
 
 from luvc_export.core.files import safe_files
 from luvc_export.core.files.folders import check_name, writing_to
-from luvc_export.core.progress import Progress
 from luvc_export.errors import UsageError
 
 _CHECKPOINT = "a folder with config.json and safetensors, a hub id OWNER/NAME, or demo"
@@ -38,17 +37,6 @@ def check_folder(path: Path | None, flag: str) -> None:
     reason = None if path is None else "it is a file" if path.is_file() else _closed(path.absolute())
     if reason:
         raise UsageError("the folder cannot be written", where=f"{flag} {path}", got=reason, fix="name another folder")
-
-
-def check_bundle(folder: Path | str, verify: bool, progress: Progress, task: str | None = "generate") -> None:
-    """Hash a bundle's files before the work: large ones where it is not remembered, or all of them.
-
-    Raises:
-        UsageError: Its task is another than ``task`` (None: any).
-    """
-    from luvc_export.bundle import folder as bundles
-
-    bundles.load(folder, verify, progress, task)
 
 
 def check_model(model: str, revision: str | None = None) -> None:

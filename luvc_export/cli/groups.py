@@ -13,8 +13,7 @@ import typer
 
 from luvc_export.cli import options
 from luvc_export.core.image_tokens import shapes, size_of
-from luvc_export.core.options import Asked, option
-from luvc_export.core.options.texts import size
+from luvc_export.core.options import Asked, option, size
 from luvc_export.core.plan import Plan
 from luvc_export.errors import UsageError
 

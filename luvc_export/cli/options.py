@@ -1,17 +1,24 @@
-"""Options and small helpers that several verbs share."""
+"""Options that several verbs share, and commands whose parameters are records of them.
+
+Typer sees the options, the command gets the record: an option has one name, one help and one meaning in every verb that
+takes its record (``core.options``).
+"""
 
 from __future__ import annotations
 
+import functools
+import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import Field, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
 
-from luvc_export.core.files.json_file import read_json
-from luvc_export.core.plan import MAX_PLAN_BYTES, Plan
+from luvc_export.core.options import Asked, asked_by, asked_of
+from luvc_export.core.plan import Plan, read_plan
 from luvc_export.errors import PlanError, shown
 
 ImageSize = Annotated[
@@ -35,7 +42,7 @@ def plan_source(plan: str) -> str | list[int] | Plan:
         path = Path(plan)
         if not path.is_file():
             raise PlanError("there is no such plan file", where="--plan", got=plan, fix="luvc-export plan ... -o FILE")
-        return Plan.from_json(read_json(path, MAX_PLAN_BYTES, PlanError, "the plan file"), str(path))
+        return read_plan(path)
     return [int(part) for part in re.split(r"[\s,]+", plan) if part] if _BUDGETS.fullmatch(plan) else plan
 
 
@@ -71,3 +78,77 @@ def plan_name(plan: str) -> str:
     if plan.endswith(".json"):
         return re.sub(r"[^\w.-]", "-", Path(plan).stem)
     return "list" if _BUDGETS.fullmatch(plan) else plan
+
+
+def grouped(command: Callable[..., None]) -> Callable[..., None]:
+    """``command`` as typer reads it: in place of every parameter that is a record, the options that its verb asks for.
+
+    A parameter's own default (an instance of the record) replaces the record's defaults. A parameter of type
+    ``Annotated[dict, Record]`` gets those values that the command line says, by the names of the record's fields.
+    A parameter whose default is an ``option`` is that option.
+    """
+    hints: dict[str, Any] = get_type_hints(command, include_extras=True)
+    records: dict[str, tuple[Callable[..., Any], list[Asked], bool]] = {}
+    single: dict[str, Asked] = {}
+    flat: list[inspect.Parameter] = []
+    for name, parameter in inspect.signature(command).parameters.items():
+        kind: Any = hints[name]
+        by_name = get_origin(kind) is Annotated and is_dataclass(get_args(kind)[1])
+        record = get_args(kind)[1] if by_name else kind
+        if isinstance(parameter.default, Field):
+            single[name] = asked_by(parameter.default, name, kind)
+            flat.append(_parameter(single[name], name))
+        elif isinstance(record, type) and is_dataclass(record):
+            base = None if parameter.default is inspect.Parameter.empty else parameter.default
+            asked = asked_of(record, command.__name__, base)
+            records[name] = (dict if by_name else record, asked, by_name)
+            flat += [_parameter(each, each.parameter, by_name) for each in asked]
+        else:
+            flat.append(parameter.replace(annotation=kind, kind=inspect.Parameter.KEYWORD_ONLY))
+
+    @functools.wraps(command)
+    def called(**values: Any) -> None:
+        for name, (make, asked, by_name) in records.items():
+            written = {each: values.pop(each.parameter) for each in asked}
+            fields = {
+                each.name: each.value(value) for each, value in written.items() if not (by_name and _unsaid(value))
+            }
+            values[name] = make(**fields)
+        command(**values | {name: asked.value(values[name]) for name, asked in single.items()})
+
+    del called.__wrapped__  # typer would read its signature
+    called.__signature__ = inspect.Signature(flat)  # type: ignore[attr-defined]
+    called.__annotations__ = {each.name: each.annotation for each in flat}
+    return called
+
+
+def stated(context: typer.Context, *records: type) -> list[Asked]:
+    """Options of ``records`` that the command line says."""
+    verb = str(context.info_name).replace("-", "_")
+    every = [each for record in records for each in asked_of(record, verb)]
+    return [each for each in every if given(context, each.parameter)]
+
+
+def given(context: typer.Context, name: str) -> bool:
+    """The command line says parameter ``name``."""
+    return getattr(context.get_parameter_source(name), "name", None) == "COMMANDLINE"
+
+
+def _unsaid(value: Any) -> bool:
+    """The command line has not this option."""
+    return value is None or value is False or value == []
+
+
+def _parameter(asked: Asked, name: str, by_name: bool = False) -> inspect.Parameter:
+    described, kind, default = asked.option, asked.kind, asked.default
+    how: dict[str, Any] = {"help": described.help, "metavar": described.metavar}
+    how |= {"min": described.least, "max": described.most}
+    if by_name and kind is not bool:
+        kind, default = kind | None, None
+    if described.argument:
+        info = typer.Argument(**how)
+    else:
+        names = described.flags or (asked.flag,)
+        info = typer.Option(*names, is_eager=described.eager, callback=described.callback, **how)
+    empty = inspect.Parameter.empty if default is ... else default
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=empty, annotation=Annotated[kind, info])

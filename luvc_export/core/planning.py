@@ -18,14 +18,13 @@ from luvc_export.core.budgets import (
 )
 from luvc_export.core.named_plans import DEFAULT_PLAN, NAMED, QUANTISED
 from luvc_export.core.options import choice
-from luvc_export.core.plan import EncoderPlan, EncoderPrune, LlmPlan, MergePass, Plan, Sharing
+from luvc_export.core.plan import STRIPED, EncoderPlan, EncoderPrune, LlmPlan, MergePass, Plan, Sharing
 from luvc_export.core.plan.merging import EARLIEST, TimeMerge, at_depth, earliest, window_pass
 from luvc_export.core.plan.request import EncoderPruneRequest as EncoderPruneRequest
 from luvc_export.core.plan.request import EncoderRequest as EncoderRequest
 from luvc_export.core.plan.request import LlmRequest as LlmRequest
 from luvc_export.core.plan.request import PlanRequest as PlanRequest
 from luvc_export.core.plan.request import TimeRequest as TimeRequest
-from luvc_export.core.plan.stripes import STRIPED
 from luvc_export.core.shapes import DecoderShape, EncoderShape
 from luvc_export.errors import PlanError
 

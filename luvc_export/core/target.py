@@ -22,7 +22,7 @@ Quantised = Literal["int8", "int4", "fp8", "nvfp4"]
 SplitCache = Literal["apart", "joined"]
 #: ``inside``, or its rows given beside the logits, or a graph of its own.
 Head = Literal["inside", "rows", "alone"]
-#: What a finished decoder is asked for (``bundle.plans.entry``).
+#: What a finished decoder is asked for (``bundle.plan_entry``).
 Role = Literal["prompts", "steps", "head"]
 
 #: TensorRT 10.3 reads opset 9 to 20 (docs/operators.md of its ONNX parser) and nothing newer than IR 10.

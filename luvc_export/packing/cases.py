@@ -5,17 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from luvc_export.calibration.cases import Case
-from luvc_export.calibration.drawn import DrawnCase
-from luvc_export.calibration.tasks import Task
+from luvc_export.core.files.folders import make_folder
 from luvc_export.core.files.safe_files import create, write_new
 from luvc_export.errors import BundleError
 from luvc_export.packing.answer import Answer
@@ -23,9 +20,6 @@ from luvc_export.packing.record import CASES
 from luvc_export.runtime.media.pictures import open_picture
 
 _LIST, _ARRAYS = "cases.json", "reference.npz"
-#: Questions a task may have about one picture; more of them only mean fewer cases than asked for.
-_QUESTIONS = 64
-_PROMPTS = ("Describe the picture.", "What is in the middle?", "Which colours are there?", "What stands out?")
 
 
 @dataclass(frozen=True)
@@ -39,7 +33,8 @@ class Stored:
 
 
 def write(folder: Path, cases: Sequence[Case], answers: Sequence[Answer]) -> None:
-    """Write ``cases`` with the reference's ``answers`` into ``folder``."""
+    """Write ``cases`` with the reference's ``answers`` into ``folder``, which is made."""
+    make_folder(folder)
     entries: list[dict[str, Any]] = []
     arrays: dict[str, NDArray[Any]] = {}
     for index, (case, answer) in enumerate(zip(cases, answers, strict=True)):
@@ -77,40 +72,6 @@ def read(pack: Path) -> list[Stored]:
             return [_case(folder, index, entry, arrays) for index, entry in enumerate(entries)]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BundleError("the stored cases cannot be read", where=str(folder), got=str(error)) from error
-
-
-def generated(size: tuple[int, int], count: int) -> list[Case]:
-    """Pictures of ``size`` (height, width) and fixed prompts for a checkpoint that no task is known of.
-
-    They compare numbers and ask nothing sensible. Every pixel differs from its neighbours, so that no two visual
-    tokens are equal and a tie does not decide which of them stays.
-    """
-    prompts = (_PROMPTS[seed % len(_PROMPTS)] for seed in range(count))
-    return [DrawnCase((_picture(size, seed),), asked, "generated", seed) for seed, asked in enumerate(prompts)]
-
-
-def of_task(task: Task, count: int, images: int) -> list[Case]:
-    """``count`` questions of a task's report split, each about other pictures, ``images`` at most; kinds in turn."""
-    split, seed = task.report
-    chosen: list[Case] = []
-    questions = (case for case in task.cases(split, _QUESTIONS * count, seed) if len(case.images) <= images)
-    for index, (_, group) in enumerate(groupby(questions, lambda case: case.picture)):
-        about = list(group)
-        chosen.append(about[index % len(about)])
-        if len(chosen) == count:
-            break
-    return chosen
-
-
-def _picture(size: tuple[int, int], seed: int) -> NDArray[np.uint8]:
-    """A few soft blobs of colour under fine noise."""
-    random = np.random.default_rng(seed)
-    coarse = Image.fromarray(random.integers(0, 256, (6, 6, 3), dtype=np.uint8)).resize(
-        size[::-1], Image.Resampling.BICUBIC
-    )
-    noise = random.integers(-24, 25, (*size, 3))
-    mixed: NDArray[np.uint8] = np.clip(np.asarray(coarse, np.int64) + noise, 0, 255).astype(np.uint8)
-    return mixed
 
 
 def _case(folder: Path, index: int, entry: dict[str, Any], arrays: Any) -> Stored:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from luvc_export.bundle import codes, graph_trust
 from luvc_export.bundle import folder as bundles
-from luvc_export.bundle.adapters.kept_sets import kept_bytes
 from luvc_export.bundle.engines import checks as engine_checks
 from luvc_export.bundle.graphs import read_graph
 from luvc_export.bundle.manifest import Footprint, LoraSlots, PlanEntry, StoredCodes
@@ -19,10 +18,9 @@ from luvc_export.core import precision as precisions
 from luvc_export.core.element_types import BY_PRECISION
 from luvc_export.core.files.folders import writing_to
 from luvc_export.core.options import settled
-from luvc_export.core.progress import Progress
 from luvc_export.core.target import Target, TargetSpec
 from luvc_export.engines.options import BuildOptions, EngineOptions
-from luvc_export.errors import BundleError, MachineError, UsageError
+from luvc_export.errors import BundleError, MachineError, Progress, UsageError
 
 if TYPE_CHECKING:
     from luvc_export.engines.builder import BuildInput
@@ -279,7 +277,7 @@ def _target_graphs(
         inputs.append(BuildInput(name, model.SerializeToString(), graph.folder, entry.plan, size, files, rewrites))
 
     slots, itemsize = bundle.manifest.lora, BY_PRECISION[cache.precision].itemsize
-    factors = kept_bytes(slots, cache.capacity.ranks, itemsize) if slots else 0
+    factors = slots.kept_bytes(cache.capacity.ranks, itemsize) if slots else 0
 
     def of_batch(batch: int) -> Footprint:
         rows = replace(cache, capacity=replace(cache.capacity, batch=batch))

@@ -10,20 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 from luvc_export.bundle import folder as bundles
 from luvc_export.core.files.folders import check_name
-from luvc_export.core.files.text import read_text
 from luvc_export.core.named_plans import DEFAULT_PLAN
 from luvc_export.core.options import settled, values_of
 from luvc_export.core.plan import Plan
 from luvc_export.core.planning import check_model
-from luvc_export.core.progress import Progress
-from luvc_export.errors import UsageError
-from luvc_export.pipeline.export_options import ExportOptions
+from luvc_export.errors import Progress, UsageError
+from luvc_export.pipeline.export_options import ExportOptions, asked_slots, chosen_tokens
 from luvc_export.pipeline.plans import as_sizes, check_scorer, default_image_size, make_plans, open_model
 
 if TYPE_CHECKING:
     from luvc_export.export.checkpoint import Checkpoint
-    from luvc_export.export.llm.lora_slots import SlotRequest
-    from luvc_export.export.llm.reduced_head import ChosenTokens
 
 
 def export_bundle(
@@ -80,9 +76,9 @@ def export_bundle(
     tiles = (*asked.tiles, *(grid for grid in shared if grid not in asked.tiles))
     same = {name: value for name, value in values_of(asked).items() if name in Options.__dataclass_fields__}
     same |= {"tiles": tiles, "video": asked.video or asked.joint_frames is not None}
-    same["vocabulary"] = _vocabulary(checkpoint, asked.vocab, asked.vocab_data)
+    same["vocabulary"] = chosen_tokens(checkpoint, asked.vocab, asked.vocab_data)
     same["task"] = task_of(checkpoint, asked.task)
-    same["lora_slots"] = _slots(asked.lora_slots, asked.lora_targets)
+    same["lora_slots"] = asked_slots(asked.lora_slots, asked.lora_targets)
     written = Options(sizes[0], **same)
     tell = progress or (lambda stage, done: None)
     _check_tiles(plans, tiles, shapes[0].context)
@@ -115,56 +111,6 @@ def _check(asked: ExportOptions, plans: str | Plan | Mapping[str, Plan]) -> None
             got=joint[stated[0]],
             fix="make_plans(..., joint_frames=N) makes them, NAME@video beside NAME; joint_tiles makes NAME@tiles",
         )
-
-
-def _vocabulary(checkpoint: Checkpoint, vocab: object, data: str | os.PathLike[str] | None) -> ChosenTokens | None:
-    """The tokens to keep, or None.
-
-    Raises:
-        UsageError: A number without data or data without a number; see ``export.llm.reduced_head`` and ``parse_case``.
-    """
-    if vocab is None and data is None:
-        return None
-    if (data is None) == isinstance(vocab, int):
-        raise UsageError(
-            "a number of tokens is chosen by data, and a file by itself",
-            where="--vocab",
-            got=f"--vocab {vocab}" + (f" --data {data}" if data else ""),
-            expected="--vocab FILE, or --vocab N --data CASES.jsonl",
-        )
-    from luvc_export.export.llm.reduced_head import tokens_of_file, tokens_of_texts
-    from luvc_export.runtime.prompt.case_lines import parse_case
-
-    if not isinstance(vocab, int):
-        return tokens_of_file(checkpoint, Path(str(vocab)))
-    path = Path(str(data))
-    check_name(path, "the cases")
-    if not path.is_file():
-        raise UsageError("there are no such cases", where="--data", got=str(path), expected="a file of JSON lines")
-    lines = enumerate(read_text(path, UsageError, "the file of cases").splitlines(), 1)
-    cases = [parse_case(line, f"{path}:{number}", path.parent) for number, line in lines if line.strip()]
-    answers = [case.answer for case in cases if case.answer]
-    return tokens_of_texts(checkpoint, vocab, answers, [case.prompt for case in cases], path.name)
-
-
-def _slots(rank: int | None, targets: Sequence[str] | None) -> SlotRequest | None:
-    """What slots there shall be, or None.
-
-    Raises:
-        UsageError: Targets without a rank, or a rank that is none.
-    """
-    from luvc_export.export.llm.lora_slots import SlotRequest
-
-    if rank is None and targets is None:
-        return None
-    if rank is None or rank < 1:
-        raise UsageError(
-            "slots have a rank",
-            where="--lora-slots",
-            got=rank,
-            expected="the largest rank of the adapters to come, such as 16",
-        )
-    return SlotRequest(rank, tuple(dict.fromkeys(targets)) if targets else None)
 
 
 def _check_tiles(plans: Mapping[str, Plan], tiles: Sequence[tuple[int, int]], context: int) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from luvc_export.bundle import folder as bundles
 from luvc_export.core.options import settled
-from luvc_export.core.progress import Progress
+from luvc_export.errors import Progress
 
 if TYPE_CHECKING:
     from luvc_export.runtime.session import Session

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 from luvc_export.bundle.folder import Bundle
 from luvc_export.core.named_plans import QUANTISED
 from luvc_export.core.precision import find
-from luvc_export.core.progress import Progress
-from luvc_export.errors import UsageError
+from luvc_export.errors import Progress, UsageError
 from luvc_export.pipeline.export_options import ExportOptions
 
 if TYPE_CHECKING:
@@ -35,7 +34,7 @@ def check_precision(precision: str, asked: ExportOptions, where: str) -> None:
     Raises:
         UsageError: They cannot.
     """
-    from luvc_export.calibration.quantise.calibrate import check_dtype
+    from luvc_export.calibration.quantise.plans import check_dtype
 
     find(precision)
     check_dtype(asked.dtype, where, precision)

@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 from luvc_export.batch.job import sha256_read
 from luvc_export.core.files.folders import make_folder
 from luvc_export.core.files.safe_files import locked
-from luvc_export.core.progress import Progress
-from luvc_export.errors import UsageError
+from luvc_export.errors import Progress, UsageError
 from luvc_export.runtime.engine.embed import BATCH, check_query, rows_of
 from luvc_export.runtime.engine.vector_form import VectorOptions, check_options
 from luvc_export.runtime.session import Session

@@ -36,8 +36,7 @@ from luvc_export.serve.interfaces.protocol import (
     TextPart,
     VideoPart,
 )
-from luvc_export.serve.media.addresses import Addresses
-from luvc_export.serve.media.budget import PixelBudget
+from luvc_export.serve.media.addresses import Addresses, PixelBudget
 from luvc_export.serve.models import Models, ServedModel
 from luvc_export.serve.tools.answer_plan import AnswerPlan, offered, planned, values_of
 from luvc_export.serve.tools.detection import TemplateForms

@@ -13,8 +13,7 @@ from luvc_export.bundle.adapters.peft_folder import Adapter
 from luvc_export.bundle.folder import Bundle, load
 from luvc_export.core.plan import figures as plan_figures
 from luvc_export.core.planning import recipe_of
-from luvc_export.core.progress import Progress
-from luvc_export.errors import UsageError, did_you_mean
+from luvc_export.errors import Progress, UsageError, did_you_mean
 from luvc_export.runtime.call_times import CallTimes, merged
 from luvc_export.runtime.session import Session
 from luvc_export.runtime.session_options import SessionOptions

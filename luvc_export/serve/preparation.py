@@ -105,7 +105,10 @@ class _Lane:
         """Give free places to those who wait, a client after another, those who held little lately first."""
         while self._free:
             able = [one for one in self._waiting if self._running[one] < self._each]
-            client = next((one for one in able if not self._heavy(one)), None)
+            most = max(
+                MOST_SECONDS, max(map(self._seconds, self._held), default=0.0) / 4
+            )  # where all are slow, none is
+            client = next((one for one in able if self._seconds(one) <= most), None)
             if client is None and self._free > self._kept:
                 client = next(iter(able), None)
             if client is None:
@@ -118,10 +121,6 @@ class _Lane:
             if not turn.cancelled():  # it will be told that it was
                 self._free, self._running[client] = self._free - 1, self._running[client] + 1
                 turn.set_result(None)
-
-    def _heavy(self, client: str) -> bool:
-        """It held much, also beside who held most: where all are slow, none is heavy."""
-        return self._seconds(client) > max(MOST_SECONDS, max(map(self._seconds, self._held), default=0.0) / 4)
 
     def _seconds(self, client: str) -> float:
         """What a client held lately."""

@@ -129,7 +129,10 @@ def page(report: dict[str, Any], picture: Path | None = None) -> str:
         body.append("<h2>Machine</h2>")
         body.append(table(("", ""), [(name, _shown(value)) for name, value in machine.items()]))
         body.append("<h2>Steps</h2>")
-        done = [(name, step["state"], _took(step), step["why"] or "") for name, step in steps.items()]
+        done = [
+            (name, step["state"], "" if step["state"] == "skipped" else f"{step['seconds']:.1f} s", step["why"] or "")
+            for name, step in steps.items()
+        ]
         body.append(table(("step", "state", "took", "why"), done))
         body.append(f"<p>SHA-256 of the report: <code>{escape(report['sha256'])}</code></p>")
         return document("Trial", body)
@@ -171,11 +174,6 @@ def _bars(title: str, bars: Sequence[tuple[str, float]]) -> str:
         lines.append(f'<text x="{length + 68:.1f}" y={top + 17}>{value:.3g}</text>')
     drawn = f"<svg width={_WIDTH} height={_ROW * len(bars)}>{''.join(lines)}</svg>"
     return f"<figure><figcaption>{escape(title)}</figcaption>{drawn}</figure>"
-
-
-def _took(step: dict[str, Any]) -> str:
-    """Seconds, of what ran."""
-    return "" if step["state"] == "skipped" else f"{step['seconds']:.1f} s"
 
 
 def _verdict(verdict: str) -> str:

@@ -23,8 +23,7 @@ from typing import Any
 from luvc_export.core.files.folders import check_own_names, fresh, make_folder
 from luvc_export.core.files.json_file import read_json
 from luvc_export.core.files.safe_files import locked, write_whole
-from luvc_export.core.progress import Progress
-from luvc_export.errors import MachineError, UsageError, did_you_mean
+from luvc_export.errors import MachineError, Progress, UsageError, did_you_mean
 from luvc_export.trial import machine, steps
 from luvc_export.trial.steps import Asked, Step
 from luvc_export.version import VERSION

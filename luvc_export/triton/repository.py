@@ -17,8 +17,7 @@ from luvc_export.core.files.folders import check_name as check_file_name
 from luvc_export.core.files.folders import check_written, make_folder, note_written, writing_to
 from luvc_export.core.files.safe_files import open_regular, put_in_place, scratch_folder, write_new
 from luvc_export.core.options import option
-from luvc_export.core.progress import Progress
-from luvc_export.errors import UsageError
+from luvc_export.errors import Progress, UsageError
 from luvc_export.runtime.backends import check_name
 from luvc_export.runtime.session_options import SessionOptions
 from luvc_export.serve.models import split_name

@@ -4,25 +4,17 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from luvc_export.bundle.adapters.kept_sets import MOST_SETS
-from luvc_export.bundle.manifest import LoraSlots
+from luvc_export.bundle.manifest import MOST_SETS, LoraSlots
 from luvc_export.core import graph_io
 from luvc_export.runtime.model import Array, Backend
 
 if TYPE_CHECKING:
     from luvc_export.bundle.adapters.peft_folder import Adapter
-
-
-def with_empty_slots(feeds: Mapping[str, Any], slots: LoraSlots | None) -> Mapping[str, Any]:
-    """``feeds`` of a decoder, where they say nothing of its slots with the inputs of empty ones."""
-    if slots is None or graph_io.LORA_ROWS in feeds:
-        return feeds
-    return {**feeds, **Factors(slots, Backend()).feeds([None] * len(feeds[graph_io.INPUT_IDS]))}
 
 
 class Factors:

@@ -1,9 +1,10 @@
-"""One case, loaded and run: a session fed with noise and random token ids."""
+"""One case, loaded and run: a session fed with noise and random token ids; or plans opened one after another."""
 
 from __future__ import annotations
 
 import math
 import re
+from dataclasses import dataclass, replace
 from time import perf_counter
 
 import numpy as np
@@ -23,8 +24,7 @@ from luvc_export.runtime.generation.timing import DraftCounts
 from luvc_export.runtime.memory import anonymous_bytes, peak_bytes
 from luvc_export.runtime.prompt.request import Request
 from luvc_export.runtime.session import Session
-from luvc_export.runtime.speculation.draft_costs import DraftCosts
-from luvc_export.runtime.speculation.step_bytes import weight_bytes
+from luvc_export.runtime.speculation.draft_costs import DraftCosts, weight_bytes
 
 _MIB = 2**20
 #: Steps of one token after an answer with drafts, to compare with.
@@ -195,3 +195,48 @@ def stored_bits(manifest: Manifest, wide: int) -> tuple[int, int]:
     whole = max(len(inside), _PRODUCTS * manifest.decoder.layers)
     mean = (sum(inside) + wide * (whole - len(inside))) / whole
     return round(mean), bits.get("lm_head.weight", wide)
+
+
+@dataclass(frozen=True)
+class Held:
+    """Memory of a process in which all plans have answered, and as many as it keeps are open.
+
+    Args:
+        open_plans: Plans whose graphs are loaded at the end.
+        shared: Of those, plans that read weights from one copy.
+        peak_mib: Most memory the process held, mapped weights included; None if unknown.
+        anonymous_mib: What of the memory held at the end no file backs; None if unknown.
+    """
+
+    open_plans: int
+    shared: int
+    peak_mib: float | None
+    anonymous_mib: float | None
+
+
+class OpenedPlans:
+    """Opens plans of a bundle one after another and has each answer once; ``Worker`` runs it.
+
+    Args:
+        case: Bundle, back-end, threads and arithmetic.
+        names: Plans, the one first that the others are variants of.
+        most: How many stay open where each packs its weights.
+
+    Raises:
+        LuvcError: See ``Session``.
+    """
+
+    def __init__(self, case: BenchCase, names: tuple[str, ...], most: int) -> None:
+        options = replace(case, plan=names[0], open_plans=most)
+        self._session = Session(case.bundle, options=options)
+        self._names = names
+        for name in names:
+            self._session.plans[name].warm_up(min(1, case.images))
+
+    def held(self) -> Held:
+        """What the process holds now."""
+        backends = [self._session.plans[name].backend for name in self._names]
+        loaded = [backend for backend in backends if backend.placement()]
+        shared = [one for one in loaded if not one.capabilities.packs_weights]
+        peak, anonymous = (None if count is None else count / _MIB for count in (peak_bytes(), anonymous_bytes()))
+        return Held(len(loaded), len(shared), peak, anonymous)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from luvc_export.core.progress import Progress
+from luvc_export.errors import Progress
 from luvc_export.runtime.bench.case import METRICS, BenchCase, CaseFacts, Sample
 from luvc_export.runtime.bench.worker import Worker
 from luvc_export.runtime.call_times import Part

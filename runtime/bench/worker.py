@@ -141,7 +141,7 @@ def _serve(asked: IO[bytes], replies: IO[bytes]) -> None:
 
 def _opened(case: BenchCase, profile: str | None, opened: tuple[tuple[str, ...], int] | None) -> Any:
     if opened is not None:
-        from luvc_export.runtime.bench.open_plans import OpenedPlans
+        from luvc_export.runtime.bench.loaded_case import OpenedPlans
 
         return OpenedPlans(case, *opened)
     from luvc_export.runtime.bench.loaded_case import LoadedCase

@@ -220,7 +220,8 @@ class HostSlots:
             return
         state = rolled_back(batch.state, fed.cache, fed.width, fed.accepted)
         batch.state = replace(state, cache=self._graphs.windows.left(fed.cache, state.text_mask, state.orders))
-        if masked_places(batch.state) > MOST_MASKED:
+        mask = batch.state.text_mask  # places behind the longest row's tokens, which no packing leaves
+        if mask.shape[1] - mask.sum(1).max() > MOST_MASKED:
             batch.state = self._packed([(batch, range(len(batch.slots)))])
 
     def _pack(self) -> dict[int, StepResult]:
@@ -336,8 +337,3 @@ def rolled_back(state: RowsState, cache: Cache, width: int, kept: NDArray[np.int
     """
     mask = np.concatenate([state.text_mask, np.arange(width) < kept[:, None]], 1)
     return RowsState(cache, mask, state.positions + kept, state.orders + kept, state.adapters)
-
-
-def masked_places(state: RowsState) -> int:
-    """Places of text that no packing would leave: behind the longest row's tokens."""
-    return int(state.text_mask.shape[1] - state.text_mask.sum(1).max())

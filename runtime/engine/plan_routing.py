@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from luvc_export.bundle.folder import Bundle
+from luvc_export.bundle.folder import Bundle, shared_plan
 from luvc_export.core.image_tokens import check_ceiling
 from luvc_export.errors import UsageError
 from luvc_export.runtime.loaded_plan import LoadedPlan
@@ -86,7 +86,7 @@ class PlanRouter:
         largest = max((picture_size(picture) for picture in shown), key=lambda size: size[0] * size[1])
         if all(isinstance(item, OpenedClip) for item in asked.media):
             return self[self._sized(self._for_videos(), largest, most or self._usual())]
-        tiled = self._bundle.tiled_plan(self.default.plan_name)
+        tiled = shared_plan(self._bundle.manifest, self.default.plan_name, "tiles")
         if tiled is not None and not any(isinstance(item, OpenedClip) for item in asked.media):
             name = self._sized(tiled, largest, most)
             if self._cuts(name, asked):
@@ -135,7 +135,7 @@ class PlanRouter:
         return self.default.bundle
 
     def _for_videos(self) -> str:
-        return self._bundle.video_plan(self.default.plan_name) or self.default.plan_name
+        return shared_plan(self._bundle.manifest, self.default.plan_name, "clip") or self.default.plan_name
 
     def _usual(self) -> int | None:
         """Ceiling of a frame's visual tokens where nobody named one: the family's, if the bundle has a size below."""

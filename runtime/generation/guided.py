@@ -34,11 +34,6 @@ class MaskWork:
     seconds: float = 0.0
     tokens: int = 0
 
-    @property
-    def too_much(self) -> bool:
-        """Whether more was taken than may be."""
-        return self.seconds > self.first + self.each * self.tokens
-
 
 class Grammars:
     """Compiles grammars for one tokenizer, which is read when the first one is.
@@ -124,8 +119,8 @@ class _GrammarMask:
         begin = thread_time()
         allowed = self._allowed(answer)
         self._work.seconds += thread_time() - begin
-        if self._work.too_much:
-            raise self._too_much(f"{self._work.seconds:.2f} s of computing")
+        if (work := self._work).seconds > work.first + work.each * work.tokens:
+            raise self._too_much(f"{work.seconds:.2f} s of computing")
         return allowed
 
     def _allowed(self, answer: Sequence[int]) -> NDArray[np.bool_]:

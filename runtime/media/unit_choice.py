@@ -12,11 +12,6 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from luvc_export.core import graph_io
-from luvc_export.core.plan import Plan
-from luvc_export.runtime.media.padding import all_picture
-from luvc_export.runtime.model import Array
-
 #: Novelty of the first unit, which nothing foretells: more than pixels can differ by.
 FIRST = 256
 
@@ -87,17 +82,3 @@ def most_novel(differences: NDArray[np.int16], count: int) -> NDArray[np.int32]:
     """
     flat = differences.reshape(len(differences), differences.shape[1] * differences.shape[2])  # also of no image
     return np.sort(np.argsort(-flat, axis=1, kind="stable")[:, :count], axis=1).astype(np.int32)
-
-
-def unit_inputs(plan: Plan, images: int, units: Array | None) -> dict[str, Array]:
-    """What the plan's vision graph takes beside the image, by name: ``units``, or what says nothing of the images.
-
-    That is no padding, or the first units of a bucket.
-    """
-    names = graph_io.vision_inputs(plan)[1:]
-    if not names:
-        return {}
-    if units is None:
-        first = np.arange(plan.encoder.computed_units, dtype=np.int32)
-        units = np.tile(first, (images, 1)) if plan.encoder.takes_units else all_picture(images, plan.grid)
-    return {names[0]: units}

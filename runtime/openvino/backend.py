@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -16,30 +16,26 @@ from numpy.typing import NDArray
 
 from luvc_export.bundle.folder import Bundle
 from luvc_export.bundle.graphs import check_names
-from luvc_export.bundle.manifest import GraphSet, PlanEntry
+from luvc_export.bundle.manifest import PlanEntry
 from luvc_export.core import graph_io
 from luvc_export.core.files.safe_files import write_whole
-from luvc_export.core.precision import find
 from luvc_export.errors import LuvcError, MachineError
 from luvc_export.runtime import memory
-from luvc_export.runtime.adapters.factors import with_empty_slots
 from luvc_export.runtime.host.cache import CacheValues, HostCache
-from luvc_export.runtime.media.unit_choice import unit_inputs
-from luvc_export.runtime.model import Array, Backend, Cache, Capabilities
+from luvc_export.runtime.host_backend import HostBackend, unit_inputs
+from luvc_export.runtime.model import Array, Cache, Capabilities
 from luvc_export.runtime.openvino import device as devices
 from luvc_export.runtime.openvino.compiling import Compiled, compile_graph
 from luvc_export.runtime.openvino.model import GraphReader, without_output
-from luvc_export.runtime.product_check import engines as product_check
+from luvc_export.runtime.product_check import check as product_check
 from luvc_export.runtime.product_check.check import Way
-from luvc_export.runtime.state import empty_states
-from luvc_export.runtime.weights import check_weights, decoder_file, finished_graphs, older_graphs
 
 #: Rows of a call that packed weights serve sooner than weights in place, and how many such calls more than others come
 #: before these are packed: an answer alone, whose steps are of one row, never asks for a second copy.
 FEW_ROWS, PACKED_AFTER = range(2, 32), 8
 
 
-class OpenVinoBackend(Backend):
+class OpenVinoBackend(HostBackend):
     """The graphs of ``entry``, loaded when first used and kept.
 
     A call gives every output a tensor of its own: OpenVINO's own output tensors are written again by the next call, so
@@ -62,6 +58,8 @@ class OpenVinoBackend(Backend):
         MachineError: OpenVINO or the device is missing, or lacks the arithmetic or the plan's precision.
     """
 
+    _of_decoder = ("_decoder", "_packed")
+
     def __init__(
         self,
         bundle: Bundle,
@@ -79,17 +77,9 @@ class OpenVinoBackend(Backend):
         self.device = devices.find(device)
         self.arithmetic = devices.arithmetic(self.device, arithmetic)
         self.name = f"openvino:{self.device.name}"
-        self._bundle, self._entry, self._threads = bundle, entry, threads
-        self._debug, _ = debug, decoder_file(bundle, entry, debug)
-        check_weights(bundle)
-        quantised = entry.quantised
-        if quantised is not None and find(quantised.precision).tensorrt_only and "simulated" not in quantised.recipe:
-            raise MachineError(
-                "OpenVINO has no operators for this precision",
-                where=str(bundle.folder / entry.decoder),
-                got=quantised.precision,
-                fix="build an engine for a target that has it (luvc-export targets), or choose another plan",
-            )
+        target = "intel-cpu" if self.device.name == "CPU" else ""
+        super().__init__(bundle, entry, "OpenVINO", target, debug, only_steps)
+        self._threads = threads
         if entry.plan.llm.aggregate and bundle.manifest.prompt.position_kind == "sequential":
             raise MachineError(
                 "OpenVINO cannot run plans with aggregate rows in models that place tokens one after another",
@@ -98,27 +88,20 @@ class OpenVinoBackend(Backend):
                 fix="choose the cpu back-end (ONNX Runtime), or another plan",
             )
         self.notes = self.device.notes if arithmetic == "auto" else ()
-        self.notes += older_graphs(bundle, "intel-cpu") if self.device.name == "CPU" else ()
+        self.notes += self._older_graphs("intel-cpu") if target else ()
         self._int8: Way | None = None
-        if quantised is not None and quantised.precision == "int8":
+        if entry.quantised is not None and entry.quantised.precision == "int8":
             checked = product_check.openvino_int8(devices.core(), self.device.name)
             self._int8 = checked.usable(str(bundle.folder / entry.decoder))
             self.notes += checked.notes
         self._lock = threading.Lock()
         self.compile_seconds: float = 0.0
-        self.states = bundle.manifest.states_of(entry)
         self.capabilities = Capabilities(host_caches=self.device.name == "CPU", packs_weights=True, times_graphs=True)
-        self.narrow_floats, self._only_steps, self._activation_group = narrow_floats, only_steps, activation_group
+        self.narrow_floats, self._activation_group = narrow_floats, activation_group
         self.head = self if head == "own" else head
         self._headless, self._few_rows, self._packs = False, 0, not only_steps
         self._in_place = devices.reads_in_place(self.device, self.arithmetic)
-        #: Whether an adapter was asked for: until then the decoder is compiled without slots.
-        self._adapted = False
-        self._cache_values = _OvTensors(self)
-
-    def load(self, images: bool = True) -> None:
-        """See ``Backend.load``."""
-        _ = self._decoder, self._vision if images else None
+        self.cache_values = _OvTensors(self)
 
     def unload(self) -> None:
         """See ``Backend.unload``. Caches stay: they are tensors of their own."""
@@ -134,19 +117,16 @@ class OpenVinoBackend(Backend):
 
     def decode(self, feeds: Mapping[str, Array], cache: Cache | None) -> tuple[dict[str, Array], HostCache]:
         """See ``Backend.decode``."""
-        feeds, rows = with_empty_slots(feeds, self._bundle.manifest.lora), len(feeds[graph_io.INPUT_IDS])
-        if graph_io.LORA_ROWS in feeds and feeds[graph_io.LORA_ROWS].shape[1]:
-            self._take_slots()
-        past: HostCache = cache or self.adopt(empty_states(self.states, rows))
-        inputs = self._decoder.inputs
-        outputs = self._run(self._of_rows(feeds), feeds, past.feeds(inputs, self._cache_values))
+        feeds, past = self._begin(feeds, cache)
+        inputs, rows = self._decoder.inputs, len(feeds[graph_io.INPUT_IDS])
+        outputs = self._run(self._of_rows(feeds), feeds, past.feeds(inputs, self.cache_values))
         present = {state.present: outputs.pop(state.present) for state in self.states}
         if self._headless and self.head is not None:
             outputs[graph_io.LOGITS] = self.head.logits(outputs.pop(graph_io.HEAD_ROWS))
         values = {name: _values(tensor) for name, tensor in outputs.items()}
         if self._headless:
             values[graph_io.LOGITS] = values[graph_io.LOGITS].reshape(rows, -1, values[graph_io.LOGITS].shape[-1])
-        return values, past.after(present, inputs, self._cache_values)
+        return values, past.after(present, inputs, self.cache_values)
 
     def _of_rows(self, feeds: Mapping[str, Array]) -> Compiled:
         """The decoder for a call: weights as they lie, or packed where calls of a few rows are more than single ones.
@@ -173,19 +153,6 @@ class OpenVinoBackend(Backend):
         """Of a decoder's last rows before its norm, a tensor [N, D]: a tensor [N, vocab]."""
         assert self._head is not None
         return self._run(self._head, {}, {graph_io.HEAD_ROWS: rows})[graph_io.LOGITS]
-
-    def adopt(self, values: Sequence[Array]) -> HostCache:
-        """See ``Backend.adopt``."""
-        narrow, pairs = self._cache_values.narrow, zip(self.states, values, strict=True)
-        return HostCache(self.states, self._cache_values, tuple(narrow(array, state.past) for state, array in pairs))
-
-    def ready(self, arrays: Mapping[str, Array]) -> dict[str, Any]:
-        """See ``Backend.ready``."""
-        if not any(array.size for array in arrays.values()):
-            return dict(arrays)  # of rank 0: they weigh nothing, and the decoder may not know them yet
-        self._take_slots()
-        library, kinds = devices.load_library(), self._decoder.inputs
-        return {name: _tensor(library, array, *kinds[name]) for name, array in arrays.items() if name in kinds}
 
     def end_profiling(self) -> dict[str, str]:
         """Write the profiles of the loaded graphs: the files, by graph."""
@@ -224,41 +191,28 @@ class OpenVinoBackend(Backend):
         loaded = self.__dict__.get("_decoder")
         return 0 if loaded is None else len(loaded.weights)
 
-    @property
-    def _graphs(self) -> GraphSet:
-        """The decoders that are opened: with slots for adapters once one was asked for."""
-        slots = self._bundle.manifest.lora is not None and self._adapted
-        if self._debug or self.device.name != "CPU":
-            own = decoder_file(self._bundle, self._entry, self._debug)
-            return GraphSet("", "", own, own, slots=slots)
-        return finished_graphs(self._bundle, self._entry, "intel-cpu", slots)
-
     @cached_property
     def _decoder(self) -> Compiled:
-        return self._compile(self._graphs.steps if self._only_steps else self._graphs.prompts)
+        return self._compile(self._decoder_file)
+
+    @property
+    def _decoder_inputs(self) -> Collection[str]:
+        return self._decoder.inputs
 
     @cached_property
     def _packed(self) -> Compiled:
-        return self._compile(self._graphs.prompts, in_place=False)
+        return self._compile(self._decoders.prompts, in_place=False)
 
     @cached_property
     def _head(self) -> Compiled | None:
         """Norm and head alone; None where the decoder was not cut before them."""
-        return None if self._graphs.head is None else self._compile(self._graphs.head)
+        return None if self._decoders.head is None else self._compile(self._decoders.head)
 
     def _settings(self) -> dict[str, Any]:
         settings: dict[str, Any] = {**self._int8.settings} if self._int8 else {}
         if self._activation_group is not None:
             settings["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = self._activation_group
         return settings
-
-    def _take_slots(self) -> None:
-        """Have a decoder with slots, compiled in the place of the one without, when the first adapter is asked for."""
-        if not self._adapted:
-            self._adapted = True
-            for name in ("_decoder", "_packed"):
-                self.__dict__.pop(name, None)
-            memory.give_back()
 
     def _compile(self, name: str, in_place: bool = True) -> Compiled:
         graph = self._reader.read(name)

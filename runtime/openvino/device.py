@@ -11,7 +11,7 @@ from typing import Any
 
 from luvc_export.errors import MachineError, UsageError, did_you_mean
 from luvc_export.runtime.cpu_features import cpu_features
-from luvc_export.runtime.product_check import engines as product_check
+from luvc_export.runtime.product_check import check as product_check
 
 #: Devices that take both graphs.
 DEVICES = ("CPU", "GPU", "AUTO")

@@ -10,12 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from luvc_export.bundle.folder import Bundle
-from luvc_export.bundle.graphs import CheckedGraph, read_graph
+from luvc_export.bundle.graphs import CheckedGraph, MappedWeights, read_graph
 from luvc_export.errors import BundleError, MachineError
 from luvc_export.runtime.openvino import device
 from luvc_export.runtime.openvino.inline import write_out
 from luvc_export.runtime.openvino.rewrites import restore_empty
-from luvc_export.runtime.weights import MappedWeights
 
 #: OpenVINO's name, bits and numpy type of a weight, by ONNX element type. numpy has no bf16, fp8 or 4-bit type.
 _TYPES: dict[int, tuple[str, int, type[np.generic]]] = {

@@ -39,19 +39,16 @@ class PromptEncoder:
 
     def __init__(self, bundle: Bundle, template: Path | None = None) -> None:
         prompt = bundle.manifest.prompt
-        self.image_token_id = prompt.image_token_id
-        self.cuts = prompt.cuts or (Tiling((self.image_token_id,)),)
         self.tokenizer, self._longest = _load_tokenizer(bundle)
         self._capacity = min(prompt.text_capacity, bundle.manifest.decoder.context)
-        self.prefix = prompt.prefix
         self.template: ChatTemplate | None = load_template(bundle, template)
         if self.template is not None:
             self.template.prepare()
         self._where = str(bundle.folder)
-        image_token = self.tokenizer.id_to_token(self.image_token_id)
+        image_token = self.tokenizer.id_to_token(prompt.image_token_id)
         if image_token is None:
             raise BundleError(
-                "the tokenizer does not know the image token", where=self._where, got=f"id {self.image_token_id}"
+                "the tokenizer does not know the image token", where=self._where, got=f"id {prompt.image_token_id}"
             )
         self._marks(prompt, str(image_token))
         for end in {end for cut in self.cuts for end in cut.row_ends or () if isinstance(end, str)}:
@@ -81,7 +78,9 @@ class PromptEncoder:
         self._tokens = re.compile("|".join(re.escape(token) for token in longest_first if len(token) > 1) or "(?!)")
 
     def _marks(self, prompt: Prompt, image_token: str) -> None:
-        """Where pictures and videos stand in the rendered text."""
+        """Where pictures and videos stand in the rendered text, and what tokens stand for a picture."""
+        self.image_token_id, self.prefix = prompt.image_token_id, prompt.prefix
+        self.cuts = prompt.cuts or (Tiling((self.image_token_id,)),)
         self._image_token, self.video = image_token, prompt.video
         self.marker = prompt.marker or self._image_token
         self._written = [self.marker, *([prompt.video.marker] if prompt.video else [])]

@@ -113,7 +113,7 @@ def question(
             raise UsageError("a message is a dict with a role", where=f"messages[{index}]", got=repr(message)[:80])
     check_messages(listed)
     parts = _media_parts(listed)
-    carried = [_carried(part) for part in parts if part["type"] == "image"]
+    carried = [part.get("image", part.get("path", part.get("url"))) for part in parts if part["type"] == "image"]
     inside = [picture for picture in carried if picture is not None]
     if inside and (shown or len(inside) < len(carried)):
         raise UsageError(
@@ -174,10 +174,6 @@ def _media_parts(messages: Sequence[Message]) -> list[Message]:
     contents = [message.get("content") for message in messages]
     parts = [part for content in contents if isinstance(content, list | tuple) for part in content]
     return [part for part in parts if isinstance(part, dict) and part.get("type") in ("image", "video")]
-
-
-def _carried(part: Message) -> Any:
-    return part.get("image", part.get("path", part.get("url")))
 
 
 def _clip(video: Any, fps: Any, frames: int) -> VideoClip:

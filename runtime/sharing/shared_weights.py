@@ -19,11 +19,10 @@ from luvc_export.bundle import onnx_fields as onnx
 from luvc_export.bundle import onnx_wire as wire
 from luvc_export.bundle.folder import Bundle
 from luvc_export.bundle.graph_rules import OutsideTensor
-from luvc_export.bundle.graphs import CheckedGraph
+from luvc_export.bundle.graphs import CheckedGraph, MappedWeights
 from luvc_export.bundle.manifest import Manifest, PlanEntry
 from luvc_export.core.element_types import BY_PRECISION
 from luvc_export.errors import BundleError
-from luvc_export.runtime.weights import MappedWeights
 
 _FLOAT, _FP16, _BF16 = (BY_PRECISION[name].onnx for name in ("fp32", "fp16", "bf16"))
 

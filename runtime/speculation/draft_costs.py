@@ -16,6 +16,10 @@ from collections import deque
 from collections.abc import Callable
 from time import perf_counter
 
+from luvc_export.bundle.folder import Bundle
+from luvc_export.bundle.manifest import Manifest
+from luvc_export.core.precision import find
+
 #: Of a kind of call, how many of the newest count. Their median does: one slow call moves nothing.
 NEWEST = 16
 #: Calls of a kind that are timed before their time is believed; steps without drafts that are the measure of others.
@@ -99,7 +103,7 @@ class DraftCosts:
     """Of one pair of models, over all its answers.
 
     Args:
-        guess: A step of the smaller model by one of the larger, before both were timed (``step_bytes.relative_cost``).
+        guess: A step of the smaller model by one of the larger, before both were timed (``relative_cost``).
         clock: Seconds; None where nothing is to be learned: the guess stays, and each answer begins as the first did.
     """
 
@@ -222,3 +226,31 @@ class DraftCosts:
         if shared is None:
             shared = self._shared[rows] = _Shared()
         return shared
+
+
+def weight_bytes(manifest: Manifest, bits: int, head: int | None = None) -> int:
+    """Bytes of the matrices one decode step reads: every projection and the head; of the embedding it reads one row.
+
+    ``bits`` are those of a weight as it is computed with: ONNX Runtime's CPU provider computes in fp32 whatever is
+    stored. ``head`` are those of the head's, where it has others.
+    """
+    shape = manifest.decoder
+    attention = 2 * shape.hidden * (shape.heads + shape.kv_heads) * shape.head_dim
+    layer = attention + 3 * shape.hidden * shape.intermediate
+    return (bits * shape.layers * layer + (head or bits) * shape.hidden * manifest.head_rows) // 8
+
+
+def relative_cost(draft: Bundle, own: str, bundle: Bundle, plan: str) -> float:
+    """A step of a smaller model by one of a larger, by the weights they read, on one engine.
+
+    Args:
+        draft: The smaller model's bundle.
+        own: Its plan.
+        bundle: The larger's.
+        plan: Its plan.
+    """
+    sizes = []
+    for one, name in ((draft, own), (bundle, plan)):
+        quantised = one.entry(name).quantised
+        sizes.append(weight_bytes(one.manifest, 32 if quantised is None else find(quantised.precision).weights))
+    return sizes[0] / sizes[1]

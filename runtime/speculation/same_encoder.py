@@ -15,8 +15,7 @@ from luvc_export.bundle import onnx_fields as onnx
 from luvc_export.bundle import onnx_wire as wire
 from luvc_export.bundle.folder import Bundle
 from luvc_export.bundle.graph_rules import OutsideTensor
-from luvc_export.bundle.graphs import CheckedGraph, read_graph
-from luvc_export.runtime.weights import MappedWeights
+from luvc_export.bundle.graphs import CheckedGraph, MappedWeights, read_graph
 
 #: Parts of a model and of its graph that say what is computed; others are names, versions and remarks.
 _MODEL = frozenset({onnx.MODEL_OPSET, onnx.MODEL_FUNCTIONS})

@@ -2,40 +2,40 @@
 
 from __future__ import annotations
 
-import math
 import weakref
 from collections.abc import Callable, Mapping
-from dataclasses import replace
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any, cast
-
-import numpy as np
 
 from luvc_export.bundle.engines.checks import check_device, check_library
 from luvc_export.bundle.folder import Bundle
 from luvc_export.bundle.manifest import EngineFile
-from luvc_export.core import graph_io
-from luvc_export.core.element_types import BY_NAME
-from luvc_export.errors import LuvcError, MachineError, UsageError
-from luvc_export.runtime.cuda.device import Gpu, stream_handle
-from luvc_export.runtime.cuda.dlpack import CUDA, CUDA_MANAGED, Borrowed, borrow
-from luvc_export.runtime.cuda.pool import Lease, Pool
-from luvc_export.runtime.cuda.tensor import GpuTensor
+from luvc_export.errors import LuvcError, UsageError
+from luvc_export.runtime.cuda.device import Buffer, Gpu, stream_handle
 from luvc_export.runtime.graphs import Graphs
-from luvc_export.runtime.memory import SHORT_ON_GPU, gib
 from luvc_export.runtime.model import Array, Backend, Cache, Capabilities, PendingToken
-from luvc_export.runtime.tensorrt.buffers import Buffer
-from luvc_export.runtime.tensorrt.cache import TrtCache
-from luvc_export.runtime.tensorrt.cache_memory import CacheMemory
-from luvc_export.runtime.tensorrt.call import check_shapes, decode_profile, prefill_profile, samples_tokens
+from luvc_export.runtime.tensorrt.cache_memory import CacheMemory, TrtCache
+from luvc_export.runtime.tensorrt.call import (
+    FactorSet,
+    SetFactor,
+    decode_profile,
+    of_set,
+    prefill_profile,
+    samples_tokens,
+)
 from luvc_export.runtime.tensorrt.decoder import TrtDecoder, TrtToken
-from luvc_export.runtime.tensorrt.engine import Engine, TrtEngine, runtime_cache_file
+from luvc_export.runtime.tensorrt.engine import (
+    Engine,
+    TrtEngine,
+    deserialize,
+    load_library,
+    make_log,
+    runtime_cache_file,
+)
 from luvc_export.runtime.tensorrt.execution_slot import ExecutionSlot
-from luvc_export.runtime.tensorrt.factors import FactorSet, SetFactor, of_set
-from luvc_export.runtime.tensorrt.library import deserialize, load_library, make_log
-from luvc_export.runtime.tensorrt.memory_plan import ALIGNMENT, plan_kv
-from luvc_export.runtime.tensorrt.row_caches import ConcatRows, InplaceRows
+from luvc_export.runtime.tensorrt.memory_plan import plan_kv
 from luvc_export.runtime.tensorrt.slots import TrtSlots
+from luvc_export.runtime.tensorrt.vision import TrtVision
 
 
 class TrtBackend(Backend):
@@ -180,9 +180,7 @@ class TrtBackend(Backend):
 
         It stays theirs as long as these are held, or until an ``unload`` finds no row in it.
         """
-        entry, form = self._entry, InplaceRows if self._entry.slots else ConcatRows
-        take = partial(form, self.gpu, self._stream, self._caches, entry, self._plan, self._kv)
-        rows = TrtSlots(graphs, self._active_decoder, take, self._caches, entry, self._kv.nbytes)
+        rows = TrtSlots(graphs, self._active_decoder, self._caches, self._entry, self._plan)
         self._slots_held.add(rows)
         return rows
 
@@ -215,7 +213,7 @@ class TrtBackend(Backend):
         turns = 2 if self._kv.swapped.nbytes and self._graphs else 1
         (prefill,) = self._slots("decoder", file, prefill_profile(file))()
         decode = self._slots("decoder", file, *[decode_profile(file)] * turns)
-        return TrtDecoder(self.gpu, self._stream, prefill, decode, self._entry, self._plan, self._kv, self._caches)
+        return TrtDecoder(prefill, decode, self._entry, self._plan, self._caches)
 
     def _no_scratch(self) -> Buffer:
         return Buffer(self.gpu, self._stream, "scratch memory of the engines")
@@ -223,18 +221,17 @@ class TrtBackend(Backend):
     def _slots(self, name: str, file: EngineFile, *profiles: int) -> Callable[[], list[ExecutionSlot]]:
         """What makes slots of an engine, with a context each: a graph of one stays valid while another runs."""
         if not self._engines:
-            self._check_memory()
+            self._caches.check_fits(self._entry.footprint, str(self._bundle.folder))
         if name not in self._engines:
             self._engines[name] = opened = self._opener(file)
             self._saving.append(weakref.finalize(self, opened.save_runtime_cache))
         self._scratch.reserve(self._engines[name].scratch_bytes)
         engine, gpu, stream, scratch = self._engines[name], self.gpu, self._stream, self._scratch
         graphs = self._graphs and not engine.captures_itself
-        front = (graph_io.NEXT_TOKEN, graph_io.NEXT_LOGIT)
 
         def make() -> list[ExecutionSlot]:
             contexts = [engine.context(profile, stream) for profile in profiles]
-            return [ExecutionSlot(gpu, stream, context, scratch, file, graphs, front) for context in contexts]
+            return [ExecutionSlot(gpu, stream, context, scratch, file, graphs) for context in contexts]
 
         return make
 
@@ -247,93 +244,3 @@ class TrtBackend(Backend):
         cache = runtime_cache_file(file, self._trt.__version__, self._capability)
         static = self._entry.slots or file is self._entry.vision
         return TrtEngine(self._trt, (runtime, log), engine, file, static and self._graphs, cache)
-
-    def _check_memory(self) -> None:
-        """Refuse engines that cannot fit before any is read, by the prediction made when they were built.
-
-        Caches of conversations that were there before an unload are there still.
-        """
-        free, total = self.gpu.memory()
-        footprint = self._entry.footprint
-        footprint = replace(footprint, kv=max(0, footprint.kv - self._caches.nbytes))
-        needed = footprint.peak if self.gpu.info.integrated else footprint.running
-        if needed > free:
-            raise MachineError(
-                SHORT_ON_GPU,
-                where=str(self._bundle.folder),
-                got=f"{gib(free)} of {gib(total)} free",
-                expected=f"{gib(needed)} for weights, caches and activations",
-                fix="close other programs on the GPU, or use engines with fewer images, less text or lower budgets",
-            )
-
-
-class TrtVision:
-    """Runs the vision engine.
-
-    Args:
-        gpu: Where it runs.
-        stream: Stream of the slot.
-        slot: Of its only profile.
-        file: What the manifest says of it.
-    """
-
-    def __init__(self, gpu: Gpu, stream: int, slot: ExecutionSlot, file: EngineFile) -> None:
-        self._gpu, self._stream, self._slot, self._file = gpu, stream, slot, file
-        output = next(binding for binding in file.outputs if binding.name == graph_io.VISUAL_EMBEDS)
-        self._dtype = output.dtype
-        images = file.profiles[0].maximum[graph_io.IMAGE][0]
-        self._most = images * math.prod(output.shape[1:]) * BY_NAME[output.dtype].itemsize
-        self._blocks = Pool(partial(gpu.allocate, self._most, "visual embeddings"))
-
-    def __call__(self, images: Any, units: Array | None = None) -> dict[str, Array]:
-        """See ``TrtBackend.vision``."""
-        arrays: dict[str, Array] = {}
-        resident: dict[str, tuple[int, tuple[int, ...]]] = {}
-        borrowed = self._borrow(images)
-        if borrowed is not None:
-            resident[graph_io.IMAGE] = (borrowed.address, borrowed.shape)
-        else:
-            arrays[graph_io.IMAGE] = np.ascontiguousarray(images)
-        pixels = borrowed or arrays[graph_io.IMAGE]
-        shapes: dict[str, tuple[int, ...]] = {graph_io.IMAGE: tuple(pixels.shape)}
-        for binding in (binding for binding in self._file.inputs if binding.name != graph_io.IMAGE):
-            kind, plain = np.dtype(binding.dtype), np.zeros((pixels.shape[0], *binding.shape[1:]), binding.dtype)
-            if binding.name == graph_io.UNITS:
-                plain += np.arange(binding.shape[1], dtype=kind)
-            arrays[binding.name] = np.ascontiguousarray(plain if units is None else units, kind)
-            shapes[binding.name] = arrays[binding.name].shape
-        if str(pixels.dtype) != "uint8":
-            raise UsageError("pictures are bytes", where=graph_io.IMAGE, got=str(pixels.dtype), expected="uint8")
-        check_shapes(self._file, 0, shapes)
-        lease = Lease(self._blocks.free())
-        sizes: dict[str, tuple[int, ...]] = {}
-
-        def results(output_shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
-            sizes.update(output_shapes)
-            return {graph_io.VISUAL_EMBEDS: lease.block.memory.address}
-
-        outputs = self._slot.call(arrays, resident, results)
-        embeds = GpuTensor(self._gpu, lease, sizes[graph_io.VISUAL_EMBEDS], self._dtype, self._stream)
-        return {**outputs, graph_io.VISUAL_EMBEDS: cast(Array, embeds)}
-
-    def _borrow(self, images: Any) -> Borrowed | None:
-        """Pictures that lie on a GPU; None where they lie on the host."""
-        if isinstance(images, np.ndarray) or not hasattr(images, "__dlpack_device__"):
-            return None
-        kind, ordinal = images.__dlpack_device__()
-        if kind not in (CUDA, CUDA_MANAGED):
-            return None
-        if ordinal != self._gpu.ordinal:
-            raise UsageError(
-                "the pictures lie on another GPU", where=graph_io.IMAGE, got=ordinal, expected=self._gpu.ordinal
-            )
-        borrowed = borrow(images, graph_io.IMAGE, self._stream)
-        if borrowed.address % ALIGNMENT:
-            raise UsageError(
-                "the pictures do not start where an engine can read them",
-                where=graph_io.IMAGE,
-                got=f"address {borrowed.address:#x}",
-                expected=f"a multiple of {ALIGNMENT}",
-                fix="pass a copy: tensor.clone()",
-            )
-        return borrowed

@@ -10,30 +10,26 @@ from typing import NamedTuple
 
 import numpy as np
 
-from luvc_export.bundle.adapters.kept_sets import MOST_SETS
-from luvc_export.bundle.manifest import EngineEntry
+from luvc_export.bundle.manifest import MOST_SETS, EngineEntry
 from luvc_export.core import graph_io
 from luvc_export.core.plan import Plan
 from luvc_export.errors import UsageError
-from luvc_export.runtime.cuda.device import Gpu, Memory
-from luvc_export.runtime.cuda.pool import Block, Lease, Pool
-from luvc_export.runtime.cuda.tensor import GpuTensor, to_engine, to_host
+from luvc_export.runtime.cuda.device import Buffer, Memory
+from luvc_export.runtime.cuda.tensor import Block, GpuTensor, Lease, Pool, to_engine, to_host
 from luvc_export.runtime.model import Array, Cache, PendingToken
-from luvc_export.runtime.tensorrt.buffers import Buffer
-from luvc_export.runtime.tensorrt.cache import TrtCache, behind
-from luvc_export.runtime.tensorrt.cache_memory import CacheMemory, Resident
+from luvc_export.runtime.tensorrt.cache_memory import CacheMemory, NewRows, Resident, TrtCache, behind
 from luvc_export.runtime.tensorrt.call import (
+    FactorSet,
     check_room,
     check_shapes,
     decode_profile,
     decoder_arrays,
     prefill_profile,
     samples_tokens,
+    split_feeds,
 )
 from luvc_export.runtime.tensorrt.execution_slot import Call, ExecutionSlot
-from luvc_export.runtime.tensorrt.factors import FactorSet, split_feeds
-from luvc_export.runtime.tensorrt.memory_plan import CachePart, KvPlan
-from luvc_export.runtime.tensorrt.new_rows import NewRows
+from luvc_export.runtime.tensorrt.memory_plan import CachePart
 
 
 class CacheCall(NamedTuple):
@@ -62,35 +58,29 @@ class TrtDecoder:
     """Runs the decoder engine.
 
     Args:
-        gpu: Where it runs.
-        stream: Stream of the slots.
         prefill: Takes prompts.
         decode: Makes the slots that take single tokens: several, which take turns, where states lie in two places by
             turns. A CUDA graph has one place of everything, so each set of adapters has slots of its own.
         entry: What the manifest says of the engines.
         plan: Says how many rows each layer keeps.
-        kv: Where caches lie in a block.
-        memory: Their blocks, which are there before and after this decoder.
+        memory: Blocks of caches, which are there before and after this decoder; where, and on which stream, it runs.
     """
 
     def __init__(
         self,
-        gpu: Gpu,
-        stream: int,
         prefill: ExecutionSlot,
         decode: Callable[[], Sequence[ExecutionSlot]],
         entry: EngineEntry,
         plan: Plan,
-        kv: KvPlan,
         memory: CacheMemory,
     ) -> None:
-        self._gpu, self._stream, self._entry, self._plan, self._kv = gpu, stream, entry, plan, kv
+        self._gpu, self._stream, self._entry, self._plan, self._kv = memory.gpu, memory.stream, entry, plan, memory.kv
         self._prefill, self._open, self._idle = prefill, decode, decode()
         self._decode: OrderedDict[int, Sequence[ExecutionSlot]] = OrderedDict()
         self._kinds = {binding.name: binding.dtype for binding in entry.decoder.inputs}
         self._turns: dict[int, int] = {}
         self._memory = memory
-        self._new = Buffer(gpu, stream, "new rows of caches")
+        self._new = Buffer(memory.gpu, memory.stream, "new rows of caches")
 
     @property
     def samples(self) -> bool:

@@ -12,16 +12,18 @@ import weakref
 from collections.abc import Callable, Hashable, Mapping
 
 from luvc_export.bundle.manifest import EngineFile
+from luvc_export.core import graph_io
 from luvc_export.core.element_types import BY_NAME
 from luvc_export.errors import LuvcError
-from luvc_export.runtime.cuda.device import CudaGraph, Gpu
+from luvc_export.runtime.cuda.device import Buffer, CudaGraph, Gpu, StagingBuffer
 from luvc_export.runtime.cuda.tensor import to_host
 from luvc_export.runtime.model import Array
-from luvc_export.runtime.tensorrt.buffers import Buffer, StagingBuffer
 from luvc_export.runtime.tensorrt.engine import Context
 from luvc_export.runtime.tensorrt.memory_plan import pack
 
 _STAGING = 2
+#: Outputs that may be asked for alone; they lie side by side.
+_FRONT = (graph_io.NEXT_TOKEN, graph_io.NEXT_LOGIT)
 
 Shape = tuple[int, ...]
 
@@ -54,26 +56,17 @@ class ExecutionSlot:
         scratch: Shared by all slots of a stream: what contexts use while they run. They never run at once.
         file: What the manifest says of the engine.
         graphs: Capture CUDA graphs.
-        front: Outputs that may be asked for alone; they lie side by side.
     """
 
     def __init__(
-        self,
-        gpu: Gpu,
-        stream: int,
-        context: Context,
-        scratch: Buffer,
-        file: EngineFile,
-        graphs: bool,
-        front: tuple[str, ...] = (),
+        self, gpu: Gpu, stream: int, context: Context, scratch: Buffer, file: EngineFile, graphs: bool
     ) -> None:
         self._gpu, self._stream, self._context, self._scratch, self._file = gpu, stream, context, scratch, file
         self._given = Buffer(gpu, stream, f"inputs of {file.file}")
         self._made = Buffer(gpu, stream, f"outputs of {file.file}")
         self._staging = [StagingBuffer(gpu) for _ in range(_STAGING)]
         self._kinds = {binding.name: binding.dtype for binding in file.outputs}
-        self._order = [*dict.fromkeys(name for name in (*front, *self._kinds) if name in self._kinds)]
-        self._front = front
+        self._order = [*dict.fromkeys(name for name in (*_FRONT, *self._kinds) if name in self._kinds)]
         self.replay = Replay(gpu, stream, graphs)
 
     def call(
@@ -111,7 +104,7 @@ class ExecutionSlot:
         sizes = {name: math.prod(fresh[name]) * BY_NAME[self._kinds[name]].itemsize for name in self._order}
         packed = pack({name: array.nbytes for name, array in arrays.items()})
         back = pack({name: sizes[name] for name in self._order if name not in stay})
-        asked = [name for name in back.offsets if not front or name in self._front]
+        asked = [name for name in back.offsets if not front or name in _FRONT]
         brought = max((back.offsets[name] + sizes[name] for name in asked), default=0)
         self._given.reserve(packed.nbytes)
         self._made.reserve(back.nbytes)

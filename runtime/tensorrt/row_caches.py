@@ -19,13 +19,13 @@ import numpy as np
 from luvc_export.bundle.manifest import EngineEntry
 from luvc_export.core import graph_io
 from luvc_export.core.plan import Plan
-from luvc_export.runtime.cuda.device import Gpu, Memory
-from luvc_export.runtime.cuda.pool import Lease
+from luvc_export.runtime.cuda.device import Memory
+from luvc_export.runtime.cuda.tensor import Lease
 from luvc_export.runtime.model import Array
 from luvc_export.runtime.tensorrt.cache_memory import CacheMemory
 from luvc_export.runtime.tensorrt.call import typed
 from luvc_export.runtime.tensorrt.decoder import CacheCall, TrtDecoder
-from luvc_export.runtime.tensorrt.memory_plan import CachePart, KvPlan
+from luvc_export.runtime.tensorrt.memory_plan import CachePart
 
 
 class Held(NamedTuple):
@@ -69,8 +69,8 @@ class _Piece(NamedTuple):
 class _Blocks:
     """Copies of parts of caches."""
 
-    def __init__(self, gpu: Gpu, stream: int, plan: Plan, kv: KvPlan) -> None:
-        self.gpu, self.stream, self.plan, self.kv = gpu, stream, plan, kv
+    def __init__(self, memory: CacheMemory, plan: Plan) -> None:
+        self.gpu, self.stream, self.plan, self.kv = memory.gpu, memory.stream, plan, memory.kv
 
     def piece(self, memory: Memory, room: int, part: CachePart, slot: int, length: int) -> _Piece:
         """A part of conversation ``slot`` in a block with ``room`` of them, each ``length`` rows long."""
@@ -91,19 +91,16 @@ class InplaceRows(RowCaches):
     """Slots of fixed capacity.
 
     Args:
-        gpu: Where they lie.
-        stream: Of the decoder.
         memory: Whose blocks are taken.
         entry: What the manifest says of the engines.
         plan: Budgets.
-        kv: Sizes.
 
     Raises:
         MachineError: There is no memory for them.
     """
 
-    def __init__(self, gpu: Gpu, stream: int, memory: CacheMemory, entry: EngineEntry, plan: Plan, kv: KvPlan) -> None:
-        self._blocks, self._entry, self._memory = _Blocks(gpu, stream, plan, kv), entry, memory
+    def __init__(self, memory: CacheMemory, entry: EngineEntry, plan: Plan) -> None:
+        self._blocks, self._entry, self._memory = _Blocks(memory, plan), entry, memory
         self._lease, pool = Lease(memory.blocks(entry.batch).free()), memory.swapped_blocks(entry.batch)
         self._swapped: list[Lease] = []
         while pool is not None and len(self._swapped) < 2:  # each is leased before the next is asked for
@@ -182,8 +179,8 @@ class ConcatRows(RowCaches):
     Arguments: see ``InplaceRows``.
     """
 
-    def __init__(self, gpu: Gpu, stream: int, memory: CacheMemory, entry: EngineEntry, plan: Plan, kv: KvPlan) -> None:
-        self._blocks, self._entry, self._memory = _Blocks(gpu, stream, plan, kv), entry, memory
+    def __init__(self, memory: CacheMemory, entry: EngineEntry, plan: Plan) -> None:
+        self._blocks, self._entry, self._memory = _Blocks(memory, plan), entry, memory
         first = Lease(memory.blocks(entry.batch).free())
         self._leases = [first, Lease(memory.blocks(entry.batch).free())]
         self._columns = self._groups = 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
 
 import numpy as np
@@ -15,6 +16,7 @@ import numpy as np
 from luvc_export.bundle.adapters.peft_folder import Adapter
 from luvc_export.bundle.manifest import EngineEntry
 from luvc_export.core import graph_io
+from luvc_export.core.plan import Plan
 from luvc_export.errors import UsageError
 from luvc_export.runtime.call_times import Part
 from luvc_export.runtime.graphs import Graphs, kept_tokens
@@ -24,7 +26,7 @@ from luvc_export.runtime.tensorrt.cache_memory import CacheMemory
 from luvc_export.runtime.tensorrt.call import check_room, typed
 from luvc_export.runtime.tensorrt.decoder import TrtDecoder
 from luvc_export.runtime.tensorrt.execution_slot import Call
-from luvc_export.runtime.tensorrt.row_caches import Held, RowCaches
+from luvc_export.runtime.tensorrt.row_caches import ConcatRows, Held, InplaceRows, RowCaches
 
 #: Padding: after everything in logical order.
 _LAST = 2**40
@@ -72,23 +74,17 @@ class TrtSlots:
     Args:
         graphs: Make the decoder's inputs.
         decoder: The decoder that runs the engine now, loaded if it is not.
-        open_caches: Takes the memory in which keys and values of the slots lie: when one joins.
-        memory: Whose blocks that are.
+        memory: Whose blocks keys and values of the slots lie in; taken when one joins.
         entry: What the manifest says of the engines.
-        slot_bytes: Of a slot's caches.
+        plan: Says how many rows each layer keeps.
     """
 
     def __init__(
-        self,
-        graphs: Graphs,
-        decoder: Callable[[], TrtDecoder],
-        open_caches: Callable[[], RowCaches],
-        memory: CacheMemory,
-        entry: EngineEntry,
-        slot_bytes: int,
+        self, graphs: Graphs, decoder: Callable[[], TrtDecoder], memory: CacheMemory, entry: EngineEntry, plan: Plan
     ) -> None:
-        self._graphs, self._decoder, self._open_caches, self._memory = graphs, decoder, open_caches, memory
-        self._entry, self._slot_bytes = entry, slot_bytes
+        self._graphs, self._decoder, self._memory = graphs, decoder, memory
+        self._entry, self._slot_bytes = entry, memory.kv.nbytes
+        self._open_caches = partial(InplaceRows if entry.slots else ConcatRows, memory, entry, plan)
         self._caches: RowCaches | None = None
         self._held: dict[int, Held] = {}
         self._places: dict[int, _Place] = {}

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from flat_plans import replan
 
+from luvc_export.bundle import folder as variants
 from luvc_export.bundle.folder import Bundle
 from luvc_export.bundle.manifest import CalibrationData, Manifest, PlanEntry, Quantisation
-from luvc_export.bundle.plans import variants
 from luvc_export.errors import BundleError
 
 SIZE, OTHER = (112, 112), (112, 56)

@@ -26,7 +26,7 @@ from luvc_export.export import families, trace
 from luvc_export.export.compression import scores
 from luvc_export.export.compression.scorer_file import remember
 from luvc_export.export.llm.decoder import Decoder
-from luvc_export.export.simplify import simplify
+from luvc_export.export.trace import simplify
 
 GRID, ROWS, IMAGES = (4, 4), 2, 2
 #: Tokens kept of each image: more than DART's pivots, so that it looks for their opposites too.

@@ -22,7 +22,7 @@ from luvc_export.core import graph_io
 from luvc_export.export import trace
 from luvc_export.export.compression import scores, spu
 from luvc_export.export.llm.decoder import Decoder
-from luvc_export.export.simplify import simplify
+from luvc_export.export.trace import simplify
 from luvc_export.runtime.openvino.rewrites import choose_first_of_equals
 
 TOKENS = GRID[0] * GRID[1]

@@ -19,9 +19,9 @@ from luvc_export.cli.tables.bench import bench_table
 from luvc_export.export.synthetic import presets
 from luvc_export.runtime.bench import measure, plan_memory, profile
 from luvc_export.runtime.bench.case import CaseFacts, Sample
+from luvc_export.runtime.bench.loaded_case import Held
 from luvc_export.runtime.bench.machine import Machine
 from luvc_export.runtime.bench.measure import Timed
-from luvc_export.runtime.bench.open_plans import Held
 from luvc_export.runtime.bench.plan_memory import OpenPlans
 
 QUICK = ("--repeats", 1, "--warm-up", 0, "--new-tokens", 2, "--text", 8, "--threads", 1)

@@ -18,8 +18,8 @@ from PIL import Image
 
 from luvc_export import load_bundle
 from luvc_export.bundle.folder import Bundle
+from luvc_export.cli.answer_lines import save_survival
 from luvc_export.cli.chat import Chat
-from luvc_export.cli.kept_picture import save_survival
 from luvc_export.demo.questions import GlyphCase, cases
 from luvc_export.errors import UsageError
 from luvc_export.runtime.generation.result import kept_of

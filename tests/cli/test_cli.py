@@ -264,7 +264,7 @@ def test_a_seed_is_not_negative(cli: Cli, tmp_path: Path, words: tuple[str, ...]
 def test_calibrate_refuses_a_pattern_before_it_collects(
     cli: Cli, demo_bundle: Bundle, monkeypatch: pytest.MonkeyPatch, pattern: str, refusal: str
 ) -> None:
-    monkeypatch.setattr("luvc_export.calibration.quantise.calibrate._ranges", lambda *arguments: 1 / 0)
+    monkeypatch.setattr("luvc_export.calibration.quantise.ranges.collected", lambda *arguments: 1 / 0)
     words = ("calibrate", demo_bundle.folder, "--precision", "int8", "--data", "glyph", "--count", 56)
     refused(cli(*words, "--keep-high", pattern), refusal, "--keep-high")
 

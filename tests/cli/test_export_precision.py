@@ -16,7 +16,7 @@ from PIL import Image
 from luvc_export import load_bundle
 from luvc_export.bundle import folder as bundles
 from luvc_export.bundle import graph_trust
-from luvc_export.calibration.quantise.calibrate import replaced
+from luvc_export.calibration.quantise.plans import replaced
 from luvc_export.demo import IMAGE_SIZE
 from luvc_export.errors import UsageError
 from luvc_export.export.checkpoint import open_checkpoint

@@ -12,6 +12,7 @@ import pytest
 from cli_words import Cli
 
 from luvc_export.bundle.manifest import Weights
+from luvc_export.cli.bundled import at_size
 from luvc_export.cli.commands import demo
 from luvc_export.core import tasks
 from luvc_export.core.plan import Plan
@@ -196,9 +197,8 @@ def test_the_demo_s_bundle_compresses_by_default(monkeypatch: pytest.MonkeyPatch
 
 
 def test_the_demo_says_what_its_times_are_and_what_a_larger_model_gains() -> None:
-    text = demo._at_size(
-        {"none": {"ttft_ms": 20.0, "prefill_ms": 5.0}, "safe": {"ttft_ms": 25.0}, "luvc": {"ttft_ms": 16.0}}
-    )
+    times = {"none": {"ttft_ms": 20.0, "prefill_ms": 5.0}, "safe": {"ttft_ms": 25.0}, "luvc": {"ttft_ms": 16.0}}
+    text = at_size(demo.PLANS, times, demo.ROUNDS)
     assert "medians of 7 warm answers in turns; first token against none: safe 0.80x, luvc 1.25x." in text
     assert "takes 5.0 ms, too little for fewer FLOPs to show" in text
     assert "for 36 layers of qwen2.5-vl-3b and 1024 visual tokens" in text and "safe 2.0" in text and "luvc 2.2" in text

@@ -15,7 +15,7 @@ from PIL import Image
 sys.path.append(str(Path(__file__).resolve().parents[1] / "export" / "families"))
 import vector_bundles
 
-from luvc_export.cli.commands import demo
+from luvc_export.cli import bundled
 from luvc_export.demo.scene import generator, render
 
 QUERY = "where is a red seven?"
@@ -67,7 +67,7 @@ def test_without_a_bundle_the_bundled_model_is_exported_once_beside_the_pages(
         asked.append((model, folder, names, how))
         return bundle
 
-    monkeypatch.setattr(demo, "exported", exported)
+    monkeypatch.setattr(bundled, "exported", exported)
     scans = tmp_path / "scans"
     code, _, err = cli("search", scans, QUERY)
     assert code == 2 and "no pages to search" in err and not asked, "before any export"

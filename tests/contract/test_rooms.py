@@ -16,8 +16,8 @@ RUNTIME = ROOT / "runtime"
 #: Rooms of the runtime from the ground up; one imports those before it alone. Modules of its own folder count as rooms.
 FLOORS = (
     "cpu_features", "memory", "state", "model", "call_times", "batching", "confined", "cuda", "host",
-    "media", "prompt", "weights", "adapters", "ort_graphs", "sharing", "session_options", "product_check", "graphs",
-    "speculation", "generation", "ort", "openvino", "tensorrt", "paired", "backends", "speed_probe",
+    "media", "prompt", "adapters", "host_backend", "ort_graphs", "sharing", "session_options", "product_check",
+    "graphs", "speculation", "generation", "ort", "openvino", "tensorrt", "paired", "backends", "speed_probe",
     "backend_choice", "loaded_plan", "engine", "session", "streams", "bench",
 )  # fmt: skip
 #: What asks a thing for its class or its parts by name, and things that have ``Capabilities`` for that.

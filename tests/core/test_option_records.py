@@ -11,7 +11,7 @@ import typer
 from typer.testing import CliRunner
 
 from luvc_export.cli import VERBS, application
-from luvc_export.cli.grouped import grouped, stated
+from luvc_export.cli.options import grouped, stated
 from luvc_export.core.options import asked_of, keywords_of, option, settled, tagged
 from luvc_export.core.options import stated as changed
 from luvc_export.errors import UsageError

@@ -23,7 +23,7 @@ APART = {
 }  # fmt: skip
 #: An @ that is no mark of a plan's name: SHARE@BLOCK, TOKENS@WIDTH:HEIGHT, and PLAN@TARGET, where names with an @ are
 #: looked up first.
-OTHERS = {"luvc_export/core/options/texts.py", "luvc_export/core/image_tokens.py", "calibration/runners/__init__.py"}
+OTHERS = {"luvc_export/core/plan/request.py", "luvc_export/core/image_tokens.py", "calibration/runners/__init__.py"}
 
 
 def readers(source: str) -> list[int]:

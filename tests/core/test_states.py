@@ -12,7 +12,7 @@ from luvc_export.core.budgets import kv_bytes
 from luvc_export.core.planning import PlanRequest, check_model, solve
 from luvc_export.core.shapes import ROWS, DecoderShape, EncoderShape, LayerShape, State, row_counts
 from luvc_export.errors import PlanError
-from luvc_export.runtime.state import empty_states
+from luvc_export.runtime.host_backend import empty_states
 
 STATES = (State(0, "convolution", (8, 2), "float32"), State(1, "place", (ROWS,), "int64"))
 SHAPE = DecoderShape(

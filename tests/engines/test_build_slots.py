@@ -9,8 +9,8 @@ import lora_bundle
 import onnx
 import pytest
 
-from luvc_export.bundle.adapters.kept_sets import MOST_SETS
 from luvc_export.bundle.folder import Bundle, load
+from luvc_export.bundle.manifest import MOST_SETS
 from luvc_export.core import graph_io
 from luvc_export.engines import builder
 from luvc_export.errors import PlanError, UsageError

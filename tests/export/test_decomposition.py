@@ -21,7 +21,7 @@ from torch import Tensor, fx, nn
 from torch.fx.experimental import proxy_tensor
 
 from luvc_export.export import decomposition, trace
-from luvc_export.export.simplify import simplify
+from luvc_export.export.trace import simplify
 
 
 class Shapes(nn.Module):

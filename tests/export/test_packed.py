@@ -31,8 +31,8 @@ from luvc_export.errors import CheckFailed, CheckpointError, UsageError
 from luvc_export.export import packed, trace, weights
 from luvc_export.export.checkpoint import open_checkpoint
 from luvc_export.export.llm.lora_slots import SlotRequest, SlottedLayers
-from luvc_export.export.simplify import simplify
 from luvc_export.export.surgeon import run_passes
+from luvc_export.export.trace import simplify
 from luvc_export.pipeline.engines import check_strict
 
 #: Of the largest logit, fp32, sums in another order.

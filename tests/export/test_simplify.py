@@ -8,7 +8,7 @@ import onnx_ir as ir
 import onnxruntime
 import onnxscript.optimizer
 
-from luvc_export.export.simplify import _RULES, simplify
+from luvc_export.export.trace import _RULES, simplify
 
 TEXT = """
 <ir_version: 10, opset_import: ["" : 23, "own" : 1]>

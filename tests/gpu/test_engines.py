@@ -26,7 +26,7 @@ from luvc_export.pipeline import build_engine
 from luvc_export.runtime.cuda.device import Gpu
 from luvc_export.runtime.session import Session
 from luvc_export.runtime.tensorrt.backend import TrtBackend
-from luvc_export.runtime.tensorrt.library import make_log
+from luvc_export.runtime.tensorrt.engine import make_log
 
 pytestmark = pytest.mark.gpu
 

@@ -15,9 +15,10 @@ import pytest
 from luvc_export.bundle import graph_trust
 from luvc_export.bundle.folder import Bundle
 from luvc_export.calibration.tasks import find
-from luvc_export.packing import cases
+from luvc_export.packing import questions
 from luvc_export.packing.on_device import install_and_verify
-from luvc_export.packing.write import PackCases, Packed, write_pack
+from luvc_export.packing.questions import PackCases
+from luvc_export.packing.write import Packed, write_pack
 
 
 @pytest.fixture(scope="session")
@@ -30,8 +31,8 @@ def packs(short_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> dic
     graph_trust.remember_own(short_bundle)  # another run of the tests may have exported it
     task = find("glyph")
     asked: dict[str, Callable[..., PackCases]] = {
-        "6.2": lambda session, capacity: PackCases("task", cases.of_task(task, 2, capacity.groups), task.longest),
-        "7.2": lambda session, capacity: PackCases("generated", cases.generated(session.size, 1), 3),
+        "6.2": lambda session, capacity: PackCases("task", questions.of_task(task, 2, capacity.groups), task.longest),
+        "7.2": lambda session, capacity: PackCases("generated", questions.generated(session.size, 1), 3),
     }
     return {
         jetpack: write_pack(

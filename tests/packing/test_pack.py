@@ -36,9 +36,10 @@ from luvc_export.engines.profiles import Capacity
 from luvc_export.errors import CheckFailed
 from luvc_export.export.surgeon import allow_list, lint
 from luvc_export.export.surgeon.graph import Surgery
-from luvc_export.packing import bootstrap, cases, on_device, record
+from luvc_export.packing import bootstrap, on_device, questions, record
 from luvc_export.packing.on_device import install_and_verify
-from luvc_export.packing.write import PackCases, Packed, write_pack
+from luvc_export.packing.questions import PackCases
+from luvc_export.packing.write import Packed, write_pack
 from luvc_export.runtime.confined import first_run
 
 
@@ -151,7 +152,7 @@ def test_plugins_travel_with_the_pack(
     """The graphs call them, the builder is given the pack's own copy, and ONNX Runtime says that it cannot."""
     library = tmp_path / "mine.so"
     library.write_bytes(b"\x7fELF\2\1\1" + bytes(9) + b"\3\0" + (183).to_bytes(2, "little") + bytes(64))
-    asked = PackCases("generated", cases.generated(unpadded_bundle.manifest.image.size, 1), 1)
+    asked = PackCases("generated", questions.generated(unpadded_bundle.manifest.image.size, 1), 1)
     options = BuildOptions(dynamic_plugins=library)
     settings: Any = {"text_capacity": 96, "batch": 4, "options": options}
     written = write_pack(

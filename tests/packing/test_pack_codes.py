@@ -14,9 +14,10 @@ import pytest
 from luvc_export.bundle.folder import Bundle, load
 from luvc_export.calibration import datasets
 from luvc_export.calibration.quantise.cache_calibration import calibrate_caches
-from luvc_export.packing import cases, record
+from luvc_export.packing import questions, record
 from luvc_export.packing.inplace import InplaceCache, InplaceOrt
-from luvc_export.packing.write import PackCases, write_pack
+from luvc_export.packing.questions import PackCases
+from luvc_export.packing.write import write_pack
 from luvc_export.runtime.host.cache import HostCache
 from luvc_export.runtime.session import Session
 
@@ -35,7 +36,7 @@ def pack(coded: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
         coded,
         jetson_root.TARGETS["7.2"],
         tmp_path_factory.mktemp("pack") / "pack",
-        lambda session, capacity: PackCases("generated", cases.generated(session.size, 1), 3),
+        lambda session, capacity: PackCases("generated", questions.generated(session.size, 1), 3),
         plan=PLAN,
         text_capacity=48,
         images=2,

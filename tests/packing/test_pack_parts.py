@@ -18,7 +18,7 @@ from luvc_export.bundle.manifest import Footprint
 from luvc_export.calibration.parity.tolerances import tolerances
 from luvc_export.engines import targets
 from luvc_export.errors import UsageError
-from luvc_export.packing import bootstrap, contents, device_facts, wheels
+from luvc_export.packing import bootstrap, device_facts, programs, wheels
 from luvc_export.packing.answer import Answer, compare_answers
 from luvc_export.packing.device_facts import Clock, DeviceFacts
 
@@ -167,13 +167,13 @@ def elf(folder: Path, machine: int) -> Path:
 
 
 def test_plugins_are_for_the_board(tmp_path: Path) -> None:
-    contents.check_plugins(None, ORIN)
-    contents.check_plugins(elf(tmp_path, 183), ORIN)
+    programs.check_plugins(None, ORIN)
+    programs.check_plugins(elf(tmp_path, 183), ORIN)
     with pytest.raises(UsageError, match=r"not for the board\n.*\n.*x86_64\n.*aarch64\n.*build it on the board"):
-        contents.check_plugins(elf(tmp_path, 62), ORIN)
+        programs.check_plugins(elf(tmp_path, 62), ORIN)
     (tmp_path / "text.so").write_text("no library")
     with pytest.raises(UsageError, match="no ELF file"):
-        contents.check_plugins(tmp_path / "text.so", ORIN)
+        programs.check_plugins(tmp_path / "text.so", ORIN)
 
 
 def reference() -> Answer:

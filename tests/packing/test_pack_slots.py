@@ -11,9 +11,10 @@ import numpy as np
 
 from luvc_export.bundle import graph_trust
 from luvc_export.bundle.folder import load
-from luvc_export.packing import cases, record
+from luvc_export.packing import questions, record
 from luvc_export.packing.inplace import InplaceOrt
-from luvc_export.packing.write import PackCases, write_pack
+from luvc_export.packing.questions import PackCases
+from luvc_export.packing.write import write_pack
 from luvc_export.runtime.session import Session
 
 TOKENS = [10, 40, 41, 42]
@@ -26,7 +27,7 @@ def test_a_pack_carries_its_slots(lora: Path, tmp_path: Path, verify: Callable[.
         bundle,
         jetson_root.TARGETS["7.2"],
         tmp_path / "pack",
-        lambda session, capacity: PackCases("generated", cases.generated(session.size, 1), 3),
+        lambda session, capacity: PackCases("generated", questions.generated(session.size, 1), 3),
         text_capacity=96,
         batch=3,
         adapters=2,

@@ -21,9 +21,10 @@ from luvc_export.bundle.folder import Bundle, load
 from luvc_export.calibration.parity.tolerances import tolerances
 from luvc_export.cli import main
 from luvc_export.errors import UsageError
-from luvc_export.packing import cases, record
+from luvc_export.packing import cases, questions, record
 from luvc_export.packing.answer import Answer, answer, compare_answers
-from luvc_export.packing.write import PackCases, Packed, write_pack
+from luvc_export.packing.questions import PackCases
+from luvc_export.packing.write import Packed, write_pack
 from luvc_export.runtime.session import Session
 
 TARGET = jetson_root.TARGETS["6.2"]
@@ -31,7 +32,7 @@ TARGET = jetson_root.TARGETS["6.2"]
 
 def generated(session: Session, capacity: Any) -> PackCases:
     return PackCases(
-        "generated", cases.generated(session.size, 2 if session.bundle.manifest.task == "embed-many" else 3)
+        "generated", questions.generated(session.size, 2 if session.bundle.manifest.task == "embed-many" else 3)
     )
 
 

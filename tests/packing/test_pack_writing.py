@@ -25,8 +25,9 @@ from luvc_export.engines.profiles import Capacity
 from luvc_export.errors import UsageError
 from luvc_export.packing import bootstrap, write
 from luvc_export.packing.answer import Answer
-from luvc_export.packing.contents import copy_files, sources, write_wheel
-from luvc_export.packing.write import check_room
+from luvc_export.packing.contents import copy_files
+from luvc_export.packing.programs import sources, write_wheel
+from luvc_export.packing.questions import check_room
 
 
 def test_the_runtime_is_a_wheel_of_all_sources_that_old_pythons_read(tmp_path: Path) -> None:
@@ -135,7 +136,7 @@ def test_strict_packs_refuse_other_numbers(
     with pytest.raises(UsageError, match=r"1 FP8 weights, 1\.00 GiB in fp16[\s\S]*fix:"):
         write.write_pack(demo_bundle, target, tmp_path / "pack", _nothing, strict=True)
     with pytest.raises(AssertionError, match="asked"):  # without it, cases are asked next
-        monkeypatch.setattr(write, "_reference", _nothing)
+        monkeypatch.setattr(write, "reference", _nothing)
         write.write_pack(demo_bundle, target, tmp_path / "pack", _nothing)
     assert list(tmp_path.iterdir()) == []
 

@@ -95,6 +95,8 @@ def test_the_steps_load_no_encoder_and_all_goes_back(short_bundle: Bundle) -> No
     assert "_vision" not in backend.steps.__dict__
     backend.unload()
     assert not backend.steps.placement() and not backend.prompts.placement()
+    backend.load(images=False)
+    assert set(backend.placement()) == {"decoder", "steps"}, "what was unloaded is loaded again"
 
 
 def with_codes(bundle: Bundle, precision: str = "q8", own: bool = True, **layers: str) -> Bundle:

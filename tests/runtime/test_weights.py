@@ -14,7 +14,7 @@ from onnx import helper
 from luvc_export.bundle import folder as bundles
 from luvc_export.bundle.folder import Bundle
 from luvc_export.bundle.graph_rules import OutsideTensor, check_graph, walk_graph
-from luvc_export.bundle.graphs import read_graph
+from luvc_export.bundle.graphs import MappedWeights, read_graph
 from luvc_export.bundle.manifest import Weights
 from luvc_export.errors import BundleError, MachineError
 from luvc_export.runtime import memory
@@ -22,7 +22,6 @@ from luvc_export.runtime.ort import OrtBackend
 from luvc_export.runtime.session import Session
 from luvc_export.runtime.sharing import load_memory
 from luvc_export.runtime.sharing.load_memory import cpu_bytes, fold_settings
-from luvc_export.runtime.weights import MappedWeights
 
 
 def changed(bundle: Bundle, tensor: dict[str, Any] | None = None, **weights: Any) -> Bundle:

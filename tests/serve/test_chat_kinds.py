@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from luvc_export.serve.chat_kinds import is_guided, kind_of
+from luvc_export.serve.http.admission import is_guided, kind_of
 from luvc_export.serve.interfaces.protocol import parse
 
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from luvc_export.bundle import folder as bundles
 from luvc_export.bundle.manifest import CalibrationData, PlanEntry
-from luvc_export.calibration.quantise.calibrate import write_plan
+from luvc_export.calibration.quantise.plans import write_plan
 from luvc_export.calibration.quantise.quantiser import Quantiser, load
 from luvc_export.calibration.quantise.recipe import Recipe
 from luvc_export.calibration.quantise.sites import sites

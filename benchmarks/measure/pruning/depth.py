@@ -21,8 +21,9 @@ import torch
 from luvc_export.calibration import datasets, runners, tasks
 from luvc_export.calibration.ablation.store import Store, weights_hash
 from luvc_export.calibration.budgets.depth import BAR, MEASUREMENTS, profile, quarters
-from luvc_export.calibration.budgets.part import Chooser, Subject
+from luvc_export.calibration.budgets.part import Chooser
 from luvc_export.calibration.budgets.space import Space, cut
+from luvc_export.calibration.budgets.subject import Subject
 from luvc_export.calibration.budgets.trials import PlanTrial, Trials
 from luvc_export.core.files.json_file import dumps
 from luvc_export.core.files.safe_files import write_whole
@@ -43,7 +44,8 @@ def whole(subject: Subject, folder: Path, device: str) -> dict[str, Any]:
     llm, model = subject.llm, runners.load_model(subject.checkpoint, device=device)
     space = Space(subject.grid, llm.layers, llm.cached, switches={"padding": True}, shared=llm.shared)
     store = Store(folder / MEASUREMENTS, subject.about)
-    part = subject.parts(model, space.none(), store, print_step, Chooser(subject, model))[1]
+    choose = Chooser(subject.checkpoint, subject.data, subject.image, model)
+    part = subject.parts(model, space.none(), store, print_step, choose)[1]
     trials = Trials(part, BAR, lambda plan: cost(plan, llm, part.text).flops, store)
     gone = [trials.whole(cut(space, layer)) for layer in range(llm.layers)]
     carried = [

@@ -198,7 +198,7 @@ class Layer(nn.Module):
 
 def session(module: nn.Module, inputs: tuple[Tensor, ...]) -> onnxruntime.InferenceSession:
     """Return the module in ONNX Runtime on one thread, as exports are optimised."""
-    from luvc_export.export.simplify import simplify
+    from luvc_export.export.trace import simplify
 
     with torch.no_grad():
         program = torch.onnx.export(module.eval(), inputs, dynamo=True, opset_version=23, verbose=False)

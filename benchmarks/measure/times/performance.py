@@ -29,7 +29,7 @@ def one(bundle: str, plan: str, text: int) -> dict[str, Any]:
     from luvc_export.runtime.memory import anonymous_bytes, peak_bytes
     from luvc_export.runtime.ort import OrtBackend
     from luvc_export.runtime.session import Session
-    from luvc_export.runtime.speculation.step_bytes import weight_bytes
+    from luvc_export.runtime.speculation.draft_costs import weight_bytes
     from luvc_export.runtime.state import VisualFeatures
 
     begin = perf_counter()

@@ -18,19 +18,15 @@ import onnx_ir as ir
 from luvc_export.bundle.folder import Bundle
 from luvc_export.calibration.datasets import CalibrationSet
 from luvc_export.calibration.quantise.modelopt import graph
-from luvc_export.calibration.quantise.ranges import watch
+from luvc_export.calibration.quantise.ranges import Relay, watch
 from luvc_export.calibration.quantise.recipe import Recipe, Scales
-from luvc_export.calibration.runners.bundle import Relay
 from luvc_export.core import graph_io
 from luvc_export.core.files.folders import fresh, make_folder
 from luvc_export.core.files.safe_files import temporary_folder, write_new
 from luvc_export.core.plan import Plan
-from luvc_export.core.progress import Progress
-from luvc_export.errors import MachineError, UsageError
-from luvc_export.runtime.adapters.factors import with_empty_slots
-from luvc_export.runtime.media.unit_choice import unit_inputs
+from luvc_export.errors import MachineError, Progress, UsageError
+from luvc_export.runtime.host_backend import empty_states, unit_inputs, with_empty_slots
 from luvc_export.runtime.model import Array, Backend, Cache
-from luvc_export.runtime.state import empty_states
 
 INPUTS = "inputs.npz"
 

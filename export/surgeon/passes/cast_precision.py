@@ -81,7 +81,8 @@ def apply(surgery: Surgery) -> int:
             node.attrs["softmax_precision"] = int(_FLOAT)
         else:  # of a bundle's graph, which was made for a target that reads it
             node.attrs.pop("softmax_precision", None)
-    if _is_narrow(surgery):
+    # what a picture became says it: it enters decoders and leaves encoders
+    if any(tensor.name == graph_io.VISUAL_EMBEDS and not _is_fp32(tensor) for tensor in _ends(surgery)):
         surgery.skip(f"the graph was traced in {surgery.precision} already")
         return 0
     if surgery.part == "vision" and any(surgery.nodes("TopK")):
@@ -103,11 +104,6 @@ def ensures(surgery: Surgery, fired: int) -> None:
         kind = kind_of(tensor)
         if kind is not None and _is_fp32(tensor) == low and kind.kind in "fV":
             raise CheckFailed("a tensor of the contract has the wrong type", where=tensor.name, got=tensor.dtype)
-
-
-def _is_narrow(surgery: Surgery) -> bool:
-    """Whether a graph was traced in 16 bits, as what a picture became says: it enters decoders and leaves encoders."""
-    return any(tensor.name == graph_io.VISUAL_EMBEDS and not _is_fp32(tensor) for tensor in _ends(surgery))
 
 
 def _ends(surgery: Surgery) -> list[gs.Tensor]:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from luvc_export.cli import options
 from luvc_export.cli.files import check_folder, check_model
-from luvc_export.cli.grouped import grouped
 from luvc_export.cli.groups import TaskOptions, learned
+from luvc_export.cli.options import grouped
 from luvc_export.cli.tables.console import write
 from luvc_export.core.options import option
 from luvc_export.runtime.session_options import SessionOptions

@@ -15,7 +15,7 @@ import typer
 from luvc_export.batch.job import BatchJob
 from luvc_export.cli import options
 from luvc_export.cli.files import check_folder
-from luvc_export.cli.grouped import grouped
+from luvc_export.cli.options import grouped
 from luvc_export.cli.tables.console import write
 from luvc_export.core.options import option, stated
 from luvc_export.errors import UsageError

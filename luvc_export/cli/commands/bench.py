@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from luvc_export.cli import options
-from luvc_export.cli.files import check_bundle, check_writable, write_whole
-from luvc_export.cli.grouped import grouped
+from luvc_export.cli.files import check_writable, write_whole
+from luvc_export.cli.options import grouped
 from luvc_export.cli.tables.console import write
 from luvc_export.core.options import choice, option
 from luvc_export.errors import UsageError
@@ -36,6 +36,7 @@ def bench(
     [dim]luvc-export bench qwen-bundle --plan thirds --vs '#none'
     luvc-export bench qwen-bundle --sweep budget -o curves[/dim]
     """
+    from luvc_export.bundle.folder import load
     from luvc_export.cli.tables.bench import bench_table
     from luvc_export.runtime.bench.machine import bandwidth_reader, measure_machine
     from luvc_export.runtime.bench.measure import measure
@@ -47,7 +48,7 @@ def bench(
     cases = [first] if vs is None else [first, _case(vs, None, first)]
     with options.progress(as_json) as tell:
         for folder in {each.bundle for each in cases}:
-            check_bundle(folder, verify, tell)
+            load(folder, verify, tell)
     if sweep is not None:
         if vs is not None:
             raise UsageError("--sweep and --vs are two jobs", where="--sweep", fix="leave one of them out")

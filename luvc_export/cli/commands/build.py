@@ -8,8 +8,7 @@ from pathlib import Path
 import typer
 
 from luvc_export.cli import options
-from luvc_export.cli.files import check_bundle
-from luvc_export.cli.grouped import grouped, stated
+from luvc_export.cli.options import grouped, stated
 from luvc_export.cli.tables.console import styled, write
 from luvc_export.core.options import option
 from luvc_export.engines.options import BuildOptions, EngineOptions
@@ -37,6 +36,7 @@ def build(
     luvc-export build qwen-bundle --target h100 --precision bf16 --images 4 --builderOptimizationLevel 5
     luvc-export build old-bundle --target intel-cpu[/dim]
     """
+    from luvc_export.bundle.folder import load
     from luvc_export.cli.tables.engines import facts, fits
     from luvc_export.engines import library, targets
     from luvc_export.pipeline import build_engine
@@ -54,7 +54,7 @@ def build(
         return
     library.check_builds(record)
     with options.progress(as_json) as tell:
-        check_bundle(bundle, opening.verify, tell, task=None)
+        load(bundle, opening.verify, tell, task=None)
         built = build_engine(bundle, target, plan, engine=engine, options=building, progress=tell)
     entry = built.engine(plan, target)
     text = f"wrote {bundle / entry.vision.file} and {entry.decoder.file}; luvc-export inspect {bundle} shows more"
@@ -63,10 +63,11 @@ def build(
 
 def _finish(bundle: Path, target: str, plan: str | None, verify: bool, as_json: bool) -> None:
     """Graphs of a target that runs graphs."""
+    from luvc_export.bundle.folder import load
     from luvc_export.pipeline import finish_graphs
 
     with options.progress(as_json) as tell:
-        check_bundle(bundle, verify, tell)
+        load(bundle, verify, tell)
         written = finish_graphs(bundle, target, plan, tell).manifest
     sets = [one for one in written.sets if one.target == target and plan in (None, one.plan)]
     files = sorted({name for one in sets for name in one.files} - {one.decoder for one in written.plans.values()})

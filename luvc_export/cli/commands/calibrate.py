@@ -11,16 +11,14 @@ import typer
 
 from luvc_export.cli import options
 from luvc_export.cli.files import check_folder, check_writable
-from luvc_export.cli.grouped import grouped, stated
 from luvc_export.cli.groups import DataOptions
+from luvc_export.cli.options import grouped, stated
 from luvc_export.cli.tables.console import write
 from luvc_export.core.options import option
 from luvc_export.errors import UsageError
 from luvc_export.runtime.session_options import SessionOptions
 
 if TYPE_CHECKING:
-    from luvc_export.calibration.datasets import CalibrationSet
-    from luvc_export.calibration.quantise.calibrate import CalibratedCaches
     from luvc_export.calibration.quantise.modelopt.backend import ModelOpt
     from luvc_export.calibration.quantise.recipe import Recipe
 
@@ -105,7 +103,7 @@ def calibrate(
     from luvc_export.bundle import folder as bundles
     from luvc_export.calibration.quantise import cache_calibration as cache_work
     from luvc_export.calibration.quantise import calibrate as work
-    from luvc_export.cli.tables.quantised import foretell, weights_lines, weights_report
+    from luvc_export.cli.tables.quantised import caches_report, foretell, weights_lines, weights_report
 
     recipe, other = _recipe(context, precision, kv, rounding, target)
     if asked.data is None:
@@ -130,7 +128,7 @@ def calibrate(
         cases = asked.load(tell)
         if recipe is None:
             stored = cache_work.calibrate_caches(loaded, cases, str(kv), progress=tell, **common)
-            data, lines = _caches(stored, cases, min_agreement)
+            data, lines = caches_report(stored, cases, min_agreement)
         else:
             own: dict[str, Any] = {
                 "keep_high": rounding.keep_high,
@@ -170,22 +168,6 @@ def _recipe(
     if target is not None:
         check_target(recipe.precision, targets.find(target))
     return recipe, other
-
-
-def _caches(stored: CalibratedCaches, cases: CalibrationSet, asked: float) -> tuple[dict[str, Any], list[str]]:
-    """A plan with caches in codes, as plain data and as lines."""
-    from luvc_export.calibration.quantise.agreement import share
-    from luvc_export.cli.tables.quantised import accuracy_of, agreement_lines
-    from luvc_export.core.budgets import kv_bytes
-
-    agreed, answered, accuracy = share(stored.made), len(stored.made.answered), accuracy_of(stored.made)
-    shape = stored.bundle.manifest.decoder
-    wide, narrow = (sum(kv_bytes(shape, [0] * shape.layers, 1, codes=codes)) for codes in (False, True))
-    facts = {"bundle": str(stored.bundle.folder), "plan": stored.plan, "agreement": agreed, "answers": answered}
-    plan, of = f"{stored.plan} in {stored.bundle.folder}", f"{answered} held-out answers"
-    lines = agreement_lines(plan, cases, agreed, of, asked, {"accuracy": accuracy})
-    caches = f"caches    | {narrow:,} bytes a token, {narrow / wide:.1%} of 16 bits"
-    return facts | {"accuracy": accuracy, "cache_share": narrow / wide}, [*lines, caches]
 
 
 def _modelopt(asked: RecipeOptions) -> ModelOpt | None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from luvc_export.cli import options
 from luvc_export.cli.files import check_folder
-from luvc_export.cli.grouped import grouped
+from luvc_export.cli.options import grouped
 from luvc_export.cli.tables.console import styled, table, write
 from luvc_export.core.named_plans import DEFAULT_PLAN
 from luvc_export.core.options import option
@@ -22,8 +21,6 @@ PLANS = ("none", DEFAULT_PLAN, "luvc")
 _LONGEST = 8
 #: Answers whose times are taken of every plan, in turns, each about a picture of its own.
 ROUNDS = 7
-#: What a table of costs says beside them: the LLM and the picture of a model that people use.
-_LARGE, _LARGE_GRID = "qwen2.5-vl-3b", (32, 32)
 
 
 @grouped
@@ -40,7 +37,7 @@ def demo(
     """
     from PIL import Image
 
-    from luvc_export.cli.kept_picture import save_survival
+    from luvc_export.cli.answer_lines import save_survival
     from luvc_export.core.files.folders import check_own_names
     from luvc_export.core.files.safe_files import whole
     from luvc_export.core.plan.cost import cost
@@ -113,63 +110,17 @@ def _times(sessions: dict[str, Any], seed: int, tell: Any) -> dict[str, dict[str
     }
 
 
-def _at_size(times: dict[str, Any]) -> str:
-    """What the times are, and what a larger model gains: this one is too small for a plan's FLOPs to show in time."""
-    from transformers import AutoConfig
-
-    from luvc_export.core.plan.cost import cost
-    from luvc_export.core.plan.request import LlmRequest, PlanRequest
-    from luvc_export.core.planning import solve
-    from luvc_export.export import families
-    from luvc_export.export.synthetic import presets
-
-    preset = presets.find(_LARGE)
-    family = families.find(preset.config["model_type"], preset.source)
-    config = AutoConfig.for_model(**preset.config)
-    llm, encoder = family.decoder_shape(config), family.encoder_shape(config)
-    none, *rest = (times[name]["ttft_ms"] for name in PLANS)
-    prefill = times["none"]["prefill_ms"]
-    seen = ", ".join(f"{name} {none / value:.2f}x" for name, value in zip(PLANS[1:], rest, strict=True))
-    saved = ", ".join(
-        f"{name} {cost(solve(PlanRequest(LlmRequest(name)), _LARGE_GRID, llm, encoder), llm).flops_ratio:.2f}x"
-        for name in PLANS[1:]
-    )
-    return (
-        f"times: medians of {ROUNDS} warm answers in turns; first token against none: {seen}. All prefill of this "
-        f"model takes {prefill:.1f} ms, too little for fewer FLOPs to show; for {llm.layers} layers of {_LARGE} and "
-        f"{_LARGE_GRID[0] * _LARGE_GRID[1]} visual tokens the LLM's prefill has fewer FLOPs by: {saved}."
-    )
-
-
 def bundle(output: Path, quiet: bool) -> Path:
     """Export the bundled checkpoint with every demo plan, or reuse a whole bundle that this version wrote."""
+    from luvc_export.cli.bundled import exported
     from luvc_export.demo import NAME
 
     return exported(NAME, output / "bundle", (PLANS[1], *PLANS), quiet, text_capacity=256)
 
 
-def exported(model: str, folder: Path, names: Sequence[str], quiet: bool, **how: Any) -> Path:
-    """Export a bundled checkpoint with plans, the default one first, or reuse what this version wrote of it."""
-    from luvc_export.bundle.folder import MANIFEST, load
-    from luvc_export.demo import IMAGE_SIZE
-    from luvc_export.export.checkpoint import open_checkpoint
-    from luvc_export.pipeline import export_bundle, make_plan
-    from luvc_export.version import VERSION
-
-    checkpoint = open_checkpoint(model)
-    plans = {name: make_plan(checkpoint, name, image_size=IMAGE_SIZE) for name in names}
-    if (folder / MANIFEST).is_file():
-        manifest = load(folder, task=None).manifest
-        held = {name: entry.plan.changed(padding=False) for name, entry in manifest.plans.items()}  # export's to say
-        same = manifest.default_plan == names[0] and plans.items() <= held.items()
-        if same and manifest.source.sha256 == checkpoint.sha256 and manifest.tools.get("luvc-export") == VERSION:
-            return folder
-    with options.progress(quiet) as tell:
-        export_bundle(checkpoint, folder, plans, image_size=IMAGE_SIZE, overwrite=True, progress=tell, **how)
-    return folder
-
-
 def _tables(summary: dict[str, Any], rows: list[dict[str, Any]], costs: dict[str, Any], first: dict[str, Any]) -> Any:
+    from luvc_export.cli.bundled import at_size
+
     answers = []
     for row in rows:
         texts = [row["answers"][name] for name in PLANS]
@@ -190,5 +141,5 @@ def _tables(summary: dict[str, Any], rows: list[dict[str, Any]], costs: dict[str
     }
     cells = ((name, *values) for name, values in lines.items())
     yield table(cells, "", "none (uncompressed)", *PLANS[1:], left=1, title="cost of one picture")
-    yield styled(_at_size(summary["timings"]))
+    yield styled(at_size(PLANS, summary["timings"], ROUNDS))
     yield styled("pictures: " + ", ".join(summary["pictures"]))

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from luvc_export.cli import options
-from luvc_export.cli.grouped import grouped
+from luvc_export.cli.options import grouped
 from luvc_export.cli.tables.console import styled, table, write
 from luvc_export.core.options import option
 from luvc_export.errors import MachineError, UsageError, did_you_mean
@@ -115,8 +115,7 @@ def doctor(
 
 def _measured(versions: list[dict[str, str]]) -> dict[str, Any]:
     """What engines have and compute here; asked once for these versions, this CPU, its devices and times of steps."""
-    from luvc_export.core.files.folders import cache_folder
-    from luvc_export.core.files.remembered import keep, recall
+    from luvc_export.core.files.folders import cache_folder, keep, recall
     from luvc_export.runtime.cpu_features import cpu_features
 
     features = cpu_features()
@@ -207,7 +206,7 @@ def _products() -> list[str]:
     """Arithmetic that an engine computes wrong on this CPU, and what is done about it; what it computes right."""
     from luvc_export.errors import LuvcError
     from luvc_export.runtime.openvino import device
-    from luvc_export.runtime.product_check import engines
+    from luvc_export.runtime.product_check import check as engines
     from luvc_export.runtime.product_check.check import Checked
 
     checks: list[Checked] = []

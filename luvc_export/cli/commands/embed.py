@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from luvc_export.cli import options
 from luvc_export.cli.files import check_writable
-from luvc_export.cli.grouped import grouped
+from luvc_export.cli.options import grouped
 from luvc_export.cli.tables.console import write
 from luvc_export.core.options import option
 from luvc_export.errors import UsageError

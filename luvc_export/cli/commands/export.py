@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,12 +12,11 @@ import typer
 
 from luvc_export.cli import options
 from luvc_export.cli.files import check_folder, check_model
-from luvc_export.cli.grouped import grouped, stated
 from luvc_export.cli.groups import ScoreOptions, SizeOptions, check_shaping
+from luvc_export.cli.options import grouped, stated
 from luvc_export.cli.tables.console import write
 from luvc_export.core.named_plans import DEFAULT_PLAN, NAMED, QUANTISED
 from luvc_export.core.options import option
-from luvc_export.core.options.texts import percentages
 from luvc_export.core.plan import Plan, Sharing
 from luvc_export.core.plan.request import EncoderRequest, LlmRequest, PlanRequest, check_frames
 from luvc_export.errors import UsageError
@@ -136,7 +136,7 @@ def export(
     check_frames(encoder, asked.joint_frames)
     sizes = canvas.sizes(checkpoint)
     joint = {"joint_frames": asked.joint_frames, "joint_tiles": asked.joint_tiles}
-    settings = ranking.choices() | joint | {"unit_buckets": percentages(unit_buckets), "task": asked.task}
+    settings = ranking.choices() | joint | {"unit_buckets": _percentages(unit_buckets), "task": asked.task}
     plans = make_plans(checkpoint, named, image_size=sizes, request=PlanRequest(llm, encoder, sharing), **settings)
     ranking.check_used(plans.values())
     # the plans say it now
@@ -153,6 +153,19 @@ def export(
         write_manifest(final.folder, replace(final.manifest, default_plan=plan[0]))
     if as_json:
         write(True, _report(load(written.folder) if calibrated else written, plans, notes, calibrated))
+
+
+def _percentages(text: str | None) -> tuple[int, ...]:
+    """Parse ``25,50,75,100``; none where there is nothing.
+
+    Raises:
+        UsageError: It is no such list.
+    """
+    parts = [] if text is None else re.split(r"[\s,]+", text.strip())
+    if not all(re.fullmatch(r"\d{1,4}", part) for part in parts):
+        expected = "ascending percentages such as 25,50,75,100"
+        raise UsageError("cannot read the buckets", where="--unit-buckets", got=text, expected=expected)
+    return tuple(int(part) for part in parts)
 
 
 def _notes(checkpoint: Checkpoint, written: Bundle) -> Iterator[str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from luvc_export.cli import options
 from luvc_export.cli.files import check_folder
-from luvc_export.cli.grouped import grouped
+from luvc_export.cli.options import grouped
 from luvc_export.cli.tables.console import write
 from luvc_export.core.options import option
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from luvc_export.cli import options
-from luvc_export.cli.grouped import grouped
+from luvc_export.cli.options import grouped
 from luvc_export.cli.tables.console import write
 from luvc_export.core.options import option
 from luvc_export.errors import UsageError

@@ -5,27 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luvc_export.cli import options
 from luvc_export.cli.files import check_folder, check_model
-from luvc_export.cli.grouped import grouped
+from luvc_export.cli.options import grouped
 from luvc_export.cli.tables.console import styled, table, unwrapped, write
 from luvc_export.core.files import safe_files
 from luvc_export.core.named_plans import DEFAULT_PLAN
 from luvc_export.core.options import option
-from luvc_export.core.options.texts import size as size_of
+from luvc_export.core.options import size as size_of
 from luvc_export.engines.options import BuildOptions, EngineOptions
 from luvc_export.errors import UsageError
 from luvc_export.runtime.session_options import SessionOptions
 
 if TYPE_CHECKING:
     from luvc_export.bundle.folder import Bundle
-    from luvc_export.engines.profiles import Capacity
-    from luvc_export.packing.write import PackCases, Packed
-    from luvc_export.runtime.session import Session
+    from luvc_export.packing.write import Packed
 
 
 @grouped
@@ -58,6 +55,7 @@ def pack(
     """
     from luvc_export.bundle.folder import check_target
     from luvc_export.engines.targets import find
+    from luvc_export.packing.questions import questions
     from luvc_export.packing.write import write_pack
 
     find(target)
@@ -67,12 +65,12 @@ def pack(
         raise UsageError("there must be a case to verify with", where="--count", got=count)
     if cases is not None and task is not None:
         raise UsageError("say once what to ask", where="pack", expected="--cases FILE, --task NAME, or neither")
-    _questions(cases, task, count, alone=True)  # what is wrong is said before an export
+    questions(cases, task, count, alone=True)  # what is wrong is said before an export
     with (
         options.progress(as_json) as tell,
         _opened(model, plan, image_size, task, engine, building, output, opening.verify, tell) as (bundle, name),
     ):
-        chosen = _questions(cases, task, count, alone=not bundle.manifest.does.decodes)
+        chosen = questions(cases, task, count, alone=not bundle.manifest.does.decodes)
         written = write_pack(
             bundle,
             target,
@@ -136,31 +134,8 @@ def _opened(
         yield bundle, name
 
 
-def _questions(cases: Path | None, task: str | None, count: int, alone: bool) -> Any:
-    """What to ask, once the session that answers is known; ``alone``: of pictures without a prompt too."""
-    from luvc_export.calibration import tasks
-    from luvc_export.calibration.cases import read_jsonl
-    from luvc_export.packing.cases import generated, of_task
-    from luvc_export.packing.write import PackCases
-
-    file_cases = list(islice(read_jsonl(cases, alone), count)) if cases else None
-    known_task = tasks.find(task) if task else None
-    if known_task is not None:
-        known_task.of_pictures("pack", "leave it out: the pack is then checked on pictures of its own")
-
-    def choose(session: Session, capacity: Capacity) -> PackCases:
-        if file_cases is not None:
-            return PackCases("file", file_cases)
-        if known_task is not None:
-            return PackCases("task", of_task(known_task, count, capacity.groups), known_task.longest)
-        return PackCases("generated", generated(session.size, count))
-
-    return choose
-
-
 def _lines(written: Packed) -> Iterator[Any]:
     from luvc_export.engines import targets
-    from luvc_export.packing import wheels
 
     pack_record = written.pack
     target = targets.find(pack_record.target)
@@ -184,5 +159,5 @@ def _lines(written: Packed) -> Iterator[Any]:
         yield unwrapped(("no wheel", "yellow"), rest)
     if written.missing:
         yield styled("without them the board must have these packages itself; to fetch them, with a network:")
-        yield unwrapped(f"  {wheels.download(pack_record.python, target.device.machine or '')}")
+        yield unwrapped(f"  {written.download}")
     yield unwrapped(f"wrote {written.folder}; copy it to the board and run ./install-and-verify there")

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 import typer
 
 from luvc_export.cli import options
-from luvc_export.cli.files import check_bundle, check_model, check_writable, write_whole
-from luvc_export.cli.grouped import grouped, stated
+from luvc_export.cli.files import check_model, check_writable, write_whole
 from luvc_export.cli.groups import TaskOptions
+from luvc_export.cli.options import grouped, stated
 from luvc_export.cli.tables.console import write
-from luvc_export.core.options import option, texts
+from luvc_export.core.options import option
+from luvc_export.core.options import size as size_of
 from luvc_export.errors import CheckFailed, UsageError
 from luvc_export.pipeline.export_options import ExportOptions
 from luvc_export.runtime.session_options import SessionOptions
@@ -79,6 +80,7 @@ def parity(
 
     [dim]luvc-export parity hf:CHECKPOINT torch:CHECKPOINT#film --task glyph-clips[/dim]
     """
+    from luvc_export.bundle.folder import load
     from luvc_export.calibration import runners
     from luvc_export.calibration.cases import read_jsonl
     from luvc_export.calibration.parity.plots import page
@@ -93,13 +95,13 @@ def parity(
     with options.progress(as_json) as tell:
         for spec in specs:
             if spec.is_bundle:
-                check_bundle(spec.model, opening.verify, tell, task=None)
+                load(spec.model, opening.verify, tell, task=None)
             else:
                 check_model(spec.model)
     own = ["--image-size"] * bool(compared.image_size) + [each.flag for each in stated(context, ExportOptions)]
     if own and any(spec.is_bundle for spec in specs):
         raise UsageError("the bundle says how it sees pictures", where=", ".join(own), fix="leave them out")
-    count, size = compared.count, texts.size(compared.image_size)
+    count, size = compared.count, size_of(compared.image_size)
     frames, longest, stops = 0, 32, False
     asked: Iterable[Case] = [] if compared.cases is None else islice(read_jsonl(compared.cases), count)
     if known_task:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -13,15 +14,14 @@ import typer
 
 from luvc_export.cli import options
 from luvc_export.cli.files import check_folder, check_model, check_writable, write_whole
-from luvc_export.cli.grouped import given, grouped, stated
 from luvc_export.cli.groups import ScoreOptions, SearchOptions, SizeOptions, check_shaping, learned, one_size
+from luvc_export.cli.options import given, grouped, stated
 from luvc_export.cli.tables.console import table, unwrapped, write
 from luvc_export.core import planning
 from luvc_export.core.named_plans import CLIPS, DEFAULT_PLAN, NAMED
-from luvc_export.core.options import flag, option, texts
-from luvc_export.core.plan import Plan, Sharing
+from luvc_export.core.options import flag, option
+from luvc_export.core.plan import STRIPED, Plan, Sharing
 from luvc_export.core.plan.request import EncoderRequest, LlmRequest, check_frames
-from luvc_export.core.plan.stripes import STRIPED
 from luvc_export.core.shapes import DecoderShape, EncoderShape
 from luvc_export.errors import UsageError
 from luvc_export.pipeline.export_options import ExportOptions
@@ -134,7 +134,7 @@ def plan(
     _check_stated(context, asked, timed, schedule)
     _check_caches(kv, data is not None and as_json)
     check_frames(encoder_part, media.joint_frames)
-    shape = None if aspect is None else texts.aspect(aspect)
+    shape = None if aspect is None else _ratio(aspect)
     check_writable(output, "--output")
     check_folder(asked.save, "--save")
     check_model(model, media.revision)
@@ -167,6 +167,18 @@ def plan(
     if data is None or not as_json:
         facts = shown.to_json(planned, counted, speed)
         write(as_json, facts, lambda: shown.tables(planned, counted, speed))
+
+
+def _ratio(text: str) -> float:
+    """Parse ``W:H``: how many times as wide as high.
+
+    Raises:
+        UsageError: It is no such pair.
+    """
+    match = re.fullmatch(r"([1-9]\d*):([1-9]\d*)", text.strip())
+    if not match:
+        raise UsageError("cannot read the shape", where="--aspect", got=text, expected="W:H, such as 16:9")
+    return int(match[1]) / int(match[2])
 
 
 def _check_stated(context: typer.Context, asked: SearchOptions, timed: TimeOptions, schedule: str) -> None:

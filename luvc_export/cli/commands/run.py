@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from luvc_export.cli import options
-from luvc_export.cli.grouped import grouped
+from luvc_export.cli.options import grouped
 from luvc_export.cli.tables.console import answer_text
 from luvc_export.cli.watching import CameraOptions
 from luvc_export.core.files.text import decoded
@@ -80,12 +80,12 @@ def run(
         answer_facts,
         answer_lines,
         film_line,
+        save_survival,
         timing_line,
         verbose_lines,
         write_answer,
     )
     from luvc_export.cli.chat import Chat, line_editing
-    from luvc_export.cli.kept_picture import save_survival
     from luvc_export.pipeline import load_bundle
 
     shown = bool(wanted.image or wanted.video)
@@ -134,8 +134,8 @@ def run(
 
 def _check(wanted: RunOptions, live: CameraOptions, prompt: str | None, logprobs: int | None, as_json: bool) -> None:
     """Refuse options that contradict each other, before anything is opened."""
+    from luvc_export.cli.answer_lines import check_picture_file
     from luvc_export.cli.files import check_writable
-    from luvc_export.cli.kept_picture import check_picture_file
 
     check_writable(wanted.output, "--output")
     if wanted.output is not None and (prompt is None or live.camera is not None):

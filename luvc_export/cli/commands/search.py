@@ -9,7 +9,7 @@ import typer
 
 from luvc_export.cli import options
 from luvc_export.cli.files import check_folder, check_writable, write_whole
-from luvc_export.cli.grouped import grouped
+from luvc_export.cli.options import grouped
 from luvc_export.cli.tables.console import styled, table, write
 from luvc_export.core.options import option
 from luvc_export.errors import UsageError
@@ -88,7 +88,7 @@ def _bundled(pages: Path, quiet: bool) -> Path:
         UsageError: Something else lies in its place.
     """
     from luvc_export.bundle.folder import MANIFEST, read_manifest
-    from luvc_export.cli.commands.demo import exported
+    from luvc_export.cli.bundled import exported
     from luvc_export.search.pages import list_files
 
     list_files(pages)

@@ -6,7 +6,7 @@ import json
 import sys
 
 from luvc_export.cli import options
-from luvc_export.cli.grouped import grouped
+from luvc_export.cli.options import grouped
 from luvc_export.core.options import option
 from luvc_export.runtime.session_options import SessionOptions
 from luvc_export.serve.options import ServeOptions

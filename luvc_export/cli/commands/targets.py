@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from luvc_export.cli import options
-from luvc_export.cli.grouped import grouped
+from luvc_export.cli.options import grouped
 from luvc_export.cli.tables.console import console, write
 from luvc_export.core.options import option
 from luvc_export.core.target import Target

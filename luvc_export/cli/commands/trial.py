@@ -8,8 +8,8 @@ from typing import Any
 
 from luvc_export.cli import options
 from luvc_export.cli.files import check_folder, check_model, write_whole
-from luvc_export.cli.grouped import grouped
 from luvc_export.cli.groups import SizeOptions
+from luvc_export.cli.options import grouped
 from luvc_export.cli.tables.console import styled, table, write
 from luvc_export.core.options import option
 from luvc_export.errors import CheckFailed, UsageError

@@ -8,9 +8,9 @@ from typing import Any
 
 from rich.table import Table
 
+from luvc_export.runtime.bench.loaded_case import Held
 from luvc_export.runtime.bench.machine import Machine, Roofline, roofline
 from luvc_export.runtime.bench.measure import Stat, Timed, ratio
-from luvc_export.runtime.bench.open_plans import Held
 from luvc_export.runtime.bench.plan_memory import OpenPlans
 from luvc_export.runtime.bench.profile import KernelTimes
 from luvc_export.runtime.cpu_features import cpu_features

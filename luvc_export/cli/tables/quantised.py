@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from luvc_export.calibration.datasets import CalibrationSet
     from luvc_export.calibration.quantise.calibrate import Calibrated
     from luvc_export.calibration.quantise.forecast import Forecast
+    from luvc_export.calibration.quantise.plans import CalibratedCaches
 
 #: Products named that stay high whatever the answers are; ``--json`` names all.
 _SHOWN = 3
@@ -29,7 +30,7 @@ def weights_lines(calibrated: Calibrated, cases: CalibrationSet, asked: float) -
     plan = f"{calibrated.plan} in {calibrated.bundle.folder}, {calibrated.bytes / 2**20:.2f} MiB"
     asked_of = "NDCG@5 of {} held-out queries" if report["found"] else "{} held-out answers"
     shares = {"accuracy": report["accuracy"], **report["found"]}
-    yield from agreement_lines(plan, cases, report["agreement"], asked_of.format(report["answers"]), asked, shares)
+    yield from _agreement_lines(plan, cases, report["agreement"], asked_of.format(report["answers"]), asked, shares)
     trials = ", ".join(f"{item['high']} high {item['agreement']:.4f}" for item in report["trials"])
     yield f"trials    | {len(report['trials'])}: {trials}"
     wide = f", {len(report['wide'])} of them in 8 bits" if report["wide"] else ""
@@ -43,7 +44,7 @@ def weights_lines(calibrated: Calibrated, cases: CalibrationSet, asked: float) -
         yield f"  high    | {first_few(others, _SHOWN)}"
 
 
-def agreement_lines(
+def _agreement_lines(
     plan: str,
     cases: CalibrationSet,
     agreed: float,
@@ -60,7 +61,7 @@ def agreement_lines(
             yield f"{name:9} | {both['reference']:.4f} -> {both['quantised']:.4f}"
 
 
-def accuracy_of(comparison: Any) -> dict[str, float] | None:
+def _accuracy_of(comparison: Any) -> dict[str, float] | None:
     """Shares of right answers before and after, where the right ones are known."""
     sides = {"reference": "reference", "quantised": "candidate"}
     right = {name: comparison.right(who) for name, who in sides.items()} if comparison.known else {}
@@ -88,7 +89,7 @@ def weights_report(result: Calibrated) -> dict[str, Any]:
         "bytes": result.bytes,
         "agreement": result.found.agreement,
         "answers": len(result.made.answered),
-        "accuracy": None if of_pairs else accuracy_of(result.made),
+        "accuracy": None if of_pairs else _accuracy_of(result.made),
         "found": _found(result.made) if of_pairs else {},
         "high": [name for name, precision in entry.layers.items() if precision not in narrow],
         "wide": [name for name, precision in entry.layers.items() if precision == WIDE != entry.precision],
@@ -97,3 +98,18 @@ def weights_report(result: Calibrated) -> dict[str, Any]:
         "dropped": list(result.dropped),
         "trials": [{"high": len(item.high), "agreement": item.agreement} for item in result.found.trials],
     }
+
+
+def caches_report(stored: CalibratedCaches, cases: CalibrationSet, asked: float) -> tuple[dict[str, Any], list[str]]:
+    """A plan with caches in codes, as plain data and as lines."""
+    from luvc_export.calibration.quantise.agreement import share
+    from luvc_export.core.budgets import kv_bytes
+
+    agreed, answered, accuracy = share(stored.made), len(stored.made.answered), _accuracy_of(stored.made)
+    shape = stored.bundle.manifest.decoder
+    wide, narrow = (sum(kv_bytes(shape, [0] * shape.layers, 1, codes=codes)) for codes in (False, True))
+    facts = {"bundle": str(stored.bundle.folder), "plan": stored.plan, "agreement": agreed, "answers": answered}
+    plan, of = f"{stored.plan} in {stored.bundle.folder}", f"{answered} held-out answers"
+    lines = _agreement_lines(plan, cases, agreed, of, asked, {"accuracy": accuracy})
+    caches = f"caches    | {narrow:,} bytes a token, {narrow / wide:.1%} of 16 bits"
+    return facts | {"accuracy": accuracy, "cache_share": narrow / wide}, [*lines, caches]

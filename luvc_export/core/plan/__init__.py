@@ -7,15 +7,17 @@ every switch is a reconstruction.
 
 from __future__ import annotations
 
-from luvc_export.core.plan.encoder import EncoderPlan, EncoderPrune, MergeMode, Positions, Windows
+from luvc_export.core.plan.encoder import POSITION_COPIES, EncoderPlan, EncoderPrune, MergeMode, Positions, Windows
 from luvc_export.core.plan.llm import TENSORRT_TOPK_LIMIT, Axis, LastLayer, LlmPlan, Method, Reducer, Spectrum
 from luvc_export.core.plan.merging import MergePass
-from luvc_export.core.plan.plan import MAX_PLAN_BYTES, SCHEMA_VERSION, Plan
+from luvc_export.core.plan.plan import SCHEMA_VERSION, Plan, read_plan
 from luvc_export.core.plan.sharing import Quota, Sharing
+from luvc_export.core.plan.stripes import STRIPED, Stripes
 
 __all__ = [
-    "MAX_PLAN_BYTES",
+    "POSITION_COPIES",
     "SCHEMA_VERSION",
+    "STRIPED",
     "TENSORRT_TOPK_LIMIT",
     "Axis",
     "EncoderPlan",
@@ -31,5 +33,7 @@ __all__ = [
     "Reducer",
     "Sharing",
     "Spectrum",
+    "Stripes",
     "Windows",
+    "read_plan",
 ]

@@ -1,6 +1,6 @@
 """Names of plans that stand beside another one, for people; and the one reader of them, for what has names alone.
 
-Bundles say what their plans are (``bundle.plans.entry``); only those of schema 1, and plans that a caller hands over in
+Bundles say what their plans are (``bundle.plan_entry``); only those of schema 1, and plans that a caller hands over in
 a plain mapping, say it by their names.
 """
 

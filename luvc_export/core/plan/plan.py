@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from luvc_export.core.files import json_records
+from luvc_export.core.files.json_file import read_json
 from luvc_export.core.plan import merging, schema_1
 from luvc_export.core.plan.encoder import EncoderPlan
 from luvc_export.core.plan.llm import TENSORRT_TOPK_LIMIT, LlmPlan
@@ -290,3 +292,12 @@ class Plan(json_records.JsonRecord):
             if kept and layer not in self.stage_grids:
                 return [f"llm.keep[{layer}]: {kept} of {before} tokens are no rectangle to merge to"]
         return []
+
+
+def read_plan(path: Path) -> Plan:
+    """The plan in a file.
+
+    Raises:
+        PlanError: It holds none.
+    """
+    return Plan.from_json(read_json(path, MAX_PLAN_BYTES, PlanError, "the plan file"), str(path))

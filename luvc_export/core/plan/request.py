@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from fractions import Fraction
 from functools import partial
 
-from luvc_export.core.options import option, texts
+from luvc_export.core.options import option
 from luvc_export.core.plan import (
     TENSORRT_TOPK_LIMIT,
     Axis,
@@ -54,12 +55,39 @@ class TimeRequest:
 _shaping = partial(option, verbs=("plan", "export"))
 
 
+def _layers(text: str | None) -> tuple[int, ...]:
+    """Parse numbers of layers and runs of them, ``8-20,24``, into ascending ones; None is no layer.
+
+    Raises:
+        UsageError: It is no such list, or so long that no model has these layers.
+    """
+    numbers = set[int]()
+    for part in [] if text is None else re.split(r"[\s,]+", text.strip()):
+        match = re.fullmatch(r"(\d{1,4})(?:-(\d{1,4}))?", part)
+        if not match or int(match[2] or match[1]) < int(match[1]):
+            raise UsageError("cannot read the layers", where="--kv-only", got=text, expected="such as 8-20,24")
+        numbers.update(range(int(match[1]), int(match[2] or match[1]) + 1))
+    return tuple(sorted(numbers))
+
+
+def _share_at(text: str, flag: str) -> tuple[float, int | None]:
+    """Parse ``SHARE@BLOCK``; None for the block where it is not said.
+
+    Raises:
+        UsageError: It is neither that nor a share.
+    """
+    match = re.fullmatch(r"(\d*\.?\d+)(?:@(\d+))?", text.strip())
+    if not match:
+        raise UsageError("cannot read the share", where=flag, got=text, expected="SHARE or SHARE@BLOCK, such as 0.5@7")
+    return float(match[1]), None if match[2] is None else int(match[2])
+
+
 def _prune(text: str | None) -> EncoderPruneRequest | None:
-    return None if text is None else EncoderPruneRequest(*texts.share_at(text, "--encoder-keep"))
+    return None if text is None else EncoderPruneRequest(*_share_at(text, "--encoder-keep"))
 
 
 def _time(text: str | None) -> TimeRequest | None:
-    return None if text is None else TimeRequest(*texts.share_at(text, "--merge-frames"))
+    return None if text is None else TimeRequest(*_share_at(text, "--merge-frames"))
 
 
 @dataclass(frozen=True)
@@ -189,7 +217,7 @@ class LlmRequest:
         "LLM layers in which visual tokens give keys and values and nothing else, such as 8-20,24.",
         metavar="LAYERS",
         written=str | None,
-        read=texts.layers,
+        read=_layers,
         tags=("shapes", "budgets", "by hand"),
     )
     frozen: tuple[Fraction, Fraction] | None = None

@@ -1,8 +1,13 @@
-"""Who may ask now: places in the queue, bodies that are read, and turns of what prepares them."""
+"""Who may ask now: places in the queue, bodies that are read, and turns of what prepares them.
+
+What preparing a chat takes is seen before anything of it is decoded: its kind of place (``preparation``).
+"""
 
 from __future__ import annotations
 
 import asyncio
+import base64
+import binascii
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
@@ -11,17 +16,68 @@ from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 
-from luvc_export.serve.chat_kinds import is_guided, kind_of
+from luvc_export.runtime.media.pictures import EXACT_PIXELS, pixels_to_decode
 from luvc_export.serve.engine.loop import Engine
 from luvc_export.serve.http.api_errors import ApiError
 from luvc_export.serve.http.connections import WAITS
 from luvc_export.serve.http.reading import BodyReader
 from luvc_export.serve.http.sending import Answer, Form, Mailbox
 from luvc_export.serve.interfaces.answering import Interface
+from luvc_export.serve.interfaces.protocol import ChatRequest, ImagePart, RefusalPart, TextFormat, TextPart
 from luvc_export.serve.options import ServeOptions
 from luvc_export.serve.preparation import LARGE, ComingBack, Kind, Preparation, client_of
 from luvc_export.serve.request_log import RequestRecord
 from luvc_export.serve.tools.answer_plan import AnswerPlan
+
+#: Letters of addresses, together, of pictures that are quickly decoded.
+_MOST_LETTERS = 8 * 2**20
+#: Pixels of a PNG that is decoded in the server (``runtime.media.decoding``).
+_MOST_PIXELS = 2**22
+#: Letters of base64 that hold a picture's kind and a PNG's size, and those that hold a photograph's size.
+_HEAD, _JPEG_HEAD = 32, 2**19
+
+
+def kind_of(chat: ChatRequest) -> Kind:
+    """``text``, ``pictures`` that are decoded at once, or ``media``, for which a helper may take its seconds.
+
+    Of one who says that a picture is another than it is, decoding says so at once.
+    """
+    contents = (message.content for message in chat.messages if not isinstance(message.content, str))
+    shown = [part for content in contents for part in content or () if not isinstance(part, TextPart | RefusalPart)]
+    if not shown:
+        return "text"
+    urls = [part.image_url for part in shown if isinstance(part, ImagePart)]
+    addresses = [url if isinstance(url, str) else url.url for url in urls]
+    quick = len(addresses) == len(shown) and sum(map(len, addresses)) <= _MOST_LETTERS
+    return "pictures" if quick and all(map(_is_quick, addresses)) else "media"
+
+
+def _is_quick(address: str) -> bool:
+    """A JPEG as large as cameras make them, or a PNG of few pixels, by its first bytes."""
+    head, _, data = address[: 200 + _HEAD].partition(",")
+    if not head.lower().startswith("data:"):
+        return False
+    start = len(head) + 1
+    try:
+        first = base64.b64decode(data[:_HEAD])
+        if first.startswith(b"\x89PNG\r\n\x1a\n") and len(first) == 24:
+            width, height = int.from_bytes(first[16:20], "big"), int.from_bytes(first[20:24], "big")
+            return width * height <= _MOST_PIXELS
+        if not first.startswith(b"\xff\xd8"):
+            return False
+        return 0 < pixels_to_decode(base64.b64decode(address[start : start + _JPEG_HEAD]), None) <= EXACT_PIXELS
+    except (binascii.Error, ValueError):
+        return False
+
+
+def is_guided(chat: ChatRequest) -> bool:
+    """Whether a request may have a grammar, which is compiled."""
+    if chat.tools and chat.tool_choice != "none":
+        return True
+    named = (chat.structured_outputs, chat.guided_json, chat.guided_regex, chat.guided_choice, chat.guided_grammar)
+    shape = None if isinstance(chat.response_format, TextFormat) else chat.response_format
+    return any(one is not None for one in (shape, *named))
+
 
 A = TypeVar("A")
 #: Times as many as the queue has places that may wait where each is its client's only request.

@@ -17,10 +17,9 @@ from starlette.responses import Response
 from luvc_export.runtime.prompt.request_fields import CHAT_REFUSED, COMPLETIONS_REFUSED, RESPONSES_REFUSED
 from luvc_export.serve.asking import Asker
 from luvc_export.serve.engine.loop import Engine
-from luvc_export.serve.http import page
 from luvc_export.serve.http.admission import Admission
 from luvc_export.serve.http.api_errors import ApiError, bad_request, explained
-from luvc_export.serve.http.security import check_caller, key_of
+from luvc_export.serve.http.security import check_caller, key_of, page
 from luvc_export.serve.http.sending import Answer, Receive, Send
 from luvc_export.serve.interfaces.adapters import AdapterChange, load_adapter, unload_adapter
 from luvc_export.serve.interfaces.answering import (
@@ -248,7 +247,7 @@ class App:
             raise ApiError(503, reason, code="not_ready", headers={"retry-after": "2"})
 
     async def _page(self, request: Request) -> Response:
-        body, policy = page.page()
+        body, policy = page()
         headers = {"content-security-policy": policy, "referrer-policy": "no-referrer", "x-frame-options": "DENY"}
         return Response(body, media_type="text/html; charset=utf-8", headers=headers)
 

@@ -4,14 +4,20 @@ A page of a stranger can have the browser call a server on this machine, and by 
 rebinding) even read the answers. A ``Host`` that is an address cannot be rebound; names must be known. An ``Origin``
 other than ours is refused unless it was asked for, and bodies must be ``application/json``, which makes browsers ask
 first.
+
+The page at ``/`` is one file, which may run its own script and call this server, and nothing else.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import hmac
 import ipaddress
 import re
 from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
 
 from luvc_export.serve.http.api_errors import ApiError
 from luvc_export.serve.options import ServeOptions
@@ -33,8 +39,9 @@ def check_caller(path: str, headers: Mapping[str, str], options: ServeOptions) -
     """
     if not known_host(headers.get("host", ""), options.allow_hosts):
         raise ApiError(403, "this server does not go by that name; see --allow-host", code="unknown_host")
-    origin = headers.get("origin")
-    if origin is not None and not known_origin(origin, headers.get("host", ""), options):
+    origin, host = headers.get("origin"), headers.get("host", "").lower()
+    own = f"http://{host}", f"https://{host}"
+    if origin is not None and origin not in options.allow_origins and origin.lower() not in own:
         raise ApiError(403, "pages of that origin may not call this server; see --allow-origin", code="unknown_origin")
     if options.api_key is None or path in OPEN:
         return
@@ -66,6 +73,26 @@ def known_host(host: str, names: frozenset[str]) -> bool:
     return True
 
 
-def known_origin(origin: str, host: str, options: ServeOptions) -> bool:
-    """Whether a page of ``origin`` may call: our own, or one that was named."""
-    return origin in options.allow_origins or origin.lower() in (f"http://{host.lower()}", f"https://{host.lower()}")
+_FILE = Path(__file__).with_name("page.html")
+_BLOCKS = re.compile(r"<(script|style)>(.*?)</\1>", re.DOTALL)
+
+
+@lru_cache(maxsize=1)
+def page() -> tuple[bytes, str]:
+    """The file and its content security policy: hashes of its script and style, no other source of anything."""
+    text = _FILE.read_text(encoding="utf-8")
+    hashes: dict[str, list[str]] = {"script": [], "style": []}
+    for kind, body in _BLOCKS.findall(text):
+        digest = base64.b64encode(hashlib.sha256(body.encode()).digest()).decode()
+        hashes[kind].append(f"'sha256-{digest}'")
+    rules = [
+        "default-src 'none'",
+        f"script-src {' '.join(hashes['script'])}",
+        f"style-src {' '.join(hashes['style'])}",
+        "img-src blob: data:",
+        "connect-src 'self'",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+    ]
+    return text.encode(), "; ".join(rules)

@@ -19,10 +19,9 @@ from luvc_export.serve.engine.jobs import Ended, Event, Failed, Finished, Job, P
 from luvc_export.serve.http.api_errors import bad_request, explained
 from luvc_export.serve.http.json_bodies import decoded, require
 from luvc_export.serve.http.sending import sse
-from luvc_export.serve.interfaces.bodies import Chunks
+from luvc_export.serve.interfaces.bodies import Chunks, token_bytes
 from luvc_export.serve.interfaces.fields import refuse, unknown
 from luvc_export.serve.interfaces.protocol import ChatRequest, chat_request
-from luvc_export.serve.interfaces.token_bytes import token_bytes
 from luvc_export.serve.models import ServedModel
 from luvc_export.serve.tools.answer_plan import AnswerPlan
 

@@ -1,23 +1,72 @@
-"""How answers of a request are chosen and read: the sampler's options with a grammar's mask, and their shape."""
+"""How answers of a request are chosen and read: the sampler's options with a grammar's mask, and their shape.
+
+Once a thought's budget of tokens is spent, the mark behind the thought is all that may follow.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from luvc_export.errors import UsageError
 from luvc_export.runtime.generation.grammar_trials import TOO_MUCH
 from luvc_export.runtime.generation.guided import Grammars, MaskWork
+from luvc_export.runtime.generation.logits import TokenMask
 from luvc_export.runtime.generation.sampling import GUIDES, Sampling
 from luvc_export.serve.http.api_errors import bad_request
 from luvc_export.serve.interfaces.protocol import ChatRequest
-from luvc_export.serve.tools.budget import ThoughtBudget
-from luvc_export.serve.tools.detection import TemplateForms
+from luvc_export.serve.tools.detection import TemplateForms, Thought
 from luvc_export.serve.tools.fields import calls_of, for_template
 from luvc_export.serve.tools.grammar import Calls, grammar
 from luvc_export.serve.tools.splitting import AnswerShape
-from luvc_export.serve.tools.thoughts import Thought
+
+
+class ThoughtBudget:
+    """Follows ``logits.TokenMask``.
+
+    Args:
+        most: Tokens of the thought.
+        open_after: Given the answer's tokens, whether they end within a thought.
+        end: Tokens of the mark behind it.
+        vocab: Logits of a step.
+        inner: What else holds the answer; None for nothing.
+    """
+
+    def __init__(
+        self,
+        most: int,
+        open_after: Callable[[Sequence[int]], bool],
+        end: Sequence[int],
+        vocab: int,
+        inner: TokenMask | None = None,
+    ) -> None:
+        self._most, self._open_after, self._end, self._vocab, self._inner = most, open_after, end, vocab, inner
+        self._from: int | None = None
+        self._over = False
+
+    def __call__(self, answer: Sequence[int]) -> NDArray[np.bool_] | None:
+        """See ``logits.TokenMask``."""
+        inner = None if self._inner is None else self._inner(answer)
+        if self._over or len(answer) < self._most:
+            return inner
+        if self._from is None:
+            if not self._open_after(answer):
+                self._over = True
+                return inner
+            if inner is not None and not inner[self._end[0]]:  # half a character stands there
+                return inner
+            self._from = len(answer)
+        place = len(answer) - self._from
+        if place >= len(self._end):
+            self._over = True
+            return inner
+        only = np.zeros(self._vocab, np.bool_)
+        only[self._end[place]] = True
+        return only
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from luvc_export.errors import LuvcError, UsageError
 from luvc_export.runtime.prompt.encoder import PromptEncoder
@@ -15,7 +15,31 @@ from luvc_export.serve.tools.forms.gemma_calls import GEMMA
 from luvc_export.serve.tools.forms.json_calls import HERMES, LLAMA, MISTRAL, MISTRAL_OLD
 from luvc_export.serve.tools.forms.pythonic_calls import PYTHONIC
 from luvc_export.serve.tools.forms.xml_calls import XML
-from luvc_export.serve.tools.thoughts import THOUGHTS, Thought
+
+
+class Thought(NamedTuple):
+    """Marks around a thought.
+
+    Args:
+        begin: Before it; the template may have written it.
+        end: Behind it.
+        head: What stands before its text.
+    """
+
+    begin: str
+    end: str
+    head: str = ""
+
+
+#: In the order in which a template is looked at.
+THOUGHTS = (
+    Thought("<|channel>", "<channel|>", "thought\n"),
+    Thought("<think>", "</think>"),
+    Thought("[THINK]", "[/THINK]"),
+    Thought("\u25c1think\u25b7", "\u25c1/think\u25b7"),
+    Thought("<seed:think>", "</seed:think>"),
+)
+
 
 #: Forms by name, in the order in which a template is looked at.
 FORMS = {form.name: form for form in (XML, GEMMA, PYTHONIC, MISTRAL, MISTRAL_OLD, HERMES, LLAMA)}

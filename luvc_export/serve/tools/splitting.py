@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 from luvc_export.runtime.generation.detokenise import MARKS
 from luvc_export.serve.tools.call_form import CallForm, Schemas
+from luvc_export.serve.tools.detection import Thought
 from luvc_export.serve.tools.letters import Cut, Delta, Letters, Malformed, Reading
-from luvc_export.serve.tools.thoughts import Thought
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ sys.path.append(str(Path(__file__).resolve().parents[2] / "export" / "families")
 import vector_bundles
 
 from luvc_export.bundle.folder import Bundle, load
+from luvc_export.calibration.parity.compare import ranks, scores_of
 from luvc_export.calibration.parity.plots import page
-from luvc_export.calibration.parity.ranks import ranks, scores_of
 from luvc_export.calibration.parity.result import ParityResult
 from luvc_export.calibration.parity.run import open_pair, parity
 from luvc_export.calibration.runners.base import VECTORS, Observation

@@ -21,7 +21,8 @@ from luvc_export.calibration import datasets
 from luvc_export.calibration.datasets import CalibrationSet
 from luvc_export.calibration.quantise import agreement, ranges
 from luvc_export.calibration.quantise.cache_calibration import calibrate_caches
-from luvc_export.calibration.quantise.calibrate import calibrate, replaced
+from luvc_export.calibration.quantise.calibrate import calibrate
+from luvc_export.calibration.quantise.plans import replaced
 from luvc_export.calibration.quantise.quantiser import Quantiser
 from luvc_export.calibration.quantise.recipe import Recipe
 from luvc_export.calibration.quantise.sites import sites
@@ -38,7 +39,7 @@ from luvc_export.runtime.bench.loaded_case import LoadedCase
 from luvc_export.runtime.openvino import device as devices
 from luvc_export.runtime.openvino.backend import OpenVinoBackend
 from luvc_export.runtime.ort import OrtBackend
-from luvc_export.runtime.speculation.step_bytes import weight_bytes
+from luvc_export.runtime.speculation.draft_costs import weight_bytes
 
 PLAN = "thirds"
 

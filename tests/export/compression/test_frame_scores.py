@@ -17,7 +17,7 @@ from luvc_export.export.compression.frame_references import dycoke_references, e
 from luvc_export.export.compression.scores import holitom
 from luvc_export.export.compression.scores._even import even
 from luvc_export.export.compression.scores.base import ScoreInput
-from luvc_export.export.simplify import simplify
+from luvc_export.export.trace import simplify
 
 
 def clip(frames: int, tokens: int = 6, width: int = 8) -> Tensor:

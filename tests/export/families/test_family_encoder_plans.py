@@ -23,10 +23,10 @@ from luvc_export.core.target import ORT_CPU
 from luvc_export.engines import targets
 from luvc_export.export import trace
 from luvc_export.export.compression import oim, unit_prune
-from luvc_export.export.simplify import simplify
 from luvc_export.export.surgeon import run_passes
 from luvc_export.export.surgeon.fused import bodies
 from luvc_export.export.towers import pruned_windows
+from luvc_export.export.trace import simplify
 
 #: With windows, without and with DeepStack planes, learned positions and a class token, patches that join half-way.
 FAMILIES = ("qwen2_5_vl", "qwen3_vl", "internvl", "minicpmv4_7")

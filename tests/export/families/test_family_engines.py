@@ -30,9 +30,10 @@ from luvc_export.engines import builder
 from luvc_export.engines.profiles import Capacity
 from luvc_export.export.surgeon import cache_slots
 from luvc_export.export.surgeon.passes import cast_precision, inplace_kv
-from luvc_export.packing import cases
+from luvc_export.packing import questions
 from luvc_export.packing.on_device import install_and_verify
-from luvc_export.packing.write import PackCases, write_pack
+from luvc_export.packing.questions import PackCases
+from luvc_export.packing.write import write_pack
 from luvc_export.pipeline import prepare_build
 from luvc_export.runtime.cuda.device import Gpu
 from luvc_export.runtime.host.windows import Windows
@@ -200,7 +201,7 @@ def test_packs_answer(
     graph_trust.remember_own(bundle)
 
     def asked(session: Session, capacity: Capacity) -> PackCases:
-        return PackCases("generated", cases.generated(session.size, 1), 6)
+        return PackCases("generated", questions.generated(session.size, 1), 6)
 
     packed = write_pack(bundle, target, tmp_path / "pack", asked, text_capacity=128)
     assert packed.pack.kv == {"6.2": "concat", "7.2": "inplace"}[jetpack]

@@ -28,9 +28,9 @@ from luvc_export.core.target import ORT_CPU
 from luvc_export.engines import targets
 from luvc_export.errors import PlanError, UsageError
 from luvc_export.export import trace
-from luvc_export.export.simplify import simplify
 from luvc_export.export.surgeon import run_passes
 from luvc_export.export.surgeon.fused import bodies
+from luvc_export.export.trace import simplify
 
 
 def merging(name: str) -> Plan:

@@ -26,9 +26,9 @@ from luvc_export.core.target import ORT_CPU
 from luvc_export.engines import targets
 from luvc_export.errors import CheckFailed
 from luvc_export.export import trace
-from luvc_export.export.simplify import simplify
 from luvc_export.export.surgeon import run_passes
 from luvc_export.export.towers import pruned_windows
+from luvc_export.export.trace import simplify
 
 #: With windows, without and with DeepStack planes, learned positions and a class token.
 FAMILIES = ("qwen2_5_vl", "qwen3_vl", "internvl")

@@ -11,7 +11,7 @@ import pytest
 
 from luvc_export.core import graph_io
 from luvc_export.errors import CheckFailed
-from luvc_export.export.llm.debug_decoder import forced_decoder
+from luvc_export.export.trace import forced_decoder
 
 #: Two prunes, of six to four and of four to two, as ``spu.select`` writes them; ``logits`` are the values kept.
 TEXT = """

@@ -14,8 +14,8 @@ from flat_plans import replan
 from surgery_harness import CASES, INLINED, INPLACE, PLUGINS, RTX, TRT103, Traced, cut, edited, feeds, fired, run
 
 from luvc_export.core.target import ORT_CPU, TargetSpec
-from luvc_export.export.llm.debug_decoder import forced_decoder
 from luvc_export.export.surgeon.passes import fuse_spectrum_prune
+from luvc_export.export.trace import forced_decoder
 
 pytestmark = pytest.mark.slow(beside="export/surgeon/test_equal.py::test_one_pass")
 

@@ -14,9 +14,9 @@ from flat_plans import flat_plan
 from luvc_export.core.plan import MergePass, Plan
 from luvc_export.export import families, trace
 from luvc_export.export.families.base import Normalise
-from luvc_export.export.simplify import simplify
 from luvc_export.export.surgeon.fused import bodies
 from luvc_export.export.surgeon.graph import PLAN_KEY
+from luvc_export.export.trace import simplify
 
 PLAN = flat_plan(grid=(4, 6), keep=(12, 6, 0), merges=(MergePass(1, 1, 1),))
 

@@ -66,7 +66,7 @@ def test_empty_slots_change_no_bit(lora: Path, picture: NDArray[np.uint8]) -> No
 
 def slots_of(session: Session) -> int:
     """Inputs of the opened decoder that adapters are."""
-    return sum(name.startswith("lora") for name in session.backend._decoder_kinds)  # type: ignore[attr-defined]
+    return sum(name.startswith("lora") for name in session.backend._decoder_inputs)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from luvc_export.bundle.adapters.kept_sets import MOST_SETS
 from luvc_export.bundle.adapters.peft_folder import Adapter
-from luvc_export.bundle.manifest import LoraSlots
+from luvc_export.bundle.manifest import MOST_SETS, LoraSlots
 from luvc_export.runtime.adapters.factors import Factors
 from luvc_export.runtime.adapters.table import MOST, Adapters
 from luvc_export.runtime.model import Backend

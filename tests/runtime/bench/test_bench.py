@@ -20,7 +20,7 @@ from luvc_export.runtime.bench.loaded_case import LoadedCase, flops, stored_bits
 from luvc_export.runtime.bench.machine import Machine, measure_machine, roofline
 from luvc_export.runtime.bench.measure import Stat, Timed, exponent, measure, ratio
 from luvc_export.runtime.bench.worker import Worker
-from luvc_export.runtime.speculation.step_bytes import weight_bytes
+from luvc_export.runtime.speculation.draft_costs import weight_bytes
 
 FACTS = CaseFacts("a", "half", "cpu", "fp32", 1.0, None, 2.0, None, None, 0.5, (2, 0), 2_000_000, 4_000_000)
 

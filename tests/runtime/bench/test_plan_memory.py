@@ -11,7 +11,7 @@ from luvc_export.bundle.folder import Bundle
 from luvc_export.errors import MachineError
 from luvc_export.runtime.bench import plan_memory
 from luvc_export.runtime.bench.case import BenchCase
-from luvc_export.runtime.bench.open_plans import Held, OpenedPlans
+from luvc_export.runtime.bench.loaded_case import Held, OpenedPlans
 from luvc_export.runtime.bench.plan_memory import measure_open_plans
 from luvc_export.runtime.generation.plan_residency import PlanResidency
 from luvc_export.runtime.ort import OrtBackend

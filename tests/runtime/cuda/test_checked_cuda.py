@@ -14,9 +14,8 @@ from checked_cuda import CheckedDriver, Violation, checked_gpu
 
 from luvc_export.errors import MachineError
 from luvc_export.runtime.cuda import device
-from luvc_export.runtime.cuda.device import Event, Gpu
+from luvc_export.runtime.cuda.device import Event, Gpu, StagingBuffer
 from luvc_export.runtime.cuda.driver import SIGNATURES
-from luvc_export.runtime.tensorrt.buffers import StagingBuffer
 
 BYTES = 512
 

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from luvc_export.runtime.host_backend import unit_inputs
 from luvc_export.runtime.media import unit_choice
-from luvc_export.runtime.media.unit_choice import FIRST, most_novel, novelty, unit_inputs
+from luvc_export.runtime.media.unit_choice import FIRST, most_novel, novelty
 
 
 def _flat(levels: list[list[int]], side: int = 2) -> NDArray[np.uint8]:

@@ -14,7 +14,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from luvc_export.runtime import memory
-from luvc_export.runtime.ort_graphs.long_attention import PATCHES, tiled
+from luvc_export.runtime.ort_graphs.blocks import PATCHES, tiled
 
 HEADS, WIDTH = 4, 16
 

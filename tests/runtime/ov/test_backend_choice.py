@@ -116,7 +116,7 @@ class _Engines:
 def test_engines_of_a_stranger_are_never_read(tiny: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing of TensorRT is imported for them, and ``--allow-unverified`` changes nothing for ``auto``."""
     loaded: list[str] = []
-    monkeypatch.setattr("luvc_export.runtime.tensorrt.library.load_library", loaded.append)
+    monkeypatch.setattr("luvc_export.runtime.tensorrt.engine.load_library", loaded.append)
     bundle = replace(tiny, manifest=replace(tiny.manifest, engines=(_Engines(),)))  # type: ignore[arg-type]
     choice = choose(bundle)
     assert choice.name != "tensorrt:l4" and "this machine was not told to trust these engines" in choice.line

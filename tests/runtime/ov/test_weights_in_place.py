@@ -16,7 +16,7 @@ from luvc_export.runtime.openvino import device as devices
 from luvc_export.runtime.openvino import rewrites
 from luvc_export.runtime.openvino.backend import FEW_ROWS, PACKED_AFTER, OpenVinoBackend
 from luvc_export.runtime.openvino.model import GraphReader
-from luvc_export.runtime.product_check import engines
+from luvc_export.runtime.product_check import check as engines
 from luvc_export.runtime.session import Session
 
 pytest.importorskip("openvino", reason="pip install 'luvc-export[openvino]'")

@@ -18,7 +18,7 @@ from luvc_export.errors import MachineError
 from luvc_export.runtime.openvino import backend as openvino_backend
 from luvc_export.runtime.openvino import device as devices
 from luvc_export.runtime.ort import OrtBackend
-from luvc_export.runtime.product_check import engines
+from luvc_export.runtime.product_check import check as engines
 from luvc_export.runtime.product_check.check import LIMITS, Checked, Way, check, relative_error
 from luvc_export.runtime.product_check.graph import Product, float_product, int8_product
 

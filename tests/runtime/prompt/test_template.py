@@ -13,9 +13,9 @@ from transformers.utils.chat_template_utils import render_jinja_template
 
 import luvc_export
 from luvc_export.bundle import folder as bundles
-from luvc_export.calibration.runners.canvas import _template
 from luvc_export.core.files.template_source import FILES
 from luvc_export.errors import BundleError, UsageError
+from luvc_export.export.reading.remarks import chat_template
 from luvc_export.runtime.prompt.template import ChatTemplate, described, load_template, plain_data
 
 QWEN2_VL = """{% set image_count = namespace(value=0) %}{% set video_count = namespace(value=0) %}
@@ -196,7 +196,8 @@ def test_of_several_templates_the_one_transformers_takes(fresh: Path, held: tupl
     bundle = with_files(fresh, files)
     wanted = ProcessorMixin.get_processor_dict(fresh)[0].get("chat_template") or f"of {held[-1]}"
     template = load_template(bundle)
-    assert template is not None and template.source == wanted == _template(fresh)
+    own = chat_template(fresh)
+    assert template is not None and own is not None and template.source == wanted == own.text
     for name in (*FILES, "luvc.json"):
         (fresh / name).unlink(missing_ok=True)
 

@@ -14,9 +14,8 @@ from ort_engine import Engines
 
 from luvc_export.bundle.folder import Bundle
 from luvc_export.errors import LuvcError
-from luvc_export.runtime.cuda.device import Gpu
+from luvc_export.runtime.cuda.device import Gpu, StagingBuffer
 from luvc_export.runtime.tensorrt import cache_memory, execution_slot
-from luvc_export.runtime.tensorrt.buffers import StagingBuffer
 from luvc_export.runtime.tensorrt.cache_memory import CacheMemory
 
 SEED, SHARE = 3, 6
@@ -90,7 +89,7 @@ def fault(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
 
         def blocks(self: Any, batch: int = 1) -> Any:
             pool = honest_piece(self, batch)
-            half = partial(cache_memory._cleared, self._gpu, self._stream, self._kv.region.nbytes // 2)
+            half = partial(cache_memory._cleared, self.gpu, self.stream, self.kv.region.nbytes // 2)
             monkeypatch.setattr(pool, "_allocate", half)
             return pool
 

@@ -19,10 +19,10 @@ from luvc_export.calibration.tasks import find
 from luvc_export.core import graph_io
 from luvc_export.engines.profiles import Capacity
 from luvc_export.errors import CheckFailed, UsageError
+from luvc_export.runtime.cuda import device
 from luvc_export.runtime.cuda.device import Gpu
 from luvc_export.runtime.session import Session
 from luvc_export.runtime.state import RowsState, State
-from luvc_export.runtime.tensorrt import buffers
 
 CAPACITY = Capacity(text=96, groups=1, logits=96)
 FORMS = ("concat", "inplace")
@@ -215,7 +215,7 @@ def test_sabotage(
         assert ours.generate(*question, max_new_tokens=LENGTH).token_ids[1:] != wanted
         return
     if broken == "host memory is taken too soon":
-        monkeypatch.setattr(buffers.StagingBuffer, "take", _grow_only)
+        monkeypatch.setattr(device.StagingBuffer, "take", _grow_only)
     else:
         monkeypatch.setattr(gpu, "copy", lambda *_: None)
     tokens = steps(ours, question, LENGTH - 1)

@@ -17,8 +17,8 @@ from checked_cuda.driver import checked_gpu
 from numpy.typing import NDArray
 from ort_engine import Engines
 
-from luvc_export.bundle.adapters.kept_sets import MOST_SETS
 from luvc_export.bundle.folder import load
+from luvc_export.bundle.manifest import MOST_SETS
 from luvc_export.demo import IMAGE_SIZE
 from luvc_export.engines.profiles import Capacity
 from luvc_export.errors import UsageError

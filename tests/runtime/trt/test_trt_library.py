@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from luvc_export.errors import BundleError, LuvcError, MachineError
-from luvc_export.runtime.tensorrt import library
+from luvc_export.runtime.tensorrt import engine as library
 
 VERSION = (
     "The engine plan file is not compatible with this version of TensorRT, expecting library version 10.3.0.26 got "

@@ -355,8 +355,8 @@ def test_caches_that_stayed_are_not_asked_for_again(
     backend.unload()
     cache = backend._caches.nbytes
     monkeypatch.setenv("STAND_IN_BYTES", str(held(gpu) + 2 * WEIGHTS - cache))
-    backend._check_memory()
+    backend._caches.check_fits(backend._entry.footprint, "engines")
     monkeypatch.setenv("STAND_IN_BYTES", str(held(gpu) + 2 * WEIGHTS - cache - 1))
     with pytest.raises(MachineError, match="not enough memory on the GPU"):
-        backend._check_memory()
+        backend._caches.check_fits(backend._entry.footprint, "engines")
     del answer

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from luvc_export.serve.engine import turns
-from luvc_export.serve.engine.turns import Turns
+from luvc_export.serve.engine import loop as turns
+from luvc_export.serve.engine.loop import Turns
 
 
 def jobs(names: str, choices: int = 1, age: float = 0.0) -> list[Any]:

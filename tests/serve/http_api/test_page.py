@@ -19,7 +19,7 @@ from calling import Client, data_uri
 
 from luvc_export.demo.questions import cases
 from luvc_export.runtime.session import Session
-from luvc_export.serve.http.page import page
+from luvc_export.serve.http.security import page
 
 SIZES = {"wide": ((1280, 900), False), "phone": ((390, 844), True)}
 

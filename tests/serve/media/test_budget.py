@@ -14,7 +14,7 @@ from luvc_export.runtime.media.pictures import pixels_to_decode
 from luvc_export.serve.http.api_errors import ApiError
 from luvc_export.serve.http.json_bodies import MOST_VALUES, check_text
 from luvc_export.serve.interfaces.protocol import parse
-from luvc_export.serve.media.budget import PixelBudget
+from luvc_export.serve.media.addresses import PixelBudget
 
 
 def peak() -> int:

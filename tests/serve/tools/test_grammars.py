@@ -13,10 +13,9 @@ from tokenizers import AddedToken, Tokenizer
 
 from luvc_export.errors import UsageError
 from luvc_export.runtime.generation.grammar_text import grammar_of_tools, matcher, tokens_of
-from luvc_export.serve.tools.detection import FORMS
+from luvc_export.serve.tools.detection import FORMS, THOUGHTS
 from luvc_export.serve.tools.grammar import Calls, grammar
 from luvc_export.serve.tools.splitting import AnswerShape
-from luvc_export.serve.tools.thoughts import THOUGHTS
 
 LOOK = {
     "type": "object",

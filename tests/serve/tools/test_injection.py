@@ -12,9 +12,8 @@ from calling import Client
 
 from luvc_export.runtime.generation.detokenise import MARKS
 from luvc_export.runtime.generation.grammar_trials import MAX_CHARACTERS
-from luvc_export.serve.tools.detection import FORMS
+from luvc_export.serve.tools.detection import FORMS, THOUGHTS
 from luvc_export.serve.tools.splitting import AnswerShape
-from luvc_export.serve.tools.thoughts import THOUGHTS
 
 Body = dict[str, Any]
 PROMPT: list[Body] = [{"role": "user", "content": "x"}]

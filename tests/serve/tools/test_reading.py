@@ -11,9 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from luvc_export.runtime.generation.detokenise import MARKS
-from luvc_export.serve.tools.detection import FORMS
+from luvc_export.serve.tools.detection import FORMS, THOUGHTS
 from luvc_export.serve.tools.splitting import AnswerShape
-from luvc_export.serve.tools.thoughts import THOUGHTS
 
 QWEN = THOUGHTS[1]
 #: What could be taken for the end, or the beginning, of something.

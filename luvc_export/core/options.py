@@ -1,6 +1,6 @@
 """Options as fields: what a user sets is described once, in the metadata of a record's field.
 
-The command line (``cli.grouped``), Python's keywords (``settled``), batch jobs and docs/cli.md read the field, so that
+The command line (``cli.options``), Python's keywords (``settled``), batch jobs and docs/cli.md read the field, so that
 an option has one name, help, range and default wherever it is asked.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import re
 import sys
 import types
 from collections.abc import Callable, Collection, Mapping
@@ -213,6 +214,27 @@ def choice(
     """
     if value not in known:
         raise error(what, where=flag, got=repr(value), expected=did_you_mean(value, known))
+
+
+def size(text: str | None) -> tuple[int, int] | None:
+    """Parse ``HxW``, or one number for a square; None stays None.
+
+    Raises:
+        UsageError: It is neither.
+    """
+    return None if text is None else pair(text, "the image size", "--image-size", "HxW, such as 672x672")
+
+
+def pair(text: str, what: str, where: str, expected: str) -> tuple[int, int]:
+    """Parse two whole numbers with an x between them, or one for both; the rest is the error's.
+
+    Raises:
+        UsageError: It is neither.
+    """
+    match = re.fullmatch(r"([1-9]\d*)(?:[xX]([1-9]\d*))?", text.strip())
+    if not match:
+        raise UsageError(f"cannot read {what}", where=where, got=text, expected=expected)
+    return int(match[1]), int(match[2] or match[1])
 
 
 def _type_of(record: type, name: str) -> Any:
