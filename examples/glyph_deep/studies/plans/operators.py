@@ -121,8 +121,8 @@ def _chosen(decoder: Any, layer: Any, visual: torch.Tensor, shapes: Shapes, shar
     plan = shapes.plan((tokens, *[keep] * (shapes.llm.layers - 1)), "stale", "full").changed(method=METHOD)
     basis = scores.constant(plan, 1, tokens, shapes.llm.hidden)
     normed = decoder.norm_of(decoder.parts(layer).before, visual).float().unflatten(1, (-1, tokens))
-    given = scores.ScoreInput(normed, basis, "token", keep, None, shapes.grid, 1, None, dict(METHOD.settings))
-    best = spu.select(scores.find(METHOD.name).score(given), keep)
+    entering = scores.ScoreInput(normed, basis, "token", keep, None, shapes.grid, 1, None, dict(METHOD.settings))
+    best = spu.select(scores.find(METHOD.name).score(entering), keep)
     return torch.zeros(normed.shape[:3], dtype=torch.bool).scatter(2, best, True).flatten(1, 2)[..., None]
 
 
