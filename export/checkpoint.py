@@ -1,4 +1,7 @@
-"""A Hugging Face checkpoint, on disk or from the hub: config, and where tensors' bytes lie. No weight is read here."""
+"""A Hugging Face checkpoint, on disk or from the hub: config, and where tensors' bytes lie.
+
+Opening one reads no weight; ``Checkpoint.widened`` reads them all.
+"""
 
 from __future__ import annotations
 

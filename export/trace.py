@@ -313,31 +313,31 @@ def forced_decoder(model: ir.Model, layers: Sequence[int]) -> ir.Model:
     Raises:
         CheckFailed: The graph does not hold one selection for each of ``layers``.
     """
-    copy = model.clone()
-    selections = [node for node in copy.graph if _selects(node)]
+    forced = model.clone()
+    selections = [node for node in forced.graph if _selects(node)]
     if len(selections) != len(layers):
         raise CheckFailed(
             "the decoder's selections were not found",
-            where=copy.graph.name or "decoder",
+            where=forced.graph.name or "decoder",
             got=f"{len(selections)} selections",
             expected=f"one before each of the layers {list(layers)}",
         )
     kept_names = {graph_io.kept_name(layer) for layer in layers}
-    copy.graph.outputs[:] = [value for value in copy.graph.outputs if value.name not in kept_names]
+    forced.graph.outputs[:] = [value for value in forced.graph.outputs if value.name not in kept_names]
     for layer, node in zip(layers, selections, strict=True):
         chosen = node.outputs[0]
         graph_input = ir.val(graph_io.forced_name(layer), ir.DataType.INT64, chosen.shape)
         chosen.replace_all_uses_with(graph_input)
-        copy.graph.inputs.append(graph_input)
-    passes.InlinePass()(copy)
-    passes.RemoveUnusedNodesPass()(copy)
+        forced.graph.inputs.append(graph_input)
+    passes.InlinePass()(forced)
+    passes.RemoveUnusedNodesPass()(forced)
     unread = {
         graph_input.name
-        for graph_input in copy.graph.inputs
+        for graph_input in forced.graph.inputs
         if graph_input.name == graph_io.VISUAL_PADDING and not graph_input.uses()
     }
-    copy.graph.inputs[:] = [graph_input for graph_input in copy.graph.inputs if graph_input.name not in unread]
-    return copy
+    forced.graph.inputs[:] = [graph_input for graph_input in forced.graph.inputs if graph_input.name not in unread]
+    return forced
 
 
 def _selects(node: ir.Node) -> bool:

@@ -1,8 +1,8 @@
-"""What ONNX Runtime and OpenVINO do alike: a plan's decoders, inputs a call leaves out, caches in the host's memory."""
+"""What ONNX Runtime and OpenVINO do alike: a plan's decoders, inputs that a call leaves out, caches that begin."""
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -22,7 +22,7 @@ from luvc_export.runtime.media.padding import all_picture
 from luvc_export.runtime.model import Array, Backend, Cache
 
 
-class HostBackend(Backend):
+class HostBackend(Backend, ABC):
     """The graphs of ``entry``, loaded when first used and kept.
 
     Args:

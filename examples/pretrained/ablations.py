@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from glyph_deep.data.cases import SIZES
-from glyph_deep.studies.plans.instruments import MODELS, TEXT, asked
+from glyph_deep.studies.plans.instruments import TEXT, asked
 from glyph_deep.studies.plans.recipes import request
 
 from luvc_export.calibration.ablation.evaluator import PlanEvaluator
@@ -30,7 +30,6 @@ from luvc_export.core.budgets import SCHEDULES
 from luvc_export.core.files import pages
 from luvc_export.core.plan.cost import encoder_ratio
 from luvc_export.core.plan.request import EncoderRequest, LlmRequest, PlanRequest
-from luvc_export.core.planning import solve
 from luvc_export.export.checkpoint import open_checkpoint
 
 PAGE = Path(__file__).parents[2] / "docs" / "results" / "pretrained.md"
@@ -47,7 +46,7 @@ def variants(shapes: Shapes) -> Iterator[tuple[str, Variant]]:
     """Yield (section, variant): one share behind a depth is `safe`'s shape, none at the last layer."""
 
     def of(section: str, name: str, wanted: PlanRequest) -> tuple[str, Variant]:
-        return section, Variant(name, (solve(wanted, shapes.grid, shapes.llm, shapes.encoder),))
+        return section, Variant(name, (shapes.solved(wanted),))
 
     def staged(score: str, share: float, whole: str) -> PlanRequest:
         return request(f"{score}:share={share:g},every=1,gone=1,works={whole},whole={whole}")
@@ -64,7 +63,7 @@ def variants(shapes: Shapes) -> Iterator[tuple[str, Variant]]:
         for variant in encoder_merges(shapes, share):
             if variant.name in ("OIM, mean", "OIM, spread"):
                 yield f"{share:.0%} of the units, merged in the encoder", variant
-        half = solve(staged("residual", share, "1/8"), shapes.grid, shapes.llm, shapes.encoder)
+        half = shapes.solved(staged("residual", share, "1/8"))
         yield f"{share:.0%} of the tokens behind {EIGHTH} of the LLM, merged", Variant("merge", (merged(half),))
 
 
@@ -111,7 +110,7 @@ def measured(args: argparse.Namespace) -> list[dict[str, Any]]:
     llm, encoder = opened.family.decoder_shape(opened.config), opened.family.encoder_shape(opened.config)
     shapes = Shapes((height // unit, width // unit), llm, encoder)
     engine = PlanEvaluator(opened, load_model(opened), asked("pretrained", GROUND, args.count, True), True)
-    about = {"model": "pretrained", "ground": f"search-{GROUND}", "weights": weights_hash(MODELS["pretrained"])}
+    about = {"model": "pretrained", "ground": f"search-{GROUND}", "weights": weights_hash(args.merged)}
     store = Store(args.output / f"ablations-{GROUND}-measurements.json", about)
     study = Study({"report": engine}, shapes, store, TEXT, lambda stage, done: None)
     rows, every = [], [("", Variant("none", (shapes.none(),))), *variants(shapes)]

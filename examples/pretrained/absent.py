@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 from glyph_deep.data.cases import SIZES
-from glyph_deep.studies.plans.instruments import MODELS, TEXT
+from glyph_deep.studies.plans.instruments import TEXT
 from glyph_deep.studies.plans.recipes import request
 
 from luvc_export.calibration.ablation.evaluator import PlanEvaluator
@@ -73,7 +73,7 @@ def main() -> None:
         about = {
             "model": "pretrained",
             "ground": f"{args.ground}, {name}",
-            "weights": weights_hash(MODELS["pretrained"]),
+            "weights": weights_hash(args.merged),
         }
         store = Store(args.output / f"{args.ground}-{name}-measurements.json", about)
         study = Study({"report": engine}, shapes, store, TEXT, lambda stage, done, of=name: print(of, done, flush=True))

@@ -15,7 +15,8 @@ from typing import Any
 from luvc_export.batch.vectors import RowVectors
 from luvc_export.bundle import folder as bundles
 from luvc_export.bundle.adapters.peft_folder import read_adapter
-from luvc_export.bundle.folder import answering, read_manifest
+from luvc_export.bundle.folder import read_manifest
+from luvc_export.bundle.variants import answering
 from luvc_export.core.files import folders
 from luvc_export.core.files.json_file import parse_json
 from luvc_export.core.options import option, stated, values_of

@@ -77,7 +77,7 @@ class PlanEntry:
         size: Height and width of its images in pixels.
         precision: Of the products with weights: the bundle's ``dtype``, or a name of ``luvc_export.core.precision``.
         variant_of: The plan of the bundle that it stands beside, for images of another size, whole videos, tiles, fewer
-            units, or in another precision (``bundle.folder.root_of``); None for one that stands alone.
+            units, or in another precision (``bundle.variants.root_of``); None for one that stands alone.
         caches: How keys and values are stored; None in the precision of the graphs.
 
     Attributes:

@@ -91,7 +91,7 @@ class InplaceOrt(Backend):
         return self._inner.placement()
 
     def _put_behind(self, held: InplaceCache, rows: HostCache, groups: int) -> HostCache:
-        """What is held, with new rows in the slots behind it (``runtime.tensorrt.cache_memory.NewRows``)."""
+        """What is held, with new rows in the slots behind it (``runtime.tensorrt.new_rows.NewRows``)."""
         placed = []
         for number, state in enumerate(self._states):
             whole, added = held.values.array(number).copy(), rows.array(number)

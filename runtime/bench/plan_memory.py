@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from luvc_export.bundle.folder import answering, load
+from luvc_export.bundle.folder import load
+from luvc_export.bundle.variants import answering
 from luvc_export.errors import MachineError
 from luvc_export.runtime.bench.case import BenchCase
 from luvc_export.runtime.bench.loaded_case import Held

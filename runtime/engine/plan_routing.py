@@ -7,7 +7,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from luvc_export.bundle.folder import Bundle, shared_plan
+from luvc_export.bundle.folder import Bundle
+from luvc_export.bundle.variants import shared_plan
 from luvc_export.core.image_tokens import check_ceiling
 from luvc_export.errors import UsageError
 from luvc_export.runtime.loaded_plan import LoadedPlan

@@ -1,1 +1,1 @@
-"""ONNX Runtime, and what it is given in place of a bundle's decoder: the same numbers, sooner."""
+"""Graphs as ONNX Runtime is given them in place of a bundle's: the same numbers, sooner or in less memory."""

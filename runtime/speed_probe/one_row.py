@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from luvc_export.core.files.folders import keep, recall
+from luvc_export.core.files.remembered import keep, recall
 from luvc_export.core.shapes import DecoderShape
 from luvc_export.runtime.cpu_features import cpu_features
 from luvc_export.runtime.openvino.device import ACTIVATION_GROUPS

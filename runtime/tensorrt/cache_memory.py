@@ -8,26 +8,21 @@ be continued more than once, a block is written only where no living state would
 state that lies in it, or where none lies. Continuing an old state while a later one is still held copies the block
 first. An ordinary answer drops each state as it makes the next and never copies. What a model keeps beside keys and
 values is never written in place: it lies in a block of its own.
-
-Engines whose caches are codes read slots of fixed capacity and give what they add alone (docs/surgery.md): new rows are
-copied behind those that are there once the engine is done, on its stream, so the next call sees them; the copies go
-elsewhere at every step, so no CUDA graph has them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 from luvc_export.bundle.manifest import Footprint
 from luvc_export.core.element_types import BY_NAME
-from luvc_export.core.plan import Plan
 from luvc_export.errors import MachineError
-from luvc_export.runtime.cuda.device import Buffer, Gpu, Memory
-from luvc_export.runtime.cuda.tensor import Block, Lease, Pool
+from luvc_export.runtime.cuda.device import Gpu, Memory
+from luvc_export.runtime.cuda.pool import Block, Lease, Pool
 from luvc_export.runtime.memory import SHORT_ON_GPU, gib
-from luvc_export.runtime.tensorrt.memory_plan import CachePart, KvPlan, Region, pack
+from luvc_export.runtime.tensorrt.memory_plan import KvPlan
 
 
 class TrtCache(Lease):
@@ -177,72 +172,3 @@ def _cleared(gpu: Gpu, stream: int, nbytes: int) -> Memory:
     # Attention gives masked slots no weight, but 0 times a NaN of unwritten memory is NaN.
     gpu.clear(memory.address, memory.nbytes, stream)
     return memory
-
-
-@dataclass(frozen=True)
-class NewRows:
-    """What one call adds.
-
-    Args:
-        kv: Where caches lie.
-        plan: Says how many visual rows of a group each layer keeps.
-        batch: Conversations of the call.
-        groups: New groups of each.
-        text: New text tokens of each, padding included.
-    """
-
-    kv: KvPlan
-    plan: Plan
-    batch: int
-    groups: int
-    text: int
-
-    @property
-    def parts(self) -> tuple[CachePart, ...]:
-        """States that get rows."""
-        return tuple(part for part in self.kv.parts if not self.kv.is_swapped(part))
-
-    def count(self, part: CachePart) -> int:
-        """New rows of a part."""
-        return self.groups * self.plan.keep[part.state.layer] + self.text
-
-    @property
-    def region(self) -> Region:
-        """Where the engine writes each part's new rows [batch, heads, count, ...], by output name."""
-        return pack({part.state.present: self.batch * self.count(part) * part.row for part in self.parts})
-
-    def place(self, buffer: Buffer) -> dict[str, int]:
-        """Reserve room for them; their addresses by output name."""
-        region = self.region
-        buffer.reserve(region.nbytes)
-        return {name: buffer.address + offset for name, offset in region.offsets.items()}
-
-    def first(self, part: CachePart, text: int) -> int:
-        """The slot of the first new row behind ``text`` tokens: visual rows end where the slots of text begin."""
-        visual = part.rows - self.kv.text_capacity
-        return visual - self.groups * self.plan.keep[part.state.layer] + text
-
-    def put_behind(
-        self, gpu: Gpu, stream: int, buffer: Buffer, held: Sequence[tuple[int, int]], caches: Mapping[str, int]
-    ) -> None:
-        """Copy them to their slots.
-
-        Args:
-            gpu: Where all lies.
-            stream: Of the engine.
-            buffer: What ``place`` reserved.
-            held: Text tokens and groups of each conversation before the call.
-            caches: Address of each part of the first conversation, by output name.
-        """
-        offsets = self.region.offsets
-        starts = {text for text, _ in held}
-        together = len(starts) == 1
-        for part in self.parts:
-            name, count = part.state.present, self.count(part)
-            for number, (text, _) in enumerate(held[:1] if together else held):
-                target = caches[name] + number * part.nbytes + self.first(part, text) * part.token
-                source = buffer.address + offsets[name] + number * count * part.row
-                pieces = part.heads * (self.batch if together else 1)
-                gpu.copy_pieces(
-                    (target, part.rows * part.token), (source, count * part.token), count * part.token, pieces, stream
-                )

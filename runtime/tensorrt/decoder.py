@@ -15,11 +15,11 @@ from luvc_export.core import graph_io
 from luvc_export.core.plan import Plan
 from luvc_export.errors import UsageError
 from luvc_export.runtime.cuda.device import Buffer, Memory
-from luvc_export.runtime.cuda.tensor import Block, GpuTensor, Lease, Pool, to_engine, to_host
+from luvc_export.runtime.cuda.pool import Block, Lease, Pool
+from luvc_export.runtime.cuda.tensor import GpuTensor, to_engine, to_host
 from luvc_export.runtime.model import Array, Cache, PendingToken
-from luvc_export.runtime.tensorrt.cache_memory import CacheMemory, NewRows, Resident, TrtCache, behind
+from luvc_export.runtime.tensorrt.cache_memory import CacheMemory, Resident, TrtCache, behind
 from luvc_export.runtime.tensorrt.call import (
-    FactorSet,
     check_room,
     check_shapes,
     decode_profile,
@@ -29,7 +29,9 @@ from luvc_export.runtime.tensorrt.call import (
     split_feeds,
 )
 from luvc_export.runtime.tensorrt.execution_slot import Call, ExecutionSlot
+from luvc_export.runtime.tensorrt.factors import FactorSet
 from luvc_export.runtime.tensorrt.memory_plan import CachePart
+from luvc_export.runtime.tensorrt.new_rows import NewRows
 
 
 class CacheCall(NamedTuple):

@@ -20,7 +20,7 @@ from luvc_export.bundle.manifest import EngineEntry
 from luvc_export.core import graph_io
 from luvc_export.core.plan import Plan
 from luvc_export.runtime.cuda.device import Memory
-from luvc_export.runtime.cuda.tensor import Lease
+from luvc_export.runtime.cuda.pool import Lease
 from luvc_export.runtime.model import Array
 from luvc_export.runtime.tensorrt.cache_memory import CacheMemory
 from luvc_export.runtime.tensorrt.call import typed

@@ -15,7 +15,8 @@ from luvc_export.core.element_types import BY_NAME
 from luvc_export.errors import UsageError
 from luvc_export.runtime.cuda.device import Gpu
 from luvc_export.runtime.cuda.dlpack import CUDA, CUDA_MANAGED, Borrowed, borrow
-from luvc_export.runtime.cuda.tensor import GpuTensor, Lease, Pool
+from luvc_export.runtime.cuda.pool import Lease, Pool
+from luvc_export.runtime.cuda.tensor import GpuTensor
 from luvc_export.runtime.model import Array
 from luvc_export.runtime.tensorrt.call import check_shapes
 from luvc_export.runtime.tensorrt.execution_slot import ExecutionSlot

@@ -65,7 +65,7 @@ def stand_in(folder: Path, bundle: bundles.Bundle, plan: str, name: str) -> bund
     if not (target / bundles.MANIFEST).is_file():
         target.mkdir(exist_ok=True)
         data = datasets.load(TASK.name)
-        seen = ranges.load(folder / f"ranges.{plan}.npz", ranges.about(bundle, plan, data.split()[0]))
+        seen = ranges.load_ranges(folder / f"ranges.{plan}.npz", ranges.description(bundle, plan, data.split()[0]))
         Quantiser(bundle, plan, Recipe(PRECISIONS[name]), seen, target).trial((), data.record)
     return bundles.load(target)
 

@@ -21,13 +21,16 @@ HERE = Path(__file__).resolve().parents[3]
 STEPS, MOST, DRAWS = 30, 1.05, 10_000
 
 
-def measured(code: Path, bundle: str, options: list[str]) -> dict[str, float]:
+def measured(code: Path, bundle: Path, options: list[str]) -> dict[str, float]:
     """Milliseconds to the first token and of a step, and MiB at the peak, of one process."""
-    words = ["-m", "luvc_export", "bench", bundle, "--repeats", "1", "--warm-up", "1", "--json"]
+    words = ["-m", "luvc_export", "bench", str(bundle), "--repeats", "1", "--warm-up", "1", "--json"]
     words += ["--new-tokens", str(STEPS + 1), *options]
-    done = subprocess.run(
-        [sys.executable, *words], env={**os.environ, "PYTHONPATH": str(code)}, stdout=subprocess.PIPE, check=True
-    )
+    where = {"env": {**os.environ, "PYTHONPATH": str(code)}, "cwd": code}  # -m looks in the working folder first
+    asked = "import luvc_export; print(luvc_export.__file__)"
+    for each in (["-c", asked], words):
+        done = subprocess.run([sys.executable, *each], **where, stdout=subprocess.PIPE, text=True, check=True)
+        if each is not words and not Path(done.stdout.strip()).is_relative_to(code):
+            sys.exit(f"{code} is not what runs, but {done.stdout.strip()}")
     (case,) = json.loads(done.stdout)["cases"]
     stats = case["stats"]
     step = stats["decode_ms"]["median"] / STEPS
@@ -38,8 +41,8 @@ def main() -> int:
     """Compare; the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkout", type=Path)
-    parser.add_argument("bundle")
-    parser.add_argument("other_bundle", help="what the other checkout wrote")
+    parser.add_argument("bundle", type=lambda text: Path(text).resolve())
+    parser.add_argument("other_bundle", type=lambda text: Path(text).resolve(), help="what the other checkout wrote")
     parser.add_argument("--pairs", type=int, default=10)
     parser.add_argument("--backend", default="auto")
     asked = parser.parse_args()

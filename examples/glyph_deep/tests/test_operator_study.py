@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import torch
-from glyph_deep.studies.plans.instruments import MODELS, SIZES, asked, load_model, open_checkpoint
+from glyph_deep.studies.plans.instruments import MODELS, SEARCHED, SIZES, asked, load_model, open_checkpoint
 from glyph_deep.studies.plans.operators import FIGURES, PAGE, Switches, switched, table, variants
 
 from luvc_export.calibration.ablation.evaluator import PlanEvaluator
@@ -40,6 +40,8 @@ def test_both_off_is_kv_only_in_answers_and_flops() -> None:
     )
     keep = (shapes.units,) * llm.layers
     assert Switches(front, front).flops(llm, shapes.units, 64) == sum(prefill_flops(llm, keep, 64, kv_only=front))
+    mlp = 2 * shapes.units * 3 * llm.hidden * llm.layer(0).intermediate
+    assert sum(prefill_flops(llm, keep, 64)) - Switches(mlp=frozenset({0})).flops(llm, shapes.units, 64) == mlp
     assert Switches(stale_from=4, share=0.0).flops(llm, 10, 64) < Switches(stale_from=4, share=0.5).flops(llm, 10, 64)
 
 
@@ -47,4 +49,5 @@ def test_the_page_is_its_figures() -> None:
     """Every variant has a row of every model."""
     rows = json.loads(FIGURES.read_text(encoding="utf-8"))
     assert [row["off"] for row in rows] == [name for name, _ in variants(36)]
+    assert all({*SEARCHED} <= {*row} for row in rows)
     assert table(rows) in PAGE.read_text(encoding="utf-8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,11 +22,11 @@ def shapes() -> Shapes:
     opened = open_checkpoint(str(DEEP), weights=False)
     llm: DecoderShape = opened.family.decoder_shape(opened.config)
     encoder: EncoderShape = opened.family.encoder_shape(opened.config)
-    return Shapes((9, 12), llm, encoder)
+    return Shapes((9, 12), replace(llm, layers=30), encoder)
 
 
 def test_variants_are_shares_behind_depths_and_named_once(shapes: Shapes) -> None:
-    """Those of one share have one budget; what merges in the encoder gives the LLM fewer tokens."""
+    """Those of one share have one budget, behind the layer that is named; the encoder merges."""
     every = list(ablations.variants(shapes))
     assert len({(section, variant.name) for section, variant in every}) == len(every) == 32
     for share in ablations.SHARES:
@@ -34,11 +35,13 @@ def test_variants_are_shares_behind_depths_and_named_once(shapes: Shapes) -> Non
         ]
         kept = {plan.keep for plan in same if plan.llm.reducer == "prune"}
         assert len(kept) == 1 and round(share * 108) in kept.pop()
+    quarters = {section: variant.plans[0].keep for section, variant in every if section.startswith("25% of the t")}
+    assert [keep.index(27) for keep in quarters.values()] == [4, 2, 8]
     assert all(v.plans[0].vision_tokens < 108 for section, v in every if "in the encoder" in section)
 
 
 def test_the_page_is_its_figures() -> None:
-    """Both tables, and a command with one file of two is refused."""
+    """Both tables; figures are apart where their intervals are."""
     text = ablations.PAGE.read_text(encoding="utf-8")
     assert ablations.table(json.loads(ablations.FIGURES.read_text(encoding="utf-8"))) in text
     second = json.loads(seeds.FIGURES.read_text(encoding="utf-8"))

@@ -115,7 +115,8 @@ def doctor(
 
 def _measured(versions: list[dict[str, str]]) -> dict[str, Any]:
     """What engines have and compute here; asked once for these versions, this CPU, its devices and times of steps."""
-    from luvc_export.core.files.folders import cache_folder, keep, recall
+    from luvc_export.core.files.folders import cache_folder
+    from luvc_export.core.files.remembered import keep, recall
     from luvc_export.runtime.cpu_features import cpu_features
 
     features = cpu_features()

@@ -2,26 +2,23 @@
 
 A folder that a stranger may have filled can hold links out of it, pipes that are waited for, and devices without an
 end. Every verb that lists, copies or fills a folder does it here (``tests/test_writing.py``).
-
-What was measured on this machine is remembered in the user's cache folder, with all that it depends on.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import json
 import os
 import shutil
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
-from luvc_export.core.files.json_file import parse_json, read_json
-from luvc_export.core.files.safe_files import create, open_regular, read_own, write_whole
+from luvc_export.core.files.json_file import read_json
+from luvc_export.core.files.safe_files import create, open_regular, write_whole
 from luvc_export.errors import UsageError, first_few
 
 #: Folders inside folders that a walk goes down.
@@ -229,28 +226,3 @@ def writing_to(path: str | os.PathLike[str]) -> Iterator[None]:
         if error.errno is not None and error.filename is None:
             error.filename = os.fspath(path)
         raise
-
-
-def recall(kind: str, key: Mapping[str, Any]) -> dict[str, Any]:
-    """What was kept of this kind for just this key; nothing where there is none, or another user could have written it.
-
-    ``key`` is JSON: versions, CPU features and shapes that the measurement depends on.
-    """
-    file = _file(kind, key)
-    try:
-        data = parse_json(read_own(file) or b"{}", str(file), UsageError, "what was measured")
-        return dict(data) if data["key"] == json.loads(json.dumps(key)) else {}
-    except (UsageError, KeyError, TypeError, ValueError):
-        return {}
-
-
-def keep(kind: str, key: Mapping[str, Any], data: Mapping[str, Any]) -> None:
-    """Keep it; where the cache folder cannot be written, it is measured again."""
-    file = _file(kind, key)
-    with contextlib.suppress(OSError):
-        private_folder(file.parent)
-        write_whole(file, json.dumps({"key": key, **data}).encode())
-
-
-def _file(kind: str, key: Mapping[str, Any]) -> Path:
-    return cache_folder() / kind / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:24]}.json"

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from luvc_export.core.files import json_records
-from luvc_export.core.files.json_file import read_json
 from luvc_export.core.plan import merging, schema_1
 from luvc_export.core.plan.encoder import EncoderPlan
 from luvc_export.core.plan.llm import TENSORRT_TOPK_LIMIT, LlmPlan
@@ -300,4 +299,6 @@ def read_plan(path: Path) -> Plan:
     Raises:
         PlanError: It holds none.
     """
+    from luvc_export.core.files.json_file import read_json  # whoever makes plans reads no file
+
     return Plan.from_json(read_json(path, MAX_PLAN_BYTES, PlanError, "the plan file"), str(path))

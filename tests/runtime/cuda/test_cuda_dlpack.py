@@ -12,7 +12,8 @@ import torch
 from luvc_export.errors import UsageError
 from luvc_export.runtime.cuda import dlpack
 from luvc_export.runtime.cuda.device import Gpu
-from luvc_export.runtime.cuda.tensor import Block, GpuTensor, Lease, to_engine, to_host
+from luvc_export.runtime.cuda.pool import Block, Lease
+from luvc_export.runtime.cuda.tensor import GpuTensor, to_engine, to_host
 
 
 class Lender:

@@ -19,7 +19,8 @@ from luvc_export.core import graph_io
 from luvc_export.engines.profiles import Capacity
 from luvc_export.errors import MachineError, UsageError
 from luvc_export.runtime.cuda.device import Gpu
-from luvc_export.runtime.cuda.tensor import Block, GpuTensor, Lease
+from luvc_export.runtime.cuda.pool import Block, Lease
+from luvc_export.runtime.cuda.tensor import GpuTensor
 from luvc_export.runtime.host.cache import HostCache
 from luvc_export.runtime.session import Session
 from luvc_export.runtime.state import State

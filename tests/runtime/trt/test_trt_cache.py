@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from luvc_export.runtime.cuda.device import Gpu, Memory
-from luvc_export.runtime.cuda.tensor import Pool
+from luvc_export.runtime.cuda.pool import Pool
 from luvc_export.runtime.tensorrt.cache_memory import TrtCache, behind
 
 ROWS = 16

@@ -30,7 +30,7 @@ from luvc_export.engines.profiles import Capacity
 from luvc_export.pipeline import prepare_build
 from luvc_export.runtime.cuda.device import Gpu
 from luvc_export.runtime.session import Session
-from luvc_export.runtime.tensorrt.cache_memory import NewRows
+from luvc_export.runtime.tensorrt.new_rows import NewRows
 
 PLAN, CAPACITY = "thirds_kv8", Capacity(text=96, groups=2, logits=96)
 

@@ -70,7 +70,7 @@ def studies(
         pretrained: Checkpoint of that model.
         device: Where torch asks: `cpu` or `cuda`.
     """
-    weights = weights_hash(MODELS[name])
+    weights = weights_hash(pretrained if name == "pretrained" and pretrained else MODELS[name])
     opened = open_checkpoint(str(pretrained if name == "pretrained" else MODELS[name]))
     model = load_model(opened, device=device)
     unit = opened.family.unit_pixels(opened.config)

@@ -162,6 +162,9 @@ def main() -> None:
                 kept = retention(right, full, pictures)
                 rows[name][model] = [round(value, 4) for value in kept]
                 print(f"{model} {name}: {kept.text(3)}", flush=True)
+    if FIGURES.is_file():  # of models that were not asked again
+        for row in json.loads(FIGURES.read_text(encoding="utf-8")):
+            rows[row["off"]] = row | rows.get(row["off"], {})
     FIGURES.write_text("[\n" + ",\n".join(map(json.dumps, rows.values())) + "\n]\n", encoding="utf-8")
     PAGE.write_text(
         pages.within(PAGE.read_text(encoding="utf-8"), "operators", table([*rows.values()])), encoding="utf-8"
