@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from flat_plans import replan
 
-from luvc_export.bundle import folder as variants
+from luvc_export.bundle import variants
 from luvc_export.bundle.folder import Bundle
 from luvc_export.bundle.manifest import CalibrationData, Manifest, PlanEntry, Quantisation
 from luvc_export.errors import BundleError
