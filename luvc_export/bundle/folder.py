@@ -24,7 +24,7 @@ from luvc_export.bundle.replacing import inside as inside
 from luvc_export.bundle.replacing import read_manifest as read_manifest
 from luvc_export.bundle.replacing import write_manifest as write_manifest
 from luvc_export.bundle.replacing import writing as writing
-from luvc_export.bundle.variants import buckets_of, sizes_of
+from luvc_export.bundle.variants import buckets_of, shared_plan, sizes_of
 from luvc_export.core.files.folders import check_name
 from luvc_export.core.files.safe_files import open_regular, recover
 from luvc_export.errors import BundleError, UsageError, did_you_mean
@@ -99,6 +99,14 @@ class Bundle:
     def buckets_of(self, plan: str | None = None) -> dict[int, str]:
         """Buckets of ``plan``: the number of visual units that each computes, ascending, and the name of its plan."""
         return buckets_of(self.manifest, self.name_of(plan))
+
+    def video_plan(self, plan: str | None = None) -> str | None:
+        """Name of the plan that shares budgets over whole videos beside ``plan``; None without one."""
+        return shared_plan(self.manifest, self.name_of(plan), "clip")
+
+    def tiled_plan(self, plan: str | None = None) -> str | None:
+        """Name of the plan that shares budgets over tiles of a picture beside ``plan``; None without one."""
+        return shared_plan(self.manifest, self.name_of(plan), "tiles")
 
     @property
     def anchored_weights(self) -> Weights:

@@ -16,9 +16,7 @@ from luvc_export.runtime.graphs import Graphs
 from luvc_export.runtime.model import Array, Backend, Cache, Capabilities, PendingToken
 from luvc_export.runtime.tensorrt.cache_memory import CacheMemory, TrtCache
 from luvc_export.runtime.tensorrt.call import (
-    SetFactor,
     decode_profile,
-    of_set,
     prefill_profile,
     samples_tokens,
 )
@@ -32,7 +30,7 @@ from luvc_export.runtime.tensorrt.engine import (
     runtime_cache_file,
 )
 from luvc_export.runtime.tensorrt.execution_slot import ExecutionSlot
-from luvc_export.runtime.tensorrt.factors import FactorSet
+from luvc_export.runtime.tensorrt.factors import FactorSet, SetFactor, of_set
 from luvc_export.runtime.tensorrt.memory_plan import plan_kv
 from luvc_export.runtime.tensorrt.slots import TrtSlots
 from luvc_export.runtime.tensorrt.vision import TrtVision

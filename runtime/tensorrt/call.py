@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -14,26 +12,7 @@ from luvc_export.errors import UsageError
 from luvc_export.runtime.cuda.tensor import to_engine
 from luvc_export.runtime.model import Array
 from luvc_export.runtime.tensorrt.cache_memory import TrtCache
-from luvc_export.runtime.tensorrt.factors import FactorSet
-
-
-@dataclass(frozen=True)
-class SetFactor:
-    """One factor of a set, as the feeds of a call have it in place of an array."""
-
-    set: FactorSet
-    name: str
-
-
-def of_set(factors: FactorSet) -> dict[str, SetFactor]:
-    """Feeds that name all factors of a set."""
-    return {name: SetFactor(factors, name) for name in factors.shapes}
-
-
-def split_feeds(feeds: Mapping[str, Any]) -> tuple[dict[str, Array], FactorSet | None]:
-    """Decoder inputs that are the host's arrays, and the set of LoRA factors on the GPU; None without adapters."""
-    factors = next((value.set for value in feeds.values() if isinstance(value, SetFactor)), None)
-    return {name: value for name, value in feeds.items() if not isinstance(value, SetFactor)}, factors
+from luvc_export.runtime.tensorrt.factors import SetFactor
 
 
 def decode_profile(file: EngineFile) -> int:

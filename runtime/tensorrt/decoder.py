@@ -26,10 +26,9 @@ from luvc_export.runtime.tensorrt.call import (
     decoder_arrays,
     prefill_profile,
     samples_tokens,
-    split_feeds,
 )
 from luvc_export.runtime.tensorrt.execution_slot import Call, ExecutionSlot
-from luvc_export.runtime.tensorrt.factors import FactorSet
+from luvc_export.runtime.tensorrt.factors import FactorSet, split_feeds
 from luvc_export.runtime.tensorrt.memory_plan import CachePart
 from luvc_export.runtime.tensorrt.new_rows import NewRows
 

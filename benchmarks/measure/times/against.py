@@ -21,17 +21,18 @@ HERE = Path(__file__).resolve().parents[3]
 STEPS, MOST, DRAWS = 30, 1.05, 10_000
 
 
+def printed(code: Path, words: list[str]) -> str:
+    """What Python prints with the package of a checkout; it looks in the working folder before PYTHONPATH."""
+    environment = {**os.environ, "PYTHONPATH": str(code)}
+    command = [sys.executable, *words]
+    return subprocess.run(command, env=environment, cwd=code, stdout=subprocess.PIPE, text=True, check=True).stdout
+
+
 def measured(code: Path, bundle: Path, options: list[str]) -> dict[str, float]:
     """Milliseconds to the first token and of a step, and MiB at the peak, of one process."""
     words = ["-m", "luvc_export", "bench", str(bundle), "--repeats", "1", "--warm-up", "1", "--json"]
     words += ["--new-tokens", str(STEPS + 1), *options]
-    where = {"env": {**os.environ, "PYTHONPATH": str(code)}, "cwd": code}  # -m looks in the working folder first
-    asked = "import luvc_export; print(luvc_export.__file__)"
-    for each in (["-c", asked], words):
-        done = subprocess.run([sys.executable, *each], **where, stdout=subprocess.PIPE, text=True, check=True)
-        if each is not words and not Path(done.stdout.strip()).is_relative_to(code):
-            sys.exit(f"{code} is not what runs, but {done.stdout.strip()}")
-    (case,) = json.loads(done.stdout)["cases"]
+    (case,) = json.loads(printed(code, words))["cases"]
     stats = case["stats"]
     step = stats["decode_ms"]["median"] / STEPS
     return {"first token": stats["ttft_ms"]["median"], "step": step, "peak memory": case["facts"]["peak_mib"]}
@@ -47,6 +48,10 @@ def main() -> int:
     parser.add_argument("--backend", default="auto")
     asked = parser.parse_args()
     both, options = [(HERE, asked.bundle), (asked.checkout.resolve(), asked.other_bundle)], ["--backend", asked.backend]
+    for code, _ in both:
+        package = printed(code, ["-c", "import luvc_export; print(luvc_export.__file__)"]).strip()
+        if not Path(package).is_relative_to(code):
+            parser.error(f"{code} is not what runs, but {package}")
     runs: list[list[dict[str, float]]] = [[], []]
     for number in range(asked.pairs):
         for which in (0, 1) if number % 2 else (1, 0):
