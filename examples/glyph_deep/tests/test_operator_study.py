@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from unittest.mock import patch
 
 import torch
 from glyph_deep.studies.plans.instruments import MODELS, SEARCHED, SIZES, asked, load_model, open_checkpoint
@@ -11,6 +12,8 @@ from glyph_deep.studies.plans.operators import FIGURES, PAGE, Switches, switched
 from luvc_export.calibration.ablation.evaluator import PlanEvaluator
 from luvc_export.calibration.ablation.variants import Shapes
 from luvc_export.core.budgets import prefill_flops
+from luvc_export.core.plan.request import LlmRequest, PlanRequest
+from luvc_export.export.compression import spu
 
 
 def test_both_off_is_kv_only_in_answers_and_flops() -> None:
@@ -40,6 +43,20 @@ def test_both_off_is_kv_only_in_answers_and_flops() -> None:
     )
     keep = (shapes.units,) * llm.layers
     assert Switches(front, front).flops(llm, shapes.units, 64) == sum(prefill_flops(llm, keep, 64, kv_only=front))
+    # who goes on working beside stale rows is whom the plan's own prune keeps
+    chosen, select = dict[str, list[torch.Tensor]](stale=[], pruned=[]), spu.select
+    solved = shapes.solved(PlanRequest(LlmRequest("safe")))
+    share = solved.keep[1] / shapes.units
+    for name, switches, plan in (
+        ("stale", Switches(stale_from=1, share=share), shapes.none()),
+        ("pruned", Switches(), solved),
+    ):
+        noted = chosen[name].append
+        watched = patch.object(spu, "select", lambda *scored, noted=noted: noted(best := select(*scored)) or best)
+        with watched, switched(switches, shapes):
+            engine.predictions(plan, range(16))
+    pairs = list(zip(chosen["stale"], chosen["pruned"], strict=True))
+    assert pairs and all(torch.equal(*pair) for pair in pairs)
     mlp = 2 * shapes.units * 3 * llm.hidden * llm.layer(0).intermediate
     assert sum(prefill_flops(llm, keep, 64)) - Switches(mlp=frozenset({0})).flops(llm, shapes.units, 64) == mlp
     assert Switches(stale_from=4, share=0.0).flops(llm, 10, 64) < Switches(stale_from=4, share=0.5).flops(llm, 10, 64)
