@@ -31,11 +31,10 @@ PICTURE = "896x896"
 PEERS: tuple[tuple[str, str, str | None, dict[str, Any]], ...] = (
     ("luvc-export none", "luvc", None, {"plan": "none"}),
     ("luvc-export safe", "luvc", None, {"plan": "safe"}),
-    ("luvc-export fast", "luvc", None, {"plan": "fast"}),
+    ("luvc-export staged", "luvc", None, {"plan": "staged"}),
     ("luvc-export lean", "luvc", None, {"plan": "lean"}),
     ("luvc-export leaner", "luvc", None, {"plan": "leaner"}),
     ("luvc-export luvc", "luvc", None, {"plan": "luvc"}),
-    ("luvc-export striped", "luvc", None, {"plan": "striped"}),
     (
         "luvc-export quick",
         "luvc",

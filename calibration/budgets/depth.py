@@ -35,7 +35,8 @@ from luvc_export.export.checkpoint import Checkpoint
 
 #: Agreement whose lower end a step of the profile must reach where nobody says another: depths that matter lose half.
 BAR = 0.95
-#: Shares of the tokens that are tried after the first eighth of the depth.
+#: Share of the depth in which every token is, and shares of the tokens that are tried after it.
+WHOLE = Fraction(1, 8)
 SHARES = (0.17, 0.25, 0.33, 0.42, 0.6, 0.8)
 #: Questions whose time foretells that of all.
 _PROBED = 16
@@ -103,7 +104,7 @@ def propose(trials: Trials, striped: Callable[[Stripes], Plan], layers: int, hor
         tried.append((shape, trials.of(striped(shape))))
         return tried[-1][1].holds
 
-    whole, none = min(Stripes().whole, gone), Fraction(0)
+    whole, none = min(WHOLE, gone), Fraction(0)
     every = [Stripes(whole, share, first=0, every=1, gone=gone, works=none) for share in (*SHARES, 1.0)]
     all_work = every[bisect_left(every[:-1], True, key=holds)]
     behind = max(0, working - max(1, round(all_work.whole * layers)))
@@ -271,7 +272,7 @@ def profile(
     begin, name, llm, count = monotonic(), data.name, subject.llm, len(data.cases)
     enough([case.picture for case in subject.halves[0].cases], retention, name, "")
     method = method_asked(score, rho, steps, scorer)
-    subject.check_scorer(scorer, [max(1, round(Stripes().whole * llm.layers))])
+    subject.check_scorer(scorer, [max(1, round(WHOLE * llm.layers))])
     switches = subject.fitting | switches
     space = Space(subject.grid, llm.layers, llm.cached, switches=switches, sharing=sharing, shared=llm.shared)
 

@@ -17,7 +17,7 @@ import torch
 
 from luvc_export.calibration import intervals
 from luvc_export.calibration.ablation.store import weights_hash
-from luvc_export.core.named_plans import FIGURES, NAMED
+from luvc_export.core.named_plans import CLIPS, FIGURES, NAMED, PICTURES
 from luvc_export.core.plan import Plan, Sharing
 from luvc_export.core.plan import figures as plan_figures
 from luvc_export.core.plan.cost import cost
@@ -70,7 +70,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--output", type=Path, default=FIGURES, help="file of the figures")
     parser.add_argument("--questions", type=int, default=600, help="three about each film")
-    parser.add_argument("--plans", nargs="+", choices=("none", *NAMED), default=("none", *NAMED))
+    parser.add_argument("--plans", nargs="+", choices=("none", *NAMED), default=("none", *PICTURES, *CLIPS))
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)

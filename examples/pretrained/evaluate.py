@@ -33,7 +33,7 @@ from .start import begin, weights_of
 from .texts import held_out
 
 WINDOW, TOKENS = 512, 3072  # tokens that are read at once, and of a text
-GROUNDS = ("plain", "textured")
+GROUNDS = ("plain", "textured", "photographs")
 Piece = tuple[str, Callable[[], Any]]
 
 

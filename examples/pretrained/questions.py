@@ -21,7 +21,7 @@ from luvc_export.demo.scene import NAMES, Scene
 
 ROW, COLUMN = ("top", "middle", "bottom"), ("first", "second", "third", "fourth")
 Asked = tuple[str, str]
-_STREAM, _QUESTION = 5, 1 << 20  # keys of these pictures and of their questions
+_STREAM, _QUESTION, _PHOTOGRAPH = 5, 1 << 20, 1 << 22  # keys of these pictures, of their questions, of photographs
 
 
 @dataclass(frozen=True)
@@ -124,11 +124,13 @@ def questions(
 
 def cases(split: str, ground: str, number: int, seed: int = 0) -> Iterator[Case]:
     """Yield `number` cases of a split and a ground of glyph_deep: a question of each kind a picture allows."""
-    drawn, picture = 0, 0
+    drawn, picture, key = 0, 0, (ground, _STREAM)
+    if ground == "photographs":  # which have no generators of their own
+        key = ("textured", _STREAM, _PHOTOGRAPH)
     while drawn < number:
-        image, scene = pictures.render(generator(split, ground, _STREAM, seed, picture), split, ground)
+        image, scene = pictures.render(generator(split, *key, seed, picture), split, ground)
         for index, (kind, make) in enumerate(KINDS.items()):
-            asked = make(generator(split, ground, _STREAM, seed, picture, _QUESTION, index), scene)
+            asked = make(generator(split, *key, seed, picture, _QUESTION, index), scene)
             if asked is not None and drawn < number:
                 drawn += 1
                 yield Case(image, *asked, kind, picture)

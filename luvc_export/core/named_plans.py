@@ -25,6 +25,9 @@ FIGURES = Path(__file__).with_name("named_plans.json")
 #: What a user gets who names no plan.
 DEFAULT_PLAN = "safe"
 
+#: The recipe that budgets solved for a goal (``--speedup``, ``--kv-mib``) take all else from.
+SOLVED_AS = "staged"
+
 _RECIPES: dict[str, dict[str, Any]] = json.loads(Path(__file__).with_name("recipes.json").read_text(encoding="utf-8"))
 
 #: Part, field and default of what recipes measured before these fields had none of.
@@ -105,9 +108,8 @@ def _request(row: dict[str, Any]) -> PlanRequest:
     return PlanRequest(LlmRequest(**llm), EncoderRequest(**encoder), Sharing(**row.get("sharing", {})))
 
 
-#: Recipes for pictures. Every token is in the first eighth of the depth: prunes before layer 0 rank what no LLM layer
-#: has read yet, and lost more pages at the same FLOPs when the recipes were searched (search splits of
-#: examples/glyph_deep). ``lean`` and ``leaner`` freeze the last half of the depth: free on glyph_shallow, whose LLM
+#: Recipes for pictures. Every token is in the front of the depth: prunes before layer 0 rank what no LLM layer has read
+#: yet, and lost more pages at the same FLOPs when the recipes were searched (search splits of examples/glyph_deep). ``lean`` and ``leaner`` freeze the last half of the depth: free on glyph_shallow, whose LLM
 #: does the seeing in its first half, where freezing 2/8 to 7/8 lost half of the answers
 #: (docs/results/glyph-shallow.md). ``lean`` prunes the encoder at ``merging.EARLIEST``.
 PICTURES: dict[str, NamedPlan] = _recipes("pictures")
@@ -118,4 +120,7 @@ CLIPS: dict[str, NamedPlan] = _recipes("clips")
 
 QUANTISED: dict[str, QuantisedPlan] = {name: QuantisedPlan(**row) for name, row in _RECIPES["quantised"].items()}
 
-NAMED: dict[str, NamedPlan] = {**PICTURES, **CLIPS}
+#: Names that users have and no table lists: stripes of their own, and what another plan here is sooner and safer than.
+UNLISTED: dict[str, NamedPlan] = _recipes("unlisted")
+
+NAMED: dict[str, NamedPlan] = {**PICTURES, **CLIPS, **UNLISTED}

@@ -16,7 +16,7 @@ from luvc_export.core.budgets import (
     solve_speedup,
     staged,
 )
-from luvc_export.core.named_plans import DEFAULT_PLAN, NAMED, QUANTISED
+from luvc_export.core.named_plans import DEFAULT_PLAN, NAMED, QUANTISED, SOLVED_AS
 from luvc_export.core.options import choice
 from luvc_export.core.plan import STRIPED, EncoderPlan, EncoderPrune, LlmPlan, MergePass, Plan, Sharing
 from luvc_export.core.plan.merging import EARLIEST, TimeMerge, at_depth, earliest, window_pass
@@ -47,7 +47,7 @@ def solve(request: PlanRequest, grid: tuple[int, int], llm: DecoderShape, encode
             got=name,
             fix=f"luvc-export export MODEL --plan {name}; its budgets are those of --plan {QUANTISED[name].recipe}",
         )
-    recipe = NAMED.get(DEFAULT_PLAN if goal else name)
+    recipe = NAMED.get(SOLVED_AS if goal else name)
     if recipe is not None:
         request = recipe.under(replace(request, llm=replace(request.llm, schedule=None)))
     images = request.sharing.images
@@ -87,16 +87,17 @@ def _encoder_part(request: PlanRequest, grid: tuple[int, int], encoder: EncoderS
 
 def _llm_part(wanted: LlmRequest, encoder: EncoderPlan, llm: DecoderShape, images: int) -> LlmPlan:
     full, tokens = images * encoder.units, images * encoder.tokens
-    own = depths(wanted.frozen, llm.layers) if wanted.stripes is None else wanted.stripes.carrying(llm.layers)
-    frozen, last = wanted.kv_only or own, wanted.last_layer or "drop"
-    if wanted.stages and last == "kv_only" and llm.layers - 1 in llm.keyless:
+    last, stripes = wanted.last_layer or "drop", wanted.stripes
+    own = depths(wanted.frozen, llm.layers) if stripes is None else stripes.carrying(llm.layers, last)
+    frozen = wanted.kv_only or own
+    if (wanted.stages or stripes) and last == "kv_only" and llm.layers - 1 in llm.keyless:
         last = "drop"  # a recipe means keys and values alone, and there are none
     if wanted.speedup is not None:
         keep = solve_speedup(llm, full, tokens, wanted.text, wanted.speedup, frozen, last)
     elif wanted.kv_mib is not None:
         keep = solve_kv(llm, tokens, wanted.text, wanted.kv_mib, last_layer=last)
-    elif wanted.stripes is not None:
-        keep = wanted.stripes.keep(llm.layers, tokens, last)
+    elif stripes is not None:
+        keep = stripes.keep(llm.layers, tokens, last)
     elif wanted.stages:
         keep = staged(llm.layers, tokens, wanted.stages, last)
     elif isinstance(wanted.schedule, str):

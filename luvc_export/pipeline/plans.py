@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from luvc_export.core import tasks
-from luvc_export.core.named_plans import DEFAULT_PLAN, NAMED
+from luvc_export.core.named_plans import DEFAULT_PLAN, NAMED, SOLVED_AS
 from luvc_export.core.options import keywords_of, tagged
 from luvc_export.core.plan import Method, Plan, Sharing
 from luvc_export.core.plan.names import shared_name, sized_name
@@ -321,7 +321,8 @@ def _method(score: str | None, settings: Mapping[str, Any], llm: LlmRequest) -> 
     """The method asked for, else that of the named plan, else the default, with ``settings``; texts are read."""
     from luvc_export.export.compression import scores
 
-    recipe = NAMED.get(llm.schedule or DEFAULT_PLAN) if isinstance(llm.schedule, str | None) else None
+    named = SOLVED_AS if llm.speedup is not None or llm.kv_mib is not None else llm.schedule or DEFAULT_PLAN
+    recipe = NAMED.get(named) if isinstance(named, str) else None
     base = llm.method if llm.method.name else recipe.request.llm.method if recipe else Method()
     if score is not None and score != base.name:
         base = Method(score)

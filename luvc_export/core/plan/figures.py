@@ -28,7 +28,11 @@ BUNDLED = (
     ("bundled", "photographs", "photographs"),
 )
 #: Of the model whose language model its authors pretrained (examples/pretrained).
-PRETRAINED = (("pretrained", "plain", "digits"), ("pretrained", "textured", "busy"))
+PRETRAINED = (
+    ("pretrained", "plain", "digits"),
+    ("pretrained", "textured", "busy"),
+    ("pretrained", "photographs", "photographs"),
+)
 #: Plans in INT8 (`glyph_deep.studies.precision.eight_bits`): recipe, and what ``Quantisation.measured`` says.
 INT8 = {"safe int8": ("safe", "int8"), "lean int8": ("lean", "int8")}
 INT8 |= {name: (plan.recipe, name) for name, plan in QUANTISED.items()}

@@ -19,22 +19,23 @@ class Stripes:
     """All tokens to begin with; then a share of them, on which some layers work; then none.
 
     A layer that does not work takes keys and values of visual tokens and nothing else (``LlmPlan.kv_only``). The
-    defaults are those of the plan ``striped`` (``named_plans``), as they were searched (docs/plans.md).
+    defaults are those of the plan ``safe`` (``named_plans``), as they were searched (docs/results/stripes.md).
 
     Args:
         whole: Share of the depth, at least one layer, in which every token is and every layer works.
         share: Of the tokens that the encoder gives, those that are left after it.
         first: Layers straight after that which work.
         every: Of the layers after those, every ``every``-th works; 0 is none.
-        gone: Share of the depth from which on no visual token is left; 1 leaves the last layer to ``last_layer``.
+        gone: Share of the depth from which on no visual token is left; where ``last_layer`` lets some into the last
+            layer, none goes before it.
         works: Share of the depth whose layers all work, where that is more than ``whole`` and ``first`` say.
 
     Raises:
         UsageError: A share is none, or tokens are gone before the whole layers end.
     """
 
-    whole: Fraction = Fraction(1, 8)
-    share: float = 0.45
+    whole: Fraction = Fraction(1, 12)
+    share: float = 0.43
     first: int = 0
     every: int = 2
     gone: Fraction = Fraction(9, 10)
@@ -60,21 +61,21 @@ class Stripes:
         """As ``read`` takes it."""
         return ",".join(f"{each.name}={getattr(self, each.name)}" for each in fields(self))
 
-    def _ends(self, layers: int) -> tuple[int, int]:
+    def _ends(self, layers: int, last_layer: LastLayer) -> tuple[int, int]:
         """The layer that tokens are pruned before, and the one before which the rest goes."""
         cut = max(1, round(self.whole * layers))
-        return cut, max(cut, round(self.gone * layers))
+        return cut, max(cut, round(self.gone * layers)) if last_layer == "drop" else layers
 
     def keep(self, layers: int, tokens: int, last_layer: LastLayer = "drop") -> tuple[int, ...]:
         """Budgets of ``tokens`` for each of ``layers`` layers; none at the last with ``drop``."""
-        cut, gone = self._ends(layers)
+        cut, gone = self._ends(layers, last_layer)
         count = max(1, round(self.share * tokens))
         keep = [tokens if layer < cut else count if layer < gone else 0 for layer in range(layers)]
         return (*keep[:-1], 0) if last_layer == "drop" else tuple(keep)
 
-    def carrying(self, layers: int) -> tuple[int, ...]:
+    def carrying(self, layers: int, last_layer: LastLayer = "drop") -> tuple[int, ...]:
         """Layers that take keys and values of visual tokens alone, ascending; the last layer is not among them."""
-        cut, gone = self._ends(layers)
+        cut, gone = self._ends(layers, last_layer)
         after = range(max(cut + self.first, round(self.works * layers)), min(gone, layers - 1))
         return tuple(n for n in after if not self.every or (n - after.start + 1) % self.every)
 

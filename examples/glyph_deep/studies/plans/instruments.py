@@ -38,7 +38,7 @@ GROUNDS = {
     "glyph_deep": (*_DIGITS, "pages", "fonts", "photographs"),
     "glyph_shallow": ("plain",),
     "bundled": ("heldout", "harder", "photographs"),
-    "pretrained": _DIGITS,
+    "pretrained": (*_DIGITS, "photographs"),
 }
 #: Grounds that have a split to search on, by model.
 SEARCHED = {"glyph_deep": (*_DIGITS, "pages"), "glyph_shallow": ("plain",), "pretrained": _DIGITS}
