@@ -27,9 +27,11 @@ PEERS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("one vector, OpenVINO GenAI", {"peer": "openvino"}),
     ("one vector, luvc-export none", {"peer": "luvc", "plan": "none"}),
     ("one vector, luvc-export safe", {"peer": "luvc", "plan": "safe"}),
+    ("one vector, luvc-export staged", {"peer": "luvc", "plan": "staged"}),
     ("many vectors, transformers", {"peer": "transformers", "many": True}),
     ("many vectors, luvc-export none", {"peer": "luvc", "plan": "none", "many": True}),
     ("many vectors, luvc-export safe", {"peer": "luvc", "plan": "safe", "many": True}),
+    ("many vectors, luvc-export staged", {"peer": "luvc", "plan": "staged", "many": True}),
     ("many vectors, luvc-export lean", {"peer": "luvc", "plan": "lean", "many": True}),
     ("many vectors, luvc-export luvc", {"peer": "luvc", "plan": "luvc", "many": True}),
 )

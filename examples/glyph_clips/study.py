@@ -56,8 +56,8 @@ MOST_ALONE = 0.35  # what single frames may answer: one of four colours, or of f
 KINDS = ("came", "moved", "changed")
 #: Rows that are no plan of the film as it is.
 ALONE, FEWER, HALF = "a single frame", "a quarter of the frames", "frames at half the size"
-#: Scores at the budgets of the named plan `safe`, whose own is `residual`.
-AS_SAFE = ("stride", "evs", "dycoke")
+#: Scores at the budgets of the named plan `staged`, whose own is `residual`.
+AS_STAGED = ("stride", "evs", "dycoke")
 #: What each plan is held against, question by question.
 BASELINE = "evs"
 #: Tokens in each layer of `adsc`: halved twice, a quarter of all on the mean of layers 1 to 5.
@@ -152,10 +152,10 @@ class Study:
         }
 
 
-def safe(checkpoint: Checkpoint) -> Plan:
+def staged(checkpoint: Checkpoint) -> Plan:
     """The named plan for a whole film."""
     family, config = checkpoint.family, checkpoint.config
-    request = PlanRequest(LlmRequest("safe"), sharing=Sharing(MOMENTS))
+    request = PlanRequest(LlmRequest("staged"), sharing=Sharing(MOMENTS))
     return solve(request, GRID, family.decoder_shape(config), family.encoder_shape(config))
 
 
@@ -177,12 +177,12 @@ def rows(study: Study, split: str, count: int) -> Iterator[dict[str, object]]:
     half = (GRID[0] // 2, GRID[1] // 2)
     small = study.shown(smaller(study.asked), nothing(MOMENTS, half), (SIZE[0] // 2, SIZE[1] // 2))
     yield study.row(HALF, quarter, small, full, baseline)
-    recipe = safe(study.checkpoint)
+    recipe = staged(study.checkpoint)
     kept = recipe.llm.keep[1]
-    yield study.row("safe", kept, study.of(recipe), full)
-    for score in AS_SAFE:
+    yield study.row("staged", kept, study.of(recipe), full)
+    for score in AS_STAGED:
         llm = replace(recipe.llm, method=scores.method(score))
-        yield study.row(f"{score}, as many as safe", kept, study.of(replace(recipe, llm=llm)), full)
+        yield study.row(f"{score}, as many as staged", kept, study.of(replace(recipe, llm=llm)), full)
 
 
 def verdict(records: Sequence[dict[str, Any]]) -> str:
@@ -214,7 +214,7 @@ def page(records: Sequence[dict[str, Any]], split: str, weights: str) -> str:
         "",
         "Intervals are 95 %, clustered by film; retention is against the uncompressed model on the same"
         " questions. Plans keep every token in layer 0 and the number below from layer 1 of 6 on. A single frame"
-        " is a random one of the film, shown 16 times; half the size is half of width and height. `safe`"
+        " is a random one of the film, shown 16 times; half the size is half of width and height. `staged`"
         " and its rivals leave no visual token for the last layer. `adsc` keeps"
         f" {', '.join(map(str, HALVED))} tokens layer by layer, `dymu` merges to a quarter in the encoder; the model"
         f" was trained for neither. Against `{BASELINE}`: share of right answers more, on the same questions at as many"

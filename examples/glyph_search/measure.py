@@ -3,7 +3,7 @@
 Pages of the heldout split are embedded by a bundle, and queries about them (a query a page) rank them all: NDCG@5 of
 every plan with a name, of prunes to a quarter by three scores, of merging at the output with random and even choice
 beside it, and of vectors kept in fewer bits. Writes `retrieval.json`, a record a line, and tables of `retrieval.md`.
-With `--one` pages have one vector: `retrieval-one.json`, its tables, and prunes by norm too, also to what `safe` keeps.
+With `--one` pages have one vector: `retrieval-one.json`, its tables, and prunes by norm too, also to what `staged` keeps.
 A killed run goes on behind the last ground that it finished; records of other weights are measured anew.
 """
 
@@ -36,7 +36,7 @@ from luvc_export.runtime.engine.vector_form import pack, unpack
 from luvc_export.runtime.session import Session
 
 UNIT = 28  # pixels of a visual token's side
-#: Layers of the LLM that see every token before a prune: an eighth of them, as of `safe`.
+#: Layers of the LLM that see every token before a prune: an eighth of them, as of `staged`.
 BEFORE, LAYERS = 1, 8
 #: Vectors that are left of a page's, by cells that merge: the mean of each, of length 1, as `--merge-vectors` does it.
 CELLS = {"1/2": (1, 2), "1/4": (2, 2), "1/9": (3, 3)}
@@ -49,12 +49,12 @@ Row = dict[str, Any]
 
 
 def plans(checkpoint: Path, size: tuple[int, int], one: bool = False) -> dict[str, Plan]:
-    """Plans that are measured, by name: none, named ones, and prunes by some scores to a quarter, or as `safe`."""
+    """Plans that are measured, by name: none, named ones, and prunes by some scores to a quarter, or as `staged`."""
     units, task = size[0] // UNIT * (size[1] // UNIT), "embed" if one else None
     named = {name: make_plan(str(checkpoint), name, image_size=size, task=task) for name in ("none", *PICTURES)}
     shares: dict[str, tuple[int, Sequence[str]]] = {"quarter": (units // 4, ("residual", "random", "stride"))}
     if one:
-        counts = {"safe": named["safe"].llm.keep[BEFORE], "quarter": units // 4}
+        counts = {"staged": named["staged"].llm.keep[BEFORE], "quarter": units // 4}
         shares = {share: (count, ("norm", "random", "stride")) for share, count in counts.items()}
     for share, (count, scores) in shares.items():
         budgets = (*[units] * BEFORE, *[count] * (LAYERS - BEFORE))

@@ -22,7 +22,7 @@ from luvc_export.calibration.ablation.store import Store, weights_hash
 from luvc_export.calibration.ablation.study import Study
 from luvc_export.calibration.ablation.variants import Shapes, Variant
 from luvc_export.calibration.runners.compressed import load_model
-from luvc_export.core.named_plans import PICTURES
+from luvc_export.core.named_plans import NAMED, PICTURES
 from luvc_export.core.plan import Plan
 from luvc_export.core.plan.request import LlmRequest, PlanRequest
 from luvc_export.core.planning import solve
@@ -112,7 +112,7 @@ def page(rows: list[dict[str, Any]], weights: str) -> str:
         lines += ["| what | layers frozen | accuracy | retention | LLM FLOPs |", "|---|---|---:|---:|---:|"]
         for row in some:
             accuracy, retention = ("{:.3f} ({:.3f} to {:.3f})".format(*row[name]) for name in ("accuracy", "retention"))
-            name = f"`{row['variant']}`" if row["variant"] in PICTURES or row["variant"] == "none" else row["variant"]
+            name = f"`{row['variant']}`" if row["variant"] in NAMED or row["variant"] == "none" else row["variant"]
             lines.append(f"| {name} | {spans(row['frozen'])} | {accuracy} | {retention} | {row['flops']:.2f}x |")
         lines.append("")
     return "\n".join(lines)

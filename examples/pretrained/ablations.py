@@ -43,7 +43,7 @@ EIGHTH = "an eighth"
 
 
 def variants(shapes: Shapes) -> Iterator[tuple[str, Variant]]:
-    """Yield (section, variant): one share behind a depth is `safe`'s shape, none at the last layer."""
+    """Yield (section, variant): one share behind a depth is `staged`'s shape, none at the last layer."""
 
     def of(section: str, name: str, wanted: PlanRequest) -> tuple[str, Variant]:
         return section, Variant(name, (shapes.solved(wanted),))

@@ -45,11 +45,12 @@ def plan_file(tmp_path: Path) -> Path:
         (("--plan", "none", "--rho", 0.2), "compresses nothing"),
         (("--plan", "none", "--score-option", "rho=0.2"), "compresses nothing"),
         (("--score-option", "rho"), "NAME=VALUE, such as rho=0.1"),
-        (("--score-option", "rho=much"), "cannot read the setting"),
+        (("--score", "scope", "--score-option", "rho=much"), "cannot read the setting"),
+        (("--rho", 0.2), "score 'maxmin' has no such setting"),
         (("--rho", 0.2, "--score-option", "rho=0.2"), "say each setting once"),
         (("--score", "dart", "--rho", 0.2), "score 'dart' has no such setting"),
         (("--score", "scope", "--steps", 65), "steps: got 65, expected a whole number from 0 to 64"),
-        (("--rho", 2), "rho: got 2.0, expected above 0 to 1"),
+        (("--plan", "staged", "--rho", 2), "rho: got 2.0, expected above 0 to 1"),
         (("--plan", "FILE", "--quota", "uniform"), "a plan file says this itself"),
         (("--quota", "uniform"), "quota: 'uniform' divides a budget among images that share it"),
         (("--quota", "fair", "--joint-frames", 4), "quota: got 'fair', expected one of none, uniform, spread, v-cast"),
@@ -201,7 +202,7 @@ def test_the_demo_says_what_its_times_are_and_what_a_larger_model_gains() -> Non
     text = at_size(demo.PLANS, times, demo.ROUNDS)
     assert "medians of 7 warm answers in turns; first token against none: safe 0.80x, luvc 1.25x." in text
     assert "takes 5.0 ms, too little for fewer FLOPs to show" in text
-    assert "for 36 layers of qwen2.5-vl-3b and 1024 visual tokens" in text and "safe 2.0" in text and "luvc 2.2" in text
+    assert "for 36 layers of qwen2.5-vl-3b and 1024 visual tokens" in text and "safe 2.8" in text and "luvc 2.2" in text
 
 
 def test_graphs_without_weights_are_not_to_be_asked(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import pytest
 from flat_plans import flat_plan, replan
 
 from luvc_export.core.files import pages
-from luvc_export.core.named_plans import DEFAULT_PLAN, NAMED, PICTURES
+from luvc_export.core.named_plans import CLIPS, DEFAULT_PLAN, NAMED, PICTURES
 from luvc_export.core.plan import MergePass
 from luvc_export.core.plan import figures as plan_figures
 
@@ -27,7 +27,7 @@ def test_every_recipe_was_measured_as_it_is_now(name: str) -> None:
     assert all(rows[key].questions >= 1000 for key in EVERY)
 
 
-@pytest.mark.parametrize("name", NAMED)
+@pytest.mark.parametrize("name", {**PICTURES, **CLIPS})
 def test_every_recipe_was_measured_on_films(name: str) -> None:
     rows = plan_figures.of(name)
     assert set(FILMS) <= set(rows), "the recipe changed: run python -m glyph_clips.named"
@@ -61,20 +61,20 @@ def test_names_keep_their_order() -> None:
     """Faster ones are faster everywhere; on pages the safe one keeps most, and what merges or prunes units least."""
     by_name = {name: plan_figures.of(name) for name in PICTURES}
     for key in DEEP:
-        assert by_name["safe"][key].flops < by_name["fast"][key].flops < by_name["lean"][key].flops
+        assert by_name["staged"][key].flops < by_name["safe"][key].flops < by_name["lean"][key].flops
         assert by_name["lean"][key].encoder_flops < by_name["leaner"][key].encoder_flops
         assert by_name["luvc-literal"][key].retention[0] < by_name["luvc"][key].retention[0]
     pages = {name: rows[("glyph_deep", "pages")].retention[0] for name, rows in by_name.items()}
-    assert min(pages["safe"], pages["fast"]) > pages["lean"] > max(pages["leaner"], pages["luvc"])
+    assert min(pages["safe"], pages["staged"]) > pages["lean"] > max(pages["leaner"], pages["luvc"])
 
 
 def test_first_tokens_are_of_today_s_recipes_and_keep_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
     times = plan_figures.first_tokens()
     seconds = {name: one.seconds[0] for name, one in times.items()}
-    assert seconds["none"] > seconds["safe"] > seconds["lean"] > seconds["leaner"] and "fast" in seconds
+    assert seconds["none"] > seconds["staged"] > seconds["safe"] > seconds["lean"] > seconds["leaner"]
     assert any(one.key is None for one in times.values()) and all(one.runs >= 4 for one in times.values())
     assert plan_figures.sooner("lean") == seconds["none"] / seconds["lean"] and plan_figures.sooner("even") is None
-    monkeypatch.setitem(NAMED, "lean", replace(NAMED["lean"], request=NAMED["safe"].request))
+    monkeypatch.setitem(NAMED, "lean", replace(NAMED["lean"], request=NAMED["staged"].request))
     assert "lean" not in plan_figures.first_tokens() and plan_figures.sooner("lean") is None
 
 

@@ -129,7 +129,7 @@ def test_plans_at_equal_tokens() -> None:
     """Every row of a quarter keeps a quarter; the named plan's budgets are those its rivals get."""
     quarter: list[Plan] = [study.plan(score, quota, UNITS // 4) for score, quota in study.PLANS.values()]
     assert {plan.llm.keep for plan in quarter} == {(UNITS, *(UNITS // 4,) * (study.LAYERS - 1))}
-    recipe = study.safe(open_checkpoint(str(CHECKPOINT)))
+    recipe = study.staged(open_checkpoint(str(CHECKPOINT)))
     assert recipe.llm.keep[0] == UNITS and recipe.sharing.images == MOMENTS
     asked = list(cases("search", 3))
     assert [len(case.video) for case in study.fewer_frames(asked, 2)] == [4] * 3

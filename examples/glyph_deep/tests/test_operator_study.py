@@ -45,7 +45,7 @@ def test_both_off_is_kv_only_in_answers_and_flops() -> None:
     assert Switches(front, front).flops(llm, shapes.units, 64) == sum(prefill_flops(llm, keep, 64, kv_only=front))
     # who goes on working beside stale rows is whom the plan's own prune keeps
     chosen, select = dict[str, list[torch.Tensor]](stale=[], pruned=[]), spu.select
-    solved = shapes.solved(PlanRequest(LlmRequest("safe")))
+    solved = shapes.solved(PlanRequest(LlmRequest("staged")))
     share = solved.keep[1] / shapes.units
     for name, switches, plan in (
         ("stale", Switches(stale_from=1, share=share), shapes.none()),

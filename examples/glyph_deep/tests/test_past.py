@@ -107,7 +107,7 @@ def test_recipes_that_are_searched_say_what_they_save_of_a_large_model() -> None
     fewer = recipes.saved({share: recipes.request(f"residual:share={share},every=1,gone=1") for share in ("0.5", "1")})
     assert fewer["0.5"] > 1.5 > 1.1 > fewer["1"] >= 1
     some = {"worse": [Interval(0.9, 0.8, 1.0)], "better": [Interval(0.95, 0.9, 1.0)]}
-    text = recipes.page(["pretrained, plain"], some, {"worse": 2.0, "better": 2.5}, 300)
+    text = recipes.table(["pretrained, plain"], some, {"worse": 2.0, "better": 2.5})
     assert text.index("| `better` | 0.950 (0.900 to 1.000) | 2.50x |") < text.index("| `worse` |")
 
 

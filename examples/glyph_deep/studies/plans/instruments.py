@@ -6,7 +6,7 @@ A ground counts where the uncompressed model answers 85 %: `glyph_shallow` does 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from pretrained import questions as english
@@ -58,7 +58,13 @@ def asked(model: str, ground: str, count: int, search: bool) -> list[Case]:
 
 
 def studies(
-    name: str, count: int, folder: Path, search: bool = False, pretrained: Path | None = None, device: str = "cpu"
+    name: str,
+    count: int,
+    folder: Path,
+    search: bool = False,
+    pretrained: Path | None = None,
+    device: str = "cpu",
+    grounds: Collection[str] = (),
 ) -> Iterator[tuple[str, Study]]:
     """Yield (ground, study) of a model.
 
@@ -69,6 +75,7 @@ def studies(
         search: Ask the splits to search on.
         pretrained: Checkpoint of that model.
         device: Where torch asks: `cpu` or `cuda`.
+        grounds: Those alone, where some are named.
     """
     weights = weights_hash(pretrained if name == "pretrained" and pretrained else MODELS[name])
     opened = open_checkpoint(str(pretrained if name == "pretrained" else MODELS[name]))
@@ -76,6 +83,8 @@ def studies(
     unit = opened.family.unit_pixels(opened.config)
     llm, encoder = opened.family.decoder_shape(opened.config), opened.family.encoder_shape(opened.config)
     for ground in (SEARCHED if search else GROUNDS)[name]:
+        if grounds and ground not in grounds:
+            continue
         own = name == "bundled" and ground != "photographs"
         height, width = IMAGE_SIZE if own else SIZES[ground]
         engine = PlanEvaluator(opened, model, asked(name, ground, count, search), True)

@@ -33,9 +33,10 @@ def records(
     some_plans: Collection[str],
     pretrained: Path | None = None,
     device: str = "cpu",
+    grounds: Collection[str] = (),
 ) -> Iterator[dict[str, Any]]:
-    """Yield what every plan of `some_plans`, and none, keep and save on every ground of a model."""
-    for ground, study in studies(name, count, folder, pretrained=pretrained, device=device):
+    """Yield what every plan of `some_plans`, and none, keep and save on every ground of a model, or on `grounds`."""
+    for ground, study in studies(name, count, folder, pretrained=pretrained, device=device, grounds=grounds):
         shapes = study.shapes
         plans = {
             plan: solve(PlanRequest(LlmRequest(plan)), shapes.grid, shapes.llm, shapes.encoder) for plan in some_plans
@@ -67,12 +68,13 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="where torch asks: cpu, cuda")
     parser.add_argument("--plans", nargs="+", choices=list(PICTURES), default=list(PICTURES), help="plans to measure")
     parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS), help="models to measure")
+    parser.add_argument("--grounds", nargs="+", default=(), help="of those models; all where none is named")
     parser.add_argument("--merged", type=Path, help="checkpoint of `pretrained`; without it that model is left out")
     args = parser.parse_args()
     models = [name for name in args.models if name != "pretrained" or args.merged]
     torch.set_num_threads(args.threads)
     args.measurements.mkdir(parents=True, exist_ok=True)
-    asked = args.count, args.measurements, args.plans, args.merged, args.device
+    asked = args.count, args.measurements, args.plans, args.merged, args.device, args.grounds
     rows = [row for name in models for row in records(name, *asked)]
     weights = {name: weights_hash(folder)[:16] for name, folder in MODELS.items()}
     before = json.loads((args.output if args.output.is_file() else FIGURES).read_text(encoding="utf-8"))

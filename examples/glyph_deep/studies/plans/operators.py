@@ -34,7 +34,7 @@ from luvc_export.export.llm.decoder import Decoder
 PAGE = Path(__file__).parents[4] / "docs" / "results" / "pretrained.md"
 FIGURES = PAGE.with_name("operators.json")
 GROUND = "plain"
-METHOD = scores.method("residual", rho=0.5)  # as `safe` chooses
+METHOD = scores.method("residual", rho=0.5)  # as `staged` chooses
 
 #: Layers of a depth by the names of the table.
 PARTS: dict[str, Callable[[int], range]] = {

@@ -44,7 +44,7 @@ SETS = {
     "pages": ("glyph_deep", ("pages", "fonts"), ("pages",)),
     "english": ("pretrained", ("plain", "textured"), ("plain", "textured")),
 }
-PLANS = ("none", "safe", "lean")
+PLANS = ("none", "safe", "staged", "lean")
 GROUNDS = {model: [one for of, some, _ in SETS.values() if of == model for one in some] for model, *_ in SETS.values()}
 #: What is to stay of the right answers on every ground.
 BAR = 0.99
@@ -194,7 +194,7 @@ def main() -> None:
     places = {name: place for name, place in places.items() if name in args.models}
     file = args.output / FILE
     before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {"rows": []}
-    kept = [row for row in before["rows"] if row["model"] not in places]
+    kept = [row for row in before["rows"] if row["model"] not in places or row["plan"] not in args.plans]
     record = {"machine": machine(), "rows": kept + measure(args.folder, args.count, args.grounds, args.plans, places)}
     rows = ",\n".join(json.dumps(row) for row in record["rows"])
     file.write_text(f'{{"machine": {json.dumps(record["machine"])}, "rows": [\n{rows}\n]}}\n', encoding="utf-8")

@@ -53,8 +53,8 @@ Rows = tuple[tuple[str, str, tuple[str, str] | None], ...]
 ROWS: Rows = (
     ("fp32", "none", None),
     ("fp32", "none_kv8", ("fp32", "none")),
-    ("fp32", "safe", None),
-    ("fp32", "safe_kv8", ("fp32", "safe")),
+    ("fp32", "staged", None),
+    ("fp32", "staged_kv8", ("fp32", "staged")),
     ("fp32", "none_q4", ("fp32", "none")),
     ("four", "none_q4", ("fp32", "none")),
     ("awq", "none", ("fp32", "none")),
