@@ -3,7 +3,7 @@
 Pages of the heldout split are embedded by a bundle, and queries about them (a query a page) rank them all: NDCG@5 of
 every plan with a name, of prunes to a quarter by three scores, of merging at the output with random and even choice
 beside it, and of vectors kept in fewer bits. Writes `retrieval.json`, a record a line, and tables of `retrieval.md`.
-With `--one` pages have one vector: `retrieval-one.json`, its tables, and prunes by norm too, also to what `staged` keeps.
+With `--one` pages have one vector: `retrieval-one.json`, its tables, and prunes by norm too, also to `staged`'s share.
 A killed run goes on behind the last ground that it finished; records of other weights are measured anew.
 """
 

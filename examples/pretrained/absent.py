@@ -32,7 +32,8 @@ from pretrained import questions
 THERE, ABSENT = ("colour_of_digit", "digit_of_colour"), ("absent",)
 #: What is unlike the mean, what covers, what is far apart, what the text attends to; what is like the mean; and none.
 SCORES = ("residual", "scope", "maxmin", "fastv", "low", "stride", "random")
-SHAPE = "whole=1/8,every=1,gone=1,works=1/8"  # as the plan `staged`: one share after the first eighth, none at the last layer
+#: As the plan `staged`: one share after the first eighth, none at the last layer.
+SHAPE = "whole=1/8,every=1,gone=1,works=1/8"
 
 
 def cases(ground: str, kinds: tuple[str, ...], number: int) -> Iterator[GlyphCase]:

@@ -2,7 +2,7 @@
 
 Of the units of 28 x 28 pixels, those count as text that span `SPAN` grey levels or more, change sides of the middle of
 their range `ACROSS` times a row and `DOWN` times a column or more, and cross half of that range in two pixels at
-`SHARP` of their places. A picture with `LEAST` of such units or more would be answered by `staged`, any other by `lean`.
+`SHARP` of their places. A picture with `LEAST` of such units or more would get `staged`, any other `lean`.
 The numbers were set on the search splits; what the two plans keep and take are the figures of `named_plans.json`.
 """
 

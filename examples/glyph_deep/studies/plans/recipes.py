@@ -32,13 +32,8 @@ FILTERED, RHO = ("residual", "scope"), 0.5
 #: What the page holds: `safe` and what is near it in score, tokens, depth and working layers, and `staged` (the last).
 TRIED = (
     "maxmin:share=0.43",
-    "maxmin:share=0.45",
-    "maxmin:share=0.36",
-    "maxmin:whole=1/15",
-    "maxmin:every=3",
-    "scope:share=0.43",
-    "scope:whole=1/8,share=0.4",
-    "residual:share=0.43",
+    "maxmin:whole=1/15,works=3/5,share=0.4",
+    "scope:whole=1/15,works=3/5,share=0.4",
     "residual:whole=1/8,share=0.415,every=1,gone=1,works=1/8",
 )
 PAGE = Path(__file__).parents[4] / "docs" / "results" / "stripes.md"
@@ -72,7 +67,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder in which a killed run goes on")
     parser.add_argument("recipes", nargs="*", default=TRIED, help="score:stripes")
-    parser.add_argument("--count", type=int, default=600, help="questions a ground")
+    parser.add_argument("--count", type=int, default=1500, help="questions a ground")
     parser.add_argument("--models", nargs="+", choices=list(SEARCHED), default=list(SEARCHED))
     parser.add_argument("--merged", type=Path, help="checkpoint of `pretrained`; without it that model is left out")
     parser.add_argument("--page", action="store_true", help="write docs/results/stripes.md")
@@ -87,8 +82,7 @@ def main() -> None:
     for model in (name for name in args.models if name != "pretrained" or args.merged):
         for ground, study in studies(model, args.count, args.output, True, args.merged, args.device):
             grounds.append(f"{model}, {ground}")
-            shapes = study.shapes
-            plans = {name: solve(one, shapes.grid, shapes.llm, shapes.encoder) for name, one in asked.items()}
+            plans = {name: study.shapes.solved(one) for name, one in asked.items()}
             for row in study.rows(grounds[-1], [Variant(name, (plan,)) for name, plan in plans.items()]):
                 kept[row.name].append(row.retention)
     text = table(grounds, kept, saved(asked))
