@@ -122,9 +122,9 @@ def test_rows_that_were_not_measured_again_stay_while_the_weights_do(tmp_path: P
         row("bundled", "harder", "safe", 1)
     ]
     file.write_text(json.dumps({"about": {"weights": {"glyph_deep": "a", "bundled": "b"}}, "rows": before}))
-    new = [row("glyph_deep", "plain", "lean", 2), row("glyph_deep", "plain", "fast", 2)]
+    new = [row("glyph_deep", "plain", "lean", 2), row("glyph_deep", "plain", "staged", 2)]
     kept = named_study.merged(new, file, {"glyph_deep": "a", "bundled": "c"})
-    assert [(each["plan"], each["flops"]) for each in kept] == [("none", 1), ("safe", 1), ("fast", 2), ("lean", 2)]
+    assert [(each["plan"], each["flops"]) for each in kept] == [("none", 1), ("safe", 1), ("staged", 2), ("lean", 2)]
     assert named_study.merged(new, tmp_path / "none.json", {}) == new[::-1]
 
 
