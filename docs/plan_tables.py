@@ -58,11 +58,12 @@ def _measured(title: str, names: Collection[str], columns: Columns) -> str:
     for name in names:
         rows = plan_figures.of(name)
         some = [rows[(model, ground)] for model, ground, _ in columns if (model, ground) in rows]
-        if len(some) < len(columns):
+        if not some:
             continue  # not measured there
         flops = " to ".join(f"{value:.2f}x" for value in sorted({row.flops for row in some}))
         encoder = " to ".join(f"{value:.2f}x" for value in sorted({row.encoder_flops for row in some}))
-        intervals = ["{:.3f} ({:.3f} to {:.3f})".format(*row.retention) for row in some]
+        seen = (rows.get((model, ground)) for model, ground, _ in columns)
+        intervals = ["{:.3f} ({:.3f} to {:.3f})".format(*row.retention) if row else "" for row in seen]
         lines.append((f"`{name}`", flops, encoder, *intervals))
     head = (f"plan on {title}", "LLM FLOPs", "encoder FLOPs", *(column[2] for column in columns))
     return pages.table(head, lines, left=1)

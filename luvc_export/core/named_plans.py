@@ -25,6 +25,9 @@ FIGURES = Path(__file__).with_name("named_plans.json")
 #: What a user gets who names no plan.
 DEFAULT_PLAN = "safe"
 
+#: What plans under a name are that were made before it meant another recipe.
+FORMER = {"safe": "staged"}
+
 #: The recipe that budgets solved for a goal (``--speedup``, ``--kv-mib``) take all else from.
 SOLVED_AS = "staged"
 

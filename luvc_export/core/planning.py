@@ -16,7 +16,7 @@ from luvc_export.core.budgets import (
     solve_speedup,
     staged,
 )
-from luvc_export.core.named_plans import DEFAULT_PLAN, NAMED, QUANTISED, SOLVED_AS
+from luvc_export.core.named_plans import DEFAULT_PLAN, FORMER, NAMED, QUANTISED, SOLVED_AS
 from luvc_export.core.options import choice
 from luvc_export.core.plan import STRIPED, EncoderPlan, EncoderPrune, LlmPlan, MergePass, Plan, Sharing
 from luvc_export.core.plan.merging import EARLIEST, TimeMerge, at_depth, earliest, window_pass
@@ -131,12 +131,16 @@ _SETTINGS = {"rounds": "growing", "steps": 0}
 def recipe_of(plan: Plan, llm: DecoderShape) -> str | None:
     """The named plan that ``plan`` is for an LLM of this shape; None where it is none, or was made with other settings.
 
-    The encoder's depth is not known here: of its part, the share that stays and whether it merges are compared.
+    A plan that was made when its name was another recipe's is that recipe (``named_plans.FORMER``). The encoder's
+    depth is not known here: of its part, the share that stays and whether it merges are compared.
     """
-    recipe = NAMED.get(plan.schedule)
-    if recipe is None:
-        return None
-    asked, seen = recipe.request, plan.encoder
+    names = (plan.schedule, FORMER.get(plan.schedule))
+    return next((name for name in names if name in NAMED and _made_by(NAMED[name].request, plan, llm)), None)
+
+
+def _made_by(asked: PlanRequest, plan: Plan, llm: DecoderShape) -> bool:
+    """Whether a recipe that asks for this gives the plan."""
+    seen = plan.encoder
     part = _llm_part(asked.llm, seen, llm, plan.sharing.images)
     same = replace(plan.llm, method=part.method, aggregate=False, shared=part.shared) == part
     same &= (part.method.name, _SETTINGS | dict(part.method.settings)) == (
@@ -149,7 +153,7 @@ def recipe_of(plan: Plan, llm: DecoderShape) -> str | None:
     same &= all(getattr(asked.encoder, name) == getattr(seen, name) for name in ("positions", "size_bias"))
     same &= plan.sharing.quota == (asked.sharing.quota if plan.sharing.kind == "clip" else plan.sharing.quota)
     merges = isinstance(asked.llm.schedule, str) or asked.encoder.merge_keep is not None
-    return plan.schedule if same and bool(seen.merges) == merges else None
+    return bool(same) and bool(seen.merges) == merges
 
 
 def _goal(request: LlmRequest) -> str | None:

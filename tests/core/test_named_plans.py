@@ -108,6 +108,13 @@ def test_a_recipe_that_was_changed_is_no_more_the_one_that_was_measured(changes:
     assert recipe_of(solve(flat_request("staged", **changes), (32, 32), LLM, ENCODER), LLM) is None
 
 
+def test_a_plan_of_before_is_known_as_what_its_name_was() -> None:
+    """Bundles of before hold `safe` as `staged` is now: figures beside it are those of that recipe."""
+    before = replace(solve(flat_request("staged"), (32, 32), LLM, ENCODER), schedule="safe")
+    assert recipe_of(before, LLM) == "staged"
+    assert recipe_of(replace(before, schedule="lean"), LLM) is None
+
+
 def test_recipes_for_clips_divide_a_clip_s_budget_alone() -> None:
     """Of a picture there is nothing to divide; what a user says of quotas goes before the recipe."""
     clip = solve(flat_request("dycoke", joint_images=8), (6, 6), DEEP, ENCODER)

@@ -84,15 +84,15 @@ def main() -> None:
 
 
 def merged(rows: list[dict[str, Any]], file: Path, weights: dict[str, str]) -> list[dict[str, Any]]:
-    """Return `rows` and those of `file` that were not measured again, of models that have the same weights still."""
+    """Return `rows` and those of `file` not measured again, of models with the same weights and plans with names."""
     before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {"about": {"weights": {}}, "rows": []}
     same = {name for name, digest in before["about"]["weights"].items() if weights.get(name, digest) == digest}
     where = {(row["model"], row["ground"], row["plan"]): row for row in before["rows"] if row["model"] in same}
     where |= {(row["model"], row["ground"], row["plan"]): row for row in rows}
     models, plans = [*MODELS], ["none", *PICTURES, *plan_figures.INT8]
-    own = [key for key in where if key[0] in models]
+    own = [key for key in where if key[0] in models and key[2] in plans]
     order = sorted(own, key=lambda key: (models.index(key[0]), GROUNDS[key[0]].index(key[1]), plans.index(key[2])))
-    return [where[key] for key in order] + [row for key, row in where.items() if key not in own]
+    return [where[key] for key in order] + [row for key, row in where.items() if key[0] not in models]
 
 
 if __name__ == "__main__":
