@@ -25,8 +25,9 @@ from luvc_export.calibration.ablation.evaluator import PlanEvaluator
 from luvc_export.calibration.ablation.store import Store, weights_hash
 from luvc_export.calibration.ablation.variants import Shapes, Variant
 from luvc_export.calibration.runners.compressed import load_model
+from luvc_export.core.named_plans import SOLVED_AS
 from luvc_export.core.plan import Plan
-from luvc_export.core.planning import PlanRequest, solve
+from luvc_export.core.planning import LlmRequest, PlanRequest, solve
 from luvc_export.export.checkpoint import open_checkpoint
 from luvc_export.export.compression import scores
 
@@ -105,7 +106,8 @@ def measure(study: studies.Study) -> dict[str, Any]:
     searched = study.rows("settings, even at 25 %", some, "search")
     best = max(zip(searched, some, strict=True), key=lambda pair: pair[0].accuracy.value)[1]
     tuned = scores.described(best.plans[0])
-    chosen = scores.described(solve(PlanRequest(), shapes.grid, shapes.llm, shapes.encoder))
+    asked = PlanRequest(LlmRequest(SOLVED_AS))  # the recipe that ranks by a filter
+    chosen = scores.described(solve(asked, shapes.grid, shapes.llm, shapes.encoder))
     figures: dict[str, Any] = {
         "grid": shapes.grid,
         "text": study.text,
