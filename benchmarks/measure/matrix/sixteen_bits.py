@@ -46,9 +46,9 @@ Runtime and OpenVINO part in the first rounding, of pixels (100 of 18,432 get an
 apart at the end of the tower in one picture. Those codes in fp32 are 0.27 from the model there (relative L2, 0.2 is
 allowed), in bf16 0.28 to 0.30."""
 #: Of tokens that `safe` keeps.
-FAR_APART = """what is chosen as far apart (`maxmin`) follows cosines that fp16 moves by 0.004 and bf16 by 0.03 in this model
-of random weights: torch in fp16 keeps 9 of the 10 tokens that it keeps in fp32, in bf16 7, and the others differ from it
-likewise. In fp32 they keep the same."""
+FAR_APART = """what is chosen as far apart (`maxmin`) follows cosines that fp16 moves by 0.004 and bf16 by 0.03 in this
+model of random weights: torch in fp16 keeps 9 of the 10 tokens that it keeps in fp32, in bf16 7, and the others differ
+from it likewise. In fp32 they keep the same."""
 #: Why a cell differs, as far as that is known.
 REASONS: dict[Cell, str] = {
     ("gemma4", "safe", "bf16"): FAR_APART,
