@@ -11,7 +11,6 @@ import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from luvc_export.core.plan import Method
 from luvc_export.core.precision import CODED_CACHES, PRECISIONS
 
 
@@ -52,16 +51,6 @@ class Tolerances:
     tie: Limit
     greedy: Limit
     exact: Limit
-
-    def without_a_tie(self, method: Method) -> Limit:
-        """``unexplained``, or where tokens are chosen in rounds what ``overlap`` lets differ.
-
-        A round's tie decides the rounds after it, and the scores of what was taken are numbers of rounds: they show no
-        tie. Seen on the bundled model under ``safe``, ONNX Runtime in fp32: 2 of 782 kept tokens, with equal answers.
-        """
-        if "rounds" not in dict(method.settings):
-            return self.unexplained
-        return Limit(max(self.unexplained.value, 1 - self.overlap.value), "chosen in rounds, whose ties do not show")
 
 
 _LIMITS = {
