@@ -67,7 +67,7 @@ class Training:
         self.packer = Packer(self.tokenizer)
         self.replies = json.loads(args.replies.read_text()) if args.replies else []
         self.ability, self.level = dict.fromkeys(KINDS, 0.0), 0.0
-        self.most = ALL if args.start else FEWEST
+        self.most = ALL if args.start and args.share else FEWEST
         if args.projection_alone:
             self.model.a.requires_grad_(False)
             self.model.b.requires_grad_(False)
@@ -122,7 +122,7 @@ class Training:
             loss, right = self.answer(rng)
         loss.backward()
         drift, weight = torch.zeros(()), math.exp(self.pressure)
-        if not self.args.projection_alone:  # which no text passes through
+        if not self.args.projection_alone and self.args.drift < math.inf:  # no text passes through a projection
             with self.products():
                 drift = self.replay(rng)
             (weight * drift).backward()
@@ -202,7 +202,9 @@ def main() -> None:
     parser.add_argument("--projection-alone", action="store_true", help="a control: no LoRA is trained")
     parser.add_argument("--rate", type=float, default=3e-4, help="peak learning rate")
     parser.add_argument("--decay", type=float, default=0.4, help="last fraction of the steps in which the rate falls")
-    parser.add_argument("--drift", type=float, default=0.05, help="KL to the base, nats a token, that is aimed at")
+    parser.add_argument(
+        "--drift", type=float, default=0.05, help="KL to the base, nats a token, aimed at; inf: no replay"
+    )
     parser.add_argument("--weight", type=float, default=3.0, help="weight of the KL at first")
     parser.add_argument("--seed", type=int, default=0, help="seed of pictures, questions and texts")
     parser.add_argument("--report", type=int, default=10, help="steps between lines")

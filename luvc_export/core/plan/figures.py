@@ -33,7 +33,7 @@ PRETRAINED = (
     ("pretrained", "textured", "busy"),
     ("pretrained", "photographs", "photographs"),
 )
-#: Plans in INT8 (`glyph_deep.studies.precision.eight_bits`): recipe, and what ``Quantisation.measured`` says.
+#: Plans in INT8 (`glyph_deep.studies.precision.fewer_bits`): recipe, and what ``Quantisation.measured`` says.
 INT8 = {"safe int8": ("safe", "int8"), "lean int8": ("lean", "int8")}
 INT8 |= {name: (plan.recipe, name) for name, plan in QUANTISED.items()}
 #: Of films (examples/glyph_clips).

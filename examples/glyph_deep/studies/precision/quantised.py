@@ -116,15 +116,15 @@ def forms() -> dict[str, tuple[dict[str, Any], Callable[..., Any]]]:
     }
 
 
-def written(form: str, folder: Path) -> Path:
-    """Return glyph_deep's checkpoint with the products of its text layers in codes."""
+def written(form: str, folder: Path, checkpoint: Path = CHECKPOINT) -> Path:
+    """Return a checkpoint with the products of its text layers in codes."""
     from safetensors.torch import load_file, save_file
 
     settings, quantise = forms()[form]
     if not (folder / "config.json").is_file():
-        shutil.copytree(CHECKPOINT, folder, dirs_exist_ok=True)
+        shutil.copytree(checkpoint, folder, dirs_exist_ok=True)
         tensors: dict[str, Any] = {}
-        for name, tensor in load_file(CHECKPOINT / "model.safetensors").items():
+        for name, tensor in load_file(checkpoint / "model.safetensors").items():
             module = name.removesuffix(".weight")
             if name.endswith("_proj.weight") and "visual" not in name:
                 parts, _ = quantise(module, tensor.float())
@@ -133,7 +133,7 @@ def written(form: str, folder: Path) -> Path:
                 tensors[name] = tensor
         (folder / "model.safetensors").unlink()
         save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-        config = json.loads((CHECKPOINT / "config.json").read_text()) | {"quantization_config": settings}
+        config = json.loads((checkpoint / "config.json").read_text()) | {"quantization_config": settings}
         (folder / "config.json").unlink()
         (folder / "config.json").write_text(json.dumps(config))
     return folder

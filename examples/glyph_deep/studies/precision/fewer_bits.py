@@ -1,7 +1,8 @@
-"""Plans in INT8: `python -m glyph_deep.studies.precision.eight_bits FOLDER -o ../docs/results`.
+"""Plans in fewer bits: `python -m glyph_deep.studies.precision.fewer_bits FOLDER -o ../docs/results`.
 
 Held-out questions answered greedily by ONNX Runtime: a plan in fp32, and after `calibrate --precision int8`, whole and
-with `--keep-high language_model` for the encoder alone; ranges come from the search splits. Bundles and answers stay in
+with `--keep-high language_model` for the encoder alone, `--precision q8`, `q4` or `--kv int8`, or of a checkpoint whose
+text layers are in AWQ's layout; ranges come from the search splits. Bundles and answers stay in
 FOLDER: a killed run goes on where it stopped. `pretrained` is asked where `--merged` says its checkpoint; rows of
 models that are not asked stay in the file. `--figures` puts named plans whose every ground was asked into
 `luvc_export/core/named_plans.json`, which `luvc-export plan` prints and docs/plans.md shows.
@@ -25,6 +26,7 @@ from luvc_export import export_bundle, make_plan
 from luvc_export.bundle import folder as bundles
 from luvc_export.calibration import intervals
 from luvc_export.calibration.ablation.store import Store, pack, unpack
+from luvc_export.calibration.quantise.cache_calibration import calibrate_caches
 from luvc_export.calibration.quantise.calibrate import calibrate
 from luvc_export.calibration.quantise.recipe import Recipe
 from luvc_export.core.named_plans import FIGURES, NAMED
@@ -32,12 +34,19 @@ from luvc_export.core.plan import figures as plan_figures
 from luvc_export.core.precision import PRECISIONS
 from luvc_export.demo.questions import GlyphCase
 
-from .quantised import CALIBRATION, calibration_set, machine, right
+from .quantised import CALIBRATION, calibration_set, machine, right, written
 
-COMMAND = "python -m glyph_deep.studies.precision.eight_bits FOLDER -o ../docs/results --merged CHECKPOINT"
+COMMAND = "python -m glyph_deep.studies.precision.fewer_bits FOLDER -o ../docs/results --merged CHECKPOINT"
 FILE = "glyph-deep-int8.json"
-#: What stays in the bundle's own precision, by what is in INT8.
-PARTS: dict[str, tuple[str, ...]] = {"encoder": ("language_model",), "whole": ()}
+#: By what has fewer bits: what ends the plan's name after `calibrate`, and the weights that stay as they are.
+PARTS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "encoder": ("int8", ("language_model",)),
+    "whole": ("int8", ()),
+    "weights in 8 bits": ("q8", ()),
+    "weights in 4 bits": ("q4", ()),
+    "weights in AWQ": ("awq", ()),
+    "caches in 8 bits": ("kv8", ()),
+}
 #: Of each bundle its model, the grounds that its size of pictures fits, and those whose search splits give ranges.
 SETS = {
     "digits": ("glyph_deep", ("plain", "textured", "photographs"), ("plain", "textured")),
@@ -51,27 +60,36 @@ BAR = 0.99
 
 
 def bundle_of(which: str, part: str, folder: Path, plans: list[str], checkpoint: Path) -> Path:
-    """Return the bundle for one size of pictures, `plans` of it also with `part` of the model in INT8."""
-    target, (model, grounds, searched) = folder / f"{which}-{part}", SETS[which]
+    """Return the bundle for one size of pictures, `plans` of it also with `part` of the model in fewer bits."""
+    kind, kept = PARTS[part]
+    target = folder / f"{which}-{'encoder' if kept else 'awq' if kind == 'awq' else 'whole'}"
+    model, grounds, searched = SETS[which]
     size = SIZES[grounds[0]]
+    if kind == "awq":
+        checkpoint = written(kind, folder / f"{model}-{kind}", checkpoint)
     if not (target / bundles.MANIFEST).is_file():
         plans_of = {name: make_plan(str(checkpoint), name, image_size=size) for name in PLANS}
         export_bundle(str(checkpoint), target, plans_of, image_size=size, text_capacity=256)
-    for plan in plans:
+    for plan in plans if kind != "awq" else ():
         loaded = bundles.load(target)
-        if f"{plan}_int8" not in loaded.manifest.plans:
-            some = [case for ground in searched for case in asked(model, ground, CALIBRATION // len(searched), True)]
+        if f"{plan}_{kind}" in loaded.manifest.plans:
+            continue
+        some = [case for ground in searched for case in asked(model, ground, CALIBRATION // len(searched), True)]
+        data = calibration_set("+".join(f"search-{ground}" for ground in searched), some)
+        if kind == "kv8":
+            calibrate_caches(loaded, data, "int8", plan=plan, min_agreement=0, threads=1)
+        else:
             calibrate(
                 loaded,
-                calibration_set("+".join(f"search-{ground}" for ground in searched), some),
-                Recipe(PRECISIONS["int8"]),
+                data,
+                Recipe(PRECISIONS[kind]),
                 plan=plan,
                 min_agreement=0,
-                keep_high=PARTS[part],
+                keep_high=kept,
                 ranges_file=folder / f"{which}.{plan}.ranges",
                 threads=1,
             )
-            print(f"{plan}_int8 of {which}, {part}, is there", flush=True)
+        print(f"{plan}_{kind} of {which}, {part}, is there", flush=True)
     return target
 
 
@@ -85,22 +103,31 @@ def verdicts(store: Store, bundle: Path, ground: str, plan: str, some: list[Glyp
 
 
 def measure(
-    folder: Path, count: int, grounds: Collection[str], plans: list[str], checkpoints: Mapping[str, Path]
+    folder: Path,
+    count: int,
+    grounds: Collection[str],
+    plans: list[str],
+    checkpoints: Mapping[str, Path],
+    parts: Collection[str],
 ) -> list[dict[str, Any]]:
-    """Return a record for each part of the models of `checkpoints`, ground and plan."""
+    """Return a record for each of `parts` of the models of `checkpoints`, ground and plan."""
     records: list[dict[str, Any]] = []
-    for part, (which, (model, own, _)) in product(PARTS, SETS.items()):
+    for part, (which, (model, own, _)) in product(parts, SETS.items()):
         wanted = [ground for ground in own if ground in grounds and model in checkpoints]
         if not wanted:
             continue
-        bundle = bundle_of(which, part, folder, plans, checkpoints[model])
+        kind = PARTS[part][0]
+        bundle = coded_bundle = bundle_of(which, part, folder, plans, checkpoints[model])
+        if kind == "awq":
+            bundle = bundle_of(which, "whole", folder, [], checkpoints[model])
         store = Store(folder / f"{which}-answers.json", {"count": count})
         for ground in wanted:
             some = asked(model, ground, count, False)
             pictures = [case.picture for case in some]
             none = verdicts(store, bundle, ground, "none", some)
             for plan in plans:
-                whole, coded = (verdicts(store, bundle, ground, name, some) for name in (plan, f"{plan}_int8"))
+                whole = verdicts(store, bundle, ground, plan, some)
+                coded = verdicts(store, coded_bundle, ground, plan if kind == "awq" else f"{plan}_{kind}", some)
                 right = intervals.accuracy(coded.tolist(), pictures)
                 record: dict[str, Any] = {"part": part, "model": model, "ground": ground, "plan": plan}
                 record |= {"questions": count, "pictures": len(set(pictures)), "fp32": round(float(whole.mean()), 4)}
@@ -122,23 +149,25 @@ def page(record: dict[str, Any]) -> str:
     ran = {(row["model"], row["ground"]) for row in rows}
     missing = [f"{model}, {one}" for model, some in GROUNDS.items() for one in some if (model, one) not in ran]
     lines = [
-        "# Plans in INT8, on glyph_deep and pretrained",
+        "# Plans in fewer bits, on glyph_deep and pretrained",
         "",
         f"Written by `{COMMAND}` in `examples`. Do not edit: run it again.",
         "",
         f"Held-out questions on ONNX Runtime, {record['machine']}; INT8 products of CPUs with neither VNNI nor AMX "
         "may saturate, and were not measured here. INT8: weights and what enters them by `calibrate --precision int8`, "
         "with `--keep-high language_model` where the encoder alone is meant (the LLM is in fp32 there), ranges of "
-        "search splits, no product kept high by a search. Retention is against the same plan in fp32, with 95 % "
+        "search splits, no product kept high by a search. Weights in 8 and 4 bits: `--precision q8` and `q4`, what "
+        "enters the products in fp32; in AWQ: a checkpoint whose text layers were rounded to nearest in groups of 64 "
+        "and written by its layout; caches: `--kv int8`. Retention is against the same plan in fp32, with 95 % "
         "intervals clustered by picture; kept is against the uncompressed model in fp32. Lost and won are answers that "
-        "are right in fp32 alone, and in INT8 alone.",
+        "are right in fp32 alone, and in fewer bits alone.",
         "",
         f"The bar is {BAR} of the same plan in fp32 on every ground: "
         + ("met" if met else "**missed**")
-        + f"; the least, `{least['plan']}` on {least['model']}, {least['ground']} ({least['part']} in INT8), keeps "
+        + f"; the least, `{least['plan']}` on {least['model']}, {least['ground']} ({least['part']}), keeps "
         f"{least['retention'][0]:.3f}.",
         "",
-        "| in INT8 | ground | plan | questions | pictures | fp32 | INT8 | retention | kept | lost | won |",
+        "| in fewer bits | ground | plan | questions | pictures | fp32 | so | retention | kept | lost | won |",
         "|---|---|---|---:|---:|---:|---:|---|---|---:|---:|",
     ]
     for row in rows:
@@ -163,7 +192,8 @@ def figured(rows: list[dict[str, Any]]) -> dict[str, Any]:
     costs = {(row["model"], row["ground"], row["plan"]): row for row in record["rows"]}
     new: list[dict[str, Any]] = []
     for model, plan, part in dict.fromkeys((row["model"], row["plan"], row["part"]) for row in rows):
-        name = plan_figures.measured_as(plan, "quick" if part == "encoder" else "int8")
+        kind = "quick" if part == "encoder" else PARTS[part][0]
+        name = plan_figures.measured_as(plan, kind)
         some = [row for row in rows if (row["model"], row["plan"], row["part"]) == (model, plan, part)]
         if name is None or {row["ground"] for row in some} != {*GROUNDS[model]}:
             continue
@@ -184,7 +214,8 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, default=Path(), help=f"folder of {FILE} and its page")
     parser.add_argument("--count", type=int, default=1000, help="questions a ground")
     parser.add_argument("--grounds", nargs="*", choices=every, default=every)
-    parser.add_argument("--plans", nargs="*", choices=PLANS, default=list(PLANS), help="plans in INT8")
+    parser.add_argument("--plans", nargs="*", choices=PLANS, default=list(PLANS), help="plans in fewer bits")
+    parser.add_argument("--parts", nargs="*", choices=PARTS, default=[*PARTS], help="what has fewer bits")
     parser.add_argument("--models", nargs="*", choices=[*GROUNDS], default=[*GROUNDS], help="models to ask")
     parser.add_argument("--merged", type=Path, help="checkpoint of `pretrained`; without it that model is left out")
     parser.add_argument("--figures", action="store_true", help="put named plans beside those in fp32 too")
@@ -194,8 +225,10 @@ def main() -> None:
     places = {name: place for name, place in places.items() if name in args.models}
     file = args.output / FILE
     before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {"rows": []}
-    kept = [row for row in before["rows"] if row["model"] not in places or row["plan"] not in args.plans]
-    record = {"machine": machine(), "rows": kept + measure(args.folder, args.count, args.grounds, args.plans, places)}
+    new = measure(args.folder, args.count, args.grounds, args.plans, places, args.parts)
+    again = {(row["part"], row["model"], row["ground"], row["plan"]) for row in new}
+    kept = [row for row in before["rows"] if (row["part"], row["model"], row["ground"], row["plan"]) not in again]
+    record = {"machine": machine(), "rows": kept + new}
     rows = ",\n".join(json.dumps(row) for row in record["rows"])
     file.write_text(f'{{"machine": {json.dumps(record["machine"])}, "rows": [\n{rows}\n]}}\n', encoding="utf-8")
     file.with_suffix(".md").write_text(page(record), encoding="utf-8")

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from glyph_deep.studies.precision import eight_bits
+from glyph_deep.studies.precision import fewer_bits
 
 from luvc_export.core.named_plans import NAMED
 from luvc_export.demo.questions import GlyphCase
 
 RIGHT = {"none": [True, True, False, True], "none_int8": [True, False, True, True], "safe": [True, True, False, False]}
 HERE = {"glyph_deep": Path()}
-GROUNDS = eight_bits.GROUNDS["glyph_deep"]
+GROUNDS = fewer_bits.GROUNDS["glyph_deep"]
 
 
 @pytest.fixture
@@ -26,10 +26,10 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return np.array(RIGHT.get(plan, RIGHT["none"]))
 
     four = [GlyphCase((), "Which digit?", "7", "digit", picture) for picture in range(4)]
-    monkeypatch.setattr(eight_bits, "asked", lambda model, ground, count, search: four)
-    monkeypatch.setattr(eight_bits, "PARTS", {"whole": ()})
-    monkeypatch.setattr(eight_bits, "bundle_of", lambda which, part, folder, *_: folder / f"{which}-{part}")
-    monkeypatch.setattr(eight_bits, "verdicts", verdicts)
+    monkeypatch.setattr(fewer_bits, "asked", lambda model, ground, count, search: four)
+    monkeypatch.setattr(fewer_bits, "PARTS", {"whole": ("int8", ())})
+    monkeypatch.setattr(fewer_bits, "bundle_of", lambda which, part, folder, *_: folder / f"{which}-{part}")
+    monkeypatch.setattr(fewer_bits, "verdicts", verdicts)
     return calls
 
 
@@ -39,7 +39,7 @@ def test_the_page_says_whether_every_ground_keeps_enough() -> None:
     row |= {"pictures": 72, "fp32": 0.991, "changed": [2, 1], "accuracy": [0.99, 0.98, 1.0]}
     row["kept"] = [0.999, 0.9956, 1.0024]
     rows = [{**row, "ground": name, "retention": [0.999, 0.9956, 1.0024]} for name in ("plain", "textured")]
-    text = eight_bits.page({"machine": "a processor", "rows": rows})
+    text = fewer_bits.page({"machine": "a processor", "rows": rows})
     assert (
         "on every ground: met; the least" in text
         and "Not run: glyph_deep, photographs; glyph_deep, pages; glyph_deep, fonts; pretrained" in text
@@ -47,17 +47,15 @@ def test_the_page_says_whether_every_ground_keeps_enough() -> None:
     line = "| encoder | glyph_deep, plain | `none` | 1,000 | 72 | 0.9910 | 0.9900 |"
     assert f"{line} 0.999 (0.996 to 1.002) | 0.999 (0.996 to 1.002) | 2 | 1 |" in text
     rows[1]["retention"] = [0.98, 0.97, 0.99]
-    text = eight_bits.page({"machine": "a processor", "rows": rows})
-    assert (
-        "on every ground: **missed**; the least, `none` on glyph_deep, textured (encoder in INT8), keeps 0.980." in text
-    )
+    text = fewer_bits.page({"machine": "a processor", "rows": rows})
+    assert "on every ground: **missed**; the least, `none` on glyph_deep, textured (encoder), keeps 0.980." in text
 
 
 def test_won_and_lost_answers_are_counted_apart(
     asked: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As many of each leave the accuracy as it was, and only grounds asked for are asked."""
-    (row,) = eight_bits.measure(tmp_path, 4, ["plain"], ["none"], HERE)
+    (row,) = fewer_bits.measure(tmp_path, 4, ["plain"], ["none"], HERE, ["whole"])
     assert asked == [f"digits-whole plain {plan}" for plan in ("none", "none", "none_int8")]
     assert row["fp32"] == row["accuracy"][0] == 0.75 and row["changed"] == [1, 1] and row["retention"][0] == 1
 
@@ -67,13 +65,13 @@ def test_figures_are_held_to_the_uncompressed_model(
 ) -> None:
     """A named plan's row in INT8 has the costs of its row in fp32; a plan with a ground that is missing has none."""
     monkeypatch.setitem(RIGHT, "safe_int8", RIGHT["safe"])
-    rows = eight_bits.measure(tmp_path, 4, GROUNDS, ["safe"], HERE)
-    record = eight_bits.figured(rows)
+    rows = fewer_bits.measure(tmp_path, 4, GROUNDS, ["safe"], HERE, ["whole"])
+    record = fewer_bits.figured(rows)
     new = [row for row in record["rows"] if (row["plan"], row["model"]) == ("safe int8", "glyph_deep")]
     old = {row["ground"]: row for row in record["rows"] if (row["plan"], row["model"]) == ("safe", "glyph_deep")}
     assert {row["ground"] for row in new} == {*GROUNDS} and asked
     for row in new:
         assert row["retention"][0] == round(2 / 3, 4) and row["questions"] == 4 and row["key"] == NAMED["safe"].key
         assert row["flops"] == old[row["ground"]]["flops"] and row["accuracy"][0] == 0.5
-    few = [row for row in eight_bits.figured(rows[1:])["rows"] if row["plan"] == "safe int8" and row["questions"] == 4]
+    few = [row for row in fewer_bits.figured(rows[1:])["rows"] if row["plan"] == "safe int8" and row["questions"] == 4]
     assert not few
