@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from luvc_export.calibration.parity.tolerances import TABLE
 from luvc_export.calibration.runners.base import Kept
 from luvc_export.calibration.runners.graph import Decoded, Visual
 from luvc_export.core import graph_io
@@ -18,7 +20,9 @@ from luvc_export.core.plan import Plan
 from luvc_export.core.tasks import Embedding
 from luvc_export.errors import MachineError
 from luvc_export.export.checkpoint import Checkpoint
+from luvc_export.export.compression import spu
 from luvc_export.export.compression.placement import made_on
+from luvc_export.export.compression.row_reductions import mark
 from luvc_export.export.compression.scores import ScoreInput
 from luvc_export.export.llm.decoder import Decoder
 from luvc_export.export.llm.span import empty_caches
@@ -26,6 +30,9 @@ from luvc_export.export.llm.vectors import Judge
 from luvc_export.export.processor import normalise
 from luvc_export.export.weights import DTYPES
 from luvc_export.runtime.batching import Feeds
+
+#: How often rows are moved, by at most the distance within which scores of fp32 tie, to see which choices hold.
+SHAKES = 16
 
 
 def load_model(checkpoint: Checkpoint, dtype: str = "fp32", device: str = "cpu") -> Any:
@@ -142,6 +149,17 @@ class TorchCalls:
             return empty_caches(self.shape, rows, self.dtype)
 
 
+def settled(score: Callable[[ScoreInput], Tensor], given: ScoreInput) -> Tensor:
+    """Scores of a choice in rounds, whose ranks show no tie [B, G, N]: 2 stay, 0 leave however fp32 rounds, 1 tie."""
+    noise, stays = torch.Generator(given.normed.device).manual_seed(0), torch.zeros_like(given.normed[..., 0])
+    for number in range(SHAKES):
+        off = torch.randn(given.normed.shape, generator=noise, device=noise.device)
+        size = TABLE["fp32"].tie.value / 10 ** (number % 3)  # small ones ask what is next to the choice itself
+        shaken = dataclasses.replace(given, normed=given.normed * (1 + size * off))
+        stays += mark(spu.best(score(shaken), given.keep), stays.shape[-1])
+    return 1 + (stays == SHAKES).float() - (stays == 0).float()
+
+
 class Watch:
     """Collects, while it is entered, the scores of every prune and the hidden state that enters each layer."""
 
@@ -162,7 +180,8 @@ class Watch:
 
     def _scored(self, given: ScoreInput) -> Tensor:
         score = self._score(given)
-        self.scores.append(score.float().cpu().numpy())
+        seen = settled(self._score, given) if "rounds" in given.settings else score
+        self.scores.append(seen.float().cpu().numpy())
         return score
 
     def _entered(self, layer: nn.Module, x: Tensor, *rest: Any) -> Any:

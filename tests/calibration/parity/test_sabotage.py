@@ -15,12 +15,16 @@ from luvc_export.calibration.parity.metrics import alike
 from luvc_export.calibration.parity.result import ParityResult
 from luvc_export.calibration.parity.run import parity
 from luvc_export.calibration.quantise.agreement import Remembered
+from luvc_export.calibration.runners.compressed import settled
 from luvc_export.calibration.runners.graph import GraphRunner
 from luvc_export.calibration.tasks import find
 from luvc_export.core import graph_io
 from luvc_export.core.plan import Plan
+from luvc_export.demo import IMAGE_SIZE
+from luvc_export.export.checkpoint import Checkpoint
 from luvc_export.export.compression import oim
 from luvc_export.export.llm import sight
+from luvc_export.pipeline import make_plan
 
 Make = Callable[[Plan], GraphRunner]
 
@@ -82,6 +86,27 @@ def test_one_swapped_kept_token(reference: Any, compressed: Make, plan: Plan, ca
     assert not failed(result) & {"relative L2", "cosine"}
     assert result.comparison.measured[0].overlap[layer].unexplained == 1
     assert result.comparison.measured[0].forced
+
+
+def test_one_swapped_token_of_a_choice_in_rounds(
+    checkpoint: Checkpoint, compressed: Make, cases: Sequence[Case]
+) -> None:
+    """Ranks by rounds tie by the hundred: what rounding does not move is held to all the same."""
+    safe = make_plan(checkpoint, "safe", image_size=IMAGE_SIZE)
+    honest, runner = compressed(safe), compressed(safe)
+    assert failed(run(honest, runner, cases)) == set()
+    rank = runner.calls.decoder.score
+
+    def score(inputs: Any) -> torch.Tensor:
+        values = rank(inputs).clone()
+        firm = [int((row == 2).nonzero()[0]) for row in settled(rank, inputs)[:, 0]]
+        values[range(len(firm)), 0, firm] = -1.0
+        return values
+
+    runner.calls.decoder.score = score
+    result = run(honest, runner, cases)
+    assert "kept tokens that no tie explains" in failed(result)
+    assert [item.unexplained for one in result.comparison.measured for item in one.overlap.values()] == [1] * len(cases)
 
 
 @pytest.fixture

@@ -59,6 +59,13 @@ GROUNDS = {model: [one for of, some, _ in SETS.values() if of == model for one i
 BAR = 0.99
 
 
+def coded_name(plan: str, kind: str) -> str:
+    """Return the name of a plan in fewer bits: of a checkpoint that has them, its own."""
+    if kind in PRECISIONS:
+        return PRECISIONS[kind].plan_name(plan)
+    return plan if kind == "awq" else f"{plan}_{kind}"
+
+
 def bundle_of(which: str, part: str, folder: Path, plans: list[str], checkpoint: Path) -> Path:
     """Return the bundle for one size of pictures, `plans` of it also with `part` of the model in fewer bits."""
     kind, kept = PARTS[part]
@@ -72,7 +79,8 @@ def bundle_of(which: str, part: str, folder: Path, plans: list[str], checkpoint:
         export_bundle(str(checkpoint), target, plans_of, image_size=size, text_capacity=256)
     for plan in plans if kind != "awq" else ():
         loaded = bundles.load(target)
-        if f"{plan}_{kind}" in loaded.manifest.plans:
+        name = coded_name(plan, kind)
+        if name in loaded.manifest.plans:
             continue
         some = [case for ground in searched for case in asked(model, ground, CALIBRATION // len(searched), True)]
         data = calibration_set("+".join(f"search-{ground}" for ground in searched), some)
@@ -89,7 +97,7 @@ def bundle_of(which: str, part: str, folder: Path, plans: list[str], checkpoint:
                 ranges_file=folder / f"{which}.{plan}.ranges",
                 threads=1,
             )
-        print(f"{plan}_{kind} of {which}, {part}, is there", flush=True)
+        print(f"{name} of {which}, {part}, is there", flush=True)
     return target
 
 
@@ -127,7 +135,7 @@ def measure(
             none = verdicts(store, bundle, ground, "none", some)
             for plan in plans:
                 whole = verdicts(store, bundle, ground, plan, some)
-                coded = verdicts(store, coded_bundle, ground, plan if kind == "awq" else f"{plan}_{kind}", some)
+                coded = verdicts(store, coded_bundle, ground, coded_name(plan, kind), some)
                 right = intervals.accuracy(coded.tolist(), pictures)
                 record: dict[str, Any] = {"part": part, "model": model, "ground": ground, "plan": plan}
                 record |= {"questions": count, "pictures": len(set(pictures)), "fp32": round(float(whole.mean()), 4)}
@@ -156,9 +164,10 @@ def page(record: dict[str, Any]) -> str:
         f"Held-out questions on ONNX Runtime, {record['machine']}; INT8 products of CPUs with neither VNNI nor AMX "
         "may saturate, and were not measured here. INT8: weights and what enters them by `calibrate --precision int8`, "
         "with `--keep-high language_model` where the encoder alone is meant (the LLM is in fp32 there), ranges of "
-        "search splits, no product kept high by a search. Weights in 8 and 4 bits: `--precision q8` and `q4`, what "
-        "enters the products in fp32; in AWQ: a checkpoint whose text layers were rounded to nearest in groups of 64 "
-        "and written by its layout; caches: `--kv int8`. Retention is against the same plan in fp32, with 95 % "
+        "search splits, no product kept high by a search. Weights in 8 bits: `--precision q8`, what enters a product "
+        "rounded as it comes; in 4 bits: `q4`, what enters in fp32; in AWQ: a checkpoint whose text layers were rounded "
+        "to nearest in groups of 64 and written by its layout; caches: `--kv int8`. Retention is against the same plan "
+        "in fp32, with 95 % "
         "intervals clustered by picture; kept is against the uncompressed model in fp32. Lost and won are answers that "
         "are right in fp32 alone, and in fewer bits alone.",
         "",
