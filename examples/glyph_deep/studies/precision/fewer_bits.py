@@ -165,11 +165,10 @@ def page(record: dict[str, Any]) -> str:
         "may saturate, and were not measured here. INT8: weights and what enters them by `calibrate --precision int8`, "
         "with `--keep-high language_model` where the encoder alone is meant (the LLM is in fp32 there), ranges of "
         "search splits, no product kept high by a search. Weights in 8 bits: `--precision q8`, what enters a product "
-        "rounded as it comes; in 4 bits: `q4`, what enters in fp32; in AWQ: a checkpoint whose text layers were rounded "
-        "to nearest in groups of 64 and written by its layout; caches: `--kv int8`. Retention is against the same plan "
-        "in fp32, with 95 % "
-        "intervals clustered by picture; kept is against the uncompressed model in fp32. Lost and won are answers that "
-        "are right in fp32 alone, and in fewer bits alone.",
+        "rounded as it comes; in 4 bits: `q4`, what enters in fp32; in AWQ: a checkpoint whose text layers were "
+        "rounded to nearest in groups of 64 and written by its layout; caches: `--kv int8`. Retention is against the "
+        "same plan in fp32, with 95 % intervals clustered by picture; kept is against the uncompressed model in fp32. "
+        "Lost and won are answers that are right in fp32 alone, and in fewer bits alone.",
         "",
         f"The bar is {BAR} of the same plan in fp32 on every ground: "
         + ("met" if met else "**missed**")
