@@ -21,7 +21,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What is asked, where four questions of every ground have answers that are known."""
     calls: list[str] = []
 
-    def verdicts(store: object, bundle: Path, ground: str, plan: str, some: list[GlyphCase]) -> object:
+    def verdicts(store: object, bundle: Path, ground: str, plan: str, some: list[GlyphCase], *engine: object) -> object:
         calls.append(f"{bundle.name} {ground} {plan}")
         return np.array(RIGHT.get(plan, RIGHT["none"]))
 

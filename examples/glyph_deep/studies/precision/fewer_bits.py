@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,8 @@ from luvc_export.calibration.ablation.store import Store, pack, unpack
 from luvc_export.calibration.quantise.cache_calibration import calibrate_caches
 from luvc_export.calibration.quantise.calibrate import calibrate
 from luvc_export.calibration.quantise.recipe import Recipe
+from luvc_export.calibration.runners import open_bundle, open_openvino
+from luvc_export.calibration.runners.base import Runner
 from luvc_export.core.named_plans import FIGURES, NAMED
 from luvc_export.core.plan import figures as plan_figures
 from luvc_export.core.precision import PRECISIONS
@@ -36,6 +38,7 @@ from luvc_export.demo.questions import GlyphCase
 
 from .quantised import CALIBRATION, calibration_set, machine, right, written
 
+Opened = Callable[[str, str | None, int | None], Runner]
 COMMAND = "python -m glyph_deep.studies.precision.fewer_bits FOLDER -o ../docs/results --merged CHECKPOINT"
 FILE = "glyph-deep-int8.json"
 #: By what has fewer bits: what ends the plan's name after `calibrate`, and the weights that stay as they are.
@@ -43,6 +46,7 @@ PARTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "encoder": ("int8", ("language_model",)),
     "whole": ("int8", ()),
     "weights in 8 bits": ("q8", ()),
+    "weights in 8 bits, OpenVINO": ("q8", ()),
     "weights in 4 bits": ("q4", ()),
     "weights in AWQ": ("awq", ()),
     "caches in 8 bits": ("kv8", ()),
@@ -101,13 +105,16 @@ def bundle_of(which: str, part: str, folder: Path, plans: list[str], checkpoint:
     return target
 
 
-def verdicts(store: Store, bundle: Path, ground: str, plan: str, some: list[GlyphCase]) -> NDArray[np.bool_]:
-    """Return which cases are answered right, from `store` where it has them of these graphs and weights."""
+def verdicts(
+    store: Store, bundle: Path, ground: str, plan: str, some: list[GlyphCase], opened: Opened = open_bundle
+) -> NDArray[np.bool_]:
+    """Return which cases are answered right, from `store` where it has them of these graphs, weights and engine."""
     manifest = bundles.load(bundle).manifest
     entry = manifest.plans[plan]
     read = ["weights", *([entry.quantised.weights] if entry.quantised else [])]
     key = [ground, *(manifest.files[name].sha256 for name in (entry.vision, entry.decoder, *read))]
-    return np.array(unpack(store.of(key, lambda: pack(right(bundle, plan, some))), len(some)))
+    key += [] if opened is open_bundle else [opened.__name__]
+    return np.array(unpack(store.of(key, lambda: pack(right(bundle, plan, some, opened))), len(some)))
 
 
 def measure(
@@ -124,7 +131,7 @@ def measure(
         wanted = [ground for ground in own if ground in grounds and model in checkpoints]
         if not wanted:
             continue
-        kind = PARTS[part][0]
+        kind, opened = PARTS[part][0], open_openvino if part.endswith("OpenVINO") else open_bundle
         bundle = coded_bundle = bundle_of(which, part, folder, plans, checkpoints[model])
         if kind == "awq":
             bundle = bundle_of(which, "whole", folder, [], checkpoints[model])
@@ -135,7 +142,7 @@ def measure(
             none = verdicts(store, bundle, ground, "none", some)
             for plan in plans:
                 whole = verdicts(store, bundle, ground, plan, some)
-                coded = verdicts(store, coded_bundle, ground, coded_name(plan, kind), some)
+                coded = verdicts(store, coded_bundle, ground, coded_name(plan, kind), some, opened)
                 right = intervals.accuracy(coded.tolist(), pictures)
                 record: dict[str, Any] = {"part": part, "model": model, "ground": ground, "plan": plan}
                 record |= {"questions": count, "pictures": len(set(pictures)), "fp32": round(float(whole.mean()), 4)}
@@ -165,9 +172,10 @@ def page(record: dict[str, Any]) -> str:
         "may saturate, and were not measured here. INT8: weights and what enters them by `calibrate --precision int8`, "
         "with `--keep-high language_model` where the encoder alone is meant (the LLM is in fp32 there), ranges of "
         "search splits, no product kept high by a search. Weights in 8 bits: `--precision q8`, what enters a product "
-        "rounded as it comes; in 4 bits: `q4`, what enters in fp32; in AWQ: a checkpoint whose text layers were "
-        "rounded to nearest in groups of 64 and written by its layout; caches: `--kv int8`. Retention is against the "
-        "same plan in fp32, with 95 % intervals clustered by picture; kept is against the uncompressed model in fp32. "
+        "rounded as it comes, on ONNX Runtime with one range for all rows of a call; in 4 bits: `q4`, what enters in "
+        "fp32; in AWQ: a checkpoint whose text layers were rounded to nearest in groups of 64 and written by its "
+        "layout; caches: `--kv int8`. Retention is against the same plan in fp32, with 95 % intervals clustered by "
+        "picture; kept is against the uncompressed model in fp32. "
         "Lost and won are answers that are right in fp32 alone, and in fewer bits alone.",
         "",
         f"The bar is {BAR} of the same plan in fp32 on every ground: "

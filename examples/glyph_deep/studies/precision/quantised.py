@@ -33,6 +33,7 @@ from luvc_export.calibration.quantise.cache_calibration import calibrate_caches
 from luvc_export.calibration.quantise.calibrate import calibrate
 from luvc_export.calibration.quantise.recipe import DIVERGENCE, Recipe
 from luvc_export.calibration.runners import open_bundle
+from luvc_export.calibration.runners.base import Runner
 from luvc_export.core.files.json_file import dumps
 from luvc_export.core.precision import PRECISIONS
 from luvc_export.demo.questions import GlyphCase
@@ -184,9 +185,9 @@ def exported(form: str, which: str, folder: Path, rows: Rows = ROWS) -> Path:
     return target
 
 
-def right(bundle: Path, plan: str, asked: list[GlyphCase]) -> list[bool]:
-    """Return which cases are answered right, greedily."""
-    runner, answers = open_bundle(str(bundle), plan, 1), []
+def right(bundle: Path, plan: str, asked: list[GlyphCase], opened: Callable[..., Runner] = open_bundle) -> list[bool]:
+    """Return which cases are answered right, greedily, by the engine that `opened` opens."""
+    runner, answers = opened(str(bundle), plan, 1), []
     for first in range(0, len(asked), 20):
         some = asked[first : first + 20]
         for case, answer in zip(some, runner.answer(some, LONGEST), strict=True):
