@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,15 @@ def test_a_control_trains_the_projection_alone(tiny: tuple[Path, Any, Any], tmp_
     state = torch.load(tmp_path / "state.pt")["model"]
     assert not any(value.any() for name, value in state.items() if name.startswith("b."))
     assert json.loads((tmp_path / "log.jsonl").read_text())["kl"] == 0
+
+
+def test_a_run_that_may_drift_without_end_replays_nothing(tiny: tuple[Path, Any, Any], tmp_path: Path) -> None:
+    """Its LoRA moves, and no text was read."""
+    train(arguments(tiny[0], tmp_path, drift=math.inf))
+    assert any(
+        value.any() for name, value in torch.load(tmp_path / "state.pt")["model"].items() if name.startswith("b.")
+    )
+    assert [json.loads(line)["kl"] for line in (tmp_path / "log.jsonl").read_text().splitlines()] == [0, 0, 0]
 
 
 def run(monkeypatch: pytest.MonkeyPatch, module: Any, *words: object) -> None:
