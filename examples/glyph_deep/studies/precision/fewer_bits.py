@@ -2,10 +2,10 @@
 
 Held-out questions answered greedily by ONNX Runtime: a plan in fp32, and after `calibrate --precision int8`, whole and
 with `--keep-high language_model` for the encoder alone, `--precision q8`, `q4` or `--kv int8`, or of a checkpoint whose
-text layers are in AWQ's layout; ranges come from the search splits. Bundles and answers stay in
-FOLDER: a killed run goes on where it stopped. `pretrained` is asked where `--merged` says its checkpoint; rows of
-models that are not asked stay in the file. `--figures` puts named plans whose every ground was asked into
-`luvc_export/core/named_plans.json`, which `luvc-export plan` prints and docs/plans.md shows.
+text layers are in AWQ's layout; ranges come from the search splits. Bundles and answers stay in FOLDER: a killed run
+goes on where it stopped. `pretrained` is asked where `--merged` says its checkpoint; rows not asked stay in the file.
+`--figures` puts named plans whose every ground was asked into `luvc_export/core/named_plans.json`, which `luvc-export
+plan` prints and docs/plans.md shows.
 """
 
 from __future__ import annotations
@@ -168,22 +168,23 @@ def page(record: dict[str, Any]) -> str:
         "",
         f"Written by `{COMMAND}` in `examples`. Do not edit: run it again.",
         "",
-        f"Held-out questions on ONNX Runtime, {record['machine']}; INT8 products of CPUs with neither VNNI nor AMX "
-        "may saturate, and were not measured here. INT8: weights and what enters them by `calibrate --precision int8`, "
-        "with `--keep-high language_model` where the encoder alone is meant (the LLM is in fp32 there), ranges of "
-        "search splits, no product kept high by a search. Weights in 8 bits: `--precision q8`, what enters a product "
-        "rounded as it comes, on ONNX Runtime with one range for all rows of a call; in 4 bits: `q4`, what enters in "
+        f"Held-out questions, on ONNX Runtime where no engine is named, {record['machine']}; INT8 products of CPUs "
+        "with neither VNNI nor AMX may saturate, and were not measured here. INT8: weights and what enters them by "
+        "`calibrate --precision int8`, with `--keep-high language_model` where the encoder alone is meant (the LLM is "
+        "in fp32 there), ranges of search splits, no product kept high by a search. Weights in 8 bits: `--precision "
+        "q8`, what enters a product rounded as it comes, on ONNX Runtime with one range for all rows of a call; in 4 "
+        "bits: `q4`, what enters in "
         "fp32; in AWQ: a checkpoint whose text layers were rounded to nearest in groups of 64 and written by its "
         "layout; caches: `--kv int8`. Retention is against the same plan in fp32, with 95 % intervals clustered by "
-        "picture; kept is against the uncompressed model in fp32. "
-        "Lost and won are answers that are right in fp32 alone, and in fewer bits alone.",
+        "picture; kept is against the uncompressed model in fp32. Lost and won are answers that are right in fp32 "
+        "alone, and in fewer bits alone.",
         "",
         f"The bar is {BAR} of the same plan in fp32 on every ground: "
         + ("met" if met else "**missed**")
         + f"; the least, `{least['plan']}` on {least['model']}, {least['ground']} ({least['part']}), keeps "
         f"{least['retention'][0]:.3f}.",
         "",
-        "| in fewer bits | ground | plan | questions | pictures | fp32 | so | retention | kept | lost | won |",
+        "| in fewer bits | ground | plan | questions | pictures | fp32 | fewer bits | retention | kept | lost | won |",
         "|---|---|---|---:|---:|---:|---:|---|---|---:|---:|",
     ]
     for row in rows:
