@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -160,12 +161,19 @@ def settled(score: Callable[[ScoreInput], Tensor], given: ScoreInput) -> Tensor:
     return 1 + (stays == SHAKES).float() - (stays == 0).float()
 
 
+@torch.no_grad()
+def _read(score: Callable[[ScoreInput], Tensor], given: ScoreInput, ranks: Tensor) -> NDArray[np.float32]:
+    """Scores that show ties, computed for whoever looks at them: who wants answers alone does not."""
+    seen = settled(score, given) if "rounds" in given.settings else ranks
+    return seen.float().cpu().numpy()
+
+
 class Watch:
     """Collects, while it is entered, the scores of every prune and the hidden state that enters each layer."""
 
     def __init__(self, decoder: Decoder) -> None:
         self.decoder = decoder
-        self.scores: list[NDArray[np.float32]] = []
+        self.scores: list[Callable[[], NDArray[np.float32]]] = []
         self.hidden: list[NDArray[np.float32]] = []
 
     def __enter__(self) -> Watch:
@@ -180,8 +188,7 @@ class Watch:
 
     def _scored(self, given: ScoreInput) -> Tensor:
         score = self._score(given)
-        seen = settled(self._score, given) if "rounds" in given.settings else score
-        self.scores.append(seen.float().cpu().numpy())
+        self.scores.append(partial(_read, self._score, given, score))
         return score
 
     def _entered(self, layer: nn.Module, x: Tensor, *rest: Any) -> Any:

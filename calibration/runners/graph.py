@@ -52,14 +52,14 @@ class Decoded:
     Attributes:
         logits: [B, n, vocab], or vectors [B, n, D] where nothing is decoded.
         kept: Per prune [B, G, keep].
-        scores: Per prune [B, G, N]; empty where the calls cannot tell.
+        scores: Per prune how to compute them [B, G, N]; empty where the calls cannot tell.
         hidden: Entering each layer [B, S, D]; empty where the calls cannot tell.
         cache: For the next call.
     """
 
     logits: NDArray[np.float32]
     kept: Kept
-    scores: dict[int, NDArray[np.float32]]
+    scores: dict[int, Callable[[], NDArray[np.float32]]]
     hidden: list[NDArray[np.float32]]
     cache: Any
 
@@ -152,6 +152,7 @@ class GraphRunner:
         if decodes:
             kept_states = list(zip(self.prompting.manifest.decoder.kept, self.calls.states(out.cache), strict=True))
         longest = feeds[graph_io.INPUT_IDS].shape[1]
+        ranked = {layer: read() for layer, read in out.scores.items()}
         result = []
         for row, layout in enumerate(layouts):
             text = layout.input_ids.shape[1]
@@ -168,7 +169,7 @@ class GraphRunner:
             how = self.prompting.manifest.embedding
             tensors |= {LOGITS: rows} if how is None else {VECTORS: rows if how.pooling == "every" else rows[-1:]}
             kept = {layer: indices[row] for layer, indices in (forced or out.kept).items()}
-            scores = {layer: values[row] for layer, values in out.scores.items()}
+            scores = {layer: values[row] for layer, values in ranked.items()}
             images = requests[row].images
             first = images[0, 0] if len(images) else None
             merged = join_features(features[row]).merged_into if features[row] else None

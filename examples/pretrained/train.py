@@ -2,10 +2,10 @@
 
 Every step answers questions about a picture of glyph_deep's and replays a text: the KL of its next tokens to the base
 model's own (the same weights, LoRA off). The weight of that KL grows while it is above `--drift` and falls while it is
-below, so what the model may forget is set, not found. Without `--start` pictures show two digits at first, and one more
-whenever questions that take one look are answered; until then what takes two looks is seldom asked. Every step draws
-from the seed and its number alone; a run that was ended goes on from its last state, written every three minutes, when
-the same command is given again.
+below, so what the model may forget is set, not found. Without `--start`, or with none of its LoRA, pictures show two
+digits at first, and one more whenever questions that take one look are answered; until then what takes two looks is
+seldom asked. Every step draws from the seed and its number alone; a run that was ended goes on from its last state,
+written every three minutes, when the same command is given again.
 """
 
 from __future__ import annotations

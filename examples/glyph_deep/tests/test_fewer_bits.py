@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from glyph_deep.studies.precision import fewer_bits
 
+from luvc_export.calibration.runners import open_bundle
 from luvc_export.core.named_plans import NAMED
 from luvc_export.demo.questions import GlyphCase
 
@@ -21,13 +23,12 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What is asked, where four questions of every ground have answers that are known."""
     calls: list[str] = []
 
-    def verdicts(store: object, bundle: Path, ground: str, plan: str, some: list[GlyphCase], *engine: object) -> object:
-        calls.append(f"{bundle.name} {ground} {plan}")
+    def verdicts(store: object, bundle: Path, ground: str, plan: str, some: list[GlyphCase], *engine: Any) -> object:
+        calls.append(" ".join([bundle.name, ground, plan, *(one.__name__ for one in engine if one is not open_bundle)]))
         return np.array(RIGHT.get(plan, RIGHT["none"]))
 
     four = [GlyphCase((), "Which digit?", "7", "digit", picture) for picture in range(4)]
     monkeypatch.setattr(fewer_bits, "asked", lambda model, ground, count, search: four)
-    monkeypatch.setattr(fewer_bits, "PARTS", {"whole": ("int8", ())})
     monkeypatch.setattr(fewer_bits, "bundle_of", lambda which, part, folder, *_: folder / f"{which}-{part}")
     monkeypatch.setattr(fewer_bits, "verdicts", verdicts)
     return calls
@@ -58,6 +59,21 @@ def test_won_and_lost_answers_are_counted_apart(
     (row,) = fewer_bits.measure(tmp_path, 4, ["plain"], ["none"], HERE, ["whole"])
     assert asked == [f"digits-whole plain {plan}" for plan in ("none", "none", "none_int8")]
     assert row["fp32"] == row["accuracy"][0] == 0.75 and row["changed"] == [1, 1] and row["retention"][0] == 1
+
+
+@pytest.mark.parametrize(
+    ("part", "coded"),
+    [
+        ("weights in AWQ", "digits-weights in AWQ plain none"),
+        ("weights in 8 bits, OpenVINO", "digits-weights in 8 bits, OpenVINO plain none_quantized open_openvino"),
+        ("weights in 4 bits", "digits-weights in 4 bits plain none_q4"),
+        ("caches in 8 bits", "digits-caches in 8 bits plain none_kv8"),
+    ],
+)
+def test_each_part_is_asked_of_its_plan_and_engine(part: str, coded: str, asked: list[str], tmp_path: Path) -> None:
+    """Codes of a checkpoint are compared with the bundle in fp32, of which they are no plan."""
+    fewer_bits.measure(tmp_path, 4, ["plain"], ["none"], HERE, [part])
+    assert asked[-1] == coded and asked[0] == f"digits-{'whole' if 'AWQ' in part else part} plain none"
 
 
 def test_figures_are_held_to_the_uncompressed_model(

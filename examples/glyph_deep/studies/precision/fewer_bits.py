@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -30,15 +30,13 @@ from luvc_export.calibration.quantise.cache_calibration import calibrate_caches
 from luvc_export.calibration.quantise.calibrate import calibrate
 from luvc_export.calibration.quantise.recipe import Recipe
 from luvc_export.calibration.runners import open_bundle, open_openvino
-from luvc_export.calibration.runners.base import Runner
 from luvc_export.core.named_plans import FIGURES, NAMED
 from luvc_export.core.plan import figures as plan_figures
 from luvc_export.core.precision import PRECISIONS
 from luvc_export.demo.questions import GlyphCase
 
-from .quantised import CALIBRATION, calibration_set, machine, right, written
+from .quantised import CALIBRATION, Opened, calibration_set, machine, right, written
 
-Opened = Callable[[str, str | None, int | None], Runner]
 COMMAND = "python -m glyph_deep.studies.precision.fewer_bits FOLDER -o ../docs/results --merged CHECKPOINT"
 FILE = "glyph-deep-int8.json"
 #: By what has fewer bits: what ends the plan's name after `calibrate`, and the weights that stay as they are.
@@ -173,11 +171,10 @@ def page(record: dict[str, Any]) -> str:
         "`calibrate --precision int8`, with `--keep-high language_model` where the encoder alone is meant (the LLM is "
         "in fp32 there), ranges of search splits, no product kept high by a search. Weights in 8 bits: `--precision "
         "q8`, what enters a product rounded as it comes, on ONNX Runtime with one range for all rows of a call; in 4 "
-        "bits: `q4`, what enters in "
-        "fp32; in AWQ: a checkpoint whose text layers were rounded to nearest in groups of 64 and written by its "
-        "layout; caches: `--kv int8`. Retention is against the same plan in fp32, with 95 % intervals clustered by "
-        "picture; kept is against the uncompressed model in fp32. Lost and won are answers that are right in fp32 "
-        "alone, and in fewer bits alone.",
+        "bits: `q4`, what enters in fp32; in AWQ: a checkpoint whose text layers were rounded to nearest in groups of "
+        "64 and written by its layout; caches: `--kv int8`. Retention is against the same plan in fp32, with 95 % "
+        "intervals clustered by picture; kept is against the uncompressed model in fp32. Lost and won are answers that "
+        "are right in fp32 alone, and in fewer bits alone.",
         "",
         f"The bar is {BAR} of the same plan in fp32 on every ground: "
         + ("met" if met else "**missed**")

@@ -49,6 +49,8 @@ SETS = {
     "digits": (("plain", "textured"), ("search-plain", "search-textured")),
     "pages": (("pages",), ("search-pages",)),
 }
+#: Opens a plan of a bundle: folder, plan, threads.
+Opened = Callable[[str, str | None, int | None], Runner]
 Rows = tuple[tuple[str, str, tuple[str, str] | None], ...]
 #: Row by row: form of the checkpoint, plan, and what it is compared with. ``four`` is fp32 whose q4 has 4 bits alone.
 ROWS: Rows = (
@@ -185,7 +187,7 @@ def exported(form: str, which: str, folder: Path, rows: Rows = ROWS) -> Path:
     return target
 
 
-def right(bundle: Path, plan: str, asked: list[GlyphCase], opened: Callable[..., Runner] = open_bundle) -> list[bool]:
+def right(bundle: Path, plan: str, asked: list[GlyphCase], opened: Opened = open_bundle) -> list[bool]:
     """Return which cases are answered right, greedily, by the engine that `opened` opens."""
     runner, answers = opened(str(bundle), plan, 1), []
     for first in range(0, len(asked), 20):
