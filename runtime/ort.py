@@ -75,7 +75,8 @@ class OrtBackend(HostBackend):
         threads: CPU threads of one operator; None for ONNX Runtime's default (all cores).
         debug: Run the debug decoder, which takes ``forced_indices``.
         only_steps: The decoder takes steps alone, behind rows that are there (``GraphSet.steps``).
-        in_blocks: Products of 8 bits are computed in blocks (``ort_graphs.blocks``).
+        in_blocks: On a CPU, products of 8 bits are computed in blocks (``ort_graphs.blocks``), where those are right;
+            else every call has one range for what enters a product, so that a row that sticks out takes it all.
 
     Raises:
         UsageError: An unknown device, a bundle without weights, or no debug graph in it.
@@ -92,7 +93,7 @@ class OrtBackend(HostBackend):
         threads: int | None = None,
         debug: bool = False,
         only_steps: bool = False,
-        in_blocks: bool = False,
+        in_blocks: bool = True,
     ) -> None:
         super().__init__(bundle, entry, "ONNX Runtime", "cpu" if device == "cpu" else "", debug, only_steps)
         self.name, self._threads = device, threads
@@ -103,7 +104,8 @@ class OrtBackend(HostBackend):
         #: What sessions read as long as they live.
         self._values: list[Any] = []
         self._graphs: dict[str, CheckedGraph] = {}
-        self._in_blocks = in_blocks
+        coded = entry.quantised is not None and entry.quantised.precision == "q8" and device == "cpu"
+        self._in_blocks = in_blocks and coded and product_check.onnxruntime_blocks()
         self._sharing = SharingSessions(self._ort, bundle) if shares(bundle, entry, device) else None
         self._adapted = self._sharing is not None  # a decoder with slots is opened at once where weights are shared
         self.capabilities = Capabilities(
@@ -230,7 +232,7 @@ class OrtBackend(HostBackend):
                 arguments["disabled_optimizers"] = ["AttentionFusion"]
             if self._sharing is None:
                 data = turned_first(graph.data, {one.name for one in graph.outside if one.kind in HALF})
-                if self._in_blocks and name != self._entry.vision:
+                if self._in_blocks:
                     outside = {tensor.name: tensor for tensor in graph.outside}
 
                     def read(weight: str) -> Array | None:

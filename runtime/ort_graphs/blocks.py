@@ -1,7 +1,8 @@
 """Graphs as ONNX Runtime's CPU runs them sooner or in less memory: products of 8 bits in blocks, attention in tiles.
 
 ``DynamicQuantizeMatMul`` has one range of activations a call and reads weights [K, N]; ``MatMulNBits`` has one for each
-block and reads the same codes and scales, turned and repeated, [N, K] packed for one row. Which is faster is a CPU's
+block and reads the same codes and scales, turned and repeated, [N, K] packed for one row. Rows that stick out take
+the first's range from all the others, so prompts are always in blocks; for steps of one row, which is faster is a CPU's
 matter (``speed_probe.one_row``). A session packs the codes for itself: what they were given in is given back behind it,
 and the probe holds that to its results.
 

@@ -17,11 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from luvc_export.errors import MachineError
-from luvc_export.runtime.product_check.graph import INPUT, Product, float_product, int8_product
+from luvc_export.runtime.ort_graphs.blocks import BLOCKS, in_blocks
+from luvc_export.runtime.product_check.graph import INPUT, Product, coded_products, float_product, int8_product
 
 #: The largest relative L2 error of a right product. Integers are exact but for fp32 scales; bf16 rounds the result to 8
 #: bits and fp16 to 11, operands being exact.
 LIMITS = {"int8": 1e-3, "bf16": 2.0**-7, "fp16": 2.0**-7}
+
+#: Largest error of a product of codes by the largest exact value: 8 bits of activations twice over lose 0.02.
+MOST_CODED = 0.1
 
 #: Computes one product: activations float32 [rows, K] in, float32 [rows, N] out.
 Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
@@ -156,6 +160,37 @@ def onnxruntime_int8(dtype: str = "fp32") -> Checked:
         return lambda rows: np.asarray(session.run(None, {INPUT: rows})[0])
 
     return check("ONNX Runtime", "int8", product, ORT_INT8_WAYS, open_way)
+
+
+#: A row of the second call is so much larger than the others: one range for all rows would leave nothing of those.
+_LARGER = 50.0
+
+
+@lru_cache(maxsize=1)
+def onnxruntime_blocks() -> bool:
+    """Whether ONNX Runtime's products of 8 bits in blocks (``ort_graphs.blocks``) are right here, each row by itself.
+
+    Raises:
+        ImportError: onnxruntime is not installed.
+    """
+    import onnxruntime
+
+    for size in BLOCKS:
+        coded = coded_products(8, size, size)
+        blocks, options = in_blocks(coded.graph, lambda name: None), onnxruntime.SessionOptions()
+        options.log_severity_level, options.intra_op_num_threads = 4, 1
+        blocks.add_weights(onnxruntime, options)
+        try:
+            session = onnxruntime.InferenceSession(blocks.graph, options, providers=["CPUExecutionProvider"])
+            blocks.forget()  # results are held to what was forgotten
+            for larger in ([1.0], [_LARGER, *[1.0] * 23]):  # a step, a prompt
+                by = np.array(larger, np.float32)[:, None]
+                result = np.asarray(session.run(None, {INPUT: coded.given * by})[0]) / by
+                if not np.abs(result - coded.exact).max() <= MOST_CODED * np.abs(coded.exact).max():
+                    return False
+        except Exception:  # engines raise classes of their own, and what cannot be computed is not right
+            return False
+    return True
 
 
 @lru_cache(maxsize=8)

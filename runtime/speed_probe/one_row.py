@@ -24,7 +24,8 @@ from luvc_export.core.files.remembered import keep, recall
 from luvc_export.core.shapes import DecoderShape
 from luvc_export.runtime.cpu_features import cpu_features
 from luvc_export.runtime.openvino.device import ACTIVATION_GROUPS
-from luvc_export.runtime.ort_graphs.blocks import BLOCKS, Blocks, in_blocks
+from luvc_export.runtime.ort_graphs.blocks import Blocks, in_blocks
+from luvc_export.runtime.product_check.check import MOST_CODED, onnxruntime_blocks
 from luvc_export.runtime.product_check.graph import INPUT, Coded, coded_products, plain_product
 
 #: Precisions of plans that are tried, and bits of a weight.
@@ -35,8 +36,6 @@ MOST_INNER, MOST_COLUMNS, MOST_HEAD = 4096, 11008, 8192
 SECONDS, RUNS = 0.05, 7
 #: Processes that wait for a core, by cores (the load average of a minute), above which times are not to be kept.
 BUSY = 0.5
-#: Relative error of a way that counts: 8 bits of activations twice over lose 0.02.
-MOST_ERROR = 0.1
 #: How often it is tried while there always is other work.
 MOST_TRIES = 4
 FOLDER = "steps"
@@ -109,7 +108,7 @@ def float_head(inner: int, columns: int) -> Coded:
 
 def is_right(run: Run, coded: Coded) -> bool:
     """Whether it gives what the weights say."""
-    return float(np.abs(run(coded.given) - coded.exact).max() / np.abs(coded.exact).max()) <= MOST_ERROR
+    return float(np.abs(run(coded.given) - coded.exact).max() / np.abs(coded.exact).max()) <= MOST_CODED
 
 
 def timed(open_way: Callable[[bytes], Run], coded: Coded) -> float | None:
@@ -182,16 +181,11 @@ def ways(threads: int | None, precision: str) -> dict[str, tuple[Callable[[bytes
             blocks.forget()  # results are held to what was forgotten
         return lambda rows: (np.asarray(session.run(None, {INPUT: rows})[0]), blocks)[0]
 
-    def opened_in_blocks(graph: bytes) -> Run:
+    def in_their_blocks(graph: bytes) -> Run:
+        if not onnxruntime_blocks():
+            raise ValueError("products in blocks are wrong")
         blocks = in_blocks(graph, lambda name: None)
         return onnxruntime(blocks.graph, blocks)
-
-    def in_their_blocks(graph: bytes) -> Run:
-        for size in BLOCKS:  # a model's products are of several: codes are given back behind each
-            small = coded_products(8, size, size)
-            if not is_right(opened_in_blocks(small.graph), small):
-                raise ValueError(f"products in blocks of {size} are wrong")
-        return opened_in_blocks(graph)
 
     def openvino(settings: Mapping[str, Any]) -> Callable[[bytes], Run]:
         def opened(graph: bytes) -> Run:

@@ -206,7 +206,9 @@ def test_steps_in_8_bits_are_in_blocks_where_that_is_faster(
         times[one_row.IN_BLOCKS] = blocks
         pair: Any = open_backend("openvino+cpu", bundle, threads=1)
         steps.append(pair.steps._in_blocks)
-        assert pair.steps._only_steps and not open_backend("cpu", bundle, threads=1)._in_blocks  # type: ignore[attr-defined]
+        assert pair.steps._only_steps
+    alone: list[Any] = [open_backend("cpu", bundle, plan, threads=1) for plan in ("coded", "none")]
+    assert [one._in_blocks for one in alone] == [True, False], "prompts always are, of plans with codes"
     assert steps == [True, False] and choose(bundle).name == "openvino"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,17 @@ from onnx import TensorProto, helper, numpy_helper
 
 from luvc_export.runtime.ort_graphs import blocks as module
 from luvc_export.runtime.ort_graphs.blocks import Blocks, in_blocks
+from luvc_export.runtime.product_check import check
+from luvc_export.runtime.product_check.check import onnxruntime_blocks
 from luvc_export.runtime.product_check.graph import INPUT, coded_products
 from luvc_export.runtime.speed_probe.one_row import IN_BLOCKS, timed, ways
+
+
+@pytest.fixture(autouse=True)
+def _computed_anew() -> Iterator[None]:
+    onnxruntime_blocks.cache_clear()
+    yield
+    onnxruntime_blocks.cache_clear()
 
 
 def result_of(blocks: Blocks, early: bool = False) -> np.ndarray:
@@ -56,6 +66,7 @@ def test_codes_that_are_forgotten_or_turned_wrong_are_noticed(monkeypatch: pytes
         self.forget()
 
     monkeypatch.setattr(Blocks, "add_weights", forgetting)
+    onnxruntime_blocks.cache_clear()
     assert timed(open_way, coded) is None
     monkeypatch.undo()
 
@@ -65,10 +76,19 @@ def test_codes_that_are_forgotten_or_turned_wrong_are_noticed(monkeypatch: pytes
             self.forget()
 
     monkeypatch.setattr(Blocks, "add_weights", forgetting_some)
+    onnxruntime_blocks.cache_clear()
     assert timed(open_way, coded) is None, "blocks of a size that these products have not"
     monkeypatch.undo()
     monkeypatch.setattr(module.np, "repeat", lambda scale, *rest, **how: np.zeros((scale.size, rest[0]), np.float32))
     assert error(result_of(in_blocks(coded.graph, lambda name: None))) > 0.5
+
+
+def test_a_row_that_sticks_out_takes_nothing_from_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what has one range for all rows of a call is no product in blocks."""
+    assert onnxruntime_blocks()
+    onnxruntime_blocks.cache_clear()
+    monkeypatch.setattr(check, "in_blocks", lambda data, read: Blocks(data))
+    assert not onnxruntime_blocks()
 
 
 @pytest.mark.parametrize("change", ["zero", "inner", "scale", "biased"])

@@ -170,7 +170,7 @@ def page(record: dict[str, Any]) -> str:
         "with neither VNNI nor AMX may saturate, and were not measured here. INT8: weights and what enters them by "
         "`calibrate --precision int8`, with `--keep-high language_model` where the encoder alone is meant (the LLM is "
         "in fp32 there), ranges of search splits, no product kept high by a search. Weights in 8 bits: `--precision "
-        "q8`, what enters a product rounded as it comes, on ONNX Runtime with one range for all rows of a call; in 4 "
+        "q8`, what enters a product rounded as it comes, each row by itself; in 4 "
         "bits: `q4`, what enters in fp32; in AWQ: a checkpoint whose text layers were rounded to nearest in groups of "
         "64 and written by its layout; caches: `--kv int8`. Retention is against the same plan in fp32, with 95 % "
         "intervals clustered by picture; kept is against the uncompressed model in fp32. Lost and won are answers that "
