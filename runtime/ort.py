@@ -104,8 +104,6 @@ class OrtBackend(HostBackend):
         #: What sessions read as long as they live.
         self._values: list[Any] = []
         self._graphs: dict[str, CheckedGraph] = {}
-        coded = entry.quantised is not None and entry.quantised.precision == "q8" and device == "cpu"
-        self._in_blocks = in_blocks and coded and product_check.onnxruntime_blocks()
         self._sharing = SharingSessions(self._ort, bundle) if shares(bundle, entry, device) else None
         self._adapted = self._sharing is not None  # a decoder with slots is opened at once where weights are shared
         self.capabilities = Capabilities(
@@ -115,6 +113,12 @@ class OrtBackend(HostBackend):
         )
         self.cache_values = _OrtValues(self)
         self.notes = self._older_graphs("cpu") if only_steps or bundle.manifest.lora is not None else ()
+        coded = entry.quantised is not None and entry.quantised.precision == "q8" and device == "cpu"
+        self._in_blocks = in_blocks and coded and product_check.onnxruntime_blocks()
+        if in_blocks and coded and not self._in_blocks:
+            self.notes += (
+                "ONNX Runtime computes 8-bit products in blocks wrong here: one range for all rows of a call",
+            )
         self._int8: Way | None = None
         if entry.quantised is not None and entry.quantised.precision == "int8" and device == "cpu":
             checked = product_check.onnxruntime_int8("fp16" if bundle.manifest.dtype == "fp16" else "fp32")

@@ -176,11 +176,11 @@ def onnxruntime_blocks() -> bool:
     import onnxruntime
 
     for size in BLOCKS:
-        coded = coded_products(8, size, size)
-        blocks, options = in_blocks(coded.graph, lambda name: None), onnxruntime.SessionOptions()
+        coded, options = coded_products(8, size, size), onnxruntime.SessionOptions()
         options.log_severity_level, options.intra_op_num_threads = 4, 1
-        blocks.add_weights(onnxruntime, options)
+        blocks = in_blocks(coded.graph, lambda name: None)
         try:
+            blocks.add_weights(onnxruntime, options)
             session = onnxruntime.InferenceSession(blocks.graph, options, providers=["CPUExecutionProvider"])
             blocks.forget()  # results are held to what was forgotten
             for larger in ([1.0], [_LARGER, *[1.0] * 23]):  # a step, a prompt

@@ -18,6 +18,7 @@ from luvc_export.runtime.backend_choice import choose
 from luvc_export.runtime.backends import open_backend
 from luvc_export.runtime.openvino import device as devices
 from luvc_export.runtime.paired import PAIRS, PairedBackend, plans
+from luvc_export.runtime.product_check import check as product_check
 from luvc_export.runtime.session import Session
 from luvc_export.runtime.speed_probe import one_row
 
@@ -209,6 +210,10 @@ def test_steps_in_8_bits_are_in_blocks_where_that_is_faster(
         assert pair.steps._only_steps
     alone: list[Any] = [open_backend("cpu", bundle, plan, threads=1) for plan in ("coded", "none")]
     assert [one._in_blocks for one in alone] == [True, False], "prompts always are, of plans with codes"
+    assert not any(one.notes for one in alone)
+    monkeypatch.setattr(product_check, "onnxruntime_blocks", lambda: False)
+    wrong: Any = open_backend("cpu", bundle, "coded", threads=1)
+    assert not wrong._in_blocks and "in blocks wrong here" in wrong.notes[0], "and where they are wrong, it is said"
     assert steps == [True, False] and choose(bundle).name == "openvino"
 
 

@@ -24,7 +24,7 @@ from torch import Tensor
 from glyph_deep.studies.plans.instruments import SEARCHED, asked, studies
 from glyph_deep.studies.plans.recipes import GRID, LARGE, PAGE, TRIED, request, saved
 from luvc_export.calibration.ablation.evaluator import PlanEvaluator
-from luvc_export.calibration.ablation.store import pack, unpack
+from luvc_export.calibration.ablation.store import pack, plan_key, unpack
 from luvc_export.calibration.intervals import retention
 from luvc_export.core.files import pages
 from luvc_export.export.llm.decoder import Decoder
@@ -125,9 +125,9 @@ def main() -> None:
                     with moved(layers, OWN):
                         return pack(engine.right(plan.changed(kv_only=())))
 
-                text, explained = study.store.of(["moved", recipe, args.count, FIT], answers)
+                text, explained = study.store.of(["moved", plan_key(plan), args.count, FIT], answers)
                 still = np.asarray(study.right("report", plan), dtype=np.float64)
-                own = study.store.of(["moved", recipe, args.count, "own", OWN], by_own)
+                own = study.store.of(["moved", plan_key(plan), args.count, "own", OWN], by_own)
                 two = (np.asarray(unpack(one, len(engine.cases)), dtype=np.float64) for one in (text, own))
                 kept = [retention(one, full, pictures).text(3) for one in (still, *two)]
                 rows.append((f"`{recipe}`", f"{fewer[recipe]:.2f}x", f"{model}, {ground}", *kept, f"{explained:.2f}"))
