@@ -8,7 +8,6 @@ machine or by this user (``engine_trust``), and then through the same checks as 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -97,9 +96,7 @@ def _candidates(
             yield f"tensorrt:{entry.target}", "", partial(_engines, entry, arithmetic)
     yield "cuda", "", partial(_cuda, bundle, plan, arithmetic)
     times = {} if debug or arithmetic != "auto" else step_times(bundle, plan)
-    alone, blocks = times.pop("openvino", 0.0), times.pop(one_row.IN_BLOCKS, None)
-    if blocks is not None:
-        times["openvino+cpu"] = min(times.get("openvino+cpu", blocks), blocks)
+    alone = times.pop("openvino", 0.0)
     for name in sorted(times, key=lambda name: times[name]):
         if name in PAIRS and WORTH * times[name] < alone:
             why = f": products of a step {1000 * times[name]:.2f} ms, openvino alone {1000 * alone:.2f} ms"
@@ -135,12 +132,6 @@ def _reads_floats(bundle: Bundle, plan: str | None) -> bool:
     outside, _ = walk_graph(bundle.read(name := bundle.entry(steps).decoder), str(bundle.folder / name))
     narrow = sum(tensor.bytes or 0 for tensor in outside if tensor.kind == BY_PRECISION["bf16"].onnx)
     return in_place and 2 * narrow > sum(tensor.bytes or 0 for tensor in outside)
-
-
-def blocks_are_faster(bundle: Bundle, plan: str | None) -> bool:
-    """Whether ONNX Runtime computes a plan's products of 8 bits faster in blocks here, of one row."""
-    times = step_times(bundle, plan)
-    return times.get(one_row.IN_BLOCKS, math.inf) < times.get("openvino+cpu", math.inf)
 
 
 def _pair(bundle: Bundle, plan: str | None) -> str | None:

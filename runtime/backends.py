@@ -133,11 +133,7 @@ def _pair(
     first, last = plans(bundle, plan, second)
     quantised, computed = bundle.entry(last).quantised, "fp32"
     settings: dict[str, Any] = {"only_steps": True}
-    if second == "cpu":
-        from luvc_export.runtime.backend_choice import blocks_are_faster
-
-        settings["in_blocks"] = blocks_are_faster(bundle, plan)
-    else:
+    if second == "openvino":
         best = devices.arithmetic(devices.find(), arithmetic)
         settings |= {"narrow_floats": quantised is not None and best == "bf16", "head": "own"}
         settings["activation_group"] = ACTIVATION_GROUPS.get(quantised.precision) if quantised else None

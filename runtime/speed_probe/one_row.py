@@ -40,13 +40,10 @@ BUSY = 0.5
 MOST_TRIES = 4
 FOLDER = "steps"
 #: Of how it is timed: what was remembered of another way of timing is tried again.
-_PROBE = 5
+_PROBE = 6
 #: Bytes that are written before each run: one and a half times those of the last cache, between these two.
 LEAST_SPILL, MOST_SPILL = 2**26, 2**28
 _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
-
-#: ``openvino+cpu`` with its products of 8 bits in blocks (``ort_graphs.blocks``): how steps run there, where faster.
-IN_BLOCKS = "openvino+cpu, in blocks"
 
 Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
@@ -54,7 +51,7 @@ Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 def step_times(
     precision: str, shape: DecoderShape, threads: int | None = None, coded_head: bool = False
 ) -> dict[str, float]:
-    """Seconds of a step's products by back-end (``openvino``, ``paired.PAIRS``, ``IN_BLOCKS``), if they are right.
+    """Seconds of a step's products by back-end (``openvino``, ``paired.PAIRS``), if they are right.
 
     Args:
         precision: Of ``BITS``.
@@ -182,8 +179,8 @@ def ways(threads: int | None, precision: str) -> dict[str, tuple[Callable[[bytes
         return lambda rows: (np.asarray(session.run(None, {INPUT: rows})[0]), blocks)[0]
 
     def in_their_blocks(graph: bytes) -> Run:
-        if not onnxruntime_blocks():
-            raise ValueError("products in blocks are wrong")
+        if BITS[precision] != 8 or not onnxruntime_blocks():
+            return onnxruntime(graph)
         blocks = in_blocks(graph, lambda name: None)
         return onnxruntime(blocks.graph, blocks)
 
@@ -201,12 +198,10 @@ def ways(threads: int | None, precision: str) -> dict[str, tuple[Callable[[bytes
     group = ACTIVATION_GROUPS.get(precision)
     grouped = {} if group is None else {"DYNAMIC_QUANTIZATION_GROUP_SIZE": group}
     fp32, usual = openvino({"INFERENCE_PRECISION_HINT": "f32", **grouped}), openvino({})
-    eight = {IN_BLOCKS: (in_their_blocks, onnxruntime)} if BITS[precision] == 8 else {}
     return {
         "openvino": (usual, usual),
         "openvino+openvino": (fp32, usual),
-        "openvino+cpu": (onnxruntime, onnxruntime),
-        **eight,
+        "openvino+cpu": (in_their_blocks, onnxruntime),
     }
 
 

@@ -16,7 +16,7 @@ from luvc_export.runtime.ort_graphs.blocks import Blocks, in_blocks
 from luvc_export.runtime.product_check import check
 from luvc_export.runtime.product_check.check import onnxruntime_blocks
 from luvc_export.runtime.product_check.graph import INPUT, coded_products
-from luvc_export.runtime.speed_probe.one_row import IN_BLOCKS, timed, ways
+from luvc_export.runtime.speed_probe.one_row import timed, ways
 
 
 @pytest.fixture(autouse=True)
@@ -55,10 +55,10 @@ def test_results_are_those_of_the_codes_after_their_memory_went_back() -> None:
 
 
 def test_codes_that_are_forgotten_or_turned_wrong_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sabotage, and what the probe makes of it: the way does not count."""
+    """Sabotage, and what the check and the probe make of it."""
     coded = coded_products(8, 256, 192)
     assert error(result_of(in_blocks(coded.graph, lambda name: None), early=True)) > 0.5
-    honest, open_way = Blocks.add_weights, ways(1, "q8")[IN_BLOCKS][0]
+    honest, open_way = Blocks.add_weights, ways(1, "q8")["openvino+cpu"][0]
     assert timed(open_way, coded) is not None
 
     def forgetting(self: Blocks, library: Any, options: Any) -> None:
@@ -66,8 +66,9 @@ def test_codes_that_are_forgotten_or_turned_wrong_are_noticed(monkeypatch: pytes
         self.forget()
 
     monkeypatch.setattr(Blocks, "add_weights", forgetting)
+    assert timed(open_way, coded) is None, "checked before they were forgotten"
     onnxruntime_blocks.cache_clear()
-    assert timed(open_way, coded) is None
+    assert not onnxruntime_blocks() and timed(open_way, coded) is not None, "one range for a call's only row"
     monkeypatch.undo()
 
     def forgetting_some(self: Blocks, library: Any, options: Any) -> None:
@@ -77,7 +78,7 @@ def test_codes_that_are_forgotten_or_turned_wrong_are_noticed(monkeypatch: pytes
 
     monkeypatch.setattr(Blocks, "add_weights", forgetting_some)
     onnxruntime_blocks.cache_clear()
-    assert timed(open_way, coded) is None, "blocks of a size that these products have not"
+    assert not onnxruntime_blocks(), "blocks of a size that these products have not"
     monkeypatch.undo()
     monkeypatch.setattr(module.np, "repeat", lambda scale, *rest, **how: np.zeros((scale.size, rest[0]), np.float32))
     assert error(result_of(in_blocks(coded.graph, lambda name: None))) > 0.5
