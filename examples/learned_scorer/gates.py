@@ -62,7 +62,7 @@ def gated(
 
     def weighed(module: Any, x: Tensor, sight: Sight, held: Mapping[str, Tensor], *rest: Any) -> Any:
         nonlocal bias
-        mask = sight.mask(decoder.kind(module), held["key"].shape[2])
+        mask = sight.mask(decoder.kind(module), held["key"].shape[2], rest[0])
         if module is decoder.layers[layer]:
             normed = decoder.norm_of(decoder.parts(module).before, x[:, :tokens]).float()
             logits = choose(normed)

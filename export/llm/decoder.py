@@ -25,6 +25,7 @@ from luvc_export.export.llm.sight import Images, Kind, Sight
 from luvc_export.export.llm.span import Parts, Placed, Rows, Span, aggregated, rows_at
 from luvc_export.export.llm.states.logical_order import LogicalOrder
 from luvc_export.export.llm.vectors import of_rows
+from luvc_export.export.llm.working import Working
 
 
 class Decoder(nn.Module):
@@ -169,10 +170,13 @@ class Decoder(nn.Module):
                 end = next((layer for layer, _, _ in self.plan.prunes if number < layer), self.plan.cached)
                 beside = self.own_embeddings(range(number, end), span.planes, words, input_ids)
             before = x
-            text_only = groups * count if number in frozen else 0
-            x, held = self._layer(layer, x, sight, past_held, text_only, beside.get(number))
-            if number in self.plan.llm.kv_only:  # visual tokens leave as they entered
-                x = torch.cat([before[:, :text_only], x], 1)
+            carries = number in self.plan.llm.kv_only
+            works = (
+                Working(groups, count, carries * self.plan.llm.sampled) if number in frozen else Working()
+            )
+            x, held = self._layer(layer, x, sight, past_held, works, beside.get(number))
+            if carries:
+                x = works.after(before, x, None if visual_padding is None else span.kept < 0)
             presents += [held[name] for name in self.kept_states[number]] if self.pooled is None else []
             if number in self.sources.values():
                 past_rows = _rows(past_held["key"])
@@ -233,10 +237,10 @@ class Decoder(nn.Module):
         x: Tensor,
         sight: Sight,
         held: Mapping[str, Tensor],
-        text_only: int,
+        works: Working,
         own: Tensor | None,
     ) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """One block, and what it keeps now. The first ``text_only`` rows give keys and values and nothing else."""
+        """One block of the rows that work, and what it keeps of all now."""
         normed = self.norm_of(self.parts(layer).before, x)
         if "key" not in held:
             mixed, held = self.mix(layer, normed, held, sight.logical)
@@ -244,19 +248,19 @@ class Decoder(nn.Module):
         placed, rows = sight.placed, _rows(held["key"])
         if PLACE in held:
             held = {**held, PLACE: _behind(held[PLACE], placed.order, 1)}
-        mask = sight.mask(self.kind(layer), rows, held.get(PLACE))
+        mask = sight.mask(self.kind(layer), rows, works, held.get(PLACE))
         key, value = self.keys_values(layer, normed)
         key = self.placed(layer, key, self.parts(layer).key_norm, placed.cos, placed.sin)
         key, value = _behind(held["key"], key), _behind(held["value"], value)
-        query = self._turned(layer, normed[:, text_only:], placed.cos[:, text_only:], placed.sin[:, text_only:])
-        mask = mask[:, :, text_only:]
-        if isinstance(text_only, torch.SymInt):  # torch 2.11 takes the rows that are left for any number
+        some = works.of(normed)
+        query = self._turned(layer, some, works.of(placed.cos), works.of(placed.sin))
+        if isinstance(works.still, torch.SymInt):  # torch 2.11 takes the rows that are left for any number
             torch._check(mask.shape[2] == query.shape[2])
         attended = attention(query, key, value, mask, self.scale, self.scores_cap)
-        own = None if own is None else own[:, text_only:]
-        gate = self.gate(layer, normed[:, text_only:])
+        own = None if own is None else works.of(own)
+        gate = self.gate(layer, some)
         attended = attended if gate is None else attended * gate
-        return self._attended(layer, x[:, text_only:], attended, own), {**held, "key": key, "value": value}
+        return self._attended(layer, works.of(x), attended, own), {**held, "key": key, "value": value}
 
     def _query(self, layer: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """Queries [B, heads, S, Dh] of rows that enter a layer."""

@@ -13,6 +13,7 @@ from luvc_export.export.compression import spu
 from luvc_export.export.llm.choice import unparted
 from luvc_export.export.llm.span import Placed, Span, causal_mask, rows_at, within
 from luvc_export.export.llm.states.logical_order import LogicalOrder
+from luvc_export.export.llm.working import Working
 
 
 class Kind(NamedTuple):
@@ -74,26 +75,31 @@ class Sight:
     ) -> None:
         self.pictures, self.sides = pictures, sides
         self.placed, self.text, self.text_mask, self.visual = placed, text, text_mask, visual
-        self._masks: dict[Kind, Tensor] = {}
+        self._masks: dict[tuple[Kind, int], Tensor] = {}
 
     @cached_property
     def logical(self) -> LogicalOrder:
         """The order in which layers with states take the rows."""
         return LogicalOrder(self.placed.order, self.pictures, self.text.order, self.text_mask)
 
-    def mask(self, kind: Kind, past: int, places: Tensor | None = None) -> Tensor:
-        """Mask [B, 1, V + T, past + V + T] of layers of ``kind``; ``places`` of the keys are asked for by windows."""
-        if kind not in self._masks:
+    def mask(self, kind: Kind, past: int, works: Working, places: Tensor | None = None) -> Tensor:
+        """Mask [B, 1, rows that work, past + V + T] of layers of ``kind``; ``places`` of keys are asked for by windows.
+
+        Without sampled rows it is cut out of that of all rows, which other layers share.
+        """
+        key, rows = (kind, works.sampled), works if works.sampled else Working()
+        if key not in self._masks:
             order = self._order(kind)
-            seen = causal_mask(order, order, self.text_mask, past)
+            seen = causal_mask(rows.of(order), order, self.text_mask, past)
             if kind.window:
                 own = torch.cat([self.placed.order[:, : self.pictures], self._text_places], 1)
-                seen = seen & within(own, own if kind.encoder else places, kind.window)
-                seen = seen & within(own, own, kind.window).mT if kind.encoder else seen
+                seen = seen & within(rows.of(own), own if kind.encoder else places, kind.window)
+                seen = seen & rows.of(within(own, own, kind.window).mT, 2) if kind.encoder else seen
             if self.sides is not None:
                 seen = seen & unparted(self.sides, past, self.text.order.shape[1])
-            self._masks[kind] = seen
-        return self._masks[kind]
+            self._masks[key] = seen
+        mask = self._masks[key]
+        return mask if works.sampled else works.of(mask, 2)
 
     def mask_of(self, kind: Kind, past: int, index: Tensor, places: Tensor | None = None) -> Tensor:
         """Mask [B, 1, n, past + V + T] of the text rows ``index`` int64 [B, n]."""

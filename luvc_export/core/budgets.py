@@ -33,13 +33,6 @@ def staged(layers: int, tokens: int, stages: Stages, last_layer: LastLayer = "dr
     return (*keep[:-1], 0 if last_layer == "drop" else keep[-1])
 
 
-def depths(between: tuple[Fraction, Fraction] | None, layers: int) -> tuple[int, ...]:
-    """The layers from one share of the depth to before another; none of None. The last layer is not among them."""
-    return (
-        () if between is None else tuple(range(round(between[0] * layers), min(layers - 1, round(between[1] * layers))))
-    )
-
-
 def thirds(layers: int, tokens: int) -> tuple[int, ...]:
     """All, a half from L/3, a quarter from 2L/3, none at the last layer (reconstruction; thirds as in PPE's code)."""
     return staged(layers, tokens, by_thirds(1.0, 0.5))
@@ -96,24 +89,30 @@ def prefill_flops(
     text: int,
     last_layer: LastLayer = "full",
     kv_only: Collection[int] = (),
+    sampled: int = 0,
 ) -> tuple[int, ...]:
     """FLOPs of each LLM layer in prefill with ``keep[l]`` visual and ``text`` text tokens (lm_head left out).
 
     In layers ``kv_only``, and in the last one with that ``last_layer``, visual tokens cost their keys and values, and
-    the text's attention to them. Layers without keys cost their products. Layers that share a cache compute one row,
-    the last one, which looks at what the layer keeps whose cache it is.
+    the attention to them of the text and, but for the last one, of ``sampled`` visual tokens. Layers without keys cost
+    their products. Layers that share a cache compute one row, the last one, which looks at what the layer keeps whose
+    cache it is.
     """
-    frozen = {*kv_only, *([len(keep) - 1] if last_layer == "kv_only" else [])}
-    return tuple(_layer_flops(shape, layer, keep, text, layer in frozen) for layer in range(len(keep)))
+    working = [count + text for count in keep]
+    for layer in kv_only:
+        working[layer] = min(sampled, keep[layer]) + text
+    if last_layer == "kv_only":
+        working[-1] = text
+    return tuple(_layer_flops(shape, layer, keep, text, working[layer]) for layer in range(len(keep)))
 
 
-def _layer_flops(shape: DecoderShape, number: int, keep: Sequence[int], text: int, kv_only: bool) -> int:
+def _layer_flops(shape: DecoderShape, number: int, keep: Sequence[int], text: int, working: int) -> int:
     layer = shape.layer(number)
     if not layer.kv_heads:
         return 2 * (keep[number] + text) * (layer.mixer + 3 * shape.hidden * (layer.intermediate + shape.gate))
     consumes = layer.reads != number
     keys = keep[layer.reads] + text
-    queries = 1 if consumes else text if kv_only else keys
+    queries = 1 if consumes else working
     q_and_o = 2 * shape.hidden * shape.heads * layer.head_dim
     k_and_v = 0 if consumes else 2 * shape.hidden * layer.kv_heads * layer.head_dim
     mlp = 3 * shape.hidden * layer.intermediate
@@ -147,10 +146,12 @@ def solve_speedup(
     kv_only: Collection[int] = (),
     last_layer: LastLayer = "drop",
     fading: Fading = after_first,
+    sampled: int = 0,
 ) -> tuple[int, ...]:
     """Mildest budgets of ``tokens`` whose prefill FLOPs are ``full`` unpruned tokens' divided by ``speedup``.
 
-    Layers ``kv_only`` cost what they cost in ``prefill_flops``; ``fading`` says where along the depth tokens go.
+    Layers ``kv_only`` cost what they cost in ``prefill_flops``, with ``sampled`` tokens; ``fading`` says where along
+    the depth tokens go.
 
     Raises:
         PlanError: Not even dropping every visual token reaches it, or it is no positive number.
@@ -163,7 +164,7 @@ def solve_speedup(
         return f"{factor:g}x", f"--speedup {factor:g}"
 
     def spent(keep: tuple[int, ...]) -> int:
-        return sum(prefill_flops(shape, keep, text, last_layer, kv_only))
+        return sum(prefill_flops(shape, keep, text, last_layer, kv_only, sampled))
 
     def at(first: float, fade: float) -> tuple[int, ...]:
         return staged(shape.layers, tokens, fading(first, fade), last_layer)

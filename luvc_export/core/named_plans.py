@@ -34,7 +34,13 @@ SOLVED_AS = "staged"
 _RECIPES: dict[str, dict[str, Any]] = json.loads(Path(__file__).with_name("recipes.json").read_text(encoding="utf-8"))
 
 #: Part, field and default of what recipes measured before these fields had none of.
-_LATER = (("encoder", "time", None), ("encoder", "restore", "all"), ("llm", "apart", False), ("llm", "stripes", None))
+_LATER = (
+    ("encoder", "time", None),
+    ("encoder", "restore", "all"),
+    ("llm", "apart", False),
+    ("llm", "stripes", None),
+    ("llm", "sampled", None),
+)
 
 
 @dataclass(frozen=True)
@@ -100,8 +106,6 @@ def _request(row: dict[str, Any]) -> PlanRequest:
     method, llm, encoder = row["llm"]["method"], dict(row["llm"]), dict(row.get("encoder", {}))
     llm["method"] = Method(method["name"], tuple(sorted(method.get("settings", {}).items())))
     llm["stages"] = tuple((Fraction(depth), float(Fraction(share))) for depth, share in llm.get("stages", ()))
-    if "frozen" in llm:
-        llm["frozen"] = tuple(map(Fraction, llm["frozen"]))
     llm["stripes"] = stripes.read(llm.get("stripes"))
     if "merge_keep" in encoder:
         encoder["merge_keep"] = float(Fraction(encoder["merge_keep"]))

@@ -8,7 +8,6 @@ from fractions import Fraction
 
 from luvc_export.core.budgets import (
     MERGE_KEEP,
-    depths,
     merge_removals,
     rectangles,
     schedule,
@@ -88,12 +87,11 @@ def _encoder_part(request: PlanRequest, grid: tuple[int, int], encoder: EncoderS
 def _llm_part(wanted: LlmRequest, encoder: EncoderPlan, llm: DecoderShape, images: int) -> LlmPlan:
     full, tokens = images * encoder.units, images * encoder.tokens
     last, stripes = wanted.last_layer or "drop", wanted.stripes
-    own = depths(wanted.frozen, llm.layers) if stripes is None else stripes.carrying(llm.layers, last)
-    frozen = wanted.kv_only or own
+    frozen = wanted.kv_only or (stripes.carrying(llm.layers, last) if stripes else ())
     if (wanted.stages or stripes) and last == "kv_only" and llm.layers - 1 in llm.keyless:
         last = "drop"  # a recipe means keys and values alone, and there are none
     if wanted.speedup is not None:
-        keep = solve_speedup(llm, full, tokens, wanted.text, wanted.speedup, frozen, last)
+        keep = solve_speedup(llm, full, tokens, wanted.text, wanted.speedup, frozen, last, sampled=wanted.sampled or 0)
     elif wanted.kv_mib is not None:
         keep = solve_kv(llm, tokens, wanted.text, wanted.kv_mib, last_layer=last)
     elif stripes is not None:
@@ -111,8 +109,12 @@ def _llm_part(wanted: LlmRequest, encoder: EncoderPlan, llm: DecoderShape, image
     if isinstance(wanted.schedule, str) or wanted.schedule is None:
         keep = unshared(keep, llm)
     if not wanted.kv_only:
-        cached = [layer for layer in frozen if layer < min(llm.cached, len(keep)) and keep[layer]]
+        cached = [
+            layer for layer in frozen if layer < min(llm.cached, len(keep)) and keep[layer] > (wanted.sampled or 0)
+        ]
         frozen = tuple(layer for layer in cached if layer not in llm.keyless)
+    if not frozen and stripes:  # a recipe's layers, of which so few have none
+        wanted = replace(wanted, sampled=0)
     first = next((k for k in keep if k < tokens), 0)
     if wanted.stages and not (keep[0] == tokens and first):
         wanted = replace(wanted, apart=False)  # a recipe's shares leave nothing to drop after the first layer

@@ -180,7 +180,7 @@ def flops(manifest: Manifest, plan: Plan, images: int, text: int) -> int:
     """FLOPs of prefill: every LLM layer (``luvc_export.core.budgets``) and the logits of one token."""
     keep = [images * count for count in plan.keep]
     shape = manifest.decoder
-    return sum(llm_flops(plan.llm, shape, keep, text)) + 2 * shape.hidden * manifest.head_rows
+    return sum(llm_flops(plan.llm, shape, keep, text, images)) + 2 * shape.hidden * manifest.head_rows
 
 
 def stored_bits(manifest: Manifest, wide: int) -> tuple[int, int]:

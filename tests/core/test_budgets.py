@@ -40,6 +40,8 @@ def test_flops_of_one_layer_by_hand() -> None:
     assert budgets.prefill_flops(tiny, [3], 2, "kv_only") == (text_only,)
     two = budgets.prefill_flops(tiny, [3, 3], 2, kv_only=[0])
     assert two == (text_only, *budgets.prefill_flops(tiny, [3], 2)) and two[0] < two[1]
+    one, all_ = (budgets.prefill_flops(tiny, [3, 3], 2, "kv_only", [0], sampled=few) for few in (1, 9))
+    assert one == (text_only + text_only // 2 - 2 * 5 * 8 * 4, text_only) and all_[0] == two[1]
     assert budgets.kv_bytes(tiny, [3], 2) == (2 * 4 * 5 * 2,)
 
 

@@ -38,8 +38,8 @@ def test_every_recipe_fits_every_depth_and_size(name: str, layers: int, rows: in
 def test_no_name_is_the_default_which_merges_nothing_and_reads_every_token_first() -> None:
     plan = solve(flat_request(), (32, 32), LLM, ENCODER)
     assert plan == solve(flat_request(DEFAULT_PLAN), (32, 32), LLM, ENCODER)
-    assert plan.encoder.merges == () and plan.encoder.prune is None and plan.llm.kv_only == tuple(range(14, 32, 2))
-    assert plan.keep == (*[1024] * 3, *[440] * 29, *[0] * 4)
+    assert plan.encoder.merges == () and plan.encoder.prune is None and plan.llm.kv_only == tuple(range(14, 34, 2))
+    assert plan.keep == (*[1024] * 2, *[461] * 32, 0, 0) and plan.llm.sampled == 8
 
 
 @pytest.mark.parametrize(("llm", "tokens"), [(DEEP, 260), (LLM, 1024)], ids=["glyph_deep", "3B"])
@@ -89,10 +89,12 @@ def test_what_is_said_beside_a_name_goes_before_the_recipe() -> None:
     assert solve(flat_request("lean", kv_only=(3,)), (32, 32), LLM, ENCODER).llm.kv_only == (3,)
 
 
-def test_frozen_layers_are_shares_of_the_depth() -> None:
-    assert solve(flat_request("lean"), (32, 32), LLM, ENCODER).llm.kv_only == tuple(range(18, 35))
-    eight = replace(LLM, layers=8)
-    assert solve(flat_request("lean"), (32, 32), eight, ENCODER).llm.kv_only == (4, 5, 6)
+def test_lean_is_safe_with_fewer_units_in_the_later_encoder() -> None:
+    plans = [solve(flat_request(name), (32, 32), LLM, ENCODER) for name in ("safe", "lean", "leaner")]
+    assert (
+        plans[1].llm == plans[2].llm and plans[1].llm.last_layer == "kv_only" and min(plans[1].keep) == plans[0].keep[2]
+    )
+    assert [plan.encoder.prune and plan.encoder.prune.keep for plan in plans] == [None, 0.75, 0.5]
 
 
 @given(st.sampled_from(sorted(NAMED)), st.integers(1, 48), st.integers(4, 40), st.integers(4, 60))

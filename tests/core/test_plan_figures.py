@@ -61,8 +61,9 @@ def test_names_keep_their_order() -> None:
     """Faster ones are faster everywhere; on pages the safe one keeps most, and what merges or prunes units least."""
     by_name = {name: plan_figures.of(name) for name in PICTURES}
     for key in DEEP:
-        assert by_name["staged"][key].flops < by_name["safe"][key].flops < by_name["lean"][key].flops
-        assert by_name["lean"][key].encoder_flops < by_name["leaner"][key].encoder_flops
+        assert by_name["staged"][key].flops < by_name["lean"][key].flops <= by_name["safe"][key].flops
+        encoder = [by_name[name][key].encoder_flops for name in ("safe", "lean", "leaner")]
+        assert encoder == sorted({*encoder})
         assert by_name["luvc-literal"][key].retention[0] < by_name["luvc"][key].retention[0]
     pages = {name: rows[("glyph_deep", "pages")].retention[0] for name, rows in by_name.items()}
     assert min(pages["safe"], pages["staged"]) > pages["lean"] > max(pages["leaner"], pages["luvc"])

@@ -69,11 +69,12 @@ def cost_table(plan: Plan, cost: Cost) -> Any:
     stored = "KV MiB (16-bit)" if cost.caches is None else f"KV MiB ({cost.caches})"
     head = ("layers", "visual tokens", "prefill GFLOPs", stored)
     table = consoles.table((), *head, left=0, title=f"{plan.schedule}: {merged}", caption=caption)
+    worked = f", {plan.llm.sampled} worked on" if plan.llm.sampled else ", keys and values"
     for stage in cost.stages:
         layers = f"{stage.first}" if stage.first == stage.last else f"{stage.first}-{stage.last}"
         table.add_row(
             layers,
-            f"{stage.tokens}{_mean(plan, stage)}{', keys and values' * stage.kv_only}",
+            f"{stage.tokens}{_mean(plan, stage)}{worked * stage.kv_only}",
             f"{stage.flops / 1e9:.3g}",
             f"{stage.kv_bytes / 2**20:.3g}",
         )

@@ -71,9 +71,9 @@ def padded(plan: Plan, shape: DecoderShape, aspect: float, text: int = 64) -> Pa
     return Padded(units * plan.sharing.images, tokens, padding, share)
 
 
-def llm_flops(plan: LlmPlan, shape: DecoderShape, keep: Sequence[int], text: int) -> tuple[int, ...]:
-    """Prefill FLOPs of each LLM layer where ``keep`` visual tokens enter, computed as ``plan`` says."""
-    return prefill_flops(shape, keep, text, plan.last_layer, plan.kv_only)
+def llm_flops(plan: LlmPlan, shape: DecoderShape, keep: Sequence[int], text: int, images: int = 1) -> tuple[int, ...]:
+    """Prefill FLOPs of each LLM layer where ``keep`` visual tokens of ``images`` enter, computed as ``plan`` says."""
+    return prefill_flops(shape, keep, text, plan.last_layer, plan.kv_only, images * plan.sampled)
 
 
 def _line(units: int, length: float) -> list[bool]:
@@ -138,7 +138,7 @@ def cost(
     """Cost of ``plan`` on an LLM of ``shape`` and, where it is given, the blocks of ``encoder``."""
     keep = [images * count for count in plan.keep]
     full = [images * plan.whole_span] * plan.layers
-    flops = llm_flops(plan.llm, shape, keep, text)
+    flops = llm_flops(plan.llm, shape, keep, text, images)
     kv = kv_bytes(shape, keep, text, codes=caches is not None)
     stages, frozen = [], {*plan.llm.kv_only}
     alike = groupby(range(plan.layers), key=lambda layer: (keep[layer], layer in frozen))

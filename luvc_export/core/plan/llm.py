@@ -103,6 +103,8 @@ class LlmPlan(json_records.JsonRecord):
             uncompressed layer.
         kv_only: LLM layers, ascending, in which visual tokens give keys and values and nothing else: they leave the
             layer as they entered it (ShortV). The last layer is not among them, see ``last_layer``.
+        sampled: So many visual tokens of each group, at equal distances, go through layers ``kv_only``, and all move by
+            the mean of what these layers add to those that are no padding (ours); of 0 they leave as they entered.
         reducer: How the visual span shrinks: ``prune`` keeps the best tokens, ``merge`` merges neighbours on the span's
             grid (ours): budgets must then be rectangles, see ``Plan.stage_grids``.
         axis: Methods that read the spectrum filter along ``token`` or ``channel``.
@@ -115,7 +117,7 @@ class LlmPlan(json_records.JsonRecord):
             in them, so their budgets are 0: what they see of a picture is what those earlier layers kept.
     """
 
-    written_where_used = frozenset({"aggregate", "shared", "apart"})
+    written_where_used = frozenset({"aggregate", "shared", "apart", "sampled"})
 
     keep: tuple[int, ...]
     method: Method = Method()
@@ -127,6 +129,7 @@ class LlmPlan(json_records.JsonRecord):
     aggregate: bool = False
     shared: int = 0
     apart: bool = False
+    sampled: int = 0
 
     @property
     def cached(self) -> int:
@@ -146,7 +149,7 @@ class LlmPlan(json_records.JsonRecord):
     @property
     def by_score_alone(self) -> bool:
         """What a prune keeps is what scored best: no aggregate row, no sides apart, nothing that is rare."""
-        return not any(getattr(self, name) for name in self.written_where_used - {"shared"})
+        return not any(getattr(self, name) for name in self.written_where_used - {"shared", "sampled"})
 
     @property
     def reads_grid(self) -> str:
@@ -159,7 +162,8 @@ class LlmPlan(json_records.JsonRecord):
 
     def unchosen(self) -> LlmPlan:
         """The same budgets without a word on how tokens are chosen."""
-        return LlmPlan(self.keep, last_layer=self.last_layer, kv_only=self.kv_only, shared=self.shared)
+        same = {name: getattr(self, name) for name in ("last_layer", "kv_only", "shared", "sampled")}
+        return LlmPlan(self.keep, **same)
 
     def problems(self) -> list[str]:
         """What is wrong, one line each."""
@@ -183,12 +187,16 @@ class LlmPlan(json_records.JsonRecord):
                 )
         if self.aggregate is True and self.reducer == "merge":
             lines.append("aggregate: merging in the LLM drops nothing that a row could stand for")
-        if self.apart is True and (self.reducer == "merge" or self.aggregate):
-            lines.append("apart: two sides of tokens that are kept and dropped; merging and aggregates have none")
-        return [*lines, *_kv_only_problems(self.keep, self.kv_only)]
+        if self.sampled < 0 or (self.sampled and (not self.kv_only or self.aggregate)):
+            lines.append(
+                f"sampled: got {self.sampled}, expected 0, or more with layers kv_only and without an aggregate"
+            )
+        if self.apart is True and (self.reducer == "merge" or self.aggregate or self.sampled):
+            lines.append("apart: two sides of tokens that are kept and dropped; merging, aggregates, samples have none")
+        return [*lines, *_kv_only_problems(self.keep, self.kv_only, self.sampled)]
 
 
-def _kv_only_problems(keep: Sequence[int], kv_only: Sequence[int]) -> list[str]:
+def _kv_only_problems(keep: Sequence[int], kv_only: Sequence[int], sampled: int) -> list[str]:
     lines, layers = [], len(keep)
     for index, layer in enumerate(kv_only):
         where = f"kv_only[{index}]"
@@ -198,6 +206,10 @@ def _kv_only_problems(keep: Sequence[int], kv_only: Sequence[int]) -> list[str]:
             lines.append(f"{where}: layer {layer} is the last one, which last_layer 'kv_only' says")
         elif not keep[layer]:
             lines.append(f"{where}: no visual token enters layer {layer}: leave it out")
+        elif keep[layer] <= sampled:
+            lines.append(
+                f"{where}: all {keep[layer]} tokens of layer {layer} would be among {sampled} sampled: leave it out"
+            )
     if list(kv_only) != sorted(set(kv_only)):
         lines.append(f"kv_only: got {list(kv_only)}, expected layers in ascending order, each once")
     return lines

@@ -190,8 +190,8 @@ class LlmRequest:
         text: Text tokens that ``speedup`` and ``kv_mib`` count.
         last_layer: None takes what a named plan says, ``full`` for ``none`` and ``drop`` otherwise.
         kv_only: See ``LlmPlan``; ``none`` has none.
-        frozen: The same as shares of the depth, from one to before the other; ``kv_only`` goes before it.
         stages: Budgets as shares: of the depth, at which a stage begins, and of the tokens that the encoder gives.
+        sampled: See ``LlmPlan``; None takes what a named plan says, or 0.
         stripes: Of the schedule ``striped`` alone; ``kv_only`` goes before the layers that it says.
         reducer: See ``LlmPlan``.
         axis: See ``LlmPlan``; None takes what a named plan says, or ``token``.
@@ -220,7 +220,13 @@ class LlmRequest:
         read=_layers,
         tags=("shapes", "budgets", "by hand"),
     )
-    frozen: tuple[Fraction, Fraction] | None = None
+    sampled: int | None = _shaping(
+        None,
+        "Visual tokens per image computed whole in those layers, by whose mean change the others move; 0 for none.",
+        metavar="TOKENS",
+        least=0,
+        tags=("shapes", "budgets", "by hand"),
+    )
     stages: Stages = ()
     stripes: striping.Stripes | None = _shaping(
         None,

@@ -34,11 +34,11 @@ class Stripes:
         UsageError: A share is none, or tokens are gone before the whole layers end.
     """
 
-    whole: Fraction = Fraction(1, 12)
-    share: float = 0.43
+    whole: Fraction = Fraction(1, 15)
+    share: float = 0.45
     first: int = 0
     every: int = 2
-    gone: Fraction = Fraction(9, 10)
+    gone: Fraction = Fraction(14, 15)
     works: Fraction = Fraction(2, 5)
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""The decoder of ``traced_cache`` whose layers before a prune and after it are frozen (``Plan.kv_only``)."""
+"""The decoder of ``traced_cache`` whose layers before a prune and after it are frozen, but for four tokens."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import traced_cache
 from flat_plans import replan
 
-PLAN = replan(traced_cache.PLAN, merges=(), keep=(24, 9, 0), kv_only=(0, 1))
+PLAN = replan(traced_cache.PLAN, merges=(), keep=(24, 9, 0), kv_only=(0, 1), sampled=4)
 
 
 def write(folder: Path) -> None:
