@@ -171,9 +171,7 @@ class Decoder(nn.Module):
                 beside = self.own_embeddings(range(number, end), span.planes, words, input_ids)
             before = x
             carries = number in self.plan.llm.kv_only
-            works = (
-                Working(groups, count, carries * self.plan.llm.sampled) if number in frozen else Working()
-            )
+            works = Working(groups, count, carries * self.plan.llm.sampled) if number in frozen else Working()
             x, held = self._layer(layer, x, sight, past_held, works, beside.get(number))
             if carries:
                 x = works.after(before, x, None if visual_padding is None else span.kept < 0)

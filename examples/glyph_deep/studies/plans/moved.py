@@ -1,9 +1,9 @@
 """What standing still costs: `python -m glyph_deep.studies.plans.moved -o FOLDER --merged CHECKPOINT`, in `examples`.
 
-Layers that do not work on visual tokens leave them as they entered (`LlmPlan.kv_only`). Here they move by one vector a
-layer instead: the mean of what the layer would have added to them, over other questions of the search split, or over
-a few tokens of the picture itself, which are computed whole. By switches on the torch modules that are exported; no
-plan has them. Writes the table of docs/results/stripes.md; a killed run goes on.
+Layers that do not work on visual tokens leave them as they entered (`LlmPlan.kv_only`), or move them by the mean of
+what they add to a few of the picture's own (`LlmPlan.sampled`). Here also by one vector a layer: the mean of what it
+would have added to them, over other questions of the search split, by switches on the torch modules that are exported.
+Writes the table of docs/results/stripes.md; a killed run goes on.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from luvc_export.calibration.intervals import retention
 from luvc_export.core.files import pages
 from luvc_export.export.llm.decoder import Decoder
 
-#: `safe`, and a shape in which a third of the layers behind the first fifth work, on more tokens.
-RECIPES = (TRIED[0], "maxmin:share=0.5,works=1/5,every=3")
+#: `safe`, what it was before it sampled tokens, and a shape in which a third of the layers behind the first fifth work.
+RECIPES = ("maxmin:share=0.45", TRIED[0], "maxmin:whole=1/12,share=0.5,works=1/5,every=3,gone=9/10")
 FIT, OWN = 200, 8  # questions, and tokens of the picture itself, that the means are of
 
 
@@ -60,11 +60,8 @@ class Changes:
 
 
 @contextmanager
-def moved(layers: Collection[int], by: Mapping[int, Tensor] | Changes | int) -> Iterator[None]:
-    """In `layers` visual rows of every decoder move by their vector [D] alone; of `Changes`, by the mean of a call.
-
-    By a number, so many of the rows, at equal distances, work, and the others move by the mean of their changes.
-    """
+def moved(layers: Collection[int], by: Mapping[int, Tensor] | Changes) -> Iterator[None]:
+    """In `layers` visual rows of every decoder move by their vector [D] alone; of `Changes`, by the mean of a call."""
     whole_layer = Decoder._layer
 
     def layer_of(self: Any, layer: Any, x: Any, sight: Any, *rest: Any) -> Any:
@@ -72,12 +69,7 @@ def moved(layers: Collection[int], by: Mapping[int, Tensor] | Changes | int) -> 
         after, held = whole_layer(self, layer, x, sight, *rest)
         if number in layers and (visual := sight.pictures):
             still, change = x[:, :visual], after[:, :visual] - x[:, :visual]
-            if isinstance(by, int):
-                some = ((torch.arange(by) + 0.5) * visual / by).long()
-                rows = still + change[:, some].mean(1, keepdim=True)
-                rows[:, some] = after[:, some]
-            else:
-                rows = still + (by.add(number, change) if isinstance(by, Changes) else by[number])
+            rows = still + (by.add(number, change) if isinstance(by, Changes) else by[number])
             after = torch.cat([rows, after[:, visual:]], 1)
         return after, held
 
@@ -121,15 +113,11 @@ def main() -> None:
                     with moved(layers, changes.means()):
                         return [pack(engine.right(working)), changes.explained()]
 
-                def by_own(plan: Any = plan, layers: Any = layers, engine: Any = engine) -> str:
-                    with moved(layers, OWN):
-                        return pack(engine.right(plan.changed(kv_only=())))
-
                 text, explained = study.store.of(["moved", plan_key(plan), args.count, FIT], answers)
                 still = np.asarray(study.right("report", plan), dtype=np.float64)
-                own = study.store.of(["moved", plan_key(plan), args.count, "own", OWN], by_own)
-                two = (np.asarray(unpack(one, len(engine.cases)), dtype=np.float64) for one in (text, own))
-                kept = [retention(one, full, pictures).text(3) for one in (still, *two)]
+                own = np.asarray(study.right("report", plan.changed(sampled=OWN)), dtype=np.float64)
+                others_mean = np.asarray(unpack(text, len(engine.cases)), dtype=np.float64)
+                kept = [retention(one, full, pictures).text(3) for one in (still, others_mean, own)]
                 rows.append((f"`{recipe}`", f"{fewer[recipe]:.2f}x", f"{model}, {ground}", *kept, f"{explained:.2f}"))
                 print(*rows[-1], flush=True)
     if args.models != list(SEARCHED):
