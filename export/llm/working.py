@@ -1,7 +1,7 @@
 """Which of the rows [visual | text] a layer works on, and what becomes of the others, which give keys and values alone.
 
 A layer ``kv_only`` works on the text and, of a plan that has sampled tokens (``LlmPlan.sampled``, ours), on a few of
-each group's visual tokens: the others move by the mean of what the layer adds to these.
+each group's visual tokens: all move by the mean of what the layer adds to these.
 """
 
 from __future__ import annotations

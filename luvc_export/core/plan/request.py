@@ -222,7 +222,7 @@ class LlmRequest:
     )
     sampled: int | None = _shaping(
         None,
-        "Visual tokens per image computed whole in those layers, by whose mean change the others move; 0 for none.",
+        "Visual tokens per image that layers of --kv-only and stripes work on, by whose mean change all move; 0: none.",
         metavar="TOKENS",
         least=0,
         tags=("shapes", "budgets", "by hand"),

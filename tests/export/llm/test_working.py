@@ -1,4 +1,4 @@
-"""Rows that a layer works on: the text's and samples of each picture, whose mean change moves the others."""
+"""Rows that a layer works on: the text's and samples of each picture, whose mean change moves all of it."""
 
 from __future__ import annotations
 
