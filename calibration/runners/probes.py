@@ -90,7 +90,7 @@ def add_hidden_outputs(model: onnx.ModelProto, plan: Plan) -> bool:
     What enters a layer is what its attention's output is added to: from the output projection's weight, whose name is
     the checkpoint's, down to the first Add of two computed tensors. That holds before and after surgery, which moves
     norms, fuses projections and prunes, but leaves the residual sum alone. A layer that computes text alone
-    (``LlmPlan.frozen``, the last where there are vectors) adds a Slice of what entered, behind sampled tokens if any.
+    (``LlmPlan.frozen``, the last where there are vectors) adds a Slice of what entered, behind visual ones that work.
     """
     graph = model.graph
     weights = {item.name for item in graph.initializer}
@@ -111,7 +111,7 @@ def add_hidden_outputs(model: onnx.ModelProto, plan: Plan) -> bool:
             return False
         vectors = vector_graph and layer == plan.layers - 1 and plan.keep[layer] > 0
         cut = entering in makers and makers[entering].op_type == "Slice"
-        if plan.llm.sampled and layer in plan.llm.kv_only:
+        if (plan.llm.sampled or plan.llm.turns) and layer in plan.llm.kv_only:
             entering = makers[entering].input[-1]
         if (layer in plan.llm.frozen and entering in makers) or (vectors and cut):
             entering = makers[entering].input[0]

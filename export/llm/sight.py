@@ -75,7 +75,7 @@ class Sight:
     ) -> None:
         self.pictures, self.sides = pictures, sides
         self.placed, self.text, self.text_mask, self.visual = placed, text, text_mask, visual
-        self._masks: dict[tuple[Kind, int], Tensor] = {}
+        self._masks: dict[tuple[Kind, tuple[int, ...]], Tensor] = {}
 
     @cached_property
     def logical(self) -> LogicalOrder:
@@ -85,9 +85,9 @@ class Sight:
     def mask(self, kind: Kind, past: int, works: Working, places: Tensor | None = None) -> Tensor:
         """Mask [B, 1, rows that work, past + V + T] of layers of ``kind``; ``places`` of keys are asked for by windows.
 
-        Without sampled rows it is cut out of that of all rows, which other layers share.
+        Without visual rows that work it is cut out of that of all rows, which other layers share.
         """
-        key, rows = (kind, works.sampled), works if works.sampled else Working()
+        key, rows = (kind, works.places), works if works.places else Working()
         if key not in self._masks:
             order = self._order(kind)
             seen = causal_mask(rows.of(order), order, self.text_mask, past)
@@ -99,7 +99,7 @@ class Sight:
                 seen = seen & unparted(self.sides, past, self.text.order.shape[1])
             self._masks[key] = seen
         mask = self._masks[key]
-        return mask if works.sampled else works.of(mask, 2)
+        return mask if works.places else works.of(mask, 2)
 
     def mask_of(self, kind: Kind, past: int, index: Tensor, places: Tensor | None = None) -> Tensor:
         """Mask [B, 1, n, past + V + T] of the text rows ``index`` int64 [B, n]."""

@@ -1,7 +1,9 @@
 """Which of the rows [visual | text] a layer works on, and what becomes of the others, which give keys and values alone.
 
-A layer ``kv_only`` works on the text and, of a plan that has sampled tokens (``LlmPlan.sampled``, ours), on a few of
-each group's visual tokens: all move by the mean of what the layer adds to these.
+A layer ``kv_only`` works on the text and on some of each group's visual tokens. Of a plan with ``LlmPlan.turns`` (ours)
+every so many-th does, in turns from layer to layer, and each of the others moves by what the layer adds to those that
+are most like it: the Nadaraya-Watson estimate, whose kernel is the exponential of a cosine. In older plans a few are
+sampled (``LlmPlan.sampled``, ours), by whose mean change all move.
 """
 
 from __future__ import annotations
@@ -10,46 +12,75 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
+
+from luvc_export.core.plan import LlmPlan
+
+#: What the cosine of two rows is divided by before its exponential; half and double explain less of what layers add.
+WIDTH = 0.15
+#: What is added to a token's likeness to itself, and taken from that to padding.
+_SURE = 1e4
 
 
 class Working(NamedTuple):
-    """Rows of a layer: ``groups`` spans of ``tokens``, of which ``sampled`` of each work, then those that all do."""
+    """Rows of a layer: ``groups`` spans of ``tokens``, of which those at ``places`` work, then those that all do."""
 
     groups: int = 0
     tokens: int = 0
-    sampled: int = 0
+    places: tuple[int, ...] = ()
+    by_likeness: bool = False
 
     @property
     def still(self) -> Any:
         """Rows at the front that do not work, or not all: an int, or a symbol of a trace."""
         return self.groups * self.tokens
 
-    def places(self) -> Tensor:
-        """Where in a span the sampled ones are, at equal distances: int64 [sampled]."""
-        return (2 * torch.arange(self.sampled) + 1) * self.tokens // (2 * self.sampled)
+    def _some(self, spans: Tensor, axis: int) -> Tensor:
+        """Of spans the rows at ``places`` along ``axis``."""
+        return spans.index_select(axis, torch.tensor(self.places))
 
     def of(self, rows: Tensor, axis: int = 1) -> Tensor:
         """The rows that work, of all along ``axis``."""
         before = (slice(None),) * axis
         text = rows[(*before, slice(self.still, None))]
-        if not self.sampled:
+        if not self.places:
             return text
         spans = rows[(*before, slice(None, self.still))].unflatten(axis, (self.groups, self.tokens))
-        return torch.cat([spans.index_select(axis + 1, self.places()).flatten(axis, axis + 1), text], axis)
+        return torch.cat([self._some(spans, axis + 1).flatten(axis, axis + 1), text], axis)
 
     def after(self, entered: Tensor, left: Tensor, padding: Tensor | None = None) -> Tensor:
         """All rows [B, S, D] behind a layer: those that ``entered`` it, of which ``of`` them ``left`` it so.
 
         ``padding``, bool [B, groups, tokens], says whose change does not count.
         """
-        if not self.sampled:
+        if not self.places:
             return torch.cat([entered[:, : self.still], left], 1)
-        sampled = self.groups * self.sampled
-        change = (left - self.of(entered))[:, :sampled].unflatten(1, (self.groups, self.sampled))
+        count = self.groups * len(self.places)
+        change = (left - self.of(entered))[:, :count].unflatten(1, (self.groups, len(self.places)))
+        spans = entered[:, : self.still].unflatten(1, (self.groups, self.tokens))
+        moved = spans + (self._shares(spans, padding) @ change.float()).to(left.dtype)
+        return torch.cat([moved.flatten(1, 2), left[:, count:]], 1)
+
+    def _shares(self, spans: Tensor, padding: Tensor | None) -> Tensor:
+        """Of each row's move, that of each row that works, fp32 [B, groups, tokens or 1, len(places)]."""
         if padding is None:
-            mean = change.float().mean(2, keepdim=True)
+            counts = torch.ones(len(self.places)).expand(*spans.shape[:2], 1, -1)
         else:
-            counts = (~padding).index_select(2, self.places()).float()[..., None]
-            mean = (change.float() * counts).sum(2, keepdim=True) / counts.sum(2, keepdim=True).clamp(min=1)
-        moved = entered[:, : self.still].unflatten(1, (self.groups, self.tokens)) + mean.to(left.dtype)
-        return torch.cat([moved.flatten(1, 2), left[:, sampled:]], 1)
+            counts = (~self._some(padding, 2)).float()[:, :, None]
+        alike = counts / counts.sum(3, keepdim=True).clamp(min=1)
+        if not self.by_likeness:
+            return alike
+        rows = spans.float()
+        ways = normalize(rows - alike @ self._some(rows, 2), dim=3)
+        likeness = ways @ self._some(ways, 2).mT / WIDTH
+        own = torch.arange(self.tokens)[:, None] == torch.tensor(self.places)
+        return (likeness + _SURE * own - 2 * _SURE * (1 - counts)).softmax(3)
+
+
+def of_layer(plan: LlmPlan, number: int, groups: int, tokens: int) -> Working:
+    """Which rows layer ``number`` works on, of those whose visual tokens give keys and values alone."""
+    if number not in plan.kv_only:
+        return Working(groups, tokens)
+    if plan.turns:
+        return Working(groups, tokens, tuple(range(number % plan.turns, tokens, plan.turns)), True)
+    return Working(groups, tokens, tuple((2 * n + 1) * tokens // (2 * plan.sampled) for n in range(plan.sampled)))

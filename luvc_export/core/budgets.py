@@ -89,21 +89,28 @@ def prefill_flops(
     text: int,
     last_layer: LastLayer = "full",
     kv_only: Collection[int] = (),
-    sampled: int = 0,
+    sampled: int | Fraction = 0,
+    images: int = 1,
 ) -> tuple[int, ...]:
     """FLOPs of each LLM layer in prefill with ``keep[l]`` visual and ``text`` text tokens (lm_head left out).
 
     In layers ``kv_only``, and in the last one with that ``last_layer``, visual tokens cost their keys and values, and
-    the attention to them of the text and, but for the last one, of ``sampled`` visual tokens. Layers without keys cost
+    the attention to them of the text and, but for the last one, of ``sampled`` visual tokens of each of ``images``, or
+    of that share of them, which the others are compared with. Layers without keys cost
     their products. Layers that share a cache compute one row, the last one, which looks at what the layer keeps whose
     cache it is.
     """
     working = [count + text for count in keep]
+    compared = [0] * len(keep)
     for layer in kv_only:
-        working[layer] = min(sampled, keep[layer]) + text
+        some = math.ceil(keep[layer] * sampled) if isinstance(sampled, Fraction) else min(images * sampled, keep[layer])
+        working[layer] = some + text
+        if isinstance(sampled, Fraction):
+            compared[layer] = 4 * keep[layer] * some * shape.hidden // images
     if last_layer == "kv_only":
         working[-1] = text
-    return tuple(_layer_flops(shape, layer, keep, text, working[layer]) for layer in range(len(keep)))
+    each = range(len(keep))
+    return tuple(_layer_flops(shape, layer, keep, text, working[layer]) + compared[layer] for layer in each)
 
 
 def _layer_flops(shape: DecoderShape, number: int, keep: Sequence[int], text: int, working: int) -> int:
@@ -146,7 +153,7 @@ def solve_speedup(
     kv_only: Collection[int] = (),
     last_layer: LastLayer = "drop",
     fading: Fading = after_first,
-    sampled: int = 0,
+    sampled: int | Fraction = 0,
 ) -> tuple[int, ...]:
     """Mildest budgets of ``tokens`` whose prefill FLOPs are ``full`` unpruned tokens' divided by ``speedup``.
 

@@ -39,7 +39,7 @@ _LATER = (
     ("encoder", "restore", "all"),
     ("llm", "apart", False),
     ("llm", "stripes", None),
-    ("llm", "sampled", None),
+    ("llm", "turns", None),
 )
 
 
@@ -117,9 +117,9 @@ def _request(row: dict[str, Any]) -> PlanRequest:
 
 #: Recipes for pictures. Every token is in the front of the depth: prunes before layer 0 rank what no LLM layer has read
 #: yet, and lost more pages at the same FLOPs when the recipes were searched (search splits of examples/glyph_deep).
-#: ``lean`` and ``leaner`` freeze the last half of the depth: free on glyph_shallow, whose LLM does the seeing in its
-#: first half, where freezing 2/8 to 7/8 lost half of the answers (docs/results/glyph-shallow.md). ``lean`` prunes the
-#: encoder at ``merging.EARLIEST``.
+#: Every layer of the first two fifths works on visual tokens in ``safe`` and its kin: glyph_shallow reads there, and
+#: loses half of its answers where those layers stand still (docs/results/stripes.md). ``lean`` prunes the encoder at
+#: ``merging.EARLIEST``.
 PICTURES: dict[str, NamedPlan] = _recipes("pictures")
 
 #: Recipes for clips, measured on films of moving digits (examples/glyph_clips). Shares that a source leaves to the user

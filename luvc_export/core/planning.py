@@ -91,7 +91,16 @@ def _llm_part(wanted: LlmRequest, encoder: EncoderPlan, llm: DecoderShape, image
     if (wanted.stages or stripes) and last == "kv_only" and llm.layers - 1 in llm.keyless:
         last = "drop"  # a recipe means keys and values alone, and there are none
     if wanted.speedup is not None:
-        keep = solve_speedup(llm, full, tokens, wanted.text, wanted.speedup, frozen, last, sampled=wanted.sampled or 0)
+        keep = solve_speedup(
+            llm,
+            full,
+            tokens,
+            wanted.text,
+            wanted.speedup,
+            frozen,
+            last,
+            sampled=Fraction(1, wanted.turns) if wanted.turns else 0,
+        )
     elif wanted.kv_mib is not None:
         keep = solve_kv(llm, tokens, wanted.text, wanted.kv_mib, last_layer=last)
     elif stripes is not None:
@@ -109,12 +118,10 @@ def _llm_part(wanted: LlmRequest, encoder: EncoderPlan, llm: DecoderShape, image
     if isinstance(wanted.schedule, str) or wanted.schedule is None:
         keep = unshared(keep, llm)
     if not wanted.kv_only:
-        cached = [
-            layer for layer in frozen if layer < min(llm.cached, len(keep)) and keep[layer] > (wanted.sampled or 0)
-        ]
+        cached = [layer for layer in frozen if layer < min(llm.cached, len(keep)) and keep[layer] > (wanted.turns or 0)]
         frozen = tuple(layer for layer in cached if layer not in llm.keyless)
     if not frozen and stripes:  # a recipe's layers, of which so few have none
-        wanted = replace(wanted, sampled=0)
+        wanted = replace(wanted, turns=0)
     first = next((k for k in keep if k < tokens), 0)
     if wanted.stages and not (keep[0] == tokens and first):
         wanted = replace(wanted, apart=False)  # a recipe's shares leave nothing to drop after the first layer

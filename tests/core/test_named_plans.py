@@ -38,8 +38,8 @@ def test_every_recipe_fits_every_depth_and_size(name: str, layers: int, rows: in
 def test_no_name_is_the_default_which_merges_nothing_and_reads_every_token_first() -> None:
     plan = solve(flat_request(), (32, 32), LLM, ENCODER)
     assert plan == solve(flat_request(DEFAULT_PLAN), (32, 32), LLM, ENCODER)
-    assert plan.encoder.merges == () and plan.encoder.prune is None and plan.llm.kv_only == tuple(range(14, 34, 2))
-    assert plan.keep == (*[1024] * 2, *[461] * 32, 0, 0) and plan.llm.sampled == 8
+    assert plan.encoder.merges == () and plan.encoder.prune is None and plan.llm.kv_only == tuple(range(14, 34))
+    assert plan.keep == (1024, *[492] * 33, 0, 0) and plan.llm.turns == 2
 
 
 @pytest.mark.parametrize(("llm", "tokens"), [(DEEP, 260), (LLM, 1024)], ids=["glyph_deep", "3B"])

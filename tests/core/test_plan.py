@@ -72,24 +72,30 @@ def test_frozen_layers_are_checked_with_the_budgets() -> None:
     assert "kv_only[3]: got layer 9, expected 0 to 2: there are 4 layers" in text
     plan = flat_plan((4, 4), (16, 8, 4), kv_only=(1,), last_layer="kv_only")
     assert plan.llm.frozen == {1, 2} and Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
-    assert "sampled" not in plan.to_json()["llm"]
+    assert not {"sampled", "turns"} & {*plan.to_json()["llm"]}
 
 
-def test_sampled_tokens_are_fewer_than_the_budgets_of_frozen_layers() -> None:
-    plan = flat_plan((4, 4), (16, 8, 0), kv_only=(1,)).changed(sampled=7)
-    assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan and plan.llm.unchosen().sampled == 7
-    for sampled, kv_only, expected in (
-        (8, (1,), "kv_only[0]: all 8 tokens of layer 1 would be among 8 sampled: leave it out"),
-        (7, (), "sampled: got 7, expected 0, or more with layers kv_only and without an aggregate"),
-        (-1, (1,), "sampled: got -1, expected 0, or more"),
+@pytest.mark.parametrize(("field", "least"), [("sampled", 1), ("turns", 2)])
+def test_tokens_that_work_in_frozen_layers_are_fewer_than_their_budgets(field: str, least: int) -> None:
+    plan = flat_plan((4, 4), (16, 8, 0), kv_only=(1,)).changed(**{field: 7})
+    assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan and getattr(plan.llm.unchosen(), field) == 7
+    for count, kv_only, expected in (
+        (8, (1,), "kv_only[0]: 8 tokens of layer 1, expected more than 8: leave it out"),
+        (7, (), f"{field}: got 7, expected 0, or {least} or more with layers kv_only and without an aggregate"),
+        (least - 1 or -1, (1,), f"{field}: got {least - 1 or -1}, expected 0, or {least} or more"),
     ):
         with pytest.raises(PlanError, match=re.escape(expected)):
-            flat_plan((4, 4), (16, 8, 0), kv_only=kv_only).changed(sampled=sampled)
+            flat_plan((4, 4), (16, 8, 0), kv_only=kv_only).changed(**{field: count})
     data = plan.to_json()
-    with pytest.raises(PlanError, match=r"expected a whole number of at most[\s\S]*plan.llm.sampled\n.*True"):
-        Plan.from_json(data | {"llm": data["llm"] | {"sampled": True}})
-    with pytest.raises(PlanError, match="merging, aggregates, samples have none"):
-        flat_plan((4, 4), (16, 8, 0), kv_only=(1,)).changed(sampled=7, apart=True)
+    with pytest.raises(PlanError, match=rf"expected a whole number of at most[\s\S]*plan.llm.{field}\n.*True"):
+        Plan.from_json(data | {"llm": data["llm"] | {field: True}})
+    with pytest.raises(PlanError, match="merging, aggregates, samples, turns have none"):
+        flat_plan((4, 4), (16, 8, 0), kv_only=(1,)).changed(**{field: 7}, apart=True)
+
+
+def test_tokens_are_sampled_or_take_turns() -> None:
+    with pytest.raises(PlanError, match="turns: tokens that are sampled work in every layer"):
+        flat_plan((4, 4), (16, 8, 0), kv_only=(1,)).changed(sampled=3, turns=2)
 
 
 def test_json_has_the_parts_and_an_aggregate_only_where_there_is_one() -> None:

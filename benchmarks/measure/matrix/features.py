@@ -54,7 +54,7 @@ def features() -> list[Feature]:
         Feature("reducer merge", choices={"reducer": "merge"}),
         Feature("kv-only", (1, 1, 0.5), {"kv_only": (1,), "last_layer": "full"}),
         Feature("kv-only after a prune", (1, 0.5, 0.5), {"kv_only": (1,), "last_layer": "kv_only"}),
-        Feature("kv-only but for sampled tokens", (1, 1, 0.5), {"kv_only": (1,), "sampled": 3, "last_layer": "full"}),
+        Feature("kv-only, tokens in turns", (1, 1, 0.5), {"kv_only": (1,), "turns": 3, "last_layer": "full"}),
         Feature("last layer kv_only", (1, 0.5, 0.5), {"last_layer": "kv_only"}),
         Feature("last layer full", (1, 0.5, 0.25), {"last_layer": "full"}),
     ]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from fractions import Fraction
 from itertools import groupby
 from typing import Any
 
@@ -73,7 +74,8 @@ def padded(plan: Plan, shape: DecoderShape, aspect: float, text: int = 64) -> Pa
 
 def llm_flops(plan: LlmPlan, shape: DecoderShape, keep: Sequence[int], text: int, images: int = 1) -> tuple[int, ...]:
     """Prefill FLOPs of each LLM layer where ``keep`` visual tokens of ``images`` enter, computed as ``plan`` says."""
-    return prefill_flops(shape, keep, text, plan.last_layer, plan.kv_only, images * plan.sampled)
+    some = Fraction(1, plan.turns) if plan.turns else plan.sampled
+    return prefill_flops(shape, keep, text, plan.last_layer, plan.kv_only, some, images)
 
 
 def _line(units: int, length: float) -> list[bool]:

@@ -105,6 +105,10 @@ class LlmPlan(json_records.JsonRecord):
             layer as they entered it (ShortV). The last layer is not among them, see ``last_layer``.
         sampled: So many visual tokens of each group, at equal distances, go through layers ``kv_only``, and all move by
             the mean of what these layers add to those that are no padding (ours); of 0 they leave as they entered.
+            Older plans have it; no option asks for it now.
+        turns: Of the visual tokens of each group every so many-th goes through a layer ``kv_only``, in turns from layer
+            to layer, and the others move as those do that are most like them (``export.llm.working``, ours); of 0 all
+            leave as they entered.
         reducer: How the visual span shrinks: ``prune`` keeps the best tokens, ``merge`` merges neighbours on the span's
             grid (ours): budgets must then be rectangles, see ``Plan.stage_grids``.
         axis: Methods that read the spectrum filter along ``token`` or ``channel``.
@@ -117,7 +121,7 @@ class LlmPlan(json_records.JsonRecord):
             in them, so their budgets are 0: what they see of a picture is what those earlier layers kept.
     """
 
-    written_where_used = frozenset({"aggregate", "shared", "apart", "sampled"})
+    written_where_used = frozenset({"aggregate", "shared", "apart", "sampled", "turns"})
 
     keep: tuple[int, ...]
     method: Method = Method()
@@ -130,6 +134,7 @@ class LlmPlan(json_records.JsonRecord):
     shared: int = 0
     apart: bool = False
     sampled: int = 0
+    turns: int = 0
 
     @property
     def cached(self) -> int:
@@ -149,7 +154,7 @@ class LlmPlan(json_records.JsonRecord):
     @property
     def by_score_alone(self) -> bool:
         """What a prune keeps is what scored best: no aggregate row, no sides apart, nothing that is rare."""
-        return not any(getattr(self, name) for name in self.written_where_used - {"shared", "sampled"})
+        return not any(getattr(self, name) for name in self.written_where_used - {"shared", "sampled", "turns"})
 
     @property
     def reads_grid(self) -> str:
@@ -162,7 +167,7 @@ class LlmPlan(json_records.JsonRecord):
 
     def unchosen(self) -> LlmPlan:
         """The same budgets without a word on how tokens are chosen."""
-        same = {name: getattr(self, name) for name in ("last_layer", "kv_only", "shared", "sampled")}
+        same = {name: getattr(self, name) for name in ("last_layer", "kv_only", "shared", "sampled", "turns")}
         return LlmPlan(self.keep, **same)
 
     def problems(self) -> list[str]:
@@ -187,16 +192,18 @@ class LlmPlan(json_records.JsonRecord):
                 )
         if self.aggregate is True and self.reducer == "merge":
             lines.append("aggregate: merging in the LLM drops nothing that a row could stand for")
-        if self.sampled < 0 or (self.sampled and (not self.kv_only or self.aggregate)):
-            lines.append(
-                f"sampled: got {self.sampled}, expected 0, or more with layers kv_only and without an aggregate"
-            )
-        if self.apart is True and (self.reducer == "merge" or self.aggregate or self.sampled):
-            lines.append("apart: two sides of tokens that are kept and dropped; merging, aggregates, samples have none")
-        return [*lines, *_kv_only_problems(self.keep, self.kv_only, self.sampled)]
+        for name, least in (("sampled", 1), ("turns", 2)):
+            if (count := getattr(self, name)) and (count < least or not self.kv_only or self.aggregate):
+                some = f"{least} or more with layers kv_only and without an aggregate"
+                lines.append(f"{name}: got {count}, expected 0, or {some}")
+        if self.sampled and self.turns:
+            lines.append("turns: tokens that are sampled work in every layer: say one of the two")
+        if self.apart is True and (self.reducer == "merge" or self.aggregate or self.sampled or self.turns):
+            lines.append("apart: sides of tokens kept and dropped; merging, aggregates, samples, turns have none")
+        return [*lines, *_kv_only_problems(self.keep, self.kv_only, max(self.sampled, self.turns))]
 
 
-def _kv_only_problems(keep: Sequence[int], kv_only: Sequence[int], sampled: int) -> list[str]:
+def _kv_only_problems(keep: Sequence[int], kv_only: Sequence[int], some: int) -> list[str]:
     lines, layers = [], len(keep)
     for index, layer in enumerate(kv_only):
         where = f"kv_only[{index}]"
@@ -206,10 +213,8 @@ def _kv_only_problems(keep: Sequence[int], kv_only: Sequence[int], sampled: int)
             lines.append(f"{where}: layer {layer} is the last one, which last_layer 'kv_only' says")
         elif not keep[layer]:
             lines.append(f"{where}: no visual token enters layer {layer}: leave it out")
-        elif keep[layer] <= sampled:
-            lines.append(
-                f"{where}: all {keep[layer]} tokens of layer {layer} would be among {sampled} sampled: leave it out"
-            )
+        elif keep[layer] <= some:
+            lines.append(f"{where}: {keep[layer]} tokens of layer {layer}, expected more than {some}: leave it out")
     if list(kv_only) != sorted(set(kv_only)):
         lines.append(f"kv_only: got {list(kv_only)}, expected layers in ascending order, each once")
     return lines

@@ -191,7 +191,7 @@ class LlmRequest:
         last_layer: None takes what a named plan says, ``full`` for ``none`` and ``drop`` otherwise.
         kv_only: See ``LlmPlan``; ``none`` has none.
         stages: Budgets as shares: of the depth, at which a stage begins, and of the tokens that the encoder gives.
-        sampled: See ``LlmPlan``; None takes what a named plan says, or 0.
+        turns: See ``LlmPlan``; None takes what a named plan says, or 0.
         stripes: Of the schedule ``striped`` alone; ``kv_only`` goes before the layers that it says.
         reducer: See ``LlmPlan``.
         axis: See ``LlmPlan``; None takes what a named plan says, or ``token``.
@@ -220,10 +220,10 @@ class LlmRequest:
         read=_layers,
         tags=("shapes", "budgets", "by hand"),
     )
-    sampled: int | None = _shaping(
+    turns: int | None = _shaping(
         None,
-        "Visual tokens per image that layers of --kv-only and stripes work on, by whose mean change all move; 0: none.",
-        metavar="TOKENS",
+        "In layers of --kv-only and stripes every N-th visual token works, by turns, and moves those like it; 0: none.",
+        metavar="N",
         least=0,
         tags=("shapes", "budgets", "by hand"),
     )

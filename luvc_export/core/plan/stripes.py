@@ -34,10 +34,10 @@ class Stripes:
         UsageError: A share is none, or tokens are gone before the whole layers end.
     """
 
-    whole: Fraction = Fraction(1, 15)
-    share: float = 0.45
+    whole: Fraction = Fraction(1, 30)
+    share: float = 0.48
     first: int = 0
-    every: int = 2
+    every: int = 0
     gone: Fraction = Fraction(14, 15)
     works: Fraction = Fraction(2, 5)
 

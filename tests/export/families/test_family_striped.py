@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +33,13 @@ FAMILY, LAYERS = "qwen2_5_vl", 5
 ODD = ("qwen3_5", "lfm2_vl", "gemma3", "gemma4", "qwen3_vl", "paligemma")
 #: Layer 0 has all, 1 carries, 2 works, 3 carries, the last sees no picture.
 STRIPES = Stripes(Fraction(1, LAYERS), 0.5, first=0, every=2, gone=Fraction(4, LAYERS), works=Fraction(0))
-#: Tokens that go through layers that carry, as places in the 12 that are left.
-SAMPLED = (2, 6, 10)
+#: In the layers that carry, of the 12 tokens that are left every third goes through, in turns.
+TURNS = 3
 
 
-def striped(tiny: Case, stripes: Stripes = STRIPES, sampled: int = len(SAMPLED)) -> Plan:
+def striped(tiny: Case, stripes: Stripes = STRIPES, turns: int = TURNS) -> Plan:
     shapes = tiny.family.decoder_shape(tiny.config), tiny.family.encoder_shape(tiny.config)
-    plan = solve(flat_request("striped", stripes=stripes, sampled=sampled), tiny.plan.grid, *shapes)
+    plan = solve(flat_request("striped", stripes=stripes, turns=turns), tiny.plan.grid, *shapes)
     return replace(plan, encoder=tiny.plan.encoder) if plan.encoder.grid != tiny.plan.encoder.grid else plan
 
 
@@ -64,11 +65,15 @@ def as_planned(tiny: Case, plan: Plan, visual: Tensor, kept: Tensor) -> Iterator
 
         return before
 
-    def carry(layer: Any, args: Any, kwargs: Any, out: Any) -> Any:
+    def carry(number: int, layer: Any, args: Any, kwargs: Any, out: Any) -> Any:
         entered, left = args[0] if args else kwargs["hidden_states"], out[0] if isinstance(out, tuple) else out
         rows = torch.where(visual[None, :, None], entered, left)
-        if plan.llm.sampled:
-            rows[:, visual] += (left - entered)[:, kept.nonzero()[SAMPLED, 0]].mean(1, keepdim=True)
+        if plan.llm.turns:
+            work = kept.nonzero()[number % TURNS :: TURNS, 0]
+            apart = entered[0] - entered[0, work].mean(0)
+            alike = torch.cosine_similarity(apart[visual, None], apart[None, work], 2)
+            rows[0, visual] += (alike / 0.15).softmax(1) @ (left - entered)[0, work]
+            rows[0, work] = left[0, work]
         return (rows, *out[1:]) if isinstance(out, tuple) else rows
 
     hooks = []
@@ -77,7 +82,7 @@ def as_planned(tiny: Case, plan: Plan, visual: Tensor, kept: Tensor) -> Iterator
             gone = visual & ~kept if count else visual
             hooks.append(layers[number].register_forward_pre_hook(hide(gone), with_kwargs=True))
         if number in plan.llm.kv_only:
-            hooks.append(layers[number].register_forward_hook(carry, with_kwargs=True))
+            hooks.append(layers[number].register_forward_hook(partial(carry, number), with_kwargs=True))
     try:
         yield
     finally:
@@ -105,7 +110,7 @@ def theirs(tiny: Case, plan: Plan, ids: list[int], images: Tensor, places: Tenso
 
 def test_the_stripes_are_what_the_plan_says(tiny: Case) -> None:
     plan = striped(tiny)
-    assert plan.keep == (24, 12, 12, 12, 0) and (plan.llm.kv_only, plan.llm.sampled) == ((1, 3), 3)
+    assert plan.keep == (24, 12, 12, 12, 0) and (plan.llm.kv_only, plan.llm.turns) == ((1, 3), TURNS)
 
 
 def test_logits_are_those_of_transformers_layers(tiny: Case) -> None:
@@ -117,7 +122,7 @@ def test_logits_are_those_of_transformers_layers(tiny: Case) -> None:
     for other in (replace(STRIPES, every=1), replace(STRIPES, gone=Fraction(3, LAYERS)), replace(STRIPES, first=1)):
         moved = theirs(tiny, striped(tiny, other), ids, images, places)
         assert harness.difference(logits, moved) > SABOTAGE, other
-    assert harness.difference(logits, theirs(tiny, striped(tiny, sampled=0), ids, images, places)) > SABOTAGE
+    assert harness.difference(logits, theirs(tiny, striped(tiny, turns=0), ids, images, places)) > SABOTAGE
 
 
 @pytest.mark.parametrize("name", ODD)
@@ -150,7 +155,7 @@ def test_families_have_stripes(name: str) -> None:
 def bundle(tiny: Case, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     folder = tmp_path_factory.mktemp("striped")
     checkpoint = str(family_chat.save(tiny, folder / "checkpoint"))
-    plans = make_plans(checkpoint, ["striped"], image_size=tiny.size, stripes=STRIPES, sampled=3)  # fuses in fp16
+    plans = make_plans(checkpoint, ["striped"], image_size=tiny.size, stripes=STRIPES, turns=TURNS)  # fuses in fp16
     export_bundle(checkpoint, folder / "bundle", plans, image_size=tiny.size, text_capacity=64)
     return load(folder / "bundle")
 

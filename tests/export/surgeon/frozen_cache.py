@@ -7,7 +7,7 @@ from pathlib import Path
 import traced_cache
 from flat_plans import replan
 
-PLAN = replan(traced_cache.PLAN, merges=(), keep=(24, 9, 0), kv_only=(0, 1), sampled=4)
+PLAN = replan(traced_cache.PLAN, merges=(), keep=(24, 9, 0), kv_only=(0, 1), turns=3)
 
 
 def write(folder: Path) -> None:

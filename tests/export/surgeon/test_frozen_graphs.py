@@ -47,8 +47,8 @@ def named(model: onnx.ModelProto) -> None:
         node.input[1] = stored[node.input[1]].name
 
 
-def test_a_frozen_layer_multiplies_text_and_sampled_tokens(frozen: Traced) -> None:
-    """Rows that each weight is multiplied with in prefill: 24 visual ones and 7 of text, or the text and 4."""
+def test_a_frozen_layer_multiplies_text_and_the_tokens_whose_turn_it_is(frozen: Traced) -> None:
+    """Rows that each weight is multiplied with in prefill: 24 visual ones and 7 of text, or the text and a third."""
 
     def printing(model: onnx.ModelProto) -> None:
         named(model)
@@ -64,7 +64,10 @@ def test_a_frozen_layer_multiplies_text_and_sampled_tokens(frozen: Traced) -> No
     for layer, keep in enumerate(frozen.plan.keep):
         for part in PARTS:
             alone = layer in frozen.plan.llm.kv_only and part not in ("k_proj", "v_proj")
-            assert rows[f"layers.{layer}.self_attn.{part}.weight"] == (7 + 4 if alone else keep + 7), (layer, part)
+            assert rows[f"layers.{layer}.self_attn.{part}.weight"] == (7 + keep // 3 if alone else keep + 7), (
+                layer,
+                part,
+            )
 
 
 def test_inplace_caches_hold_what_grown_ones_hold(frozen: Traced) -> None:
@@ -95,7 +98,7 @@ def test_parity_finds_what_enters_a_frozen_layer(frozen: Traced) -> None:
     assert [hidden.shape[1] for hidden in entered] == [keep + 7 for keep in frozen.plan.keep]
     kept = seen["kept_indices.1"][0, 0]
     moved = entered[1][0, :9] - entered[0][0, kept]
-    assert np.ptp(moved, axis=0).max() < 1e-5 < np.abs(moved).max()  # layer 0 moved all visual rows alike
+    assert np.abs(moved).max(1).min() > 0.01  # layer 0 moved every visual row
     assert np.abs(entered[1][:, 9:] - entered[0][:, 24:]).max() > 0.01
 
 

@@ -1,6 +1,6 @@
 """How the recipe of the plan `safe` is searched: `python -m glyph_deep.studies.plans.recipes -o FOLDER`.
 
-Scores, stripes (`luvc_export.core.plan.stripes`) and sampled tokens as `scope:share=0.4,every=3,sampled=8`, those of
+Scores, stripes (`luvc_export.core.plan.stripes`) and turns as `scope:share=0.4,every=3,turns=2`, those of
 the page where none is named, on the search splits of the instruments alone. A recipe's place is its least retention of
 all grounds. Prints the table, or puts it into docs/results/stripes.md; a killed run goes on.
 """
@@ -29,12 +29,13 @@ from luvc_export.export.synthetic.presets import PRESETS
 
 #: Scores that take the width of the filter, which is 0.5.
 FILTERED, RHO = ("residual", "scope"), 0.5
-#: What the page holds: what `safe` was before it sampled tokens, what is near that in score, tokens, depth and working
-#: layers, and `staged` (the last). What `safe` is now stands in the page's next table (`moved`).
+#: What the page holds: `safe`, what it was before tokens took turns and for a day before any of them moved the others,
+#: what is near that in score, tokens, depth and working layers, and `staged` (the last).
 TRIED = (
-    "maxmin:whole=1/12,share=0.43,gone=9/10",
-    "maxmin:share=0.4,works=3/5,gone=9/10",
-    "scope:share=0.4,works=3/5,gone=9/10",
+    "maxmin:share=0.48,turns=2",
+    "maxmin:whole=1/12,share=0.43,every=2,gone=9/10",
+    "maxmin:whole=1/15,share=0.4,every=2,works=3/5,gone=9/10",
+    "scope:whole=1/15,share=0.4,every=2,works=3/5,gone=9/10",
     "residual:whole=1/8,share=0.415,every=1,gone=1,works=1/8",
 )
 PAGE = Path(__file__).parents[4] / "docs" / "results" / "stripes.md"
@@ -44,9 +45,9 @@ LARGE, GRID = "qwen2.5-vl-3b", (24, 24)  # the shape whose savings are printed, 
 def request(recipe: str) -> PlanRequest:
     """Return what a recipe, as the command takes it, asks for."""
     score, _, shape = recipe.partition(":")
-    shape, _, sampled = shape.partition(",sampled=")
+    shape, _, turns = shape.partition(",turns=")
     method = Method(score, (("rho", RHO),) if score in FILTERED else ())
-    return PlanRequest(LlmRequest(STRIPED, method=method, stripes=stripes.read(shape), sampled=int(sampled or 0)))
+    return PlanRequest(LlmRequest(STRIPED, method=method, stripes=stripes.read(shape), turns=int(turns or 0)))
 
 
 def large() -> tuple[DecoderShape, EncoderShape]:
@@ -68,7 +69,7 @@ def main() -> None:
     """Read the command line, search, print the retention of every recipe on every ground, best first."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder in which a killed run goes on")
-    parser.add_argument("recipes", nargs="*", default=TRIED, help="score:stripes,sampled=TOKENS")
+    parser.add_argument("recipes", nargs="*", default=TRIED, help="score:stripes,turns=N")
     parser.add_argument("--count", type=int, default=1500, help="questions a ground")
     parser.add_argument("--models", nargs="+", choices=list(SEARCHED), default=list(SEARCHED))
     parser.add_argument("--merged", type=Path, help="checkpoint of `pretrained`; without it that model is left out")
