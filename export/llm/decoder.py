@@ -18,7 +18,7 @@ from luvc_export.core.shapes import PLACE, State
 from luvc_export.core.tasks import Embedding
 from luvc_export.export.compression import scores, spu
 from luvc_export.export.layers import attention, norm, rotate, split_heads
-from luvc_export.export.llm import aggregate, choice, llm_merge, working
+from luvc_export.export.llm import aggregate, choice, llm_merge
 from luvc_export.export.llm.rope import Rope
 from luvc_export.export.llm.shared_caches import Consumers, Producer, consume
 from luvc_export.export.llm.sight import Images, Kind, Sight
@@ -171,7 +171,8 @@ class Decoder(nn.Module):
                 beside = self.own_embeddings(range(number, end), span.planes, words, input_ids)
             before = x
             carries = number in self.plan.llm.kv_only
-            works = working.of_layer(self.plan.llm, number, groups, count) if number in frozen else Working()
+            works = Working(groups, count) if number in frozen else Working()
+            works = works.partly(self.plan.llm, number) if carries else works
             x, held = self._layer(layer, x, sight, past_held, works, beside.get(number))
             if carries:
                 x = works.after(before, x, None if visual_padding is None else span.kept < 0)

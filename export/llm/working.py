@@ -35,6 +35,12 @@ class Working(NamedTuple):
         """Rows at the front that do not work, or not all: an int, or a symbol of a trace."""
         return self.groups * self.tokens
 
+    def partly(self, plan: LlmPlan, number: int) -> Working:
+        """The rows of layer ``number``, whose visual tokens give keys and values alone, but for those of ``plan``."""
+        sampled = ((2 * n + 1) * self.tokens // (2 * plan.sampled) for n in range(plan.sampled))
+        places = range(number % plan.turns, self.tokens, plan.turns) if plan.turns else sampled
+        return self._replace(places=tuple(places), by_likeness=plan.turns > 0)
+
     def _some(self, spans: Tensor, axis: int) -> Tensor:
         """Of spans the rows at ``places`` along ``axis``."""
         return spans.index_select(axis, torch.tensor(self.places))
@@ -75,12 +81,3 @@ class Working(NamedTuple):
         likeness = ways @ self._some(ways, 2).mT / WIDTH
         own = torch.arange(self.tokens)[:, None] == torch.tensor(self.places)
         return (likeness + _SURE * own - 2 * _SURE * (1 - counts)).softmax(3)
-
-
-def of_layer(plan: LlmPlan, number: int, groups: int, tokens: int) -> Working:
-    """Which rows layer ``number`` works on, of those whose visual tokens give keys and values alone."""
-    if number not in plan.kv_only:
-        return Working(groups, tokens)
-    if plan.turns:
-        return Working(groups, tokens, tuple(range(number % plan.turns, tokens, plan.turns)), True)
-    return Working(groups, tokens, tuple((2 * n + 1) * tokens // (2 * plan.sampled) for n in range(plan.sampled)))

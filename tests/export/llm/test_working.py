@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from luvc_export.core.plan import LlmPlan
-from luvc_export.export.llm.working import WIDTH, Working, of_layer
+from luvc_export.export.llm.working import WIDTH, Working
 
 
 def of(tokens: int, number: int = 1, groups: int = 1, **some: int) -> Working:
     """Rows of layer `number` of three in which visual tokens carry."""
-    return of_layer(LlmPlan((tokens,) * 4, kv_only=(1, 2, 3), **some), number, groups, tokens)
+    return Working(groups, tokens).partly(LlmPlan((tokens,) * 4, kv_only=(1, 2, 3), **some), number)
 
 
 @given(st.integers(0, 3), st.integers(3, 40), st.integers(2, 39), st.integers(0, 4), st.integers(1, 2), st.booleans())
@@ -74,4 +74,4 @@ def test_in_layers_that_carry_rows_stand_still_and_without_spans_all_rows_work()
     entered = torch.randn(1, 7, 2)
     still = of(5)
     assert torch.equal(still.after(entered, 2 * still.of(entered)), torch.cat([entered[:, :5], 2 * entered[:, 5:]], 1))
-    assert torch.equal(Working().of(entered), entered) and of(5, 0, turns=2) == still
+    assert torch.equal(Working().of(entered), entered)
