@@ -69,7 +69,7 @@ def cost_table(plan: Plan, cost: Cost) -> Any:
     stored = "KV MiB (16-bit)" if cost.caches is None else f"KV MiB ({cost.caches})"
     head = ("layers", "visual tokens", "prefill GFLOPs", stored)
     table = consoles.table((), *head, left=0, title=f"{plan.schedule}: {merged}", caption=caption)
-    turns = f", every {plan.llm.turns}. in turn" if plan.llm.turns else ", keys and values"
+    turns = f", 1 in {plan.llm.turns} by turns" if plan.llm.turns else ", keys and values"
     worked = f", {plan.llm.sampled} worked on" if plan.llm.sampled else turns
     for stage in cost.stages:
         layers = f"{stage.first}" if stage.first == stage.last else f"{stage.first}-{stage.last}"
