@@ -175,7 +175,9 @@ class Decoder(nn.Module):
             works = works.partly(self.plan.llm, number) if carries else works
             x, held = self._layer(layer, x, sight, past_held, works, beside.get(number))
             if carries:
-                x = works.after(before, x, None if visual_padding is None else span.kept < 0)
+                merged = self.plan.llm.reducer == "merge"
+                padding = mass.void(groups, count) if merged else span.kept < 0
+                x = works.after(before, x, None if visual_padding is None else padding)
             presents += [held[name] for name in self.kept_states[number]] if self.pooled is None else []
             if number in self.sources.values():
                 past_rows = _rows(past_held["key"])

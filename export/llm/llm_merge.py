@@ -35,6 +35,10 @@ class Mass(NamedTuple):
             sizes = torch.where(padding.flatten(1), oim.PADDING, 1.0)
         return cls(sizes, positions, padding is not None)
 
+    def void(self, groups: int, count: int) -> Tensor:
+        """Which of ``count`` tokens of each group are padding alone, bool [B, G, count]."""
+        return self.sizes.unflatten(1, (groups, count)) < 0.5
+
 
 def merge(
     normed: Tensor,

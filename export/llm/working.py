@@ -38,7 +38,7 @@ class Working(NamedTuple):
     def partly(self, plan: LlmPlan, number: int) -> Working:
         """The rows of layer ``number``, whose visual tokens give keys and values alone, but for those of ``plan``."""
         sampled = ((2 * n + 1) * self.tokens // (2 * plan.sampled) for n in range(plan.sampled))
-        places = range(number % plan.turns, self.tokens, plan.turns) if plan.turns else sampled
+        places = range(plan.turn(number), self.tokens, plan.turns) if plan.turns else sampled
         return self._replace(places=tuple(places), by_likeness=plan.turns > 0)
 
     def _some(self, spans: Tensor, axis: int) -> Tensor:
@@ -80,4 +80,5 @@ class Working(NamedTuple):
         ways = normalize(rows - alike @ self._some(rows, 2), dim=3)
         likeness = ways @ self._some(ways, 2).mT / WIDTH
         own = torch.arange(self.tokens)[:, None] == torch.tensor(self.places)
-        return (likeness + _SURE * own - 2 * _SURE * (1 - counts)).softmax(3)
+        shares = (likeness + _SURE * own - 2 * _SURE * (1 - counts)).softmax(3)
+        return shares * counts.amax(3, keepdim=True)  # where all in turn are padding nothing moves

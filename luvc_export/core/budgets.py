@@ -157,8 +157,8 @@ def solve_speedup(
 ) -> tuple[int, ...]:
     """Mildest budgets of ``tokens`` whose prefill FLOPs are ``full`` unpruned tokens' divided by ``speedup``.
 
-    Layers ``kv_only`` cost what they cost in ``prefill_flops``, with ``sampled`` tokens; ``fading`` says where along
-    the depth tokens go.
+    Layers ``kv_only`` cost what they cost in ``prefill_flops``, with ``sampled`` tokens or that share; ``fading`` says
+    where along the depth tokens go.
 
     Raises:
         PlanError: Not even dropping every visual token reaches it, or it is no positive number.

@@ -51,8 +51,8 @@ def make_plan(
             or a score is the last token's row, a named plan lets visual tokens into the last layer, as keys and values.
         **choices: Fields of the request's parts by name: ``merge_keep``, ``merge_at``, ``merge_schedule``,
             ``encoder_prune``, ``merge_mode``, ``positions``, ``windows``, ``size_bias`` (``EncoderRequest``);
-            ``speedup``, ``kv_mib``, ``text``, ``last_layer``, ``kv_only``, ``stripes``, ``reducer``, ``axis``,
-            ``spectrum`` (``LlmRequest``); ``joint_images`` and ``joint_tiles`` (see ``images_of_video`` and
+            ``speedup``, ``kv_mib``, ``text``, ``last_layer``, ``kv_only``, ``turns``, ``stripes``, ``reducer``,
+            ``axis``, ``spectrum`` (``LlmRequest``); ``joint_images`` and ``joint_tiles`` (see ``images_of_video`` and
             ``images_of_tiles``), ``quota`` (``Sharing``); ``score``; ``topk_limit``. Every other name is a setting of
             the score, such as ``rho``. ``none`` heeds no ``quota``.
 

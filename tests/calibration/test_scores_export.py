@@ -172,7 +172,7 @@ def test_a_score_of_two_layers_needs_one_before() -> None:
 def test_a_score_of_movement_refuses_a_layer_that_moves_nothing() -> None:
     plan = flat_plan(GRID, (16, 16, 6), score="v2drop", last_layer="full")
     decoder_of(plan)
-    with pytest.raises(PlanError, match=r"the layer before the prune moves none\n.*plan.llm.kv_only"):
+    with pytest.raises(PlanError, match=r"the layer before it works on few or none\n.*plan.llm.kv_only"):
         decoder_of(replan(plan, kv_only=(1,)))
 
 

@@ -171,7 +171,7 @@ def test_no_tokenizer(cli: Cli, checkpoint: Path, tmp_path: Path) -> None:
         (["--dtype", "fp8"], ["did you mean"]),
         (["--merge-keep", "0"], ["must be a fraction"]),
         (["--score", "lo"], ["did you mean 'low'"]),
-        (["--score", "scope", "--steps", "60"], ["60 rounds to keep 49 tokens before layer 1: at most 49"]),
+        (["--score", "scope", "--steps", "60"], ["60 rounds to keep 52 tokens before layer 1: at most 52"]),
         (["--score", "maxmin", "--steps", "65"], ["steps: got 65, expected a whole number from 0 to 64"]),
         (["--plan", "staged", "--steps", "8"], ["steps: score 'residual' has no such setting", "maxmin, scope"]),
         (["--kv-only", "2,x"], ["cannot read the layers", "such as 8-20,24"]),

@@ -19,11 +19,11 @@ class V2Drop(Score):
         """Nothing is read of the plan.
 
         Raises:
-            PlanError: The layer before is frozen: no token moved.
+            PlanError: The layer before is frozen.
         """
         if layer - 1 in plan.llm.frozen:
             raise PlanError(
-                "this score asks how far a layer moved a token, and the layer before the prune moves none",
+                "this score asks how far a layer moved a token, and the layer before it works on few or none",
                 where="plan.llm.kv_only",
                 got=f"layer {layer - 1}, and score {plan.llm.method.name!r} prunes before layer {layer}",
                 fix=f"leave layer {layer - 1} out of kv_only, or choose another score",

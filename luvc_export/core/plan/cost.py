@@ -25,7 +25,7 @@ from luvc_export.core.shapes import DecoderShape, EncoderShape
 class Stage:
     """Layers ``first`` to ``last`` (inclusive) that all see ``tokens`` visual tokens.
 
-    ``kv_only``: and compute nothing but keys and values for them (``LlmPlan.kv_only``).
+    ``kv_only``: and compute nothing but keys and values for them, or for all but some (``LlmPlan.kv_only``, ``turns``).
     """
 
     first: int

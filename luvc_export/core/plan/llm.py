@@ -102,7 +102,8 @@ class LlmPlan(json_records.JsonRecord):
             layer their keys and values but computes nothing else for them (exact for the logits); ``full`` is the
             uncompressed layer.
         kv_only: LLM layers, ascending, in which visual tokens give keys and values and nothing else: they leave the
-            layer as they entered it (ShortV). The last layer is not among them, see ``last_layer``.
+            layer as they entered it (ShortV), but for what ``sampled`` and ``turns`` say. The last layer is not among
+            them, see ``last_layer``.
         sampled: So many visual tokens of each group, at equal distances, go through layers ``kv_only``, and all move by
             the mean of what these layers add to those that are no padding (ours); of 0 they leave as they entered.
             Older plans have it; no option asks for it now.
@@ -148,7 +149,7 @@ class LlmPlan(json_records.JsonRecord):
 
     @property
     def frozen(self) -> frozenset[int]:
-        """Layers that compute nothing for visual tokens but keys and values."""
+        """Layers that compute nothing but keys and values for all visual tokens, ``kv_only`` ones the rest for some."""
         return frozenset((*self.kv_only, *([self.layers - 1] if self.last_layer == "kv_only" else ())))
 
     @property
@@ -164,6 +165,10 @@ class LlmPlan(json_records.JsonRecord):
         if self.method.reads_spectrum and self.axis == "token" and self.spectrum == "2d":
             return "llm.spectrum: '2d'"
         return f"llm.method: {self.method.name!r}" if self.method.needs_positions else ""
+
+    def turn(self, layer: int) -> int:
+        """The first of the tokens that work in a layer ``kv_only``: each next one of these has the next turn."""
+        return (self.kv_only[0] + self.kv_only.index(layer)) % self.turns
 
     def unchosen(self) -> LlmPlan:
         """The same budgets without a word on how tokens are chosen."""

@@ -222,7 +222,7 @@ class LlmRequest:
     )
     turns: int | None = _shaping(
         None,
-        "In layers of --kv-only and stripes every N-th visual token works, by turns, and moves those like it; 0: none.",
+        "In layers of --kv-only and stripes every N-th visual token works, by turns, moving others; 2 or more, or 0.",
         metavar="N",
         least=0,
         tags=("shapes", "budgets", "by hand"),

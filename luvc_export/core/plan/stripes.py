@@ -18,7 +18,7 @@ _FLAG = "--stripes"
 class Stripes:
     """All tokens to begin with; then a share of them, on which some layers work; then none.
 
-    A layer that does not work takes keys and values of visual tokens and nothing else (``LlmPlan.kv_only``). The
+    A layer that does not work takes keys and values of visual tokens alone (``LlmPlan.kv_only``, ``turns``). The
     defaults are those of the plan ``safe`` (``named_plans``), as they were searched (docs/results/stripes.md).
 
     Args:

@@ -60,14 +60,16 @@ def test_samples_are_apart_and_reach_over_the_span(tokens: int, sampled: int) ->
 
 @given(st.integers(3, 2000), st.integers(2, 3))
 def test_every_token_has_its_turn(tokens: int, turns: int) -> None:
-    every = [place for number in range(1, 1 + turns) for place in of(tokens, number, turns=turns).places]
-    assert sorted(every) == list(range(tokens))
+    for layers in ((1, 2, 3), (2, 4, 6), (3, 6, 9)):
+        plan = LlmPlan((tokens,) * 12, kv_only=layers, turns=turns)
+        works = [Working(1, tokens).partly(plan, number) for number in layers[:turns]]
+        assert sorted(place for one in works for place in one.places) == list(range(tokens))
 
 
-def test_where_all_that_work_are_padding_nothing_is_lost() -> None:
+def test_where_all_that_work_are_padding_nothing_moves() -> None:
     works = of(4, turns=2)
     entered = torch.randn(1, 4, 3)
-    assert works.after(entered, works.of(2 * entered), torch.ones(1, 1, 4, dtype=torch.bool)).isfinite().all()
+    assert torch.equal(works.after(entered, works.of(2 * entered), torch.ones(1, 1, 4, dtype=torch.bool)), entered)
 
 
 def test_in_layers_that_carry_rows_stand_still_and_without_spans_all_rows_work() -> None:

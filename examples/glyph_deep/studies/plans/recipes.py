@@ -29,8 +29,8 @@ from luvc_export.export.synthetic.presets import PRESETS
 
 #: Scores that take the width of the filter, which is 0.5.
 FILTERED, RHO = ("residual", "scope"), 0.5
-#: What the page holds: `safe`, what it was before tokens took turns and for a day before any of them moved the others,
-#: what is near that in score, tokens, depth and working layers, and `staged` (the last).
+#: What the page holds: `safe`, what it was for a day before any of its tokens moved others, what is near that in score,
+#: tokens, depth and working layers, and `staged` (the last).
 TRIED = (
     "maxmin:share=0.48,turns=2",
     "maxmin:whole=1/12,share=0.43,every=2,gone=9/10",
