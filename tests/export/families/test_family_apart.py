@@ -59,7 +59,7 @@ def test_what_cannot_be_apart_is_refused() -> None:
     for changes, wrong in (
         ({"keep": (units // 2,) * layers}, "the first prune is before layer 0"),
         ({"keep": (units,) * layers}, "no prune chooses any"),
-        ({"aggregate": True}, "merging, aggregates, samples have none"),
+        ({"aggregate": True}, "merging, aggregates, samples, turns have none"),
     ):
         with pytest.raises(PlanError, match=wrong):
             parted(**changes)
