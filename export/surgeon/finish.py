@@ -17,10 +17,16 @@ from luvc_export.core.precision import find
 from luvc_export.core.target import FINISHED, Role, TargetSpec
 from luvc_export.errors import Progress
 from luvc_export.export.surgeon import lint, run_passes
-from luvc_export.export.surgeon.passes import drop_lora_slots, group_query_heads, split_head, split_kv_cache
+from luvc_export.export.surgeon.passes import (
+    drop_lora_slots,
+    drop_visual_rows,
+    group_query_heads,
+    split_head,
+    split_kv_cache,
+)
 
 #: What a bundle's decoder, made for ONNX Runtime, may lack. Nothing else of it changes, quantised products neither.
-_PASSES = (drop_lora_slots, split_kv_cache, group_query_heads, split_head)
+_PASSES = (drop_lora_slots, drop_visual_rows, split_kv_cache, group_query_heads, split_head)
 
 
 def finish(

@@ -102,6 +102,8 @@ def _unused(surgery: Surgery) -> Iterator[str]:
     for tensor in surgery.graph.inputs:
         if keyless and tensor.name == graph_io.VISUAL_POSITION_IDS:
             continue  # a plan may drop pictures before the first layer that turns heads
+        if not surgery.target.visual_rows and tensor.name.startswith("visual"):
+            continue  # of no image
         if not tensor.outputs and not any(tensor is out for out in surgery.graph.outputs):
             yield f"input {tensor.name} is read by nothing"
 

@@ -62,6 +62,7 @@ class TargetSpec:
             where caches are one input. ``apart`` is for graphs of steps alone, behind rows that are there.
         grouped_heads: At a step, query heads that share a cached head are computed as its rows.
         lora_slots: A bundle's slots for adapters are in its graphs.
+        visual_rows: Its graphs see images; those of steps see none.
         head: Where the last norm and the head are.
 
     Raises:
@@ -89,6 +90,7 @@ class TargetSpec:
     split_kv_cache: tuple[SplitCache, ...] = ()
     grouped_heads: bool = False
     lora_slots: bool = True
+    visual_rows: bool = True
     head: Head = "inside"
 
     def __post_init__(self) -> None:
@@ -267,10 +269,10 @@ _OPENVINO_CPU = replace(ORT_CPU, name="intel-cpu", grouped_heads=True, head="row
 #: Decoders that exports finish at once, by target: ONNX Runtime's Attention copies a cache at each step, and OpenVINO
 #: each cached head to its query heads (docs/surgery.md).
 FINISHED: Mapping[str, Mapping[Role, TargetSpec]] = {
-    "cpu": {"prompts": ORT_CPU, "steps": replace(ORT_CPU, split_kv_cache=("apart",))},
+    "cpu": {"prompts": ORT_CPU, "steps": replace(ORT_CPU, split_kv_cache=("apart",), visual_rows=False)},
     "intel-cpu": {
         "prompts": replace(_OPENVINO_CPU, split_kv_cache=("joined",)),
-        "steps": replace(_OPENVINO_CPU, split_kv_cache=("apart", "joined")),
+        "steps": replace(_OPENVINO_CPU, split_kv_cache=("apart", "joined"), visual_rows=False),
         "head": replace(_OPENVINO_CPU, head="alone"),
     },
 }

@@ -20,7 +20,7 @@ from luvc_export.core.graph_io import STEP
 from luvc_export.errors import CheckFailed
 from luvc_export.export.surgeon.graph import Surgery, strip, up
 
-ORDER = 210
+ORDER = 220
 
 #: What stands between a cache and the Concat that Attention reads, where it holds codes.
 _WIDENING = ("DequantizeLinear", "Mul", "Cast")

@@ -20,7 +20,7 @@ from luvc_export.core import graph_io
 from luvc_export.errors import CheckFailed
 from luvc_export.export.surgeon.graph import Surgery, is_weight, source, strip
 
-ORDER = 220
+ORDER = 230
 
 
 def requires(surgery: Surgery) -> str | None:

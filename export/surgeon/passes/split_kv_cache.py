@@ -23,7 +23,7 @@ from luvc_export.core import graph_io
 from luvc_export.errors import CheckFailed
 from luvc_export.export.surgeon.graph import Surgery, kind_of, readers, source, up
 
-ORDER = 200
+ORDER = 210
 
 _HEADS_FIRST = [0, 2, 1, 3]
 #: Axis of a cache [B, heads, rows, width] along which rows are added.

@@ -18,7 +18,7 @@ ORDER = [
     "rewrite_codes", "patch_layout", "fuse_orthogonal_merge", "fuse_spectrum_prune", "share_rope", "share_norm",
     "fuse_qkv", "fuse_gate_up", "cast_precision", "call_plugins", "inline_functions", "unpack_heads",
     "inplace_kv", "append_kv", "pack_heads", "append_argmax", "lower_dialect", "fold_shapes", "drop_unread",
-    "drop_lora_slots", "split_kv_cache", "group_query_heads", "split_head",
+    "drop_lora_slots", "drop_visual_rows", "split_kv_cache", "group_query_heads", "split_head",
 ]  # fmt: skip
 ENTRY = "[luvc_export.passes]\nabs_twice = abs_twice\n"
 MODULE = """
