@@ -47,8 +47,8 @@ def apply(surgery: Surgery) -> int:
             surgery.replace(out, node.inputs[0])
     for out in surgery.graph.outputs:
         sizes = _sizes(out, images)
-        made = source(out)
-        if made and not made.domain and 0 in sizes and all(isinstance(size, int) for size in sizes[1:]):
+        producer = source(out)
+        if producer and not producer.domain and 0 in sizes and all(isinstance(size, int) for size in sizes[1:]):
             _make_empty(surgery, out, sizes[1:])
     surgery.graph.cleanup()
     return before - len(surgery.graph.nodes)

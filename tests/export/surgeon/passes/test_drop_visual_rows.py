@@ -49,10 +49,10 @@ def test_with_an_image_it_is_another_graph(traced: Traced) -> None:
     arrays = feeds(traced.decoder, traced.plan, (1, 1, 7, 0, 0))
     wanted = run(exported, arrays)["logits"]
     try:
-        found = float(np.abs(run(steps, arrays)["logits"] - wanted).max())
+        difference = float(np.abs(run(steps, arrays)["logits"] - wanted).max())
     except Exception:
-        found = float("inf")
-    assert found > 0.01
+        difference = float("inf")
+    assert difference > 0.01
 
 
 def test_a_join_that_is_left_is_found(frozen: Traced, monkeypatch: pytest.MonkeyPatch) -> None:
