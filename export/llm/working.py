@@ -16,7 +16,8 @@ from torch.nn.functional import normalize
 
 from luvc_export.core.plan import LlmPlan
 
-#: What the cosine of two rows is divided by before its exponential; half and double explain less of what layers add.
+#: What the cosine of two rows is divided by before its exponential: 0.03 to 0.2 explain as much of what layers add, 0.4
+#: less (docs/results/stripes.md).
 WIDTH = 0.15
 #: What is added to a token's likeness to itself, and taken from that to padding.
 _SURE = 1e4

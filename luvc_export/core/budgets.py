@@ -96,9 +96,8 @@ def prefill_flops(
 
     In layers ``kv_only``, and in the last one with that ``last_layer``, visual tokens cost their keys and values, and
     the attention to them of the text and, but for the last one, of ``sampled`` visual tokens of each of ``images``, or
-    of that share of them, which the others are compared with. Layers without keys cost
-    their products. Layers that share a cache compute one row, the last one, which looks at what the layer keeps whose
-    cache it is.
+    of that share of them, which the others are compared with. Layers without keys cost their products. Layers that
+    share a cache compute one row, the last one, which looks at what the layer keeps whose cache it is.
     """
     working = [count + text for count in keep]
     compared = [0] * len(keep)
@@ -106,7 +105,7 @@ def prefill_flops(
         some = math.ceil(keep[layer] * sampled) if isinstance(sampled, Fraction) else min(images * sampled, keep[layer])
         working[layer] = some + text
         if isinstance(sampled, Fraction):
-            compared[layer] = 4 * keep[layer] * some * shape.hidden // images
+            compared[layer] = 4 * keep[layer] * some * shape.hidden // max(1, images)
     if last_layer == "kv_only":
         working[-1] = text
     each = range(len(keep))

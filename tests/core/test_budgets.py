@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 
 import pytest
 from flat_plans import flat_plan
@@ -42,6 +43,9 @@ def test_flops_of_one_layer_by_hand() -> None:
     assert two == (text_only, *budgets.prefill_flops(tiny, [3], 2)) and two[0] < two[1]
     one, all_ = (budgets.prefill_flops(tiny, [3, 3], 2, "kv_only", [0], sampled=few) for few in (1, 9))
     assert one == (text_only + text_only // 2 - 2 * 5 * 8 * 4, text_only) and all_[0] == two[1]
+    half, still = (budgets.prefill_flops(tiny, [4, 4], 2, kv_only=[0], sampled=some) for some in (Fraction(1, 2), 2))
+    assert half[0] == still[0] + 4 * 4 * 2 * 8 and half[1] == still[1]  # and what compares 4 tokens with 2
+    assert budgets.prefill_flops(tiny, [0], 2, sampled=Fraction(1, 2), kv_only=[0], images=0)[0] > 0
     assert budgets.kv_bytes(tiny, [3], 2) == (2 * 4 * 5 * 2,)
 
 

@@ -78,7 +78,7 @@ def _sizes(tensor: gs.Tensor, images: str) -> list[Any]:
 
 
 def _size(size: Any, images: str) -> Any:
-    if not isinstance(size, str) or images not in size or set("()/%") & set(size):
+    if not isinstance(size, str) or images not in size or set("()/%-") & set(size):
         return size
     terms = [term for term in size.split(" + ") if images not in term.split("*")]
     if len(terms) == 1 and terms[0].isdecimal():

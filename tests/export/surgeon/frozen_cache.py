@@ -1,4 +1,4 @@
-"""The decoder of ``traced_cache`` whose layers before a prune and after it are frozen, but for four tokens."""
+"""The decoder of ``traced_cache`` whose layers before a prune and after it are frozen but for every third token."""
 
 from __future__ import annotations
 
