@@ -7,12 +7,17 @@ requires: a decoder, and a target that wants it (``TargetSpec.grouped_heads``).
 matches: Attention over a cache, heads apart, several query heads a cached one and one mask for all heads.
 apply: where a call brings at most ``STEP`` rows, query heads of a group are laid out as the rows of one head and the
 mask's rows are repeated for each (one row is every row's); where it brings more, cached heads are copied. Sizes in the
-graph say which. The same numbers in another layout.
+graph say which, once for all layers that bring as many rows. The same numbers in another layout.
 ensures: no such Attention is left.
 must not touch: Attention in an encoder; one without a mask, whose causality counts rows.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import onnx_graphsurgeon as gs
 
@@ -38,8 +43,9 @@ def requires(surgery: Surgery) -> str | None:
 def apply(surgery: Surgery) -> int:
     """Attention by attention."""
     nodes = [node for node in surgery.nodes("Attention") if _fits(node)]
+    known: dict[Any, Any] = {}
     for node in nodes:
-        _group(surgery, node)
+        _group(surgery, node, known)
     return len(nodes)
 
 
@@ -70,24 +76,56 @@ def _is_cache(tensor: gs.Tensor) -> bool:
     return join is not None and any(not strip(part, *_WIDENING).inputs for part in join.inputs)
 
 
-def _group(surgery: Surgery, node: gs.Node) -> None:
-    """Change one Attention of queries [B, H, L, D] over caches [B, Hkv, S, D]."""
+@dataclass(frozen=True)
+class _Sizes:
+    """Sizes in the graph of a call's Attentions: layers that bring as many rows share them.
+
+    Args:
+        repeats: How often each cached head is copied, as Tile takes it.
+        count: Cached heads that Attention sees, int64 [1].
+        times: How often the mask's rows are repeated, as Tile takes it.
+    """
+
+    repeats: gs.Tensor
+    count: gs.Tensor
+    times: gs.Tensor
+
+    @classmethod
+    def of(cls, surgery: Surgery, queries: gs.Tensor, kv_heads: int) -> _Sizes:
+        """Of queries [B, H, L, D] over ``kv_heads`` cached heads."""
+        shared = queries.shape[1] // kv_heads
+        rows = surgery.emit("Shape", [queries], start=2, end=3)[0]
+        few = surgery.emit("LessOrEqual", [rows, [STEP]])[0]
+        copies = surgery.emit("Where", [few, [1], [shared]])[0]
+        several = surgery.emit("And", [few, surgery.emit("Greater", [rows, [1]])[0]])[0]
+        times = surgery.emit("Where", [several, [shared], [1]])[0]
+        return cls(
+            surgery.emit("Concat", [[1, 1], copies, [1, 1]], axis=0)[0],
+            surgery.emit("Mul", [copies, [kv_heads]])[0],
+            surgery.emit("Concat", [[1, 1], times, [1]], axis=0)[0],
+        )
+
+
+def _group(surgery: Surgery, node: gs.Node, known: dict[Any, Any]) -> None:
+    """Change one Attention of queries [B, H, L, D] over caches [B, Hkv, S, D]; ``known`` is what others share."""
+
+    def once(key: tuple[Any, ...], emit: Callable[[], Any]) -> Any:
+        if key not in known:
+            known[key] = emit()
+        return known[key]
+
     queries, mask, out = node.inputs[0], node.inputs[3], node.outputs[0]
     heads, kv_heads = queries.shape[1], node.inputs[1].shape[1]
-    shared = heads // kv_heads
-    rows = surgery.emit("Shape", [queries], start=2, end=3)[0]
-    few = surgery.emit("LessOrEqual", [rows, [STEP]])[0]
-    copies = surgery.emit("Where", [few, [1], [shared]])[0]
-    repeats = surgery.emit("Concat", [[1, 1], copies, [1, 1]], axis=0)[0]
-    count = surgery.emit("Mul", [copies, [kv_heads]])[0]
+    call = (queries.shape[2] or queries.name, heads, kv_heads)
+    sizes = once(call, partial(_Sizes.of, surgery, queries, kv_heads))
     laid_out = []
     for at, tensor in enumerate(node.inputs[:3]):
-        target = surgery.emit("Concat", [[0], count, [-1, tensor.shape[3]]], axis=0)[0]
-        copied = surgery.emit("Tile", [surgery.emit("Unsqueeze", [tensor, [2]])[0], repeats])[0] if at else tensor
-        laid_out.append(surgery.emit("Reshape", [copied, target])[0])
-    several = surgery.emit("And", [few, surgery.emit("Greater", [rows, [1]])[0]])[0]
-    times = surgery.emit("Where", [several, [shared], [1]])[0]
-    repeated = surgery.emit("Tile", [mask, surgery.emit("Concat", [[1, 1], times, [1]], axis=0)[0]])[0]
+        width = tensor.shape[3]
+        target = [[0], sizes.count, [-1, width]]
+        shape = once((*call, width), partial(surgery.emit, "Concat", target, axis=0))[0]
+        copied = surgery.emit("Tile", [surgery.emit("Unsqueeze", [tensor, [2]])[0], sizes.repeats])[0] if at else tensor
+        laid_out.append(surgery.emit("Reshape", [copied, shape])[0])
+    repeated = once((*call, mask.name), partial(surgery.emit, "Tile", [mask, sizes.times]))[0]
     repeated.dtype, laid_out[0].dtype = mask.dtype, queries.dtype
     attended = surgery.emit("Attention", [*laid_out, repeated], **node.attrs)[0]
     back = surgery.emit("Reshape", [attended, [0, heads, -1, node.inputs[2].shape[3]]], like=[out])[0]

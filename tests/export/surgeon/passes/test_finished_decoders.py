@@ -153,6 +153,23 @@ def test_query_heads_are_rows_of_their_cached_head(
     assert furthest(exported, grouped, traced, sizes) <= TOLERANCES["fp32"].largest
 
 
+@pytest.mark.parametrize(("second", "sizes"), [("T", 1), ("U", 2)], ids=["as many rows", "other rows"])
+def test_layers_that_bring_as_many_rows_share_their_sizes(second: str, sizes: int) -> None:
+    model = small(f"""g (int64[1, T] input_ids, float[1, 4, T, 2] q, float[1, 4, {second}, 2] r, float[1, 2, P, 2] past,
+        float[1, 2, T, 2] now, bool[1, 1, T, S] seen, bool[1, 1, {second}, S] also) => (float[1, 4, T, 2] y,
+        float[1, 4, {second}, 2] z) <float[1, 2, S, 2] k> {{ k = Concat <axis = 2> (past, now)
+        y = Attention (q, k, k, seen)  z = Attention (r, k, k, also) }}""")
+    grouped = cut(model, group_query_heads, target=GROUPED)
+    assert operators(grouped, "Attention") == 2 and operators(grouped, "LessOrEqual") == sizes
+    for rows in (3, graph_io.STEP + 1):
+        random, masks = np.random.default_rng(0), np.tri(rows, rows + 5, 5, dtype=bool)[None, None]
+        shapes = {"q": (4, rows), "r": (4, rows), "past": (2, 5), "now": (2, rows)}
+        arrays = {name: random.normal(size=(1, *shape, 2)).astype(np.float32) for name, shape in shapes.items()}
+        arrays |= {"input_ids": np.zeros((1, rows), np.int64), "seen": masks, "also": masks}
+        for name, value in run(model, arrays).items():
+            np.testing.assert_allclose(run(grouped, arrays)[name], value, atol=1e-5)
+
+
 def test_query_heads_are_left_where_no_cache_is_shared(traced: Traced, exported: onnx.ModelProto) -> None:
     assert fired(exported, group_query_heads, target=RTX)[1] == "the target's Attention reads a shared head once"
     assert fired(traced.vision, group_query_heads, target=GROUPED) == (0, "the vision graph has no cache")
@@ -167,16 +184,16 @@ def test_a_wrong_layout_of_query_heads_is_noticed(
     split, honest = cut(exported, split_kv_cache, target=target), group_query_heads._group
     with monkeypatch.context() as patch:
 
-        def first_row(surgery: Any, node: gs.Node) -> None:
+        def first_row(surgery: Any, node: gs.Node, known: dict[Any, Any]) -> None:
             mask = node.inputs[3]
             node.inputs[3] = surgery.emit("And", [mask, surgery.emit("Slice", [mask, [0], [1], [2]])[0]], like=[mask])[
                 0
             ]
-            honest(surgery, node)
+            honest(surgery, node, known)
 
         patch.setattr(group_query_heads, "_group", first_row)
         assert moved(exported, lambda: cut(split, group_query_heads, target=target), traced)
-    monkeypatch.setattr(group_query_heads, "_group", lambda surgery, node: None)
+    monkeypatch.setattr(group_query_heads, "_group", lambda surgery, node, known: None)
     with pytest.raises(CheckFailed, match="query heads still share a cached head"):
         cut(split, group_query_heads, target=target)
 
