@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
+from torch.nn.functional import rms_norm
 
 from luvc_export.core.plan import LlmPlan
 
@@ -77,9 +77,9 @@ class Working(NamedTuple):
         alike = counts / counts.sum(3, keepdim=True).clamp(min=1)
         if not self.by_likeness:
             return alike
-        rows = spans.float()
-        ways = normalize(rows - alike @ self._some(rows, 2), dim=3)
-        likeness = ways @ self._some(ways, 2).mT / WIDTH
+        rows, width = spans.float(), spans.shape[3]
+        length = torch.full((width,), (width * WIDTH) ** -0.5)  # of which products are a cosine by ``WIDTH``
+        ways = rms_norm(rows - alike @ self._some(rows, 2), (width,), length, 1e-12)
         own = torch.arange(self.tokens)[:, None] == torch.tensor(self.places)
-        shares = (likeness + _SURE * own - 2 * _SURE * (1 - counts)).softmax(3)
+        shares = (ways @ self._some(ways, 2).mT + _SURE * (own + 2 * (counts - 1))).softmax(3)
         return shares * counts.amax(3, keepdim=True)  # where all in turn are padding nothing moves

@@ -89,21 +89,19 @@ def choose(
     padding = None if given.padding is None else given.padding().float()
     picks = rounds(given.keep, given.settings.get("steps", 0), given.settings.get("rounds", "growing"))
     places = None if given.grid is None else _places(given.grid, given.images, max(picks), cover.device)
-    taken, level = torch.zeros_like(cover), torch.zeros_like(cover)
+    level = torch.zeros_like(cover) if padding is None else 0.5 * padding
     for number, pick in enumerate(picks):
-        rank = _scaled(worth(cover)) - 8.0 * taken
-        rank = rank if padding is None else rank - 4.0 * padding
-        rank = rank if places is None else rank - 2.0 * (rank < _best_of_cell(rank, *places)).float()
+        rank = _scaled(worth(cover)) - 8.0 * level
+        rank = rank if places is None else torch.where(rank < _best_of_cell(rank, *places), rank - 2.0, rank)
         best = spu.best(rank, pick)
-        now = mark(best, tokens)
-        taken, level = taken + now, level + (1 + len(picks) - number) * now
+        level = level + (1 + len(picks) - number) * mark(best, tokens)
         nearness = near(spu.flat_index(best, tokens), pick)
         cover = nearness if restart and number == 0 else torch.maximum(cover, nearness)
-    return torch.where(taken > 0, level, _scaled(worth(cover)))
+    return torch.where(level > 1, level, _scaled(worth(cover)))
 
 
 def cells(grid: tuple[int, int], images: int, most: int) -> list[list[int]] | None:
-    """Tokens of each cell, side * side of them, N where there is none; None where cells are too few.
+    """Tokens of each cell, side * side of them, the first again where it has fewer; None where cells are too few.
 
     The largest side of 3 and 2 with at least two cells for each of the ``most`` tokens of a round.
     """
@@ -112,13 +110,12 @@ def cells(grid: tuple[int, int], images: int, most: int) -> list[list[int]] | No
         high, wide = -(-rows // side), -(-columns // side)
         if images * high * wide < 2 * most:
             continue
-        table = [[images * rows * columns] * side**2 for _ in range(images * high * wide)]
+        table: list[list[int]] = [[] for _ in range(images * high * wide)]
         for place in range(images * rows * columns):
             image, inside = divmod(place, rows * columns)
             row, column = divmod(inside, columns)
-            cell = (image * high + row // side) * wide + column // side
-            table[cell][row % side * side + column % side] = place
-        return table
+            table[(image * high + row // side) * wide + column // side].append(place)
+        return [members + members[:1] * (side**2 - len(members)) for members in table]
     return None
 
 
@@ -148,8 +145,7 @@ _kept_places = lru_cache(maxsize=64)(_laid_out)
 def _best_of_cell(rank: Tensor, members: Tensor, cell_of: Tensor, count: int) -> Tensor:
     """For every token the highest rank of its cell [B, G, N]."""
     batch, groups, _ = rank.shape
-    ended = torch.cat([rank, torch.full_like(rank[..., :1], -100.0)], 2)
-    inside = ended.index_select(2, members).reshape(batch * groups * count, members.shape[0] // count)
+    inside = rank.index_select(2, members).reshape(batch * groups * count, members.shape[0] // count)
     best = inside.amax(1).reshape(batch, groups, count)
     return best.index_select(2, cell_of)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from luvc_export.export.compression import spu
 from luvc_export.export.compression.row_reductions import sums
 from luvc_export.export.compression.scores._greedy import GreedyScore, choose, unit
 from luvc_export.export.compression.scores.base import ScoreInput
@@ -23,7 +22,7 @@ class MaxMin(GreedyScore):
         along = unit(given.normed)
 
         def near(flat: Tensor, pick: int) -> Tensor:
-            chosen = spu.gather(along.flatten(1, 2), flat, groups, tokens, pick).unflatten(1, (groups, pick))
+            chosen = along.flatten(0, 2).index_select(0, flat).unflatten(0, (batch, groups, pick))
             alike = along @ chosen.transpose(2, 3)
             return alike.reshape(batch * groups * tokens, pick).amax(1).reshape(batch, groups, tokens)
 
