@@ -18,6 +18,7 @@ from luvc_export.runtime.openvino.islands import narrow_floats, narrow_products
 from luvc_export.runtime.openvino.model import Graph
 from luvc_export.runtime.openvino.rewrites import choose_first_of_equals, keep_narrow, rotate_apart
 
+_NO_REGISTERS = "allocate registers for a snippet"
 _NUMPY = {
     "f32": np.float32,
     "f16": np.float16,
@@ -173,7 +174,17 @@ def compile_graph(
         properties |= {"INFERENCE_NUM_THREADS": threads, "ENABLE_CPU_PINNING": False}
     if profile:
         properties["PERF_COUNT"] = True
-    return Compiled(devices.core().compile_model(model, device.name, properties), graph, weights)
+    return Compiled(_compile(model, device, properties), graph, weights)
+
+
+def _compile(model: Any, device: Device, properties: Mapping[str, Any]) -> Any:
+    """Compile. What the plug-in joins to a kernel asking for more registers than there are (2026.4) stays apart."""
+    try:
+        return devices.core().compile_model(model, device.name, properties)
+    except RuntimeError as error:
+        if _NO_REGISTERS not in str(error):
+            raise
+        return devices.core().compile_model(model, device.name, {**properties, "SNIPPETS_MODE": "DISABLE"})
 
 
 def _narrow(library: Any, model: Any, caches: set[str], kind: Any) -> Any:
