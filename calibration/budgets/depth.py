@@ -87,35 +87,44 @@ class Proposal:
     chosen: PlanTrial
     tried: tuple[tuple[Stripes, PlanTrial], ...]
 
+    @property
+    def options(self) -> str:
+        """What a user types."""
+        turns = "" if self.stripes.every == 1 else f" --turns {self.chosen.plan.llm.turns}"
+        return f"--plan {STRIPED} --stripes {self.stripes}{turns}"
 
-def propose(trials: Trials, striped: Callable[[Stripes], Plan], layers: int, horizon: int, working: int) -> Proposal:
-    """The cheapest stripes that hold: fewest tokens first while every layer works, then fewest layers that work.
+
+def propose(
+    trials: Trials, striped: Callable[[Stripes, int | None], Plan], layers: int, horizon: int, working: int
+) -> Proposal:
+    """The cheapest stripes that hold: fewest tokens first while every layer works, then least work behind the prune.
 
     Args:
         trials: What is asked.
-        striped: The plan of such stripes.
+        striped: The plan of such stripes whose tokens take so many turns, or as many as the name says.
         layers: Of the LLM.
         horizon: From this layer on no visual token is left; at least 1.
         working: Layers in the front of the depth that quarters say must work.
     """
     gone, tried = Fraction(horizon, layers), list[tuple[Stripes, PlanTrial]]()
 
-    def holds(shape: Stripes) -> bool:
-        tried.append((shape, trials.of(striped(shape))))
+    def holds(shape: Stripes, plan: Plan) -> bool:
+        tried.append((shape, trials.of(plan)))
         return tried[-1][1].holds
 
     whole, none = min(WHOLE, gone), Fraction(0)
     every = [Stripes(whole, share, first=0, every=1, gone=gone, works=none) for share in (*SHARES, 1.0)]
-    all_work = every[bisect_left(every[:-1], True, key=holds)]
+    all_work = every[bisect_left(every[:-1], True, key=lambda shape: holds(shape, striped(shape, None)))]
     behind = max(0, working - max(1, round(all_work.whole * layers)))
-    ways = dict[tuple[int, ...], Stripes]()
-    for first, step in ((0, 0), (1, 0), (2, 0), (2, 2), (behind, 0), (behind, 2)):
-        shape = dataclasses.replace(all_work, first=first, every=step)
-        ways.setdefault(shape.carrying(layers), shape)
-    ways.pop((), None)
-    some = [*(ways[carried] for carried in sorted(ways, key=len, reverse=True)), all_work]
-    stripes = some[bisect_left(some[:-1], True, key=holds)]
-    return Proposal(stripes, trials.of(striped(stripes)), tuple(tried))
+    ways = dict[Plan, Stripes]()
+    for first, turns in ((0, 0), (1, 0), (2, 0), (behind, 0), (0, None), (2, None), (behind, None)):
+        shape = dataclasses.replace(all_work, first=first, every=0)
+        if shape.carrying(layers):
+            ways.setdefault(striped(shape, turns), shape)
+    less = sorted(ways, key=trials.flops)
+    some = [*((ways[plan], plan) for plan in less), (all_work, striped(all_work, None))]
+    stripes, plan = some[bisect_left(some[:-1], True, key=lambda way: holds(*way))]
+    return Proposal(stripes, trials.of(plan), tuple(tried))
 
 
 def most_trials(layers: int) -> float:
@@ -166,7 +175,7 @@ class DepthProfile:
         """What to raise where it does not."""
         return unconfirmed(
             "the proposed plan does not hold on the held-out part",
-            f"--stripes {self.proposal.stripes}",
+            self.proposal.options,
             self.checked,
             self.bar,
             "measure with more questions (--count); the held-out part is spent for other shapes",
@@ -186,7 +195,10 @@ class DepthProfile:
                 {"layers": [each.first, each.stop], "free": each.free, "carried": each.trial and plain(each.trial)}
                 for each in self.quarters
             ],
-            "tried": [{"stripes": str(shape), **plain(trial)} for shape, trial in self.proposal.tried],
+            "tried": [
+                {"stripes": str(shape), "turns": trial.plan.llm.turns, **plain(trial)}
+                for shape, trial in self.proposal.tried
+            ],
             "stripes": str(self.proposal.stripes),
             "plan": self.chosen.plan.to_json(),
             "calibration": plain(self.chosen),
@@ -304,11 +316,11 @@ def profile(
     return DepthProfile(retention, none.plan, none.flops, counted, who, horizon, asked, proposal, checked, *facts)
 
 
-def _striped(subject: Subject, method: Method, switches: Mapping[str, Any], shape: Stripes) -> Plan:
+def _striped(subject: Subject, method: Method, switches: Mapping[str, Any], shape: Stripes, turns: int | None) -> Plan:
     last: LastLayer = (
         "drop" if shape.gone < 1 else "full" if subject.llm.layers - 1 in subject.llm.keyless else "kv_only"
     )
-    wanted = LlmRequest(STRIPED, method=method, stripes=shape, last_layer=last)
+    wanted = LlmRequest(STRIPED, method=method, stripes=shape, last_layer=last, turns=turns)
     return subject.solved(PlanRequest(wanted, sharing=subject.sharing), switches)
 
 
@@ -323,7 +335,11 @@ def _no_time(minutes: float | None, seconds: float, count: int) -> UsageError:
 
 
 def measured(
-    trials: Trials, space: Space, striped: Callable[[Stripes], Plan], freezable: Collection[int], name: str
+    trials: Trials,
+    space: Space,
+    striped: Callable[[Stripes, int | None], Plan],
+    freezable: Collection[int],
+    name: str,
 ) -> tuple[PlanTrial, Horizon, list[Quarter], Proposal]:
     """The uncompressed plan, the drop-out layer, the quarters and the shape, in the order in which they are asked.
 

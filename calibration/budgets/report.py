@@ -69,7 +69,7 @@ def tables(result: SearchResult | DepthProfile) -> list[tuple[str, Sequence[str]
     shapes = [
         (
             f"{shape.share:g}",
-            "all" if shape.every == 1 else f"{shape.first}, then {f'1 of {shape.every}' if shape.every else 'none'}",
+            "all" if shape.every == 1 else f"{shape.first}, then {'by turns' if trial.plan.llm.turns else 'none'}",
             f"{result.flops / trial.flops:.2f}x",
             *_asked(trial),
             "holds" if trial.holds else "",
@@ -108,7 +108,7 @@ def _profiled(result: DepthProfile) -> list[str]:
     return [
         *lines,
         f"Quarters that may carry, each alone: {'; '.join(free) or 'none'}.",
-        f"Proposed: --plan striped --stripes {result.proposal.stripes}, {result.flops / chosen.flops:.2f}x fewer "
+        f"Proposed: {result.proposal.options}, {result.flops / chosen.flops:.2f}x fewer "
         f"prefill FLOPs; kept {chosen.agreement.text(4)} where it was chosen.",
         f"Held-out part: {result.checked.agreement.text(4)}; the bar {result.bar:g} {state}.",
         f"{result.passes:.1f} passes over the data in {result.seconds:.0f} s; at most {result.foretold:.0f} foretold.",

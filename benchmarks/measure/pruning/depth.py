@@ -109,6 +109,7 @@ def main() -> None:
                 "stripes": str(asked.proposal.stripes),
                 "keep": list(asked.chosen.plan.keep),
                 "kv_only": list(asked.chosen.plan.llm.kv_only),
+                "turns": asked.chosen.plan.llm.turns,
                 "flops": round(asked.flops / asked.chosen.flops, 3),
                 "calibration": figures(asked.chosen),
                 "held_out": figures(asked.checked),

@@ -25,7 +25,7 @@ from luvc_export.calibration.budgets import trials as trials_module
 from luvc_export.calibration.budgets.space import Space, find_horizon
 from luvc_export.calibration.budgets.trials import Trials
 from luvc_export.calibration.datasets import CalibrationSet
-from luvc_export.core.plan import Plan
+from luvc_export.core.plan import LastLayer, Plan
 from luvc_export.core.plan.stripes import Stripes, read
 from luvc_export.core.planning import LlmRequest, PlanRequest, solve
 from luvc_export.core.shapes import DecoderShape, EncoderShape
@@ -44,6 +44,7 @@ VISION = EncoderShape(blocks=2, hidden=16, intermediate=16, unit=4, window=4, fu
 class Invented:
     """Answers as before if and only if it sees ``need`` tokens up to layer ``reads`` and layers before ``works`` work.
 
+    In layers before ``turns`` some tokens must.
     ``loose`` layers about ``reads`` answer by chance of their own, always the same: a nearly monotone profile.
     """
 
@@ -54,6 +55,7 @@ class Invented:
     loose: dict[int, bool] = field(default_factory=dict)
     name: str = "calibration"
     asked: int = 0
+    turns: int = 0
 
     @property
     def clusters(self) -> Sequence[int]:
@@ -63,20 +65,28 @@ class Invented:
         self.asked += len(some)
         seen = sum(count >= self.need for count in plan.keep)
         enough = self.loose.get(seen, seen >= self.reads)
-        return [enough and not any(layer < self.works for layer in plan.llm.kv_only)] * len(some)
+        works = self.works if plan.llm.turns else max(self.works, self.turns)
+        return [enough and not any(layer < works for layer in plan.llm.kv_only)] * len(some)
 
 
 def trials_of(asked: Invented) -> Trials:
     store = Store(Path("/nonexistent/never-written.json"), {})
     store.save = lambda: None  # type: ignore[method-assign]
-    return Trials(asked, 0.95, lambda plan: 1 + sum(plan.keep) - len(plan.llm.kv_only), store)
+
+    def flops(plan: Plan) -> int:
+        """Work on visual tokens, which is most, and their keys and values."""
+        carries = dict.fromkeys(plan.llm.kv_only, plan.llm.turns and 1 / plan.llm.turns)
+        return 1 + round(100 * sum(count * (0.1 + carries.get(layer, 1)) for layer, count in enumerate(plan.keep)))
+
+    return Trials(asked, 0.95, flops, store)
 
 
 def measured(asked: Invented) -> tuple[int, list[depth.Quarter], depth.Proposal]:
     trials, space = trials_of(asked), Space(GRID, asked.layers, asked.layers)
 
-    def striped(shape: Stripes) -> Plan:
-        request = LlmRequest("striped", stripes=shape, last_layer="drop" if shape.gone < 1 else "kv_only")
+    def striped(shape: Stripes, turns: int | None) -> Plan:
+        last: LastLayer = "drop" if shape.gone < 1 else "kv_only"
+        request = LlmRequest("striped", stripes=shape, last_layer=last, turns=turns)
         shapes = DecoderShape(**vars(LLM) | {"layers": asked.layers})
         return solve(PlanRequest(request), GRID, shapes, VISION)
 
@@ -105,6 +115,13 @@ def test_a_monotone_profile_is_measured_exactly_and_its_shape_holds(asked: Inven
     counts = {share: max(1, round(share * UNITS)) for share in depth.SHARES}
     chosen = proposal.stripes.share
     assert horizon == 1 or all(counts[share] < asked.need for share in depth.SHARES if share < chosen)
+
+
+@pytest.mark.parametrize(("needed", "turns"), [(0, 0), (20, 2)])
+def test_tokens_take_turns_where_standing_still_loses_answers(needed: int, turns: int) -> None:
+    proposal = measured(Invented(24, 20, 4, 9, turns=needed))[2]
+    assert proposal.chosen.plan.llm.turns == turns and len(proposal.chosen.plan.llm.kv_only) > 10
+    assert re.fullmatch(rf"--plan striped --stripes \S+ --turns {turns}", proposal.options)
 
 
 def test_twelve_passes_are_enough_for_any_depth() -> None:
