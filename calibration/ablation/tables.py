@@ -95,7 +95,7 @@ def _conclusions(results: dict[str, Any]) -> list[str]:
         f" the layers: {evenly.name}, {evenly.retention.text(3)}. {reached}",
         f"- Staged, the literal low-pass reading keeps {literal.retention.text(3)}, searched settings"
         f" {spu.retention.text(3)}, random tokens {random.retention.text(3)}.",
-        f"- The package's default plan (first of the default plans below) keeps {default.retention.text(3)} at"
+        f"- `even` with `residual`, merging to three quarters, keeps {default.retention.text(3)} at"
         f" {default.flops_ratio:.2f}x fewer FLOPs.",
         "",
     ]

@@ -123,7 +123,7 @@ def page(records: Sequence[dict[str, Any]], weights: str) -> str:
         " ([a clip's first token](first-token-clips.md), on another CPU"
         " with AMX), at the same shares of the tokens. Nothing was timed for this page: the LLM's time is taken as"
         " linear in the mean number of visual tokens of a layer, through `film` and no compression, and the encoder's"
-        f" as linear in its units. `safe`'s LLM, measured and on no side of that fit, takes {-off:+.1%} of what the"
+        f" as linear in its units. `staged`'s LLM, measured and on no side of that fit, takes {-off:+.1%} of what the"
         " line says. Only `film` was timed there with its score, so every score is taken to cost what its does.",
         "",
         "Fewer moments and smaller frames save the encoder's time too, and may keep more tokens for it. Where whole"

@@ -23,7 +23,8 @@ capability {compute_capability}, driver {driver};
 {versions}.
 Weights are random in published sizes, bf16; {text} tokens of text behind the picture.
 No engine is among these figures: TensorRT-RTX 1.7.1 refuses compute capability 9.0 ("does not support this compute
-capability"), and TensorRT was not at hand. Commands:
+capability"), and TensorRT was not at hand. Plans are the recipes of 26 November 2026: `lean` is not
+[today's](../plans.md#which-one), and `safe` was not timed. Commands:
 
 {commands}
 """

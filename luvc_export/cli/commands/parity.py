@@ -74,7 +74,7 @@ def parity(
 
     Engines are trt:BUNDLE#PLAN, or trt:BUNDLE#PLAN@TARGET, on the GPU they were built for.
 
-    [dim]luvc-export parity torch:demo trt:demo-out/bundle#even --task glyph[/dim]
+    [dim]luvc-export parity torch:demo trt:demo-out/bundle#safe --task glyph[/dim]
 
     Where no bundle says so, the films of a task share budgets: the plan is one for clips.
 

@@ -25,7 +25,7 @@ LEAST = 0.2
 SEARCH = ("search-plain", "search-textured", "search-pages")
 HELD_OUT = ("plain", "textured", "pages", "fonts", "photographs")
 COMMAND = "python -m glyph_deep.studies.plans.content -o ../docs/results"
-PAGE, ELSE = "staged", "lean"
+PAGE, ELSE = "safe", "lean"
 
 
 def text_share(picture: NDArray[np.uint8]) -> float:
