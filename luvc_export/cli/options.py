@@ -41,7 +41,8 @@ def plan_source(plan: str) -> str | list[int] | Plan:
     if plan.endswith(".json"):
         path = Path(plan)
         if not path.is_file():
-            raise PlanError("there is no such plan file", where="--plan", got=plan, fix="luvc-export plan ... -o FILE")
+            what = "a folder is no plan" if path.is_dir() else "there is no such plan file"
+            raise PlanError(what, where="--plan", got=plan, fix="luvc-export plan ... -o FILE")
         return read_plan(path)
     return [int(part) for part in re.split(r"[\s,]+", plan) if part] if _BUDGETS.fullmatch(plan) else plan
 

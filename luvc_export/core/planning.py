@@ -17,7 +17,7 @@ from luvc_export.core.budgets import (
 )
 from luvc_export.core.named_plans import DEFAULT_PLAN, FORMER, NAMED, QUANTISED, SOLVED_AS
 from luvc_export.core.options import choice
-from luvc_export.core.plan import STRIPED, EncoderPlan, EncoderPrune, LlmPlan, MergePass, Plan, Sharing
+from luvc_export.core.plan import STRIPED, EncoderPlan, EncoderPrune, LlmPlan, MergePass, Plan, Sharing, Stripes
 from luvc_export.core.plan.merging import EARLIEST, TimeMerge, at_depth, earliest, window_pass
 from luvc_export.core.plan.request import EncoderPruneRequest as EncoderPruneRequest
 from luvc_export.core.plan.request import EncoderRequest as EncoderRequest
@@ -38,7 +38,8 @@ def solve(request: PlanRequest, grid: tuple[int, int], llm: DecoderShape, encode
     asked = DEFAULT_PLAN if request.llm.schedule is None else request.llm.schedule
     name = goal or (asked if isinstance(asked, str) else "list")
     if request.llm.stripes is not None and name != STRIPED:
-        raise PlanError("this plan has no stripes", where="--stripes", got=f"--plan {name}", fix=f"--plan {STRIPED}")
+        fix = f"--plan {STRIPED}; beside other plans, a file of it (luvc-export plan ... -o FILE)"
+        raise PlanError("this plan has no stripes", where="--stripes", got=f"--plan {name}", fix=fix)
     if name in QUANTISED:
         raise PlanError(
             f"{name} is {QUANTISED[name].recipe} with its encoder in {QUANTISED[name].precision}, which needs pictures",
@@ -46,6 +47,7 @@ def solve(request: PlanRequest, grid: tuple[int, int], llm: DecoderShape, encode
             got=name,
             fix=f"luvc-export export MODEL --plan {name}; its budgets are those of --plan {QUANTISED[name].recipe}",
         )
+    turns = request.llm.turns  # as said, not a recipe's
     recipe = NAMED.get(SOLVED_AS if goal else name)
     if recipe is not None:
         request = recipe.under(replace(request, llm=replace(request.llm, schedule=None)))
@@ -58,7 +60,7 @@ def solve(request: PlanRequest, grid: tuple[int, int], llm: DecoderShape, encode
     seen = _encoder_part(request, grid, encoder)
     # lists what is wrong with the encoder before budgets are made of it
     Plan(seen, LlmPlan((0,)), request.sharing.without_quota())
-    plan = Plan(seen, _llm_part(request.llm, seen, llm, images), request.sharing, name, request.topk_limit)
+    plan = Plan(seen, _llm_part(request.llm, seen, llm, images, turns), request.sharing, name, request.topk_limit)
     check_model(plan, llm, encoder)
     return plan
 
@@ -84,9 +86,19 @@ def _encoder_part(request: PlanRequest, grid: tuple[int, int], encoder: EncoderS
     return replace(wanted.uncompressed(grid), merges=merges, prune=placed, time=time)
 
 
-def _llm_part(wanted: LlmRequest, encoder: EncoderPlan, llm: DecoderShape, images: int) -> LlmPlan:
+def _llm_part(
+    wanted: LlmRequest, encoder: EncoderPlan, llm: DecoderShape, images: int, turns: int | None = None
+) -> LlmPlan:
+    """``turns`` is what was said of them, None where nothing was: a recipe's go where no layer has so many tokens."""
     full, tokens = images * encoder.units, images * encoder.tokens
     last, stripes = wanted.last_layer or "drop", wanted.stripes
+    if stripes and last != "drop" and stripes.gone not in (1, Stripes().gone):
+        raise PlanError(
+            "tokens that reach the last layer are not gone before it",
+            where="--stripes",
+            got=f"gone={stripes.gone}, --last-layer {last}",
+            fix="leave one of the two out",
+        )
     frozen = wanted.kv_only or (stripes.carrying(llm.layers, last) if stripes else ())
     if (wanted.stages or stripes) and last == "kv_only" and llm.layers - 1 in llm.keyless:
         last = "drop"  # a recipe means keys and values alone, and there are none
@@ -120,6 +132,14 @@ def _llm_part(wanted: LlmRequest, encoder: EncoderPlan, llm: DecoderShape, image
     if not wanted.kv_only:
         cached = [layer for layer in frozen if layer < min(llm.cached, len(keep)) and keep[layer] > (wanted.turns or 0)]
         frozen = tuple(layer for layer in cached if layer not in llm.keyless)
+    if turns == 1 or (turns and not frozen):
+        raise PlanError(
+            "tokens take turns in layers that carry keys and values alone and have more tokens than turns",
+            where="--turns",
+            got=turns,
+            expected="0, or 2 or more, and such layers",
+            fix="--turns 2 with --plan safe, lean or striped, or with --kv-only LAYERS",
+        )
     if not frozen and stripes:  # a recipe's layers, of which so few have none
         wanted = replace(wanted, turns=0)
     first = next((k for k in keep if k < tokens), 0)

@@ -165,7 +165,7 @@ def make_plans(
     video = checkpoint.family.video(checkpoint.config)
     own_frames = video is not None and video.pooled is not None  # no plan for pictures takes them
     named = sources if isinstance(sources, Mapping) else {name: name for name in sources}
-    _check_shared(named, joint_frames, joint_tiles)
+    check_shared(named, joint_frames, joint_tiles)
     sizes = as_sizes(image_size) or [default_image_size(checkpoint)]
     one = joint_frames is None and joint_tiles is None
     shared = [replace(asked.sharing, quota=quota if one else "none")]
@@ -196,10 +196,14 @@ def make_plans(
     return with_buckets(together, unit_buckets) if unit_buckets else together
 
 
-def _check_shared(
+def check_shared(
     sources: Mapping[str, PlanSource], joint_frames: int | None, joint_tiles: tuple[int, int] | None
 ) -> None:
-    """Refuse fixed budgets where others are to be shared, by frames or by tiles."""
+    """Refuse fixed budgets where others are to be shared, by frames or by tiles.
+
+    Raises:
+        UsageError: A plan of ``sources`` is no schedule's name.
+    """
     fixed = [name for name, source in sources.items() if not isinstance(source, str)]
     joint = {"--joint-frames": joint_frames, "--joint-tiles": joint_tiles}
     flags = [flag for flag, value in joint.items() if value is not None]
@@ -224,7 +228,7 @@ def images_of_video(checkpoint: Checkpoint, frames: int) -> int:
             "so many frames make no video for this model",
             where="joint_frames",
             got=frames,
-            expected="a family that takes videos" if video is None else f"a multiple of {video.frames}",
+            expected="a family that takes videos" if video is None else f"{video.frames} or a multiple of it",
         )
     return frames // video.frames
 

@@ -177,7 +177,7 @@ def test_no_tokenizer(cli: Cli, checkpoint: Path, tmp_path: Path) -> None:
         (["--kv-only", "2,x"], ["cannot read the layers", "such as 8-20,24"]),
         (["--kv-only", "2,9"], ["kv_only[1]: got layer 9, expected 0 to 4: there are 6 layers"]),
         (["--kv-only", "1-2", "--plan", "none"], ["compresses nothing"]),
-        (["--joint-frames", "7"], ["so many frames make no video", "a multiple of 2"]),
+        (["--joint-frames", "7"], ["so many frames make no video", "2 or a multiple of it"]),
         (
             ["--joint-frames", "4", "--plan", "60,40,30,20,10,0"],
             ["fixed budgets are for one image or for those that share them"],

@@ -42,6 +42,8 @@ def plan_file(tmp_path: Path) -> Path:
         (("--plan", "FILE", "--speedup", 2), "--speedup solves the budgets itself"),
         (("--plan", "FILE", "--score", "norm"), "a plan file says this itself"),
         (("--plan", "FILE", "--merge-keep", 1), "a plan file says this itself"),
+        (("--plan", "FILE", "--joint-frames", 4), "fixed budgets are for one image or for those that share them"),
+        (("--plan", "staged", "--turns", 2), "--turns 2 with --plan safe, lean or striped"),
         (("--plan", "none", "--rho", 0.2), "compresses nothing"),
         (("--plan", "none", "--score-option", "rho=0.2"), "compresses nothing"),
         (("--score-option", "rho"), "NAME=VALUE, such as rho=0.1"),

@@ -37,6 +37,7 @@ def stripes(draw: st.DrawFn) -> Stripes:
 def test_any_stripes_of_any_depth_are_a_valid_plan(
     shape: Stripes, layers: int, rows: int, columns: int, last: str
 ) -> None:
+    shape = shape if last == "drop" else replace(shape, gone=Fraction(1))
     plan = solve(
         flat_request("striped", stripes=shape, last_layer=last), (rows, columns), replace(LLM, layers=layers), VISION
     )
@@ -93,11 +94,20 @@ def test_the_default_is_worth_a_quarter_more_than_one_stage() -> None:
 
 
 def test_layers_that_carry_are_those_with_more_tokens_than_turns() -> None:
-    """And turns of a recipe are taken back where no layer is left, as another number is that a user says."""
+    """And turns of a recipe are taken back where no layer is left; a number that a user says is refused there."""
     shape = Stripes(every=2)
-    for tokens, turns, carrying in ((24, 2, 10), (24, 9, 10), (4, 9, 0), (4, 0, 10)):
-        plan = solve(flat_request("striped", stripes=shape, turns=turns), (tokens, tokens), LLM, VISION)
-        assert len(plan.llm.kv_only) == carrying and plan.llm.turns == turns * bool(carrying)
+    for tokens, typed, carrying, turns in (
+        (24, 2, 10, 2),
+        (24, 9, 10, 9),
+        (4, 0, 10, 0),
+        (24, None, 10, 2),
+        (1, None, 0, 0),
+    ):
+        plan = solve(flat_request("striped", stripes=shape, turns=typed), (tokens, tokens), LLM, VISION)
+        assert len(plan.llm.kv_only) == carrying and plan.llm.turns == turns
+    for name, turns in (("striped", 9), ("striped", 1), ("staged", 2), ((16, 8, 0), 2)):
+        with pytest.raises(PlanError, match=r"carry keys and values alone[\s\S]*--turns[\s\S]*with --kv-only LAYERS"):
+            solve(flat_request(name, turns=turns), (4, 4), LLM, VISION)
     still, whole, half = (
         cost(
             solve(flat_request("striped", stripes=replace(shape, every=every), turns=turns), (24, 24), LLM, VISION), LLM
@@ -118,6 +128,7 @@ def test_parts_are_left_out_and_fractions_are_numbers() -> None:
     [
         ("shore=1", "stripes have no such part[\\s\\S]*shore[\\s\\S]*did you mean 'share'"),
         ("share=2/0", "cannot read share[\\s\\S]*2/0[\\s\\S]*a share such as 0.42 or 1/8"),
+        ("share=0.3,share=0.4", "share is said twice[\\s\\S]*share=0.3,share=0.4"),
         ("first=1.5", "cannot read first[\\s\\S]*1.5[\\s\\S]*a whole number"),
         ("", "stripes have no such part"),
         ("works=3/2", "no such stripes[\\s\\S]*works=3/2 is not in 0 to 1"),
@@ -134,6 +145,8 @@ def test_other_plans_have_no_stripes() -> None:
     for name in ("safe", "thirds", "none", [36] * 35 + [0]):
         with pytest.raises(PlanError, match=r"this plan has no stripes[\s\S]*--stripes[\s\S]*--plan striped"):
             solve(flat_request(name, stripes=Stripes()), (6, 6), LLM, VISION)
+    with pytest.raises(PlanError, match=r"not gone before it[\s\S]*gone=1/2, --last-layer full"):
+        solve(flat_request("striped", stripes=Stripes(gone=Fraction(1, 2)), last_layer="full"), (6, 6), LLM, VISION)
     with pytest.raises(PlanError, match="did you mean 'striped'"):
         solve(flat_request("stripped"), (6, 6), LLM, VISION)
 

@@ -129,6 +129,7 @@ def plan(
     [dim]luvc-export plan MODEL --data questions.jsonl --plan striped --count 800 --save depth -o striped.json[/dim]
     """
     from luvc_export.export.checkpoint import open_checkpoint
+    from luvc_export.pipeline.plans import check_shared
 
     data = asked.data
     _check_stated(context, asked, timed, schedule)
@@ -161,6 +162,8 @@ def plan(
         if given(context, "schedule") and (goals := [flag(name) for name in budgets.goals()]):
             raise UsageError(f"{goals[0]} solves the budgets itself", where="--plan", got=schedule, fix="leave it out")
         check_shaping(stated(context, *_RECORDS), [source])
+        if isinstance(source, Plan):
+            check_shared({schedule: source}, media.joint_frames, media.joint_tiles)
         planned, speed = _planned(checkpoint, source, size, request, ranking, timed, counted)
     if output is not None:
         write_whole(output, json.dumps(planned.to_json(), indent=1) + "\n")

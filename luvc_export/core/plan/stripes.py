@@ -94,6 +94,8 @@ def read(text: str | None) -> Stripes | None:
         name, _, number = (word.strip() for word in part.partition("="))
         if name not in known:
             raise UsageError("stripes have no such part", where=_FLAG, got=name, expected=did_you_mean(name, known))
+        if name in values:
+            raise UsageError(f"{name} is said twice", where=_FLAG, got=text, fix="say it once")
         whole = r"\d{1,4}" if known[name] is int else r"\d{1,4}/0*[1-9]\d{0,3}|\d{0,4}\.?\d{1,9}"
         if not re.fullmatch(whole, number):
             expected = "a whole number" if known[name] is int else "a share such as 0.42 or 1/8"

@@ -89,5 +89,5 @@ def test_exported_moves_ask_for_no_more_registers_than_there_are() -> None:
     data = io.BytesIO(program.model_proto.SerializeToString())
     model = devices.core().compile_model(devices.core().read_model(data), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     arrays = [tensor.numpy() for tensor in (*rows, padding)]
-    (given,) = model.create_infer_request().infer(arrays).values()
-    np.testing.assert_allclose(given, Moving()(*rows, padding).numpy(), atol=1e-4)
+    (moved,) = model.create_infer_request().infer(arrays).values()
+    np.testing.assert_allclose(moved, Moving()(*rows, padding).numpy(), atol=1e-4)
