@@ -116,14 +116,14 @@ def propose(
     every = [Stripes(whole, share, first=0, every=1, gone=gone, works=none) for share in (*SHARES, 1.0)]
     all_work = every[bisect_left(every[:-1], True, key=lambda shape: holds(shape, striped(shape, None)))]
     behind = max(0, working - max(1, round(all_work.whole * layers)))
-    ways = dict[Plan, Stripes]()
-    for first, turns in ((0, 0), (1, 0), (2, 0), (behind, 0), (0, None), (2, None), (behind, None)):
-        shape = dataclasses.replace(all_work, first=first, every=0)
-        if shape.carrying(layers):
-            ways.setdefault(striped(shape, turns), shape)
-    less = sorted(ways, key=trials.flops)
-    some = [*((ways[plan], plan) for plan in less), (all_work, striped(all_work, None))]
-    stripes, plan = some[bisect_left(some[:-1], True, key=lambda way: holds(*way))]
+    fewer = [dataclasses.replace(all_work, first=first, every=0) for first in sorted({0, 1, behind})]
+    still = [(shape, striped(shape, 0)) for shape in fewer if shape.carrying(layers)]
+    least = bisect_left(still, True, key=lambda way: holds(*way))
+    stripes, plan = [*still, (all_work, striped(all_work, None))][least]
+    half = dataclasses.replace(all_work, every=0, works=Stripes().works)
+    by_turns = striped(half, None)
+    if half.carrying(layers) and trials.flops(by_turns) < trials.flops(plan) and holds(half, by_turns):
+        stripes, plan = half, by_turns
     return Proposal(stripes, trials.of(plan), tuple(tried))
 
 

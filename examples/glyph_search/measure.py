@@ -4,7 +4,7 @@ Pages of the heldout split are embedded by a bundle, and queries about them (a q
 every plan with a name, of prunes to a quarter by three scores, of merging at the output with random and even choice
 beside it, and of vectors kept in fewer bits. Writes `retrieval.json`, a record a line, and tables of `retrieval.md`.
 With `--one` pages have one vector: `retrieval-one.json`, its tables, and prunes by norm too, also to `staged`'s share.
-A killed run goes on behind the last ground that it finished; records of other weights are measured anew.
+A killed run goes on behind the last ground that it finished; records of other weights or recipes are measured anew.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from luvc_export.calibration.intervals import Interval, accuracy, retention
 from luvc_export.calibration.pairs import Floats, ndcg
 from luvc_export.core.files.pages import table as markdown
 from luvc_export.core.files.pages import within
-from luvc_export.core.named_plans import PICTURES
+from luvc_export.core.named_plans import NAMED, PICTURES
 from luvc_export.core.plan import Plan
 from luvc_export.pipeline import export_bundle, make_plan
 from luvc_export.runtime.engine.clusters import pooled
@@ -206,7 +206,7 @@ def write(folder: Path, data: dict[str, Any], one: bool = False) -> None:
 
 
 def kept(before: dict[str, Any], about: dict[str, Any]) -> list[Row]:
-    """Records that need no measuring: of the same weights, pages and back-end."""
+    """Records that need no measuring: of the same weights, recipes, pages and back-end."""
     return before["rows"] if before["about"] == about else []
 
 
@@ -224,7 +224,8 @@ def main() -> None:
     if args.one:
         args.grounds = ["textured"]
     weights = hashlib.sha256((ONE if args.one else SMALL).read_bytes()).hexdigest()[:16]
-    about = {"pages": args.pages, "backend": args.backend, "weights": weights}
+    about: dict[str, Any] = {"pages": args.pages, "backend": args.backend, "weights": weights}
+    about["recipes"] = {name: NAMED[name].key for name in PICTURES}
     about |= {"split": "search"} if args.split == "search" else {}
     file = args.output / NAMES[args.one][0]
     before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {"about": about, "rows": []}
