@@ -214,7 +214,7 @@ class EncoderPlan(json_records.JsonRecord):
         lines = json_records.below("prune", prune.problems())
         if late := [step.block for step in self.merges if step.block >= prune.block]:
             where = f"where the units that block {prune.block} removed are missing"
-            lines.append(f"merges: after block {late[0]}, {where}: merge before")
+            lines.append(f"merges: after block {late[0]}, {where}: merge before (--merge-at), or keep all units")
         if not lines and topk_limit is not None and not prune.window:
             units = self.merged_grid[0] * self.merged_grid[1]
             if prune.count(units) > topk_limit:
