@@ -16,6 +16,7 @@ from luvc_export.runtime.openvino import device as devices
 from luvc_export.runtime.openvino import rewrites
 from luvc_export.runtime.openvino.compiling import compile_graph
 from luvc_export.runtime.openvino.model import Graph
+from luvc_export.runtime.product_check import check as product_check
 
 pytest.importorskip("openvino", reason="pip install 'luvc-export[openvino]'")
 CPU = devices.find("CPU")
@@ -55,7 +56,9 @@ def test_values_of_codes_join_a_cache(arithmetic: str) -> None:
     random = np.random.default_rng(0)
     graph, weight = graph_of(random)
     x, past = random.normal(size=(1, 3, 64)).astype(np.float32), np.zeros((1, 2, 5, 16), np.float32)
-    compiled = compile_graph(graph, CPU, arithmetic)
+    if (way := product_check.openvino_int8(devices.core(), "CPU").way) is None:
+        pytest.skip("INT8 products saturate on this CPU, whose plans in INT8 are refused")
+    compiled = compile_graph(graph, CPU, arithmetic, settings=way.settings)
     assert {kind.to_string() for kind, _ in compiled.inputs.values()} == {"f32"}
     present = np.array(compiled.request.infer({"x": x, "past": past})[0])
     expected = (np.clip(np.rint(x / STEP), -128, 127) * STEP @ weight).reshape(1, 3, 2, 16).swapaxes(1, 2)
