@@ -39,9 +39,9 @@ def test_a_step_says_the_same_in_fewer_nodes(which: str, request: pytest.Fixture
 
 
 def test_what_moves_visual_rows_is_gone(frozen: Traced) -> None:
-    """A norm of rows is part of nothing but the likeness of those whose turn it is not."""
+    """A softmax outside of Attention is part of nothing but the likeness of rows whose turn it is not."""
     exported, steps = ({node.op_type for node in model.graph.node} for model in both(frozen))
-    assert "ReduceL2" in exported and "ReduceL2" not in steps
+    assert "Softmax" in exported and "Softmax" not in steps
 
 
 def test_with_an_image_it_is_another_graph(traced: Traced) -> None:
