@@ -16,7 +16,7 @@ from luvc_export.core.files import pages
 from luvc_export.core.files.folders import make_folder
 from luvc_export.core.files.json_file import dumps
 from luvc_export.core.files.safe_files import write_whole
-from luvc_export.core.plan import Plan
+from luvc_export.core.plan import Plan, Stripes
 
 
 def write(result: SearchResult | DepthProfile, folder: Path, command: str) -> list[Path]:
@@ -69,7 +69,7 @@ def tables(result: SearchResult | DepthProfile) -> list[tuple[str, Sequence[str]
     shapes = [
         (
             f"{shape.share:g}",
-            "all" if shape.every == 1 else f"{shape.first}, then {'by turns' if trial.plan.llm.turns else 'none'}",
+            _working(shape, trial.plan),
             f"{result.flops / trial.flops:.2f}x",
             *_asked(trial),
             "holds" if trial.holds else "",
@@ -81,6 +81,13 @@ def tables(result: SearchResult | DepthProfile) -> list[tuple[str, Sequence[str]
         ("quarters that carry", QUARTERS, carried),
         ("shapes", SHAPES, shapes),
     ]
+
+
+def _working(shape: Stripes, plan: Plan) -> str:
+    if shape.every == 1:
+        return "all"
+    first = shape.carrying(plan.layers)[0] - max(1, round(shape.whole * plan.layers))
+    return f"{first}, then {'by turns' if plan.llm.turns else 'none'}"
 
 
 def _asked(trial: PlanTrial | None) -> tuple[str, str]:

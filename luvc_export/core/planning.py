@@ -97,7 +97,7 @@ def _llm_part(
             "tokens that reach the last layer are not gone before it",
             where="--stripes",
             got=f"gone={stripes.gone}, --last-layer {last}",
-            fix="leave one of the two out",
+            fix="leave gone out, or ask for --last-layer drop",
         )
     frozen = wanted.kv_only or (stripes.carrying(llm.layers, last) if stripes else ())
     if (wanted.stages or stripes) and last == "kv_only" and llm.layers - 1 in llm.keyless:

@@ -89,7 +89,7 @@ def choose(
     padding = None if given.padding is None else given.padding().float()
     picks = rounds(given.keep, given.settings.get("steps", 0), given.settings.get("rounds", "growing"))
     places = None if given.grid is None else _places(given.grid, given.images, max(picks), cover.device)
-    level = torch.zeros_like(cover) if padding is None else 0.5 * padding
+    level = torch.zeros_like(cover) if padding is None else 0.5 * padding  # above 1 is taken; padding goes last
     for number, pick in enumerate(picks):
         rank = _scaled(worth(cover)) - 8.0 * level
         rank = rank if places is None else torch.where(rank < _best_of_cell(rank, *places), rank - 2.0, rank)

@@ -129,7 +129,6 @@ def plan(
     [dim]luvc-export plan MODEL --data questions.jsonl --plan striped --count 800 --save depth -o striped.json[/dim]
     """
     from luvc_export.export.checkpoint import open_checkpoint
-    from luvc_export.pipeline.plans import check_shared
 
     data = asked.data
     _check_stated(context, asked, timed, schedule)
@@ -163,6 +162,8 @@ def plan(
             raise UsageError(f"{goals[0]} solves the budgets itself", where="--plan", got=schedule, fix="leave it out")
         check_shaping(stated(context, *_RECORDS), [source])
         if isinstance(source, Plan):
+            from luvc_export.pipeline.plans import check_shared
+
             check_shared({schedule: source}, media.joint_frames, media.joint_tiles)
         planned, speed = _planned(checkpoint, source, size, request, ranking, timed, counted)
     if output is not None:

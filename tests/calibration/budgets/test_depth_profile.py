@@ -20,7 +20,7 @@ from PIL import Image
 from luvc_export.calibration import tasks
 from luvc_export.calibration.ablation.evaluator import PlanEvaluator
 from luvc_export.calibration.ablation.store import Store
-from luvc_export.calibration.budgets import depth, part
+from luvc_export.calibration.budgets import depth, part, report
 from luvc_export.calibration.budgets import trials as trials_module
 from luvc_export.calibration.budgets.space import Space, find_horizon
 from luvc_export.calibration.budgets.trials import Trials
@@ -117,11 +117,12 @@ def test_a_monotone_profile_is_measured_exactly_and_its_shape_holds(asked: Inven
     assert horizon == 1 or all(counts[share] < asked.need for share in depth.SHARES if share < chosen)
 
 
-@pytest.mark.parametrize(("needed", "turns"), [(0, 0), (20, 2)])
-def test_tokens_take_turns_where_standing_still_loses_answers(needed: int, turns: int) -> None:
+@pytest.mark.parametrize(("needed", "turns", "works"), [(0, 0, "1, then none"), (20, 2, "7, then by turns")])
+def test_tokens_take_turns_where_standing_still_loses_answers(needed: int, turns: int, works: str) -> None:
     proposal = measured(Invented(24, 20, 4, 9, turns=needed))[2]
     assert proposal.chosen.plan.llm.turns == turns and len(proposal.chosen.plan.llm.kv_only) >= 10
     assert re.fullmatch(rf"--plan striped --stripes \S+ --turns {turns}", proposal.options)
+    assert report._working(proposal.stripes, proposal.chosen.plan) == works
 
 
 def test_twelve_passes_are_enough_for_any_depth() -> None:
